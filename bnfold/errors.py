@@ -1,0 +1,46 @@
+"""What can go wrong, in one line each: a message, what to do about it, and the exit code of the command line."""
+
+from __future__ import annotations
+
+
+class BnfoldError(Exception):
+    """Base of every error bnfold raises on purpose.
+
+    `str(error)` says what is wrong; `hint` says what to do about it; `exit_code` is what the command line exits with.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class CheckFailed(BnfoldError):
+    """A check ran and its answer is no (exit code 1)."""
+
+    exit_code = 1
+
+
+class UsageProblem(BnfoldError):
+    """The request itself cannot be carried out: arguments that exclude each other, an output that exists (exit code 2)."""
+
+    exit_code = 2
+
+
+class ModelProblem(BnfoldError):
+    """The model or data file is unreadable, invalid or unsupported (exit code 3)."""
+
+    exit_code = 3
+
+
+class EnvironmentProblem(BnfoldError):
+    """Something this machine lacks: a package, an execution provider, disk space, a permission (exit code 4)."""
+
+    exit_code = 4
+
+
+class Inconclusive(BnfoldError):
+    """The check could not decide either way (exit code 5)."""
+
+    exit_code = 5

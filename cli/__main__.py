@@ -1,0 +1,3 @@
+from bnfold_cli.main import main
+
+main()

@@ -1,0 +1,53 @@
+"""Data goes to stdout, words go to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+data = Console(highlight=False, soft_wrap=True)
+words = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal."""
+    words.print(escape(text))
+
+
+def complain(message: object, hint: str) -> None:
+    """`error: ...` then `hint: ...`, readable without colour."""
+    words.print(f"[bold red]error:[/] {escape(str(message))}")
+    words.print(f"[bold cyan]hint:[/] {escape(hint)}")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """One table on stdout; numbers are set to the right."""
+    grid = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
+    for i, name in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
+        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    data.print(grid, soft_wrap=False)
+
+
+def write_json(payload: Mapping[str, Any], target: str) -> None:
+    """JSON to stdout (`-`) or, atomically, to a file."""
+    text = json.dumps(payload, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+        return
+    path = Path(target)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(temporary, path)

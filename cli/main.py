@@ -1,0 +1,86 @@
+"""`bnfold`: fold Batch Normalization out of ONNX models, and prove that nothing else changed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from bnfold.errors import BnfoldError
+from bnfold_cli.console import complain
+
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 model unreadable, invalid or unsupported, "
+    "4 environment, 5 inconclusive, 70 internal error, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="bnfold",
+    help=f"{__doc__}\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"bnfold {version('bnfold')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+def register() -> None:
+    """Each command is a function of its own file."""
+    from bnfold_cli import bench, demo, explain, export, fold, train, verify
+
+    for module in (train, export, fold, explain, verify, bench, demo):
+        name = module.__name__.rpartition(".")[2]
+        app.command(name)(getattr(module, name))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code and never raises."""
+    try:
+        return int(app(arguments, standalone_mode=False) or 0)
+    except BnfoldError as problem:
+        complain(problem, problem.hint)
+        return problem.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain("interrupted", "Nothing was left half written; run the same command again.")
+        return 130
+    except Exception as problem:
+        return _unexpected(problem)
+
+
+def _unexpected(problem: Any) -> int:
+    """Usage errors of the argument parser (exit code 2); anything else is a defect of bnfold (70)."""
+    if hasattr(problem, "format_message") and hasattr(problem, "ctx"):
+        command = problem.ctx.command_path if problem.ctx else "bnfold"
+        complain(problem.format_message(), f"Run `{command} --help` for the options.")
+        return 2
+    if os.environ.get("BNFOLD_DEBUG"):
+        raise problem
+    complain(
+        f"internal error: {type(problem).__name__}: {problem}".splitlines()[0],
+        "This is a defect of bnfold: please report it. BNFOLD_DEBUG=1 shows where it happened.",
+    )
+    return 70
+
+
+def main() -> None:
+    """The `bnfold` command."""
+    sys.exit(run())
+
+
+register()
