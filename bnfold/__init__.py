@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bench import Benchmark as Benchmark
     from .bench import benchmark as benchmark
-    from .fold import FoldResult as FoldResult
-    from .fold import explain as explain
-    from .fold import fold as fold
+    from .folding import FoldResult as FoldResult
+    from .folding import explain as explain
+    from .folding import fold as fold
     from .onnx_io import load as load
     from .onnx_io import save as save
-    from .verify import Verification as Verification
-    from .verify import verify as verify
+    from .verification import Verification as Verification
+    from .verification import verify as verify
 
 _HOME = {  # public name: the room it lives in, imported when it is first asked for
     "Benchmark": "bench",
-    "FoldResult": "fold",
-    "Verification": "verify",
+    "FoldResult": "folding",
+    "Verification": "verification",
     "benchmark": "bench",
-    "explain": "fold",
-    "fold": "fold",
+    "explain": "folding",
+    "fold": "folding",
     "load": "onnx_io",
     "save": "onnx_io",
-    "verify": "verify",
+    "verify": "verification",
 }
 
 __all__ = sorted(_HOME)
