@@ -1,0 +1,117 @@
+"""Which nodes are affine: BatchNormalization of every opset, and Mul, Add, Sub, Div and Neg with a constant."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .affine import Affine, Array, Refused, at_rank, require
+from .errors import ModelProblem
+from .graph import attribute, constant, dims, is_constant, is_floating, label, operator, opset, rank
+
+BATCH_NORMALIZATION = "BatchNormalization"
+EPSILON = float(np.float32(1e-5))  # the default of the ONNX specification, a float32 like every attribute
+
+
+def is_batch_normalization(node: gs.Node) -> bool:
+    return operator(node) == BATCH_NORMALIZATION
+
+
+def affine_of(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    """The tensor a node transforms and the affine it applies; None if it is no affine node.
+
+    Raises Refused for a BatchNormalization whose parameters are not constant, ModelProblem for one in training mode or
+    with parameters that are not numbers.
+    """
+    if is_batch_normalization(node):
+        return node.inputs[0], batch_normalization(node)
+    read = READERS.get(operator(node))
+    if read is None or not all(is_floating(x) for x in node.inputs) or opset(node) < 7:
+        return None
+    try:
+        return read(node)
+    except Refused:
+        return None
+
+
+def batch_normalization(node: gs.Node) -> Affine:
+    """scale / sqrt(var + epsilon) * x + (B - scale / sqrt(var + epsilon) * mean), as in Algorithm 2, line 11"""
+    refuse_training(node)
+    scale, bias, mean, var = (constant(node, i) for i in range(1, 5))
+    require_numbers(node, scale, bias, mean, var)
+    spread = var + attribute(node, "epsilon", EPSILON)
+    require((spread > 0).all(), "NOT_FINITE", f"var + epsilon of {label(node)} is not positive")
+    factor = scale / np.sqrt(spread)
+    return over_channels(node, Affine.of(factor, bias - factor * mean))
+
+
+def over_channels(node: gs.Node, affine: Affine) -> Affine:
+    """(C,) coefficients at axis 1; (C, D1, .., Dn) ones, which opsets up to 8 allow with spatial=0, after the batch."""
+    r = rank(node.inputs[0])
+    per_activation = opset(node) < 9 and not attribute(node, "spatial", 1)
+    if per_activation:
+        return affine.map(lambda c: at_rank(c, r))
+    require(affine.rank == 1, "VARIES", f"the parameters of {label(node)} have rank {affine.rank}, not 1")
+    return affine.on(min(1, r - 1), r)
+
+
+def refuse_training(node: gs.Node) -> None:
+    outputs = sum(not x.is_empty() for x in node.outputs)
+    old_training = opset(node) < 7 and not attribute(node, "is_test", 0) and outputs > 1
+    if attribute(node, "training_mode", 0) or outputs > 1 or old_training:
+        raise ModelProblem(
+            f"{label(node)} is in training mode: it normalizes with the statistics of each batch",
+            "Export the model in inference mode (in PyTorch: model.eval() before the export).",
+        )
+
+
+def require_numbers(node: gs.Node, *parameters: Array) -> None:
+    names = ("scale", "B", "mean", "var")
+    for name, value in zip(names, parameters, strict=True):
+        if not np.isfinite(value).all():
+            raise ModelProblem(
+                f"{name} of {label(node)} holds NaN or infinity ({int((~np.isfinite(value)).sum())} of {value.size} values)",
+                "The training diverged or the file is damaged; export a sound checkpoint.",
+            )
+
+
+def _mul(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    return _with_constant(node, lambda c, i: Affine.of(c))
+
+
+def _add(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    return _with_constant(node, lambda c, i: Affine.of(1.0, c))
+
+
+def _sub(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    """x - c, or c - x == -x + c"""
+    return _with_constant(node, lambda c, i: Affine.of(1.0, -c) if i else Affine.of(-1.0, c))
+
+
+def _div(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    """x / c == (1 / c) * x; c / x is not affine"""
+    if is_constant(node.inputs[0]) or not np.all(constant(node, 1)):
+        return None
+    return _with_constant(node, lambda c, i: Affine.of(1 / c))
+
+
+def _neg(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    return node.inputs[0], Affine.of(np.full((1,) * rank(node.inputs[0]), -1.0))
+
+
+READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg}
+
+
+def _with_constant(node: gs.Node, read) -> tuple[gs.Tensor, Affine] | None:  # type: ignore[no-untyped-def]
+    """Read a node of two operands, exactly one of them constant, that does not enlarge the other."""
+    stored = [is_constant(x) for x in node.inputs]
+    if sum(stored) != 1:
+        return None
+    index = stored.index(True)
+    x = node.inputs[1 - index]
+    affine = read(constant(node, index), index)
+    affine = affine.map(lambda c: at_rank(c, rank(x)))
+    enlarges = affine.rank > rank(x) or any(n not in (1, m) for n, m in zip(affine.extent, dims(x), strict=True))
+    if enlarges or not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):
+        return None
+    return x, affine

@@ -1,0 +1,107 @@
+"""Values that are known before run time: initializers, Constant nodes, and what is computed from them alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import ValueInfoProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from .affine import Array, require
+
+COMPUTED = {  # operators that exporters put between a stored value and its use
+    *("Add", "Cast", "CastLike", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul"),
+    *("Neg", "Pow", "Reciprocal", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
+}
+SCALARS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+LIMIT = 1 << 28  # elements that a computed constant may have
+
+
+def is_evaluable(tensor: gs.Tensor) -> bool:
+    """Whether `value_of` knows the value."""
+    seen, agenda = set(), [tensor]
+    while agenda:
+        t = agenda.pop()
+        if isinstance(t, gs.Constant) or t.is_empty() or id(t) in seen:
+            continue
+        seen.add(id(t))
+        if len(t.inputs) != 1 or not _computes_a_constant(t.inputs[0]):
+            return False
+        agenda += [] if t.inputs[0].op == "Shape" else t.inputs[0].inputs
+    return not tensor.is_empty()
+
+
+def _computes_a_constant(node: gs.Node) -> bool:
+    if node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+        return False
+    if node.op == "Constant":
+        return "value" in node.attrs or any(name in node.attrs for name in SCALARS)
+    if node.op == "Shape":
+        return _is_static(node.inputs[0].shape)
+    return node.op in COMPUTED
+
+
+def _is_static(dims: Any) -> bool:
+    return dims is not None and all(isinstance(n, int) for n in dims)
+
+
+def value_of(tensor: gs.Tensor) -> Array:
+    """The value of an evaluable tensor. Floating point is widened to float64 and computed in float64."""
+    if isinstance(tensor, gs.Constant):
+        return widened(tensor.values)
+    node = tensor.inputs[0]
+    if node.op == "Constant":
+        return widened(_literal(node))
+    if node.op == "Shape":
+        start, end = node.attrs.get("start", 0), node.attrs.get("end")
+        return np.asarray(node.inputs[0].shape[start:end], np.int64)
+    return _evaluate(node, [None if t.is_empty() else value_of(t) for t in node.inputs])
+
+
+def widened(value: Array) -> Array:
+    """Floating point of any width as float64; everything else as it is."""
+    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
+
+
+def _literal(node: gs.Node) -> Array:
+    if "value" in node.attrs:
+        return np.asarray(node.attrs["value"].values)
+    name = next(name for name in SCALARS if name in node.attrs)
+    return np.asarray(node.attrs[name], SCALARS[name])
+
+
+def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
+    """One node on the operator's reference implementation in the onnx package."""
+    if node.op in ("Cast", "CastLike"):
+        return _cast(node, inputs)
+    attributes = {k: v.values if isinstance(v, gs.Tensor) else v for k, v in node.attrs.items()}
+    if node.op == "ConstantOfShape" and "value" in attributes:
+        attributes["value"] = numpy_helper.from_array(widened(np.asarray(attributes["value"])))
+    _refuse_bombs(node, inputs)
+    names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
+    given = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
+    proto = helper.make_node(node.op, names, ["y"], **attributes)
+    infos = [
+        helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for k, x in given.items()
+    ]
+    graph = helper.make_graph([proto], "constant", infos, [ValueInfoProto(name="y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
+    result: Array = ReferenceEvaluator(model).run(None, given)[0]
+    return result
+
+
+def _refuse_bombs(node: gs.Node, inputs: list[Array | None]) -> None:
+    shape = inputs[{"ConstantOfShape": 0, "Expand": 1}.get(node.op, 0)]
+    if node.op in ("ConstantOfShape", "Expand") and shape is not None:
+        elements = math.prod(int(n) for n in shape)
+        require(elements <= LIMIT, "TOO_LARGE", f"the constant '{node.outputs[0].name}' would have {elements} elements")
+
+
+def _cast(node: gs.Node, inputs: list[Array | None]) -> Array:
+    value = inputs[0]
+    assert value is not None
+    target = helper.tensor_dtype_to_np_dtype(node.attrs["to"]) if node.op == "Cast" else np.asarray(inputs[1]).dtype
+    return widened(value.astype(target)) if target.kind in "iub" else value.astype(np.float64)

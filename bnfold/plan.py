@@ -1,0 +1,173 @@
+"""Hoist and sink over a graph: from an affine to the edits that give it a home, or Refused. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .affine import Affine, Array, Refused, require
+from .constants import value_of
+from .graph import dtype, has, is_constant, label, onto, operator
+from .rules import HOIST, OUT, SINK, Shares
+
+Direction = Literal["hoist", "sink"]
+BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
+
+
+@dataclass(frozen=True, eq=False)
+class SetConstant:
+    """Give one input of one node a new stored value."""
+
+    node: gs.Node
+    index: int
+    value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Retype:
+    """Turn a node into another operator that computes the same, and more."""
+
+    node: gs.Node
+    operator: str
+
+
+Edit = SetConstant | Retype
+
+
+@dataclass
+class Plan:
+    """The edits after which the affine is applied elsewhere, and the nodes it passes on its way."""
+
+    edits: list[Edit] = field(default_factory=list)
+    through: list[gs.Node] = field(default_factory=list)
+    flushed: int = 0
+
+    @property
+    def targets(self) -> list[gs.Node]:
+        """The nodes whose constants change, each once."""
+        return list({id(e.node): e.node for e in self.edits}.values())
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Names that more than their consumers can see: outputs of the graph, and what subgraphs read from around them."""
+
+    outputs: frozenset[str]
+    captured: frozenset[str]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.outputs or name in self.captured
+
+    def require_private(self, tensor: gs.Tensor) -> None:
+        name = tensor.name
+        require(name not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")
+        require(name not in self.captured, "SUBGRAPH", f"'{name}' is read inside the subgraph of another node")
+
+
+def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine) -> Plan:
+    """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
+
+    Raises Refused, with the reason, when any part of the affine finds no home.
+    """
+    plan = Plan()
+    agenda: list[tuple[Direction, gs.Tensor, Affine]] = [(direction, tensor, affine)]
+    while agenda:
+        way, at, carried = agenda.pop()
+        visible.require_private(at)
+        for node, port in producer(at) if way == "hoist" else consumers(at):
+            shares = ask(way, node, port, carried)
+            onward = step(plan, node, shares)
+            if onward:
+                plan.through.append(node)
+            agenda += onward
+    require_once(plan)
+    return plan
+
+
+def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+    """The node that makes a tensor, and as which output. Refuses unless a single consumer reads it."""
+    require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
+    require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
+    others = ", ".join(sorted({label(n) for n in tensor.outputs[1:]}))
+    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is also read by {others}")
+    node = tensor.inputs[0]
+    yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
+
+
+def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+    """The nodes that read a tensor, and as which input."""
+    require(tensor.outputs, "GRAPH_OUTPUT", f"'{tensor.name}' is read by nothing")
+    for node in tensor.outputs:
+        ports = [i for i, x in enumerate(node.inputs) if x is tensor]
+        require(len(ports) == 1, "SHARED", f"{label(node)} reads '{tensor.name}' twice")
+        yield node, ports[0]
+
+
+def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
+    """What the rule of an operator answers."""
+    rule = (HOIST if way == "hoist" else SINK).get(operator(node))
+    if rule is None:
+        raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
+    return rule(node, port, affine)
+
+
+def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.Tensor, Affine]]:
+    """Turn shares on constants into edits; return the shares on computed tensors, where the search goes on."""
+    onward: list[tuple[Direction, gs.Tensor, Affine]] = []
+    for index, share in shares.items():
+        if share.is_identity:
+            continue
+        if index == OUT:
+            onward.append(("sink", node.outputs[0], share))
+        elif has(node, index) and not is_constant(node.inputs[index]):
+            onward.append(("hoist", node.inputs[index], onto(share, node.inputs[index])))
+        elif has(node, index) or share.has_shift:
+            settle(plan, node, index, share)
+    return onward
+
+
+def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
+    """A share that has reached a constant, or an omitted input, which stands for a stored zero."""
+    value, flushed = applied(share, node, index)
+    plan.edits.append(SetConstant(node, index, value))
+    plan.flushed += flushed
+    if not has(node, index) and operator(node) in BECOMES:
+        plan.edits.append(Retype(node, BECOMES[operator(node)]))
+
+
+def applied(share: Affine, node: gs.Node, index: int) -> tuple[Array, int]:
+    """The new value of a constant input in its own element type; an omitted one is a zero of the type of its neighbour."""
+    old, kind = np.zeros(()), dtype(node.inputs[min(1, index)])
+    if has(node, index):
+        old, kind = value_of(node.inputs[index]), dtype(node.inputs[index])
+    new = share(old)
+    while new.ndim > max(old.ndim, 1) and new.shape[0] == 1:
+        new = new[0]
+    return rounded(new.reshape(old.shape) if new.size == 1 and old.size == 1 else new, kind, label(node))
+
+
+def rounded(value: Array, kind: np.dtype[Any], where: str) -> tuple[Array, int]:
+    """float64 values rounded once to the stored type, and how many subnormals were flushed to zero.
+
+    float16 keeps its subnormals: they carry weights of ordinary size, and hardware runs them at full speed.
+    """
+    require(str(kind) in TINY, "DTYPE", f"the constant of {where} holds {kind}, which is not floating point")
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = value.astype(kind)
+    finite = np.isfinite(result.astype(np.float64)).all()
+    require(finite, "OVERFLOW", f"the folded constant of {where} would overflow {kind} or is not a number")
+    subnormal = (result != 0) & (np.abs(result.astype(np.float64)) < TINY[str(kind)])
+    result[subnormal] = 0
+    return result, int(subnormal.sum())
+
+
+TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 0.0}
+
+
+def require_once(plan: Plan) -> None:
+    targets = [(id(e.node), e.index) for e in plan.edits if isinstance(e, SetConstant)]
+    require(len(set(targets)) == len(targets), "SHARED", "it would reach the same constant on two ways")

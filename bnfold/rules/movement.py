@@ -1,0 +1,163 @@
+"""Operators that only move data: run them on the coefficients."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..affine import Affine, Array, compress, require
+from ..graph import Dim, argument, attribute, carries_data, dims, label, rank, size
+from . import OUT, Shares, hoist, sink
+
+
+@hoist("Transpose")
+def hoist_transpose(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * transpose(x) + t == transpose(s' * x + t'), with s', t' transposed back"""
+    return {0: affine.map(lambda c: np.transpose(c, np.argsort(permutation(node, affine))))}
+
+
+@sink("Transpose")
+def sink_transpose(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """transpose(s * x + t) == transpose(s) * transpose(x) + transpose(t)"""
+    return {OUT: affine.map(lambda c: np.transpose(c, permutation(node, affine)))}
+
+
+def permutation(node: gs.Node, affine: Affine) -> list[int]:
+    return list(attribute(node, "perm") or reversed(range(affine.rank)))
+
+
+@hoist("Reshape", "Flatten")
+def hoist_reshape(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * reshape(x) + t == reshape(s' * x + t'), with s', t' reshaped back"""
+    return {0: reflow(affine, node, dims(node.outputs[0]), dims(node.inputs[0]))}
+
+
+@sink("Reshape", "Flatten")
+def sink_reshape(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """reshape(s * x + t) == reshape(s) * reshape(x) + reshape(t)"""
+    carries_data(port, node)
+    return {OUT: reflow(affine, node, dims(node.inputs[0]), dims(node.outputs[0]))}
+
+
+def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple[Dim, ...]) -> Affine:
+    """Carry coefficients from a tensor of shape `source` to its reshape to `target`.
+
+    Row-major order keeps equal leading axes, and equal trailing axes, in place: only what lies between is rearranged.
+    """
+    head, tail = kept_in_place(source, target)
+    before, after = source[head : len(source) - tail], target[head : len(target) - tail]
+
+    def carry(c: Array) -> Array:
+        first, between, last = c.shape[:head], c.shape[head : c.ndim - tail], c.shape[c.ndim - tail :]
+        if all(n == 1 for n in between):
+            return c.reshape(*first, *[1] * len(after), *last)
+        require(
+            is_static(before) and is_static(after),
+            "SHAPE_UNKNOWN",
+            f"{label(node)} rearranges {list(source)} into {list(target)}, not all of it known before run time",
+        )
+        return compress(np.broadcast_to(c, (*first, *before, *last)).reshape(*first, *after, *last))
+
+    return affine.map(carry)
+
+
+def kept_in_place(source: tuple[Dim, ...], target: tuple[Dim, ...]) -> tuple[int, int]:
+    """How many leading and how many trailing axes two shapes of as many elements have in common."""
+    head = common(source, target)
+    if head < min(len(source), len(target)) and rest_is_equal(source[head:], target[head:]):
+        head += 1
+    tail = common(source[head:][::-1], target[head:][::-1])
+    if tail < min(len(source), len(target)) - head and rest_is_equal(
+        source[head:][::-1][tail:], target[head:][::-1][tail:]
+    ):
+        tail += 1
+    return head, tail
+
+
+def common(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> int:
+    """The number of leading axes that are certainly equal: the same number or the same name."""
+    pairs = zip(a, b, strict=False)
+    return next((i for i, (n, m) in enumerate(pairs) if n is None or n != m), min(len(a), len(b)))
+
+
+def rest_is_equal(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
+    """Whether all but the first axis are static and as many elements, so that the first ones are equal too."""
+    return is_static(a[1:]) and is_static(b[1:]) and math.prod(a[1:]) == math.prod(b[1:]) != 0  # type: ignore[arg-type]
+
+
+def is_static(axes: tuple[Dim, ...]) -> bool:
+    return all(isinstance(n, int) for n in axes)
+
+
+@hoist("Squeeze")
+def hoist_squeeze(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * squeeze(x) + t == squeeze(s' * x + t'), with the axes put back"""
+    axes = squeezed(node)
+    return {0: affine.map(lambda c: np.expand_dims(c, axes))}
+
+
+@sink("Squeeze")
+def sink_squeeze(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """squeeze(s * x + t) == squeeze(s) * squeeze(x) + squeeze(t)"""
+    carries_data(port, node)
+    axes = squeezed(node)
+    return {OUT: affine.map(lambda c: np.squeeze(c, axes))}
+
+
+@hoist("Unsqueeze")
+def hoist_unsqueeze(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * unsqueeze(x) + t == unsqueeze(s' * x + t'), with the axes taken away"""
+    axes = unsqueezed(node)
+    return {0: affine.map(lambda c: np.squeeze(c, axes))}
+
+
+@sink("Unsqueeze")
+def sink_unsqueeze(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """unsqueeze(s * x + t) == unsqueeze(s) * unsqueeze(x) + unsqueeze(t)"""
+    carries_data(port, node)
+    axes = unsqueezed(node)
+    return {OUT: affine.map(lambda c: np.expand_dims(c, axes))}
+
+
+def squeezed(node: gs.Node) -> tuple[int, ...]:
+    """The axes a Squeeze removes, counted from the front; without `axes`, every axis of length 1."""
+    axes = argument(node, "axes", 1)
+    if axes is None:
+        return tuple(i for i in range(rank(node.inputs[0])) if size(node.inputs[0], i) == 1)
+    return tuple(a % rank(node.inputs[0]) for a in np.ravel(axes).tolist())
+
+
+def unsqueezed(node: gs.Node) -> tuple[int, ...]:
+    """The axes an Unsqueeze adds, counted from the front of its output."""
+    axes = np.ravel(argument(node, "axes", 1)).tolist()
+    return tuple(a % (rank(node.inputs[0]) + len(axes)) for a in axes)
+
+
+@hoist("Concat")
+def hoist_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * concat(a, b) + t == concat(s_a * a + t_a, s_b * b + t_b), with s, t split as the inputs are"""
+    axis = attribute(node, "axis", 1) % affine.rank
+    if affine.extent[axis] == 1:
+        return dict.fromkeys(range(len(node.inputs)), affine)
+    ends = np.cumsum([size(x, axis) for x in node.inputs])
+
+    def part(c: Array, i: int) -> Array:
+        return c if c.shape[axis] == 1 else np.split(c, ends[:-1], axis)[i]
+
+    return {i: affine.map(lambda c, i=i: part(c, i)) for i in range(len(ends))}  # type: ignore[misc]
+
+
+@sink("Concat")
+def sink_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """concat(s * a + t, b) == concat(s, 1) * concat(a, b) + concat(t, 0)"""
+    axis = attribute(node, "axis", 1) % affine.rank
+    sizes = [size(x, axis) for x in node.inputs]
+
+    def beside(c: Array, neutral: float) -> Array:
+        parts = [np.full((*c.shape[:axis], n, *c.shape[axis + 1 :]), neutral) for n in sizes]
+        parts[port] = np.broadcast_to(c, parts[port].shape)
+        return np.concatenate(parts, axis)
+
+    return {OUT: Affine(beside(affine.scale, 1.0), beside(affine.shift, 0.0))}

@@ -1,0 +1,168 @@
+"""Elementwise operators."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..affine import Affine, Refused, at_rank, require
+from ..graph import argument, attribute, carries_data, constant, dims, fits, is_constant, label, operator, opset, rank
+from . import OUT, Shares, hoist, sink
+
+TAKES_SHIFT = ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub", "Sum")
+
+
+@hoist("Add", "Sum")
+def hoist_add(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * (a + b) + t == (s * a + t) + (s * b)"""
+    broadcasts(node)
+    taker = shift_taker(node)
+    return {i: affine if i == taker else affine.scaling for i in range(len(node.inputs))}
+
+
+@hoist("Sub")
+def hoist_sub(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * (a - b) + t == (s * a + t) - (s * b) == (s * a) - (s * b - t)"""
+    broadcasts(node)
+    if shift_taker(node) == 0:
+        return {0: affine, 1: affine.scaling}
+    return {0: affine.scaling, 1: Affine(affine.scale, -affine.shift)}
+
+
+def shift_taker(node: gs.Node) -> int:
+    """The operand best able to take a shift: a constant, else what an operator with a bias makes, else the first."""
+
+    def reluctance(i: int) -> tuple[bool, bool]:
+        made_by = node.inputs[i].inputs
+        return not is_constant(node.inputs[i]), not (made_by and operator(made_by[0]) in TAKES_SHIFT)
+
+    return min(range(len(node.inputs)), key=reluctance)
+
+
+def broadcasts(node: gs.Node) -> None:
+    """Refuse the pre-7 operators, which align the second operand by attributes instead of broadcasting."""
+    require(
+        opset(node) >= 7,
+        "OLD_OPSET",
+        f"{label(node)} is of opset {opset(node)}, which does not broadcast as later ones do",
+    )
+
+
+@hoist("Mul")
+def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * (a * b) == a * (s * b)"""
+    broadcasts(node)
+    require(not affine.has_shift, "NO_BIAS", f"{label(node)} has nowhere to put a shift")
+    for i in sorted((1, 0), key=lambda i: not is_constant(node.inputs[i])):
+        if is_constant(node.inputs[i]) or fits(affine, dims(node.inputs[i])):
+            return {i: affine}
+    raise Refused("VARIES", f"it varies along axes that no one operand of {label(node)} has")
+
+
+@hoist("Div")
+def hoist_div(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * (a / b) == (s * a) / b == a / (b / s), the last for s != 0"""
+    broadcasts(node)
+    require(not affine.has_shift, "NO_BIAS", f"{label(node)} has nowhere to put a shift")
+    if is_constant(node.inputs[1]) and np.all(affine.scale != 0):
+        return {1: Affine.of(1 / affine.scale)}
+    return {0: affine}
+
+
+@sink("Add")
+def sink_add(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """(s * x + t) + b == s * (x + (b + t) / s); where s is 1, (x + t) + b == (x + b) + t"""
+    return sink_sum(
+        node, 1 - port, affine, Affine.of(1 / nonzero(affine, node), affine.shift / affine.scale), affine.shift
+    )
+
+
+@sink("Sub")
+def sink_sub(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """(s * x + t) - b == s * (x - (b - t) / s) and b - (s * x + t) == s * ((b - t) / s - x); s may be 1 as for Add"""
+    passed = affine.shift if port == 0 else -affine.shift
+    return sink_sum(node, 1 - port, affine, Affine.of(1 / nonzero(affine, node), -affine.shift / affine.scale), passed)
+
+
+def nonzero(affine: Affine, node: gs.Node) -> np.ndarray:
+    require(np.all(affine.scale != 0), "ZERO_SCALE", f"a scale of 0 cannot be taken out of {label(node)}")
+    return affine.scale
+
+
+def sink_sum(node: gs.Node, other: int, affine: Affine, share: Affine, shift: np.ndarray) -> Shares:
+    """A constant operand takes the shift and is divided by the scale, which moves on; beside a variable only a shift does."""
+    broadcasts(node)
+    if is_constant(node.inputs[other]):
+        return {other: share, OUT: at_output(node, affine.scaling)}
+    require(not affine.has_scale, "MIXES", f"{label(node)} adds a tensor to which the scale does not apply")
+    return {OUT: at_output(node, Affine.of(1.0, shift))}
+
+
+def at_output(node: gs.Node, affine: Affine) -> Affine:
+    """The affine at the rank of the output, to which an operand may have been broadcast."""
+    return affine.map(lambda c: at_rank(c, rank(node.outputs[0])))
+
+
+@sink("Mul")
+def sink_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """(s * x + t) * b == x * (s * b) + t * b; where b is not constant, (s * x) * b == s * (x * b)"""
+    broadcasts(node)
+    if is_constant(node.inputs[1 - port]):
+        return {1 - port: affine.scaling, OUT: at_output(node, Affine.of(1.0, affine.shift * constant(node, 1 - port)))}
+    require(not affine.has_shift, "MIXES", f"{label(node)} multiplies the shift by a tensor that is not constant")
+    return {OUT: at_output(node, affine)}
+
+
+@sink("Div")
+def sink_div(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """(s * x + t) / b == s * (x / b) + t / b"""
+    broadcasts(node)
+    carries_data(port, node)
+    if not affine.has_shift:
+        return {OUT: at_output(node, affine)}
+    return {OUT: at_output(node, Affine.of(affine.scale, affine.shift / constant(node, 1)))}
+
+
+@hoist("Neg")
+def hoist_neg(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * (-x) + t == -(s * x - t)"""
+    return {0: Affine(affine.scale, -affine.shift)}
+
+
+@sink("Neg")
+def sink_neg(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """-(s * x + t) == s * (-x) - t"""
+    return {OUT: Affine(affine.scale, -affine.shift)}
+
+
+@hoist("Identity")
+def hoist_identity(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * x + t == s * x + t"""
+    return {0: affine}
+
+
+@sink("Identity")
+def sink_identity(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * x + t == s * x + t"""
+    return {OUT: affine}
+
+
+@hoist("Dropout")
+def hoist_dropout(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """As Identity, once the network is not being trained."""
+    carries_data(port, node)
+    drops_nothing(node)
+    return {0: affine}
+
+
+@sink("Dropout")
+def sink_dropout(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """As Identity, once the network is not being trained."""
+    carries_data(port, node)
+    drops_nothing(node)
+    return {OUT: affine}
+
+
+def drops_nothing(node: gs.Node) -> None:
+    training = argument(node, "training_mode", 2, 0) if opset(node) >= 7 else not attribute(node, "is_test", 0)
+    require(not training, "TRAINING", f"{label(node)} is in training mode")

@@ -1,0 +1,69 @@
+"""The onnx-graphsurgeon graph over a ModelProto: who makes and who reads each tensor, and with what shape."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from .errors import ModelProblem
+
+SMALL = 1024  # elements up to which shape inference is given the values of a tensor
+
+
+def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
+    """The view of a model, with inferred shapes; initializers that a caller may override appear as plain inputs.
+
+    The weights themselves are not copied. Raises ModelProblem if the graph cannot be read.
+    """
+    bare = skeleton(record, overridable)
+    try:
+        bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        pass  # the shapes that the file states must do; a rule that needs more refuses
+    severity = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.CRITICAL
+    try:
+        view = gs.import_onnx(bare)
+    except Exception as problem:
+        raise ModelProblem(
+            f"the graph cannot be read: {type(problem).__name__}: {problem}",
+            "Check the file with onnx.checker.check_model.",
+        ) from problem
+    finally:
+        G_LOGGER.severity = severity
+    for node in view.nodes:
+        node.opset = view.opset
+    return view
+
+
+def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
+    """A copy of the model in which large tensors have a type and a shape but no values."""
+    bare = ModelProto(ir_version=record.ir_version, opset_import=record.opset_import, functions=record.functions)
+    source = record.graph
+    bare.graph.name = source.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(bare.graph, field).extend(getattr(source, field))
+    bare.graph.initializer.extend(stub(t) for t in source.initializer if t.name not in overridable)
+    return bare
+
+
+def stub(tensor: TensorProto) -> TensorProto:
+    if math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    return TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
+    )
+
+
+def nested_graphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Every graph inside the attributes of a node, at any depth."""
+    for a in node.attribute:
+        for inner in [*([a.g] if a.type == AttributeProto.GRAPH else []), *a.graphs]:
+            yield inner
+            for n in inner.node:
+                yield from nested_graphs(n)

@@ -1,0 +1,205 @@
+"""The record, which is the ModelProto, and the view, which is the onnx-graphsurgeon graph over it.
+
+Plans read the view; every edit goes to both. What nobody edits stays the very message that was read, because
+`onnx_graphsurgeon.export_onnx` is never called: it would lose documentation, metadata and everything else it does not model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from .affine import Array
+from .plan import Edit, SetConstant, Visible
+from .tensors import Stored, replace_values, to_tensor
+from .view import import_view, nested_graphs
+
+
+class Workbench:
+    """One model under the hammer. `record` is edited in place: hand over a copy to keep the original.
+
+    `folder` is where external data lies. Raises ModelProblem if the graph cannot be read.
+    """
+
+    def __init__(self, record: onnx.ModelProto, folder: Path | None = None, freeze: bool = False) -> None:
+        self.record, self.folder = record, folder
+        self.notes: list[str] = []
+        self.flushed = 0
+        self.overridable = self._overridable(freeze)
+        self.view = import_view(record, self.overridable)
+        self.nodes: list[gs.Node] = list(self.view.nodes)
+        self._message = {id(n): p for n, p in zip(self.nodes, record.graph.node, strict=True)}
+        self._stored = {t.name: t for t in record.graph.initializer}
+        self._removed: set[int] = set()
+        self._lost: list[gs.Tensor] = []
+        self._edited: set[str] = set()
+        self._taken = self._names()
+        self.visible = self._visibility()
+        for tensor in {id(x): x for n in self.nodes for x in n.inputs if isinstance(x, gs.Constant)}.values():
+            if tensor.name in self._stored:
+                tensor.values = Stored(self._stored[tensor.name], folder)
+
+    def _overridable(self, freeze: bool) -> set[str]:
+        """Initializers that a caller may replace, because they are also inputs of the graph.
+
+        Up to IR version 3 the format forces every initializer into the inputs, and exporters kept the habit after it; so
+        where all of them are listed, it says nothing about the caller.
+        """
+        stored = {t.name for t in self.record.graph.initializer}
+        listed = stored & {i.name for i in self.record.graph.input}
+        if not listed:
+            return set()
+        if freeze or self.record.ir_version < 4 or listed == stored:
+            why = "as asked" if freeze else "the file lists every initializer as an input"
+            self.notes.append(f"{len(listed)} initializers that are also inputs count as constants ({why})")
+            return set()
+        return listed
+
+    def _names(self) -> set[str]:
+        graphs = [self.record.graph, *(g for n in self.record.graph.node for g in nested_graphs(n))]
+        names = {t.name for g in graphs for t in [*g.initializer, *g.input, *g.output, *g.value_info]}
+        return names | {x for g in graphs for n in g.node for x in [*n.input, *n.output]}
+
+    def _visibility(self) -> Visible:
+        inner = [g for n in self.record.graph.node for g in nested_graphs(n)]
+        captured = {x for g in inner for n in g.node for x in [*n.input, *n.output]}
+        captured |= {t.name for g in inner for t in [*g.output, *g.initializer]}
+        return Visible(frozenset(o.name for o in self.record.graph.output), frozenset(captured))
+
+    def alive(self) -> list[gs.Node]:
+        """The nodes still in the graph, in topological order."""
+        return [n for n in self.nodes if id(n) not in self._removed]
+
+    def apply(self, edit: Edit) -> None:
+        """Carry out one edit of a plan, on the view and on the record."""
+        message = self._message[id(edit.node)]
+        if isinstance(edit, SetConstant):
+            name = self._store(edit.node, edit.index, edit.value)
+            message.input.extend([""] * (edit.index + 1 - len(message.input)))
+            message.input[edit.index] = name
+        else:
+            edit.node.op = message.op_type = edit.operator
+
+    def _store(self, node: gs.Node, index: int, value: Array) -> str:
+        """Store `value` as an input: in place if the node alone reads that constant, else as a new initializer."""
+        while len(node.inputs) <= index:
+            node.inputs.append(gs.Variable.empty())
+        old = node.inputs[index]
+        message = self._private_message(old)
+        if message is not None:
+            replace_values(message, value)
+            self._edited.add(old.name)
+            self._refresh(old, message)
+            return str(old.name)
+        name = self._fresh(old.name or self._stem(node))
+        self.record.graph.initializer.append(to_tensor(value, name))
+        self._stored[name] = self.record.graph.initializer[-1]
+        if self.record.ir_version < 4:
+            self.record.graph.input.append(
+                onnx.helper.make_tensor_value_info(name, self._stored[name].data_type, value.shape)
+            )
+        node.inputs[index] = gs.Constant(name, Stored(self._stored[name], self.folder))
+        self._lost.append(old)
+        return name
+
+    def _private_message(self, tensor: gs.Tensor) -> onnx.TensorProto | None:
+        """The message that holds a constant, if one single input reads it and nothing else can see it."""
+        shared = len(tensor.outputs) != 1 or tensor.name in self.visible
+        if tensor.is_empty() or shared:
+            return None
+        if isinstance(tensor, gs.Constant):
+            return self._stored.get(tensor.name)
+        producer = tensor.inputs[0]
+        if producer.op == "Constant" and id(producer) in self._message:
+            return next((a.t for a in self._message[id(producer)].attribute if a.name == "value"), None)
+        return None
+
+    def _refresh(self, tensor: gs.Tensor, message: onnx.TensorProto) -> None:
+        holder = tensor if isinstance(tensor, gs.Constant) else tensor.inputs[0].attrs["value"]
+        holder.values = Stored(message, self.folder)
+
+    def _stem(self, node: gs.Node) -> str:
+        """A name for the bias of a node that had none, after its weight."""
+        weight = str(node.inputs[1].name)
+        return f"{weight.removesuffix('.weight').removesuffix('.kernel')}.bias"
+
+    def _fresh(self, stem: str) -> str:
+        name, n = stem, 0
+        while name in self._taken:
+            n += 1
+            name = f"{stem}_{n}"
+        self._taken.add(name)
+        return name
+
+    def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> None:
+        """Take out a node with one computed input. After a hoist (`keep_name`) the producer of that input takes over the
+        name of the output, so that every consumer stays as it is; after a sink the consumers read the input."""
+        result = node.outputs[0]
+        if keep_name:
+            self._hand_over(source, result)
+        else:
+            self._redirect(result, source)
+        self._remove(node)
+        self._lost.append(source if keep_name else result)
+
+    def _hand_over(self, source: gs.Tensor, result: gs.Tensor) -> None:
+        producer = source.inputs[0]
+        index = next(i for i, x in enumerate(producer.outputs) if x is source)
+        result.inputs.clear()
+        producer.outputs[index] = result
+        self._message[id(producer)].output[index] = result.name
+
+    def _redirect(self, result: gs.Tensor, source: gs.Tensor) -> None:
+        for consumer in list(result.outputs):
+            for index, x in enumerate(consumer.inputs):
+                if x is result:
+                    consumer.inputs[index] = source
+                    self._message[id(consumer)].input[index] = source.name
+
+    def _remove(self, node: gs.Node) -> None:
+        self._removed.add(id(node))
+        self._lost += node.inputs
+        node.inputs.clear()
+        node.outputs.clear()
+
+    def close(self) -> onnx.ModelProto:
+        """The record with only the edits: what was in use before and is used by nothing now goes too.
+
+        An edited initializer is no longer offered as an input (where the format has a choice): what callers stored under
+        its name would now give other results.
+        """
+        gone = {t.name for t in self._sweep() if t.name}
+        unlisted = gone & self._stored.keys() | (self._edited if self.record.ir_version >= 4 else set())
+        graph = self.record.graph
+        drop(graph.node, (i for i, n in enumerate(self.nodes) if id(n) in self._removed))
+        drop(graph.initializer, (i for i, t in enumerate(graph.initializer) if t.name in gone))
+        drop(graph.value_info, (i for i, t in enumerate(graph.value_info) if t.name in gone))
+        drop(graph.input, (i for i, t in enumerate(graph.input) if t.name in unlisted))
+        drop(graph.sparse_initializer, (i for i, t in enumerate(graph.sparse_initializer) if t.values.name in gone))
+        drop(
+            graph.quantization_annotation,
+            (i for i, q in enumerate(graph.quantization_annotation) if q.tensor_name in gone),
+        )
+        return self.record
+
+    def _sweep(self) -> Iterator[gs.Tensor]:
+        """Tensors that lost their last consumer, and the nodes that made them, and so on back."""
+        while self._lost:
+            tensor = self._lost.pop()
+            if tensor.outputs or tensor.name in self.visible:
+                continue
+            for node in list(tensor.inputs):
+                if not any(x.outputs or x.name in self.visible for x in node.outputs):
+                    self._remove(node)
+            if not tensor.inputs:
+                yield tensor
+
+
+def drop(messages: Any, indices: Iterator[int]) -> None:
+    """Delete some messages of a repeated field, leaving the others untouched."""
+    for index in reversed(list(indices)):
+        del messages[index]
