@@ -68,9 +68,10 @@ def refuse_training(node: gs.Node) -> None:
 def require_numbers(node: gs.Node, *parameters: Array) -> None:
     names = ("scale", "B", "mean", "var")
     for name, value in zip(names, parameters, strict=True):
-        if not np.isfinite(value).all():
+        bad = int((~np.isfinite(value)).sum())
+        if bad:
             raise ModelProblem(
-                f"{name} of {label(node)} holds NaN or infinity ({int((~np.isfinite(value)).sum())} of {value.size} values)",
+                f"{name} of {label(node)} holds NaN or infinity ({bad} of {value.size} values)",
                 "The training diverged or the file is damaged; export a sound checkpoint.",
             )
 

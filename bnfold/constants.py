@@ -77,7 +77,7 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     """One node on the operator's reference implementation in the onnx package."""
     if node.op in ("Cast", "CastLike"):
         return _cast(node, inputs)
-    attributes = {k: v.values if isinstance(v, gs.Tensor) else v for k, v in node.attrs.items()}
+    attributes: dict[str, Any] = {k: v.values if isinstance(v, gs.Tensor) else v for k, v in node.attrs.items()}
     if node.op == "ConstantOfShape" and "value" in attributes:
         attributes["value"] = numpy_helper.from_array(widened(np.asarray(attributes["value"])))
     _refuse_bombs(node, inputs)
@@ -89,8 +89,8 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     ]
     graph = helper.make_graph([proto], "constant", infos, [ValueInfoProto(name="y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
-    result: Array = ReferenceEvaluator(model).run(None, given)[0]
-    return result
+    (result,) = ReferenceEvaluator(model).run(None, given)
+    return np.asarray(result)
 
 
 def _refuse_bombs(node: gs.Node, inputs: list[Array | None]) -> None:
@@ -103,5 +103,5 @@ def _refuse_bombs(node: gs.Node, inputs: list[Array | None]) -> None:
 def _cast(node: gs.Node, inputs: list[Array | None]) -> Array:
     value = inputs[0]
     assert value is not None
-    target = helper.tensor_dtype_to_np_dtype(node.attrs["to"]) if node.op == "Cast" else np.asarray(inputs[1]).dtype
-    return widened(value.astype(target)) if target.kind in "iub" else value.astype(np.float64)
+    like = helper.tensor_dtype_to_np_dtype(node.attrs["to"]) if node.op == "Cast" else np.asarray(inputs[1]).dtype
+    return widened(value.astype(like)) if like.kind in "iub" else value.astype(np.float64)

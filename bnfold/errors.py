@@ -23,7 +23,7 @@ class CheckFailed(BnfoldError):
 
 
 class UsageProblem(BnfoldError):
-    """The request itself cannot be carried out: arguments that exclude each other, an output that exists (exit code 2)."""
+    """The request cannot be carried out as made: options that exclude each other, say (exit code 2)."""
 
     exit_code = 2
 

@@ -77,9 +77,10 @@ class FoldResult:
 def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     """Fold every affine node of a model that has a home among its constants.
 
-    `model` is a path or a ModelProto, which is left as it was. Initializers that are also graph inputs may be overridden
-    by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once to the stored
-    type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that are not numbers.
+    `model` is a path or a ModelProto, which is left as it was. Initializers that are also graph inputs may be
+    overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
+    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics
+    that are not numbers.
     """
     if isinstance(model, onnx.ModelProto):
         record, folder = onnx.ModelProto(), None
@@ -90,7 +91,7 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
 
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:
-    """What `fold` would do with each affine node, without a folded model: its new home, or both reasons for keeping it."""
+    """What `fold` would do with each affine node: its new home, or both reasons for keeping it."""
     result = fold(model, freeze_initializers=freeze_initializers)
     return (*result.folded, *result.kept)
 
@@ -119,7 +120,7 @@ Fate = tuple[gs.Node, Folded | Reason]
 
 
 def attempts(bench: Workbench, direction: Direction) -> Iterator[Fate]:
-    """Try to move every affine node one way: towards the inputs in topological order, towards the outputs in reverse."""
+    """Try to move every affine node one way: to the inputs in topological order, to the outputs in reverse order."""
     nodes = bench.alive()
     for node in nodes if direction == "hoist" else reversed(nodes):
         try:

@@ -69,8 +69,9 @@ def constant(node: gs.Node, index: int) -> Array:
 def dtype(tensor: gs.Tensor) -> np.dtype[Any]:
     """The element type as NumPy (or ml_dtypes, for bfloat16) knows it. Refuses if it is not known."""
     kind = tensor.dtype
-    require(kind not in (None, 0), "SHAPE_UNKNOWN", f"the element type of '{tensor.name}' is not known")
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind) if isinstance(kind, int) else kind)
+    known = isinstance(kind, np.dtype) or kind in onnx.helper.get_all_tensor_dtypes()
+    require(known, "SHAPE_UNKNOWN", f"the element type of '{tensor.name}' is not known")
+    return kind if isinstance(kind, np.dtype) else onnx.helper.tensor_dtype_to_np_dtype(kind)
 
 
 def is_floating(tensor: gs.Tensor) -> bool:

@@ -11,7 +11,7 @@ from os import PathLike
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -55,7 +55,7 @@ def _require_known(model: ModelProto, where: Path) -> None:
         raise ModelProblem(f"{where} is not an ONNX model", NOT_ONNX)
     if model.ir_version > onnx.IR_VERSION:
         raise ModelProblem(
-            f"{where} has IR version {model.ir_version}; onnx {onnx.__version__} knows versions up to {onnx.IR_VERSION}",
+            f"{where} has IR version {model.ir_version}; onnx {onnx.__version__} knows those up to {onnx.IR_VERSION}",
             "Upgrade the onnx package, or export for an older version.",
         )
     newest = onnx.defs.onnx_opset_version()
@@ -70,8 +70,8 @@ def _require_known(model: ModelProto, where: Path) -> None:
 def save(model: ModelProto, path: str | PathLike[str], source_folder: str | PathLike[str] | None = None) -> None:
     """Write a model whole or not at all: to a temporary file beside `path`, then renamed.
 
-    Tensors in external files, which are looked for in `source_folder`, are copied to `NAME.data` beside the model, so that
-    the result stands on its own. Raises EnvironmentProblem if the place cannot be written.
+    Tensors in external files, which are looked for in `source_folder`, are copied to `NAME.data` beside the model, so
+    that the result stands on its own. Raises EnvironmentProblem if the place cannot be written.
     """
     with staged(Path(path)) as draft:
         write(model, draft, Path(source_folder) if source_folder is not None else Path(path).parent)

@@ -140,7 +140,7 @@ def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
 
 
 def applied(share: Affine, node: gs.Node, index: int) -> tuple[Array, int]:
-    """The new value of a constant input in its own element type; an omitted one is a zero of the type of its neighbour."""
+    """The new value of a constant input in its own element type; an omitted one is a zero of the type of the weight."""
     old, kind = np.zeros(()), dtype(node.inputs[min(1, index)])
     if has(node, index):
         old, kind = value_of(node.inputs[index]), dtype(node.inputs[index])

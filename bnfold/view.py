@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -21,10 +22,8 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     The weights themselves are not copied. Raises ModelProblem if the graph cannot be read.
     """
     bare = skeleton(record, overridable)
-    try:
+    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # stated shapes must do, then
         bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        pass  # the shapes that the file states must do; a rule that needs more refuses
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     try:

@@ -1,7 +1,7 @@
 """The record, which is the ModelProto, and the view, which is the onnx-graphsurgeon graph over it.
 
-Plans read the view; every edit goes to both. What nobody edits stays the very message that was read, because
-`onnx_graphsurgeon.export_onnx` is never called: it would lose documentation, metadata and everything else it does not model.
+Plans read the view; every edit goes to both. What nobody edits stays the very message that was read:
+`onnx_graphsurgeon.export_onnx` is never called, for it would lose documentation, metadata and all it does not model.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Workbench:
     def _overridable(self, freeze: bool) -> set[str]:
         """Initializers that a caller may replace, because they are also inputs of the graph.
 
-        Up to IR version 3 the format forces every initializer into the inputs, and exporters kept the habit after it; so
-        where all of them are listed, it says nothing about the caller.
+        Up to IR version 3 the format forces every initializer into the inputs, and exporters kept the habit after it;
+        so where all of them are listed, it says nothing about the caller.
         """
         stored = {t.name for t in self.record.graph.initializer}
         listed = stored & {i.name for i in self.record.graph.input}
@@ -136,8 +136,11 @@ class Workbench:
         return name
 
     def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> None:
-        """Take out a node with one computed input. After a hoist (`keep_name`) the producer of that input takes over the
-        name of the output, so that every consumer stays as it is; after a sink the consumers read the input."""
+        """Take out a node with one computed input.
+
+        After a hoist (`keep_name`) the producer of that input takes over the name of the output, so that every consumer
+        stays as it is; after a sink the consumers read the input.
+        """
         result = node.outputs[0]
         if keep_name:
             self._hand_over(source, result)
@@ -169,8 +172,8 @@ class Workbench:
     def close(self) -> onnx.ModelProto:
         """The record with only the edits: what was in use before and is used by nothing now goes too.
 
-        An edited initializer is no longer offered as an input (where the format has a choice): what callers stored under
-        its name would now give other results.
+        An edited initializer is no longer offered as an input (where the format has a choice): what callers stored
+        under its name would now give other results.
         """
         gone = {t.name for t in self._sweep() if t.name}
         unlisted = gone & self._stored.keys() | (self._edited if self.record.ir_version >= 4 else set())

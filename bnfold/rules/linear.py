@@ -72,7 +72,7 @@ def sink_conv_transpose(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 @hoist("Gemm")
 def hoist_gemm(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * (alpha * A @ B + beta * C) + t == alpha * A @ (B * s) + beta * (s * C + t / beta); s may go to rows of A instead"""
+    """s * (alpha * A @ B + beta * C) + t == alpha * A @ (B * s) + beta * (s * C + t / beta), or with (s * A) @ B"""
     beta = bias_factor(node, affine)
     factor = factor_for(affine, node)
     scaling = affine.scaling.map(np.transpose) if transposed(node, factor) else affine.scaling
@@ -81,7 +81,7 @@ def hoist_gemm(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 @sink("Gemm")
 def sink_gemm(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """alpha * (s * A + t) @ B + beta * C == alpha * A @ (s * B) + beta * (C + alpha / beta * t @ B); likewise from B to A"""
+    """alpha * (s * A + t) @ B + beta * C == alpha * A @ (s * B) + beta * (C + alpha / beta * t @ B), or from B to A"""
     require(port < 2, "NOT_LINEAR", f"it reaches {label(node)} as its bias")
     alpha, beta, other = attribute(node, "alpha", 1.0), bias_factor(node, affine), 1 - port
     weight, summed = constant(node, other), summed_axis(node, other)

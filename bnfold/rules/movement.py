@@ -52,13 +52,14 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
     def carry(c: Array) -> Array:
         first, between, last = c.shape[:head], c.shape[head : c.ndim - tail], c.shape[c.ndim - tail :]
         if all(n == 1 for n in between):
-            return c.reshape(*first, *[1] * len(after), *last)
+            return c.reshape((*first, *[1] * len(after), *last))
         require(
             is_static(before) and is_static(after),
             "SHAPE_UNKNOWN",
             f"{label(node)} rearranges {list(source)} into {list(target)}, not all of it known before run time",
         )
-        return compress(np.broadcast_to(c, (*first, *before, *last)).reshape(*first, *after, *last))
+        whole = np.broadcast_to(c, (*first, *lengths(before), *last))
+        return compress(whole.reshape((*first, *lengths(after), *last)))
 
     return affine.map(carry)
 
@@ -84,11 +85,16 @@ def common(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> int:
 
 def rest_is_equal(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
     """Whether all but the first axis are static and as many elements, so that the first ones are equal too."""
-    return is_static(a[1:]) and is_static(b[1:]) and math.prod(a[1:]) == math.prod(b[1:]) != 0  # type: ignore[arg-type]
+    return is_static(a[1:]) and is_static(b[1:]) and math.prod(lengths(a[1:])) == math.prod(lengths(b[1:])) != 0
+
+
+def lengths(axes: tuple[Dim, ...]) -> tuple[int, ...]:
+    """The static ones among the axes."""
+    return tuple(n for n in axes if isinstance(n, int))
 
 
 def is_static(axes: tuple[Dim, ...]) -> bool:
-    return all(isinstance(n, int) for n in axes)
+    return len(lengths(axes)) == len(axes)
 
 
 @hoist("Squeeze")

@@ -90,7 +90,7 @@ def nonzero(affine: Affine, node: gs.Node) -> np.ndarray:
 
 
 def sink_sum(node: gs.Node, other: int, affine: Affine, share: Affine, shift: np.ndarray) -> Shares:
-    """A constant operand takes the shift and is divided by the scale, which moves on; beside a variable only a shift does."""
+    """A constant operand takes the shift and is divided by the scale, which moves on; past a variable only t moves."""
     broadcasts(node)
     if is_constant(node.inputs[other]):
         return {other: share, OUT: at_output(node, affine.scaling)}

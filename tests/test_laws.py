@@ -1,0 +1,149 @@
+"""Rings 1 and 2: each rule obeys its law; and whatever the affine, a rule may refuse but never lie."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from bnfold.affine import Affine, Refused
+from bnfold.plan import BECOMES
+from bnfold.rules import HOIST, OUT, SINK
+from bnfold.view import import_view
+from tests import cases
+from tests.cases import Case
+from tests.reference import evaluate_node
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def drawn(case: Case, rng: np.random.Generator) -> tuple[list, set[int]]:
+    """The inputs of the node in order, and which of them are constant."""
+    stock = [rng.standard_normal(s) for s in case.x]
+    stock += [rng.standard_normal(c) if isinstance(c, tuple) else np.asarray(c) for c in case.consts]
+    order = range(len(stock)) if case.order is None else case.order
+    return [stock[i] for i in order], {p for p, i in enumerate(order) if i >= len(case.x)}
+
+
+def node_of(case: Case, inputs: list, constants: set[int]):
+    """The node as the rules see it."""
+    names = [f"x{i}" for i in range(len(inputs))]
+    output = evaluate_node(case.op, inputs, case.attrs, case.opset)
+    kind = helper.np_dtype_to_tensor_dtype
+    graph = helper.make_graph(
+        [helper.make_node(case.op, names, ["y"], name="node", **case.attrs)],
+        "g",
+        [helper.make_tensor_value_info(names[i], kind(x.dtype), x.shape) for i, x in enumerate(inputs) if i not in constants],
+        [helper.make_tensor_value_info("y", kind(output.dtype), output.shape)],
+        [numpy_helper.from_array(inputs[i], names[i]) for i in sorted(constants)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=9)
+    return import_view(model, set()).nodes[0], output
+
+
+def with_shares(case: Case, inputs: list, shares: dict[int, Affine]) -> np.ndarray:
+    """op(share[0](x0), .., share[n](xn)); an omitted input is a zero."""
+    given = dict(enumerate(inputs))
+    operator = case.op
+    for index, share in shares.items():
+        if index == OUT or share.is_identity:
+            continue
+        if index not in given:
+            operator = BECOMES.get(operator, operator)
+            if not share.has_shift:
+                continue
+        given[index] = squeezed(share(given.get(index, np.zeros(()))), np.ndim(given.get(index, 0)))
+    return evaluate_node(operator, [given.get(i) for i in range(max(given) + 1)], case.attrs, case.opset)
+
+
+def squeezed(value: np.ndarray, rank: int) -> np.ndarray:
+    while value.ndim > max(rank, 1) and value.shape[0] == 1:
+        value = value[0]
+    return value
+
+
+def law_affine(case: Case, shape: tuple[int, ...], rng: np.random.Generator) -> Affine:
+    coefficients = [1] * len(shape)
+    coefficients[case.axis] = shape[case.axis]
+    scale = {
+        "any": rng.standard_normal(coefficients),
+        "positive": rng.random(coefficients) + 0.1,
+        "nonzero": (rng.random(coefficients) + 0.1) * rng.choice([-1, 1], coefficients),
+        "one": np.ones(coefficients),
+    }[case.scale]
+    return Affine.of(scale, rng.standard_normal(coefficients) if case.shift else 0.0)
+
+
+def any_affine(shape: tuple[int, ...], rng: np.random.Generator) -> Affine:
+    """Any sign, any shift, varying on any axes."""
+    vary = [n if rng.random() < 0.4 else 1 for n in shape]
+    uniform = np.full([1] * len(shape), rng.choice([1.0, 2.0, -2.0, 0.0]))
+    scale = rng.choice([-1.5, -0.5, 0, 0.5, 1, 1, 2], size=vary) if rng.random() < 0.6 else uniform
+    return Affine.of(scale, rng.standard_normal(vary) if rng.random() < 0.5 else 0.0)
+
+
+def check(got: np.ndarray, want: np.ndarray) -> None:
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def hoisted(case: Case, seed: int, draw) -> None:
+    rng = np.random.default_rng(seed)
+    inputs, constants = drawn(case, rng)
+    node, output = node_of(case, inputs, constants)
+    affine = draw(output.shape, rng)
+    shares = HOIST[case.op](node, 0, affine)
+    check(with_shares(case, inputs, shares), affine(output))
+
+
+def sunk(case: Case, seed: int, draw) -> None:
+    rng = np.random.default_rng(seed)
+    inputs, constants = drawn(case, rng)
+    node, _ = node_of(case, inputs, constants)
+    affine = draw(inputs[case.port].shape, rng)
+    shares = SINK[case.op](node, case.port, affine)
+    moved = [affine(x) if i == case.port else x for i, x in enumerate(inputs)]
+    passed = shares.get(OUT, Affine.of(1.0))
+    check(passed(with_shares(case, inputs, shares)), evaluate_node(case.op, moved, case.attrs, case.opset))
+
+
+@pytest.mark.parametrize("case", cases.HOIST, ids=str)
+@settings(deadline=None, max_examples=3)
+@given(seed=SEEDS)
+def test_a_hoist_rule_obeys_its_law(case, seed):
+    hoisted(case, seed, lambda shape, rng: law_affine(case, shape, rng))  # ends in check()
+
+
+@pytest.mark.parametrize("case", cases.SINK, ids=str)
+@settings(deadline=None, max_examples=3)
+@given(seed=SEEDS)
+def test_a_sink_rule_obeys_its_law(case, seed):
+    sunk(case, seed, lambda shape, rng: law_affine(case, shape, rng))  # ends in check()
+
+
+@pytest.mark.parametrize("case", cases.HOIST + cases.ODD_HOIST, ids=str)
+@settings(deadline=None, max_examples=25)
+@given(seed=SEEDS)
+def test_a_hoist_rule_refuses_or_tells_the_truth(case, seed):
+    try:
+        hoisted(case, seed, any_affine)  # ends in check()
+    except Refused as refused:
+        assert str(refused)
+
+
+@pytest.mark.parametrize("case", cases.SINK + cases.ODD_SINK, ids=str)
+@settings(deadline=None, max_examples=25)
+@given(seed=SEEDS)
+def test_a_sink_rule_refuses_or_tells_the_truth(case, seed):
+    try:
+        sunk(case, seed, any_affine)  # ends in check()
+    except Refused as refused:
+        assert str(refused)
+
+
+def test_every_rule_has_a_case_and_a_law():
+    assert {c.op for c in cases.HOIST} == set(HOIST)
+    assert {c.op for c in cases.SINK} == set(SINK)
+    assert all(rule.__doc__ for rule in [*HOIST.values(), *SINK.values()])
