@@ -1,0 +1,128 @@
+"""Copies of a model made to be run: tamed, with tensors exposed, with constants moved by one unit of rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from .protos import FLOATS, domain, every_node, stored
+from .windows import Array
+
+RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
+LINEAR = frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
+    "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization LayerNormalization GroupNormalization "
+    "Mul Add Sub Div PRelu DequantizeLinear GRU LSTM RNN".split()
+)
+
+
+def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """A copy that can be compared, and what was done in words.
+
+    Trailing empty output names are dropped (they crash native code, and mean the same), and random operators are
+    replaced by the constant 0.5, since two runs of the same random model differ already.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in every_node(copy):
+        while node.output and not node.output[-1]:
+            node.output.pop()
+    held = [node.output[0] for node in copy.graph.node if _is_random(node)]
+    if held:
+        nodes = [still for node in copy.graph.node for still in (_held(node) if _is_random(node) else [node])]
+        del copy.graph.node[:]
+        copy.graph.node.extend(nodes)
+    return copy, [f"random operators were held at 0.5: {', '.join(held)}"] if held else []
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    return node.op_type in RANDOM and domain(node) == ""
+
+
+def _held(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Nodes that give the output of a random node its shape and type, filled with 0.5."""
+    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kind = helper.tensor_dtype_to_np_dtype(given.get("dtype", TensorProto.FLOAT))
+    half = numpy_helper.from_array(np.array([0.5], dtype=kind))
+    sizes = f"{node.output[0]}/sizes"
+    if "shape" in given:
+        ask = helper.make_node("Constant", [], [sizes], value=numpy_helper.from_array(np.array(given["shape"], np.int64)))
+    else:
+        ask = helper.make_node("Shape", [node.input[0]], [sizes])
+    return [ask, helper.make_node("ConstantOfShape", [sizes], [node.output[0]], value=half)]
+
+
+def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
+    """A copy whose graph also returns the tensors called `names`."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    have = {output.name for output in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in have)
+    return copy
+
+
+def jittered(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+    """A copy in which every floating-point constant of a linear operator is moved by one unit of its last place.
+
+    Up or down at random, but equal values of a row together, as they are rounded together; zeros stay zeros. What this
+    does to the results is what rounding the constants once more is entitled to do to them: it is the scale on which a
+    fold is judged.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    _dense(copy.graph)
+    movable = _movable(copy.graph)
+    for name, tensor in stored(copy.graph).items():
+        if name in movable and tensor.data_type in (*FLOATS, TensorProto.DOUBLE):
+            moved = _moved(numpy_helper.to_array(tensor), seed)
+            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+    return copy
+
+
+def _dense(graph: onnx.GraphProto) -> None:
+    """ConstantOfShape with a stored shape written out, so that its values can be moved."""
+    known = stored(graph)
+    for node in graph.node:
+        if node.op_type == "ConstantOfShape" and node.input[0] in known and node.attribute:
+            dims = numpy_helper.to_array(known[node.input[0]]).tolist()
+            full = np.broadcast_to(numpy_helper.to_array(node.attribute[0].t), dims)
+            value = helper.make_attribute("value", numpy_helper.from_array(np.ascontiguousarray(full)))
+            node.CopyFrom(helper.make_node("Constant", [], list(node.output), name=node.name))
+            node.attribute.append(value)
+
+
+def _movable(graph: onnx.GraphProto) -> set[str]:
+    """Names that only linear operators read, and none of them to calculate sizes."""
+    sizes = _sizes(graph)
+    linear: set[str] = set()
+    other = {output.name for output in graph.output}
+    for node in graph.node:
+        is_data = node.op_type in LINEAR and not any(name in sizes for name in node.output)
+        (linear if is_data else other).update(node.input)
+    return linear - other
+
+
+def _sizes(graph: onnx.GraphProto) -> set[str]:
+    """Tensors computed from the shapes of tensors and from constants alone."""
+    found: set[str] = set()
+    constants = {*stored(graph), ""}
+    for node in graph.node:
+        from_sizes = bool(node.input) and found.issuperset(set(node.input) - constants) and not constants.issuperset(node.input)
+        if node.op_type in ("Shape", "Size") or from_sizes:
+            found.update(node.output)
+    return found
+
+
+def _moved(values: Array, seed: int) -> Array:
+    """Each finite nonzero value moved to a neighbour of the same sign: its bit pattern counts the values up."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    bits = flat.view(f"u{values.itemsize}")
+    rows = np.arange(flat.size, dtype=np.uint64) // max(1, flat.size // max(1, values.shape[0] if values.ndim else 1))
+    mixed = (bits.astype(np.uint64) + rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)) * np.uint64(0xD6E8FEB86659FD93)
+    mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+    steps = np.where(mixed >> np.uint64(63), 1, -1)
+    moved = (bits.astype(np.int64) + steps).astype(bits.dtype).view(values.dtype)
+    still = (flat == 0) | ~np.isfinite(flat) | ~np.isfinite(moved)
+    return np.where(still, flat, moved).reshape(values.shape)

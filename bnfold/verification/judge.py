@@ -1,0 +1,73 @@
+"""From measurements to a verdict. Every rule here can say no; none says yes to a comparison that could not fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .results import FAIL, INCONCLUSIVE, PASS, VACUOUS, Compared, Level, Structure
+
+
+def judge(structure: Structure | None, levels: Sequence[Level], blocked: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
+    wrong = _wrong(structure, levels)
+    if wrong:
+        return FAIL, wrong
+    if blocked:
+        return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
+    unsure = _unsure(levels)
+    if unsure:
+        return INCONCLUSIVE, unsure
+    if _only_same(levels):
+        return VACUOUS, ("onnxruntime made both models the same graph: they were not compared as they are written",)
+    return PASS, _praise(levels)
+
+
+def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
+    found = list(structure.problems) if structure else []
+    found += [f"optimization {level.level}: {level.why}" for level in levels if level.broken]
+    for level in levels:
+        if level.bad:
+            more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
+            found.append(f"optimization {level.level}: {level.bad[0].place()}: {level.bad[0].why}{more}")
+    return tuple(found)
+
+
+def _only_same(levels: Sequence[Level]) -> bool:
+    ran = [level for level in levels if level.ran]
+    return bool(ran) and all(level.same_graph for level in ran)
+
+
+def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
+    """Reasons not to believe a comparison in which nothing was wrong."""
+    ran = [level for level in levels if level.ran]
+    found = [f"optimization {level.level}: {level.why}" for level in levels if not level.ran and level.why]
+    if not ran:
+        return tuple(found) or ("nothing could be compared",)
+    first = ran[0]
+    outputs = [t for t in first.tensors if t.output]
+    if not outputs:
+        found.append("no output is a tensor of numbers")
+    elif not any(t.usable for t in outputs):
+        found.append("every output is NaN or Inf throughout, in the original as well")
+    elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):
+        found.append("every output is one constant, whatever the input: it cannot show a difference")
+    return tuple(found + [_dispute(first.tensors, t) for t in outputs if t.disputed][:1])
+
+
+def _dispute(tensors: Sequence[Compared], output: Compared) -> str:
+    first = next((t for t in tensors if t.disputed), output)
+    return f"the float64 oracle and onnxruntime disagree about the original from {first.place()} on"
+
+
+def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
+    """What a PASS stands on, in words."""
+    found = []
+    for level in levels:
+        if level.ran:
+            worst = max((t.ratio for t in level.tensors if not t.moved), default=0.0)
+            same = "; onnxruntime makes both the same graph" if level.same_graph else ""
+            found.append(
+                f"optimization {level.level}: {len(level.tensors)} tensors on {len(level.cases)} inputs, "
+                f"largest error {worst:.2g} times what rounding explains{same}"
+            )
+    return tuple(found)

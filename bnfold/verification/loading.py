@@ -1,0 +1,56 @@
+"""Reading models for verification, and placing changed copies of them where onnxruntime can load them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import onnx
+
+from ..errors import ModelProblem
+
+_LARGEST = 2**31 - 2**20  # protobuf cannot serialize a message of 2 GiB
+_numbers = itertools.count()
+
+
+def load(path: str) -> onnx.ModelProto:
+    """The model at `path` with its external data. Raises ModelProblem in words."""
+    try:
+        model = onnx.load(path)
+    except FileNotFoundError as why:
+        raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
+    except onnx.checker.ValidationError as why:
+        raise ModelProblem(f"the external data of {path} cannot be read: {_first(why)}", _AT_ITS_PLACE) from why
+    except Exception as why:  # protobuf's DecodeError is private to its implementation
+        raise ModelProblem(f"{path} is not a readable ONNX model", "Is the file complete, and really ONNX?") from why
+    if not model.graph.node and not model.graph.output:
+        raise ModelProblem(f"{path} holds no ONNX graph", "Is the file complete, and really ONNX?")
+    return model
+
+
+_AT_ITS_PLACE = "External data is looked for beside the model; keep the files together."
+
+
+def _first(why: Exception) -> str:
+    return (str(why).splitlines() or [""])[0]
+
+
+def placed(model: onnx.ModelProto, folder: str) -> bytes | str:
+    """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`."""
+    if model.ByteSize() < _LARGEST:
+        return model.SerializeToString()
+    name = f"copy{next(_numbers)}"
+    path = Path(folder, f"{name}.onnx")
+    onnx.save(model, str(path), save_as_external_data=True, location=f"{name}.data")
+    return str(path)
+
+
+def found(path: Path) -> Path:
+    """`path`, if a model can be there. Raises ModelProblem for a missing file, a folder, an empty file."""
+    if path.is_dir():
+        raise ModelProblem(f"{path} is a folder, not a model", "Name the .onnx file in it.")
+    if not path.exists():
+        raise ModelProblem(f"no model at {path}", "Relative paths start at the current directory.")
+    if path.stat().st_size == 0:
+        raise ModelProblem(f"{path} is empty", "Was it written completely?")
+    return path

@@ -1,0 +1,163 @@
+"""How wrong a tensor is: errors of the original and of the folded model against float64, and what they may be.
+
+The measure is a ratio: the folded model's error over the error a faultless fold is entitled to. That is the largest of
+
+    the original's own error against the oracle,
+    how far the original moves when its constants move by one unit of their last place (`jitter`), and
+    the unit roundoff times the tensor's values.
+
+The second keeps the measure principled where the original is exact by luck (small integers, powers of two), and where a
+large mean cancels: it carries the conditioning of the whole network up to this tensor. All are root mean squares over a
+tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .windows import Array
+
+SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more
+OUTPUT_LIMIT = 4.0  # 0.9 and 8
+TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
+FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
+ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH = range(5)
+
+
+def roundoff(dtype: Any) -> float:
+    """Half the distance from 1 to the next number of a floating-point type."""
+    return 2.0**-8 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps) / 2
+
+
+@dataclass
+class Tally:
+    """Squared errors of one tensor, summed over inputs; `axes` are looked at channel by channel as well."""
+
+    name: str
+    axes: Sequence[int] = ()
+    bounded: bool = False  # made by Sigmoid or the like: accurate to a roundoff of 1, not of its own value
+    roundoff: float = 2.0**-24
+    sums: dict[int | None, Array] = field(default_factory=dict)
+    largest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # largest absolute error: original, folded
+    elements: int = 0
+    excluded: int = 0  # not finite in the original either: nothing can be learned there
+    broken: int = 0  # not finite, or of another kind of not finite, only in the folded model
+    flips: list[int] = field(default_factory=lambda: [0, 0, 0])  # wrong integers: original, folded, jitter
+    misshapen: str = ""
+    span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
+
+    def add(self, truth: Array | None, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
+        """Take in one run. Without an oracle `truth` is None and only the drift between the models is measured."""
+        if original.shape != folded.shape or original.dtype != folded.dtype:
+            self.misshapen = f"{original.dtype}{list(original.shape)} became {folded.dtype}{list(folded.shape)}"
+            return
+        self.elements += original.size
+        if original.dtype.kind not in "fV" and original.dtype.name != "bfloat16":
+            self._count_flips(original if truth is None else truth, original, folded, jittered)
+            return
+        self.roundoff = roundoff(original.dtype)
+        runs = [_plain(run) for run in (original, folded, *jittered)]
+        self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs[0], runs[1], runs[2:])
+
+    def _add_floats(self, truth: Array, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
+        with np.errstate(all="ignore"):
+            errors = [np.subtract(run, truth, dtype=np.float64) for run in (original, folded, *jittered)]
+            errors[2:] = [errors[1] - errors[0], *(e - errors[0] for e in errors[2:])]
+            if not all(np.isfinite(np.vdot(e, e)) for e in errors):
+                truth, errors = self._finite(truth, original, folded, errors)
+        for which in (ORIGINAL, FOLDED):
+            error = errors[which]
+            self.largest[which] = max(self.largest[which], float(error.max(initial=0.0)), -float(error.min(initial=0.0)))
+        low, high = float(truth.min(initial=np.inf)), float(truth.max(initial=-np.inf))
+        self.span = [min(self.span[0], low), max(self.span[1], high)]
+        weight = 1.0 / (float(np.vdot(truth, truth)) / max(1, truth.size) or 1.0)
+        for axis in (None, *self.axes):
+            if axis is None or truth.ndim > axis:
+                self._accumulate(axis, truth, errors, weight)
+
+    def _finite(self, truth: Array, original: Array, folded: Array, errors: list[Array]) -> tuple[Array, list[Array]]:
+        """Leave out what is not finite, after counting what the fold broke."""
+        sure, ours, theirs = np.isfinite(truth), np.isfinite(original), np.isfinite(folded)
+        kinds = np.nan_to_num(original, nan=7.0, posinf=8.0, neginf=9.0), np.nan_to_num(folded, nan=7.0, posinf=8.0, neginf=9.0)
+        odd = ~sure & (ours != theirs) | ~sure & ~ours & ~theirs & (kinds[0] != kinds[1])
+        self.broken += int(np.count_nonzero((sure & ours & ~theirs) | odd))
+        usable = sure & ours & theirs & np.logical_and.reduce([np.isfinite(e) for e in errors])
+        self.excluded += int(usable.size - np.count_nonzero(usable))
+        return np.where(usable, truth, 0.0), [np.where(usable, e, 0.0) for e in errors]
+
+    def _accumulate(self, axis: int | None, truth: Array, errors: list[Array], weight: float) -> None:
+        squares = [_squares(e, axis) for e in errors]
+        jitter = np.mean(squares[3:], axis=0) if squares[3:] else np.zeros_like(squares[0])
+        ones = truth.size / max(1, len(squares[0]))
+        rows = [squares[0], squares[1], jitter, squares[2], _squares(truth, axis), np.full_like(squares[0], ones)]
+        total = np.stack(rows) * weight
+        if axis in self.sums and self.sums[axis].shape != total.shape:
+            return  # another size of a dynamic dimension: this axis has no fixed channels
+        self.sums[axis] = self.sums[axis] + total if axis in self.sums else total
+
+    def _count_flips(self, truth: Any, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
+        for i, runs in enumerate(([original], [folded], jittered)):
+            self.flips[i] += max((int(np.count_nonzero(run != truth)) for run in runs), default=0)
+
+    @property
+    def usable(self) -> bool:
+        """There was something to compare."""
+        return self.elements > self.excluded and not self.misshapen
+
+    @property
+    def constant(self) -> bool:
+        """The tensor holds one and the same value whatever the input."""
+        return bool(self.span[0] == self.span[1])
+
+    def _allowed(self, axis: int | None) -> Array:
+        """Squared errors that rounding explains without the original's own error."""
+        sums = self.sums[axis]
+        floor = self.roundoff**2 * np.maximum(sums[TRUTH], sums[5] if self.bounded else 0.0)
+        return np.maximum(sums[JITTER], floor)
+
+    @property
+    def disputed(self) -> bool:
+        """The original itself is further from the oracle than rounding explains: one of the two is mistaken."""
+        return None in self.sums and bool((self.sums[None][ORIGINAL] > TRUST**2 * self._allowed(None)).any())
+
+    def ratios(self, axis: int | None) -> Array:
+        """Error of the folded model over the error it is entitled to: one number, or one per channel of `axis`.
+
+        Where the oracle is disputed the folded model is held against the original instead.
+        """
+        if axis not in self.sums:
+            return np.zeros(1)
+        error, allowed = self.sums[axis][FOLDED], np.maximum(self._allowed(axis), self.sums[axis][ORIGINAL])
+        if self.disputed:
+            error, allowed = self.sums[axis][DRIFT], self._allowed(axis)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(error > 0, np.sqrt(error / allowed), 0.0)  # type: ignore[no-any-return]
+
+    @property
+    def tipped(self) -> bool:
+        """More integers are wrong in the folded model than near ties explain."""
+        original, folded, jitter = self.flips
+        return folded > max(OUTPUT_LIMIT * max(original, jitter), FLIPS * self.elements)
+
+    def worst(self) -> tuple[float, int | None, int | None]:
+        """The largest ratio, and the axis and channel it is at (None: the whole tensor)."""
+        found = [(float(r.max()), axis, int(r.argmax())) for axis in self.sums if (r := self.ratios(axis)).size]
+        ratio, axis, channel = max(found, key=lambda entry: entry[0], default=(0.0, None, 0))
+        return ratio, axis, None if axis is None else channel
+
+
+def _plain(run: Array) -> Array:
+    """A type numpy calculates with."""
+    return run if run.dtype.kind == "f" else run.astype(np.float64)
+
+
+def _squares(values: Array, axis: int | None) -> Array:
+    """Sum of squares over everything, or over all axes but one."""
+    if axis is None:
+        return np.array([np.vdot(values, values)])
+    laid = values.reshape(int(np.prod(values.shape[:axis])), values.shape[axis], -1)
+    return np.square(laid).sum(axis=2).sum(axis=0)  # type: ignore[no-any-return]

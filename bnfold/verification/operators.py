@@ -1,0 +1,170 @@
+"""Operators that onnx's reference evaluates wrongly, for another opset, or not at all; in float64.
+
+Known errors of onnx 1.23's reference, each replaced here or beside: BatchNormalization-9 mixes batch statistics in,
+BatchNormalization-7 trains; Softmax and its kin before opset 13 normalize one axis instead of all trailing ones; LRN
+loops over the batch instead of the channels; Upsample-7 and Resize-10 are read with the arguments of later versions;
+DequantizeLinear rounds int32 to float32; ConvTranspose with groups (convolution.py).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from onnx.reference.op_run import OpRun
+
+from .convolution import Conv, ConvTranspose
+from .pooling import AveragePool, MaxPool
+from .windows import Array
+
+
+class _Standard(OpRun):
+    """An operator of the standard domain that knows which opset it is read with."""
+
+    op_domain = ""
+
+    @property
+    def opset(self) -> int:
+        opsets = self.run_params["opsets"]
+        return int(opsets.get("", opsets.get("ai.onnx", 1)))
+
+    def given(self, name: str, default: Any) -> Any:
+        """An attribute as the node states it, or `default`: not the default of a later version of the operator."""
+        stated = {attribute.name for attribute in self.onnx_node.attribute}
+        return getattr(self, name) if name in stated else default
+
+
+class BatchNormalization(_Standard):
+    """scale * (x - mean) / sqrt(var + epsilon) + shift: inference of every opset, `spatial=0` included."""
+
+    def _run(self, x, scale, shift, mean, var, **attributes):  # type: ignore[no-untyped-def]
+        if self._trains:
+            raise NotImplementedError("BatchNormalization in training mode")
+        one_per_channel = (-1, *(1,) * (x.ndim - 2))
+        laid = x.shape[1:] if not self.given("spatial", 1) else one_per_channel
+        scale, shift, mean, var = (p.reshape(laid) for p in (scale, shift, mean, var))
+        return (scale * (x - mean) / np.sqrt(var + self.given("epsilon", 1e-5)) + shift,)
+
+    @property
+    def _trains(self) -> bool:
+        if self.opset >= 14:
+            return bool(self.given("training_mode", 0))
+        return len([name for name in self.onnx_node.output if name]) > 1 or (
+            self.opset < 7 and not self.given("is_test", 0)
+        )
+
+
+def _normalized(x: Array, axes: tuple[int, ...]) -> Array:
+    grown = np.exp(x - x.max(axis=axes, keepdims=True))
+    return grown / grown.sum(axis=axes, keepdims=True)  # type: ignore[no-any-return]
+
+
+class Softmax(_Standard):
+    """exp(x) / sum(exp(x)) over one axis; before opset 13 over that axis and all behind it."""
+
+    def _axes(self, x: Array) -> tuple[int, ...]:
+        if self.opset >= 13:
+            return (self.given("axis", -1),)
+        axis = self.given("axis", 1)
+        return tuple(range(axis + x.ndim if axis < 0 else axis, x.ndim))
+
+    def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
+        return (_normalized(x, self._axes(x)) if x.size else x,)
+
+
+class LogSoftmax(Softmax):
+    """log(Softmax(x)), without the loss of taking the logarithm of a rounded quotient."""
+
+    def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
+        axes = self._axes(x)
+        low = x - x.max(axis=axes, keepdims=True)
+        return (low - np.log(np.exp(low).sum(axis=axes, keepdims=True)),)
+
+
+class LRN(_Standard):
+    """x / (bias + alpha/size * sum of squares over `size` neighbouring channels) ** beta."""
+
+    def _run(self, x, alpha=None, beta=None, bias=None, size=None):  # type: ignore[no-untyped-def]
+        before = (size - 1) // 2
+        widths = [(0, 0), (before, size - 1 - before), *[(0, 0)] * (x.ndim - 2)]
+        squares = np.lib.stride_tricks.sliding_window_view(np.pad(x**2, widths), size, axis=1).sum(axis=-1)
+        return (x / (bias + alpha / size * squares) ** beta,)
+
+
+class DequantizeLinear(_Standard):
+    """(x - zero_point) * scale: per tensor, per axis, or in blocks along an axis."""
+
+    def _run(self, x, scale, zero_point=None, **attributes):  # type: ignore[no-untyped-def]
+        axis, block = self.given("axis", 1), self.given("block_size", 0)
+        scale = _laid(scale, x.shape, axis, block)
+        zero = 0.0 if zero_point is None else _laid(zero_point.astype(np.float64), x.shape, axis, block)
+        return ((x.astype(np.float64) - zero) * scale,)
+
+
+def _laid(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+    """Quantization parameters laid out so that they broadcast against data of `shape`."""
+    if block:
+        return np.repeat(values, block, axis=axis).take(range(shape[axis]), axis=axis)
+    if values.size == 1:
+        return values.reshape(())
+    return values.reshape([-1 if i == axis % len(shape) else 1 for i in range(len(shape))])
+
+
+def _stretched(x: Array, axis: int, scale: float, mode: str) -> Array:
+    """One axis resized by `scale` with coordinates i / scale, as Upsample and Resize-10 do."""
+    size, count = x.shape[axis], int(np.floor(x.shape[axis] * scale))
+    if scale == 1 or count == 0:
+        return x
+    at = np.arange(count) / scale
+    if mode == "nearest":
+        index = np.ceil(at) if scale < 1 else np.floor(at)
+        return x.take(np.clip(index, 0, size - 1).astype(np.intp), axis=axis)
+    low = np.clip(np.floor(at), 0, size - 1).astype(np.intp)
+    weight = np.clip(at - low, 0, 1).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    return x.take(low, axis=axis) * (1 - weight) + x.take(np.minimum(low + 1, size - 1), axis=axis) * weight
+
+
+class Upsample(_Standard):
+    """Upsample-7 (scales are an attribute) and Upsample-9 (scales are an input)."""
+
+    def _run(self, x, scales=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
+        mode = self.given("mode", "nearest")
+        for axis, scale in enumerate(self.given("scales", scales)):
+            x = _stretched(x, axis, float(scale), mode)
+        return (x,)
+
+
+class Resize10(Upsample):
+    """Resize-10: Upsample that may also shrink."""
+
+
+class ImageScaler(_Standard):
+    """scale * x + bias[channel]: an experimental operator of opset 1 that onnxmltools wrote for years."""
+
+    def _run(self, x, bias=None, scale=None):  # type: ignore[no-untyped-def]
+        return (x * self.given("scale", 1.0) + np.reshape(self.given("bias", [0.0]), (-1, 1, 1)),)
+
+
+class ZipMap(OpRun):
+    """The last operator of classifiers that were trained elsewhere: a dictionary of scores per row. No arithmetic."""
+
+    op_domain = "ai.onnx.ml"
+
+    def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
+        return ([dict(enumerate(row)) for row in np.atleast_2d(x)],)
+
+
+REPLACED: tuple[type[OpRun], ...] = (
+    Conv,
+    ConvTranspose,
+    MaxPool,
+    AveragePool,
+    BatchNormalization,
+    Softmax,
+    LogSoftmax,
+    LRN,
+    DequantizeLinear,
+    Upsample,
+    ImageScaler,
+    ZipMap,
+)

@@ -1,0 +1,117 @@
+"""The oracle: what a model computes in float64, whatever precision it is stored in.
+
+It shares no code with the fold or with onnxruntime: onnx's ReferenceEvaluator on a float64 copy of the model, with the
+operators replaced that it is known to get wrong or slow. Where it still cannot evaluate a node it says which.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from .doubles import doubled
+from .operators import REPLACED, Resize10
+from .protos import called, opset, subgraphs
+from .windows import Array
+
+
+class CannotEvaluate(Exception):
+    """The oracle does not know how to compute a node; `operator` names its operator."""
+
+    def __init__(self, operator: str, why: object) -> None:
+        super().__init__(f"{operator}: {why}".splitlines()[0])
+        self.operator = operator
+
+
+class _Evaluator(ReferenceEvaluator):
+    """ReferenceEvaluator with our operators, also inside functions and subgraphs, that names a node it fails on."""
+
+    def __init__(self, proto: Any, new_ops: Any = None, **options: Any) -> None:
+        super().__init__(proto, new_ops=new_ops or list(REPLACED), **options)
+
+    def _load_impl(self, node: Any, *rest: Any) -> Any:
+        version = self.opsets_.get("", self.opsets_.get("ai.onnx", 0))
+        if node.op_type == "Resize" and node.domain == "" and version == 10:
+            return Resize10
+        try:
+            return super()._load_impl(node, *rest)
+        except (NotImplementedError, RuntimeError, ValueError, AttributeError, KeyError) as why:
+            if type(why).__name__ == "RuntimeContextError":
+                raise
+            raise CannotEvaluate(called(node), why) from why
+
+
+class Oracle:
+    """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        wide = doubled(model)
+        try:
+            self._evaluator = _Evaluator(wide)
+        except (TypeError, RuntimeError, ValueError, NotImplementedError) as why:
+            raise CannotEvaluate("the graph", why) from why
+        self._graph = wide.graph
+        self._opset = opset(model)
+
+    def evaluate(self, feeds: Mapping[str, Array], names: Iterable[str] | None = None) -> dict[str, Any]:
+        """The tensors called `names` (default: the graph's outputs) for the inputs `feeds`, floating point as float64.
+
+        Values that nobody needs any more are dropped on the way, so memory holds `names` and what is being worked on.
+        """
+        wanted = set(names) if names is not None else {output.name for output in self._graph.output}
+        values: dict[str, Any] = {"": None, **self._evaluator.rt_inits_}
+        values.update((name, _wide(value)) for name, value in feeds.items())
+        left = Counter(name for node in self._graph.node for name in _reads(node))
+        with np.errstate(all="ignore"):
+            for node in self._evaluator.rt_nodes_:
+                self._step(node, values)
+                self._drop(node.onnx_node, values, left, wanted)
+        return {name: values[name] for name in wanted if name in values}
+
+    def _step(self, node: Any, values: dict[str, Any]) -> None:
+        inputs = [values.get(name) for name in node.input]
+        context = {"context": values} if node.need_context() else {}
+        try:
+            outputs = node.run(*inputs, **context)
+        except CannotEvaluate:
+            raise
+        except Exception as why:  # any numpy error of any operator: it is the operator that is named
+            raise CannotEvaluate(called(node.onnx_node), _cause(why)) from why
+        values.update(zip(node.output, outputs, strict=False))
+
+    def _drop(self, node: onnx.NodeProto, values: dict[str, Any], left: Counter[str], wanted: set[str]) -> None:
+        left.subtract(_reads(node))
+        for name in (*_reads(node), *node.output):
+            if name and left[name] <= 0 and name not in wanted:
+                values.pop(name, None)
+
+
+def _cause(why: BaseException) -> BaseException:
+    """The first error of a chain: ReferenceEvaluator wraps errors in messages about argument types."""
+    return _cause(why.__cause__) if why.__cause__ else why
+
+
+def _wide(value: Array) -> Array:
+    is_float = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
+    return value.astype(np.float64) if is_float else value
+
+
+def _reads(node: onnx.NodeProto) -> list[str]:
+    """Every name a node reads, those that its subgraphs capture included."""
+    names = list(node.input)
+    for graph in subgraphs(node):
+        names += [name for inner in graph.node for name in _reads(inner)]
+        names += [output.name for output in graph.output]
+    return names
+
+
+def evaluate(
+    model: onnx.ModelProto, feeds: Mapping[str, Array], names: Iterable[str] | None = None
+) -> dict[str, Any]:
+    """One float64 evaluation of `model`: the tensors called `names`, or its outputs."""
+    return Oracle(model).evaluate(feeds, names)

@@ -1,0 +1,80 @@
+"""What verification asks of a ModelProto: its graphs, its nodes, its tensors, what a caller feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+
+FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs in the attributes of one node (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and every graph nested in it."""
+    yield graph
+    for node in graph.node:
+        for inner in subgraphs(node):
+            yield from graphs(inner)
+
+
+def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """All nodes: of the graph, of nested graphs, of functions and of the graphs nested in those."""
+    for graph in graphs(model.graph):
+        yield from graph.node
+    for function in model.functions:
+        for node in function.node:
+            yield node
+            for inner in subgraphs(node):
+                for graph in graphs(inner):
+                    yield from graph.node
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of the standard operator set the model imports (0: none)."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+
+
+def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Every tensor the graph stores by name: initializers, and Constant nodes that hold a tensor."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return found
+
+
+def fed(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs a caller has to feed: an input that is also an initializer has a value already."""
+    initial = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in initial]
+
+
+def produced(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Which node makes each tensor of the graph itself, in topological order."""
+    return {name: node for node in graph.node for name in node.output if name}
+
+
+def shape(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
+    """Dimensions of a value: a number, a symbolic name, or None each; None alone where the rank is unknown."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or None for d in tensor.shape.dim]
+
+
+def domain(node: onnx.NodeProto) -> str:
+    """The operator's domain, the two spellings of the standard one made one."""
+    return "" if node.domain == "ai.onnx" else node.domain
+
+
+def called(node: onnx.NodeProto) -> str:
+    """The operator of a node as a person writes it: `Conv`, or `custom.domain::Op`."""
+    return f"{domain(node)}::{node.op_type}" if domain(node) else node.op_type

@@ -1,0 +1,61 @@
+"""What was measured on one tensor, as plain data."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .measure import FOLDED, OUTPUT_LIMIT, SITE_LIMIT, TRUTH, Tally
+
+
+def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, Any]:
+    """A tensor's measure and whether it is within the limit; `why` says in words what is wrong if it is not."""
+    ratio, axis, channel = tally.worst()
+    limit = OUTPUT_LIMIT if output and not site else SITE_LIMIT
+    whole = float(tally.ratios(None).max())
+    over = ratio > limit or (output and whole > OUTPUT_LIMIT)
+    return {
+        "name": tally.name,
+        "operator": operator,
+        "output": output,
+        "site": site,
+        "ok": not (tally.misshapen or tally.broken or tally.tipped or over),
+        "why": _why(tally, ratio, limit),
+        "ratio": finite(ratio),
+        "tensor_ratio": finite(whole),
+        "limit": limit,
+        "axis": axis,
+        "channel": channel,
+        "max_abs_original": tally.largest[0],
+        "max_abs_folded": tally.largest[1],
+        "rms_original": _relative(tally, 0),
+        "rms_folded": _relative(tally, FOLDED),
+        "disputed": tally.disputed,
+        "usable": tally.usable,
+        "constant": tally.constant,
+        "excluded": tally.excluded,
+        "elements": tally.elements,
+    }
+
+
+def _why(tally: Tally, ratio: float, limit: float) -> str:
+    if tally.misshapen:
+        return f"its type or shape changed: {tally.misshapen}"
+    if tally.broken:
+        return f"{tally.broken} values became NaN or Inf, or another of these"
+    if tally.tipped:
+        return f"{tally.flips[1]} of {tally.elements} integers are wrong (original: {tally.flips[0]})"
+    return f"its error is {ratio:.3g} times what rounding explains (limit {limit:g})"
+
+
+def _relative(tally: Tally, which: int) -> float:
+    """Root mean square error over that of the true values."""
+    sums = tally.sums.get(None)
+    if sums is None or not sums[TRUTH, 0] > 0:
+        return 0.0
+    return finite(math.sqrt(float(sums[which, 0] / sums[TRUTH, 0])))
+
+
+def finite(value: float) -> float:
+    """JSON has no infinity: the largest float stands for it."""
+    return min(float(value), 1.7976931348623157e308)

@@ -1,0 +1,77 @@
+"""Which tensors two graphs share, where the graphs differ, and which differences are undone further on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import onnx
+
+from .protos import produced, stored, subgraphs
+
+
+def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
+    """Names that a node makes in both graphs, in the order of the folded one; constants left out."""
+    ours = produced(original)
+    return [n for n, node in produced(folded).items() if n in ours and node.op_type not in ("Constant", "ConstantOfShape")]
+
+
+def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
+    """Tensors of the folded graph whose node, or a constant it reads, is not byte for byte that of the original."""
+    ours, old, new = produced(original), stored(original), stored(folded)
+    changed = {name for name, tensor in new.items() if name not in old or old[name] != tensor}
+    return {
+        name
+        for name, node in produced(folded).items()
+        if name not in ours or ours[name] != node or changed.intersection(node.input)
+    }
+
+
+def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:
+    """Shared tensors that hold other values by design: the inside of a chain that an affine was moved along.
+
+    A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor that
+    is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right, it can
+    only hide it (a Relu over a dead channel).
+    """
+    outputs = {output.name for output in folded.output}
+    readers = _readers(folded)
+    excused: dict[str, bool] = {}
+    restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
+    for name in reversed(list(produced(folded))):
+        fine, inner = good.get(name, False), name not in outputs and bool(readers.get(name))
+        made = [output for node in readers.get(name, ()) for output in node.output if output]
+        restored[name] = fine or (inner and all(restored.get(o, False) for o in made))
+        excused[name] = inner and all(
+            restored.get(o, False) if o in edits else (not good.get(o, False) and excused.get(o, False)) for o in made
+        )
+    return {name for name, fine in good.items() if not fine and excused.get(name, False)}
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in set(_reads(node)):
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names a node reads, those captured by its subgraphs included."""
+    yield from node.input
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from _reads(inner)
+        yield from (output.name for output in graph.output)
+
+
+def shape_of_graph(model: onnx.ModelProto) -> list[str]:
+    """A description of a graph that ignores names and the numbers in constants: equal for graphs of the same structure."""
+    meaning = {value.name: f"input {i}" for i, value in enumerate(model.graph.input)}
+    meaning.update((t.name, f"{t.data_type}{list(t.dims)}") for t in model.graph.initializer)
+    known: dict[str, int] = {}
+    for node in model.graph.node:
+        attributes = sorted(a.SerializeToString(deterministic=True).hex() for a in node.attribute)
+        key = f"{node.domain}:{node.op_type}{attributes}{[meaning.get(name, '') for name in node.input]}"
+        number = known.setdefault(key, len(known))  # nested names would grow with depth; numbers do not
+        meaning.update((name, f"{number}.{i}") for i, name in enumerate(node.output))
+    return [meaning.get(output.name, "") for output in model.graph.output] + sorted(known)

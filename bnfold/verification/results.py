@@ -1,0 +1,120 @@
+"""What a verification found, as values: frozen, and ready to print or to write as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
+SCHEMA = "bnfold.verify/1"
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor under one level of onnxruntime's optimization.
+
+    `ratio` is the folded model's error over the error a faultless fold is entitled to, the worst of the tensor and, at
+    a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the true values.
+    """
+
+    name: str
+    operator: str
+    output: bool
+    site: bool
+    ok: bool
+    why: str
+    ratio: float
+    tensor_ratio: float
+    limit: float
+    axis: int | None
+    channel: int | None
+    max_abs_original: float
+    max_abs_folded: float
+    rms_original: float
+    rms_folded: float
+    disputed: bool
+    usable: bool
+    constant: bool
+    excluded: int
+    elements: int
+    moved: bool
+
+    def place(self) -> str:
+        """Where it is, for a sentence."""
+        kind = "output" if self.output else "fold site" if self.site else "tensor"
+        at = f" channel {self.channel}" if self.axis is not None and self.channel is not None else ""
+        return f"{kind} {self.name!r} ({self.operator}){at}"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of onnxruntime's graph optimization: `off` shows the models as written, `default` as they are served."""
+
+    level: str
+    ran: bool
+    why: str  # why it did not run
+    broken: bool  # it is the folded model alone that does not run
+    same_graph: bool  # onnxruntime made both models the same graph: comparing them here shows nothing
+    cases: tuple[str, ...]
+    tensors: tuple[Compared, ...]
+
+    @property
+    def bad(self) -> tuple[Compared, ...]:
+        """Tensors over their limit, in the order of the graph."""
+        return tuple(tensor for tensor in self.tensors if not tensor.ok)
+
+    def worst(self, *, output: bool) -> Compared | None:
+        """The tensor with the largest ratio among the outputs, or among all others that count."""
+        found = [t for t in self.tensors if t.output is output and not t.moved]
+        return max(found, key=lambda t: t.ratio, default=None)
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Everything about the models that can be compared without running them."""
+
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    original: dict[str, int]
+    folded: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The verdict on a folded model: PASS, FAIL, VACUOUS (the comparison could not have failed) or INCONCLUSIVE."""
+
+    verdict: str
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...]
+    structure: Structure | None
+    levels: tuple[Level, ...]
+    models: dict[str, dict[str, Any]]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict == PASS
+
+    @property
+    def errors(self) -> tuple[float, float]:
+        """The largest absolute error of the outputs against float64, optimization off: original, folded."""
+        outputs = [t for level in self.levels if level.level == "off" for t in level.tensors if t.output]
+        return max((t.max_abs_original for t in outputs), default=0.0), max((t.max_abs_folded for t in outputs), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: outputs, fold sites, and whatever else is over its limit; other tensors as a count."""
+        levels = []
+        for level in self.levels:
+            kept = [asdict(t) for t in level.tensors if t.output or t.site or not t.ok]
+            levels.append({**asdict(level), "tensors": kept, "tensors_compared": len(level.tensors)})
+        return {
+            "schema": SCHEMA,
+            "verdict": self.verdict,
+            "reasons": list(self.reasons),
+            "notes": list(self.notes),
+            "models": self.models,
+            "structure": asdict(self.structure) if self.structure else None,
+            "worst_error": dict(zip(("original", "folded"), self.errors, strict=True)),
+            "levels": levels,
+            "seconds": round(self.seconds, 3),
+        }

@@ -1,0 +1,115 @@
+"""Sessions of onnxruntime: made in one place, with options that are checked because onnxruntime takes typos silently."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from ..errors import UsageProblem
+
+LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "default": "ORT_ENABLE_ALL"}
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+SESSION_ENTRIES = frozenset(
+    {
+        "session.disable_cpu_ep_fallback",
+        "session.record_ep_graph_assignment_info",
+        "session.intra_op.allow_spinning",
+        "session.inter_op.allow_spinning",
+        "session.set_denormal_as_zero",
+        "optimization.disable_specified_optimizers",
+    }
+)
+PROVIDER_OPTIONS = {  # documented names: https://onnxruntime.ai/docs/execution-providers/
+    CPU: frozenset[str](),
+    CUDA: frozenset(
+        "device_id gpu_mem_limit arena_extend_strategy cudnn_conv_algo_search cudnn_conv_use_max_workspace "
+        "cudnn_conv1d_pad_to_nc1d do_copy_in_default_stream enable_cuda_graph enable_cudnn fuse_conv_bias prefer_nhwc "
+        "use_tf32 use_ep_level_unified_stream sdpa_kernel tunable_op_enable tunable_op_tuning_enable "
+        "tunable_op_max_tuning_duration_ms enable_skip_layer_norm_strict_mode".split()
+    ),
+    TENSORRT: frozenset(
+        "device_id trt_fp16_enable trt_bf16_enable trt_int8_enable trt_engine_cache_enable trt_engine_cache_path "
+        "trt_engine_cache_prefix trt_timing_cache_enable trt_timing_cache_path trt_force_timing_cache "
+        "trt_builder_optimization_level trt_max_workspace_size trt_min_subgraph_size trt_max_partition_iterations "
+        "trt_profile_min_shapes trt_profile_opt_shapes trt_profile_max_shapes trt_op_types_to_exclude "
+        "trt_cuda_graph_enable trt_detailed_build_log trt_engine_hw_compatible trt_context_memory_sharing_enable "
+        "trt_layer_norm_fp32_fallback trt_auxiliary_streams".split()
+    ),
+}
+
+
+class CannotRun(Exception):
+    """onnxruntime will not load or run the model; the text is its reason in one line."""
+
+
+def threads() -> int:
+    """How many processors this process may use: what verify and bench give to onnxruntime."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Provider options as onnxruntime wants them. Raises UsageProblem for a provider or an option it does not document."""
+    if provider not in PROVIDER_OPTIONS:
+        raise UsageProblem(f"unknown execution provider {provider!r}", f"Known: {', '.join(PROVIDER_OPTIONS)}.")
+    for name in options:
+        if name not in PROVIDER_OPTIONS[provider]:
+            known = ", ".join(sorted(PROVIDER_OPTIONS[provider])) or "none"
+            raise UsageProblem(f"{provider} has no option {name!r}", f"Known: {known}.")
+    return {name: str(value) for name, value in options.items()}
+
+
+def options(
+    level: str, *, entries: Mapping[str, str] | None = None, deterministic: bool = False, threads: int = 0
+) -> Any:
+    """SessionOptions at graph optimization `level` (a key of `LEVELS`); only errors are logged."""
+    import onnxruntime as ort
+
+    made = ort.SessionOptions()
+    made.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
+    made.use_deterministic_compute = deterministic
+    made.log_severity_level = 4
+    made.intra_op_num_threads = threads
+    for name, value in (entries or {}).items():
+        if name not in SESSION_ENTRIES:
+            raise UsageProblem(f"onnxruntime has no session entry {name!r}", f"Known: {', '.join(sorted(SESSION_ENTRIES))}.")
+        made.add_session_config_entry(name, value)
+    return made
+
+
+def session(model: bytes | str, made: Any, *, provider: str = CPU, provider_options: Mapping[str, str] | None = None) -> Any:
+    """A session of `model` (serialized, or a path) on exactly one provider. Raises `CannotRun`."""
+    import onnxruntime as ort
+
+    placed = [(provider, checked(provider, provider_options or {}))]
+    try:
+        return ort.InferenceSession(model, made, providers=placed, enable_fallback=0)
+    except Exception as why:  # onnxruntime's exceptions have no common base
+        raise CannotRun(one_line(why)) from why
+
+
+def outputs(running: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+    """One run of a session. Raises `CannotRun`."""
+    try:
+        return list(running.run(list(names), dict(feeds)))
+    except Exception as why:
+        raise CannotRun(one_line(why)) from why
+
+
+def optimized(model: bytes | str, level: str, path: str) -> onnx.ModelProto:
+    """The graph that onnxruntime really runs at `level` on the CPU provider, written to `path` on the way."""
+    made = options(level)
+    made.optimized_model_filepath = path
+    session(model, made)
+    return onnx.load(path)
+
+
+def one_line(why: BaseException) -> str:
+    """The first line of onnxruntime's message, without its preamble and the paths of its sources."""
+    text = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
+    return re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/onnxruntime_src/\S+ [^)]*\) ?", "", text).strip()

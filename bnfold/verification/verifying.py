@@ -1,0 +1,114 @@
+"""`verify`: structure and numbers of two models, each looked at in a child process, and one verdict."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageProblem
+from . import child
+from .judge import judge
+from .loading import found, placed
+from .results import PASS, Compared, Level, Structure, Verification
+
+if TYPE_CHECKING:
+    import onnx
+
+SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
+LEVELS = ("off", "default")
+SAME_FILE = "the two files are the same, byte for byte: there is nothing to compare"
+
+
+def verify(
+    original: str | os.PathLike[str] | onnx.ModelProto,
+    folded: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    effort: str = "fast",
+    seed: int = 0,
+    levels: Sequence[str] = LEVELS,
+) -> Verification:
+    """Decide whether `folded` computes what `original` computes, up to rounding.
+
+    Both run on onnxruntime's CPU provider, with graph optimization off (every tensor the two share is compared) and at
+    its default (outputs), against a float64 evaluation of the original that shares no code with fold or runtime.
+    `effort` is `fast` (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
+    Raises ModelProblem where a file is no readable model.
+    """
+    _check(effort, levels)
+    started = time.perf_counter()
+    with located(original) as first, located(folded) as second:
+        models = {"original": _describe(first), "folded": _describe(second)}
+        request = {"original": str(first), "folded": str(second), "effort": effort, "seed": seed, "levels": list(levels)}
+        structure, blocked = _structure(request)
+        if models["original"]["sha256"] == models["folded"]["sha256"] and not blocked:
+            verdict, reasons, numbers = PASS, (SAME_FILE,), _Numbers()
+        else:
+            numbers = _numbers(request)
+            verdict, reasons = judge(structure, numbers.levels, (*blocked, *numbers.blocked))
+    notes = (*(structure.notes if structure else ()), *numbers.notes)
+    return Verification(verdict, reasons, notes, structure, numbers.levels, models, time.perf_counter() - started)
+
+
+def _check(effort: str, levels: Sequence[str]) -> None:
+    if effort not in SECONDS:
+        raise UsageProblem(f"unknown effort {effort!r}", f"Choose one of: {', '.join(SECONDS)}.")
+    for level in levels:
+        if level not in LEVELS:
+            raise UsageProblem(f"unknown optimization level {level!r}", f"Choose from: {', '.join(LEVELS)}.")
+    if not levels:
+        raise UsageProblem("no optimization level to compare at", f"Choose from: {', '.join(LEVELS)}.")
+
+
+@contextmanager
+def located(model: str | os.PathLike[str] | onnx.ModelProto) -> Iterator[Path]:
+    """A path where a child process finds `model`: its own, or that of a temporary copy of a model in memory."""
+    if isinstance(model, str | os.PathLike):
+        yield found(Path(model))
+        return
+    with TemporaryDirectory(prefix="bnfold-") as folder:
+        held = placed(model, folder)
+        path = Path(held) if isinstance(held, str) else Path(folder, "model.onnx")
+        if isinstance(held, bytes):
+            path.write_bytes(held)
+        yield path
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[str]]:
+    try:
+        answer = child.run("structure", request, seconds=SECONDS[request["effort"]])
+    except child.Crashed as why:
+        return None, [str(why)]
+    lists = {key: tuple(answer[key]) for key in ("problems", "notes")}
+    return Structure(**lists, original=answer["original"], folded=answer["folded"]), []
+
+
+class _Numbers:
+    """The answer of the numeric tier."""
+
+    def __init__(self, levels: Sequence[Level] = (), blocked: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
+        self.levels, self.blocked, self.notes = tuple(levels), tuple(blocked), tuple(notes)
+
+
+def _numbers(request: Mapping[str, Any]) -> _Numbers:
+    try:
+        answer = child.run("numbers", request, seconds=SECONDS[request["effort"]])
+    except child.Crashed as why:
+        return _Numbers(blocked=[str(why)])
+    return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"])
+
+
+def _level(entry: Mapping[str, Any]) -> Level:
+    tensors = tuple(Compared(**tensor) for tensor in entry["tensors"])
+    return Level(**{**entry, "cases": tuple(entry["cases"]), "tensors": tensors})
