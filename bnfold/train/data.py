@@ -1,0 +1,133 @@
+"""Labelled images to train on: `load(name, folder)` gives a Dataset.
+
+Adding a dataset is one function from a folder (or None) to a Dataset and one row in DATASETS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelProblem
+from . import cifar, folder, idx
+from .normalization import Normalization, Pixels
+from .options import need, unknown
+
+Labels = npt.NDArray[np.int64]
+DIGITS = tuple("0123456789")
+GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+VEHICLES_AND_ANIMALS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FOLDER = "folder:"
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (N, C, H, W) as stored, and the index of each one's class."""
+
+    images: Pixels
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, chosen: npt.NDArray[np.intp]) -> Split:
+        return Split(self.images[chosen], self.labels[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """`train` to learn from, `test` held out; the same images in the same order on every machine."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    normalization: Normalization
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        channels, height, width = self.train.images.shape[1:]
+        return channels, height, width
+
+
+def load(name: str, data_dir: Path | None) -> Dataset:
+    """The dataset of this name, or `folder:PATH`; without `data_dir` what is not installed is downloaded.
+
+    Raises UsageProblem for an unknown name, ModelProblem for missing or damaged files.
+    """
+    if name.startswith(FOLDER):
+        return _folder(Path(name.removeprefix(FOLDER)))
+    if name not in DATASETS:
+        raise unknown("data set", name, [*DATASETS, f"{FOLDER}PATH"])
+    return DATASETS[name](data_dir)
+
+
+def batches(size: int, count: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.intp]]:
+    """Index batches of exactly `size` over `count` images, in an order that only `seed` and `epoch` decide."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    for start in range(0, count - size + 1, size):
+        yield order[start : start + size]
+
+
+def hold_out(everything: Split, classes: tuple[str, ...], share: float = 0.2) -> tuple[Split, Split]:
+    """Train and test parts, each class split in the same proportion; the split is always the same one."""
+    rng = np.random.default_rng(0)
+    held = [_some(rng, everything.labels, i, name, share) for i, name in enumerate(classes)]
+    is_test = np.zeros(len(everything), bool)
+    is_test[np.concatenate(held)] = True
+    return everything[np.flatnonzero(~is_test)], everything[np.flatnonzero(is_test)]
+
+
+def _some(rng: np.random.Generator, labels: Labels, label: int, name: str, share: float) -> npt.NDArray[np.intp]:
+    members = rng.permutation(np.flatnonzero(labels == label))
+    if len(members) < 2:
+        raise ModelProblem(
+            f"Class {name!r} has {len(members)} image(s).", "A class needs one to learn and one to test."
+        )
+    return members[: max(1, round(share * len(members)))]
+
+
+def _digits(data_dir: Path | None) -> Dataset:
+    """1797 real handwritten digits, 8x8, 17 grey levels, that come with scikit-learn."""
+    need("sklearn")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    everything = Split(bunch.images[:, None].astype(np.uint8), bunch.target.astype(np.int64))
+    train, test = hold_out(everything, DIGITS)
+    return Dataset(train, test, DIGITS, Normalization.standardizing(train.images, 16))
+
+
+def _mnist(data_dir: Path | None) -> Dataset:
+    """Binary 28x28 images, as in section 4.1 of the paper."""
+    train, test = (Split(*part) for part in idx.load("MNIST", data_dir))
+    return Dataset(train, test, DIGITS, Normalization.binarizing(127))
+
+
+def _fashion_mnist(data_dir: Path | None) -> Dataset:
+    train, test = (Split(*part) for part in idx.load("FashionMNIST", data_dir))
+    return Dataset(train, test, GARMENTS, Normalization.standardizing(train.images, 255))
+
+
+def _cifar10(data_dir: Path | None) -> Dataset:
+    train, test = (Split(*part) for part in cifar.load(data_dir))
+    return Dataset(train, test, VEHICLES_AND_ANIMALS, Normalization.standardizing(train.images, 255))
+
+
+def _folder(path: Path) -> Dataset:
+    classes, parts = folder.load(path)
+    splits = [Split(*part) for part in parts]
+    train, test = splits if len(splits) == 2 else hold_out(splits[0], classes)
+    return Dataset(train, test, classes, Normalization.standardizing(train.images, 255))
+
+
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion-mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+}

@@ -1,0 +1,74 @@
+"""The idx files of MNIST and Fashion-MNIST: http://yann.lecun.com/exdb/mnist, "FILE FORMATS"."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelProblem
+from .arrays import Arrays, paired
+from .download import CACHE, download
+
+UNSIGNED_BYTES = 8
+CLASSES = 10
+
+
+def load(name: str, data_dir: Path | None) -> tuple[Arrays, Arrays]:
+    """Train and test (images (N, 1, H, W), labels) of torchvision's data set `name`, from `data_dir` or downloaded."""
+    if data_dir is None:
+        download(name)
+    folders = [data_dir, data_dir / name / "raw"] if data_dir else [CACHE / name / "raw"]
+    return _part(folders, "train"), _part(folders, "t10k")
+
+
+def read(path: Path) -> npt.NDArray[np.uint8]:
+    """The array in one idx file, gzipped or not; ModelProblem, naming the file, if it is damaged."""
+    raw = _bytes(path)
+    rank = raw[3] if len(raw) >= 4 else 0
+    header = 4 + 4 * rank
+    if raw[:3] != bytes([0, 0, UNSIGNED_BYTES]) or len(raw) < header:
+        raise ModelProblem(f"{path} is not an idx file of bytes.", "Fetch it again.")
+    shape = struct.unpack(f">{rank}I", raw[4:header])
+    whole = header + prod(shape)
+    if len(raw) != whole:
+        raise ModelProblem(f"{path} is damaged: {len(raw)} bytes, its header says {whole}.", "Fetch it again.")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def _part(folders: list[Path], part: str) -> Arrays:
+    image_file, label_file = (_find(folders, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    images, labels = read(image_file), read(label_file)
+    _require_rank(image_file, images, 3)
+    _require_rank(label_file, labels, 1)
+    return paired(images[:, None], labels, CLASSES, label_file)
+
+
+def _find(folders: list[Path], stem: str) -> Path:
+    candidates = [folder / f"{stem}{suffix}" for folder in folders for suffix in (".gz", "")]
+    found = [path for path in candidates if path.is_file()]
+    if not found:
+        raise ModelProblem(
+            f"No file {candidates[0]}.",
+            "--data-dir names the folder of the four idx files; without it they are downloaded.",
+        )
+    return found[0]
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ModelProblem(f"{path} cannot be read: {error}.", "Fetch it again.") from error
+
+
+def _require_rank(path: Path, array: npt.NDArray[Any], rank: int) -> None:
+    if array.ndim != rank:
+        raise ModelProblem(f"{path} holds an array of rank {array.ndim}, not {rank}.", "Are the files swapped?")

@@ -1,0 +1,35 @@
+"""`bnfold export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bnfold_cli.console import table
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The file to write.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A finished run.", show_default="the newest under runs/")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="ONNX operator set, 18 or newer.")] = 20,
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite MODEL.onnx.")] = False,
+) -> None:
+    """Export a run to ONNX with every BatchNormalization still a node, checked and compared with PyTorch."""
+    from bnfold.train.export import export
+
+    result = export(checkpoint, model, opset=opset, dtype=dtype, force=force)
+    rows = [
+        ("file", result.path),
+        ("run", result.run),
+        ("opset, dtype", f"{result.opset}, {result.dtype}"),
+        ("nodes", result.nodes),
+        ("BatchNormalization", result.batch_norms),
+        ("bytes", result.bytes),
+        ("worst error against PyTorch in float64", f"{result.worst_error:.2g}"),
+    ]
+    table("Exported", ("quantity", "value"), rows)

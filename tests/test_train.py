@@ -1,0 +1,316 @@
+"""Runs: accuracy, determinism, exact resumption, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bnfold.train
+from bnfold.errors import BnfoldError, CheckFailed, EnvironmentProblem, ModelProblem, UsageProblem
+from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, runs, train
+from bnfold.train.options import need
+from tests.data import data_path
+
+Files = dict[str, bytes]
+
+
+def short(out: Path, **changed: Any) -> TrainOptions:
+    """Thirty steps of the small network on digits, evaluated after each."""
+    return TrainOptions(**{"arch": "mlp", "steps": 30, "out": out} | changed)
+
+
+def stop_at(step: int) -> Callable[[Event], None]:
+    """Ctrl-C at this step."""
+
+    def watch(event: Event) -> None:
+        if event.step == step and event.accuracy is None:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def same(one: Path, other: Path) -> bool:
+    """Metrics equal to the byte, and every tensor of the checkpoints to the bit."""
+    a, b = runs.load(one), runs.load(other)
+    pairs = [(a.model, b.model), (a.statistics, b.statistics), (a.rng, b.rng)]
+    equal = all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in pairs)
+    text = [(run / runs.METRICS).read_bytes() for run in (one, other)]
+    return equal and text[0] == text[1] and (a.step, a.scores) == (b.step, b.scores)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
+    """A short run that nothing disturbed."""
+    return train(short(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_the_defaults_learn_digits(tmp_path: Path) -> None:
+    result = train(TrainOptions(out=tmp_path / "run"))
+    assert result.accuracy >= 0.97
+    assert result.accuracy_moving_average >= 0.97
+    assert (result.batch_norms, result.test_images, result.steps) == (3, 359, 460)
+
+
+def test_the_same_seed_gives_the_same_bits(whole: TrainResult, tmp_path: Path) -> None:
+    train(short(tmp_path / "again"))
+    assert same(whole.run, tmp_path / "again")
+    train(short(tmp_path / "other", seed=1))
+    assert not same(whole.run, tmp_path / "other")
+
+
+def test_the_random_numbers_of_the_caller_are_left_alone(tmp_path: Path) -> None:
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    train(short(tmp_path / "run", steps=1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("step", [1, 17, 30])
+def test_an_interrupted_run_resumes_to_the_same_bits(whole: TrainResult, tmp_path: Path, step: int) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match=f"Stopped at step {step} of 30; .* keeps step {step - 1}") as caught:
+        train(short(run), stop_at(step))
+    assert caught.value.exit_code == 130
+    assert f"--resume --out {run}" in caught.value.hint
+    assert train(TrainOptions(out=run, resume=True)).accuracy == whole.accuracy
+    assert same(whole.run, run)
+
+
+def test_a_finished_run_can_be_made_longer(whole: TrainResult, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(short(run, steps=20))
+    result = train(TrainOptions(out=run, resume=True, steps=30))
+    assert result.steps == 30
+    assert runs.metrics(run) == runs.metrics(whole.run)
+    assert same(whole.run, run)
+
+
+def test_resuming_a_finished_run_gives_its_result(whole: TrainResult) -> None:
+    before = contents(whole.run)
+    assert train(TrainOptions(out=whole.run, resume=True)) == whole
+    assert contents(whole.run)["checkpoint.pt"] == before["checkpoint.pt"]
+    with pytest.raises(UsageProblem, match="at step 30 already"):
+        train(TrainOptions(out=whole.run, resume=True, steps=10))
+
+
+def test_metrics_hold_both_accuracies(whole: TrainResult) -> None:
+    rows = runs.metrics(whole.run)
+    assert [row["step"] for row in rows] == [*range(1, 31), 30]
+    assert rows[-1] == {
+        "step": 30,
+        "accuracy": whole.accuracy,
+        "accuracy_moving_average": whole.accuracy_moving_average,
+    }
+    assert rows[-2]["loss"] < rows[0]["loss"]
+
+
+def test_population_statistics_replace_the_moving_averages(whole: TrainResult) -> None:
+    checkpoint = runs.load(whole.run)
+    assert len(checkpoint.statistics) == 6
+    assert all(not torch.equal(value, checkpoint.model[name]) for name, value in checkpoint.statistics.items())
+
+
+def test_without_batch_norm_both_accuracies_are_one(tmp_path: Path) -> None:
+    result = train(short(tmp_path / "run", batch_norm=False, steps=5))
+    assert result.batch_norms == 0
+    assert result.accuracy == result.accuracy_moving_average
+
+
+def test_an_epoch_is_every_full_batch(tmp_path: Path) -> None:
+    result = train(short(tmp_path / "run", steps=None, epochs=2, batch_size=500))
+    assert result.steps == 2 * (1438 // 500)
+
+
+def test_runs_are_named_after_data_and_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = train(TrainOptions(arch="mlp", steps=1))
+    second = train(TrainOptions(arch="mlp", steps=1, batch_norm=False))
+    assert first.run == Path("runs/digits-mlp")
+    assert second.run == Path("runs/digits-mlp-no-bn")
+    assert runs.newest() == second.run
+    assert train(TrainOptions(resume=True)).run == second.run
+
+
+def contents(folder: Path) -> Files:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_an_existing_run_is_not_overwritten(whole: TrainResult) -> None:
+    before = contents(whole.run)
+    with pytest.raises(UsageProblem, match="exists already") as caught:
+        train(short(whole.run))
+    assert "--resume" in caught.value.hint
+    assert contents(whole.run) == before
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckFailed, match="parameters reached infinity by step"):
+        train(short(tmp_path / "run", lr=1e30))
+    assert all(bool(torch.isfinite(w).all()) for w in runs.load(tmp_path / "run").model.values())
+
+
+REFUSED: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
+    "data": ({"data": "digit"}, UsageProblem, "Unknown data set"),
+    "arch": ({"arch": "mpl"}, UsageProblem, "Unknown architecture"),
+    "device": ({"device": "gpu"}, UsageProblem, "Unknown device"),
+    "both lengths": ({"epochs": 1}, UsageProblem, "Steps and epochs were both given"),
+    "steps": ({"steps": 0}, UsageProblem, "--steps is 0"),
+    "lr": ({"lr": float("nan")}, UsageProblem, "--lr is nan"),
+    "seed": ({"seed": -1}, UsageProblem, "--seed is -1"),
+    "batch of none": ({"batch_size": 0}, UsageProblem, "--batch-size is 0"),
+    "batch of one": ({"batch_size": 1}, UsageProblem, "1 value per channel"),
+    "batch too large": ({"batch_size": 1439}, UsageProblem, "more than the 1438 training images"),
+    "missing data": ({"data": "mnist", "data_dir": "nowhere"}, ModelProblem, "No file nowhere"),
+}
+
+
+@pytest.mark.parametrize(("changed", "kind", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_request_that_cannot_be_met_leaves_nothing(
+    tmp_path: Path, changed: dict[str, Any], kind: type[BnfoldError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        train(short(tmp_path / "run", **changed))
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_is_not_replaced_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EnvironmentProblem, match="No CUDA"):
+        train(short(tmp_path / "run", device="cuda"))
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentProblem, match="cannot be written"):
+        train(short(tmp_path / "file" / "run", steps=1))
+
+
+def test_resuming_with_another_setting_is_refused(whole: TrainResult) -> None:
+    with pytest.raises(UsageProblem, match="The run has lr 0.1, not 0.2"):
+        train(TrainOptions(out=whole.run, resume=True, lr=0.2))
+
+
+def test_resuming_on_other_data_is_refused(whole: TrainResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold.train import data
+
+    digits = data.load("digits", None)
+    monkeypatch.setitem(data.DATASETS, "digits", lambda _: replace(digits, train=digits.test))
+    with pytest.raises(ModelProblem, match="is not what .* was trained on"):
+        train(TrainOptions(out=whole.run, resume=True))
+
+
+def test_resuming_where_there_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageProblem, match="There is no run under"):
+        train(TrainOptions(resume=True))
+    with pytest.raises(ModelProblem, match="is not a run"):
+        train(TrainOptions(resume=True, out=tmp_path))
+
+
+def break_checkpoint(run: Path, how: str) -> None:
+    """Damage the checkpoint of a run in one way."""
+    path = run / runs.CHECKPOINT
+    content = path.read_bytes()
+    checkpoint = {"version": 1, **vars(runs.load(run))}
+    if how == "missing":
+        path.unlink()
+    elif how in {"empty", "text", "cut", "flipped"}:
+        middle = len(content) // 2
+        flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+        path.write_bytes({"empty": b"", "text": b"hello\n" * 99, "cut": content[:-999], "flipped": flipped}[how])
+    elif how == "code":
+        torch.save({"version": 1, "model": Path}, path)
+    else:
+        other = {"version": {"version": 2}, "list": [1], "fields": {"extra": 1}}[how]
+        torch.save(checkpoint | other if isinstance(other, dict) else other, path)
+
+
+BROKEN = {
+    "missing": "has no checkpoint.pt",
+    "empty": "is damaged",
+    "text": "is damaged",
+    "cut": "is damaged",
+    "flipped": "is damaged",
+    "code": "is damaged",
+    "list": "is damaged",
+    "fields": "is damaged",
+    "version": "has version 2; this bnfold reads version 1",
+}
+
+
+@pytest.mark.parametrize(("how", "words"), BROKEN.items(), ids=BROKEN.keys())
+def test_a_broken_checkpoint_is_named(tmp_path: Path, how: str, words: str) -> None:
+    run = tmp_path / "run"
+    train(short(run, steps=1))
+    break_checkpoint(run, how)
+    with pytest.raises(ModelProblem, match=words):
+        train(TrainOptions(out=run, resume=True))
+
+
+def test_a_broken_config_is_named(whole: TrainResult, tmp_path: Path) -> None:
+    stored = json.loads((whole.run / "config.json").read_text())
+    bad = [{**stored, "shape": 3}, {**stored, "settings": {"colour": 1}}, {"version": 1}, [], "{"]
+    for content in bad:
+        (tmp_path / "config.json").write_text(content if content == "{" else json.dumps(content))
+        with pytest.raises(ModelProblem, match=r"config\.json is damaged"):
+            train(TrainOptions(out=tmp_path, resume=True))
+    (tmp_path / "config.json").write_text(json.dumps({**stored, "version": 7}))
+    with pytest.raises(ModelProblem, match=r"config\.json has version 7"):
+        train(TrainOptions(out=tmp_path, resume=True))
+
+
+def test_metrics_cut_off_in_the_middle_of_a_line(tmp_path: Path, whole: TrainResult) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(short(run), stop_at(12))
+    with (run / runs.METRICS).open("a") as stream:
+        stream.write('{"step": 12, "lo')
+    train(TrainOptions(out=run, resume=True))
+    assert same(whole.run, run)
+
+
+def test_a_package_that_is_missing_says_how_to_install_it() -> None:
+    with pytest.raises(EnvironmentProblem, match="needs the package no_such_package") as caught:
+        need("no_such_package")
+    assert caught.value.hint == 'pip install "bnfold[train]"'
+
+
+@pytest.mark.parametrize("call", ["train.train(train.TrainOptions())", "train.export.export(None, pathlib.Path('x'))"])
+def test_without_torch(call: str) -> None:
+    code = (
+        "import sys, pathlib; sys.modules['torch'] = None\n"
+        "from bnfold import train\nimport bnfold.train.export\nfrom bnfold.errors import EnvironmentProblem\n"
+        f"try: {call}\nexcept EnvironmentProblem as e: print(e.hint)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == 'pip install "bnfold[train]"\n'
+
+
+def test_importing_it_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, bnfold.train, bnfold.train.export, bnfold_cli.train, bnfold_cli.export\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_public_names() -> None:
+    assert set(bnfold.train.__all__) <= set(dir(bnfold.train))
+
+
+@pytest.mark.slow
+def test_batch_norm_is_ahead_on_mnist_by_two_points_at_equal_steps(tmp_path: Path) -> None:
+    mnist = str(data_path("mnist"))
+    options = TrainOptions(data="mnist", data_dir=mnist, arch="mlp", steps=5000, out=tmp_path / "bn")
+    with_norm = train(options)
+    without = train(replace(options, batch_norm=False, out=tmp_path / "no-bn"))
+    assert with_norm.accuracy >= without.accuracy + 0.02

@@ -1,0 +1,136 @@
+"""`bnfold train` and `bnfold export` as a person at the terminal meets them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import bnfold.train
+from bnfold.errors import UsageProblem
+from bnfold.train import Event, TrainOptions
+from bnfold.train.data import DATASETS
+from bnfold.train.models import ARCHITECTURES
+from bnfold.train.options import Settings
+from bnfold.train.progress import shown
+from bnfold_cli.main import run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current directory, and a terminal that is wide enough."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    return tmp_path
+
+
+def test_train_then_export(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", "--arch", "mlp", "--steps", "20", "--seed", "3"]) == 0
+    out, err = capfd.readouterr()
+    assert "accuracy, moving averages" in out
+    assert "accuracy, population statistics" in out
+    assert "runs/digits-mlp" in out
+    assert err.splitlines()[-1].startswith("step 20/20  loss ")
+
+    assert run(["export", "digits.onnx"]) == 0
+    out, err = capfd.readouterr()
+    assert "digits.onnx" in out
+    assert "worst error against PyTorch in float64" in out
+    assert err == "", "the exporter's own warnings are not the user's business"
+    assert sorted(path.name for path in here.iterdir()) == ["digits.onnx", "runs"]
+
+    assert run(["train", "--arch", "mlp"]) == 2
+    out, err = capfd.readouterr()
+    assert err == (
+        "error: runs/digits-mlp exists already.\nhint: --resume goes on with it; another --out starts a new run.\n"
+    )
+    assert out == ""
+
+    assert run(["train", "--resume", "--no-bn"]) == 2
+    assert "The run has batch_norm True, not False." in capfd.readouterr().err
+    assert run(["export", "digits.onnx"]) == 2
+    assert "digits.onnx exists already." in capfd.readouterr().err
+
+
+PROBLEMS = {
+    "train --data digit": (2, "Unknown data set: 'digit'."),
+    "train --arch mpl": (2, "Unknown architecture: 'mpl'."),
+    "train --data mnist --data-dir nowhere": (3, "No file nowhere/train-images-idx3-ubyte.gz."),
+    "train --steps 5 --epochs 1": (2, "Steps and epochs were both given."),
+    "train --steps many": (2, "'--steps'"),
+    "train --resume": (2, "There is no run under"),
+    "export x.onnx": (2, "There is no run under"),
+    "export x.onnx --checkpoint nowhere": (3, "nowhere is not a run"),
+    "export x.onnx --opset 15": (2, "cannot export opset 15"),
+}
+
+
+@pytest.mark.parametrize(("command", "expected"), PROBLEMS.items(), ids=PROBLEMS.keys())
+def test_problems_are_one_line_and_a_hint(
+    here: Path, capfd: pytest.CaptureFixture[str], command: str, expected: tuple[int, str]
+) -> None:
+    assert run(command.split()) == expected[0]
+    out, err = capfd.readouterr()
+    error, hint = err.splitlines()
+    assert error.startswith("error: ")
+    assert expected[1] in error
+    assert hint.startswith("hint: ")
+    assert out == ""
+    assert list(here.iterdir()) == []
+
+
+def test_every_option_reaches_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[TrainOptions] = []
+
+    def train(options: TrainOptions, watch: object) -> None:
+        asked.append(options)
+        raise UsageProblem("far enough", "")
+
+    monkeypatch.setattr(bnfold.train, "train", train)
+    run(
+        [
+            "train",
+            "--data",
+            "d",
+            "--data-dir",
+            "dd",
+            "--arch",
+            "a",
+            "--no-bn",
+            "--steps",
+            "1",
+            "--epochs",
+            "2",
+            "--batch-size",
+            "3",
+            "--lr",
+            "0.4",
+            "--seed",
+            "5",
+        ]
+    )
+    run(["train", "--device", "cuda", "--out", "o", "--resume"])
+    assert asked == [
+        TrainOptions("d", "dd", "a", batch_norm=False, steps=1, epochs=2, batch_size=3, lr=0.4, seed=5),
+        TrainOptions(device="cuda", out=Path("o"), resume=True),
+    ]
+
+
+def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert run(["train", "--help"]) == 0
+    text = capfd.readouterr().out
+    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed):
+        assert f"[default: ({default})]" in text
+    assert all(name in text for name in (*DATASETS, *ARCHITECTURES))
+
+
+def test_a_terminal_shows_a_bar() -> None:
+    stream = io.StringIO()
+    with shown(Console(file=stream, force_terminal=True, width=120)) as watch:
+        watch(Event(5, 10))
+        watch(Event(10, 10, loss=0.25, accuracy=0.5))
+    assert "loss 0.2500  accuracy 0.5000" in stream.getvalue()
+    assert "10/10" in stream.getvalue()
