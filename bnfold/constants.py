@@ -11,6 +11,7 @@ from onnx import ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from .affine import Array, require
+from .tensors import widened
 
 COMPUTED = {  # operators that exporters put between a stored value and its use
     *("Add", "Cast", "CastLike", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul"),
@@ -59,11 +60,6 @@ def value_of(tensor: gs.Tensor) -> Array:
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
         return np.asarray(node.inputs[0].shape[start:end], np.int64)
     return _evaluate(node, [None if t.is_empty() else value_of(t) for t in node.inputs])
-
-
-def widened(value: Array) -> Array:
-    """Floating point of any width as float64; everything else as it is."""
-    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
 
 
 def _literal(node: gs.Node) -> Array:

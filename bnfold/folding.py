@@ -56,7 +56,8 @@ class FoldResult:
     """What `fold` returns.
 
     `model` is the folded model; `folded` and `kept` list every affine node of the original in the order of its graph;
-    `flushed` counts the subnormal numbers that became zero; `notes` say what else a careful reader wants to know.
+    `flushed` counts the numbers too small for their type, which became zero; `notes` say what else a careful reader
+    wants to know.
     """
 
     model: onnx.ModelProto = field(repr=False)
@@ -107,8 +108,9 @@ def fold_in_place(record: onnx.ModelProto, folder: Path | None, freeze_initializ
         folded |= done
         if not done:
             break
+    model = bench.close()
     return FoldResult(
-        model=bench.close(),
+        model=model,
         folded=tuple(folded[i] for i in sorted(folded)),
         kept=tuple(kept_after(fates)),
         notes=tuple(bench.notes),
@@ -139,7 +141,6 @@ def carry_out(bench: Workbench, direction: Direction, node: gs.Node, source: gs.
     for edit in plan.edits:
         bench.apply(edit)
     bench.bypass(node, source, keep_name=direction == "hoist")
-    bench.flushed += plan.flushed
     return told
 
 

@@ -78,10 +78,10 @@ def save(model: ModelProto, path: str | PathLike[str], source_folder: str | Path
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def staged(target: Path, keep: bool = True) -> Iterator[Path]:
     """A path in a new folder beside `target`; when the block ends well, what was written there takes its place.
 
-    The data file goes first, so that a model never stands without its data.
+    The data file goes first, so that a model never stands without its data. Without `keep` nothing is left.
     """
     try:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -90,7 +90,7 @@ def staged(target: Path) -> Iterator[Path]:
     try:
         yield folder / target.name
         for name in (data_name(target), target.name):
-            if (folder / name).exists():
+            if keep and (folder / name).exists():
                 os.replace(folder / name, target.parent / name)
     except OSError as problem:
         raise _unwritable(target, problem) from problem
@@ -124,6 +124,15 @@ def write(model: ModelProto, draft: Path, source_folder: Path) -> None:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def copy(source: Path, draft: Path) -> None:
+    """Copy a model byte for byte; one with external data is written anew, since its data must come along."""
+    model = load(source)
+    if any(uses_external_data(t) for t in all_tensors(model)):
+        write(model, draft, source.parent)
+    else:
+        shutil.copyfile(source, draft)
 
 
 def _with_copied_data(model: ModelProto, draft: Path, source_folder: Path) -> ModelProto:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import Affine, Array, Refused, require
+from .affine import Affine, Refused, require
 from .constants import value_of
 from .graph import dtype, has, is_constant, label, onto, operator
 from .rules import HOIST, OUT, SINK, Shares
+from .tensors import TINY, rounded
 
 Direction = Literal["hoist", "sink"]
 BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
@@ -20,11 +21,11 @@ BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an 
 
 @dataclass(frozen=True, eq=False)
 class SetConstant:
-    """Give one input of one node a new stored value."""
+    """Apply an affine to one constant input of one node; an omitted one stands for zero."""
 
     node: gs.Node
     index: int
-    value: Array
+    share: Affine
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,6 @@ class Plan:
 
     edits: list[Edit] = field(default_factory=list)
     through: list[gs.Node] = field(default_factory=list)
-    flushed: int = 0
 
     @property
     def targets(self) -> list[gs.Node]:
@@ -132,40 +132,21 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.
 
 def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
     """A share that has reached a constant, or an omitted input, which stands for a stored zero."""
-    value, flushed = applied(share, node, index)
-    plan.edits.append(SetConstant(node, index, value))
-    plan.flushed += flushed
+    require_representable(node, index, share)
+    plan.edits.append(SetConstant(node, index, share))
     if not has(node, index) and operator(node) in BECOMES:
         plan.edits.append(Retype(node, BECOMES[operator(node)]))
 
 
-def applied(share: Affine, node: gs.Node, index: int) -> tuple[Array, int]:
-    """The new value of a constant input in its own element type; an omitted one is a zero of the type of the weight."""
-    old, kind = np.zeros(()), dtype(node.inputs[min(1, index)])
+def require_representable(node: gs.Node, index: int, share: Affine) -> None:
+    """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
+    old, kind = np.zeros(()), dtype(node.inputs[1])
     if has(node, index):
         old, kind = value_of(node.inputs[index]), dtype(node.inputs[index])
-    new = share(old)
-    while new.ndim > max(old.ndim, 1) and new.shape[0] == 1:
-        new = new[0]
-    return rounded(new.reshape(old.shape) if new.size == 1 and old.size == 1 else new, kind, label(node))
-
-
-def rounded(value: Array, kind: np.dtype[Any], where: str) -> tuple[Array, int]:
-    """float64 values rounded once to the stored type, and how many subnormals were flushed to zero.
-
-    float16 keeps its subnormals: they carry weights of ordinary size, and hardware runs them at full speed.
-    """
-    require(str(kind) in TINY, "DTYPE", f"the constant of {where} holds {kind}, which is not floating point")
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = value.astype(kind)
-    finite = np.isfinite(result.astype(np.float64)).all()
-    require(finite, "OVERFLOW", f"the folded constant of {where} would overflow {kind} or is not a number")
-    subnormal = (result != 0) & (np.abs(result.astype(np.float64)) < TINY[str(kind)])
-    result[subnormal] = 0
-    return result, int(subnormal.sum())
-
-
-TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 0.0}
+    require(str(kind) in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
+    new, _ = rounded(share(old), kind)
+    finite = np.isfinite(new.astype(np.float64)).all()
+    require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")
 
 
 def require_once(plan: Plan) -> None:

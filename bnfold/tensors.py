@@ -8,26 +8,91 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, numpy_helper
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
-from onnx_graphsurgeon.ir.tensor import LazyValues
 
-from .affine import Array
+from .affine import Affine, Array
 from .errors import ModelProblem
 
 DATA_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
 
 
-class Stored(LazyValues):  # type: ignore[misc]
-    """The values of a TensorProto, read when they are asked for; bfloat16 comes as ml_dtypes knows it."""
+class Held(gs.Constant):  # type: ignore[misc]
+    """A stored constant of the view, and the affine that folding has put on it so far.
 
-    def __init__(self, tensor: TensorProto, folder: Path | None) -> None:
-        self.tensor, self.folder = tensor, folder
-        self.shape = list(tensor.dims)
-        self.dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    Its values are computed in float64 when they are asked for, from what the file holds, and never kept: however many
+    affines arrive, there is one rounding, when the model is closed.
+    """
 
-    def load(self) -> Array:
-        return read(self.tensor, self.folder)
+    def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None = None) -> None:
+        super().__init__(name, np.empty(0))
+        self.hold(kind, base, folder)
+
+    def hold(self, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None) -> None:
+        """Point to the values: `base` is a message of the file, or an array (of rank 1 for an omitted input)."""
+        self.kind, self.base, self.folder = kind, base, folder
+        self.pending = Affine.of(1.0)
+
+    @staticmethod
+    def over(tensor: gs.Constant, message: TensorProto, folder: Path | None) -> None:
+        """Let a constant that onnx-graphsurgeon imported take its values from `message`."""
+        tensor.__class__ = Held
+        tensor.hold(helper.tensor_dtype_to_np_dtype(message.data_type), message, folder)
+
+    def fork(self, name: str, share: Affine) -> Held:
+        """The same constant with one more affine on it."""
+        made = Held(name, self.kind, self.base, self.folder)
+        made.pending = share.after(self.pending)
+        return made
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.kind
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        stored = tuple(self.base.dims) if isinstance(self.base, TensorProto) else self.base.shape
+        if self.pending.is_identity:
+            return stored
+        whole = np.broadcast_shapes(stored, self.pending.extent)
+        return whole[redundant(whole, len(stored)) :]
+
+    @property
+    def values(self) -> Array:
+        """Floating point as float64, anything else as it is stored."""
+        stored = widened(read(self.base, self.folder) if isinstance(self.base, TensorProto) else self.base)
+        if self.pending.is_identity:
+            return stored
+        value = self.pending(stored)
+        return value.reshape(value.shape[redundant(value.shape, stored.ndim) :])
+
+
+def redundant(shape: tuple[int, ...], rank: int) -> int:
+    """How many leading axes of length 1 exceed `rank`: broadcasting would put them back."""
+    extra = max(0, len(shape) - rank)
+    return next((i for i, n in enumerate(shape[:extra]) if n != 1), extra)
+
+
+def widened(value: Array) -> Array:
+    """Floating point of any width as float64; everything else as it is."""
+    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
+
+
+TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 0.0}  # below it: zero
+
+
+def rounded(value: Array, kind: np.dtype[Any]) -> tuple[Array, int]:
+    """float64 values rounded once to `kind`, and how many numbers too small for it became zero.
+
+    Subnormals count as too small, since they slow inference down; but float16 keeps its own, which carry weights of
+    ordinary size and which hardware runs at full speed. What overflows becomes infinite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.asarray(value).astype(kind)
+    small = (value != 0) & (np.abs(result.astype(np.float64)) < TINY[str(kind)])
+    result[small] = 0
+    return result, int(small.sum())
 
 
 def read(tensor: TensorProto, folder: Path | None) -> Array:

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .affine import Array
+from .affine import Affine
+from .constants import value_of
+from .graph import dtype
 from .plan import Edit, SetConstant, Visible
-from .tensors import Stored, replace_values, to_tensor
+from .tensors import Held, replace_values, rounded
 from .view import import_view, nested_graphs
 
 
@@ -28,20 +31,18 @@ class Workbench:
     def __init__(self, record: onnx.ModelProto, folder: Path | None = None, freeze: bool = False) -> None:
         self.record, self.folder = record, folder
         self.notes: list[str] = []
-        self.flushed = 0
+        self.flushed = 0  # numbers that became zero; counted when the model is closed
         self.overridable = self._overridable(freeze)
         self.view = import_view(record, self.overridable)
         self.nodes: list[gs.Node] = list(self.view.nodes)
         self._message = {id(n): p for n, p in zip(self.nodes, record.graph.node, strict=True)}
-        self._stored = {t.name: t for t in record.graph.initializer}
+        self._stored = stored_messages(record)
+        self._edited: dict[str, Held] = {}
+        hold(self.nodes, self._stored, folder)
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []
-        self._edited: set[str] = set()
         self._taken = self._names()
         self.visible = self._visibility()
-        for tensor in {id(x): x for n in self.nodes for x in n.inputs if isinstance(x, gs.Constant)}.values():
-            if tensor.name in self._stored:
-                tensor.values = Stored(self._stored[tensor.name], folder)
 
     def _overridable(self, freeze: bool) -> set[str]:
         """Initializers that a caller may replace, because they are also inputs of the graph.
@@ -78,49 +79,47 @@ class Workbench:
         """Carry out one edit of a plan, on the view and on the record."""
         message = self._message[id(edit.node)]
         if isinstance(edit, SetConstant):
-            name = self._store(edit.node, edit.index, edit.value)
+            held = self._put(edit.node, edit.index, edit.share)
             message.input.extend([""] * (edit.index + 1 - len(message.input)))
-            message.input[edit.index] = name
+            message.input[edit.index] = held.name
         else:
             edit.node.op = message.op_type = edit.operator
 
-    def _store(self, node: gs.Node, index: int, value: Array) -> str:
-        """Store `value` as an input: in place if the node alone reads that constant, else as a new initializer."""
+    def _put(self, node: gs.Node, index: int, share: Affine) -> Held:
+        """Put an affine on a constant: in place if the node alone reads it, else on a new initializer."""
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
         old = node.inputs[index]
-        message = self._private_message(old)
-        if message is not None:
-            replace_values(message, value)
-            self._edited.add(old.name)
-            self._refresh(old, message)
-            return str(old.name)
-        name = self._fresh(old.name or self._stem(node))
-        self.record.graph.initializer.append(to_tensor(value, name))
-        self._stored[name] = self.record.graph.initializer[-1]
+        if self._is_private(old):
+            held = self._held(old, node).fork(old.name, share)
+        else:
+            held = self._held(old, node).fork(self._fresh(old.name or self._stem(node)), share)
+            self._announce(held)
+            self._lost.append(old)
+        node.inputs[index] = self._edited[held.name] = held
+        return held
+
+    def _held(self, tensor: gs.Tensor, node: gs.Node) -> Held:
+        """A constant of any origin in the form that takes affines."""
+        if isinstance(tensor, Held):
+            return tensor
+        if tensor.is_empty():
+            return Held("", dtype(node.inputs[1]), np.zeros(1))
+        if tensor.name in self._stored:
+            return Held(tensor.name, dtype(tensor), self._stored[tensor.name], self.folder)
+        return Held(tensor.name, dtype(tensor), value_of(tensor))
+
+    def _is_private(self, tensor: gs.Tensor) -> bool:
+        """Whether one single input reads a constant that the file stores, and nothing else can see it."""
+        return tensor.name in self._stored and len(tensor.outputs) == 1 and tensor.name not in self.visible
+
+    def _announce(self, held: Held) -> None:
+        """A new initializer; up to IR version 3 it must be an input, too."""
+        kind = onnx.helper.np_dtype_to_tensor_dtype(held.kind)
+        self.record.graph.initializer.append(onnx.TensorProto(name=held.name, data_type=kind))
+        self._stored[held.name] = self.record.graph.initializer[-1]
         if self.record.ir_version < 4:
-            self.record.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, self._stored[name].data_type, value.shape)
-            )
-        node.inputs[index] = gs.Constant(name, Stored(self._stored[name], self.folder))
-        self._lost.append(old)
-        return name
-
-    def _private_message(self, tensor: gs.Tensor) -> onnx.TensorProto | None:
-        """The message that holds a constant, if one single input reads it and nothing else can see it."""
-        shared = len(tensor.outputs) != 1 or tensor.name in self.visible
-        if tensor.is_empty() or shared:
-            return None
-        if isinstance(tensor, gs.Constant):
-            return self._stored.get(tensor.name)
-        producer = tensor.inputs[0]
-        if producer.op == "Constant" and id(producer) in self._message:
-            return next((a.t for a in self._message[id(producer)].attribute if a.name == "value"), None)
-        return None
-
-    def _refresh(self, tensor: gs.Tensor, message: onnx.TensorProto) -> None:
-        holder = tensor if isinstance(tensor, gs.Constant) else tensor.inputs[0].attrs["value"]
-        holder.values = Stored(message, self.folder)
+            self.record.graph.input.append(onnx.helper.make_tensor_value_info(held.name, kind, held.shape))
 
     def _stem(self, node: gs.Node) -> str:
         """A name for the bias of a node that had none, after its weight."""
@@ -176,9 +175,12 @@ class Workbench:
         under its name would now give other results.
         """
         gone = {t.name for t in self._sweep() if t.name}
-        unlisted = gone & self._stored.keys() | (self._edited if self.record.ir_version >= 4 else set())
+        self._write_values(gone)
+        unlisted = gone & self._stored.keys() | (self._edited.keys() if self.record.ir_version >= 4 else set())
         graph = self.record.graph
-        drop(graph.node, (i for i, n in enumerate(self.nodes) if id(n) in self._removed))
+        drop(
+            graph.node, (i for i, n in enumerate(self.nodes) if id(n) in self._removed or is_dead(graph.node[i], gone))
+        )
         drop(graph.initializer, (i for i, t in enumerate(graph.initializer) if t.name in gone))
         drop(graph.value_info, (i for i, t in enumerate(graph.value_info) if t.name in gone))
         drop(graph.input, (i for i, t in enumerate(graph.input) if t.name in unlisted))
@@ -189,17 +191,48 @@ class Workbench:
         )
         return self.record
 
+    def _write_values(self, gone: set[str]) -> None:
+        """Round every edited constant once; copies first, while what they were copied from is as it was read."""
+        edited = [held for name, held in self._edited.items() if name not in gone]
+        for held in sorted(edited, key=lambda held: held.base is self._stored[held.name]):
+            values, flushed = rounded(held.values, held.kind)
+            replace_values(self._stored[held.name], values)
+            self.flushed += flushed
+
     def _sweep(self) -> Iterator[gs.Tensor]:
         """Tensors that lost their last consumer, and the nodes that made them, and so on back."""
         while self._lost:
             tensor = self._lost.pop()
-            if tensor.outputs or tensor.name in self.visible:
+            now = self._edited.get(tensor.name, tensor)
+            if now.outputs or tensor.name in self.visible:
                 continue
             for node in list(tensor.inputs):
                 if not any(x.outputs or x.name in self.visible for x in node.outputs):
                     self._remove(node)
             if not tensor.inputs:
                 yield tensor
+
+
+def stored_messages(record: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The message that holds each stored constant: initializers, and the values of Constant nodes."""
+    literals = {
+        n.output[0]: a.t for n in record.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
+    }
+    return literals | {t.name: t for t in record.graph.initializer}
+
+
+def hold(nodes: list[gs.Node], stored: dict[str, onnx.TensorProto], folder: Path | None) -> None:
+    """Let the constants of a view take their values from the record."""
+    literals = {n.outputs[0].name: n.attrs["value"] for n in nodes if n.op == "Constant" and "value" in n.attrs}
+    initializers = {x.name: x for n in nodes for x in n.inputs if isinstance(x, gs.Constant)}
+    for name, tensor in (literals | initializers).items():
+        if name in stored:
+            Held.over(tensor, stored[name], folder)
+
+
+def is_dead(node: onnx.NodeProto, gone: set[str]) -> bool:
+    """Whether a Constant node holds a value that is used no more."""
+    return node.op_type == "Constant" and node.output[0] in gone
 
 
 def drop(messages: Any, indices: Iterator[int]) -> None:

@@ -25,11 +25,16 @@ def values(constants: Mapping[str, Any], seed: int = 0) -> dict[str, np.ndarray]
     return result
 
 
-def build(body: str, inputs: str, outputs: str, constants: Mapping[str, Any], opset: int = 17, ir: int = 8) -> onnx.ModelProto:
+def build(
+    body: str, inputs: str, outputs: str, constants: Mapping[str, Any], opset: int = 17, ir: int = 8
+) -> onnx.ModelProto:
     """A float64 model: `body` in ONNX text, `inputs` and `outputs` as "X[N,3,6,6]"; constants become initializers."""
     stored = values(constants)
     declared = ", ".join(f"{typed(v)}[{','.join(map(str, v.shape))}] {k}" for k, v in stored.items())
-    interface = [", ".join(f"double[{x.strip().split('[')[1]} {x.strip().split('[')[0]}" for x in part.split("; ")) for part in (inputs, outputs)]
+    interface = [
+        ", ".join(f"double[{x.strip().split('[')[1]} {x.strip().split('[')[0]}" for x in part.split("; "))
+        for part in (inputs, outputs)
+    ]
     text = f'<ir_version: {ir}, opset_import: ["": {opset}]> m ({interface[0]}) => ({interface[1]}) <{declared}> {{ {body} }}'
     model = onnx.parser.parse_model(text)
     del model.graph.value_info[:]
@@ -58,7 +63,11 @@ def feeds(model: onnx.ModelProto, seed: int = 1) -> dict[str, np.ndarray]:
     """Random inputs; dynamic axes get length 2."""
     stored = {t.name for t in model.graph.initializer}
     rng = np.random.default_rng(seed)
-    shapes = {i.name: [d.dim_value or 2 for d in i.type.tensor_type.shape.dim] for i in model.graph.input if i.name not in stored}
+    shapes = {
+        i.name: [d.dim_value or 2 for d in i.type.tensor_type.shape.dim]
+        for i in model.graph.input
+        if i.name not in stored
+    }
     return {name: rng.standard_normal(shape) for name, shape in shapes.items()}
 
 

@@ -52,7 +52,12 @@ HOIST = [
     Case("ConvTranspose", (IMG,), ((4, 1, 3, 3), (4,)), {"group": 4, "strides": [2, 2]}),
     Case("ConvTranspose", ((2, 4, 7),), ((4, 3, 3), (3,)), {"strides": [4]}),
     *(
-        Case("Gemm", ((4, 3) if ta else (3, 4),), ((5, 4) if tb else (4, 5), c), {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 0.25})
+        Case(
+            "Gemm",
+            ((4, 3) if ta else (3, 4),),
+            ((5, 4) if tb else (4, 5), c),
+            {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 0.25},
+        )
         for ta in (0, 1)
         for tb in (0, 1)
         for c in ((5,), (1,), (1, 5), (3, 1), (3, 5), ())
@@ -107,7 +112,13 @@ SINK = [
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"pads": [1, 1, 1, 1]}, shift=False),
     Case("ConvTranspose", (IMG,), ((4, 3, 3, 3), (6,)), {"group": 2, "strides": [2, 2]}, shift=False),
     *(
-        Case("Gemm", ((4, 3) if ta else (3, 4),), ((5, 4) if tb else (4, 5), (5,)), {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 0.25}, axis=1 - ta)
+        Case(
+            "Gemm",
+            ((4, 3) if ta else (3, 4),),
+            ((5, 4) if tb else (4, 5), (5,)),
+            {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 0.25},
+            axis=1 - ta,
+        )
         for ta in (0, 1)
         for tb in (0, 1)
     ),

@@ -35,7 +35,11 @@ def node_of(case: Case, inputs: list, constants: set[int]):
     graph = helper.make_graph(
         [helper.make_node(case.op, names, ["y"], name="node", **case.attrs)],
         "g",
-        [helper.make_tensor_value_info(names[i], kind(x.dtype), x.shape) for i, x in enumerate(inputs) if i not in constants],
+        [
+            helper.make_tensor_value_info(names[i], kind(x.dtype), x.shape)
+            for i, x in enumerate(inputs)
+            if i not in constants
+        ],
         [helper.make_tensor_value_info("y", kind(output.dtype), output.shape)],
         [numpy_helper.from_array(inputs[i], names[i]) for i in sorted(constants)],
     )

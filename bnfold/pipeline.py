@@ -1,0 +1,155 @@
+"""`bnfold fold` on files: read, fold, verify, and only then write. OUT appears whole and verified, or not at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from . import onnx_io
+from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
+from .folding import FoldResult, fold_in_place
+
+if TYPE_CHECKING:
+    from .verification import Verification
+
+EFFORTS = ("fast", "full", "off")
+SCHEMA = "bnfold.fold/1"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is."""
+
+    nodes: int
+    batch_normalizations: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What `fold_file` did. `written` is false after a dry run; `unchanged` means the file was copied byte for byte."""
+
+    source: Path
+    target: Path
+    result: FoldResult
+    before: Size
+    after: Size
+    verification: Verification | None
+    written: bool
+    unchanged: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema `bnfold.fold/1`."""
+        return {
+            "schema": SCHEMA,
+            "source": str(self.source),
+            "target": str(self.target),
+            "written": self.written,
+            "unchanged": self.unchanged,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "folded": [asdict(f) for f in self.result.folded],
+            "kept": [asdict(k) for k in self.result.kept],
+            "flushed": self.result.flushed,
+            "notes": list(self.result.notes),
+            "verification": self.verification.to_json() if self.verification else None,
+        }
+
+
+def default_target(source: Path) -> Path:
+    """m.onnx -> m.folded.onnx"""
+    return source.with_name(f"{source.name.removesuffix('.onnx')}.folded.onnx")
+
+
+def fold_file(
+    source: Path,
+    target: Path | None = None,
+    *,
+    verify: str = "fast",
+    force: bool = False,
+    dry_run: bool = False,
+    freeze_initializers: bool = False,
+    pass_through: bool = False,
+) -> FoldReport:
+    """Fold the model at `source` into `target` (default: NAME.folded.onnx beside it).
+
+    `verify` is fast, full or off. A model without BatchNormalization is an error unless `pass_through`; one in which
+    nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists and not `force`,
+    ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
+    written.
+    """
+    target = target or default_target(source)
+    record = onnx_io.load(source)
+    require_free(source, target, force or dry_run)
+    require_valid(source)
+    before = size_of(record, source)
+    result = fold_in_place(record, source.parent, freeze_initializers)
+    if not result.folded and not before.batch_normalizations and not pass_through:
+        raise ModelProblem(
+            f"{source} has no BatchNormalization: there is nothing to fold",
+            "Many exporters fold while exporting: see `bnfold export`. --pass-through copies such models unchanged.",
+        )
+    with onnx_io.staged(target, keep=not dry_run) as draft:
+        stage(record if result.folded else None, source, draft)
+        verification = verified(source, draft, verify) if result.folded and verify != "off" else None
+        after = size_of(record, draft)
+    return FoldReport(source, target, result, before, after, verification, not dry_run, not result.folded)
+
+
+def require_free(source: Path, target: Path, force: bool) -> None:
+    if target.is_dir():
+        raise UsageProblem(f"{target} is a directory", "Name the file to write.")
+    if target.exists() and target.samefile(source):
+        raise UsageProblem(
+            f"{target} is the input itself", "Choose another name for the output; inputs are never changed."
+        )
+    for path in (target, target.parent / onnx_io.data_name(target)):
+        if path.exists() and not force:
+            raise UsageProblem(f"{path} exists", "--force replaces it.")
+
+
+def require_valid(path: Path) -> None:
+    """Refuse what onnx's checker refuses, in its words."""
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as problem:  # the checker raises errors of several unrelated classes
+        first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        raise ModelProblem(f"{path} is not valid ONNX: {first}", "Repair the model or export it again.") from problem
+
+
+def size_of(record: onnx.ModelProto, path: Path) -> Size:
+    kinds = Counter(n.op_type for n in record.graph.node if n.domain in ("", "ai.onnx"))
+    data = path.parent / onnx_io.data_name(path)
+    length = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    return Size(len(record.graph.node), kinds["BatchNormalization"], length)
+
+
+def stage(record: onnx.ModelProto | None, source: Path, draft: Path) -> None:
+    """Write the folded record; where nothing was folded, the very bytes of the source."""
+    if record is not None:
+        onnx_io.write(record, draft, source.parent)
+    else:
+        onnx_io.copy(source, draft)
+
+
+def verified(source: Path, draft: Path, effort: str) -> Verification:
+    """The verification of a draft that passed; any other verdict is raised."""
+    from .verification import verify
+
+    verification = verify(source, draft, effort=effort)
+    if verification.passed:
+        return verification
+    reason = "; ".join(verification.reasons)
+    if verification.verdict == "FAIL":
+        raise CheckFailed(
+            f"the folded model does not compute what {source} does: {reason}",
+            "Nothing was written. This should not happen: please report it with the model.",
+        )
+    raise Inconclusive(
+        f"the folded model could not be verified ({verification.verdict.lower()}): {reason}",
+        "Nothing was written. --verify off writes it unverified.",
+    )

@@ -1,0 +1,87 @@
+"""`bnfold fold`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bnfold.errors import UsageProblem
+from bnfold_cli.console import say, table, write_json
+
+if TYPE_CHECKING:
+    from bnfold.pipeline import FoldReport
+
+
+def fold(
+    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model to fold. It is never changed.")],
+    out: Annotated[Path | None, typer.Argument(metavar="[OUT.onnx]", help="Default: IN.folded.onnx.")] = None,
+    verify: Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")] = "fast",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization is kept.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")] = False,
+    freeze_initializers: Annotated[
+        bool, typer.Option("--freeze-initializers", help="Also fold initializers that callers may override as inputs.")
+    ] = False,
+    pass_through: Annotated[
+        bool, typer.Option("--pass-through", help="Copy a model without BatchNormalization instead of refusing it.")
+    ] = False,
+    json: Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")] = None,
+) -> int:
+    """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
+
+    The result is verified against a float64 evaluation of the original, then written.
+    """
+    from bnfold.pipeline import EFFORTS, fold_file
+
+    if verify not in EFFORTS:
+        raise UsageProblem(f"unknown effort {verify!r} for --verify", f"Choose one of: {', '.join(EFFORTS)}.")
+    report = fold_file(
+        model,
+        out,
+        verify=verify,
+        force=force,
+        dry_run=dry_run,
+        freeze_initializers=freeze_initializers,
+        pass_through=pass_through,
+    )
+    if json:
+        write_json(report.to_json(), json)
+    if json != "-":
+        show(report)
+    tell(report)
+    return int(strict and bool(report.result.batch_norms_kept))
+
+
+def show(report: FoldReport) -> None:
+    """The table of what went where, and of what stayed and why."""
+    before, after, result = report.before, report.after, report.result
+    sizes = [
+        ("BatchNormalization", before.batch_normalizations, after.batch_normalizations),
+        ("nodes", before.nodes, after.nodes),
+        ("bytes", before.bytes, after.bytes),
+    ]
+    if report.verification:
+        original, folded = report.verification.errors
+        sizes.append(("worst error against float64", f"{original:.2g}", f"{folded:.2g}"))  # type: ignore[arg-type]
+    table(str(report.source), ("", "before", "after"), sizes)
+    if result.batch_norms_kept:
+        rows = [(k.node or k.output, k.not_hoisted.words, k.not_sunk.words) for k in result.batch_norms_kept]
+        table("kept", ("BatchNormalization", "not into what is before it, because", "nor after it, because"), rows)
+
+
+def tell(report: FoldReport) -> None:
+    """What a person wants to know beside the table."""
+    for note in report.result.notes:
+        say(f"note: {note}")
+    if report.result.flushed:
+        say(f"note: {report.result.flushed} subnormal numbers became zero")
+    if report.verification:
+        say(f"verified: {report.verification.verdict}: {'; '.join(report.verification.reasons)}")
+    if not report.written:
+        say(f"dry run: {report.target} was not written")
+    elif report.unchanged:
+        say(f"nothing can be folded: copied unchanged to {report.target}")
+    else:
+        say(f"wrote {report.target}")
