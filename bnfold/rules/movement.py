@@ -56,12 +56,17 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
         require(
             is_static(before) and is_static(after),
             "SHAPE_UNKNOWN",
-            f"{label(node)} rearranges {list(source)} into {list(target)}, not all of it known before run time",
+            f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}, not all known before run time",
         )
         whole = np.broadcast_to(c, (*first, *lengths(before), *last))
         return compress(whole.reshape((*first, *lengths(after), *last)))
 
     return affine.map(carry)
+
+
+def spelled(tensor: gs.Tensor) -> str:
+    """[N, 4, ?]"""
+    return f"[{', '.join('?' if n is None else str(n) for n in dims(tensor))}]"
 
 
 def kept_in_place(source: tuple[Dim, ...], target: tuple[Dim, ...]) -> tuple[int, int]:
