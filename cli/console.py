@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-data = Console(highlight=False, soft_wrap=True)
+data = Console(highlight=False)
 words = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -37,7 +37,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
-    data.print(grid, soft_wrap=False)
+    data.print(grid)
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:

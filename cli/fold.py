@@ -14,20 +14,31 @@ if TYPE_CHECKING:
     from bnfold.pipeline import FoldReport
 
 
+Model = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model to fold. It is never changed.")]
+Out = Annotated[Path | None, typer.Argument(metavar="[OUT.onnx]", help="Default: IN.folded.onnx.")]
+Verify = Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization is kept.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")]
+Freeze = Annotated[
+    bool, typer.Option("--freeze-initializers", help="Also fold initializers that callers may override as inputs.")
+]
+PassThrough = Annotated[
+    bool, typer.Option("--pass-through", help="Copy a model without BatchNormalization instead of refusing it.")
+]
+Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
+
+
 def fold(
-    model: Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model to fold. It is never changed.")],
-    out: Annotated[Path | None, typer.Argument(metavar="[OUT.onnx]", help="Default: IN.folded.onnx.")] = None,
-    verify: Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")] = "fast",
-    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization is kept.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")] = False,
-    freeze_initializers: Annotated[
-        bool, typer.Option("--freeze-initializers", help="Also fold initializers that callers may override as inputs.")
-    ] = False,
-    pass_through: Annotated[
-        bool, typer.Option("--pass-through", help="Copy a model without BatchNormalization instead of refusing it.")
-    ] = False,
-    json: Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")] = None,
+    model: Model,
+    out: Out = None,
+    verify: Verify = "fast",
+    strict: Strict = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    freeze_initializers: Freeze = False,
+    pass_through: PassThrough = False,
+    json: Json = None,
 ) -> int:
     """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
 
@@ -37,15 +48,8 @@ def fold(
 
     if verify not in EFFORTS:
         raise UsageProblem(f"unknown effort {verify!r} for --verify", f"Choose one of: {', '.join(EFFORTS)}.")
-    report = fold_file(
-        model,
-        out,
-        verify=verify,
-        force=force,
-        dry_run=dry_run,
-        freeze_initializers=freeze_initializers,
-        pass_through=pass_through,
-    )
+    options = {"force": force, "dry_run": dry_run, "pass_through": pass_through}
+    report = fold_file(model, out, verify=verify, freeze_initializers=freeze_initializers, **options)
     if json:
         write_json(report.to_json(), json)
     if json != "-":

@@ -16,6 +16,8 @@ EXIT_CODES = (
     "4 environment, 5 inconclusive, 70 internal error, 130 interrupted."
 )
 
+INTERRUPTED = 130  # also what the argument parser answers to Ctrl-C
+
 app = typer.Typer(
     name="bnfold",
     help=f"{__doc__}\n\n{EXIT_CODES}",
@@ -35,7 +37,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Options that come before the command."""
 
@@ -52,15 +56,20 @@ def register() -> None:
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code and never raises."""
     try:
-        return int(app(arguments, standalone_mode=False) or 0)
+        code = int(app(arguments, standalone_mode=False) or 0)
+        return _interrupted() if code == INTERRUPTED else code
     except BnfoldError as problem:
         complain(problem, problem.hint)
         return problem.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        complain("interrupted", "Nothing was left half written; run the same command again.")
-        return 130
+        return _interrupted()
     except Exception as problem:
         return _unexpected(problem)
+
+
+def _interrupted() -> int:
+    complain("interrupted", "Nothing was left half written; run the same command again.")
+    return INTERRUPTED
 
 
 def _unexpected(problem: Any) -> int:

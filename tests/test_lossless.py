@@ -165,12 +165,12 @@ def test_every_onnx_backend_model_round_trips():
 
     seen = 0
     for name, model in backend_models():
-        try:
-            result = fold(model)
-        except ModelProblem as problem:
-            assert "training mode" in str(problem), name
+        if "training_mode" in name and "batchnorm" in name:
+            with pytest.raises(ModelProblem, match="training mode"):
+                fold(model)
             continue
         seen += 1
+        result = fold(model)
         if not result.folded:
             assert result.model.SerializeToString(deterministic=True) == model.SerializeToString(deterministic=True), (
                 name

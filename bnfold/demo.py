@@ -1,0 +1,65 @@
+"""`bnfold demo`: train, export, fold, verify and measure a small network, and one table of what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from .bench import Benchmark, benchmark
+from .errors import UsageProblem
+from .pipeline import FoldReport, fold_file
+from .train import TrainOptions, TrainResult, train
+from .train.export import ExportResult, export
+from .train.options import Watch
+from .verification import Verification, verify
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Everything the steps of the demo returned."""
+
+    trained: TrainResult
+    exported: ExportResult
+    folded: FoldReport
+    verified: Verification
+    measured: Benchmark
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The summary: a quantity, before the fold, after it."""
+        before, after = self.folded.before, self.folded.after
+        original, folded = self.verified.errors
+        cell, accuracy = self.measured.headline, f"{self.trained.accuracy:.4f}"
+        interval = f"{cell.speedup.estimate:.3f} [{cell.speedup.low:.3f}, {cell.speedup.high:.3f}]"
+        return [
+            (f"accuracy on {self.trained.test_images} held-out images", accuracy, "the same function"),
+            ("BatchNormalization", str(before.batch_normalizations), str(after.batch_normalizations)),
+            ("nodes", str(before.nodes), str(after.nodes)),
+            ("bytes", str(before.bytes), str(after.bytes)),
+            ("worst error against float64", f"{original:.2g}", f"{folded:.2g}"),
+            ("verification", "", self.verified.verdict),
+            (f"latency at onnxruntime {cell.level}, ms", f"{cell.ms[0]:.4f}", f"{cell.ms[1]:.4f}"),
+            ("speed-up [95% interval]", "", f"{interval} {cell.verdict}"),
+        ]
+
+
+def demo(folder: Path, say: Say, watch: Watch = lambda event: None) -> Demo:
+    """Run the whole of bnfold on scikit-learn's handwritten digits; files go to `folder`, which must be new or empty.
+
+    Raises UsageProblem if it is not, and whatever the steps raise.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageProblem(f"{folder} exists and is not empty", "Name another folder with --dir, or remove this one.")
+    original, folded = folder / "digits.onnx", folder / "digits.folded.onnx"
+    say("1/5 train: a small convolutional network on handwritten digits")
+    trained = train(TrainOptions(data="digits", out=folder / "run"), watch)
+    say(f"2/5 export: {original}, every BatchNormalization a node")
+    exported = export(trained.run, original)
+    say(f"3/5 fold: {folded}")
+    report = fold_file(original, folded)
+    say("4/5 verify: both files against a float64 evaluation, more inputs than during the fold")
+    verified = verify(original, folded, effort="full")
+    say("5/5 bench: both files, interleaved, in fresh processes")
+    return Demo(trained, exported, report, verified, benchmark(original, folded))
