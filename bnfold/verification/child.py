@@ -91,7 +91,9 @@ def serve(job: str, folder: str, memory: str) -> None:
     _limit(int(memory))
     module, function = JOBS[job]
     try:
-        answer = getattr(import_module(module), function)(json.loads(Path(folder, "ask.json").read_text(encoding="utf-8")))
+        answer = getattr(import_module(module), function)(
+            json.loads(Path(folder, "ask.json").read_text(encoding="utf-8"))
+        )
     except BnfoldError as problem:
         answer = {"error": type(problem).__name__, "message": str(problem), "hint": problem.hint}
     except Exception as defect:

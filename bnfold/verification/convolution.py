@@ -1,6 +1,7 @@
 """Conv and ConvTranspose in float64: any number of spatial axes, any group, at the speed of matrix products.
 
-onnx's own reference is slow for Conv, and wrong for ConvTranspose with group > 1 (onnx 1.23 slices W along the wrong axis).
+onnx's own reference is slow for Conv, and wrong for ConvTranspose with group > 1 (onnx 1.23 slices W along the wrong
+axis).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def conv(x: Array, w: Array, b: Array | None, window: Window, group: int) -> Arr
 
 
 def _products(taps: Array, weights: Array, spatial: int) -> Array:
-    """Unroll one block of windows into columns (K, L) per image and group, and multiply: (N, group, M/group, *counts)."""
+    """One block of windows unrolled to columns (K, L) per image and group, multiplied: (N, group, M/group, *counts)."""
     images, channels, *rest = taps.shape
     counts, group = rest[:spatial], weights.shape[0]
     order = (0, 1, *range(2 + spatial, taps.ndim), *range(2, 2 + spatial))
@@ -81,9 +82,9 @@ class Conv(OpRun):
 
     op_domain = ""
 
-    def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, pads=None, strides=None):  # type: ignore[no-untyped-def]
-        window = Window.of(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
-        return (conv(x, w, b, window, group or 1),)
+    def _run(self, x: Array, w: Array, b: Array | None = None, **given: Any) -> tuple[Array]:
+        geometry = (given.get(name) for name in ("strides", "dilations", "pads", "auto_pad"))
+        return (conv(x, w, b, Window.of(x.shape[2:], w.shape[2:], *geometry), given.get("group") or 1),)
 
 
 class ConvTranspose(OpRun):
@@ -91,8 +92,10 @@ class ConvTranspose(OpRun):
 
     op_domain = ""
 
-    def _run(self, x, w, b=None, auto_pad=None, dilations=None, group=None, output_padding=None, output_shape=None, **rest):  # type: ignore[no-untyped-def]
-        window = Window.of(x.shape[2:], w.shape[2:], rest.get("strides"), dilations, rest.get("pads"), "NOTSET")
-        more = output_padding or [0] * (x.ndim - 2)
-        window, sizes = transpose_geometry(x.shape[2:], window, more, output_shape, auto_pad)
-        return (conv_transpose(x, w, b, window, group or 1, sizes),)
+    def _run(self, x: Array, w: Array, b: Array | None = None, **given: Any) -> tuple[Array]:
+        window = Window.of(
+            x.shape[2:], w.shape[2:], given.get("strides"), given.get("dilations"), given.get("pads"), None
+        )
+        more = given.get("output_padding") or [0] * (x.ndim - 2)
+        cut = transpose_geometry(x.shape[2:], window, more, given.get("output_shape"), given.get("auto_pad"))
+        return (conv_transpose(x, w, b, cut[0], given.get("group") or 1, cut[1]),)

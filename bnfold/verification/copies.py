@@ -13,8 +13,8 @@ from .windows import Array
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 LINEAR = frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
-    "Conv ConvTranspose Gemm MatMul BatchNormalization InstanceNormalization LayerNormalization GroupNormalization "
-    "Mul Add Sub Div PRelu DequantizeLinear GRU LSTM RNN".split()
+    ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"]
+    + ["GroupNormalization", "Mul", "Add", "Sub", "Div", "PRelu", "DequantizeLinear", "GRU", "LSTM", "RNN"]
 )
 
 
@@ -48,7 +48,9 @@ def _held(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     half = numpy_helper.from_array(np.array([0.5], dtype=kind))
     sizes = f"{node.output[0]}/sizes"
     if "shape" in given:
-        ask = helper.make_node("Constant", [], [sizes], value=numpy_helper.from_array(np.array(given["shape"], np.int64)))
+        ask = helper.make_node(
+            "Constant", [], [sizes], value=numpy_helper.from_array(np.array(given["shape"], np.int64))
+        )
     else:
         ask = helper.make_node("Shape", [node.input[0]], [sizes])
     return [ask, helper.make_node("ConstantOfShape", [sizes], [node.output[0]], value=half)]
@@ -109,7 +111,9 @@ def _sizes(graph: onnx.GraphProto) -> set[str]:
     found: set[str] = set()
     constants = {*stored(graph), ""}
     for node in graph.node:
-        from_sizes = bool(node.input) and found.issuperset(set(node.input) - constants) and not constants.issuperset(node.input)
+        from_sizes = (
+            bool(node.input) and found.issuperset(set(node.input) - constants) and not constants.issuperset(node.input)
+        )
         if node.op_type in ("Shape", "Size") or from_sizes:
             found.update(node.output)
     return found
@@ -120,7 +124,9 @@ def _moved(values: Array, seed: int) -> Array:
     flat = np.ascontiguousarray(values).reshape(-1)
     bits = flat.view(f"u{values.itemsize}")
     rows = np.arange(flat.size, dtype=np.uint64) // max(1, flat.size // max(1, values.shape[0] if values.ndim else 1))
-    mixed = (bits.astype(np.uint64) + rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)) * np.uint64(0xD6E8FEB86659FD93)
+    mixed = (bits.astype(np.uint64) + rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)) * np.uint64(
+        0xD6E8FEB86659FD93
+    )
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     steps = np.where(mixed >> np.uint64(63), 1, -1)
     moved = (bits.astype(np.int64) + steps).astype(bits.dtype).view(values.dtype)

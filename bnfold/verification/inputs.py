@@ -154,6 +154,18 @@ def candidates(graph: onnx.GraphProto) -> Iterator[Sizes]:
         yield {"*": size}
 
 
+def dynamic(graph: onnx.GraphProto) -> list[str]:
+    """The names under which sizes can be given: symbolic dimensions, `input/axis` for those without a name."""
+    known = _implied(graph)
+    names = [
+        dim if isinstance(dim, str) else f"{value.name}/{axis}"
+        for value in fed(graph)
+        for axis, dim in enumerate(shape(value) or [None] * _rank(graph, value.name))
+        if not isinstance(dim, int) and f"{value.name}/{axis}" not in known
+    ]
+    return list(dict.fromkeys(names))
+
+
 def _is_dynamic(value: onnx.ValueInfoProto) -> bool:
     dims = shape(value)
     return dims is None or any(not isinstance(dim, int) for dim in dims[1:]) or (len(dims) == 1 and dims[0] is None)

@@ -38,7 +38,7 @@ def _first(why: Exception) -> str:
 def placed(model: onnx.ModelProto, folder: str) -> bytes | str:
     """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`."""
     if model.ByteSize() < _LARGEST:
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
     name = f"copy{next(_numbers)}"
     path = Path(folder, f"{name}.onnx")
     onnx.save(model, str(path), save_as_external_data=True, location=f"{name}.data")

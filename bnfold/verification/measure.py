@@ -25,12 +25,17 @@ SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
 FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
-ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH = range(5)
+ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH, ONES = range(6)
 
 
 def roundoff(dtype: Any) -> float:
     """Half the distance from 1 to the next number of a floating-point type."""
     return 2.0**-8 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps) / 2
+
+
+def quantum(dtype: Any) -> float:
+    """What counts as nothing: float16 steps by it near zero, other types may flush what is below it to zero."""
+    return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Tally:
     axes: Sequence[int] = ()
     bounded: bool = False  # made by Sigmoid or the like: accurate to a roundoff of 1, not of its own value
     roundoff: float = 2.0**-24
+    quantum: float = 0.0
     sums: dict[int | None, Array] = field(default_factory=dict)
     largest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # largest absolute error: original, folded
     elements: int = 0
@@ -59,7 +65,7 @@ class Tally:
         if original.dtype.kind not in "fV" and original.dtype.name != "bfloat16":
             self._count_flips(original if truth is None else truth, original, folded, jittered)
             return
-        self.roundoff = roundoff(original.dtype)
+        self.roundoff, self.quantum = roundoff(original.dtype), quantum(original.dtype)
         runs = [_plain(run) for run in (original, folded, *jittered)]
         self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs[0], runs[1], runs[2:])
 
@@ -71,7 +77,9 @@ class Tally:
                 truth, errors = self._finite(truth, original, folded, errors)
         for which in (ORIGINAL, FOLDED):
             error = errors[which]
-            self.largest[which] = max(self.largest[which], float(error.max(initial=0.0)), -float(error.min(initial=0.0)))
+            self.largest[which] = max(
+                self.largest[which], float(error.max(initial=0.0)), -float(error.min(initial=0.0))
+            )
         low, high = float(truth.min(initial=np.inf)), float(truth.max(initial=-np.inf))
         self.span = [min(self.span[0], low), max(self.span[1], high)]
         weight = 1.0 / (float(np.vdot(truth, truth)) / max(1, truth.size) or 1.0)
@@ -82,7 +90,10 @@ class Tally:
     def _finite(self, truth: Array, original: Array, folded: Array, errors: list[Array]) -> tuple[Array, list[Array]]:
         """Leave out what is not finite, after counting what the fold broke."""
         sure, ours, theirs = np.isfinite(truth), np.isfinite(original), np.isfinite(folded)
-        kinds = np.nan_to_num(original, nan=7.0, posinf=8.0, neginf=9.0), np.nan_to_num(folded, nan=7.0, posinf=8.0, neginf=9.0)
+        kinds = (
+            np.nan_to_num(original, nan=7.0, posinf=8.0, neginf=9.0),
+            np.nan_to_num(folded, nan=7.0, posinf=8.0, neginf=9.0),
+        )
         odd = ~sure & (ours != theirs) | ~sure & ~ours & ~theirs & (kinds[0] != kinds[1])
         self.broken += int(np.count_nonzero((sure & ours & ~theirs) | odd))
         usable = sure & ours & theirs & np.logical_and.reduce([np.isfinite(e) for e in errors])
@@ -116,8 +127,10 @@ class Tally:
     def _allowed(self, axis: int | None) -> Array:
         """Squared errors that rounding explains without the original's own error."""
         sums = self.sums[axis]
-        floor = self.roundoff**2 * np.maximum(sums[TRUTH], sums[5] if self.bounded else 0.0)
-        return np.maximum(sums[JITTER], floor)
+        absolute = max(self.roundoff if self.bounded else 0.0, self.quantum)
+        floor = np.maximum(self.roundoff**2 * sums[TRUTH], absolute**2 * sums[ONES])
+        allowed: Array = np.maximum(sums[JITTER], floor)
+        return allowed
 
     @property
     def disputed(self) -> bool:
@@ -135,7 +148,8 @@ class Tally:
         if self.disputed:
             error, allowed = self.sums[axis][DRIFT], self._allowed(axis)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(error > 0, np.sqrt(error / allowed), 0.0)  # type: ignore[no-any-return]
+            found: Array = np.where(error > 0, np.sqrt(error / allowed), 0.0)
+        return found
 
     @property
     def tipped(self) -> bool:
@@ -160,4 +174,5 @@ def _squares(values: Array, axis: int | None) -> Array:
     if axis is None:
         return np.array([np.vdot(values, values)])
     laid = values.reshape(int(np.prod(values.shape[:axis])), values.shape[axis], -1)
-    return np.square(laid).sum(axis=2).sum(axis=0)  # type: ignore[no-any-return]
+    found: Array = np.square(laid).sum(axis=2).sum(axis=0)
+    return found

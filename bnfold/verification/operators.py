@@ -121,7 +121,8 @@ def _stretched(x: Array, axis: int, scale: float, mode: str) -> Array:
         return x.take(np.clip(index, 0, size - 1).astype(np.intp), axis=axis)
     low = np.clip(np.floor(at), 0, size - 1).astype(np.intp)
     weight = np.clip(at - low, 0, 1).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    return x.take(low, axis=axis) * (1 - weight) + x.take(np.minimum(low + 1, size - 1), axis=axis) * weight
+    stretched: Array = x.take(low, axis=axis) * (1 - weight) + x.take(np.minimum(low + 1, size - 1), axis=axis) * weight
+    return stretched
 
 
 class Upsample(_Standard):

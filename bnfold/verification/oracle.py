@@ -110,8 +110,6 @@ def _reads(node: onnx.NodeProto) -> list[str]:
     return names
 
 
-def evaluate(
-    model: onnx.ModelProto, feeds: Mapping[str, Array], names: Iterable[str] | None = None
-) -> dict[str, Any]:
+def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array], names: Iterable[str] | None = None) -> dict[str, Any]:
     """One float64 evaluation of `model`: the tensors called `names`, or its outputs."""
     return Oracle(model).evaluate(feeds, names)

@@ -33,9 +33,11 @@ def average_pool(x: Array, window: Window, ceil: bool, include_pad: bool) -> Arr
 def _over_taps(combine: Any, taps: Array, spatial: int) -> Array:
     """Reduce the kernel axes of (N, C, *counts, *kernel), one tap of all windows at a time."""
     kernel = taps.shape[2 + spatial :]
-    result = taps[(..., *(0,) * spatial)].copy()
-    for offset in list(np.ndindex(kernel))[1:]:
-        combine(result, taps[(..., *offset)], out=result)
+    images = np.moveaxis(taps, tuple(range(2 + spatial, taps.ndim)), tuple(range(spatial)))
+    offsets = list(np.ndindex(kernel))
+    result: Array = images[offsets[0]].copy()
+    for offset in offsets[1:]:
+        combine(result, images[offset], out=result)
     return result
 
 
@@ -44,10 +46,10 @@ class MaxPool(OpRun):
 
     op_domain = ""
 
-    def _run(self, x, auto_pad=None, ceil_mode=None, dilations=None, kernel_shape=None, pads=None, storage_order=None, strides=None):  # type: ignore[no-untyped-def]
+    def _run(self, x: Array, **given: Any) -> tuple[Array]:
         if len([name for name in self.onnx_node.output if name]) > 1:
             raise NotImplementedError("MaxPool with the output Indices")
-        return (max_pool(x, Window.of(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad), bool(ceil_mode)),)
+        return (max_pool(x, _window(x, given), bool(given.get("ceil_mode"))),)
 
 
 class AveragePool(OpRun):
@@ -55,6 +57,10 @@ class AveragePool(OpRun):
 
     op_domain = ""
 
-    def _run(self, x, auto_pad=None, ceil_mode=None, count_include_pad=None, dilations=None, kernel_shape=None, pads=None, strides=None):  # type: ignore[no-untyped-def]
-        window = Window.of(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad)
-        return (average_pool(x, window, bool(ceil_mode), bool(count_include_pad)),)
+    def _run(self, x: Array, **given: Any) -> tuple[Array]:
+        return (average_pool(x, _window(x, given), bool(given.get("ceil_mode")), bool(given.get("count_include_pad"))),)
+
+
+def _window(x: Array, given: dict[str, Any]) -> Window:
+    names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad")
+    return Window.of(x.shape[2:], *(given.get(name) for name in names))

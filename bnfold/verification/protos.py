@@ -67,7 +67,9 @@ def shape(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return None
-    return [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or None for d in tensor.shape.dim]
+    return [
+        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or None for d in tensor.shape.dim
+    ]
 
 
 def domain(node: onnx.NodeProto) -> str:

@@ -12,7 +12,9 @@ from .protos import produced, stored, subgraphs
 def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
     """Names that a node makes in both graphs, in the order of the folded one; constants left out."""
     ours = produced(original)
-    return [n for n, node in produced(folded).items() if n in ours and node.op_type not in ("Constant", "ConstantOfShape")]
+    return [
+        n for n, node in produced(folded).items() if n in ours and node.op_type not in ("Constant", "ConstantOfShape")
+    ]
 
 
 def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
@@ -29,9 +31,9 @@ def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
 def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:
     """Shared tensors that hold other values by design: the inside of a chain that an affine was moved along.
 
-    A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor that
-    is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right, it can
-    only hide it (a Relu over a dead channel).
+    A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor
+    that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right,
+    it can only hide it (a Relu over a dead channel).
     """
     outputs = {output.name for output in folded.output}
     readers = _readers(folded)
@@ -65,7 +67,7 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
 
 
 def shape_of_graph(model: onnx.ModelProto) -> list[str]:
-    """A description of a graph that ignores names and the numbers in constants: equal for graphs of the same structure."""
+    """A description that ignores names and the numbers in constants: equal for graphs of the same structure."""
     meaning = {value.name: f"input {i}" for i, value in enumerate(model.graph.input)}
     meaning.update((t.name, f"{t.data_type}{list(t.dims)}") for t in model.graph.initializer)
     known: dict[str, int] = {}

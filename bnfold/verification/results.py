@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 SCHEMA = "bnfold.verify/1"
@@ -14,7 +14,7 @@ class Compared:
     """One tensor under one level of onnxruntime's optimization.
 
     `ratio` is the folded model's error over the error a faultless fold is entitled to, the worst of the tensor and, at
-    a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the true values.
+    a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the truth.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Level:
-    """One level of onnxruntime's graph optimization: `off` shows the models as written, `default` as they are served."""
+    """One level of onnxruntime's graph optimization: `off` runs the models as written, `default` as they are served."""
 
     level: str
     ran: bool
@@ -67,6 +67,18 @@ class Level:
         """The tensor with the largest ratio among the outputs, or among all others that count."""
         found = [t for t in self.tensors if t.output is output and not t.moved]
         return max(found, key=lambda t: t.ratio, default=None)
+
+    def row(self) -> tuple[str, ...]:
+        """For a table: inputs, tensors, the worst ratio and its place, the largest errors of the outputs."""
+        if not self.ran:
+            return (self.level, "0", "0", "not run", "", "", "")
+        worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
+        outputs = [t for t in self.tensors if t.output]
+        errors = [
+            max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
+        ]
+        where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
+        return (self.level, str(len(self.cases)), str(len(self.tensors)), *where, *(f"{e:.2e}" for e in errors))
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,20 @@ class Verification:
     models: dict[str, dict[str, Any]]
     seconds: float
 
+    COLUMNS: ClassVar = (
+        "optimization",
+        "inputs",
+        "tensors",
+        "worst error / rounding",
+        "at",
+        "max |error| A",
+        "max |error| B",
+    )
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One line per level for a table: how far the folded model is from float64, and how far the original is."""
+        return [level.row() for level in self.levels]
+
     @property
     def passed(self) -> bool:
         return self.verdict == PASS
@@ -99,7 +125,9 @@ class Verification:
     def errors(self) -> tuple[float, float]:
         """The largest absolute error of the outputs against float64, optimization off: original, folded."""
         outputs = [t for level in self.levels if level.level == "off" for t in level.tensors if t.output]
-        return max((t.max_abs_original for t in outputs), default=0.0), max((t.max_abs_folded for t in outputs), default=0.0)
+        return max((t.max_abs_original for t in outputs), default=0.0), max(
+            (t.max_abs_folded for t in outputs), default=0.0
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: outputs, fold sites, and whatever else is over its limit; other tensors as a count."""

@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime: made in one place, with options that are checked because onnxruntime takes typos silently."""
+"""Sessions of onnxruntime: made in one place, with checked options, because onnxruntime takes typos silently."""
 
 from __future__ import annotations
 
@@ -27,18 +27,54 @@ SESSION_ENTRIES = frozenset(
 PROVIDER_OPTIONS = {  # documented names: https://onnxruntime.ai/docs/execution-providers/
     CPU: frozenset[str](),
     CUDA: frozenset(
-        "device_id gpu_mem_limit arena_extend_strategy cudnn_conv_algo_search cudnn_conv_use_max_workspace "
-        "cudnn_conv1d_pad_to_nc1d do_copy_in_default_stream enable_cuda_graph enable_cudnn fuse_conv_bias prefer_nhwc "
-        "use_tf32 use_ep_level_unified_stream sdpa_kernel tunable_op_enable tunable_op_tuning_enable "
-        "tunable_op_max_tuning_duration_ms enable_skip_layer_norm_strict_mode".split()
+        [
+            "device_id",
+            "gpu_mem_limit",
+            "arena_extend_strategy",
+            "cudnn_conv_algo_search",
+            "cudnn_conv_use_max_workspace",
+            "cudnn_conv1d_pad_to_nc1d",
+            "do_copy_in_default_stream",
+            "enable_cuda_graph",
+            "enable_cudnn",
+            "fuse_conv_bias",
+            "prefer_nhwc",
+            "use_tf32",
+            "use_ep_level_unified_stream",
+            "sdpa_kernel",
+            "tunable_op_enable",
+            "tunable_op_tuning_enable",
+            "tunable_op_max_tuning_duration_ms",
+            "enable_skip_layer_norm_strict_mode",
+        ]
     ),
     TENSORRT: frozenset(
-        "device_id trt_fp16_enable trt_bf16_enable trt_int8_enable trt_engine_cache_enable trt_engine_cache_path "
-        "trt_engine_cache_prefix trt_timing_cache_enable trt_timing_cache_path trt_force_timing_cache "
-        "trt_builder_optimization_level trt_max_workspace_size trt_min_subgraph_size trt_max_partition_iterations "
-        "trt_profile_min_shapes trt_profile_opt_shapes trt_profile_max_shapes trt_op_types_to_exclude "
-        "trt_cuda_graph_enable trt_detailed_build_log trt_engine_hw_compatible trt_context_memory_sharing_enable "
-        "trt_layer_norm_fp32_fallback trt_auxiliary_streams".split()
+        [
+            "device_id",
+            "trt_fp16_enable",
+            "trt_bf16_enable",
+            "trt_int8_enable",
+            "trt_engine_cache_enable",
+            "trt_engine_cache_path",
+            "trt_engine_cache_prefix",
+            "trt_timing_cache_enable",
+            "trt_timing_cache_path",
+            "trt_force_timing_cache",
+            "trt_builder_optimization_level",
+            "trt_max_workspace_size",
+            "trt_min_subgraph_size",
+            "trt_max_partition_iterations",
+            "trt_profile_min_shapes",
+            "trt_profile_opt_shapes",
+            "trt_profile_max_shapes",
+            "trt_op_types_to_exclude",
+            "trt_cuda_graph_enable",
+            "trt_detailed_build_log",
+            "trt_engine_hw_compatible",
+            "trt_context_memory_sharing_enable",
+            "trt_layer_norm_fp32_fallback",
+            "trt_auxiliary_streams",
+        ]
     ),
 }
 
@@ -54,7 +90,7 @@ def threads() -> int:
 
 
 def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Provider options as onnxruntime wants them. Raises UsageProblem for a provider or an option it does not document."""
+    """Provider options as onnxruntime wants them. Raises UsageProblem for what it does not document."""
     if provider not in PROVIDER_OPTIONS:
         raise UsageProblem(f"unknown execution provider {provider!r}", f"Known: {', '.join(PROVIDER_OPTIONS)}.")
     for name in options:
@@ -77,12 +113,16 @@ def options(
     made.intra_op_num_threads = threads
     for name, value in (entries or {}).items():
         if name not in SESSION_ENTRIES:
-            raise UsageProblem(f"onnxruntime has no session entry {name!r}", f"Known: {', '.join(sorted(SESSION_ENTRIES))}.")
+            raise UsageProblem(
+                f"onnxruntime has no session entry {name!r}", f"Known: {', '.join(sorted(SESSION_ENTRIES))}."
+            )
         made.add_session_config_entry(name, value)
     return made
 
 
-def session(model: bytes | str, made: Any, *, provider: str = CPU, provider_options: Mapping[str, str] | None = None) -> Any:
+def session(
+    model: bytes | str, made: Any, *, provider: str = CPU, provider_options: Mapping[str, str] | None = None
+) -> Any:
     """A session of `model` (serialized, or a path) on exactly one provider. Raises `CannotRun`."""
     import onnxruntime as ort
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
 LEVELS = ("off", "default")
-SAME_FILE = "the two files are the same, byte for byte: there is nothing to compare"
+_SAME_FILE: tuple[str, ...] = ("the two files are the same, byte for byte: there is nothing to compare",)
 
 
 def verify(
@@ -44,10 +44,17 @@ def verify(
     started = time.perf_counter()
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
-        request = {"original": str(first), "folded": str(second), "effort": effort, "seed": seed, "levels": list(levels)}
+        request = {
+            "original": str(first),
+            "folded": str(second),
+            "effort": effort,
+            "seed": seed,
+            "levels": list(levels),
+        }
         structure, blocked = _structure(request)
         if models["original"]["sha256"] == models["folded"]["sha256"] and not blocked:
-            verdict, reasons, numbers = PASS, (SAME_FILE,), _Numbers()
+            numbers = _Numbers()
+            verdict, reasons = PASS, _SAME_FILE
         else:
             numbers = _numbers(request)
             verdict, reasons = judge(structure, numbers.levels, (*blocked, *numbers.blocked))

@@ -25,8 +25,8 @@ class Window:
     after: tuple[int, ...]
 
     @classmethod
-    def of(cls, sizes: Sequence[int], kernel: Sequence[int], strides: Ints, dilations: Ints, pads: Ints, auto_pad: Any) -> Window:
-        """The window that ONNX attributes describe over an image of `sizes` (absent: strides 1, dilations 1, pads 0)."""
+    def of(cls, sizes: Sequence[int], kernel: Any, strides: Ints, dilations: Ints, pads: Ints, auto_pad: Any) -> Window:
+        """The window ONNX attributes describe over an image of `sizes` (absent: strides 1, dilations 1, pads 0)."""
         rank = len(sizes)
         steps, gaps = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
         given = tuple(pads or (0,) * (2 * rank))
@@ -34,7 +34,7 @@ class Window:
         return plain._same(sizes, auto_pad) if auto_pad in ("SAME_UPPER", "SAME_LOWER", "VALID") else plain
 
     def _same(self, sizes: Sequence[int], auto_pad: str) -> Window:
-        """Pads so that there are ceil(size / stride) windows; an odd one goes to the end (UPPER) or the start (LOWER)."""
+        """Pads for ceil(size / stride) windows; an odd one goes to the end (UPPER) or the start (LOWER)."""
         if auto_pad == "VALID":
             return Window(self.kernel, self.strides, self.dilations, (0,) * len(sizes), (0,) * len(sizes))
         axes = zip(sizes, self.strides, self.extents, strict=True)
@@ -49,7 +49,7 @@ class Window:
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
 
     def counts(self, sizes: Sequence[int], ceil: bool = False) -> tuple[int, ...]:
-        """How many windows there are along each axis; with `ceil` a last partial one, if it starts before the end pad."""
+        """How many windows fit along each axis; with `ceil` a partial one too, unless it starts in the end pad."""
         return tuple(self._count(axis, size, ceil) for axis, size in enumerate(sizes))
 
     def _count(self, axis: int, size: int, ceil: bool) -> int:
@@ -70,6 +70,6 @@ class Window:
     def taps(self, padded: Array, counts: Sequence[int]) -> Array:
         """All windows as one view: (N, C, *counts, *kernel)."""
         axes = tuple(range(2, padded.ndim))
-        view = np.lib.stride_tricks.sliding_window_view(padded, self.extents, axes)  # type: ignore[call-overload]
+        view = np.lib.stride_tricks.sliding_window_view(padded, self.extents, axes)
         moves = tuple(slice(0, (n - 1) * s + 1, s) for n, s in zip(counts, self.strides, strict=True))
-        return view[(slice(None), slice(None), *moves, *(slice(None, None, d) for d in self.dilations))]  # type: ignore[no-any-return]
+        return view[(slice(None), slice(None), *moves, *(slice(None, None, d) for d in self.dilations))]

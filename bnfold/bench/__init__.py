@@ -1,0 +1,9 @@
+"""Benchmark: is a folded model faster, and how sure is that? Timing runs in fresh child processes only."""
+
+from __future__ import annotations
+
+from .benching import benchmark as benchmark
+from .benching import size as size
+from .results import Benchmark as Benchmark
+
+__all__ = ["Benchmark", "benchmark", "size"]

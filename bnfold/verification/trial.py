@@ -1,0 +1,141 @@
+"""What a numeric comparison is about: two models, the oracle, sizes that work, the tensors to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from . import sessions
+from .child import stage
+from .copies import tamed
+from .inputs import Case, Sizes, candidates, cases, feeds
+from .loading import load, placed
+from .oracle import CannotEvaluate, Oracle
+from .protos import produced
+from .regions import edited, shared
+from .sessions import CannotRun
+from .windows import Array
+
+# Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
+WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs together; one input is always run
+ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the sites that are compared, per input
+SMALL = 1_000_000  # elements of one input: below, several jittered copies cost nothing
+
+
+@dataclass
+class Trial:
+    """Two models, what is to be compared in them, and what was found out on the way."""
+
+    original: onnx.ModelProto
+    folded: onnx.ModelProto
+    effort: str
+    seed: int
+    folder: str
+    oracle: Oracle | None = None
+    sizes: Sizes = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    elements: int = 0  # of all shared tensors, for one input
+    notes: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)  # why something could not be compared
+    edits: set[str] = field(default_factory=set)
+    truths: dict[Case, dict[str, Any]] = field(
+        default_factory=dict
+    )  # what the oracle said, kept while it may be asked again
+
+    @property
+    def outputs(self) -> list[str]:
+        return [output.name for output in self.original.graph.output]
+
+
+def prepared(request: Mapping[str, Any], folder: str) -> Trial:
+    stage("reading the models")
+    original, notes = tamed(load(request["original"]))
+    folded, _ = tamed(load(request["folded"]))
+    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
+    trial.edits = edited(original.graph, folded.graph)
+    stage("the float64 evaluation of the original")
+    try:
+        trial.oracle = Oracle(original)
+    except CannotEvaluate as why:
+        trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
+    return trial
+
+
+def sized(trial: Trial) -> bool:
+    """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare."""
+    stage("onnxruntime, running the original")
+    why = None
+    for level in ("off", "default"):
+        try:
+            running = session(trial, trial.original, level)
+        except CannotRun as reason:
+            why = reason
+            continue
+        for case, sizes in _trials(trial):
+            try:
+                values = feeds(trial.original.graph, case, sizes)
+                sessions.outputs(running, trial.outputs, values)
+            except CannotRun as reason:
+                why = why or reason
+                continue
+            trial.sizes = sizes
+            _choose(trial, case, values)
+            return True
+    trial.blocked.append(f"onnxruntime cannot run the original: {why}")
+    return False
+
+
+def _trials(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
+    """The first planned case with one set of sizes after another; then the same with a batch of 1."""
+    first = cases(trial.effort, trial.seed)[0]
+    for case in dict.fromkeys((first, replace(first, batch=1))):
+        yield from ((case, sizes) for sizes in candidates(trial.original.graph))
+
+
+def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
+    """Outputs and fold sites always; other shared tensors, evenly spread, until there are too many elements."""
+    names = shared(trial.original.graph, trial.folded.graph)
+    counts = {name: np.size(value) for name, value in truth(trial, case, values, names).items()}
+    needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial)}
+    others = [n for n in names if n not in needed]
+    every = max(1, -(-sum(counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
+    chosen = needed | set(others[::every])
+    trial.names = [n for n in names if n in chosen]
+    trial.elements = sum(counts.values())
+    if every > 1:
+        trial.notes.append(f"of {len(others)} tensors between the sites one in {every} was compared, to save time")
+
+
+def _behind_outputs(trial: Trial) -> set[str]:
+    """What the makers of the outputs read: it stands for outputs that are not tensors, the dictionaries of ZipMap."""
+    nodes = produced(trial.original.graph)
+    return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
+
+
+def session(trial: Trial, model: onnx.ModelProto, level: str) -> Any:
+    options = sessions.options(
+        level, deterministic=True, threads=sessions.threads(), entries={"session.intra_op.allow_spinning": "0"}
+    )
+    return sessions.session(placed(model, trial.folder), options)
+
+
+def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:
+    """What the oracle says. An oracle that fails is given up, in words; what it said about outputs is remembered."""
+    if trial.oracle is None:
+        return {}
+    if case in trial.truths and all(name in trial.truths[case] for name in names):
+        answer = trial.truths.pop(case)
+    else:
+        stage("the float64 evaluation of the original")
+        try:
+            answer = trial.oracle.evaluate(values, {*names, *trial.outputs})
+        except CannotEvaluate as why:
+            trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
+            trial.oracle = None
+            return {}
+    trial.truths[case] = answer if not trial.names else {n: answer[n] for n in trial.outputs if n in answer}
+    return answer

@@ -1,0 +1,41 @@
+"""`bnfold verify`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+EXIT = {"PASS": 0, "FAIL": 1, "VACUOUS": 5, "INCONCLUSIVE": 5}
+
+
+def verify(
+    original: Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")],
+    folded: Annotated[str, typer.Argument(metavar="B.onnx", help="The model that should compute the same.")],
+    effort: Annotated[str, typer.Option("--effort", help="fast (three inputs, seconds) or full.")] = "fast",
+    opt: Annotated[
+        str, typer.Option("--opt", help="onnxruntime graph optimization levels to compare at.")
+    ] = "off,default",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")] = 0,
+    json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the result as JSON.")] = None,
+) -> int:
+    """Decide whether B computes what A computes, up to rounding.
+
+    Both run on onnxruntime's CPU provider, graph optimization off and at its default, against a float64 evaluation of
+    A; inputs, outputs, operator sets and metadata must be the same. Exits 0 for PASS, 1 for FAIL, 5 for VACUOUS (the
+    comparison could not have failed) and INCONCLUSIVE.
+    """
+    from bnfold.verification import verify as run
+    from bnfold_cli import console
+
+    found = run(original, folded, effort=effort, seed=seed, levels=opt.split(","))
+    if json != "-":
+        console.table("Error against float64", found.COLUMNS, found.rows())
+        console.data.print(found.verdict)
+    if json:
+        console.write_json(found.to_json(), json)
+    for note in found.notes:
+        console.say(f"note: {note}")
+    for reason in found.reasons:
+        console.say(reason)
+    return EXIT[found.verdict]

@@ -1,0 +1,199 @@
+"""The benchmark: its statistics against known values, and small real runs of it in real child processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from bnfold.bench import benchmark, size
+from bnfold.bench.environment import environment
+from bnfold.bench.results import Benchmark
+from bnfold.bench.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
+from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
+
+T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 6: 2.4469, 9: 2.2622, 10: 2.2281, 30: 2.0423, 120: 1.9799}
+
+
+@pytest.mark.parametrize("freedom", T_TABLE)
+def test_student_quantile_is_that_of_the_tables(freedom: int) -> None:
+    assert student_quantile(0.975, freedom) == pytest.approx(T_TABLE[freedom], abs=6e-5)
+    assert student_cdf(-T_TABLE[freedom], freedom) == pytest.approx(0.025, abs=2e-6)
+
+
+def test_the_interval_is_the_t_interval_of_the_logarithms() -> None:
+    found = speedup([0.1, 0.2, 0.3])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert (found.estimate, found.low, found.high) == pytest.approx(
+        (math.exp(0.2), math.exp(0.2 - half), math.exp(0.2 + half))
+    )
+    assert found.half_width == pytest.approx(half)
+    assert speedup([0.1]) == Interval(math.exp(0.1), 0.0, math.inf)
+
+
+def simulated(random: np.random.Generator, truth: float, launches: int = 7) -> list[float]:
+    """Log ratios of launches with a launch effect, slow drift, and autocorrelated noise in every block."""
+    ratios = []
+    for _ in range(launches):
+        base, effect = random.normal(0, 0.05), random.normal(0, 0.004)
+        noise, blocks = 0.0, ([], [])
+        for block in range(20):
+            drift = 0.01 * math.sin(block / 6 + base * 100)
+            for which in random.permutation(2):
+                times = []
+                for _ in range(10):
+                    noise = 0.7 * noise + random.normal(0, 0.01)
+                    times.append(math.exp(base + drift + noise + (truth + effect if which == 0 else 0.0)))
+                blocks[which].append(times)
+        ratios.append(paired(*blocks))
+    return ratios
+
+
+def test_the_95_percent_interval_covers_the_truth_about_95_percent_of_the_time() -> None:
+    random = np.random.default_rng(1)
+    truth = math.log(1.05)
+    intervals = [speedup(simulated(random, truth)) for _ in range(200)]
+    covered = sum(i.low <= 1.05 <= i.high for i in intervals)
+    assert 180 <= covered <= 199
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1.02, 1.05, "FASTER"),
+        (0.995, 1.008, "EQUIVALENT"),
+        (1.001, 1.004, "EQUIVALENT"),
+        (0.9, 0.98, "SLOWER"),
+        (0.97, 1.05, "INCONCLUSIVE"),
+        (0.0, math.inf, "INCONCLUSIVE"),
+        (1.005, 1.2, "FASTER"),
+    ],
+)
+def test_verdicts(low: float, high: float, expected: str) -> None:
+    assert verdict(Interval((low + high) / 2, low, high)) == expected
+
+
+def test_steady_waits_until_warming_up_is_over() -> None:
+    assert not steady([1.0] * 14)
+    assert steady([5.0] * 5 + [1.0] * 15)
+    assert not steady([2.0] * 5 + [1.5] * 5 + [1.0] * 5)
+
+
+def test_outliers_within_a_block_do_not_matter() -> None:
+    calm = [[1.0] * 9] * 5
+    wild = [[1.0] * 7 + [50.0] * 2] * 5
+    assert paired(calm, wild) == 0.0
+    assert paired(calm, [[0.5] * 9] * 5) == pytest.approx(math.log(2))
+
+
+def dense(layers: int, width: int = 64) -> onnx.ModelProto:
+    lines = " ".join(f"t{i + 1} = MatMul (t{i}, w)" for i in range(layers))
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,{width}] t0) => (float[N,{width}] y) '
+    text += f"{{ {lines} y = Relu (t{layers}) }}"
+    model = onnx.parser.parse_model(text)
+    w = np.eye(width, dtype=np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(w, "w"))
+    return model
+
+
+@pytest.fixture(scope="module")
+def measured() -> Benchmark:
+    return benchmark(dense(40), dense(8), launches=3, budget_s=4.0, dims={"N": 256})
+
+
+def test_a_model_with_a_fifth_of_the_work_is_faster(measured: Benchmark) -> None:
+    assert measured.verdict == "FASTER"
+    assert measured.headline.speedup.low > 1.5
+    assert [cell.level for cell in measured.cells] == ["off", "default"]
+    assert measured.shapes == {"t0": [256, 64]}
+
+
+def test_json_is_plain_and_complete(measured: Benchmark) -> None:
+    answer = json.loads(json.dumps(measured.to_json(), allow_nan=False))
+    assert answer["schema"] == "bnfold.bench/1"
+    assert answer["verdict"] == "FASTER"
+    assert len(answer["cells"][0]["log_ratios"]) == answer["launches"] == 3
+    assert answer["environment"]["processors_usable"] >= 1
+    assert answer["environment"]["onnxruntime_build"]
+    assert all(
+        value > 0 for cell in answer["cells"] for key in ("ms", "create_ms", "first_run_ms") for value in cell[key]
+    )
+
+
+def test_it_counts_what_onnxruntime_folds_by_itself() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,4,4] x) => (float[1,2,4,4] y) {
+        c = Conv (x, w)  n = BatchNormalization (c, s, s, s, s)  r = Relu (n)
+        y = BatchNormalization (r, s, s, s, s) }"""
+    model = onnx.parser.parse_model(text)
+    ones = {"w": np.ones((2, 2, 1, 1), np.float32), "s": np.ones(2, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in ones.items())
+    found = benchmark(model, model, launches=2, budget_s=2.0)
+    assert found.batch_normalization == {"original": 2, "folded": 2}
+    assert found.left_by_onnxruntime == {"original": 1, "folded": 1}
+    assert found.same_graph
+    assert "onnxruntime folds 1 of 2" in found.summary()
+    assert found.verdict != "FASTER" or found.headline.speedup.low < 1.3
+
+
+def test_a_model_that_onnxruntime_cannot_run_is_a_model_problem() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17, "acme" : 1]> g (float[2] x) => (float[2] y) { y = acme.Mystery (x) }'
+    )
+    model = onnx.parser.parse_model(text)
+    with pytest.raises(ModelProblem, match="Mystery"):
+        benchmark(model, model, launches=2, budget_s=2.0)
+
+
+def test_a_dimension_that_does_not_fit_is_a_model_problem() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[M,4] y) { y = Add (x, k) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 4), np.float32), "k"))
+    with pytest.raises(ModelProblem, match="cannot run") as caught:
+        benchmark(model, model, launches=2, budget_s=2.0, dims={"N": 3})
+    assert "--dim" in caught.value.hint
+
+
+def test_a_dimension_that_the_model_does_not_have_is_a_usage_problem() -> None:
+    with pytest.raises(UsageProblem, match="'batch'") as caught:
+        benchmark(dense(1), dense(1), launches=2, budget_s=2.0, dims={"batch": 3})
+    assert caught.value.hint == "It has: N."
+
+
+def test_a_missing_model_is_a_model_problem(tmp_path: Path) -> None:
+    with pytest.raises(ModelProblem, match="no model at"):
+        benchmark(tmp_path / "a.onnx", tmp_path / "b.onnx")
+
+
+def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bnfold.verification import child
+
+    def crash(job: str, request: object, **limits: float) -> dict[str, object]:
+        raise child.Crashed("onnxruntime, loading the original model crashed (SIGSEGV)")
+
+    monkeypatch.setattr(child, "run", crash)
+    with pytest.raises(Inconclusive, match="SIGSEGV"):
+        benchmark(dense(1), dense(1))
+
+
+@pytest.mark.parametrize("text", ["N", "N=", "=3", "N=x", "N=0", "N=-1"])
+def test_a_dimension_that_is_none_is_a_usage_problem(text: str) -> None:
+    with pytest.raises(UsageProblem, match="NAME=SIZE"):
+        size(text)
+
+
+def test_sizes_and_launches() -> None:
+    assert size("batch=8") == ("batch", 8)
+    with pytest.raises(UsageProblem):
+        benchmark(dense(1), dense(1), launches=1)
+
+
+def test_the_environment_is_plain_data() -> None:
+    found = environment()
+    assert json.loads(json.dumps(found)) == found
+    assert "onnxruntime" in (found["onnxruntime"] or "")

@@ -1,0 +1,156 @@
+"""Planted faults must fail and faultless folds must pass.
+
+The folds here are written by hand in numpy, so that this file does not depend on the code it is there to check. The
+children's jobs run in this process, which is faster; test_verify_child.py runs them in real children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from bnfold.verification import verify
+from tests.verify_nets import CONV, EPSILON, NETS, TRANSPOSE, Net, Weights, chain, one_channel, run_here, swapped
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", NETS)
+def test_a_faultless_fold_passes(name: str, seed: int) -> None:
+    net = NETS[name]
+    weights = net.weights(seed)
+    found = verify(net.original(weights), net.folded(net.fold(weights)), seed=seed)
+    assert found.verdict == "PASS", found.reasons
+    assert found.levels[0].worst(output=False).ratio < 4  # type: ignore[union-attr]
+
+
+def wrong_groups(v: np.ndarray) -> np.ndarray:
+    """As onnx's own reference and several folders lay it out: by W's first axis."""
+    return np.repeat(v[:4], 1).reshape(4, 1, 1, 1)
+
+
+Fault = Callable[[Net, Weights], Weights]
+Change = Callable[[np.ndarray], np.ndarray]
+
+
+def before(name: str, change: Change) -> Fault:
+    """Fold correctly, but with one of the constants changed."""
+    return lambda net, weights: net.fold({**weights, name: change(weights[name])})
+
+
+def after(name: str, change: Change) -> Fault:
+    """Change one of the folded constants."""
+    return lambda net, weights: {**(folded := net.fold(weights)), name: change(folded[name])}
+
+
+def bias_not_scaled(net: Net, weights: Weights) -> Weights:
+    folded, zero = net.fold(weights), weights["mean"] * 0
+    scaled = net.fold({**weights, "mean": zero, "shift": zero})["b"]
+    return {**folded, "b": folded["b"] - scaled + weights["b"]}
+
+
+def nan_in_one(values: np.ndarray) -> np.ndarray:
+    return np.where(np.arange(len(values)) == 1, np.nan, values).astype(np.float32)
+
+
+FAULTS: dict[str, Fault] = {
+    "epsilon 1.1e-5": lambda net, weights: net.fold(weights, epsilon=1.1e-5),
+    "epsilon left out": lambda net, weights: net.fold(weights, epsilon=0.0),
+    "one channel of the weights x 1.001": after("w", one_channel),
+    "one bias x 1.001": after("b", one_channel),
+    "channels of the weights swapped": after("w", swapped),
+    "biases swapped": after("b", swapped),
+    "bias forgotten": lambda net, weights: net.fold(weights, bias=False),
+    "bias not scaled": bias_not_scaled,
+    "shift forgotten": before("shift", lambda v: v * 0),
+    "mean with the wrong sign": before("mean", np.negative),
+    "scale with the wrong sign": before("scale", np.abs),
+    "variance instead of deviation": before("var", np.square),
+    "weights rounded to float16": after("w", lambda v: v.astype(np.float16).astype(np.float32)),
+    "NaN": after("b", nan_in_one),
+    "the next layer is touched": after("w2", one_channel),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", NETS)
+def test_a_planted_fault_fails(name: str, fault: str) -> None:
+    net = NETS[name]
+    weights = net.weights(11)
+    found = verify(net.original(weights), net.folded(FAULTS[fault](net, weights)))
+    assert found.verdict == "FAIL", found.reasons
+    site = "'y'" if fault == "the next layer is touched" else "'n'"
+    assert site in found.reasons[0]
+
+
+def test_a_wrong_group_layout_fails() -> None:
+    weights = TRANSPOSE.weights(3)
+    right = TRANSPOSE.fold(weights)
+    s = weights["scale"] / np.sqrt(weights["var"] + EPSILON)
+    wrong = {**right, "w": (weights["w"] * wrong_groups(s)).astype(np.float32)}
+    assert verify(TRANSPOSE.original(weights), TRANSPOSE.folded(wrong)).verdict == "FAIL"
+
+
+def test_a_fault_in_a_channel_that_the_next_relu_hides_fails() -> None:
+    weights = CONV.weights(2)
+    weights["shift"][3] = -1e4
+    folded = CONV.fold(weights)
+    folded["b"][3] *= 1.001
+    found = verify(CONV.original(weights), CONV.folded(folded))
+    assert found.verdict == "FAIL"
+    assert "fold site 'n' (BatchNormalization) channel 3" in found.reasons[0]
+
+
+HALF = (np.arange(8) > 3).astype(np.float32)
+HARD: dict[str, Callable[[Weights], Weights]] = {
+    "a mean far from zero": lambda w: {**w, "mean": w["mean"] + 3e3},
+    "dead channels": lambda w: {**w, "scale": w["scale"] * HALF, "shift": w["shift"] * HALF},
+    "integer weights": lambda w: {**w, "w": np.sign(w["w"])},
+    "weights all alike": lambda w: {**w, "w": np.full_like(w["w"], 0.1)},
+    "a tiny variance": lambda w: {**w, "var": w["var"] * 1e-12},
+    "very unlike channels": lambda w: {**w, "scale": w["scale"] * 10.0 ** np.arange(-4, 4)},
+    "statistics that change nothing": lambda w: {**w, "mean": 0 * HALF, "var": 1 + 0 * HALF, "scale": 1 + 0 * HALF},
+}
+
+
+@pytest.mark.parametrize("kind", HARD)
+def test_a_faultless_fold_of_hard_numbers_passes(kind: str) -> None:
+    for seed in range(3):
+        weights = {k: v.astype(np.float32) for k, v in HARD[kind](CONV.weights(seed)).items()}
+        found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), seed=seed)
+        assert found.verdict == "PASS", found.reasons
+
+
+def test_float16_models() -> None:
+    weights = CONV.weights(1, np.float16)
+    original, folded = CONV.original(weights), CONV.fold(weights)
+    assert verify(original, CONV.folded(folded)).verdict == "PASS"
+    assert verify(original, CONV.folded({**folded, "w": (folded["w"] * np.float16(1.05))})).verdict == "FAIL"
+    assert verify(original, CONV.folded({**folded, "b": swapped(folded["b"])})).verdict == "FAIL"
+
+
+def test_tensors_inside_a_chain_may_hold_other_values_but_only_there() -> None:
+    r = np.random.default_rng(0)
+    w, s, t = r.standard_normal((6, 6)), r.uniform(0.5, 2, 4), r.standard_normal(4)
+    bn = {"s": s, "t": t, "m": np.zeros(4), "v": np.ones(4) - EPSILON}
+    tail = "z = Relu (n)  y = Identity (z)"
+    original = chain(
+        f"a = Mul (x, k)  b = Identity (a)  n = BatchNormalization (b, s, t, m, v)  {tail}",
+        {"k": np.ones((1, 4, 1)), **bn},
+    )
+    column = {"k": s.reshape(1, 4, 1), "t": t.reshape(1, 4, 1)}
+    folded = chain(f"a = Mul (x, k)  b = Identity (a)  n = Add (b, t)  {tail}", column)
+    found = verify(original, folded)
+    assert found.verdict == "PASS", found.reasons
+    assert {t.name for t in found.levels[0].tensors if t.moved} == {"a", "b"}
+    wrong = chain(
+        f"a = Mul (x, k)  b = Identity (a)  n = Add (b, t)  {tail}", {**column, "k": one_channel(column["k"][0])[None]}
+    )
+    assert verify(original, wrong).verdict == "FAIL"
+    del w

@@ -1,0 +1,90 @@
+"""The child process: crashes, limits and errors come back as sentences; and whole verifications in real children."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bnfold.errors import ModelProblem
+from bnfold.verification import child, verify, verifying
+from tests.verify_nets import CONV, GEMM, one_channel
+
+
+def test_a_segmentation_fault_becomes_a_sentence() -> None:
+    with pytest.raises(child.Crashed, match=r"^a crash on purpose crashed \(SIGSEGV\)$"):
+        child.run("crash", {"signal": int(signal.SIGSEGV)}, seconds=30)
+
+
+def test_a_child_that_takes_too_long_is_stopped() -> None:
+    with pytest.raises(child.Crashed, match="a crash on purpose took longer than 1.5 s and was stopped"):
+        child.run("crash", {"seconds": 100}, seconds=1.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit on private memory is Linux's")
+def test_a_child_that_wants_too_much_memory_is_stopped() -> None:
+    with pytest.raises(child.Crashed, match="a crash on purpose failed: out of memory"):
+        child.run("crash", {"bytes": 2**31}, seconds=30, memory=2**30)
+
+
+def test_an_error_raised_on_purpose_comes_back_as_itself() -> None:
+    with pytest.raises(ModelProblem, match="a problem on purpose") as caught:
+        child.run("crash", {}, seconds=30)
+    assert caught.value.hint == "Nothing to do."
+
+
+def test_a_defect_in_the_child_is_no_verdict() -> None:
+    with pytest.raises(RuntimeError, match="KeyError"):
+        child.run("numbers", {}, seconds=60)
+
+
+def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
+    names = ("bnfold.verification.numbers", "bnfold.verification.structure", "bnfold.bench.launch", "bnfold.bench")
+    script = f"import sys, {', '.join(names)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name for name in loaded if name.startswith("bnfold")}
+    rooms = ("bnfold.verification", "bnfold.bench", "bnfold.errors")
+    assert {name for name in ours if name != "bnfold" and not name.startswith(rooms)} == set()
+    assert not {"torch", "onnx_graphsurgeon", "onnxruntime"} & set(loaded)
+
+
+def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
+    weights = CONV.weights(0)
+    folded = CONV.fold(weights)
+    onnx.save(
+        CONV.original(weights), tmp_path / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0
+    )
+    onnx.save(CONV.folded(folded), tmp_path / "b.onnx")
+    found = verify(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert found.passed, found.reasons
+    assert found.levels[1].same_graph
+    onnx.save(CONV.folded({**folded, "w": one_channel(folded["w"])}), tmp_path / "c.onnx")
+    assert verify(tmp_path / "a.onnx", tmp_path / "c.onnx", effort="full").verdict == "FAIL"
+
+
+@pytest.mark.parametrize("job", ["structure", "numbers"])
+def test_a_crash_of_native_code_is_inconclusive(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = child.run
+
+    def run(asked: str, request: dict[str, object], **limits: float) -> dict[str, object]:
+        if asked == job:
+            return real("crash", {"signal": int(signal.SIGABRT)}, seconds=30)
+        return real(asked, request, **limits)
+
+    monkeypatch.setattr(verifying.child, "run", run)
+    weights = GEMM.weights(0)
+    found = verify(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)))
+    assert found.verdict == "INCONCLUSIVE"
+    assert found.reasons == ("a crash on purpose crashed (SIGABRT)",)
+
+
+def test_the_models_are_left_alone() -> None:
+    weights = GEMM.weights(0)
+    original, folded = GEMM.original(weights), GEMM.folded(GEMM.fold(weights))
+    before = original.SerializeToString(), folded.SerializeToString()
+    verify(original, folded)
+    assert (original.SerializeToString(), folded.SerializeToString()) == before

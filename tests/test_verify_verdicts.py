@@ -1,0 +1,207 @@
+"""What is neither right nor wrong must say so, and a model's surroundings must be as they were."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bnfold.errors import ModelProblem, UsageProblem
+from bnfold.verification import Verification, verify
+from tests.verify_nets import CONV, GEMM, Weights, chain, run_here
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+
+
+def test_identical_models_pass_and_say_so() -> None:
+    model = CONV.original(CONV.weights(0))
+    found = verify(model, model)
+    assert found.passed
+    assert found.reasons == ("the two files are the same, byte for byte: there is nothing to compare",)
+
+
+def test_comparing_only_what_onnxruntime_made_identical_is_vacuous() -> None:
+    weights = CONV.weights(0)
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), levels=["default"])
+    assert found.levels[0].same_graph
+    assert found.verdict == "VACUOUS"
+    assert not found.passed
+
+
+def test_an_overflow_that_both_optimized_graphs_share_is_caught() -> None:
+    def model(lines: str, constants: Weights) -> onnx.ModelProto:
+        text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[1,1,4,4] x) => (float[1,1,4,4] y) {{ {lines} }}'
+        made = onnx.parser.parse_model(text)
+        made.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items())
+        return made
+
+    one = np.ones(1)
+    bn = {"w": np.full((1, 1, 1, 1), 1e20), "s": one * 1e20, "b": one, "m": one * 0, "v": one, "q": one * 1e-25}
+    original = model("h = Mul (x, q)  c = Conv (h, w)  y = BatchNormalization (c, s, b, m, v)", bn)
+    with np.errstate(over="ignore"):
+        folded = model("h = Mul (x, q)  y = Conv (h, w, b)", {"w": bn["w"] * 1e20, "b": one, "q": bn["q"]})
+    found = verify(original, folded)
+    assert found.verdict == "FAIL"
+    assert "NaN or Inf" in found.reasons[0]
+
+
+def test_a_custom_operator_is_inconclusive_and_named() -> None:
+    def model(k: float) -> onnx.ModelProto:
+        text = (
+            f'<ir_version: 8, opset_import: ["" : 17, "acme" : 1]> g (float[2] x) => (float[2] y) '
+            f"{{ k = Constant <value = float[1] {{{k}}}> ()  h = acme.Mystery (x)  y = Mul (h, k) }}"
+        )
+        return onnx.parser.parse_model(text)
+
+    found = verify(model(1.0), model(2.0))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "acme::Mystery" in found.reasons[0]
+
+
+def test_an_operator_only_onnxruntime_knows_is_inconclusive_but_a_fault_still_fails() -> None:
+    def model(w: np.ndarray) -> onnx.ModelProto:
+        nodes = [
+            helper.make_node("Gelu", ["x"], ["h"], domain="com.microsoft"),
+            helper.make_node("MatMul", ["h", "w"], ["y"]),
+        ]
+        values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in "xy"]
+        graph = helper.make_graph(
+            nodes, "g", values[:1], values[1:], [numpy_helper.from_array(w.astype(np.float32), "w")]
+        )
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+    w = np.random.default_rng(0).standard_normal((3, 3)).astype(np.float32)
+    same = verify(model(w), model(np.nextafter(w, np.float32(9))))
+    assert same.verdict == "INCONCLUSIVE"
+    assert "com.microsoft::Gelu" in same.reasons[0]
+    assert verify(model(w), model(w * 1.001)).verdict == "FAIL"
+
+
+def test_a_model_whose_output_never_changes_is_inconclusive() -> None:
+    lines = "a = Mul (x, k)  b = Mul (a, z)  y = Add (b, k)"
+    zero = {"z": np.zeros(1)}
+    found = verify(chain(lines, {"k": np.ones(1), **zero}), chain(lines, {"k": np.ones((1, 1)), **zero}))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "one constant" in found.reasons[0]
+
+
+def test_all_nan_in_both_is_inconclusive() -> None:
+    lines = "a = Mul (x, k)  y = Add (a, z)"
+    nan = {"z": np.full(1, np.nan)}
+    found = verify(chain(lines, {"k": np.ones(1), **nan}), chain(lines, {"k": np.ones((1, 1)), **nan}))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "NaN or Inf" in found.reasons[0]
+
+
+def change(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
+    if how == "an output renamed":
+        model.graph.node[-1].output[0] = model.graph.output[0].name = "other"
+    elif how == "a dimension fixed":
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    elif how == "metadata lost":
+        del model.metadata_props[:]
+    elif how == "another opset":
+        model.opset_import[0].version = 16
+    elif how == "another IR version":
+        model.ir_version = 9
+    elif how == "a doc string":
+        model.doc_string = "changed"
+    else:
+        model.graph.node.add(op_type="Missing", output=["stray"])
+    return model
+
+
+CHANGES = {
+    "an output renamed": "the outputs changed from y to other",
+    "a dimension fixed": "input 'x' changed from FLOAT[N,3,9,9] to FLOAT[1,3,9,9]",
+    "metadata lost": "metadata changed: names",
+    "another opset": "the operator sets changed",
+    "another IR version": "ir_version changed from 8 to 9",
+    "a doc string": "doc_string changed",
+    "an invalid node": "onnx.checker accepts the original but not the folded model",
+}
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_what_a_fold_must_not_touch(how: str) -> None:
+    weights = CONV.weights(0)
+    original, folded = CONV.original(weights), CONV.folded(CONV.fold(weights))
+    for model in (original, folded):
+        helper.set_model_props(model, {"names": "cat dog"})
+    found = verify(original, change(folded, how))
+    assert found.verdict == "FAIL"
+    assert CHANGES[how] in found.reasons[0]
+
+
+def test_a_provenance_stamp_is_no_change() -> None:
+    weights = CONV.weights(0)
+    folded = CONV.folded(CONV.fold(weights))
+    helper.set_model_props(folded, {"bnfold": "0.1"})
+    assert verify(CONV.original(weights), folded).passed
+
+
+def test_trailing_empty_outputs_of_batch_normalization_do_not_crash_it() -> None:
+    weights = CONV.weights(0)
+    original = CONV.original(weights)
+    original.opset_import[0].version = 9
+    original.graph.node[1].output.extend(["", "", "", ""])
+    folded = CONV.folded(CONV.fold(weights))
+    folded.opset_import[0].version = 9
+    assert verify(original, folded).verdict == "PASS"
+
+
+def test_json_is_plain_and_named() -> None:
+    weights = GEMM.weights(0)
+    found: Verification = verify(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)))
+    text = json.dumps(found.to_json(), allow_nan=False)
+    answer = json.loads(text)
+    assert answer["schema"] == "bnfold.verify/1"
+    assert answer["verdict"] == "PASS"
+    assert answer["structure"]["original"]["batch_normalization"] == 1
+    assert answer["structure"]["folded"]["batch_normalization"] == 0
+    assert 0 < answer["worst_error"]["folded"] < 1e-2
+    assert {t["name"] for t in answer["levels"][0]["tensors"]} == {"n", "y"}
+
+
+BAD_FILES = {"missing": None, "empty": b"", "text": b"hello, this is no model", "truncated": b"\x08\x08\x12\x07"}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_unreadable_files_are_model_problems(kind: str, tmp_path: Path) -> None:
+    path, good = tmp_path / "bad.onnx", tmp_path / "good.onnx"
+    content = BAD_FILES[kind]
+    if content is not None:
+        path.write_bytes(content)
+    onnx.save(CONV.original(CONV.weights(0)), good)
+    with pytest.raises(ModelProblem, match="bad.onnx") as caught:
+        verify(good, path)
+    assert caught.value.hint
+
+
+def test_a_folder_is_a_model_problem(tmp_path: Path) -> None:
+    with pytest.raises(ModelProblem, match="folder"):
+        verify(tmp_path, tmp_path)
+
+
+def test_lost_external_data_is_a_model_problem(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(CONV.original(CONV.weights(0)), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    (tmp_path / "m.data").unlink()
+    with pytest.raises(ModelProblem, match="m.data"):
+        verify(path, CONV.original(CONV.weights(0)))
+
+
+@pytest.mark.parametrize("wrong", [{"effort": "huge"}, {"levels": ["extreme"]}, {"levels": []}])
+def test_options_it_does_not_know_are_usage_problems(wrong: dict[str, object]) -> None:
+    model = CONV.original(CONV.weights(0))
+    with pytest.raises(UsageProblem):
+        verify(model, model, **wrong)  # type: ignore[arg-type]
