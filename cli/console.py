@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from bnfold.errors import EnvironmentProblem
 
 data = Console(highlight=False)
 words = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -47,7 +48,12 @@ def write_json(payload: Mapping[str, Any], target: str) -> None:
         sys.stdout.write(text)
         return
     path = Path(target)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as problem:
+        draft.unlink(missing_ok=True)
+        raise EnvironmentProblem(
+            f"{path} cannot be written: {problem.strerror}", "Choose another place for --json, or - for stdout."
+        ) from problem

@@ -23,7 +23,11 @@ class ConvTranspose(OpRun):
 
     def _run(self, X, W, B=None, group=None, **attrs):
         group = group or 1
-        parts = [np.split(X, group, axis=1), np.split(W, group, axis=0), [None] * group if B is None else np.split(B, group)]
+        parts = [
+            np.split(X, group, axis=1),
+            np.split(W, group, axis=0),
+            [None] * group if B is None else np.split(B, group),
+        ]
         made = [_ConvTranspose._run(self, x, w, b, group=1, **attrs)[0] for x, w, b in zip(*parts, strict=True)]
         return (np.concatenate(made, axis=1),)
 
@@ -37,7 +41,9 @@ def evaluate_node(operator: str, inputs: Sequence[Any], attributes: Mapping[str,
     """The first output of one node; None stands for an omitted input."""
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     feeds = {name: np.asarray(x) for name, x in zip(names, inputs, strict=True) if x is not None}
-    infos = [helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()]
+    infos = [
+        helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()
+    ]
     node = helper.make_node(operator, names, ["y"], **attributes)
     graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
     return evaluate(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), feeds)[0]

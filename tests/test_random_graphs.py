@@ -18,7 +18,9 @@ FLOOR = 0.15  # share of affine nodes that fold; below it the laws would be gree
 def run(examples: int) -> Counter[str]:
     tally: Counter[str] = Counter()
 
-    @settings(deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck), derandomize=examples < 1000)
+    @settings(
+        deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck), derandomize=examples < 1000
+    )
     @given(models())
     def folding_never_changes_what_a_model_computes(model: onnx.ModelProto) -> None:
         onnx.checker.check_model(model, full_check=True)
