@@ -59,7 +59,8 @@ def train(
     batch_norm = False if no_bn else None
     options = TrainOptions(data, data_dir, arch, batch_norm, steps, epochs, batch_size, lr, seed, device, out, resume)
     with shown(words) as watch:
-        _tell(train(options, watch))
+        result = train(options, watch)
+    _tell(result)
 
 
 def _tell(result: TrainResult) -> None:

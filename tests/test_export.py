@@ -91,6 +91,13 @@ def test_a_deployer_gets_the_accuracy_of_the_run_from_the_file_alone(
     assert record["statistics"] == "population (Algorithm 2)"
 
 
+def test_the_comparison_is_with_the_file_as_it_is(exported: ExportResult) -> None:
+    level = to_onnx._session(exported.path).get_session_options().graph_optimization_level
+    assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL, (
+        "else onnxruntime folds BatchNormalization first"
+    )
+
+
 def test_the_batch_is_free(exported: ExportResult) -> None:
     session = onnxruntime.InferenceSession(exported.path, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).standard_normal((9, 1, 8, 8)).astype(np.float32)

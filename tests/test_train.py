@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-import bnfold.train
-from bnfold.errors import BnfoldError, CheckFailed, EnvironmentProblem, ModelProblem, UsageProblem
-from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, runs, train
-from bnfold.train.options import need
+from bnfold.errors import CheckFailed, UsageProblem
+from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, models, runs, train
 from tests.data import data_path
 
 Files = dict[str, bytes]
@@ -82,6 +78,18 @@ def test_an_interrupted_run_resumes_to_the_same_bits(whole: TrainResult, tmp_pat
     assert f"--resume --out {run}" in caught.value.hint
     assert train(TrainOptions(out=run, resume=True)).accuracy == whole.accuracy
     assert same(whole.run, run)
+
+
+def test_random_numbers_drawn_in_training_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dropping(shape: models.Shape, classes: int, batch_norm: bool) -> nn.Module:
+        return nn.Sequential(models.mlp(shape, 20, batch_norm), nn.Dropout(0.5), nn.Linear(20, classes))
+
+    monkeypatch.setitem(models.ARCHITECTURES, "dropping", dropping)
+    train(short(tmp_path / "whole", arch="dropping"))
+    with pytest.raises(Interrupted):
+        train(short(tmp_path / "run", arch="dropping"), stop_at(13))
+    train(TrainOptions(out=tmp_path / "run", resume=True))
+    assert same(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_finished_run_can_be_made_longer(whole: TrainResult, tmp_path: Path) -> None:
@@ -157,116 +165,6 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(tmp_path: Path) ->
     assert all(bool(torch.isfinite(w).all()) for w in runs.load(tmp_path / "run").model.values())
 
 
-REFUSED: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
-    "data": ({"data": "digit"}, UsageProblem, "Unknown data set"),
-    "arch": ({"arch": "mpl"}, UsageProblem, "Unknown architecture"),
-    "device": ({"device": "gpu"}, UsageProblem, "Unknown device"),
-    "both lengths": ({"epochs": 1}, UsageProblem, "Steps and epochs were both given"),
-    "steps": ({"steps": 0}, UsageProblem, "--steps is 0"),
-    "lr": ({"lr": float("nan")}, UsageProblem, "--lr is nan"),
-    "seed": ({"seed": -1}, UsageProblem, "--seed is -1"),
-    "batch of none": ({"batch_size": 0}, UsageProblem, "--batch-size is 0"),
-    "batch of one": ({"batch_size": 1}, UsageProblem, "1 value per channel"),
-    "batch too large": ({"batch_size": 1439}, UsageProblem, "more than the 1438 training images"),
-    "missing data": ({"data": "mnist", "data_dir": "nowhere"}, ModelProblem, "No file nowhere"),
-}
-
-
-@pytest.mark.parametrize(("changed", "kind", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_request_that_cannot_be_met_leaves_nothing(
-    tmp_path: Path, changed: dict[str, Any], kind: type[BnfoldError], words: str
-) -> None:
-    with pytest.raises(kind, match=words):
-        train(short(tmp_path / "run", **changed))
-    assert not (tmp_path / "run").exists()
-
-
-def test_cuda_is_not_replaced_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(EnvironmentProblem, match="No CUDA"):
-        train(short(tmp_path / "run", device="cuda"))
-
-
-def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(EnvironmentProblem, match="cannot be written"):
-        train(short(tmp_path / "file" / "run", steps=1))
-
-
-def test_resuming_with_another_setting_is_refused(whole: TrainResult) -> None:
-    with pytest.raises(UsageProblem, match="The run has lr 0.1, not 0.2"):
-        train(TrainOptions(out=whole.run, resume=True, lr=0.2))
-
-
-def test_resuming_on_other_data_is_refused(whole: TrainResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnfold.train import data
-
-    digits = data.load("digits", None)
-    monkeypatch.setitem(data.DATASETS, "digits", lambda _: replace(digits, train=digits.test))
-    with pytest.raises(ModelProblem, match="is not what .* was trained on"):
-        train(TrainOptions(out=whole.run, resume=True))
-
-
-def test_resuming_where_there_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageProblem, match="There is no run under"):
-        train(TrainOptions(resume=True))
-    with pytest.raises(ModelProblem, match="is not a run"):
-        train(TrainOptions(resume=True, out=tmp_path))
-
-
-def break_checkpoint(run: Path, how: str) -> None:
-    """Damage the checkpoint of a run in one way."""
-    path = run / runs.CHECKPOINT
-    content = path.read_bytes()
-    checkpoint = {"version": 1, **vars(runs.load(run))}
-    if how == "missing":
-        path.unlink()
-    elif how in {"empty", "text", "cut", "flipped"}:
-        middle = len(content) // 2
-        flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
-        path.write_bytes({"empty": b"", "text": b"hello\n" * 99, "cut": content[:-999], "flipped": flipped}[how])
-    elif how == "code":
-        torch.save({"version": 1, "model": Path}, path)
-    else:
-        other = {"version": {"version": 2}, "list": [1], "fields": {"extra": 1}}[how]
-        torch.save(checkpoint | other if isinstance(other, dict) else other, path)
-
-
-BROKEN = {
-    "missing": "has no checkpoint.pt",
-    "empty": "is damaged",
-    "text": "is damaged",
-    "cut": "is damaged",
-    "flipped": "is damaged",
-    "code": "is damaged",
-    "list": "is damaged",
-    "fields": "is damaged",
-    "version": "has version 2; this bnfold reads version 1",
-}
-
-
-@pytest.mark.parametrize(("how", "words"), BROKEN.items(), ids=BROKEN.keys())
-def test_a_broken_checkpoint_is_named(tmp_path: Path, how: str, words: str) -> None:
-    run = tmp_path / "run"
-    train(short(run, steps=1))
-    break_checkpoint(run, how)
-    with pytest.raises(ModelProblem, match=words):
-        train(TrainOptions(out=run, resume=True))
-
-
-def test_a_broken_config_is_named(whole: TrainResult, tmp_path: Path) -> None:
-    stored = json.loads((whole.run / "config.json").read_text())
-    bad = [{**stored, "shape": 3}, {**stored, "settings": {"colour": 1}}, {"version": 1}, [], "{"]
-    for content in bad:
-        (tmp_path / "config.json").write_text(content if content == "{" else json.dumps(content))
-        with pytest.raises(ModelProblem, match=r"config\.json is damaged"):
-            train(TrainOptions(out=tmp_path, resume=True))
-    (tmp_path / "config.json").write_text(json.dumps({**stored, "version": 7}))
-    with pytest.raises(ModelProblem, match=r"config\.json has version 7"):
-        train(TrainOptions(out=tmp_path, resume=True))
-
-
 def test_metrics_cut_off_in_the_middle_of_a_line(tmp_path: Path, whole: TrainResult) -> None:
     run = tmp_path / "run"
     with pytest.raises(Interrupted):
@@ -275,36 +173,6 @@ def test_metrics_cut_off_in_the_middle_of_a_line(tmp_path: Path, whole: TrainRes
         stream.write('{"step": 12, "lo')
     train(TrainOptions(out=run, resume=True))
     assert same(whole.run, run)
-
-
-def test_a_package_that_is_missing_says_how_to_install_it() -> None:
-    with pytest.raises(EnvironmentProblem, match="needs the package no_such_package") as caught:
-        need("no_such_package")
-    assert caught.value.hint == 'pip install "bnfold[train]"'
-
-
-@pytest.mark.parametrize("call", ["train.train(train.TrainOptions())", "train.export.export(None, pathlib.Path('x'))"])
-def test_without_torch(call: str) -> None:
-    code = (
-        "import sys, pathlib; sys.modules['torch'] = None\n"
-        "from bnfold import train\nimport bnfold.train.export\nfrom bnfold.errors import EnvironmentProblem\n"
-        f"try: {call}\nexcept EnvironmentProblem as e: print(e.hint)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == 'pip install "bnfold[train]"\n'
-
-
-def test_importing_it_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, bnfold.train, bnfold.train.export, bnfold_cli.train, bnfold_cli.export\n"
-        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'numpy') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_public_names() -> None:
-    assert set(bnfold.train.__all__) <= set(dir(bnfold.train))
 
 
 @pytest.mark.slow
