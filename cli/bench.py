@@ -12,7 +12,7 @@ def bench(
     folded: Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")],
     quick: Annotated[bool, typer.Option("--quick", help="3 launches, a few seconds: a first impression.")] = False,
     launches: Annotated[int, typer.Option("--launches", min=2, help="Fresh processes, at most.")] = 7,
-    budget: Annotated[float, typer.Option("--budget", min=1.0, metavar="SECONDS", help="Time for everything.")] = 40.0,
+    budget: Annotated[float, typer.Option("--budget", min=1.0, metavar="SECONDS", help="Time for everything.")] = 30.0,
     dim: Annotated[
         list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="Size of a dynamic dimension.")
     ] = None,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bnfold.verification import verify
-from tests.verify_nets import CONV, EPSILON, NETS, TRANSPOSE, Net, Weights, chain, one_channel, run_here, swapped
+from tests.verify_nets import CONV, EPSILON, GEMM, NETS, TRANSPOSE, Net, Weights, chain, one_channel, run_here, swapped
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +133,24 @@ def test_float16_models() -> None:
     assert verify(original, CONV.folded(folded)).verdict == "PASS"
     assert verify(original, CONV.folded({**folded, "w": (folded["w"] * np.float16(1.05))})).verdict == "FAIL"
     assert verify(original, CONV.folded({**folded, "b": swapped(folded["b"])})).verdict == "FAIL"
+
+
+def test_float64_models() -> None:
+    weights = GEMM.weights(1, np.float64)
+    original, folded = GEMM.original(weights), GEMM.fold(weights)
+    assert verify(original, GEMM.folded(folded)).verdict == "PASS"
+    assert (
+        verify(original, GEMM.folded({**folded, "w": folded["w"].astype(np.float32).astype(np.float64)})).verdict
+        == "FAIL"
+    )
+
+
+def test_bfloat16_is_judged_where_onnxruntime_runs_it_and_inconclusive_where_not() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    weights = GEMM.weights(1, ml_dtypes.bfloat16)
+    found = verify(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)))
+    assert found.verdict in ("PASS", "INCONCLUSIVE"), found.reasons
+    assert found.passed or "onnxruntime cannot run the original" in found.reasons[0]
 
 
 def test_tensors_inside_a_chain_may_hold_other_values_but_only_there() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.verification import Verification, verify
+from bnfold.verification.judge import judge
+from bnfold.verification.results import Compared, Level
 from tests.verify_nets import CONV, GEMM, Weights, chain, run_here
 
 
@@ -34,6 +37,46 @@ def test_comparing_only_what_onnxruntime_made_identical_is_vacuous() -> None:
     assert found.levels[0].same_graph
     assert found.verdict == "VACUOUS"
     assert not found.passed
+
+
+def level(name: str, **changes: object) -> Level:
+    measured = {"name": "y", "operator": "Conv", "output": True, "site": True, "ok": True, "why": "", "ratio": 1.0}
+    measured |= {"tensor_ratio": 1.0, "limit": 4.0, "axis": None, "channel": None, "elements": 8, "excluded": 0}
+    measured |= dict.fromkeys(("max_abs_original", "max_abs_folded", "rms_original", "rms_folded"), 1e-7)
+    measured |= {"disputed": False, "usable": True, "constant": False, "moved": False}
+    one = Compared(**measured)  # type: ignore[arg-type]
+    plain = Level(name, ran=True, why="", broken=False, same_graph=False, cases=("normal",), tensors=(one,))
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+OFF, SAME = level("off"), level("default", same_graph=True)
+NOT_RUN = level("off", ran=False, why="the original does not load", tensors=(), cases=())
+JUDGED = {
+    "both levels": ([OFF, SAME], [], "PASS"),
+    "only optimized, and made the same": ([SAME], [], "VACUOUS"),
+    "as written it does not run": ([NOT_RUN, SAME], [], "VACUOUS"),
+    "as written it does not run, optimized it differs": ([NOT_RUN, level("default")], [], "INCONCLUSIVE"),
+    "nothing runs": ([NOT_RUN], [], "INCONCLUSIVE"),
+    "nothing at all": ([], [], "INCONCLUSIVE"),
+    "no oracle": ([OFF, SAME], ["the float64 oracle cannot evaluate Mystery"], "INCONCLUSIVE"),
+    "no oracle, and made the same": ([SAME], ["the float64 oracle cannot evaluate Mystery"], "VACUOUS"),
+    "only the folded model fails": ([replace(NOT_RUN, broken=True), SAME], [], "FAIL"),
+    "the oracle is disputed": ([replace(OFF, tensors=(replace(OFF.tensors[0], disputed=True),))], [], "INCONCLUSIVE"),
+    "a bad tensor, and no oracle": (
+        [replace(OFF, tensors=(replace(OFF.tensors[0], ok=False),))],
+        ["no oracle"],
+        "FAIL",
+    ),
+    "no output is a tensor": ([replace(OFF, tensors=())], [], "INCONCLUSIVE"),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_the_verdict_never_says_yes_to_what_could_not_say_no(case: str) -> None:
+    levels, blocked, expected = JUDGED[case]
+    verdict, reasons = judge(None, levels, blocked)
+    assert verdict == expected
+    assert reasons
 
 
 def test_an_overflow_that_both_optimized_graphs_share_is_caught() -> None:

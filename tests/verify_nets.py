@@ -56,7 +56,9 @@ class Net:
         return self.model(f"n = {self.first}", {k: weights[k] for k in ("w", "b", "w2")})
 
     def model(self, lines: str, constants: Weights) -> onnx.ModelProto:
-        kind = {"float32": "float", "float16": "float16"}[constants["w"].dtype.name]
+        kind = {"float32": "float", "float16": "float16", "bfloat16": "bfloat16", "float64": "double"}[
+            constants["w"].dtype.name
+        ]
         dims = ", ".join(map(str, ("N", *self.x)))
         out = ", ".join(f"out{axis}" for axis in range(len(self.x) + 1))
         text = f"g ({kind}[{dims}] x) => ({kind}[{out}] y) {{ {lines}  r = Relu (n)  y = {self.second} }}"

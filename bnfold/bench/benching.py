@@ -30,7 +30,7 @@ def benchmark(
     folded: Model | onnx.ModelProto,
     *,
     launches: int = 7,
-    budget_s: float = 40.0,
+    budget_s: float = 30.0,
     dims: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Benchmark:

@@ -46,16 +46,7 @@ class Benchmark:
     notes: tuple[str, ...]
     seconds: float
 
-    COLUMNS: ClassVar = (
-        "optimization",
-        "A ms",
-        "B ms",
-        "speed-up",
-        "95% interval",
-        "verdict",
-        "A load ms",
-        "B load ms",
-    )
+    COLUMNS: ClassVar = ("level", "A ms", "B ms", "speed-up", "95% interval", "verdict", "load A", "load B")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table."""

@@ -29,6 +29,8 @@ JOBS = {  # the only functions a child runs: name -> module, function
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}
 _START = "import sys; sys.path.append(sys.argv[1]); from bnfold.verification.child import serve; serve(*sys.argv[2:])"
+# Many small matrix products: the threads of numpy's library would mostly wait for each other.
+_CALM = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _stage_file: Path | None = None
 
 
@@ -58,10 +60,20 @@ def run(job: str, request: Mapping[str, Any], *, seconds: float, memory: int | N
         raise Crashed(_last_words(status, doing, noise, seconds))
 
 
+def most_memory() -> int:
+    """A limit that keeps a child from taking the machine down: most of its memory (0: the system does not tell)."""
+    try:
+        return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
 def _wait(command: list[str], noise: Any, seconds: float) -> int | None:
     """The exit status of `command`, or None if it had to be stopped after `seconds`."""
     try:
-        return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, timeout=seconds).returncode
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, timeout=seconds, env=_CALM | os.environ
+        ).returncode
     except subprocess.TimeoutExpired:
         return None
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from .results import FAIL, INCONCLUSIVE, PASS, VACUOUS, Compared, Level, Structure
 
+_SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
+
 
 def judge(structure: Structure | None, levels: Sequence[Level], blocked: Sequence[str]) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
@@ -15,11 +17,9 @@ def judge(structure: Structure | None, levels: Sequence[Level], blocked: Sequenc
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
     unsure = _unsure(levels)
-    if unsure:
-        return INCONCLUSIVE, unsure
     if _only_same(levels):
-        return VACUOUS, ("onnxruntime made both models the same graph: they were not compared as they are written",)
-    return PASS, _praise(levels)
+        return VACUOUS, (_SAME_GRAPH, *unsure)
+    return (INCONCLUSIVE, unsure) if unsure else (PASS, _praise(levels))
 
 
 def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:

@@ -103,15 +103,7 @@ class Verification:
     models: dict[str, dict[str, Any]]
     seconds: float
 
-    COLUMNS: ClassVar = (
-        "optimization",
-        "inputs",
-        "tensors",
-        "worst error / rounding",
-        "at",
-        "max |error| A",
-        "max |error| B",
-    )
+    COLUMNS: ClassVar = ("level", "inputs", "tensors", "error ratio", "worst at", "max error A", "max error B")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: how far the folded model is from float64, and how far the original is."""

@@ -105,7 +105,8 @@ def _overridable(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str
     if original.ir_version < 4:
         return []
     kept = {value.name for value in folded.graph.input}
-    gone = [value.name for value in original.graph.input if value.name not in kept]
+    stored = {tensor.name for tensor in original.graph.initializer}
+    gone = [v.name for v in original.graph.input if v.name in stored and v.name not in kept]
     return [f"callers can no longer override {len(gone)} initializers: {', '.join(gone[:4])}"] if gone else []
 
 

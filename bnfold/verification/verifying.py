@@ -94,7 +94,7 @@ def _describe(path: Path) -> dict[str, Any]:
 
 def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[str]]:
     try:
-        answer = child.run("structure", request, seconds=SECONDS[request["effort"]])
+        answer = child.run("structure", request, seconds=SECONDS[request["effort"]], memory=child.most_memory())
     except child.Crashed as why:
         return None, [str(why)]
     lists = {key: tuple(answer[key]) for key in ("problems", "notes")}
@@ -110,7 +110,7 @@ class _Numbers:
 
 def _numbers(request: Mapping[str, Any]) -> _Numbers:
     try:
-        answer = child.run("numbers", request, seconds=SECONDS[request["effort"]])
+        answer = child.run("numbers", request, seconds=SECONDS[request["effort"]], memory=child.most_memory())
     except child.Crashed as why:
         return _Numbers(blocked=[str(why)])
     return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"])

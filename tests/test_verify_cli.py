@@ -1,0 +1,90 @@
+"""The commands verify and bench: exit codes, what goes to stdout, what to stderr."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+from bnfold_cli.main import run
+from tests.verify_nets import GEMM, one_channel
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    weights = GEMM.weights(0)
+    folded = GEMM.fold(weights)
+    models = {
+        "original": GEMM.original(weights),
+        "folded": GEMM.folded(folded),
+        "wrong": GEMM.folded({**folded, "w": one_channel(folded["w"])}),
+    }
+    for name, model in models.items():
+        onnx.save(model, tmp_path / f"{name}.onnx")
+    return {name: str(tmp_path / f"{name}.onnx") for name in models}
+
+
+def test_pass_is_exit_0_with_the_verdict_last_on_stdout(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", files["original"], files["folded"]]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip().splitlines()[-1] == "PASS"
+    assert "times what rounding explains" in err
+
+
+def test_fail_is_exit_1_and_names_the_site(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", files["original"], files["wrong"]]) == 1
+    out, err = capsys.readouterr()
+    assert out.strip().splitlines()[-1] == "FAIL"
+    assert "fold site 'n' (BatchNormalization) channel 9: its error is" in err
+
+
+def test_json_on_stdout_replaces_the_table(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", files["original"], files["folded"], "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] == "PASS"
+
+
+def test_a_comparison_of_one_file_with_itself_passes(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", files["original"], files["original"]]) == 0
+    assert "the same, byte for byte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["verify", "{original}", "nowhere.onnx"], 3, "no model at nowhere.onnx"),
+        (["verify", "{original}", "{folded}", "--effort", "some"], 2, "unknown effort 'some'"),
+        (["verify", "{original}", "{folded}", "--opt", "most"], 2, "unknown optimization level 'most'"),
+        (["bench", "{original}", "nowhere.onnx"], 3, "no model at nowhere.onnx"),
+        (["bench", "{original}", "{folded}", "--dim", "N"], 2, "--dim 'N' is not NAME=SIZE"),
+        (["bench", "{original}", "{folded}", "--dim", "Q=2"], 2, "no dynamic dimension 'Q'"),
+        (["bench", "{original}", "{folded}", "--launches", "1"], 2, "--launches"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_a_hint_and_an_exit_code(
+    arguments: list[str], code: int, words: str, files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([argument.format(**files) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    assert lines[1].startswith("hint: ")
+
+
+def test_bench_ends_with_a_sentence_and_writes_json(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    target = tmp_path / "bench.json"
+    options = ["--quick", "--budget", "2", "--dim", "N=4", "--json", str(target)]
+    assert run(["bench", files["original"], files["folded"], *options]) == 0
+    out = capsys.readouterr().out
+    answer = json.loads(target.read_text())
+    assert answer["shapes"] == {"x": [4, 12]}
+    assert answer["verdict"] in ("FASTER", "EQUIVALENT", "SLOWER", "INCONCLUSIVE")
+    assert "BatchNormalization by itself" in " ".join(out.split()[-12:])
