@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import nn
 
 from .options import unknown
@@ -35,7 +36,7 @@ def mlp(shape: Shape, classes: int, batch_norm: bool) -> nn.Module:
 
 
 def convnet(shape: Shape, classes: int, batch_norm: bool) -> nn.Module:
-    """Three 3x3 convolutions, each normalized before its ReLU, the last at stride 2; then the mean over locations."""
+    """Three stages of 3x3 beside 1x1 convolutions, joined, normalized, ReLU; the last at stride 2; then their mean."""
     layers = OrderedDict[str, nn.Module]()
     for i, (n, m) in enumerate(pairwise((shape[0], *CHANNELS))):
         layers[f"stage{i + 1}"] = _stage(n, m, STRIDES[i], batch_norm)
@@ -52,8 +53,20 @@ def _hidden(n: int, m: int, batch_norm: bool) -> nn.Module:
 
 
 def _stage(n: int, m: int, stride: int, batch_norm: bool) -> nn.Module:
-    conv = nn.Conv2d(n, m, 3, stride, padding=1, bias=not batch_norm)
-    return nn.Sequential(_named(conv=conv, norm=nn.BatchNorm2d(m) if batch_norm else None, act=nn.ReLU()))
+    norm = nn.BatchNorm2d(m) if batch_norm else None
+    return nn.Sequential(_named(convs=Branches(n, m, stride, bias=not batch_norm), norm=norm, act=nn.ReLU()))
+
+
+class Branches(nn.Module):
+    """3x3 and 1x1 convolutions of one input (N, n, H, W), side by side in the channels of (N, m, H', W')."""
+
+    def __init__(self, n: int, m: int, stride: int, bias: bool) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(n, m - m // 4, 3, stride, padding=1, bias=bias)
+        self.narrow = nn.Conv2d(n, m // 4, 1, stride, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.wide(x), self.narrow(x)], dim=1)
 
 
 def _named(**layers: nn.Module | None) -> OrderedDict[str, nn.Module]:

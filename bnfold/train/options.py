@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BnfoldError, EnvironmentProblem, UsageProblem
 
 RUNS = Path("runs")
-EPOCHS = 20
+EPOCHS = 30
 DEVICES = ("auto", "cpu", "cuda")
 
 
