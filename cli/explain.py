@@ -32,7 +32,11 @@ def explain(
         return
     if folded:
         columns = ("node", "operator", "folds into", "on the way through")
-        table("folds", columns, [(f.node or f.output, f.operator, "\n".join(f.into), "\n".join(f.through)) for f in folded])
+        table(
+            "folds",
+            columns,
+            [(f.node or f.output, f.operator, "\n".join(f.into), "\n".join(f.through)) for f in folded],
+        )
     if kept:
         columns = ("node", "operator", "not into what is before it, because", "nor after it, because")
         table("stays", columns, [(k.node or k.output, k.operator, k.not_hoisted.words, k.not_sunk.words) for k in kept])

@@ -54,14 +54,24 @@ def test_the_readme_fold_session(tmp_path):
     text = (ROOT / "README.md").read_text()
     quick = text[text.index("## In a pipeline") : text.index("## What it folds")]
     command, output = re.search(r"```sh\n(.*?)```\n```text\n(.*?)```", quick, re.S).groups()
-    subprocess.run([sys.executable, str(ROOT / "samples/01_fold_a_model/fold_a_model.py")], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "samples/01_fold_a_model/fold_a_model.py")],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     assert essence(run(command, tmp_path)) == essence(output)
 
 
 def test_the_readme_python_session(tmp_path):
     text = (ROOT / "README.md").read_text()
     code = next(body for kind, body in BLOCK.findall(text) if kind == "python")
-    subprocess.run([sys.executable, str(ROOT / "samples/01_fold_a_model/fold_a_model.py")], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(ROOT / "samples/01_fold_a_model/fold_a_model.py")],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

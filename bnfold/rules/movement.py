@@ -56,7 +56,8 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
         require(
             is_static(before) and is_static(after),
             "SHAPE_UNKNOWN",
-            f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}, not all known before run time",
+            f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}, "
+            "not all known before run time",
         )
         whole = np.broadcast_to(c, (*first, *lengths(before), *last))
         return compress(whole.reshape((*first, *lengths(after), *last)))
