@@ -121,8 +121,8 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.
     for index, share in shares.items():
         if share.is_identity:
             continue
-        if index == OUT:
-            onward.append(("sink", node.outputs[0], share))
+        if index <= OUT:
+            onward.append(("sink", node.outputs[OUT - index], share))
         elif has(node, index) and not is_constant(node.inputs[index]):
             onward.append(("hoist", node.inputs[index], onto(share, node.inputs[index])))
         elif has(node, index) or share.has_shift:
