@@ -172,3 +172,19 @@ def test_tensors_inside_a_chain_may_hold_other_values_but_only_there() -> None:
     )
     assert verify(original, wrong).verdict == "FAIL"
     del w
+
+
+def test_a_fault_behind_a_channel_that_is_dead_for_every_input_fails() -> None:
+    r = np.random.default_rng(0)
+    a, w = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3))
+    silent = {"a": a, "c": np.array([0, 0, -1e6, 0])}
+    bn = {"s": r.uniform(0.5, 2, 4), "t": r.standard_normal(4), "m": np.zeros(4), "v": np.ones(4)}
+    first = "h = Conv <pads = [1,1]> (x, a, c)  r = Relu (h)"
+    second = "Conv <pads = [1,1]> (r, w"
+    original = chain(f"{first}  q = {second})  y = BatchNormalization (q, s, t, m, v)", {**silent, "w": w, **bn})
+    right = w * (bn["s"] / np.sqrt(1 + EPSILON)).reshape(4, 1, 1)
+    wrong = right * (1 + 1e-3 * (np.arange(4) == 2)).reshape(1, 4, 1)
+    assert verify(original, chain(f"{first}  y = {second}, t)", {**silent, "w": right, "t": bn["t"]})).passed
+    found = verify(original, chain(f"{first}  y = {second}, t)", {**silent, "w": wrong, "t": bn["t"]}))
+    assert found.verdict == "FAIL"
+    assert found.reasons[0].startswith("optimization isolated: fold site 'y'")

@@ -61,7 +61,8 @@ def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
     onnx.save(CONV.folded(folded), tmp_path / "b.onnx")
     found = verify(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert found.passed, found.reasons
-    assert found.levels[1].same_graph
+    assert [level.level for level in found.levels] == ["off", "isolated", "default"]
+    assert found.levels[2].same_graph
     onnx.save(CONV.folded({**folded, "w": one_channel(folded["w"])}), tmp_path / "c.onnx")
     assert verify(tmp_path / "a.onnx", tmp_path / "c.onnx", effort="full").verdict == "FAIL"
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .protos import FLOATS, domain, every_node, stored
+from .protos import FLOATS, domain, every_node, stored, subgraphs
 from .windows import Array
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
@@ -96,25 +96,21 @@ def _dense(graph: onnx.GraphProto) -> None:
 
 
 def _movable(graph: onnx.GraphProto) -> set[str]:
-    """Names that only linear operators read, and none of them to calculate sizes."""
-    sizes = _sizes(graph)
+    """Names that only linear operators read, none of them to calculate with constants and sizes alone."""
+    fixed = without_data(graph)
     linear: set[str] = set()
     other = {output.name for output in graph.output}
     for node in graph.node:
-        is_data = node.op_type in LINEAR and not any(name in sizes for name in node.output)
-        (linear if is_data else other).update(node.input)
+        on_data = node.op_type in LINEAR and fixed.isdisjoint(node.output)
+        (linear if on_data else other).update(node.input)
     return linear - other
 
 
-def _sizes(graph: onnx.GraphProto) -> set[str]:
-    """Tensors computed from the shapes of tensors and from constants alone."""
-    found: set[str] = set()
-    constants = {*stored(graph), ""}
+def without_data(graph: onnx.GraphProto) -> set[str]:
+    """Tensors that do not depend on the values of the inputs: computed from constants and from sizes alone."""
+    found = {*(tensor.name for tensor in graph.initializer), ""}
     for node in graph.node:
-        from_sizes = (
-            bool(node.input) and found.issuperset(set(node.input) - constants) and not constants.issuperset(node.input)
-        )
-        if node.op_type in ("Shape", "Size") or from_sizes:
+        if node.op_type in ("Shape", "Size") or (found.issuperset(node.input) and not any(subgraphs(node))):
             found.update(node.output)
     return found
 

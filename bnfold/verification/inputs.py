@@ -18,6 +18,13 @@ IMAGE_SIZES = (64, 32, 96, 128, 224, 256, 320, 48, 16, 512, 8, 1)
 OTHER_SIZES = (16, 8, 32, 64, 128, 4, 1, 3, 2, 256)
 
 
+_INTEGERS = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
+
+
+class CannotFeed(Exception):
+    """An input is of a type that no values are made for; the text names it."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One set of inputs: how values are drawn, from which seed, and the size of a dynamic batch dimension."""
@@ -76,9 +83,9 @@ def _value(
         return DRAWS[case.distribution](random, dims).astype(helper.tensor_dtype_to_np_dtype(kind))
     if kind == TensorProto.BOOL:
         return random.random(dims) < 0.5
-    dtype = helper.tensor_dtype_to_np_dtype(kind)
-    if dtype.kind not in "iu":
-        raise ValueError(f"input {value.name!r} is not a tensor of numbers")
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind in _INTEGERS else None
+    if dtype is None:
+        raise CannotFeed(f"input {value.name!r} is not a tensor of numbers")
     high = min(limit or (256 if dtype.itemsize == 1 else 8), int(np.iinfo(dtype).max) + 1)
     return random.integers(0, high, dims).astype(dtype)
 

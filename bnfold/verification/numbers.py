@@ -15,8 +15,10 @@ from . import sessions
 from .child import stage
 from .copies import exposed, jittered
 from .inputs import Case, cases, feeds
+from .isolate import isolated
 from .loading import placed
 from .measure import Tally
+from .oracle import CannotEvaluate
 from .protos import produced
 from .records import record
 from .regions import shape_of_graph, undone
@@ -31,25 +33,51 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`."""
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepared(request, folder)
-        found = [_level(trial, level) for level in request["levels"]] if sized(trial) else []
+        found = list(_levels(trial, request["levels"])) if sized(trial) else []
     return {"levels": found, "blocked": trial.blocked, "notes": list(dict.fromkeys(trial.notes))}
 
 
-def _level(trial: Trial, level: str) -> dict[str, Any]:
-    """Everything about one level of onnxruntime's graph optimization: ran or why not, the inputs, the tensors."""
-    names = trial.names if level == "off" else trial.outputs
+def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The levels asked for; after `off`, if it found nothing wrong, the fold sites once more on their own."""
+    for level in levels:
+        report = _level(trial, level, trial.names if level == "off" else trial.outputs)
+        yield report
+        if level == "off" and report["ran"] and all(entry["ok"] for entry in report["tensors"]):
+            yield from _alone(trial, {entry["name"] for entry in report["tensors"] if not entry["moved"]})
+
+
+def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
+    stage("the fold sites, cut out")
+    try:
+        pieces = isolated(trial, good)
+    except CannotEvaluate as why:
+        trial.notes.append(f"the fold sites were not compared on their own: {why}")
+        return
+    if pieces:
+        report = _level(pieces, "isolated", pieces.names)
+        if report["broken"] or not report["ran"]:
+            trial.notes.append(f"the fold sites were not compared on their own: {report['why']}")
+        else:
+            yield report
+
+
+def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
+    """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
-    report["same_graph"] = level != "off" and _same_graph(trial, level)
+    report["same_graph"] = level == "default" and _same_graph(trial, level)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     tallies = {name: _tally(name, makers.get(name, ""), name in trial.edits) for name in names}
+    planned = cases(trial.effort, trial.seed)
+    if level == "isolated" and trial.elements > SMALL:
+        planned = planned[:1]
     try:
-        running = _running(trial, level, names)
-        report["cases"] = [str(case) for case in _run_cases(trial, running, tallies)]
+        running = _running(trial, "default" if level == "default" else "off", names)
+        report["cases"] = [str(case) for case in _run_cases(trial, running, tallies, planned)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
     report["ran"] = bool(report["cases"])
-    report["tensors"] = _records(trial, tallies)
+    report["tensors"] = _records(trial, tallies, [] if level == "isolated" else trial.outputs)
     return report
 
 
@@ -82,9 +110,10 @@ def _models(trial: Trial, level: str) -> Iterator[tuple[str, onnx.ModelProto]]:
         )
 
 
-def _run_cases(trial: Trial, running: Sequence[Any], tallies: Mapping[str, Tally]) -> list[Case]:
+def _run_cases(
+    trial: Trial, running: Sequence[Any], tallies: Mapping[str, Tally], planned: Sequence[Case]
+) -> list[Case]:
     """Run one input after another; of a large model fewer, the first always."""
-    planned = cases(trial.effort, trial.seed)
     affordable = max(1, WORK[trial.effort] // max(1, trial.elements))
     if affordable < len(planned):
         trial.notes.append(f"{affordable} of {len(planned)} inputs were used, to save time")
@@ -110,6 +139,7 @@ def _run_case(trial: Trial, running: Sequence[Any], tallies: Mapping[str, Tally]
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
             tallies[name].add(value if known else None, first[i], rest[0][i], [run[i] for run in rest[1:]])
+    trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
     return case
 
 
@@ -122,11 +152,11 @@ def _outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], wh
         raise CannotRun(f"{label} does not run: {why}") from why
 
 
-def _records(trial: Trial, tallies: Mapping[str, Tally]) -> list[dict[str, Any]]:
+def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str]) -> list[dict[str, Any]]:
     """One record per tensor, in the order of the graph, those excused that hold other values by design."""
     nodes = produced(trial.original.graph)
     makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
-    found = [record(t, makers[n], n in trial.outputs, n in trial.edits) for n, t in tallies.items() if _compared(t)]
+    found = [record(t, makers[n], n in outputs, n in trial.edits) for n, t in tallies.items() if _compared(t)]
     good = {entry["name"]: bool(entry["ok"]) for entry in found}
     excused = undone(trial.folded.graph, good, trial.edits)
     return [

@@ -48,7 +48,11 @@ class Compared:
 
 @dataclass(frozen=True)
 class Level:
-    """One level of onnxruntime's graph optimization: `off` runs the models as written, `default` as they are served."""
+    """One way of running both models on onnxruntime.
+
+    `off`: as written, graph optimization off; `isolated`: likewise, but each fold site cut out and fed numbers of its
+    own; `default`: as they are served, with onnxruntime's own graph optimization.
+    """
 
     level: str
     ran: bool

@@ -12,7 +12,7 @@ import onnx
 from . import sessions
 from .child import stage
 from .copies import tamed
-from .inputs import Case, Sizes, candidates, cases, feeds
+from .inputs import CannotFeed, Case, Sizes, candidates, cases, feeds
 from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
 from .protos import produced
@@ -42,9 +42,10 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)  # why something could not be compared
     edits: set[str] = field(default_factory=set)
+    seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
-    )  # what the oracle said, kept while it may be asked again
+    )  # what the oracle said, while it may be asked again
 
     @property
     def outputs(self) -> list[str]:
@@ -68,7 +69,7 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
 def sized(trial: Trial) -> bool:
     """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare."""
     stage("onnxruntime, running the original")
-    why = None
+    why: Exception | None = None
     for level in ("off", "default"):
         try:
             running = session(trial, trial.original, level)
@@ -79,7 +80,7 @@ def sized(trial: Trial) -> bool:
             try:
                 values = feeds(trial.original.graph, case, sizes)
                 sessions.outputs(running, trial.outputs, values)
-            except CannotRun as reason:
+            except (CannotRun, CannotFeed) as reason:
                 why = why or reason
                 continue
             trial.sizes = sizes
@@ -100,7 +101,7 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     """Outputs and fold sites always; other shared tensors, evenly spread, until there are too many elements."""
     names = shared(trial.original.graph, trial.folded.graph)
     counts = {name: np.size(value) for name, value in truth(trial, case, values, names).items()}
-    needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial)}
+    needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial), *_entering(trial)}
     others = [n for n in names if n not in needed]
     every = max(1, -(-sum(counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
     chosen = needed | set(others[::every])
@@ -108,6 +109,12 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     trial.elements = sum(counts.values())
     if every > 1:
         trial.notes.append(f"of {len(others)} tensors between the sites one in {every} was compared, to save time")
+
+
+def _entering(trial: Trial) -> set[str]:
+    """What the edited nodes read: where a fold site can be cut out of its network."""
+    nodes = produced(trial.folded.graph)
+    return {name for site in trial.edits if site in nodes for name in nodes[site].input}
 
 
 def _behind_outputs(trial: Trial) -> set[str]:

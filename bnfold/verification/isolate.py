@@ -1,0 +1,88 @@
+"""Fold sites cut out of their network, so that each can be fed numbers of its own.
+
+Fed through the network, a site may sit behind channels that a Relu silences for every input one can think of: a fault
+there stays hidden. Cut out, the tensors that enter a site become inputs, and all their channels are alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+import onnx
+from onnx import helper
+
+from .copies import without_data
+from .oracle import Oracle
+from .protos import FLOATS, produced, subgraphs
+from .regions import shared
+from .trial import Trial
+
+
+def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
+    """A trial of the fold sites among `good` alone, or None if there is nothing to cut.
+
+    `good` are the tensors that were found to hold the same values in both models: sites are judged, and the tensors
+    that enter them are cut, only among these. Raises CannotEvaluate where the oracle cannot take the pieces.
+    """
+    judged = trial.edits.intersection(good) - without_data(trial.folded.graph)
+    sites = [name for name in shared(trial.original.graph, trial.folded.graph) if name in judged]
+    cuts = _cuts(trial, good)
+    if not sites or not cuts:
+        return None
+    original, folded = (cut(model, cuts, sites) for model in (trial.original, trial.folded))
+    oracle = Oracle(original) if trial.oracle else None
+    return replace(trial, original=original, folded=folded, oracle=oracle, names=sites, truths={}, seen={})
+
+
+def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]:
+    """What enters a site: a tensor no edit touched, holding the same floating-point values in both models."""
+    makers, fixed = produced(trial.folded.graph), without_data(trial.folded.graph)
+    entering = {name for site in trial.edits if site in makers for name in makers[site].input}
+    found = {}
+    for name in sorted(entering & set(good) - trial.edits - fixed):
+        example = trial.seen.get(name)
+        if example is not None and example.size and helper.np_dtype_to_tensor_dtype(example.dtype) in _KINDS:
+            kind = helper.np_dtype_to_tensor_dtype(example.dtype)
+            found[name] = helper.make_tensor_value_info(name, kind, example.shape)
+    return found
+
+
+_KINDS = (*FLOATS, onnx.TensorProto.DOUBLE)
+
+
+def cut(model: onnx.ModelProto, cuts: Mapping[str, onnx.ValueInfoProto], outputs: Collection[str]) -> onnx.ModelProto:
+    """A copy in which the tensors `cuts` are inputs and `outputs` are returned, without the nodes this leaves idle."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    for node in graph.node:
+        for i, name in enumerate(node.output):
+            if name in cuts:
+                node.output[i] = f"{name}/uncut"
+    kept = _needed(graph, outputs)
+    nodes = [node for node in graph.node if not kept.isdisjoint(node.output)]
+    del graph.node[:], graph.output[:]
+    graph.node.extend(nodes)
+    graph.input.extend(cuts.values())
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return copy
+
+
+def _needed(graph: onnx.GraphProto, outputs: Collection[str]) -> set[str]:
+    """Names that `outputs` are computed from."""
+    needed = set(outputs)
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            needed.update(name for inner in subgraphs(node) for name in _mentioned(inner))
+    return needed
+
+
+def _mentioned(graph: onnx.GraphProto) -> set[str]:
+    """Every name a graph reads, its own and those of the graphs around it."""
+    names = {output.name for output in graph.output}
+    for node in graph.node:
+        names.update(node.input)
+        names.update(name for inner in subgraphs(node) for name in _mentioned(inner))
+    return names
