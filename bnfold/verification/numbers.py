@@ -23,7 +23,7 @@ from .protos import produced
 from .records import record
 from .regions import shape_of_graph, undone
 from .sessions import CannotRun
-from .trial import SMALL, WORK, Trial, prepared, session, sized, truth
+from .trial import JITTERS, SMALL, WORK, Trial, prepared, session, sized, truth
 from .windows import Array
 
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
@@ -103,7 +103,7 @@ def _running(trial: Trial, level: str, names: Sequence[str]) -> list[Any]:
 def _models(trial: Trial, level: str) -> Iterator[tuple[str, onnx.ModelProto]]:
     yield "the original", trial.original
     yield "the folded model", trial.folded
-    for copy in range(4 if trial.elements < SMALL else 1):
+    for copy in range(next(count for limit, count in JITTERS if trial.elements < limit)):
         yield (
             "the original with its constants moved by one unit of rounding",
             jittered(trial.original, trial.seed + copy),

@@ -23,7 +23,11 @@ from .windows import Array
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
 WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs together; one input is always run
 ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the sites that are compared, per input
-SMALL = 1_000_000  # elements of one input: below, several jittered copies cost nothing
+SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
+JITTERS = (
+    (16_000_000, 4),
+    (1 << 62, 2),
+)  # elements of one input: jittered copies; a channel of few elements needs many
 
 
 @dataclass
