@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import onnx_graphsurgeon as gs
 
 from . import onnx_io
 from .affine import Affine, Refused
-from .affine_nodes import affine_of
+from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
+from .branches import make_merge
+from .cleanup import cancel
 from .graph import label, operator
-from .plan import Direction, Plan, make_plan
+from .plan import Direction, Plan, Way, make_plan
 from .workbench import Workbench
 
 Model = onnx.ModelProto | str | PathLike[str]
@@ -30,12 +34,15 @@ class Reason:
 
 @dataclass(frozen=True)
 class Folded:
-    """An affine node that is gone: which way it went, past which nodes, and into whose constants."""
+    """A node that is gone: which way its affine went, past which nodes, and into whose constants.
+
+    Where parallel branches merged into one convolution, all nodes that it replaces are listed, affine or not.
+    """
 
     node: str
     operator: str
     output: str
-    direction: Direction
+    direction: Way
     through: tuple[str, ...]
     into: tuple[str, ...]
 
@@ -49,6 +56,7 @@ class Kept:
     output: str
     not_hoisted: Reason
     not_sunk: Reason
+    not_merged: Reason | None = None  # where it feeds a sum of parallel branches
 
 
 @dataclass(frozen=True)
@@ -100,22 +108,28 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded 
 def fold_in_place(record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool = False) -> FoldResult:
     """`fold` on a record that may be consumed; external data is read from `folder`."""
     bench = Workbench(record, folder, freeze_initializers)
-    place = {id(n): i for i, n in enumerate(bench.nodes)}
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
-        fates = [*attempts(bench, "hoist"), *attempts(bench, "sink")]
-        done = {place[id(node)]: fate for node, fate in fates if isinstance(fate, Folded)}
+        hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]
+        sunk = [*attempts(bench, "sink")]
+        done = found(hoisted, merged, sunk) or found(splits(bench))
         folded |= done
         if not done:
             break
-    model = bench.close()
-    return FoldResult(
-        model=model,
-        folded=tuple(folded[i] for i in sorted(folded)),
-        kept=tuple(kept_after(fates)),
-        notes=tuple(bench.notes),
-        flushed=bench.flushed,
-    )
+    kept = tuple(kept_after(hoisted, merged, sunk))
+    order = [folded[id(n)] for n in bench.nodes if id(n) in folded]
+    return FoldResult(bench.close(), tuple(order), kept, tuple(bench.notes), bench.flushed)
+
+
+def found(*fates: Iterable[Fate]) -> dict[int, Folded]:
+    return {id(node): fate for node, fate in chain(*fates) if isinstance(fate, Folded)}
+
+
+def splits(bench: Workbench) -> Iterator[Fate]:
+    """The last resort for a BatchNormalization: its scale moves on; of its shift an Add stays."""
+    for node in filter(is_batch_normalization, bench.alive()):
+        with suppress(Refused):
+            yield node, carry_out(bench, "hoist", node, node.inputs[0], batch_normalization(node), room=1)
 
 
 Fate = tuple[gs.Node, Folded | Reason]
@@ -124,7 +138,7 @@ Fate = tuple[gs.Node, Folded | Reason]
 def attempts(bench: Workbench, direction: Direction) -> Iterator[Fate]:
     """Try to move every affine node one way: to the inputs in topological order, to the outputs in reverse order."""
     nodes = bench.alive()
-    for node in nodes if direction == "hoist" else reversed(nodes):
+    for node in filter(bench.is_alive, nodes if direction == "hoist" else reversed(nodes)):
         try:
             read = affine_of(node)
             if read is not None:
@@ -133,27 +147,48 @@ def attempts(bench: Workbench, direction: Direction) -> Iterator[Fate]:
             yield node, Reason(refused.code, str(refused))
 
 
-def carry_out(bench: Workbench, direction: Direction, node: gs.Node, source: gs.Tensor, affine: Affine) -> Folded:
+def merges(bench: Workbench) -> Iterator[Fate]:
+    """Try to make one convolution of every sum of parallel branches."""
+    for node in filter(bench.is_alive, bench.alive()):
+        try:
+            yield from carry_out_merge(bench, node, *make_merge(bench.visible, node))
+        except Refused as refused:
+            yield node, Reason(refused.code, str(refused))
+
+
+def carry_out_merge(bench: Workbench, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Fate]:
+    """Let one convolution take over a sum, and say so of each node that goes."""
+    fates: list[Fate] = [(n, told(n, "merge", plan)) for n in (node, *others)]
+    for edit in plan.edits:
+        bench.apply(edit)
+    bench.bypass(node, keeper.outputs[0], keep_name=True)
+    return fates
+
+
+def carry_out(
+    bench: Workbench, direction: Direction, node: gs.Node, source: gs.Tensor, affine: Affine, room: int = 0
+) -> Folded:
     """Fold one affine node one way; raises Refused, with nothing changed, if any part of it finds no home."""
     tensor = source if direction == "hoist" else node.outputs[0]
-    plan = make_plan(bench.visible, direction, tensor, affine)
-    told = Folded(node.name, operator(node), node.outputs[0].name, direction, *told_of(plan))
+    plan = make_plan(bench.visible, direction, tensor, affine, room)
+    fate, node_output = told(node, direction, plan), node.outputs[0]
     for edit in plan.edits:
         bench.apply(edit)
     bench.bypass(node, source, keep_name=direction == "hoist")
-    return told
+    cancel(bench, node_output if direction == "hoist" else source)
+    return fate
 
 
-def told_of(plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    return tuple(label(n) for n in plan.through), tuple(label(n) for n in plan.targets)
+def told(node: gs.Node, way: Way, plan: Plan) -> Folded:
+    through, into = (tuple(label(n) for n in nodes) for nodes in (plan.through, plan.targets))
+    return Folded(node.name, operator(node), node.outputs[0].name, way, through, into)
 
 
-def kept_after(fates: list[Fate]) -> Iterator[Kept]:
-    """Pair the two refusals of each node in a round that folded nothing."""
-    reasons: dict[int, list[Reason]] = {}
-    for node, fate in fates:
-        assert isinstance(fate, Reason)
-        reasons.setdefault(id(node), []).append(fate)
-    for node, _ in fates[: len(reasons)]:
-        not_hoisted, not_sunk = reasons[id(node)]
-        yield Kept(node.name, operator(node), node.outputs[0].name, not_hoisted, not_sunk)
+def kept_after(hoisted: list[Fate], merged: list[Fate], sunk: list[Fate]) -> Iterator[Kept]:
+    """The reasons for each affine node, after a round that folded nothing."""
+    back, aside, on = ({id(n): r for n, r in fates if isinstance(r, Reason)} for fates in (hoisted, merged, sunk))
+    for node, _ in hoisted:
+        sums = (aside.get(id(consumer)) for consumer in node.outputs[0].outputs)
+        not_merged = next((r for r in sums if r and r.code != "NO_BRANCHES"), None)
+        reasons = (back[id(node)], on[id(node)], not_merged)
+        yield Kept(node.name, operator(node), node.outputs[0].name, *reasons)

@@ -9,13 +9,14 @@ from typing import Literal
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import Affine, Refused, require
+from .affine import Affine, Array, Refused, require
 from .constants import value_of
 from .graph import dtype, has, is_constant, label, onto, operator
 from .rules import HOIST, OUT, SINK, Shares
 from .tensors import TINY, rounded
 
 Direction = Literal["hoist", "sink"]
+Way = Literal["hoist", "sink", "merge"]
 BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
 
 
@@ -36,7 +37,32 @@ class Retype:
     operator: str
 
 
-Edit = SetConstant | Retype
+@dataclass(frozen=True, eq=False)
+class Replace:
+    """Give one input of one node new values of its own, of whatever shape (float64)."""
+
+    node: gs.Node
+    index: int
+    value: Array
+
+
+@dataclass(frozen=True, eq=False)
+class InsertAdd:
+    """Add a constant (float64) to the first output of one node, under the name that output had."""
+
+    node: gs.Node
+    shift: Array
+
+
+@dataclass(frozen=True, eq=False)
+class SetAttributes:
+    """Give one node other values of integer attributes."""
+
+    node: gs.Node
+    values: dict[str, int | list[int]]
+
+
+Edit = SetConstant | Retype | Replace | SetAttributes | InsertAdd
 
 
 @dataclass
@@ -45,6 +71,7 @@ class Plan:
 
     edits: list[Edit] = field(default_factory=list)
     through: list[gs.Node] = field(default_factory=list)
+    room: int = 0
 
     @property
     def targets(self) -> list[gs.Node]:
@@ -68,24 +95,40 @@ class Visible:
         require(name not in self.captured, "SUBGRAPH", f"'{name}' is read inside the subgraph of another node")
 
 
-def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine) -> Plan:
+def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int = 0) -> Plan:
     """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
 
-    Raises Refused, with the reason, when any part of the affine finds no home.
+    `room` is how many Add nodes may be made for shifts that no operator on the way has room for. Raises Refused, with
+    the reason, when any part of the affine finds no home.
     """
-    plan = Plan()
+    plan = Plan(room=room)
     agenda: list[tuple[Direction, gs.Tensor, Affine]] = [(direction, tensor, affine)]
     while agenda:
         way, at, carried = agenda.pop()
         visible.require_private(at)
         for node, port in producer(at) if way == "hoist" else consumers(at):
             shares = ask(way, node, port, carried)
+            if way == "hoist" and OUT in shares:
+                leave(plan, node, shares.pop(OUT))
             onward = step(plan, node, shares)
             if onward:
                 plan.through.append(node)
             agenda += onward
     require_once(plan)
     return plan
+
+
+def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
+    """What a hoist rule has no room for: an Add, if one may be made."""
+    if left.is_identity:
+        return
+    plan.room -= 1
+    require(
+        plan.room >= 0,
+        "NO_BIAS",
+        f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
+    )
+    plan.edits.append(InsertAdd(node, left.shift))
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
@@ -112,7 +155,7 @@ def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
-    return rule(node, port, affine)
+    return dict(rule(node, port, affine))
 
 
 def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.Tensor, Affine]]:
@@ -140,11 +183,14 @@ def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
-    old, kind = np.zeros(()), dtype(node.inputs[1])
-    if has(node, index):
-        old, kind = value_of(node.inputs[index]), dtype(node.inputs[index])
+    old = value_of(node.inputs[index]) if has(node, index) else np.zeros(())
+    require_in_range(node, index, share(old))
+
+
+def require_in_range(node: gs.Node, index: int, value: Array) -> None:
+    kind = dtype(node.inputs[index if has(node, index) else 1])
     require(str(kind) in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
-    new, _ = rounded(share(old), kind)
+    new, _ = rounded(value, kind)
     finite = np.isfinite(new.astype(np.float64)).all()
     require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")
 

@@ -14,10 +14,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .affine import Affine
 from .constants import value_of
 from .graph import dtype
-from .plan import Edit, SetConstant, Visible
+from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant, Visible
 from .tensors import Held, replace_values, rounded
 from .view import import_view, nested_graphs
 
@@ -38,6 +37,7 @@ class Workbench:
         self._message = {id(n): p for n, p in zip(self.nodes, record.graph.node, strict=True)}
         self._stored = stored_messages(record)
         self._edited: dict[str, Held] = {}
+        self._gone: set[str] = set()
         hold(self.nodes, self._stored, folder)
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []
@@ -73,31 +73,59 @@ class Workbench:
 
     def alive(self) -> list[gs.Node]:
         """The nodes still in the graph, in topological order."""
-        return [n for n in self.nodes if id(n) not in self._removed]
+        return [n for n in self.nodes if self.is_alive(n)]
+
+    def is_alive(self, node: gs.Node) -> bool:
+        return id(node) not in self._removed
 
     def apply(self, edit: Edit) -> None:
         """Carry out one edit of a plan, on the view and on the record."""
         message = self._message[id(edit.node)]
-        if isinstance(edit, SetConstant):
-            held = self._put(edit.node, edit.index, edit.share)
+        if isinstance(edit, Retype):
+            edit.node.op = message.op_type = edit.operator
+        elif isinstance(edit, SetAttributes):
+            edit.node.attrs.update(edit.values)
+            set_attributes(message, edit.values)
+        elif isinstance(edit, InsertAdd):
+            self._insert_add(edit)
+        else:
+            held = self._put(edit)
             message.input.extend([""] * (edit.index + 1 - len(message.input)))
             message.input[edit.index] = held.name
-        else:
-            edit.node.op = message.op_type = edit.operator
 
-    def _put(self, node: gs.Node, index: int, share: Affine) -> Held:
-        """Put an affine on a constant: in place if the node alone reads it, else on a new initializer."""
+    def _put(self, edit: SetConstant | Replace) -> Held:
+        """Give a constant an affine or new values: in place if the node alone reads it, else as a new initializer."""
+        node, index = edit.node, edit.index
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
         old = node.inputs[index]
-        if self._is_private(old):
-            held = self._held(old, node).fork(old.name, share)
-        else:
-            held = self._held(old, node).fork(self._fresh(old.name or self._stem(node)), share)
+        private = self._is_private(old)
+        name = old.name if private else self._fresh(old.name or self._stem(node))
+        base = self._held(old, node)
+        held = base.fork(name, edit.share) if isinstance(edit, SetConstant) else Held(name, base.kind, edit.value)
+        if not private:
             self._announce(held)
             self._lost.append(old)
-        node.inputs[index] = self._edited[held.name] = held
+        node.inputs[index] = self._edited[name] = held
         return held
+
+    def _insert_add(self, edit: InsertAdd) -> None:
+        """The node's first output gets a new name; the sum takes over the old one."""
+        maker, result = edit.node, edit.node.outputs[0]
+        inner = gs.Variable(self._fresh(result.name), result.dtype, result.shape)
+        held = Held(self._fresh(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
+        self._announce(held)
+        self._edited[held.name] = held
+        result.inputs.clear()
+        maker.outputs.insert(0, inner)
+        made = gs.Node("Add", self._fresh(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result])
+        made.opset = maker.opset
+        place = next(i for i, n in enumerate(self.nodes) if n is maker) + 1
+        self._message[id(maker)].output[0] = inner.name
+        proto = onnx.helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name)
+        self.record.graph.node.insert(place, proto)
+        self.nodes.insert(place, made)
+        self._message[id(made)] = self.record.graph.node[place]
 
     def _held(self, tensor: gs.Tensor, node: gs.Node) -> Held:
         """A constant of any origin in the form that takes affines."""
@@ -134,6 +162,17 @@ class Workbench:
         self._taken.add(name)
         return name
 
+    def cut_out(self, first: gs.Node, last: gs.Node) -> None:
+        """Take out two nodes that undo each other, one right behind the other."""
+        source, result = first.inputs[0], last.outputs[0]
+        if result.name in self.visible:
+            self._hand_over(source, result)
+        else:
+            self._redirect(result, source)
+        self._remove(last)
+        self._lost += [result, source]
+        self._gone |= set(self._sweep())
+
     def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> None:
         """Take out a node with one computed input.
 
@@ -147,6 +186,7 @@ class Workbench:
             self._redirect(result, source)
         self._remove(node)
         self._lost.append(source if keep_name else result)
+        self._gone |= set(self._sweep())
 
     def _hand_over(self, source: gs.Tensor, result: gs.Tensor) -> None:
         producer = source.inputs[0]
@@ -174,7 +214,7 @@ class Workbench:
         An edited initializer is no longer offered as an input (where the format has a choice): what callers stored
         under its name would now give other results.
         """
-        gone = {t.name for t in self._sweep() if t.name}
+        gone = self._gone
         self._write_values(gone)
         unlisted = gone & self._stored.keys() | (self._edited.keys() if self.record.ir_version >= 4 else set())
         graph = self.record.graph
@@ -199,8 +239,8 @@ class Workbench:
             replace_values(self._stored[held.name], values)
             self.flushed += flushed
 
-    def _sweep(self) -> Iterator[gs.Tensor]:
-        """Tensors that lost their last consumer, and the nodes that made them, and so on back."""
+    def _sweep(self) -> Iterator[str]:
+        """Take out what lost its last consumer, and what was computed for it alone; yields the names that are gone."""
         while self._lost:
             tensor = self._lost.pop()
             now = self._edited.get(tensor.name, tensor)
@@ -209,8 +249,8 @@ class Workbench:
             for node in list(tensor.inputs):
                 if not any(x.outputs or x.name in self.visible for x in node.outputs):
                     self._remove(node)
-            if not tensor.inputs:
-                yield tensor
+            if not tensor.inputs and tensor.name:
+                yield tensor.name
 
 
 def stored_messages(record: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -233,6 +273,20 @@ def hold(nodes: list[gs.Node], stored: dict[str, onnx.TensorProto], folder: Path
 def is_dead(node: onnx.NodeProto, gone: set[str]) -> bool:
     """Whether a Constant node holds a value that is used no more."""
     return node.op_type == "Constant" and node.output[0] in gone
+
+
+def set_attributes(message: onnx.NodeProto, values: dict[str, int | list[int]]) -> None:
+    """Set integer attributes, in place where a node has them; the automatic padding gives way to an explicit one."""
+    drop(message.attribute, (i for i, a in enumerate(message.attribute) if a.name == "auto_pad" and "pads" in values))
+    for name, value in values.items():
+        made = onnx.helper.make_attribute(name, value)
+        present = next((a for a in message.attribute if a.name == name), None)
+        if present is None:
+            message.attribute.append(made)
+        elif isinstance(value, int):
+            present.i = value
+        else:
+            present.ints[:] = value
 
 
 def drop(messages: Any, indices: Iterator[int]) -> None:

@@ -111,34 +111,84 @@ def linear(net: Net, x: str) -> None:
     del net.live[t], net.live[m]
 
 
+def last(net: Net) -> str:
+    return next(reversed(net.live))
+
+
+def chain(*layers):
+    """Layers one after the other, each on what the one before made."""
+
+    def layer(net: Net, x: str) -> None:
+        for each in layers:
+            each(net, x)
+            x = last(net)
+
+    return layer
+
+
+def siblings(net: Net, x: str) -> None:
+    """Two convolutions of one tensor, joined along the channels or, where they fit, summed."""
+    conv(net, x, 1)
+    a = last(net)
+    conv(net, x, 1, group=int(net.rng.choice([1, 2])))
+    b = last(net)
+    n, c, h, w = net.live[a]
+    if net.rng.random() < 0.5:
+        net.add("Concat", [a, b], (n, 2 * c, h, w), axis=1)
+    else:
+        net.add(str(net.rng.choice(["Add", "Sub"])), [a, b], (n, c, h, w))
+
+
+def branches(net: Net, x: str) -> None:
+    """RepVGG's block: 3x3, 1x1 and, where the channels fit, the tensor itself, all normalized and summed."""
+    n, c, h, w = net.live[x]
+    parts = []
+    for kernel in (3, 1):
+        net.add("Conv", [x, net.const(4, c, kernel, kernel)], (n, 4, h, w), pads=[kernel // 2] * 4)
+        bn(net, last(net))
+        parts.append(last(net))
+    if c == 4:
+        bn(net, x)
+        parts.append(last(net))
+    for part in parts[1:]:
+        net.add("Add", [parts[0], part], (n, 4, h, w))
+        parts[0] = last(net)
+
+
+conv0, conv1, conv2 = (lambda n, x: conv(n, x, 0)), (lambda n, x: conv(n, x, 1)), (lambda n, x: conv(n, x, 1, group=2))
+mul, add_, sub_, div = pointwise("Mul"), pointwise("Add"), pointwise("Sub"), pointwise("Div")
+neg, relu, sigmoid = (pointwise(op, constant=False) for op in ("Neg", "Relu", "Sigmoid"))
 LAYERS = {
-    "conv": lambda n, x: conv(n, x, 0),
-    "padded": lambda n, x: conv(n, x, 1),
-    "grouped": lambda n, x: conv(n, x, 1, group=2),
-    "shared": shared_conv,
-    "transpose": conv_transpose,
+    "conv, bn": chain(conv0, bn),
+    "padded conv, bn": chain(conv1, bn),
+    "grouped conv, bn": chain(conv2, bn),
+    "shared conv, bn": chain(shared_conv, bn),
+    "conv transpose, bn": chain(conv_transpose, bn),
+    "linear, bn": chain(linear, bn),
+    "siblings, bn": chain(siblings, bn),
+    "branches": branches,
+    "conv, scale, shift": chain(conv1, mul, add_),
+    "conv, sub, div, neg": chain(conv1, sub_, div, neg),
+    "bn, conv": chain(bn, conv0),
+    "bn, padded conv": chain(bn, conv1),
+    "scale, padded conv": chain(mul, conv1),
+    "bn, linear": chain(bn, linear),
     "bn": bn,
-    "bn2": bn,
-    "scale": pointwise("Mul"),
-    "shift": pointwise("Add"),
-    "sub": pointwise("Sub"),
-    "div": pointwise("Div"),
-    "neg": pointwise("Neg", constant=False),
-    "relu": pointwise("Relu", constant=False),
-    "sigmoid": pointwise("Sigmoid", constant=False),
+    "shift": add_,
+    "relu": relu,
+    "sigmoid": sigmoid,
     "average": pool("AveragePool"),
     "max": pool("MaxPool"),
     "add": twin("Add"),
     "mul": twin("Mul"),
     "concat": concat,
     "swap": swap,
-    "linear": linear,
 }
 
 
 @st.composite
 def models(draw) -> onnx.ModelProto:
-    steps = draw(st.lists(st.tuples(st.sampled_from(sorted(LAYERS)), st.integers(0, 3)), min_size=1, max_size=10))
+    steps = draw(st.lists(st.tuples(st.sampled_from(sorted(LAYERS)), st.integers(0, 3)), min_size=1, max_size=7))
     net = Net(draw(st.integers(0, 2**16)))
     for layer, back in steps:
         names = list(net.live)

@@ -12,7 +12,7 @@ from bnfold import fold
 from tests.build import assert_same
 from tests.graphs import models
 
-FLOOR = 0.15  # share of affine nodes that fold; below it the laws would be green because nothing moves
+FLOOR = 0.5  # share of the affine nodes that fold; below it the laws would be green because nothing moves
 
 
 def run(examples: int) -> Counter[str]:
@@ -36,12 +36,14 @@ def run(examples: int) -> Counter[str]:
     return tally
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # activations may overflow, in the reference as well
 def test_random_graphs():
     tally = run(200)
     assert tally["folded"] >= FLOOR * (tally["folded"] + tally["kept"]), tally
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_many_random_graphs():
     tally = run(5000)
     assert tally["folded"] >= FLOOR * (tally["folded"] + tally["kept"]), tally

@@ -24,7 +24,7 @@ GUARDS = {  # graph -> (code and words of the way back, code and words of the wa
     "same padding": (f'b = {BN("X", "p")} Y = Conv<auto_pad="SAME_UPPER">(b, W)', X, "Y[N,4,6,6]", {**W, **bn("p", 3)}, ("GRAPH_INPUT", "'X' is"), ("PADDING", "pads its input")),
     "border": (f"b = {BN('X', 'p')} Y = ConvTranspose(b, W)", "X[N,4,6,6]", "Y[N,3,8,8]", {"W": (4, 3, 3, 3), **bn("p", 4)}, ("GRAPH_INPUT", "'X' is"), ("BORDER", "outputs of ConvTranspose -> 'Y' are reached by different taps of its kernel")),
     "no bias, beta": (f"c = Gemm<beta=0.0>(X, W, C) Y = {BN('c', 'p')}", "X[N,4]", "Y[N,5]", {"W": (4, 5), "C": (5,), **bn("p", 5)}, ("NO_BIAS", "Gemm -> 'c' ignores its bias (beta=0)"), ("GRAPH_OUTPUT", "'Y' is")),
-    "no bias, rank 3": (f"l = MatMul(W, X) Y = {BN('l', 'p')}", "X[N,3,7]", "Y[N,4,7]", {"W": (4, 3), **bn("p", 4)}, ("NO_BIAS", "MatMul -> 'l' has no bias to take the shift"), ("GRAPH_OUTPUT", "'Y' is")),
+    "no bias, rank 3": ("l = MatMul(W, X) Y = Add(l, k)", "X[N,3,7]", "Y[N,4,7]", {"W": (4, 3), "k": (4, 1)}, ("NO_BIAS", "MatMul -> 'l' has no bias to take the shift"), ("GRAPH_OUTPUT", "'Y' is")),
     "a vector": ("l = MatMul(X, W) Y = Mul(l, k)", "X[N,3]", "Y[N]", {"W": (3,), "k": (1,)}, ("VARIES", "MatMul -> 'l' multiplies by a vector"), ("GRAPH_OUTPUT", "'Y' is")),
     "another axis": ("l = MatMul(X, W) s = Sigmoid(l) m = MatMul(s, V) Y = Mul(m, k)", "X[2,3]", "Y[2,4]", {"W": (3, 3), "V": (3, 4), "k": (2, 4)}, ("VARIES", "it varies along axes that no one factor of MatMul -> 'm' has"), ("GRAPH_OUTPUT", "'Y' is")),
     "more than channels": ("c = Conv(X, W) Y = Mul(c, k)", X, Y, {**W, "k": (4, 4, 4)}, ("VARIES", "it varies on more than axis 1"), ("GRAPH_OUTPUT", "'Y' is")),

@@ -83,7 +83,7 @@ GRAPHS = {
     "matmul, reshape, bn, reshape": (
         f"l = MatMul(X, W) f = Reshape(l, flat) b = {BN('f', 'p')} a = Reshape(b, back) Y = Add(a, j)",
         *("X[N,5,3]", "Y[N,5,4]", {"W": (3, 4), "flat": [-1, 4], "back": [-1, 5, 4], "j": (4,), **bn("p", 4)}),
-        "MatMul Reshape BatchNormalization Reshape",
+        "MatMul Add",
     ),
     "constant on the left of matmul, bn": (
         f"l = MatMul(W, X) a = Add(l, B) Y = {BN('a', 'p')}",
@@ -98,7 +98,7 @@ GRAPHS = {
         X,
         Y,
         {**W, **V, **bn("p", 4)},
-        "Conv Conv Add",
+        "Conv",
     ),
     "bn, two convs": (
         f"b = {BN('X', 'p')} c = Conv(b, W) d = Conv(b, V) Y = Concat<axis=1>(c, d)",

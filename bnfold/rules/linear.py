@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, Refused, require
+from ..affine import Affine, Array, Refused, at_rank, require
 from ..graph import attribute, carries_data, constant, dims, fits, is_constant, label, opset, rank, shape, size
-from . import Shares, hoist, sink
+from . import OUT, Shares, hoist, sink
 
 X, W, B = 0, 1, 2
 LACKS = (-1, -2)  # the axis of A @ B that A, or B, has no part in
@@ -118,33 +118,33 @@ def factor_for(affine: Affine, node: gs.Node) -> int:
 
 @hoist("MatMul")
 def hoist_matmul(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * (A @ B) + t == A @ (B * s) + t, or (s * A) @ B + t; as a Gemm, a product of matrices has room for t"""
-    has_room(node, affine)
+    """s * (A @ B) + t == A @ (B * s) + t, or (s * A) @ B + t"""
+    require_matrices(node)
     factor = factor_for(affine, node)
     own = affine.scaling.map(lambda c: c.reshape(c.shape[affine.rank - rank(node.inputs[factor]) :]))
-    return {factor: own, 2: added(affine.shift)}
+    return {factor: own, **shifted(node, affine.shift)}
 
 
 @sink("MatMul")
 def sink_matmul(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * A + t) @ B == A @ (s * B) + t @ B, where s and t vary along the summed axis alone; likewise from B to A"""
-    has_room(node, affine)
+    require_matrices(node)
     weight = constant(node, 1 - port)
     own, summed = (-1, -2) if port == 0 else (-2, -1)
     into = affine.along(own, weight.shape[summed])
-    shift = np.tensordot(into.shift, weight, axes=(0, weight.ndim + summed))
-    return {1 - port: into.scaling.on(summed, weight.ndim), 2: added(shift.reshape((1, -1) if port == 0 else (-1, 1)))}
+    shift = np.expand_dims(np.tensordot(weight, into.shift, axes=(weight.ndim + summed, 0)), summed)
+    return {1 - port: into.scaling.on(summed, weight.ndim), **shifted(node, shift)}
 
 
-def has_room(node: gs.Node, affine: Affine) -> None:
-    """Refuse a shift unless the MatMul may become a Gemm, and any affine where a factor is a vector."""
+def require_matrices(node: gs.Node) -> None:
     ranks = [rank(x) for x in node.inputs[:2]]
     require(min(ranks) > 1, "VARIES", f"{label(node)} multiplies by a vector")
-    require(
-        not affine.has_shift or (ranks == [2, 2] and opset(node) >= 7),
-        "NO_BIAS",
-        f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
-    )
+
+
+def shifted(node: gs.Node, shift: Array) -> Shares:
+    """A shift after a MatMul: the bias of the Gemm that a product of matrices may become, or what is left over."""
+    is_gemm = [rank(x) for x in node.inputs[:2]] == [2, 2] and opset(node) >= 7
+    return {2 if is_gemm else OUT: added(at_rank(shift, rank(node.outputs[0])))}
 
 
 @hoist("BatchNormalization")

@@ -1,0 +1,151 @@
+"""The merge law: a sum of parallel branches is one convolution, or it is refused and says why."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+
+from bnfold import fold
+from tests.build import BN, assert_same, bn, build, operators
+
+X, Y = "X[2,4,7,7]", "Y[2,4,7,7]"
+DENSE, SMALL, DEPTH = {"W": (4, 4, 3, 3), "B": (4,)}, {"V": (4, 4, 1, 1)}, {"D": (4, 1, 3, 3)}
+SAME = "Conv<pads=[1,1,1,1]>"
+MERGED = {  # graph -> operators left
+    "repvgg": (f"a = {SAME}(X, W, B) p = {BN('a', 'p')} b = Conv(X, V) q = {BN('b', 'q')} r = {BN('X', 'r')} s = Add(p, q) Y = Add(s, r)", X, Y, {**DENSE, **SMALL, **bn("p", 4), **bn("q", 4), **bn("r", 4)}, "Conv"),
+    "repvgg, stride 2": ("a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W, B) b = Conv<strides=[2,2]>(X, V) Y = Add(b, a)", X, "Y[2,4,4,4]", {**DENSE, **SMALL}, "Conv"),
+    "the tensor itself": (f"a = {SAME}(X, W, B) Y = Add(X, a)", X, Y, DENSE, "Conv"),
+    "the tensor itself, by groups": ("a = Conv<pads=[1,1,1,1], group=2>(X, G) Y = Add(a, X)", X, Y, {"G": (4, 2, 3, 3)}, "Conv"),
+    "depthwise of two sizes and itself": ("a = Conv<pads=[2,2,2,2], group=4>(X, E) b = Conv<pads=[1,1,1,1], group=4>(X, D) c = Conv<group=4>(X, F) s = Add(a, b) t = Add(s, c) Y = Add(t, X)", X, Y, {"E": (4, 1, 5, 5), **DEPTH, "F": (4, 1, 1, 1)}, "Conv"),
+    "fastvit's token mixer": (f"a = Conv<pads=[1,1,1,1], group=4>(X, D) n = {BN('X', 'p')} d = Sub(a, n) m = Mul(d, k) Y = Add(X, m)", X, Y, {**DEPTH, **bn("p", 4), "k": (4, 1, 1)}, "Conv"),
+    "kxk, 1xk, kx1": (f"a = {SAME}(X, W, B) b = Conv<pads=[0,1,0,1]>(X, H) c = Conv<pads=[1,0,1,0]>(X, U) s = Add(a, b) Y = Add(s, c)", X, Y, {**DENSE, "H": (4, 4, 1, 3), "U": (4, 4, 3, 1)}, "Conv"),
+    "both dilated": ("a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv(X, V) Y = Add(a, b)", X, Y, {**DENSE, **SMALL}, "Conv"),
+    "even and odd kernels": ("a = Conv<pads=[1,1,1,1]>(X, W, B) b = Conv<pads=[0,0,1,1]>(X, Q) Y = Add(a, b)", X, Y, {**DENSE, "Q": (4, 4, 2, 2)}, "Conv"),
+    "one dimension": ("a = Conv<pads=[1,1]>(X, W) b = Conv(X, V) Y = Sub(b, a)", "X[2,4,9]", "Y[2,4,9]", {"W": (4, 4, 3), "V": (4, 4, 1)}, "Conv"),
+    "a scale beside it": (f"a = {SAME}(X, W, B) m = Mul(X, k) Y = Sub(a, m)", X, Y, {**DENSE, "k": (4, 1, 1)}, "Conv"),
+}  # fmt: skip
+APART = {  # graph -> code and words of the refusal
+    "dense 1x1 beside depthwise 3x3": (f"a = Conv<pads=[1,1,1,1], group=4>(X, D) b = Conv(X, V) s = Add(a, b) Y = {BN('X', 'p')} Z = Sigmoid(s)", f"{Y}; Z[2,4,7,7]", {**DEPTH, **SMALL, **bn("p", 4)}, "COST", "would multiply 2.8 times as much"),
+    "3x3 beside 1x5": (f"a = {SAME}(X, W, B) b = Conv<pads=[0,2,0,2]>(X, H) Z = Add(a, b) Y = {BN('X', 'p')}", f"{Y}; Z[2,4,7,7]", {**DENSE, "H": (4, 4, 1, 5), **bn("p", 4)}, "COST", "1.1 times as much"),
+    "another dilation": (f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = {SAME}(X, U) Z = Add(a, b) Y = {BN('X', 'p')}", f"{Y}; Z[2,4,7,7]", {**DENSE, "U": (4, 4, 3, 3), **bn("p", 4)}, "ALIGNMENT", "differ in their dilations"),
+    "taps between taps": (f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv<pads=[1,1,-1,-1]>(X, V) Z = Add(a, b) Y = {BN('X', 'p')}", f"{Y}; Z[2,4,7,7]", {**DENSE, **SMALL, **bn("p", 4)}, "NO_BRANCHES", "are not branches over one tensor"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MERGED)
+def test_branches_become_one_convolution(name):
+    body, inputs, outputs, constants, expected = MERGED[name]
+    model = build(body, inputs, outputs, constants)
+    onnx.checker.check_model(model, full_check=True)
+    result = fold(model)
+    assert " ".join(operators(result.model)) == expected
+    assert_same(model, result.model)
+    assert fold(result.model).model == result.model
+    assert {f.direction for f in result.folded} >= {"merge"}
+
+
+def test_a_branch_that_others_read_stays():
+    model = build(
+        f"a = {SAME}(X, W, B) b = Conv(X, V) Y = Add(a, b) Z = Sigmoid(b)", X, f"{Y}; Z[2,4,7,7]", {**DENSE, **SMALL}
+    )
+    assert fold(model).folded == ()
+
+
+def test_a_branch_that_is_an_output_stays():
+    model = build(f"A = {SAME}(X, W, B) b = Conv(X, V) Y = Add(A, b)", X, f"{Y}; A[2,4,7,7]", {**DENSE, **SMALL})
+    assert fold(model).folded == ()
+
+
+def test_branches_over_two_tensors_stay():
+    model = build(f"n = Sigmoid(X) a = {SAME}(X, W, B) b = Conv(n, V) Y = Add(a, b)", X, Y, {**DENSE, **SMALL})
+    assert fold(model).folded == ()
+
+
+def test_weights_that_others_read_stay_as_they_are():
+    model = build(
+        f"a = {SAME}(X, W, B) b = Conv(X, V) Y = Add(a, b) n = Sigmoid(X) Z = {SAME}(n, W, B)",
+        X,
+        f"{Y}; Z[2,4,7,7]",
+        {**DENSE, **SMALL},
+    )
+    result = fold(model)
+    assert operators(result.model) == ["Conv", "Sigmoid", "Conv"]
+    assert_same(model, result.model)
+
+
+@st.composite
+def convolutions(draw, channels: int):
+    """(kernel, pads, dilations, group) of one branch whose output is as large as its input; None is the input itself."""
+    kind = draw(st.sampled_from(["conv", "conv", "conv", "affine", "itself"]))
+    if kind != "conv":
+        return kind
+    axes = []
+    for _ in range(2):
+        k, d = draw(st.integers(1, 4)), draw(st.sampled_from([1, 1, 2]))
+        begin = draw(st.integers(0, (k - 1) * d))
+        axes.append((k, d, begin, (k - 1) * d - begin))
+    return (*zip(*axes, strict=True), draw(st.sampled_from([g for g in (1, 2, 4) if channels % g == 0])))
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.data())
+def test_merging_never_changes_what_a_sum_computes(data):
+    """Whatever the two branches, the sum computes the same and costs no more."""
+    channels = data.draw(st.sampled_from([2, 4]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    nodes, initializers, names = [], [], []
+
+    def const(*shape):
+        name = f"c{len(initializers)}"
+        initializers.append(numpy_helper.from_array(rng.standard_normal(shape), name))
+        return name
+
+    for spec in (data.draw(convolutions(channels)), data.draw(convolutions(channels))):
+        name = f"t{len(nodes)}"
+        if spec == "itself":
+            names.append("X")
+            continue
+        if spec == "affine":
+            nodes.append(helper.make_node("Mul", ["X", const(channels, 1, 1)], [name]))
+        else:
+            kernel, dilations, begin, end, group = spec
+            bias = [const(channels)] if rng.random() < 0.5 else []
+            weight = const(channels, channels // group, *kernel)
+            nodes.append(
+                helper.make_node(
+                    "Conv", ["X", weight, *bias], [name], pads=[*begin, *end], dilations=list(dilations), group=group
+                )
+            )
+        names.append(name)
+    nodes.append(helper.make_node(data.draw(st.sampled_from(["Add", "Sub"])), names, ["Y"]))
+    shape = [2, channels, 8, 9]
+    info = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "g", [info("X", 11, shape)], [info("Y", 11, shape)], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    result = fold(model)
+    assert_same(model, result.model)
+    assert multiplies(result.model) <= multiplies(model)
+
+
+def multiplies(model: onnx.ModelProto) -> int:
+    """Products per output position."""
+    sizes = {t.name: int(np.prod(t.dims)) for t in model.graph.initializer}
+    return sum(sizes[n.input[1]] for n in model.graph.node if n.op_type in ("Conv", "Mul"))
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_cannot_merge_says_why(name):
+    from bnfold.affine import Refused
+    from bnfold.branches import make_merge
+    from bnfold.workbench import Workbench
+
+    body, outputs, constants, code, words = APART[name]
+    bench = Workbench(build(body, X, outputs, constants))
+    sums = [n for n in bench.nodes if n.op == "Add"]
+    with pytest.raises(Refused, match=words) as raised:
+        make_merge(bench.visible, sums[0])
+    assert raised.value.code == code
