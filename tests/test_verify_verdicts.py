@@ -28,7 +28,20 @@ def test_identical_models_pass_and_say_so() -> None:
     model = CONV.original(CONV.weights(0))
     found = verify(model, model)
     assert found.passed
-    assert found.reasons == ("the two files are the same, byte for byte: there is nothing to compare",)
+    assert found.reasons == ("the two models are the same, stored numbers included: there is nothing to compare",)
+
+
+def test_the_same_file_with_other_external_data_is_not_the_same_model(tmp_path: Path) -> None:
+    weights = CONV.weights(0)
+    folded = CONV.fold(weights)
+    for name, numbers in (("a", folded), ("b", {**folded, "w": folded["w"] * np.float32(1.01)})):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "m.onnx"
+        onnx.save(CONV.folded(numbers), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    a, b = (tmp_path / name / "m.onnx" for name in "ab")
+    assert a.read_bytes() == b.read_bytes()
+    assert verify(a, a).passed
+    assert verify(a, b).verdict == "FAIL"
 
 
 def test_comparing_only_what_onnxruntime_made_identical_is_vacuous() -> None:

@@ -91,6 +91,7 @@ class Structure:
 
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    identical: bool  # the same model to the last byte, external data included
     original: dict[str, int]
     folded: dict[str, int]
 

@@ -31,7 +31,8 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
         problems.append(f"onnx.checker accepts the original but not the folded model: {after}")
     elif before:
         notes.append(f"onnx.checker rejects the original already: {before}")
-    return {"problems": problems, "notes": notes, "original": _facts(original), "folded": _facts(folded)}
+    facts = {"original": _facts(original), "folded": _facts(folded), "identical": original == folded}
+    return {"problems": problems, "notes": notes, **facts}
 
 
 def _facts(model: onnx.ModelProto) -> dict[str, int]:

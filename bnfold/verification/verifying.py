@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
 LEVELS = ("off", "default")
-_SAME_FILE: tuple[str, ...] = ("the two files are the same, byte for byte: there is nothing to compare",)
+_SAME: tuple[str, ...] = ("the two models are the same, stored numbers included: there is nothing to compare",)
 
 
 def verify(
@@ -44,20 +44,12 @@ def verify(
     started = time.perf_counter()
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
-        request = {
-            "original": str(first),
-            "folded": str(second),
-            "effort": effort,
-            "seed": seed,
-            "levels": list(levels),
-        }
+        request: dict[str, Any] = {"original": str(first), "folded": str(second), "effort": effort}
+        request.update(seed=seed, levels=list(levels))
         structure, blocked = _structure(request)
-        if models["original"]["sha256"] == models["folded"]["sha256"] and not blocked:
-            numbers = _Numbers()
-            verdict, reasons = PASS, _SAME_FILE
-        else:
-            numbers = _numbers(request)
-            verdict, reasons = judge(structure, numbers.levels, (*blocked, *numbers.blocked))
+        same = structure is not None and structure.identical
+        numbers = _Numbers() if same else _numbers(request)
+    verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, (*blocked, *numbers.blocked))
     notes = (*(structure.notes if structure else ()), *numbers.notes)
     return Verification(verdict, reasons, notes, structure, numbers.levels, models, time.perf_counter() - started)
 
@@ -97,8 +89,8 @@ def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[str]]
         answer = child.run("structure", request, seconds=SECONDS[request["effort"]], memory=child.most_memory())
     except child.Crashed as why:
         return None, [str(why)]
-    lists = {key: tuple(answer[key]) for key in ("problems", "notes")}
-    return Structure(**lists, original=answer["original"], folded=answer["folded"]), []
+    answer.update(problems=tuple(answer["problems"]), notes=tuple(answer["notes"]))
+    return Structure(**answer), []
 
 
 class _Numbers:
