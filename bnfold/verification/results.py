@@ -77,7 +77,7 @@ class Level:
         if not self.ran:
             return (self.level, "0", "0", "not run", "", "", "")
         worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
-        outputs = [t for t in self.tensors if t.output]
+        outputs = [t for t in self.tensors if t.output] or self.tensors
         errors = [
             max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
         ]
