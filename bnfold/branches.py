@@ -96,7 +96,7 @@ def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
 
 
 def is_private(visible: Visible, tensor: gs.Tensor) -> bool:
-    return len(tensor.outputs) == 1 and tensor.name not in visible
+    return len(tensor.outputs) == 1 and tensor not in visible
 
 
 def conv_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:

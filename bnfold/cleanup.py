@@ -17,15 +17,13 @@ def cancel(bench: Workbench, tensor: gs.Tensor) -> None:
     if not is_private(bench, tensor):
         return
     first, last = tensor.inputs[0], tensor.outputs[0]
-    if undo_each_other(first, last) and (
-        last.outputs[0].name not in bench.visible or is_private(bench, first.inputs[0])
-    ):
+    if undo_each_other(first, last) and (last.outputs[0] not in bench.visible or is_private(bench, first.inputs[0])):
         bench.cut_out(first, last)
 
 
 def is_private(bench: Workbench, tensor: gs.Tensor) -> bool:
     """Whether a tensor may give up its name: one node makes it, one reads it, and no one else sees it."""
-    return len(tensor.inputs) == 1 == len(tensor.outputs) and tensor.name not in bench.visible
+    return len(tensor.inputs) == 1 == len(tensor.outputs) and tensor not in bench.visible
 
 
 def undo_each_other(first: gs.Node, last: gs.Node) -> bool:
@@ -38,7 +36,7 @@ def undo_each_other(first: gs.Node, last: gs.Node) -> bool:
 
 
 def same_shape(a: gs.Tensor, b: gs.Tensor) -> bool:
-    """Whether two tensors of as many elements have the same shape for certain: all axes are equal, but for one at most."""
+    """Whether two tensors of as many elements have one shape for certain: their axes are equal, but for one at most."""
     try:
         before, after = dims(a), dims(b)
     except Refused:

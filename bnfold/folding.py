@@ -58,6 +58,12 @@ class Kept:
     not_sunk: Reason
     not_merged: Reason | None = None  # where it feeds a sum of parallel branches
 
+    @property
+    def reasons(self) -> tuple[str, str]:
+        """In words: why its affine is not in what is before it, and why not in what is after it."""
+        aside = f"; and {self.not_merged.words}" if self.not_merged else ""
+        return self.not_hoisted.words, self.not_sunk.words + aside
+
 
 @dataclass(frozen=True)
 class FoldResult:
@@ -117,7 +123,7 @@ def fold_in_place(record: onnx.ModelProto, folder: Path | None, freeze_initializ
         if not done:
             break
     kept = tuple(kept_after(hoisted, merged, sunk))
-    order = [folded[id(n)] for n in bench.nodes if id(n) in folded]
+    order = [folded[id(n)] for n in bench.nodes() if id(n) in folded]
     return FoldResult(bench.close(), tuple(order), kept, tuple(bench.notes), bench.flushed)
 
 

@@ -81,18 +81,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Visible:
-    """Names that more than their consumers can see: outputs of the graph, and what subgraphs read from around them."""
+    """Tensors that more than their consumers can see: outputs, by id(), and what other graphs return, by name."""
 
-    outputs: frozenset[str]
+    outputs: frozenset[int]
     captured: frozenset[str]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self.outputs or name in self.captured
+    def __contains__(self, tensor: gs.Tensor) -> bool:
+        return id(tensor) in self.outputs or tensor.name in self.captured
 
     def require_private(self, tensor: gs.Tensor) -> None:
         name = tensor.name
-        require(name not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")
-        require(name not in self.captured, "SUBGRAPH", f"'{name}' is read inside the subgraph of another node")
+        require(id(tensor) not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")
+        require(name not in self.captured, "SUBGRAPH", f"'{name}' is returned from the subgraph of another node")
 
 
 def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int = 0) -> Plan:

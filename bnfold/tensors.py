@@ -27,6 +27,8 @@ class Held(gs.Constant):  # type: ignore[misc]
 
     def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None = None) -> None:
         super().__init__(name, np.empty(0))
+        self.home: TensorProto | None = None
+        self.maker: gs.Node | None = None
         self.hold(kind, base, folder)
 
     def hold(self, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None) -> None:
@@ -35,15 +37,19 @@ class Held(gs.Constant):  # type: ignore[misc]
         self.pending = Affine.of(1.0)
 
     @staticmethod
-    def over(tensor: gs.Constant, message: TensorProto, folder: Path | None) -> None:
-        """Let a constant that onnx-graphsurgeon imported take its values from `message`."""
-        tensor.__class__ = Held
-        tensor.hold(helper.tensor_dtype_to_np_dtype(message.data_type), message, folder)
+    def over(tensor: gs.Constant, home: TensorProto, folder: Path | None, maker: gs.Node | None = None) -> None:
+        """Let a constant that onnx-graphsurgeon imported take its values from the message that stores them.
 
-    def fork(self, name: str, share: Affine) -> Held:
-        """The same constant with one more affine on it."""
+        `maker` is the Constant node, if one holds that message.
+        """
+        tensor.__class__ = Held
+        tensor.home, tensor.maker = home, maker
+        tensor.hold(helper.tensor_dtype_to_np_dtype(home.data_type), home, folder)
+
+    def copy_as(self, name: str) -> Held:
+        """The same constant under another name, stored nowhere yet."""
         made = Held(name, self.kind, self.base, self.folder)
-        made.pending = share.after(self.pending)
+        made.pending = self.pending
         return made
 
     @property

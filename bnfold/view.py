@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelProblem
@@ -35,9 +34,18 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
         ) from problem
     finally:
         G_LOGGER.severity = severity
-    for node in view.nodes:
-        node.opset = view.opset
+    for graph in [view, *view.functions]:
+        note_opset(graph, graph.opset)
     return view
+
+
+def note_opset(graph: gs.Graph | gs.Function, opset: int) -> None:
+    """Tell every node, at any depth, which version of the operators it is of."""
+    for node in graph.nodes:
+        node.opset = opset
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                note_opset(value, opset)
 
 
 def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
@@ -57,12 +65,3 @@ def stub(tensor: TensorProto) -> TensorProto:
     return TensorProto(
         name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
     )
-
-
-def nested_graphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Every graph inside the attributes of a node, at any depth."""
-    for a in node.attribute:
-        for inner in [*([a.g] if a.type == AttributeProto.GRAPH else []), *a.graphs]:
-            yield inner
-            for n in inner.node:
-                yield from nested_graphs(n)

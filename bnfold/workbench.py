@@ -6,19 +6,20 @@ Plans read the view; every edit goes to both. What nobody edits stays the very m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx import NodeProto, helper
 
 from .constants import value_of
 from .graph import dtype
-from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant, Visible
+from .messages import drop_named, set_attributes
+from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from .scopes import Scope, homes, scopes_of, visibility
 from .tensors import Held, replace_values, rounded
-from .view import import_view, nested_graphs
+from .view import import_view
 
 
 class Workbench:
@@ -31,18 +32,18 @@ class Workbench:
         self.record, self.folder = record, folder
         self.notes: list[str] = []
         self.flushed = 0  # numbers that became zero; counted when the model is closed
-        self.overridable = self._overridable(freeze)
-        self.view = import_view(record, self.overridable)
-        self.nodes: list[gs.Node] = list(self.view.nodes)
-        self._message = {id(n): p for n, p in zip(self.nodes, record.graph.node, strict=True)}
-        self._stored = stored_messages(record)
-        self._edited: dict[str, Held] = {}
-        self._gone: set[str] = set()
-        hold(self.nodes, self._stored, folder)
+        view = import_view(record, self._overridable(freeze))
+        self.scopes = scopes_of(view, record)
+        self.visible = visibility(self.scopes)
+        self._home = homes(self.scopes, folder)
+        self._scope = {id(n): s for s in self.scopes for n in s.nodes}
+        pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
+        self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}
+        self._taken = {name for s in self.scopes for name in s.names()}
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []
-        self._taken = self._names()
-        self.visible = self._visibility()
+        self._gone: dict[int, gs.Tensor] = {}  # held on to, so that no other object gets their id()
+        self._edited: dict[int, Held] = {}
 
     def _overridable(self, freeze: bool) -> set[str]:
         """Initializers that a caller may replace, because they are also inputs of the graph.
@@ -60,20 +61,13 @@ class Workbench:
             return set()
         return listed
 
-    def _names(self) -> set[str]:
-        graphs = [self.record.graph, *(g for n in self.record.graph.node for g in nested_graphs(n))]
-        names = {t.name for g in graphs for t in [*g.initializer, *g.input, *g.output, *g.value_info]}
-        return names | {x for g in graphs for n in g.node for x in [*n.input, *n.output]}
-
-    def _visibility(self) -> Visible:
-        inner = [g for n in self.record.graph.node for g in nested_graphs(n)]
-        captured = {x for g in inner for n in g.node for x in [*n.input, *n.output]}
-        captured |= {t.name for g in inner for t in [*g.output, *g.initializer]}
-        return Visible(frozenset(o.name for o in self.record.graph.output), frozenset(captured))
+    def nodes(self) -> list[gs.Node]:
+        """Every node that is or was there, graph by graph in the order of the file."""
+        return [n for s in self.scopes for n in s.nodes]
 
     def alive(self) -> list[gs.Node]:
-        """The nodes still in the graph, in topological order."""
-        return [n for n in self.nodes if self.is_alive(n)]
+        """The nodes still there, in topological order within each graph."""
+        return [n for n in self.nodes() if self.is_alive(n)]
 
     def is_alive(self, node: gs.Node) -> bool:
         return id(node) not in self._removed
@@ -89,65 +83,98 @@ class Workbench:
         elif isinstance(edit, InsertAdd):
             self._insert_add(edit)
         else:
-            held = self._put(edit)
-            message.input.extend([""] * (edit.index + 1 - len(message.input)))
-            message.input[edit.index] = held.name
+            self._put(edit)
 
-    def _put(self, edit: SetConstant | Replace) -> Held:
-        """Give a constant an affine or new values: in place if the node alone reads it, else as a new initializer."""
+    def _put(self, edit: SetConstant | Replace) -> None:
+        """Give a constant an affine or new values: in place if the node alone reads it, else as a new constant."""
         node, index = edit.node, edit.index
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
         old = node.inputs[index]
-        private = self._is_private(old)
-        name = old.name if private else self._fresh(old.name or self._stem(node))
-        base = self._held(old, node)
-        held = base.fork(name, edit.share) if isinstance(edit, SetConstant) else Held(name, base.kind, edit.value)
-        if not private:
-            self._announce(held)
+        held = self._private(old)
+        if held is None:
+            held = self._copy(old, node)
+            self._store(held, self._scope[id(node)])
             self._lost.append(old)
-        node.inputs[index] = self._edited[name] = held
-        return held
+        if isinstance(edit, SetConstant):
+            held.pending = edit.share.after(held.pending)
+        else:
+            held.hold(held.kind, edit.value, None)
+        self._edited[id(held)] = held
+        self._read(node, index, held)
+
+    def _private(self, tensor: gs.Tensor) -> Held | None:
+        """What the file stores of a constant, if one single input reads it and nothing else can see it."""
+        if tensor.is_empty() or len(tensor.outputs) != 1 or tensor in self.visible:
+            return None
+        if isinstance(tensor, Held):
+            return tensor
+        made_by = tensor.inputs[0] if tensor.inputs else None
+        literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None
+        if isinstance(literal, Held):
+            literal.name = tensor.name
+        return literal if isinstance(literal, Held) else None
+
+    def _copy(self, tensor: gs.Tensor, node: gs.Node) -> Held:
+        """A constant of any origin under a new name; an omitted one is a zero of the type of the weight."""
+        name = self._fresh(tensor.name or self._stem(node))
+        if tensor.is_empty():
+            return Held(name, dtype(node.inputs[1]), np.zeros(1))
+        if isinstance(tensor, Held):
+            return tensor.copy_as(name)
+        return Held(name, dtype(tensor), value_of(tensor))
+
+    def _store(self, held: Held, scope: Scope) -> None:
+        """Make room in the file: an initializer of the main graph, which bodies see too, or a Constant of a function.
+
+        Up to IR version 3 every initializer is an input as well.
+        """
+        kind = helper.np_dtype_to_tensor_dtype(held.kind)
+        tensor = onnx.TensorProto(name=held.name, data_type=kind)
+        if scope.is_function:
+            held.home = (
+                self._insert(scope, 0, helper.make_node("Constant", [], [held.name], value=tensor)).attribute[0].t
+            )
+            held.maker = scope.nodes[0]
+            return
+        self.record.graph.initializer.append(tensor)
+        held.home = self.record.graph.initializer[-1]
+        self._home[id(held)] = self.scopes[0]
+        if self.record.ir_version < 4:
+            self.record.graph.input.append(helper.make_tensor_value_info(held.name, kind, held.shape))
+
+    def _insert(self, scope: Scope, place: int, message: NodeProto, node: gs.Node | None = None) -> NodeProto:
+        """Put a new node into a graph."""
+        node = node or gs.Node(message.op_type, message.name)
+        scope.message.node.insert(place, message)
+        scope.nodes.insert(place, node)
+        self._scope[id(node)], self._message[id(node)] = scope, scope.message.node[place]
+        return self._message[id(node)]
 
     def _insert_add(self, edit: InsertAdd) -> None:
         """The node's first output gets a new name; the sum takes over the old one."""
         maker, result = edit.node, edit.node.outputs[0]
-        inner = gs.Variable(self._fresh(result.name), result.dtype, result.shape)
+        scope = self._scope[id(maker)]
         held = Held(self._fresh(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
-        self._announce(held)
-        self._edited[held.name] = held
+        self._store(held, scope)
+        self._edited[id(held)] = held
+        inner = gs.Variable(self._fresh(result.name), result.dtype, result.shape)
         result.inputs.clear()
         maker.outputs.insert(0, inner)
+        self._message[id(maker)].output[0] = inner.name
         made = gs.Node("Add", self._fresh(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result])
         made.opset = maker.opset
-        place = next(i for i, n in enumerate(self.nodes) if n is maker) + 1
-        self._message[id(maker)].output[0] = inner.name
-        proto = onnx.helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name)
-        self.record.graph.node.insert(place, proto)
-        self.nodes.insert(place, made)
-        self._message[id(made)] = self.record.graph.node[place]
+        place = next(i for i, n in enumerate(scope.nodes) if n is maker) + 1
+        self._insert(
+            scope, place, helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name), made
+        )
 
-    def _held(self, tensor: gs.Tensor, node: gs.Node) -> Held:
-        """A constant of any origin in the form that takes affines."""
-        if isinstance(tensor, Held):
-            return tensor
-        if tensor.is_empty():
-            return Held("", dtype(node.inputs[1]), np.zeros(1))
-        if tensor.name in self._stored:
-            return Held(tensor.name, dtype(tensor), self._stored[tensor.name], self.folder)
-        return Held(tensor.name, dtype(tensor), value_of(tensor))
-
-    def _is_private(self, tensor: gs.Tensor) -> bool:
-        """Whether one single input reads a constant that the file stores, and nothing else can see it."""
-        return tensor.name in self._stored and len(tensor.outputs) == 1 and tensor.name not in self.visible
-
-    def _announce(self, held: Held) -> None:
-        """A new initializer; up to IR version 3 it must be an input, too."""
-        kind = onnx.helper.np_dtype_to_tensor_dtype(held.kind)
-        self.record.graph.initializer.append(onnx.TensorProto(name=held.name, data_type=kind))
-        self._stored[held.name] = self.record.graph.initializer[-1]
-        if self.record.ir_version < 4:
-            self.record.graph.input.append(onnx.helper.make_tensor_value_info(held.name, kind, held.shape))
+    def _read(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
+        """Let a node read a tensor, in the view and in the record."""
+        node.inputs[index] = tensor
+        message = self._message[id(node)]
+        message.input.extend([""] * (index + 1 - len(message.input)))
+        message.input[index] = tensor.name
 
     def _stem(self, node: gs.Node) -> str:
         """A name for the bias of a node that had none, after its weight."""
@@ -165,13 +192,13 @@ class Workbench:
     def cut_out(self, first: gs.Node, last: gs.Node) -> None:
         """Take out two nodes that undo each other, one right behind the other."""
         source, result = first.inputs[0], last.outputs[0]
-        if result.name in self.visible:
+        if result in self.visible:
             self._hand_over(source, result)
         else:
             self._redirect(result, source)
         self._remove(last)
         self._lost += [result, source]
-        self._gone |= set(self._sweep())
+        self._sweep()
 
     def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> None:
         """Take out a node with one computed input.
@@ -186,7 +213,7 @@ class Workbench:
             self._redirect(result, source)
         self._remove(node)
         self._lost.append(source if keep_name else result)
-        self._gone |= set(self._sweep())
+        self._sweep()
 
     def _hand_over(self, source: gs.Tensor, result: gs.Tensor) -> None:
         producer = source.inputs[0]
@@ -199,8 +226,7 @@ class Workbench:
         for consumer in list(result.outputs):
             for index, x in enumerate(consumer.inputs):
                 if x is result:
-                    consumer.inputs[index] = source
-                    self._message[id(consumer)].input[index] = source.name
+                    self._read(consumer, index, source)
 
     def _remove(self, node: gs.Node) -> None:
         self._removed.add(id(node))
@@ -208,88 +234,47 @@ class Workbench:
         node.inputs.clear()
         node.outputs.clear()
 
+    def _sweep(self) -> None:
+        """Take out what lost its last consumer, and what was computed for it alone."""
+        while self._lost:
+            tensor = self._lost.pop()
+            if tensor.outputs or tensor in self.visible:
+                continue
+            if isinstance(tensor, Held) and tensor.maker is not None:
+                self._removed.add(id(tensor.maker))
+            for node in list(tensor.inputs):
+                if not any(x.outputs or x in self.visible for x in node.outputs):
+                    self._remove(node)
+            if not tensor.inputs:
+                self._forget(tensor)
+
+    def _forget(self, tensor: gs.Tensor) -> None:
+        """Nothing makes or reads a tensor any more."""
+        self._gone[id(tensor)] = tensor
+        if id(tensor) in self._home:
+            self._home[id(tensor)].gone.add(tensor.name)
+
     def close(self) -> onnx.ModelProto:
         """The record with only the edits: what was in use before and is used by nothing now goes too.
 
         An edited initializer is no longer offered as an input (where the format has a choice): what callers stored
         under its name would now give other results.
         """
-        gone = self._gone
-        self._write_values(gone)
-        unlisted = gone & self._stored.keys() | (self._edited.keys() if self.record.ir_version >= 4 else set())
-        graph = self.record.graph
-        drop(
-            graph.node, (i for i, n in enumerate(self.nodes) if id(n) in self._removed or is_dead(graph.node[i], gone))
-        )
-        drop(graph.initializer, (i for i, t in enumerate(graph.initializer) if t.name in gone))
-        drop(graph.value_info, (i for i, t in enumerate(graph.value_info) if t.name in gone))
-        drop(graph.input, (i for i, t in enumerate(graph.input) if t.name in unlisted))
-        drop(graph.sparse_initializer, (i for i, t in enumerate(graph.sparse_initializer) if t.values.name in gone))
-        drop(
-            graph.quantization_annotation,
-            (i for i, q in enumerate(graph.quantization_annotation) if q.tensor_name in gone),
-        )
+        self._write_values()
+        main = self.scopes[0]
+        unlisted = main.gone & main.stored.keys()
+        if self.record.ir_version >= 4:
+            unlisted |= {held.name for held in self._edited.values()}
+        drop_named(self.record.graph, "input", lambda value: value.name in unlisted)
+        for scope in self.scopes:
+            scope.clear(self.is_alive)
         return self.record
 
-    def _write_values(self, gone: set[str]) -> None:
+    def _write_values(self) -> None:
         """Round every edited constant once; copies first, while what they were copied from is as it was read."""
-        edited = [held for name, held in self._edited.items() if name not in gone]
-        for held in sorted(edited, key=lambda held: held.base is self._stored[held.name]):
+        edited = [held for key, held in self._edited.items() if key not in self._gone]
+        for held in sorted(edited, key=lambda held: held.base is held.home):
             values, flushed = rounded(held.values, held.kind)
-            replace_values(self._stored[held.name], values)
+            assert held.home is not None
+            replace_values(held.home, values)
             self.flushed += flushed
-
-    def _sweep(self) -> Iterator[str]:
-        """Take out what lost its last consumer, and what was computed for it alone; yields the names that are gone."""
-        while self._lost:
-            tensor = self._lost.pop()
-            now = self._edited.get(tensor.name, tensor)
-            if now.outputs or tensor.name in self.visible:
-                continue
-            for node in list(tensor.inputs):
-                if not any(x.outputs or x.name in self.visible for x in node.outputs):
-                    self._remove(node)
-            if not tensor.inputs and tensor.name:
-                yield tensor.name
-
-
-def stored_messages(record: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
-    """The message that holds each stored constant: initializers, and the values of Constant nodes."""
-    literals = {
-        n.output[0]: a.t for n in record.graph.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"
-    }
-    return literals | {t.name: t for t in record.graph.initializer}
-
-
-def hold(nodes: list[gs.Node], stored: dict[str, onnx.TensorProto], folder: Path | None) -> None:
-    """Let the constants of a view take their values from the record."""
-    literals = {n.outputs[0].name: n.attrs["value"] for n in nodes if n.op == "Constant" and "value" in n.attrs}
-    initializers = {x.name: x for n in nodes for x in n.inputs if isinstance(x, gs.Constant)}
-    for name, tensor in (literals | initializers).items():
-        if name in stored:
-            Held.over(tensor, stored[name], folder)
-
-
-def is_dead(node: onnx.NodeProto, gone: set[str]) -> bool:
-    """Whether a Constant node holds a value that is used no more."""
-    return node.op_type == "Constant" and node.output[0] in gone
-
-
-def set_attributes(message: onnx.NodeProto, values: dict[str, int | list[int]]) -> None:
-    """Set integer attributes, in place where a node has them; the automatic padding gives way to an explicit one."""
-    drop(message.attribute, (i for i, a in enumerate(message.attribute) if a.name == "auto_pad" and "pads" in values))
-    for name, value in values.items():
-        made = onnx.helper.make_attribute(name, value)
-        present = next((a for a in message.attribute if a.name == name), None)
-        if present is None:
-            message.attribute.append(made)
-        elif isinstance(value, int):
-            present.i = value
-        else:
-            present.ints[:] = value
-
-
-def drop(messages: Any, indices: Iterator[int]) -> None:
-    """Delete some messages of a repeated field, leaving the others untouched."""
-    for index in reversed(list(indices)):
-        del messages[index]

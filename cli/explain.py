@@ -39,5 +39,5 @@ def explain(
         )
     if kept:
         columns = ("node", "operator", "not into what is before it, because", "nor after it, because")
-        table("stays", columns, [(k.node or k.output, k.operator, k.not_hoisted.words, k.not_sunk.words) for k in kept])
+        table("stays", columns, [(k.node or k.output, k.operator, *k.reasons) for k in kept])
     say(f"{len(folded)} affine nodes fold, {len(kept)} stay")

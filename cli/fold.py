@@ -71,7 +71,7 @@ def show(report: FoldReport) -> None:
         sizes.append(("worst error against float64", f"{original:.2g}", f"{folded:.2g}"))  # type: ignore[arg-type]
     table(str(report.source), ("", "before", "after"), sizes)
     if result.batch_norms_kept:
-        rows = [(k.node or k.output, k.not_hoisted.words, k.not_sunk.words) for k in result.batch_norms_kept]
+        rows = [(k.node or k.output, *k.reasons) for k in result.batch_norms_kept]
         table("kept", ("BatchNormalization", "not into what is before it, because", "nor after it, because"), rows)
 
 

@@ -145,7 +145,7 @@ def test_what_cannot_merge_says_why(name):
 
     body, outputs, constants, code, words = APART[name]
     bench = Workbench(build(body, X, outputs, constants))
-    sums = [n for n in bench.nodes if n.op == "Add"]
+    sums = [n for n in bench.nodes() if n.op == "Add"]
     with pytest.raises(Refused, match=words) as raised:
         make_merge(bench.visible, sums[0])
     assert raised.value.code == code

@@ -136,19 +136,23 @@ def test_ir_version_3_keeps_listing_initializers():
     assert [i.name for i in folded.graph.input] == ["X", "W", "W.bias"]
 
 
-def test_what_a_subgraph_reads_is_left_alone():
+def returning(name: str) -> onnx.GraphProto:
+    """A body that reads or returns a tensor from around it."""
+    value = helper.make_tensor_value_info
+    if name == "inner":
+        return helper.make_graph([helper.make_node("Identity", ["c"], ["inner"])], "b", [], [value("inner", 11, None)])
+    return helper.make_graph([], "b", [], [value(name, 11, None)])
+
+
+@pytest.mark.parametrize(("name", "code"), [("inner", "SHARED"), ("c", "SUBGRAPH")])
+def test_what_a_subgraph_reads_is_left_alone(name, code):
     model = conv_bn()
-    branch = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["inner"])],
-        "branch",
-        [],
-        [helper.make_tensor_value_info("inner", 11, None)],
-    )
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-    model.graph.node.append(helper.make_node("If", ["yes"], ["Z"], then_branch=branch, else_branch=branch))
+    bodies = {"then_branch": returning(name), "else_branch": returning(name)}
+    model.graph.node.append(helper.make_node("If", ["yes"], ["Z"], **bodies))
     model.graph.output.append(helper.make_tensor_value_info("Z", 11, ["N", 4, 4, 4]))
-    (kept,) = fold(model).kept
-    assert kept.not_hoisted.code == "SUBGRAPH"
+    (kept,) = fold(model).batch_norms_kept
+    assert kept.not_hoisted.code == code
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9, 11, 13, 14, 15, 17, 21])

@@ -1,0 +1,33 @@
+"""Small edits of protobuf messages that leave everything beside them as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from onnx import NodeProto, helper
+
+
+def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> None:
+    """Set integer attributes, in place where a node has them; the automatic padding gives way to an explicit one."""
+    drop(message.attribute, (i for i, a in enumerate(message.attribute) if a.name == "auto_pad" and "pads" in values))
+    for name, value in values.items():
+        present = next((a for a in message.attribute if a.name == name), None)
+        if present is None:
+            message.attribute.append(helper.make_attribute(name, value))
+        elif isinstance(value, int):
+            present.i = value
+        else:
+            present.ints[:] = value
+
+
+def drop(messages: Any, indices: Iterable[int]) -> None:
+    """Delete some messages of a repeated field, leaving the others untouched."""
+    for index in reversed(list(indices)):
+        del messages[index]
+
+
+def drop_named(message: Any, field: str, is_gone: Callable[[Any], bool]) -> None:
+    """Delete the messages of a repeated field, if this kind of message has it, that `is_gone` names."""
+    messages = getattr(message, field, ())
+    drop(messages, (i for i, entry in enumerate(messages) if is_gone(entry)))

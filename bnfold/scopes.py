@@ -1,0 +1,115 @@
+"""The graphs of a model: the main one, the bodies of If, Loop and Scan, and the bodies of functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+
+from .messages import drop, drop_named
+from .plan import Visible
+from .tensors import Held
+
+
+@dataclass(eq=False)
+class Scope:
+    """One graph: its message, the nodes of the view in the order of the message's, and the graph around it."""
+
+    message: GraphProto | FunctionProto
+    view: gs.Graph | gs.Function
+    parent: Scope | None
+    nodes: list[gs.Node] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)  # names that nothing in this graph uses any more
+    stored: dict[str, TensorProto] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nodes = list(self.view.nodes)
+        if isinstance(self.message, GraphProto):
+            self.stored = {t.name: t for t in self.message.initializer}
+
+    @property
+    def is_function(self) -> bool:
+        return isinstance(self.message, FunctionProto)
+
+    def storing(self, name: str) -> Scope | None:
+        """The graph, this one or one around it, that stores an initializer of this name."""
+        if name in self.stored:
+            return self
+        return self.parent.storing(name) if self.parent else None
+
+    def names(self) -> Iterator[str]:
+        """Every name that is taken in this graph."""
+        for node in self.message.node:
+            yield from [*node.input, *node.output]
+        if isinstance(self.message, FunctionProto):
+            yield from [*self.message.input, *self.message.output]
+        else:
+            graph = self.message
+            yield from (t.name for t in [*graph.initializer, *graph.input, *graph.output, *graph.value_info])
+
+    def clear(self, is_alive: Callable[[gs.Node], bool]) -> None:
+        """Take the dead nodes, and every message about names that are gone, out of the record."""
+        drop(self.message.node, (i for i, n in enumerate(self.nodes) if not is_alive(n)))
+        for kind in ("initializer", "value_info"):
+            drop_named(self.message, kind, lambda t: t.name in self.gone)
+        drop_named(self.message, "sparse_initializer", lambda t: t.values.name in self.gone)
+        drop_named(self.message, "quantization_annotation", lambda q: q.tensor_name in self.gone)
+
+
+def scopes_of(view: gs.Graph, record: onnx.ModelProto) -> list[Scope]:
+    """Every graph of a model, the main one first, each after the one around it."""
+    functions = zip(view.functions, record.functions, strict=True)
+    return [*_scopes(view, record.graph), *(s for pair in functions for s in _scopes(*pair))]
+
+
+def _scopes(
+    view: gs.Graph | gs.Function, message: GraphProto | FunctionProto, parent: Scope | None = None
+) -> Iterator[Scope]:
+    scope = Scope(message, view, parent)
+    yield scope
+    for node, proto in zip(view.nodes, message.node, strict=True):
+        for attribute in proto.attribute:
+            if attribute.type == AttributeProto.GRAPH and isinstance(node.attrs.get(attribute.name), gs.Graph):
+                yield from _scopes(node.attrs[attribute.name], attribute.g, scope)
+
+
+def homes(scopes: list[Scope], folder: Path | None) -> dict[int, Scope]:
+    """Let the constants of the view take their values from the record; returns the graph that each tensor is of."""
+    found = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
+    for scope in scopes:
+        for tensor in [x for n in scope.nodes for x in n.inputs if isinstance(x, gs.Constant)]:
+            home = scope.storing(tensor.name)
+            if home is not None and not isinstance(tensor, Held):
+                Held.over(tensor, home.stored[tensor.name], folder)
+                found[id(tensor)] = home
+        for node, message in zip(scope.nodes, scope.message.node, strict=True):
+            literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
+            if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
+                Held.over(node.attrs["value"], literal, folder, node)
+                found[id(node.attrs["value"])] = scope
+    return found
+
+
+def visibility(scopes: list[Scope]) -> Visible:
+    """What more than its consumers can see: outputs, and names that are returned from inside another graph.
+
+    onnx-graphsurgeon does not read attributes that hold several graphs: whatever those name is visible, too.
+    """
+    outputs = [x for scope in scopes for x in scope.view.outputs]
+    captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if not x.inputs}
+    unread = (g for s in scopes for n in s.message.node for a in n.attribute for g in a.graphs)
+    captured |= {x for graph in unread for x in _every_name(graph.node)}
+    return Visible(frozenset(map(id, outputs)), frozenset(captured))
+
+
+def _every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield from [*node.input, *node.output]
+        for attribute in node.attribute:
+            for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                yield from _every_name(graph.node)
+                yield from (x.name for x in graph.output)
