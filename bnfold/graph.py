@@ -68,10 +68,17 @@ def constant(node: gs.Node, index: int) -> Array:
 
 def dtype(tensor: gs.Tensor) -> np.dtype[Any]:
     """The element type as NumPy (or ml_dtypes, for bfloat16) knows it. Refuses if it is not known."""
-    kind = tensor.dtype
+    kind = stored(tensor).dtype
     known = isinstance(kind, np.dtype) or kind in onnx.helper.get_all_tensor_dtypes()
     require(known, "SHAPE_UNKNOWN", f"the element type of '{tensor.name}' is not known")
     return kind if isinstance(kind, np.dtype) else onnx.helper.tensor_dtype_to_np_dtype(kind)
+
+
+def stored(tensor: gs.Tensor) -> gs.Tensor:
+    """The constant behind a tensor that a Constant node makes; any other tensor itself."""
+    made_by = tensor.inputs[0] if tensor.inputs else None
+    literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None
+    return literal if isinstance(literal, gs.Constant) else tensor
 
 
 def is_floating(tensor: gs.Tensor) -> bool:
@@ -97,8 +104,9 @@ def rank_by_neighbours(tensor: gs.Tensor) -> int | None:
     """The rank as a convolution beside the tensor shows it, where shape inference had nothing to go by."""
     readers = [n for n in tensor.outputs if n.inputs[0] is tensor]
     for node in [*tensor.inputs, *readers]:
-        if operator(node) in ("Conv", "ConvTranspose") and node.inputs[1].shape is not None:
-            return len(node.inputs[1].shape)
+        kernel = stored(node.inputs[1]).shape if operator(node) in ("Conv", "ConvTranspose") else None
+        if kernel is not None:
+            return len(kernel)
     normalized = [n.outputs[0] for n in readers if operator(n) == "BatchNormalization"]
     return rank_by_neighbours(normalized[0]) if normalized else None
 

@@ -145,7 +145,8 @@ class Workbench:
 
     def _insert(self, scope: Scope, place: int, message: NodeProto, node: gs.Node | None = None) -> NodeProto:
         """Put a new node into a graph."""
-        node = node or gs.Node(message.op_type, message.name)
+        node = node or gs.Node(message.op_type, message.name, outputs=[gs.Variable(name) for name in message.output])
+        node.opset = scope.view.opset
         scope.message.node.insert(place, message)
         scope.nodes.insert(place, node)
         self._scope[id(node)], self._message[id(node)] = scope, scope.message.node[place]
@@ -163,7 +164,6 @@ class Workbench:
         maker.outputs.insert(0, inner)
         self._message[id(maker)].output[0] = inner.name
         made = gs.Node("Add", self._fresh(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result])
-        made.opset = maker.opset
         place = next(i for i, n in enumerate(scope.nodes) if n is maker) + 1
         self._insert(
             scope, place, helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name), made
