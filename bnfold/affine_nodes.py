@@ -1,6 +1,8 @@
-"""Which nodes are affine: BatchNormalization of every opset, and Mul, Add, Sub, Div and Neg with a constant."""
+"""Which nodes are affine: BatchNormalization of every opset, and Mul, Add, Sub, Div, Sum with constants, and Neg."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -26,7 +28,7 @@ def affine_of(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     if is_batch_normalization(node):
         return node.inputs[0], batch_normalization(node)
     read = READERS.get(operator(node))
-    if read is None or not all(is_floating(x) for x in node.inputs) or opset(node) < 7:
+    if read is None or not all(is_floating(x) for x in node.inputs):
         return None
     try:
         return read(node)
@@ -57,8 +59,8 @@ def over_channels(node: gs.Node, affine: Affine) -> Affine:
 
 def refuse_training(node: gs.Node) -> None:
     outputs = sum(not x.is_empty() for x in node.outputs)
-    old_training = opset(node) < 7 and not attribute(node, "is_test", 0) and outputs > 1
-    if attribute(node, "training_mode", 0) or outputs > 1 or old_training:
+    by_default = opset(node) < 7 and not attribute(node, "is_test", 0)
+    if attribute(node, "training_mode", 0) or outputs > 1 or by_default:
         raise ModelProblem(
             f"{label(node)} is in training mode: it normalizes with the statistics of each batch",
             "Export the model in inference mode (in PyTorch: model.eval() before the export).",
@@ -100,17 +102,38 @@ def _neg(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     return node.inputs[0], Affine.of(np.full((1,) * rank(node.inputs[0]), -1.0))
 
 
-READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg}
+def _sum(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    """x + c + d + .."""
+    stored = [i for i, x in enumerate(node.inputs) if is_constant(x)]
+    if not stored or len(stored) != len(node.inputs) - 1:
+        return None
+    x = next(x for x in node.inputs if not is_constant(x))
+    return _over(x, Affine.of(1.0, sum(constant(node, i) for i in stored)))
 
 
-def _with_constant(node: gs.Node, read) -> tuple[gs.Tensor, Affine] | None:  # type: ignore[no-untyped-def]
-    """Read a node of two operands, exactly one of them constant, that does not enlarge the other."""
+READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg, "Sum": _sum}
+
+
+def _with_constant(node: gs.Node, read: Callable[[Array, int], Affine]) -> tuple[gs.Tensor, Affine] | None:
+    """Read a node of two operands, exactly one of them constant."""
     stored = [is_constant(x) for x in node.inputs]
     if sum(stored) != 1:
         return None
     index = stored.index(True)
     x = node.inputs[1 - index]
-    affine = read(constant(node, index), index)
+    return _over(x, read(_aligned(node, constant(node, index), rank(x)), index))
+
+
+def _aligned(node: gs.Node, value: Array, to: int) -> Array:
+    """A constant operand as broadcasting aligns it; up to opset 6 it stands at `axis`, if `broadcast` is set."""
+    axis = attribute(node, "axis")
+    if opset(node) >= 7 or axis is None or not attribute(node, "broadcast", 0):
+        return value
+    return value.reshape(value.shape + (1,) * (to - axis % to - value.ndim))
+
+
+def _over(x: gs.Tensor, affine: Affine) -> tuple[gs.Tensor, Affine] | None:
+    """The affine at the rank of `x`, unless it would enlarge `x` or holds what is no number."""
     affine = affine.map(lambda c: at_rank(c, rank(x)))
     enlarges = affine.rank > rank(x) or any(n not in (1, m) for n, m in zip(affine.extent, dims(x), strict=True))
     if enlarges or not (np.isfinite(affine.scale).all() and np.isfinite(affine.shift).all()):

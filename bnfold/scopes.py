@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
 from .messages import drop, drop_named
 from .plan import Visible
-from .tensors import Held
+from .tensors import Held, dense
 
 
 @dataclass(eq=False)
@@ -25,11 +25,13 @@ class Scope:
     nodes: list[gs.Node] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)  # names that nothing in this graph uses any more
     stored: dict[str, TensorProto] = field(default_factory=dict)
+    sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nodes = list(self.view.nodes)
         if isinstance(self.message, GraphProto):
             self.stored = {t.name: t for t in self.message.initializer}
+            self.sparse = {t.values.name: t for t in self.message.sparse_initializer}
 
     @property
     def is_function(self) -> bool:
@@ -37,9 +39,16 @@ class Scope:
 
     def storing(self, name: str) -> Scope | None:
         """The graph, this one or one around it, that stores an initializer of this name."""
-        if name in self.stored:
+        if name in self.stored or name in self.sparse:
             return self
         return self.parent.storing(name) if self.parent else None
+
+    def hold(self, tensor: gs.Constant, folder: Path | None) -> None:
+        """Let a constant of the view take its values from the initializer of its name; a sparse one is made dense."""
+        if tensor.name in self.stored:
+            Held.over(tensor, self.stored[tensor.name], folder)
+        else:
+            Held.apart(tensor, dense(self.sparse[tensor.name]))
 
     def names(self) -> Iterator[str]:
         """Every name that is taken in this graph."""
@@ -84,7 +93,7 @@ def homes(scopes: list[Scope], folder: Path | None) -> dict[int, Scope]:
         for tensor in [x for n in scope.nodes for x in n.inputs if isinstance(x, gs.Constant)]:
             home = scope.storing(tensor.name)
             if home is not None and not isinstance(tensor, Held):
-                Held.over(tensor, home.stored[tensor.name], folder)
+                home.hold(tensor, folder)
                 found[id(tensor)] = home
         for node, message in zip(scope.nodes, scope.message.node, strict=True):
             literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)

@@ -46,6 +46,13 @@ class Held(gs.Constant):  # type: ignore[misc]
         tensor.home, tensor.maker = home, maker
         tensor.hold(helper.tensor_dtype_to_np_dtype(home.data_type), home, folder)
 
+    @staticmethod
+    def apart(tensor: gs.Constant, values: Array) -> None:
+        """Let an imported constant hold values that no message of the file stores as they are."""
+        tensor.__class__ = Held
+        tensor.home, tensor.maker = None, None
+        tensor.hold(values.dtype, values, None)
+
     def copy_as(self, name: str) -> Held:
         """The same constant under another name, stored nowhere yet."""
         made = Held(name, self.kind, self.base, self.folder)
@@ -115,6 +122,17 @@ def read(tensor: TensorProto, folder: Path | None) -> Array:
             f"the values of '{tensor.name}' cannot be read: {str(problem).splitlines()[0]}",
             "The file is damaged, or a data file that belongs to it is missing.",
         ) from problem
+
+
+def dense(sparse: onnx.SparseTensorProto) -> Array:
+    """A sparse tensor as an array. Its indices are positions in row-major order, or one row per value."""
+    values, indices = read(sparse.values, None), read(sparse.indices, None)
+    result = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 1:
+        result.reshape(-1)[indices] = values
+    else:
+        result[tuple(indices.T)] = values
+    return result
 
 
 def to_tensor(values: Array, name: str) -> TensorProto:

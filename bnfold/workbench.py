@@ -108,7 +108,7 @@ class Workbench:
         if tensor.is_empty() or len(tensor.outputs) != 1 or tensor in self.visible:
             return None
         if isinstance(tensor, Held):
-            return tensor
+            return tensor if tensor.home is not None else None
         made_by = tensor.inputs[0] if tensor.inputs else None
         literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None
         if isinstance(literal, Held):
