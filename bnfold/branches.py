@@ -1,6 +1,7 @@
-"""The merge law: parallel branches over one tensor become one convolution.
+"""The merge law: parallel branches over one tensor become one convolution, or one product of matrices.
 
 merge:  conv_a(x) + conv_b(x) == conv_ab(x);  affine(x) and x itself are convolutions with a diagonal 1x1 kernel
+        x @ A + x @ B == x @ (A + B);         affine(x) and x itself are products with a diagonal matrix
 
 Kernels are aligned by padding; what cannot be aligned, or would cost more multiplications than its parts, is refused.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -25,7 +26,7 @@ SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """One operand of a sum as a convolution of `source`.
+    """One operand of a sum as a convolution of `source`; a product of matrices is one without spatial axes.
 
     `weight` is (C_out, C_in / group, *kernel), `bias` (C_out,); begin and end are the distances of first and last
     tap from the position of the output, per spatial axis; `surplus` is how far the padding goes beyond the last tap.
@@ -41,10 +42,11 @@ class Branch:
     begin: tuple[int, ...]
     surplus: tuple[int, ...]
     multiplies: int  # per output position
+    channels: int = 1  # their axis
 
     @property
-    def is_conv(self) -> bool:
-        return self.node is not None and operator(self.node) == "Conv"
+    def has_weight(self) -> bool:
+        return self.node is not None and operator(self.node) in READERS
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -63,7 +65,7 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
     require(operator(node) in SIGNS and len(node.inputs) == 2, "NO_BRANCHES", f"{label(node)} is not a sum")
     branches = parallel(visible, node)
     merged = merge(node, branches, SIGNS[operator(node)])
-    keeper = max((b for b in branches if b.is_conv), key=lambda b: math.prod(b.kernel)).node
+    keeper = max((b for b in branches if b.has_weight), key=lambda b: math.prod(b.kernel)).node
     require_in_range(keeper, 1, merged.weight)
     require_in_range(keeper, 2, merged.bias)
     others = [b.node for b in branches if b.node is not None and b.node is not keeper]
@@ -71,26 +73,35 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
 
 
 def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
-    yield Replace(node, 1, merged.weight)
+    """What turns the keeper into the merged branch."""
+    by_rows = operator(node) == "Conv" or attribute(node, "transB", 0)
+    yield Replace(node, 1, merged.weight if by_rows else merged.weight.T)
     if has(node, 2) or merged.bias.any():
+        require(operator(node) != "MatMul", "NO_BIAS", f"{label(node)} has no bias to take the shift")
         yield Replace(node, 2, merged.bias)
+    if operator(node) != "Conv":
+        return
     ends = [e + s for e, s in zip(merged.end, merged.surplus, strict=True)]
     windows = {"kernel_shape": [*merged.kernel], "pads": [*merged.begin, *ends], "dilations": [*merged.dilations]}
     yield SetAttributes(node, {**windows, "group": merged.group})
 
 
 def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
-    """Both operands as branches over the same tensor, at least one of them a convolution."""
-    convs = [conv_branch(visible, x) for x in node.inputs]
+    """Both operands as branches over the same tensor, at least one of them a convolution or a product."""
+    convs = [weighted_branch(visible, x) for x in node.inputs]
     model = next((c for c in convs if c is not None), None)
-    require(model is not None, "NO_BRANCHES", f"no operand of {label(node)} is a convolution that nothing else reads")
+    require(
+        model is not None,
+        "NO_BRANCHES",
+        f"no operand of {label(node)} is a convolution or product that nothing else reads",
+    )
     assert model is not None
     forms = [
         [conv, *diagonal_branches(visible, x, like=other or model)]
         for x, conv, other in zip(node.inputs, convs, reversed(convs), strict=True)
     ]
     for a, b in product(*forms):
-        if a and b and a.source is b.source and (a.is_conv or b.is_conv):
+        if a and b and a.source is b.source and (a.has_weight or b.has_weight) and a.channels == b.channels:
             return a, b
     raise Refused("NO_BRANCHES", f"the operands of {label(node)} are not branches over one tensor")
 
@@ -99,11 +110,16 @@ def is_private(visible: Visible, tensor: gs.Tensor) -> bool:
     return len(tensor.outputs) == 1 and tensor not in visible
 
 
-def conv_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
-    """A tensor as the output of a Conv with constant weights, of which the sum is the only consumer."""
+def weighted_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
+    """A tensor as the output of a node with constant weights, of which the sum is the only consumer."""
     made_by = tensor.inputs[0] if tensor.inputs and is_private(visible, tensor) else None
-    if made_by is None or operator(made_by) != "Conv" or not all(is_constant(x) for x in made_by.inputs[1:] if x.name):
+    read = READERS.get(operator(made_by)) if made_by is not None else None
+    if read is None or made_by is None or not all(is_constant(x) for x in made_by.inputs[1:] if x.name):
         return None
+    return read(made_by)
+
+
+def conv_branch(made_by: gs.Node) -> Branch | None:
     weight = constant(made_by, 1)
     spatial = weight.ndim - 2
     pads = attribute(made_by, "pads") or [0] * (2 * spatial)
@@ -125,14 +141,29 @@ def conv_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
     )
 
 
+def product_branch(made_by: gs.Node) -> Branch | None:
+    """A MatMul or Gemm of the tensor and a matrix; a Gemm with no factors of its own, and one bias per column."""
+    weight = constant(made_by, 1)
+    bias = constant(made_by, 2) if has(made_by, 2) else np.zeros(1)
+    factors = attribute(made_by, "alpha", 1.0), attribute(made_by, "beta", 1.0), attribute(made_by, "transA", 0)
+    if weight.ndim != 2 or factors != (1, 1, 0) or bias.size not in (1, bias.shape[-1] if bias.ndim else 1):
+        return None
+    rows = weight if attribute(made_by, "transB", 0) else weight.T
+    bias = np.broadcast_to(bias.ravel(), (len(rows),))
+    return Branch(made_by.inputs[0], made_by, rows, bias, 1, (), (), (), (), weight.size, channels=-1)
+
+
+READERS = {"Conv": conv_branch, "MatMul": product_branch, "Gemm": product_branch}
+
+
 def diagonal_branches(visible: Visible, tensor: gs.Tensor, like: Branch) -> Iterator[Branch]:
     """A tensor as an affine of another, and as itself: depthwise 1x1 convolutions beside `like`."""
     made_by = tensor.inputs[0] if tensor.inputs and is_private(visible, tensor) else None
     try:
         read = affine_of(made_by) if made_by is not None else None
         if read is not None:
-            channels = size(read[0], 1)
-            affine = read[1].along(1, channels)
+            channels = size(read[0], like.channels)
+            affine = read[1].along(like.channels, channels)
             yield diagonal(read[0], made_by, affine.scale, affine.shift, like)
     except Refused:
         pass
@@ -144,7 +175,8 @@ def diagonal(source: gs.Tensor, node: gs.Node | None, scale: Array, shift: Array
     spatial = len(like.kernel)
     ones, zeros = (1,) * spatial, (0,) * spatial
     weight = scale.reshape(-1, 1, *ones)
-    return Branch(source, node, weight, shift, len(scale), ones, ones, zeros, zeros, int((scale != 1).sum()))
+    cost = int((scale != 1).sum())
+    return Branch(source, node, weight, shift, len(scale), ones, ones, zeros, zeros, cost, like.channels)
 
 
 def merge(node: gs.Node, branches: Sequence[Branch], signs: Sequence[int]) -> Branch:
@@ -171,9 +203,7 @@ def merge(node: gs.Node, branches: Sequence[Branch], signs: Sequence[int]) -> Br
         "COST",
         f"one convolution for the branches into {label(node)} would multiply {cost / parts:.2g} times as much",
     )
-    return Branch(
-        first.source, None, weight, np.asarray(bias), group, first.strides, dilations, begin, first.surplus, cost
-    )
+    return replace(first, weight=weight, bias=np.asarray(bias), group=group, dilations=dilations, begin=begin)
 
 
 def common_dilation(node: gs.Node, branches: Sequence[Branch], axis: int) -> int:

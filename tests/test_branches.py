@@ -26,6 +26,10 @@ MERGED = {  # graph -> operators left
     "both dilated": ("a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv(X, V) Y = Add(a, b)", X, Y, {**DENSE, **SMALL}, "Conv"),
     "even and odd kernels": ("a = Conv<pads=[1,1,1,1]>(X, W, B) b = Conv<pads=[0,0,1,1]>(X, Q) Y = Add(a, b)", X, Y, {**DENSE, "Q": (4, 4, 2, 2)}, "Conv"),
     "one dimension": ("a = Conv<pads=[1,1]>(X, W) b = Conv(X, V) Y = Sub(b, a)", "X[2,4,9]", "Y[2,4,9]", {"W": (4, 4, 3), "V": (4, 4, 1)}, "Conv"),
+    "two products": ("a = MatMul(X, P) b = MatMul(X, Q) Y = Sub(a, b)", "X[2,3,4]", "Y[2,3,4]", {"P": (4, 4), "Q": (4, 4)}, "MatMul"),
+    "a product and the tensor itself": ("a = MatMul(X, P) Y = Add(X, a)", "X[2,3,4]", "Y[2,3,4]", {"P": (4, 4)}, "MatMul"),
+    "two linear layers": ("a = Gemm<transB=1>(X, P, B) b = Gemm(X, Q, C) Y = Add(a, b)", "X[2,4]", "Y[2,5]", {"P": (5, 4), "B": (5,), "Q": (4, 5), "C": (1, 5)}, "Gemm"),
+    "a linear layer and an affine": (f"a = Gemm(X, P, B) b = {BN('X', 'p')} Y = Add(b, a)", "X[2,4]", "Y[2,4]", {"P": (4, 4), "B": (4,), **bn("p", 4)}, "Gemm"),
     "a scale beside it": (f"a = {SAME}(X, W, B) m = Mul(X, k) Y = Sub(a, m)", X, Y, {**DENSE, "k": (4, 1, 1)}, "Conv"),
 }  # fmt: skip
 APART = {  # graph -> code and words of the refusal
@@ -57,6 +61,21 @@ def test_a_branch_that_others_read_stays():
 
 def test_a_branch_that_is_an_output_stays():
     model = build(f"A = {SAME}(X, W, B) b = Conv(X, V) Y = Add(A, b)", X, f"{Y}; A[2,4,7,7]", {**DENSE, **SMALL})
+    assert fold(model).folded == ()
+
+
+@pytest.mark.parametrize(
+    "second", ["Gemm<alpha=0.5>(X, Q)", "Gemm<transA=1>(X, Q)", "Gemm(X, Q, M)", "MatMul(Q, X)", "Conv(F, V)"]
+)
+def test_a_product_with_factors_of_its_own_stays(second):
+    constants = {"P": (4, 4), "Q": (4, 4), "M": (4, 4), "F": (1, 4, 1, 1), "V": (4, 4, 1, 1)}
+    shape = "[1,4,1,1]" if "Conv" in second else "[4,4]"
+    if "Conv" in second:
+        body = "a = MatMul(X, P) b = Conv(X, V) Y = Add(a, b)"
+        model = build(body, "X[1,4,4,4]", "Y[1,4,4,4]", {k: constants[k] for k in "PV"})
+    else:
+        used = {k: v for k, v in constants.items() if k in f"P{second}"}
+        model = build(f"a = Gemm(X, P) b = {second} Y = Add(a, b)", f"X{shape}", f"Y{shape}", used)
     assert fold(model).folded == ()
 
 
