@@ -13,6 +13,7 @@ from .affine import Affine, Array, Refused, require
 from .constants import value_of
 from .graph import dtype, has, is_constant, label, onto, operator
 from .rules import HOIST, OUT, SINK, Shares
+from .rules.nonlinear import NONLINEAR
 from .tensors import TINY, rounded
 
 Direction = Literal["hoist", "sink"]
@@ -153,6 +154,7 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     """What the rule of an operator answers."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
+    require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
     return dict(rule(node, port, affine))
