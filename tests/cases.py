@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import numpy as np
 
+from tests.case import IMG, SEQ, Case
+from tests.crossing import BOTH, GRID, ODD_BOTH, SCALE, UP
 
-@dataclass(frozen=True)
-class Case:
-    """One node. `x` are the shapes of its computed inputs, `consts` those of its constants (or their values).
-
-    Inputs stand in the order x, consts; `order` permutes them (positions into that list, None for an omitted input).
-    `axis` is where the affine of the law varies: on the output (hoist) or on input `port` (sink).
-    """
-
-    op: str
-    x: tuple[tuple[int, ...], ...]
-    consts: tuple[Any, ...] = ()
-    attrs: dict[str, Any] = field(default_factory=dict)
-    axis: int = 1
-    scale: str = "any"  # any | positive | one | nonzero
-    shift: bool = True
-    order: tuple[int | None, ...] | None = None
-    port: int = 0
-    opset: int = 19
-
-    def __str__(self) -> str:
-        shapes = [getattr(c, "shape", c) for c in self.consts]
-        extras = [self.attrs] if self.attrs else []
-        extras += [f"order={self.order}"] if self.order else []
-        extras += [f"axis={self.axis}"] if self.axis != 1 else []
-        return "-".join(str(part) for part in [self.op, *self.x, *shapes, *extras]).replace(" ", "")
+INTEGERS = np.random.default_rng(5).integers(-128, 128, (4, 3, 2)).astype(np.int8)
+SCALES = np.array([0.1, 0.02, 0.3, 0.04])
+ZEROS = np.array([3, -4, 0, 7], np.int8)
+BLOCKS = np.random.default_rng(6).random((4, 3, 1)) + 0.1
 
 
-IMG = (2, 4, 6, 5)
-SEQ = (2, 3, 4)
+SPLITS = [
+    Case("Split", ((2, 7, 3),), (np.array([2, 4, 1]),), {"axis": 1}, outputs=3, out=1),
+    Case("Split", ((2, 7, 3),), (np.array([2, 4, 1]),), {"axis": -2}, outputs=3, axis=2),
+    Case("Split", ((2, 7, 3),), (), {"axis": 1, "num_outputs": 3}, outputs=3, out=2, opset=18),
+    Case("Split", ((6, 4),), (), {}, outputs=2, out=1, axis=0, opset=13),
+    Case("Split", (IMG,), (), {"axis": 1, "split": [1, 3]}, outputs=2, out=1, opset=11),
+]
+REDUCTIONS = [("Mean", {}), ("Sum", {}), ("Max", UP), ("Min", UP), ("L1", SCALE), ("L2", SCALE)]
+GATES = [("LSTM", 4), ("GRU", 3), ("RNN", 1)]
 
 HOIST = [
+    *BOTH,
     Case("Conv", (IMG,), ((6, 4, 3, 3), (6,)), {"pads": [1, 1, 1, 1]}),
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"strides": [2, 1]}),
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"auto_pad": "SAME_UPPER"}),
@@ -84,10 +70,6 @@ HOIST = [
     Case("Mul", (IMG, (2, 1, 6, 5)), shift=False),
     Case("Div", (IMG,), (np.full((4, 1, 1), 2.5),), shift=False, scale="nonzero"),
     Case("Div", (IMG, (2, 1, 6, 5)), shift=False),
-    Case("Neg", (IMG,)),
-    Case("Identity", (IMG,)),
-    Case("Dropout", (IMG,)),
-    Case("Dropout", (IMG,), attrs={"ratio": 0.3}, opset=10),
     Case("Transpose", (IMG,), attrs={"perm": [0, 2, 3, 1]}, axis=3),
     Case("Transpose", (IMG,), attrs={"perm": [1, 3, 0, 2]}, axis=0),
     Case("Transpose", (IMG,), axis=2),
@@ -103,9 +85,37 @@ HOIST = [
     Case("Unsqueeze", ((2, 4),), attrs={"axes": [0, 3]}, opset=11),
     Case("Concat", (IMG, (2, 3, 6, 5)), attrs={"axis": 1}),
     Case("Concat", (IMG, IMG), attrs={"axis": -1}),
+    *SPLITS,
+    Case("Sum", (IMG,)),
+    Case("Mean", (IMG, IMG), ((4, 1, 1),)),
+    Case("DepthToSpace", (IMG,), (), {"blocksize": 2}),
+    Case("DepthToSpace", ((2, 8, 3, 2),), (), {"blocksize": 2, "mode": "CRD"}),
+    Case("SpaceToDepth", ((2, 1, 6, 4),), (), {"blocksize": 2}, axis=None),
+    Case("Gather", ((9, 4), np.array([[1, 2, 3], [4, 4, 0]])), axis=2),
+    Case("Gather", (np.array([[1, 2, 3], [4, 4, 0]]),), ((9, 4),), order=(1, 0), axis=2),
+    Case("Gather", (IMG,), (np.array([0, 3, 1]),), {"axis": 1}),
+    Case("Slice", (IMG,), (np.array([3]), np.array([0]), np.array([1]), np.array([-1]))),
+    *(Case(f"Reduce{op}", (IMG,), attrs={"axes": [2, 3]}, opset=12, **how) for op, how in REDUCTIONS),
+    *(Case(f"Reduce{op}", (IMG,), (np.array([-1, 2]),), {"keepdims": 0}, opset=18, **how) for op, how in REDUCTIONS),
+    *(Case(f"Reduce{op}", (SEQ,), (np.array([0]),), {"keepdims": 0}, opset=18, **how) for op, how in REDUCTIONS),
+    *(Case(f"Reduce{op}", (SEQ,), opset=18, axis=None, **how) for op, how in REDUCTIONS),
+    Case("ReduceSum", (SEQ,), attrs={"noop_with_empty_axes": 1}),
+    Case("InstanceNormalization", (IMG,), ((4,), (4,))),
+    Case("GroupNormalization", (IMG,), ((2,), (2,)), {"num_groups": 2}, axis=None, opset=18),
+    Case("GroupNormalization", (IMG,), ((4,), (4,)), {"num_groups": 2}, opset=21),
+    Case("LayerNormalization", (SEQ,), ((4,), (4,)), axis=2),
+    Case("LayerNormalization", (SEQ,), ((4,),), axis=2),
+    Case("LayerNormalization", (SEQ,), ((3, 4),), {"axis": -2}, axis=2, outputs=3),
+    Case("RMSNormalization", (SEQ,), ((4,),), axis=2, shift=False, opset=23),
+    Case("DequantizeLinear", (INTEGERS,), (SCALES, ZEROS), {"axis": 0}, axis=0, **SCALE),
+    Case("DequantizeLinear", (), (INTEGERS, SCALES), {"axis": -3}, axis=0, **SCALE),
+    Case("DequantizeLinear", (INTEGERS,), (0.02, np.int8(5)), axis=None, **SCALE),
+    Case("DequantizeLinear", (INTEGERS,), (0.02,), axis=None, opset=10, **SCALE),
+    Case("DequantizeLinear", (INTEGERS,), (BLOCKS,), {"axis": 2, "block_size": 2}, opset=21, **SCALE),
 ]
 
 SINK = [
+    *BOTH,
     Case("Conv", (IMG,), ((6, 4, 3, 3), (6,)), {"strides": [2, 1]}),
     Case("Conv", (IMG,), ((8, 2, 3, 3),), {"group": 2, "auto_pad": "VALID"}),
     Case("Conv", (IMG,), ((4, 1, 3, 3),), {"group": 4}),
@@ -138,9 +148,6 @@ SINK = [
     Case("Mul", (IMG, (2, 4, 1, 1)), shift=False),
     Case("Div", (IMG,), ((4, 1, 1),)),
     Case("Div", (IMG, IMG), shift=False),
-    Case("Neg", (IMG,)),
-    Case("Identity", (IMG,)),
-    Case("Dropout", (IMG,)),
     Case("Transpose", (IMG,), attrs={"perm": [1, 3, 0, 2]}),
     Case("Transpose", (IMG,)),
     Case("Flatten", (IMG,)),
@@ -152,6 +159,59 @@ SINK = [
     Case("Unsqueeze", ((2, 4),), (np.array([2, -1]),)),
     Case("Concat", (IMG, (2, 3, 6, 5)), attrs={"axis": 1}),
     Case("Concat", ((2, 3, 6, 5), IMG), attrs={"axis": 1}, port=1),
+    *SPLITS[::2],
+    Case("Sum", (IMG,), scale="one"),
+    Case("Sum", (IMG, IMG), ((4, 1, 1),), scale="one", port=1),
+    Case("Sum", (IMG,), ((4, 1, 1), (5,)), order=(1, 0, 2), port=1, scale="nonzero"),
+    Case("Mean", (IMG, IMG), scale="one"),
+    Case("Mean", (IMG,), ((4, 1, 1), (5,)), scale="nonzero"),
+    Case("Abs", (IMG,), shift=False),
+    Case("CastLike", ((1,),), (IMG,), order=(1, 0), port=1, axis=0),
+    Case("Shape", (IMG,)),
+    Case("Size", (IMG,)),
+    Case("SpaceToDepth", ((2, 4, 6, 4),), (), {"blocksize": 2}),
+    Case("Gather", (IMG,), (np.array([[0, 2], [1, -1]]),), {"axis": 1}),
+    Case("Gather", (IMG,), (np.array(-1),), {"axis": 1}),
+    Case("Slice", (IMG,), (np.array([1]), np.array([9]), np.array([-3]), np.array([2]))),
+    Case("Slice", (IMG,), attrs={"starts": [0, 1], "ends": [9, 3]}, opset=9),
+    Case("Tile", (IMG,), (np.array([1, 3, 1, 2]),)),
+    Case("Expand", ((4, 1, 1),), (np.array([2, 4, 6, 5]),), axis=0),
+    *(Case("Pad", (IMG,), (np.array([0, 1, 0, 2, 0, 2, 3, 0]),), {"mode": m}) for m in ("reflect", "edge", "wrap")),
+    *(Case(f"Reduce{op}", (IMG,), attrs={"axes": [2, 3]}, opset=12, **how) for op, how in REDUCTIONS),
+    *(Case(f"Reduce{op}", (IMG,), (np.array([-1, 0]),), {"keepdims": 0}, opset=18, **how) for op, how in REDUCTIONS),
+    *(Case(f"Reduce{op}", (SEQ,), opset=18, axis=None, **how) for op, how in REDUCTIONS),
+    Case("ReduceMean", (IMG,), (np.array([1]),), {"keepdims": 0}, scale="one", opset=18),
+    Case("ReduceSum", (IMG,), (np.array([1, 3]),), scale="one"),
+    Case("ReduceL2", (IMG,), (np.array([2]),), shift=False, opset=18),
+    Case("BatchNormalization", (IMG,), ((4,), (4,), (4,), np.full(4, 1.3)), {"epsilon": 0.1}),
+    Case("BatchNormalization", ((3, 4),), ((4,), (4,), (4,), np.full(4, 1.3)), opset=9),
+    Case("InstanceNormalization", (IMG,), ((4,), (4,)), scale="one"),
+    Case("GroupNormalization", (IMG,), ((4,), (4,)), {"num_groups": 2}, axis=None, scale="one", opset=21),
+    Case("GroupNormalization", (IMG,), ((4,), (4,)), {"num_groups": 4}, scale="one", opset=21),
+    Case("LayerNormalization", (SEQ,), ((4,), (4,)), scale="one"),
+    Case("LayerNormalization", (SEQ,), ((3, 4),), {"axis": 1}, axis=0, scale="one", outputs=3),
+    *(
+        Case(op, (SEQ,), ((1, gates * 5, 4), (1, gates * 5, 5), (1, 2 * gates * 5)), {"hidden_size": 5}, axis=2)
+        for op, gates in GATES
+    ),
+    *(
+        Case(op, (SEQ,), ((1, gates * 5, 4), (1, gates * 5, 5)), {"hidden_size": 5}, axis=2, shift=False)
+        for op, gates in GATES
+    ),
+    *(
+        Case(
+            op,
+            (SEQ,),
+            ((2, gates * 5, 4), (2, gates * 5, 5), (2, 2 * gates * 5)),
+            {"hidden_size": 5, "direction": "bidirectional"},
+            axis=2,
+        )
+        for op, gates in GATES
+    ),
+    Case("GRU", (SEQ,), ((1, 15, 4), (1, 15, 5), (1, 30)), {"hidden_size": 5, "linear_before_reset": 1}, axis=2),
+    Case("LSTM", (SEQ,), ((1, 20, 4), (1, 20, 5), (1, 40)), {"hidden_size": 5, "layout": 1}, axis=2),
+    Case("QuantizeLinear", (IMG,), (0.02, np.uint8(120)), axis=None, **SCALE),
+    Case("QuantizeLinear", (IMG,), (SCALES, ZEROS), **SCALE),
 ]
 
 ODD_HOIST = [  # written so that a careless rule goes wrong
@@ -166,8 +226,35 @@ ODD_HOIST = [  # written so that a careless rule goes wrong
     Case("Reshape", ((4, 2, 6),), (np.array([2, 4, 6]),)),
     Case("Flatten", (IMG,), attrs={"axis": 0}),
     Case("Concat", (IMG, IMG), attrs={"axis": 0}),
+    *ODD_BOTH,
+    Case("Abs", (IMG,)),
+    *SPLITS,
+    Case("ReduceSum", (IMG,)),
+    Case("GroupNormalization", (IMG,), ((2,), (2,)), {"num_groups": 2}, opset=18),
+    Case("LayerNormalization", (SEQ,), ((4,),), outputs=2),
+    Case("DequantizeLinear", (INTEGERS,), (0.02,)),
+    Case("DequantizeLinear", (INTEGERS,), (BLOCKS,), {"axis": 2, "block_size": 2}, opset=21),
+    Case("DequantizeLinear", (INTEGERS,), (SCALES,), {"axis": 0}),
 ]
 ODD_SINK = [
+    *ODD_BOTH,
+    Case("PRelu", (IMG, (4, 1, 1)), port=1, axis=0),
+    Case("GridSample", (IMG, GRID), port=1),
+    Case("Clip", (IMG, ()), port=1, axis=None),
+    Case("Sum", (IMG, IMG), ((4, 1, 1),)),
+    Case("Mean", (IMG, IMG)),
+    *SPLITS,
+    Case("ReduceSum", (IMG,)),
+    Case("ReduceMean", (IMG,), (np.array([1]),), opset=18),
+    Case("ReduceMax", (IMG,), (np.array([1]),), opset=18),
+    Case("ReduceL1", (IMG,), (np.array([1]),), opset=18),
+    Case("BatchNormalization", (IMG, (4,)), ((4,), (4,), np.full(4, 1.3)), order=(0, 2, 1, 3, 4)),
+    Case("BatchNormalization", (IMG,), ((4,), (4,), (4,), np.full(4, 1.3)), order=(0, 1, 2, 3, 4)),
+    Case("InstanceNormalization", (IMG, (4,)), ((4,),), port=1, axis=0),
+    Case("LayerNormalization", (SEQ,), ((4,),), outputs=2),
+    Case("LSTM", (SEQ,), ((1, 20, 4), (1, 20, 5)), {"hidden_size": 5}, axis=2),
+    Case("QuantizeLinear", (IMG,), (0.02, np.uint8(120))),
+    Case("QuantizeLinear", (IMG,), (SCALES,), {"axis": 1}),
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"pads": [0, 0, 0, 1]}),
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"auto_pad": "SAME_LOWER"}),
     Case("Conv", (IMG, (6, 4, 3, 3))),

@@ -14,6 +14,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
+from onnx.reference.ops.op_grid_sample import GridSample as _GridSample
+from onnx.reference.ops.op_resize import Resize as _Resize
 
 
 class ConvTranspose(OpRun):
@@ -32,18 +34,123 @@ class ConvTranspose(OpRun):
         return (np.concatenate(made, axis=1),)
 
 
+class BatchNormalization(OpRun):
+    """onnx 1.23 mixes the statistics of the batch in at opset 9. Inference only, of any opset."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, bias, mean, var, epsilon=None, spatial=1, **attrs):
+        over = (-1, *[1] * (x.ndim - 2)) if spatial is None or spatial else x.shape[1:]
+        scale, bias, mean, var = (p.reshape(over) for p in (scale, bias, mean, var))
+        return (scale * (x - mean) / np.sqrt(var + (epsilon or 1e-5)) + bias,)
+
+
+class GroupNormalization(OpRun):
+    """onnx 1.23 computes the statistics in float32. One scale per group up to opset 20, per channel from 21."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, bias, num_groups=None, epsilon=None, **attrs):
+        grouped = x.reshape(len(x), num_groups, -1)
+        spread = np.sqrt(grouped.var(axis=2, keepdims=True) + (epsilon or 1e-5))
+        normal = ((grouped - grouped.mean(axis=2, keepdims=True)) / spread).reshape(x.shape)
+        scale, bias = (np.repeat(p, x.shape[1] // len(p)).reshape(-1, *[1] * (x.ndim - 2)) for p in (scale, bias))
+        return (scale * normal + bias,)
+
+
+class GlobalLpPool(OpRun):
+    """onnx 1.23 has none."""
+
+    op_domain = ""
+
+    def _run(self, x, p=None):
+        axes = tuple(range(2, x.ndim))
+        return ((np.abs(x) ** (p or 2)).sum(axis=axes, keepdims=True) ** (1 / (p or 2)),)
+
+
+class LpPool(OpRun):
+    """onnx 1.23 divides by how many elements are not padding, but multiplies by how many the kernel has."""
+
+    op_domain = ""
+
+    def _run(self, x, kernel_shape=None, p=None, **attrs):
+        if any(attrs.get("pads") or []) or any(n != 1 for n in attrs.get("strides") or []):
+            raise NotImplementedError("LpPool with pads or strides")
+        axes = tuple(range(2, x.ndim))
+        windows = np.lib.stride_tricks.sliding_window_view(np.abs(x) ** (p or 2), kernel_shape, axis=axes)
+        return (windows.sum(axis=tuple(range(x.ndim, windows.ndim))) ** (1 / (p or 2)),)
+
+
+class Resize(OpRun):
+    """onnx 1.23 computes cubic weights in float32, miscounts negative axes, and has no Resize-10."""
+
+    op_domain = ""
+
+    def _run(self, x, roi=None, scales=None, sizes=None, axes=None, cubic_coeff_a=None, **attrs):
+        given = {"cubic_coeff_a": float(-0.75 if cubic_coeff_a is None else cubic_coeff_a), **attrs}
+        if scales is None and sizes is None:
+            roi, scales = None, roi
+            given |= {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", "exclude_outside": 0}
+        given["axes"] = None if axes is None else [a % x.ndim for a in axes]
+        return _Resize._run(self, x, roi, scales, sizes, **given)
+
+
+class Upsample(OpRun):
+    """onnx 1.23 has no Upsample-7. Nearest, by whole numbers."""
+
+    op_domain = ""
+
+    def _run(self, x, scales=None, mode=None, **attrs):
+        for axis, scale in enumerate(attrs.get("scales", scales)):
+            x = np.repeat(x, int(scale), axis=axis)
+        return (x,)
+
+
+class GridSample(_GridSample):
+    """onnx 1.23 computes the weights in float32."""
+
+    op_domain = ""
+
+    def _gs_denormalize_coordinates(self, n, dims, align_corners):
+        return np.array([self._gs_denormalize(v, d, align_corners) for v, d in zip(n, dims, strict=True)])
+
+
+class DequantizeLinear(OpRun):
+    """onnx 1.23 has none up to opset 18."""
+
+    op_domain = ""
+
+    def _run(self, x, scale, zero_point=0, axis=1, block_size=0, **attrs):
+        axis = 1 if axis is None else axis
+        shape = [n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape)]
+
+        def laid(p):
+            return p if p.ndim == 0 else np.repeat(p, block_size, axis) if block_size else p.reshape(shape)
+
+        return ((x.astype(np.float64) - laid(np.asarray(zero_point))) * laid(scale),)
+
+
+REPLACED: list[type[OpRun]] = [
+    *(ConvTranspose, BatchNormalization, GroupNormalization, GlobalLpPool, LpPool),
+    *(Resize, Upsample, GridSample, DequantizeLinear),
+]
+
+
 def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> list[Any]:
     """The outputs of a model whose tensors are float64."""
-    return list(ReferenceEvaluator(model, new_ops=[ConvTranspose]).run(None, dict(feeds)))
+    return list(ReferenceEvaluator(model, new_ops=REPLACED).run(None, dict(feeds)))
 
 
-def evaluate_node(operator: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 19) -> Any:
-    """The first output of one node; None stands for an omitted input."""
+def evaluate_node(
+    operator: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 19, outputs: int = 1
+) -> list[Any]:
+    """The outputs of one node; None stands for an omitted input."""
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     feeds = {name: np.asarray(x) for name, x in zip(names, inputs, strict=True) if x is not None}
     infos = [
         helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in feeds.items()
     ]
-    node = helper.make_node(operator, names, ["y"], **attributes)
-    graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name="y")])
-    return evaluate(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), feeds)[0]
+    made = [f"y{i}" for i in range(outputs)]
+    node = helper.make_node(operator, names, made, **attributes)
+    graph = helper.make_graph([node], "g", infos, [onnx.ValueInfoProto(name=name) for name in made])
+    return evaluate(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9), feeds)

@@ -1,4 +1,4 @@
-"""Operators that only move data: run them on the coefficients."""
+"""Operators that only rearrange data: rearrange the coefficients likewise."""
 
 from __future__ import annotations
 
@@ -147,29 +147,46 @@ def unsqueezed(node: gs.Node) -> tuple[int, ...]:
     return tuple(a % (rank(node.inputs[0]) + len(axes)) for a in axes)
 
 
-@hoist("Concat")
-def hoist_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * concat(a, b) + t == concat(s_a * a + t_a, s_b * b + t_b), with s, t split as the inputs are"""
-    axis = attribute(node, "axis", 1) % affine.rank
-    if affine.extent[axis] == 1:
-        return dict.fromkeys(range(len(node.inputs)), affine)
-    ends = np.cumsum([size(x, axis) for x in node.inputs])
-
-    def part(c: Array, i: int) -> Array:
-        return c if c.shape[axis] == 1 else np.split(c, ends[:-1], axis)[i]
-
-    return {i: affine.map(lambda c, i=i: part(c, i)) for i in range(len(ends))}  # type: ignore[misc]
+@hoist("DepthToSpace")
+def hoist_depth_to_space(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * depth_to_space(x) + t == depth_to_space(s' * x + t'), where channels that make one channel share s and t"""
+    block = attribute(node, "blocksize") ** 2
+    out = affine.along(1, size(node.inputs[0], 1) // block)
+    return {0: out.map(lambda c: c.repeat(block) if channels_first(node) else np.tile(c, block)).on(1, 4)}
 
 
-@sink("Concat")
-def sink_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """concat(s * a + t, b) == concat(s, 1) * concat(a, b) + concat(t, 0)"""
-    axis = attribute(node, "axis", 1) % affine.rank
-    sizes = [size(x, axis) for x in node.inputs]
+@sink("DepthToSpace")
+def sink_depth_to_space(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """depth_to_space(s * x + t) == s' * depth_to_space(x) + t', for s and t shared by channels that make one channel"""
+    block = attribute(node, "blocksize") ** 2
+    into = affine.along(1, size(node.inputs[0], 1))
+    into = into.map(lambda c: c.reshape(-1, block).T if channels_first(node) else c.reshape(block, -1))
+    return {OUT: in_common(node, into).on(1, 4)}
 
-    def beside(c: Array, neutral: float) -> Array:
-        parts = [np.full((*c.shape[:axis], n, *c.shape[axis + 1 :]), neutral) for n in sizes]
-        parts[port] = np.broadcast_to(c, parts[port].shape)
-        return np.concatenate(parts, axis)
 
-    return {OUT: Affine(beside(affine.scale, 1.0), beside(affine.shift, 0.0))}
+def channels_first(node: gs.Node) -> bool:
+    """Whether the channels that make one channel are neighbours (CRD), or lie as far apart as they can (DCR)."""
+    return bool(attribute(node, "mode", "DCR") == "CRD")
+
+
+@hoist("SpaceToDepth")
+def hoist_space_to_depth(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * space_to_depth(x) + t == space_to_depth(s' * x + t'), for s and t shared by channels made from one channel"""
+    block = attribute(node, "blocksize") ** 2
+    out = affine.along(1, size(node.inputs[0], 1) * block)
+    return {0: in_common(node, out.map(lambda c: c.reshape(block, -1))).on(1, 4)}
+
+
+@sink("SpaceToDepth")
+def sink_space_to_depth(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """space_to_depth(s * x + t) == s' * space_to_depth(x) + t', where what was one channel keeps its s and t"""
+    into = affine.along(1, size(node.inputs[0], 1))
+    return {OUT: into.map(lambda c: np.tile(c, attribute(node, "blocksize") ** 2)).on(1, 4)}
+
+
+def in_common(node: gs.Node, affine: Affine) -> Affine:
+    """From coefficients of (place in a block, channel) to those of each channel, if all its places agree."""
+
+    same = all((c == c[0]).all() for c in (affine.scale, affine.shift))
+    require(same, "VARIES", f"it varies inside the blocks of {label(node)}")
+    return affine.map(lambda c: c[0])

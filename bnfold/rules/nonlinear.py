@@ -7,7 +7,7 @@ NONLINEAR = {
     *("Cos", "Cosh", "CumProd", "Det", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual"),
     *("HardSigmoid", "HardSwish", "Hardmax", "IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "LogSoftmax"),
     *("LpNormalization", "LRN", "MeanVarianceNormalization", "Mish", "Mod", "Multinomial", "NonMaxSuppression"),
-    *("NonZero", "Not", "OneHot", "Pow", "RMSNormalization", "Reciprocal", "ReduceL2", "ReduceLogSum"),
+    *("NonZero", "Not", "OneHot", "Pow", "Reciprocal", "ReduceLogSum"),
     *("ReduceLogSumExp", "ReduceProd", "ReduceSumSquare", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh"),
     *("Softmax", "Softplus", "Softsign", "Sqrt", "Swish", "Tan", "Tanh", "TopK", "Unique"),
 }

@@ -1,4 +1,4 @@
-"""Elementwise operators."""
+"""Arithmetic."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Refused, at_rank, require
-from ..graph import argument, attribute, carries_data, constant, dims, fits, is_constant, label, operator, opset, rank
+from ..graph import carries_data, constant, dims, fits, is_constant, label, operator, opset, rank
 from . import OUT, Shares, hoist, sink
+from .guards import inverse, no_shift
 
 TAKES_SHIFT = ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub", "Sum")
 
@@ -18,6 +19,12 @@ def hoist_add(node: gs.Node, port: int, affine: Affine) -> Shares:
     broadcasts(node)
     taker = shift_taker(node)
     return {i: affine if i == taker else affine.scaling for i in range(len(node.inputs))}
+
+
+@hoist("Mean")
+def hoist_mean(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * mean(a, b) + t == mean(s * a + 2 * t, s * b)"""
+    return hoist_add(node, port, Affine(affine.scale, affine.shift * len(node.inputs)))
 
 
 @hoist("Sub")
@@ -52,7 +59,7 @@ def broadcasts(node: gs.Node) -> None:
 def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a * b) == a * (s * b)"""
     broadcasts(node)
-    require(not affine.has_shift, "NO_BIAS", f"{label(node)} has nowhere to put a shift")
+    no_shift(node, affine)
     for i in sorted((1, 0), key=lambda i: not is_constant(node.inputs[i])):
         if is_constant(node.inputs[i]) or fits(affine, dims(node.inputs[i])):
             return {i: affine}
@@ -63,37 +70,37 @@ def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
 def hoist_div(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a / b) == (s * a) / b == a / (b / s), the last for s != 0"""
     broadcasts(node)
-    require(not affine.has_shift, "NO_BIAS", f"{label(node)} has nowhere to put a shift")
+    no_shift(node, affine)
     if is_constant(node.inputs[1]) and np.all(affine.scale != 0):
         return {1: Affine.of(1 / affine.scale)}
     return {0: affine}
 
 
-@sink("Add")
+@sink("Add", "Sum")
 def sink_add(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t) + b == s * (x + (b + t) / s); where s is 1, (x + t) + b == (x + b) + t"""
-    return sink_sum(
-        node, 1 - port, affine, Affine.of(1 / nonzero(affine, node), affine.shift / affine.scale), affine.shift
-    )
+    return sink_sum(node, port, affine, inverse(node, Affine(affine.scale, -affine.shift)), affine.shift)
+
+
+@sink("Mean")
+def sink_mean(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """As Sum, but mean(x + t, b) == mean(x, b) + t / 2"""
+    share = inverse(node, Affine(affine.scale, -affine.shift))
+    return sink_sum(node, port, affine, share, affine.shift / len(node.inputs))
 
 
 @sink("Sub")
 def sink_sub(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t) - b == s * (x - (b - t) / s) and b - (s * x + t) == s * ((b - t) / s - x); s may be 1 as for Add"""
-    passed = affine.shift if port == 0 else -affine.shift
-    return sink_sum(node, 1 - port, affine, Affine.of(1 / nonzero(affine, node), -affine.shift / affine.scale), passed)
+    return sink_sum(node, port, affine, inverse(node, affine), affine.shift if port == 0 else -affine.shift)
 
 
-def nonzero(affine: Affine, node: gs.Node) -> np.ndarray:
-    require(np.all(affine.scale != 0), "ZERO_SCALE", f"a scale of 0 cannot be taken out of {label(node)}")
-    return affine.scale
-
-
-def sink_sum(node: gs.Node, other: int, affine: Affine, share: Affine, shift: np.ndarray) -> Shares:
-    """A constant operand takes the shift and is divided by the scale, which moves on; past a variable only t moves."""
+def sink_sum(node: gs.Node, port: int, affine: Affine, share: Affine, shift: np.ndarray) -> Shares:
+    """One constant takes the share, others are divided by the scale, which moves on; past a variable only t moves."""
     broadcasts(node)
-    if is_constant(node.inputs[other]):
-        return {other: share, OUT: at_output(node, affine.scaling)}
+    others = [i for i in range(len(node.inputs)) if i != port]
+    if others and all(is_constant(node.inputs[i]) for i in others):
+        return {**dict.fromkeys(others, share.scaling), others[0]: share, OUT: at_output(node, affine.scaling)}
     require(not affine.has_scale, "MIXES", f"{label(node)} adds a tensor to which the scale does not apply")
     return {OUT: at_output(node, Affine.of(1.0, shift))}
 
@@ -133,36 +140,3 @@ def hoist_neg(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_neg(node: gs.Node, port: int, affine: Affine) -> Shares:
     """-(s * x + t) == s * (-x) - t"""
     return {OUT: Affine(affine.scale, -affine.shift)}
-
-
-@hoist("Identity")
-def hoist_identity(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * x + t == s * x + t"""
-    return {0: affine}
-
-
-@sink("Identity")
-def sink_identity(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * x + t == s * x + t"""
-    return {OUT: affine}
-
-
-@hoist("Dropout")
-def hoist_dropout(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """As Identity, once the network is not being trained."""
-    carries_data(port, node)
-    drops_nothing(node)
-    return {0: affine}
-
-
-@sink("Dropout")
-def sink_dropout(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """As Identity, once the network is not being trained."""
-    carries_data(port, node)
-    drops_nothing(node)
-    return {OUT: affine}
-
-
-def drops_nothing(node: gs.Node) -> None:
-    training = argument(node, "training_mode", 2, 0) if opset(node) >= 7 else not attribute(node, "is_test", 0)
-    require(not training, "TRAINING", f"{label(node)} is in training mode")
