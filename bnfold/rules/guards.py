@@ -28,8 +28,8 @@ def no_negative_scale(node: gs.Node, affine: Affine) -> None:
 
 def uniform(node: gs.Node, affine: Affine, axes: Iterable[int]) -> None:
     """Refuse an affine that varies along an axis on which the operator mixes elements."""
-    varied = [a for a in axes if affine.extent[a] != 1]
-    require(not varied, "VARIES", f"it varies along axis {varied[:1]}, whose elements {label(node)} mixes")
+    for axis in axes:
+        require(affine.extent[axis] == 1, "VARIES", f"it varies along axis {axis}, whose elements {label(node)} mixes")
 
 
 def inverse(node: gs.Node, affine: Affine) -> Affine:
