@@ -31,11 +31,13 @@ def tensor(model: onnx.ModelProto, name: str) -> TensorProto:
 
 
 def put(model: onnx.ModelProto, **new) -> onnx.ModelProto:
-    """The model with other values in some initializers, in the types these have."""
+    """A copy of the model with other values in some initializers, in the types these have."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
     for name, value in new.items():
         old = numpy_helper.to_array(tensor(model, name))
-        tensor(model, name).CopyFrom(numpy_helper.from_array(np.broadcast_to(value, old.shape).astype(old.dtype), name))
-    return model
+        tensor(made, name).CopyFrom(numpy_helper.from_array(np.broadcast_to(value, old.shape).astype(old.dtype), name))
+    return made
 
 
 @pytest.mark.parametrize("name", ["W", "pv"])
