@@ -10,14 +10,18 @@ from ..graph import carries_data, constant, dims, fits, is_constant, label, oper
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, no_shift
 
-TAKES_SHIFT = ("Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub", "Sum")
+TAKES_SHIFT = {"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "Add", "Sub", "Sum"}
+LETS_SHIFT_BY = {
+    *("AveragePool", "Cast", "Concat", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool", "Neg"),
+    *("ReduceMean", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze", "Upsample"),
+}
 
 
 @hoist("Add", "Sum")
 def hoist_add(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a + b) + t == (s * a + t) + (s * b)"""
     broadcasts(node)
-    taker = shift_taker(node)
+    taker = by_prospect(node)[0]
     return {i: affine if i == taker else affine.scaling for i in range(len(node.inputs))}
 
 
@@ -31,19 +35,22 @@ def hoist_mean(node: gs.Node, port: int, affine: Affine) -> Shares:
 def hoist_sub(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a - b) + t == (s * a + t) - (s * b) == (s * a) - (s * b - t)"""
     broadcasts(node)
-    if shift_taker(node) == 0:
+    if by_prospect(node)[0] == 0:
         return {0: affine, 1: affine.scaling}
     return {0: affine.scaling, 1: Affine(affine.scale, -affine.shift)}
 
 
-def shift_taker(node: gs.Node) -> int:
-    """The operand best able to take a shift: a constant, else what an operator with a bias makes, else the first."""
+def by_prospect(node: gs.Node) -> list[int]:
+    """The operands, those first in which an affine is most likely to find a home: constants, then what promises one."""
+    return sorted(range(len(node.inputs)), key=lambda i: (not is_constant(x := node.inputs[i]), not promises(x)))
 
-    def reluctance(i: int) -> tuple[bool, bool]:
-        made_by = node.inputs[i].inputs
-        return not is_constant(node.inputs[i]), not (made_by and operator(made_by[0]) in TAKES_SHIFT)
 
-    return min(range(len(node.inputs)), key=reluctance)
+def promises(tensor: gs.Tensor) -> bool:
+    """Whether nobody else reads a tensor, and an operator with a bias makes it, or made what was only moved since."""
+    if len(tensor.outputs) != 1 or not tensor.inputs:
+        return False
+    maker = tensor.inputs[0]
+    return operator(maker) in TAKES_SHIFT or (operator(maker) in LETS_SHIFT_BY and promises(maker.inputs[0]))
 
 
 def broadcasts(node: gs.Node) -> None:
@@ -60,7 +67,7 @@ def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a * b) == a * (s * b)"""
     broadcasts(node)
     no_shift(node, affine)
-    for i in sorted((1, 0), key=lambda i: not is_constant(node.inputs[i])):
+    for i in by_prospect(node):
         if is_constant(node.inputs[i]) or fits(affine, dims(node.inputs[i])):
             return {i: affine}
     raise Refused("VARIES", f"it varies along axes that no one operand of {label(node)} has")

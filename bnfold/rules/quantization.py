@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, require
+from ..affine import Affine, compress, require
 from ..graph import attribute, carries_data, dims, label, size
 from . import Shares, hoist, sink
 from .guards import inverse, no_shift, uniform
@@ -29,6 +29,7 @@ def on_scale(node: gs.Node, affine: Affine) -> Affine:
     """A positive scale in the shape of that of the quantization: one number, one per channel, or one per block."""
     no_shift(node, affine)
     require(affine.is_positive, "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
+    affine = affine.map(compress)
     axis, own = attribute(node, "axis", 1) % max(1, affine.rank), dims(node.inputs[SCALE])
     if len(own) == 1:
         return affine.along(axis, size(node.inputs[SCALE], 0))
