@@ -251,3 +251,13 @@ def test_T10_dead_channels_are_zero_and_subnormals_too():
 def test_T10_statistics_that_are_no_numbers(name, value):
     with pytest.raises(ModelProblem, match="NaN or infinity"):
         fold(put(conv_bn(), **{name: [1, value, 1, 1]}))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_T10_branches_that_overflow_together(bias):
+    """Each branch fits float16, and their sum does not."""
+    third, more = (", B", {"B": (4,), "C": (4,)}) if bias else ("", {})
+    body = f"a = Conv(X, V{third}) b = Conv(X, U{third.replace('B', 'C')}) Y = Add(a, b)"
+    model = in_type(build(body, "X[2,4,6,6]", "Y[2,4,6,6]", {"V": (4, 4, 1, 1), "U": (4, 4, 1, 1), **more}), "float16")
+    model = put(model, **({"B": 6e4, "C": 6e4} if bias else {"V": 6e4, "U": 6e4}))
+    assert left(fold(model)) == "Conv Conv Add"
