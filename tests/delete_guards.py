@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,13 +133,14 @@ class Baseline:
         self.red += [report.nodeid] if report.failed else []
 
     def pytest_runtest_setup(self, item: Any) -> None:
+        seen: set[CodeType] = set()
         called = self.calls.setdefault(item.nodeid, [])
 
-        def note(frame: Any, event: str, arg: object) -> None:
-            path = frame.f_code.co_filename
-            key = f"{Path(path).name} {frame.f_code.co_name}" if "/bnfold/" in path else None
-            if key and key not in called:
-                called.append(key)
+        def note(frame: FrameType, event: str, arg: object) -> None:
+            code = frame.f_code
+            if code not in seen:
+                seen.add(code)
+                called.append(f"{os.path.basename(code.co_filename)} {code.co_name}")
 
         sys.settrace(note)
 

@@ -93,8 +93,8 @@ T15_BIASES = {
     "of a conv": ("b = Mul(U, k) Y = Conv(X, W, b)", "X[2,4,6,6]; U[4]", "Y[2,4,4,4]", {"W": (4, 4, 3, 3), "k": (4,)}, "Mul Conv ! NOT_LINEAR"),
     "of a transposed conv": ("b = Mul(U, k) Y = ConvTranspose(X, W, b)", "X[2,4,6,6]; U[4]", "Y[2,4,8,8]", {"W": (4, 4, 3, 3), "k": (4,)}, "Mul ConvTranspose ! NOT_LINEAR"),
     "a scale of BatchNormalization": (f"b = Mul(U, k) Y = {BN('X', 'p').replace('pg', 'b')}", "X[2,4,4,4]; U[4]", "Y[2,4,4,4]", {"k": (4,), **{f"p{i}": (4,) for i in "bmv"}}, "Mul BatchNormalization ! NOT_LINEAR"),
-    "the number of a Pad": ("u = ReduceSum<keepdims=0>(U) b = Mul(u, k) Y = Pad(X, n, b)", "X[4,4]; U[3]", "Y[5,5]", {"k": (), "n": [0, 0, 1, 1]}, "ReduceSum Mul Pad ! NOT_LINEAR"),
-    "a bound of a Clip": ("u = ReduceSum<keepdims=0>(U) b = Mul(u, kv) Y = Clip(X, b)", "X[4,4]; U[3]", "Y[4,4]", {"kv": np.array(2.0)}, "ReduceSum Mul Clip ! NOT_LINEAR"),
+    "the number of a Pad": ("u = ReduceSum<keepdims=0>(U) b = Mul(u, k) Y = Pad(X, n, b)", "X[4,4]; U[3]", "Y[5,5]", {"k": (), "n": [0, 0, 1, 1]}, "ReduceSum Mul Pad ! GRAPH_INPUT"),
+    "a bound of a Clip": ("u = ReduceSum<keepdims=0>(U) b = Mul(u, kv) Y = Clip(X, b)", "X[4,4]; U[3]", "Y[4,4]", {"kv": np.array(2.0)}, "ReduceSum Mul Clip ! GRAPH_INPUT"),
     "a scale of LayerNormalization": ("b = Mul(U, k) Y = LayerNormalization(X, b)", "X[2,4]; U[4]", "Y[2,4]", {"k": (4,)}, "Mul LayerNormalization ! NOT_LINEAR"),
     "of a gemm": ("b = Mul(U, k) Y = Gemm(X, W, b)", "X[4,4]; U[4]", "Y[4,4]", {"W": (4, 4), "k": (4,)}, "Mul Gemm ! NOT_LINEAR"),
 }  # fmt: skip
