@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from onnx import NodeProto, helper
+from onnx import NodeProto, ValueInfoProto, helper
 
 
 def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> None:
@@ -19,6 +19,15 @@ def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> No
             present.i = value
         else:
             present.ints[:] = value
+
+
+def set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
+    """State another static shape, where it is another."""
+    stated = value.type.tensor_type.shape
+    if [d.dim_value for d in stated.dim] != list(shape):
+        del stated.dim[:]
+        for length in shape:
+            stated.dim.add(dim_value=length)
 
 
 def drop(messages: Any, indices: Iterable[int]) -> None:

@@ -102,10 +102,23 @@ def rounded(value: Array, kind: np.dtype[Any]) -> tuple[Array, int]:
     ordinary size and which hardware runs at full speed. What overflows becomes infinite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        result = np.asarray(value).astype(kind)
+        wide = np.asarray(value)
+        result = (to_odd(wide) if str(kind) == "bfloat16" else wide).astype(kind)
     small = (value != 0) & (np.abs(result.astype(np.float64)) < TINY[str(kind)])
     result[small] = 0
     return result, int(small.sum())
+
+
+def to_odd(value: Array) -> Array:
+    """float64 as float32, inexact ones to the neighbour with an odd last bit.
+
+    ml_dtypes goes from float64 to bfloat16 by way of float32; so prepared, the second rounding gives what one would.
+    """
+    near = value.astype(np.float32)
+    beyond = np.abs(near.astype(np.float64)) > np.abs(value)
+    low = np.where(beyond, np.nextafter(near, np.float32(0)), near)
+    inexact = low.astype(np.float64) != value
+    return np.where(inexact & np.isfinite(value), (low.view(np.uint32) | 1).view(np.float32), near)
 
 
 def read(tensor: TensorProto, folder: Path | None) -> Array:

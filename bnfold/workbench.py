@@ -15,7 +15,7 @@ from onnx import NodeProto, helper
 
 from .constants import value_of
 from .graph import dtype
-from .messages import drop_named, set_attributes
+from .messages import drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .scopes import Scope, homes, scopes_of, visibility
 from .tensors import Held, replace_values, rounded
@@ -273,8 +273,12 @@ class Workbench:
     def _write_values(self) -> None:
         """Round every edited constant once; copies first, while what they were copied from is as it was read."""
         edited = [held for key, held in self._edited.items() if key not in self._gone]
+        main = self.record.graph
+        stated = {value.name: value for value in [*main.input, *main.value_info]}
         for held in sorted(edited, key=lambda held: held.base is held.home):
             values, flushed = rounded(held.values, held.kind)
             assert held.home is not None
             replace_values(held.home, values)
             self.flushed += flushed
+            if held.name in stated:
+                set_shape(stated[held.name], values.shape)
