@@ -93,19 +93,27 @@ GUARDS = {  # graph -> (code and words of the way back, code and words of the wa
     "more than is normalized": ("c = LayerNormalization(X, g) Y = Mul(c, k)", X, X3, {"k": LAID, "g": (6,)}, ("VARIES", "it varies along axis 1, whose elements LayerNormalization -> 'c' mixes"), ON),
     "an LSTM without a bias": ("b = Add(X, k) h = LSTM<hidden_size=2>(b, W, R) Y = Sigmoid(h)", "X[5,N,3]", "Y[5,1,N,2]", {"k": (3,), "W": (1, 8, 3), "R": (1, 8, 2)}, IN, ("NO_BIAS", "LSTM -> 'h' has no B to take the shift")),
     "a state of a GRU": ("b = Mul(H, k) h = GRU<hidden_size=2>(X, W, R, B, \"\", b) Y = Sigmoid(h)", "X[5,N,3]; H[1,N,2]", "Y[5,1,N,2]", {"k": (2,), "W": (1, 6, 3), "R": (1, 6, 2), "B": (1, 12)}, ("GRAPH_INPUT", "'H' is"), ("NOT_LINEAR", "it reaches GRU -> 'h' as a setting")),
+    "a Dropout in training": ("c = Dropout(X, r, t) Y = Mul(c, k)", X, X3, {"k": LAID, "r": np.array(0.5), "t": np.array(True)}, ("TRAINING", "Dropout -> 'c' is in training mode"), ON),
+    "a number of Pad as data": ("b = Mul(U, k) Y = Pad(X, n, b)", "X[N,3,6,6]; U[1]", "Y[N,3,8,8]", {"k": [2.0], "n": [0, 0, 1, 1, 0, 0, 1, 1]}, ("GRAPH_INPUT", "'U' is"), ("NOT_CONSTANT", "'b', an input of Pad -> 'Y', is not a stored constant")),
 }  # fmt: skip
-
-
+EARLIER = {  # as opset 5 has them
+    "a negative slope of opset 5": (f"b = {B0} Y = PRelu(b, a)", X, X3, {"a": LAID, "pg": [1.0, -2, 3], "pb": [0.0] * 3, "pm": [0.0] * 3, "pv": (3,)}, IN, ("OLD_OPSET", "PRelu -> 'Y' is of opset 5, which aligns its slope otherwise")),
+    "a Dropout of opset 5 in training": (f"b = {B0} Y = Dropout(b)", X, X3, P3, IN, ("TRAINING", "Dropout -> 'Y' is in training mode")),
+    "a Tile of one axis": (f"b = {B0} Y = Tile(b, n, a)", X, "Y[N,3,6,12]", {**P3, "n": np.array(2.0), "a": np.array(3.0)}, IN, ("OLD_OPSET", "Tile -> 'Y' is of opset 5, which repeats one axis only")),
+}  # fmt: skip
 LATER = {  # operators of opset 21 and 23
     "a shift within a group": ("b = Add(X, k) Y = GroupNormalization<num_groups=1>(b, g, h)", X, X3, {"k": LAID, "g": (3,), "h": (3,)}, IN, ("VARIES", "it varies within the groups of GroupNormalization -> 'Y'")),
     "a shift past RMSNormalization": ("c = RMSNormalization(X, g) Y = Add(c, k)", X, X3, {"k": (6,), "g": (6,)}, ("NO_BIAS", "RMSNormalization -> 'c' has nowhere to put a shift"), ON),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*GUARDS, *LATER])
+@pytest.mark.parametrize("name", [*GUARDS, *EARLIER, *LATER])
 def test_the_reason_is_said(name):
-    body, inputs, outputs, constants, back, on = (GUARDS | LATER)[name]
-    model = build(body, inputs, outputs, constants, opset=17 if name in GUARDS else 23)
+    body, inputs, outputs, constants, back, on = (GUARDS | EARLIER | LATER)[name]
+    model = build(body, inputs, outputs, constants, opset=17 if name in GUARDS else 5 if name in EARLIER else 23)
+    if name in EARLIER:
+        norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+        norm.attribute.append(helper.make_attribute("is_test", 1))
     result = fold(model)
     kept = next(k for k in result.kept)
     assert (kept.not_hoisted.code, kept.not_sunk.code) == (back[0], on[0])

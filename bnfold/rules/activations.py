@@ -76,7 +76,6 @@ def hoist_clip(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Clip")
 def sink_clip(node: gs.Node, port: int, affine: Affine) -> Shares:
     """clip(s * x + t, a, b) == s * clip(x, (a - t) / s, (b - t) / s) + t, for s > 0"""
-    carries_data(port, node)
     return {OUT: affine, **bounds(node, affine, lambda: inverse(node, affine))}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Array, require
-from ..graph import argument, attribute, carries_data, constant, has, label, onto, opset, rank, size
+from ..graph import argument, attribute, constant, has, label, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
 from .pointwise import at_output
@@ -83,7 +83,6 @@ def hoist_split(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Split")
 def sink_split(node: gs.Node, port: int, affine: Affine) -> Shares:
     """split(s * x + t)[k] == s_k * split(x)[k] + t_k, with s, t split as x is"""
-    carries_data(port, node)
     axis, parts = parts_of(node)
     return {OUT - k: taken(affine, axis, part) for k, part in enumerate(parts) if not node.outputs[k].is_empty()}
 
@@ -108,7 +107,6 @@ def hoist_slice(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Slice")
 def sink_slice(node: gs.Node, port: int, affine: Affine) -> Shares:
     """slice(s * x + t) == slice(s) * slice(x) + slice(t)"""
-    carries_data(port, node)
     return {OUT: on(affine, cuts(node, affine))}
 
 
@@ -133,7 +131,6 @@ def hoist_tile(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Tile")
 def sink_tile(node: gs.Node, port: int, affine: Affine) -> Shares:
     """tile(s * x + t) == tile(s) * tile(x) + tile(t)"""
-    carries_data(port, node)
     return {OUT: on(affine, repeats(node, affine))}
 
 
@@ -154,7 +151,6 @@ def hoist_pad(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Pad")
 def sink_pad(node: gs.Node, port: int, affine: Affine) -> Shares:
     """pad(s * x + t, v) == pad(s) * pad(x, (v - t) / s) + pad(t)"""
-    carries_data(port, node)
     shares = filling(node, affine, lambda: inverse(node, affine))
     return {OUT: on(affine, padding(node, affine)), **shares}
 
@@ -192,7 +188,6 @@ def hoist_expand(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Expand")
 def sink_expand(node: gs.Node, port: int, affine: Affine) -> Shares:
     """expand(s * x + t) == s * expand(x) + t"""
-    carries_data(port, node)
     return {OUT: at_output(node, affine)}
 
 
@@ -214,7 +209,6 @@ def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Gather")
 def sink_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t)[i] == s[i] * x[i] + t[i]"""
-    carries_data(port, node)
     axis, end = gathered(node)
     indices = constant(node, 1) if affine.extent[axis] != 1 else np.zeros((1,) * (end - axis), int)
     return {OUT: affine.map(lambda c: c.take(indices if c.shape[axis] != 1 else np.zeros_like(indices), axis))}

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, compress
-from ..graph import argument, attribute, carries_data, rank, size
+from ..graph import argument, attribute, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import no_negative_scale, only_scale, uniform
 
@@ -22,7 +22,6 @@ def hoist_reduce_mean(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("ReduceMean")
 def sink_reduce_mean(node: gs.Node, port: int, affine: Affine) -> Shares:
     """mean(s * x + t) == s * mean(x) + mean(t), where s does not vary over what is reduced"""
-    carries_data(port, node)
     return {OUT: without_axes(node, averaged(node, affine))}
 
 
@@ -35,7 +34,6 @@ def hoist_reduce_sum(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("ReduceSum")
 def sink_reduce_sum(node: gs.Node, port: int, affine: Affine) -> Shares:
     """sum(s * x + t) == s * sum(x) + n * mean(t), for sums of n elements over which s does not vary"""
-    carries_data(port, node)
     mean = averaged(node, affine)
     return {OUT: without_axes(node, Affine.of(mean.scale, mean.shift * summed(node, affine)))}
 
@@ -50,7 +48,6 @@ def hoist_reduce_max(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("ReduceMax", "ReduceMin")
 def sink_reduce_max(node: gs.Node, port: int, affine: Affine) -> Shares:
     """max(s * x + t) == s * max(x) + t, for s >= 0, where s and t do not vary over what is reduced"""
-    carries_data(port, node)
     no_negative_scale(node, affine)
     uniform(node, affine, reduced(node))
     return {OUT: without_axes(node, affine)}
@@ -67,7 +64,6 @@ def hoist_reduce_norm(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("ReduceL1", "ReduceL2")
 def sink_reduce_norm(node: gs.Node, port: int, affine: Affine) -> Shares:
     """norm(s * x) == abs(s) * norm(x), where s does not vary over what is reduced"""
-    carries_data(port, node)
     only_scale(node, affine)
     uniform(node, affine, reduced(node))
     return {OUT: without_axes(node, Affine.of(np.abs(affine.scale)))}
