@@ -127,6 +127,17 @@ def test_T13_what_is_in_the_way(row):
     check(row)
 
 
+T14_UNKNOWN = {
+    "from unknown lengths": (f"b = {BN('X', 'p')} Y = Reshape(b, s)", "X[M,4]", "Y[8]", {"s": [8], **P4}, "BatchNormalization Reshape ! SHAPE_UNKNOWN"),
+    "back to unknown lengths": (f"e = Exp(X) c = Reshape(e, s) Y = {B4}", "X[M,N]", "Y[1,4]", {"s": [1, 4], **P4}, "Exp Reshape BatchNormalization ! SHAPE_UNKNOWN"),
+}  # fmt: skip
+
+
+@rows(T14_UNKNOWN)
+def test_T14_lengths_that_are_not_known(row):
+    check(row)
+
+
 R, SAME = "X[2,4,7,7]", "Conv<pads=[1,1,1,1]>"
 D, S = {"W": (4, 4, 3, 3), "B": (4,)}, {"V": (4, 4, 1, 1)}
 BLOCK = f"p = {BN('a', 'p')} q = {BN('b', 'q')} s = Add(p, q)"
@@ -140,6 +151,8 @@ T17 = {
     "a product": (f"a = {SAME}(X, W) b = Conv(X, V) Y = Mul(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), **S}, "Conv Conv Mul"),
     "one channel beside four": (f"a = {SAME}(X, W) b = Conv(X, V) Y = Add(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (1, 4, 1, 1)}, "Conv Conv Add"),
     "SAME_UPPER": (f'a = {SAME}(X, W) b = Conv<auto_pad="SAME_UPPER">(X, V) Y = Add(a, b)', R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (4, 4, 3, 3)}, "Conv Conv Add"),
+    "SAME on either side": ('a = Conv<auto_pad="SAME_UPPER">(X, W) b = Conv<auto_pad="SAME_LOWER">(X, V) Y = Add(a, b)', R, "Y[2,4,7,7]", {"W": (4, 4, 2, 2), "V": (4, 4, 2, 2)}, "Conv Conv Add"),
+    "a product and an affine": ("a = MatMul(X, W) b = Add(X, k) Y = Add(a, b)", "X[2,3,4]", "Y[2,3,4]", {"W": (4, 4), "k": (4,)}, "MatMul Add Add"),
     "a computed weight": (f"a = {SAME}(X, W) v = Exp(U) b = Conv(X, v) Y = Add(a, b)", f"{R}; U[4,4,1,1]", "Y[2,4,7,7]", {"W": (4, 4, 3, 3)}, "Conv Exp Conv Add"),
     "products by a stack": ("a = MatMul(X, W) b = MatMul(X, V) Y = Add(a, b)", "X[2,3,4]", "Y[2,3,5]", {"W": (2, 4, 5), "V": (4, 5)}, "MatMul MatMul Add"),
     "another place": ("a = Conv<pads=[0,0,2,2]>(X, W) b = Conv<pads=[2,2,0,0]>(X, V) Y = Add(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (4, 4, 3, 3)}, "Conv Conv Add"),

@@ -97,6 +97,17 @@ def test_T18_a_quantized_bias():
     assert "BatchNormalization" in left(result) or "Add" in left(result)
 
 
+def test_T18_a_computed_scale_of_a_quantization():
+    row = ("b = Mul(U, k) i = QuantizeLinear(X, b, y) Y = DequantizeLinear(i, e, y)", "Y[2,3,6,6]")
+    constants = {"k": np.array([2.0]), "e": np.array([0.5]), "y": np.array([3], np.int8)}
+    body = row[0].replace("QuantizeLinear", "QuantizeLinear<axis=0>")
+    model = quantized(body.replace("X", "x"), "Y[1]", constants, "x[1]; U[1]")
+    result = fold(model)
+    assert left(result) == "Mul QuantizeLinear DequantizeLinear"
+    x = {"x": np.array([0.7], np.float32), "U": np.array([0.1], np.float32)}
+    np.testing.assert_array_equal(evaluate(model, x)[0], evaluate(result.model, x)[0])
+
+
 def in_float32(*row, **options) -> onnx.ModelProto:
     return in_type(build(*row[:4], **options), "float32")
 

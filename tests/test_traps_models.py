@@ -175,6 +175,24 @@ def test_T9_parameters_per_activation(opset):
     np.testing.assert_allclose(evaluate(result.model, {"X": x})[0], want, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("opset", [7, 8])
+def test_T9_a_scale_before_parameters_per_activation(opset):
+    shapes = {f"p{k}": (4, 4, 4) for k in "gbmv"}
+    row = (f"b = Mul(X, k) Y = {BN('b', 'p')}", "X[2,4,4,4]", "Y[2,4,4,4]", {"k": (4, 1, 1), **shapes})
+    model = build(*row, opset=opset)
+    model.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
+    assert [k.not_sunk.code for k in fold(model).kept] == ["VARIES", "GRAPH_OUTPUT"]
+
+
+def test_T9_a_tile_that_repeats_one_axis():
+    """Up to opset 5 the inputs of Tile are how often, and along which axis."""
+    row = (f"a = Conv(X, W) c = Tile(a, n, i) Y = {BN('c', 'p')}", X, "Y[2,8,4,4]", {**W, **bn("p", 8), "n": np.array(2), "i": np.array(1)})  # fmt: skip
+    model = build(*row, opset=5)
+    model.graph.node[2].attribute.append(helper.make_attribute("is_test", 1))
+    model.graph.value_info.append(helper.make_tensor_value_info("c", TensorProto.DOUBLE, [2, 8, 4, 4]))
+    assert "OLD_OPSET" in codes(fold(model))
+
+
 ALL = ("pg", "pb", "pm", "pv")
 MIXES = {14: ("pm", "pv"), 15: ALL, 22: ALL}  # what may be of another type than X
 
