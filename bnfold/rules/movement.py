@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Array, compress, require
-from ..graph import Dim, argument, attribute, carries_data, dims, label, rank, size
+from ..graph import Dim, argument, attribute, dims, label, rank, size
 from . import OUT, Shares, hoist, sink
 
 
@@ -37,7 +37,6 @@ def hoist_reshape(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Reshape", "Flatten")
 def sink_reshape(node: gs.Node, port: int, affine: Affine) -> Shares:
     """reshape(s * x + t) == reshape(s) * reshape(x) + reshape(t)"""
-    carries_data(port, node)
     return {OUT: reflow(affine, node, dims(node.inputs[0]), dims(node.outputs[0]))}
 
 
@@ -113,7 +112,6 @@ def hoist_squeeze(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Squeeze")
 def sink_squeeze(node: gs.Node, port: int, affine: Affine) -> Shares:
     """squeeze(s * x + t) == squeeze(s) * squeeze(x) + squeeze(t)"""
-    carries_data(port, node)
     axes = squeezed(node)
     return {OUT: affine.map(lambda c: np.squeeze(c, axes))}
 
@@ -128,7 +126,6 @@ def hoist_unsqueeze(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Unsqueeze")
 def sink_unsqueeze(node: gs.Node, port: int, affine: Affine) -> Shares:
     """unsqueeze(s * x + t) == unsqueeze(s) * unsqueeze(x) + unsqueeze(t)"""
-    carries_data(port, node)
     axes = unsqueezed(node)
     return {OUT: affine.map(lambda c: np.expand_dims(c, axes))}
 
