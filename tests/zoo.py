@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -108,7 +108,8 @@ def measured(name: str, cache: Path, *, peers: bool, verify: bool) -> Row:
         if verify and result.folded:
             timed(row, "verify", lambda: judge(row, path, result.model))
     except Exception as why:  # of timm, the exporter or bnfold alike: it is listed, and the others go on
-        row.problem = f"{type(why).__name__}: {str(why).strip().splitlines()[0] if str(why).strip() else ''}"[:300]
+        said = f"{type(why).__name__}: {next(iter(str(why).strip().splitlines()), '')}"[:300]
+        row.problem = "; ".join(filter(None, (row.problem, said)))
     return row
 
 
@@ -142,13 +143,18 @@ def judge(row: Row, path: Path, folded: onnx.ModelProto) -> None:
     """The verdict, the largest errors, and whether they are within the limits of the issue."""
     verification = bnfold.verify(path, folded)
     row.verdict = verification.verdict
-    found = [*zoo_error.worst(verification), ("own", *zoo_error.own(path, folded))]
-    row.errors, row.places = {k: ratio for k, ratio, _ in found}, {k: place for k, _, place in found}
-    over = [kind for kind, limit in LIMITS.items() if row.errors.get(kind, 0) > limit]
     if verification.verdict != "PASS":
         row.problem = f"{verification.verdict}: {'; '.join(verification.reasons)}"[:300]
-    elif over:
+    note(row, zoo_error.worst(verification))
+    note(row, [("own", *zoo_error.own(path, folded))])
+    over = [kind for kind, limit in LIMITS.items() if row.errors.get(kind, 0) > limit]
+    if over and not row.problem:
         row.problem = f"error over the limit: {', '.join(over)}"
+
+
+def note(row: Row, found: Iterable[tuple[str, float, str]]) -> None:
+    for kind, ratio, place in found:
+        row.errors[kind], row.places[kind] = ratio, place
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
