@@ -16,6 +16,9 @@ def bench(
     dim: Annotated[
         list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="Size of a dynamic dimension.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Threads of an operator (default: all processors).")
+    ] = None,
     json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the result as JSON.")] = None,
 ) -> None:
     """Measure how much faster B is than A, with an interval and a verdict.
@@ -28,7 +31,8 @@ def bench(
 
     if quick:
         launches, budget = min(launches, 3), min(budget, 6.0)
-    found = benchmark(original, folded, launches=launches, budget_s=budget, dims=dict(map(size, dim or [])))
+    dims = dict(map(size, dim or []))
+    found = benchmark(original, folded, launches=launches, budget_s=budget, dims=dims, threads=threads)
     if json != "-":
         console.table("Latency", found.COLUMNS, found.rows())
         console.data.print(found.summary())

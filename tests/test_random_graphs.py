@@ -9,10 +9,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from bnfold import fold
+from bnfold.folding import Folded
 from tests.build import assert_same
 from tests.graphs import models
 
-FLOOR = 0.5  # share of the affine nodes that fold; below it the laws would be green because nothing moves
+FLOOR = 0.6  # share of the affine nodes that fold; below it the laws would be green because nothing moves
+
+
+def is_affine(folded: Folded) -> bool:
+    """Not one of the sums and branches that went where convolutions merged."""
+    return folded.direction != "merge" or folded.operator == "BatchNormalization"
 
 
 def run(examples: int) -> Counter[str]:
@@ -29,7 +35,7 @@ def run(examples: int) -> Counter[str]:
         again = fold(result.model)
         assert again.folded == ()
         assert again.model == result.model
-        tally["folded"] += len(result.folded)
+        tally["folded"] += sum(map(is_affine, result.folded))
         tally["kept"] += len(result.kept)
 
     folding_never_changes_what_a_model_computes()

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Inconclusive, UsageProblem
-from ..verification import child
+from ..verification import child, sessions
 from ..verification.verifying import located
 from .environment import environment
 from .results import Benchmark, Cell
@@ -32,22 +32,26 @@ def benchmark(
     launches: int = 7,
     budget_s: float = 30.0,
     dims: Mapping[str, int] | None = None,
+    levels: Sequence[str] = LEVELS,
+    threads: int | None = None,
     seed: int = 0,
 ) -> Benchmark:
     """Compare the latency of two models on onnxruntime's CPU provider, its graph optimization off and at its default.
 
     Each of up to `launches` fresh processes times both models in interleaved blocks and gives one log ratio; the
     interval is over those. Stops early when every interval is narrow, never because a difference looks significant.
-    `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is 1 otherwise). Raises
-    ModelProblem where a model cannot be run, Inconclusive where onnxruntime does not survive it.
+    `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is 1 otherwise); `levels` are
+    levels of onnxruntime's graph optimization; `threads` run an operator (default: one for each processor we may use).
+    Raises ModelProblem where a model cannot be run, Inconclusive where onnxruntime does not survive it.
     """
     if launches < 2 or budget_s <= 0:
         raise UsageProblem("a benchmark needs at least 2 launches and some time", "Use --launches 2 or more.")
+    threads = threads or sessions.threads()
     started = time.perf_counter()
     with located(original) as first, located(folded) as second:
         request: dict[str, Any] = {"original": str(first), "folded": str(second)}
-        request.update(levels=list(LEVELS), dims=dict(dims or {}))
-        around = environment()
+        request.update(levels=list(levels), dims=dict(dims or {}), threads=threads)
+        around = {**environment(), "threads": threads}
         facts = _child("survey", request, budget_s)
         request.update(sizes=facts["sizes"], seconds=_share(budget_s, launches, time.perf_counter() - started))
         answers = _launches(request, launches, seed, started + budget_s)
@@ -57,7 +61,7 @@ def benchmark(
 def _report(
     facts: Mapping[str, Any], around: dict[str, Any], answers: Sequence[Mapping[str, Any]], seconds: float
 ) -> Benchmark:
-    cells = tuple(_cell(level, [answer["levels"][level] for answer in answers]) for level in LEVELS)
+    cells = tuple(_cell(level, [answer["levels"][level] for answer in answers]) for level in answers[0]["levels"])
     keys = ("shapes", "batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")
     around = {**around, "onnxruntime_build": facts["build"]}
     notes = _notes(around, facts)
@@ -89,7 +93,8 @@ def _launches(request: Mapping[str, Any], launches: int, seed: int, deadline: fl
 
 
 def _narrow(answers: Sequence[Mapping[str, Any]]) -> bool:
-    return all(speedup([a["levels"][level]["log_ratio"] for a in answers]).half_width <= NARROW for level in LEVELS)
+    levels = answers[0]["levels"]
+    return all(speedup([a["levels"][level]["log_ratio"] for a in answers]).half_width <= NARROW for level in levels)
 
 
 def _cell(level: str, found: Sequence[Mapping[str, Any]]) -> Cell:

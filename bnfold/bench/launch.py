@@ -51,10 +51,11 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     order = random.Random(request["seed"])
     graph = onnx.load(request["original"], load_external_data=False).graph
     values = feeds(graph, Case("normal", 0, 1), request["sizes"])
-    pairs = list(request["levels"])
-    order.shuffle(pairs)
-    share = request["seconds"] / len(pairs)
-    return {"levels": {level: _timed_pair(request, level, values, share, order) for level in pairs}}
+    levels = list(request["levels"])
+    order.shuffle(levels)
+    share = request["seconds"] / len(levels)
+    timed = {level: _timed_pair(request, level, values, share, order) for level in levels}
+    return {"levels": {level: timed[level] for level in request["levels"]}}
 
 
 def _timed_pair(
@@ -63,7 +64,7 @@ def _timed_pair(
     deadline = time.perf_counter() + seconds
     names = list(MODELS)
     order.shuffle(names)
-    runners = {name: _runner(request[name], name, level, values) for name in names}
+    runners = {name: _runner(request, name, level, values) for name in names}
     stage(f"onnxruntime, timing both models with graph optimization {level}")
     for runner in runners.values():
         _warm(runner, time.perf_counter() + seconds / 6)
@@ -79,19 +80,19 @@ def _timed_pair(
     }
 
 
-def _runner(path: str, name: str, level: str, values: Mapping[str, Array]) -> Runner:
+def _runner(request: Mapping[str, Any], name: str, level: str, values: Mapping[str, Array]) -> Runner:
     stage(f"onnxruntime, loading the {name} model with graph optimization {level}")
     started = time.perf_counter()
-    session = _session(path, level)
+    session = _session(request[name], level, request["threads"])
     created = time.perf_counter() - started
     runner = Runner(session, values, [output.name for output in session.get_outputs()], 1e3 * created)
     runner.first_ms = 1e3 * runner.once()
     return runner
 
 
-def _session(path: str, level: str) -> Any:
+def _session(path: str, level: str, threads: int) -> Any:
     try:
-        return sessions.session(path, sessions.options(level, threads=sessions.threads()))
+        return sessions.session(path, sessions.options(level, threads=threads))
     except CannotRun as why:
         hint = "`bnfold verify` says more about what differs; a model that onnxruntime cannot load cannot be timed."
         raise ModelProblem(f"onnxruntime cannot load {path}: {why}", hint) from why
@@ -146,7 +147,7 @@ def _sizes(graph: onnx.GraphProto, request: Mapping[str, Any]) -> dict[str, int]
         if name not in known:
             raise UsageProblem(f"the model has no dynamic dimension {name!r}", f"It has: {', '.join(known) or 'none'}.")
     stage("onnxruntime, running the original")
-    session, why = _session(request["original"], "default"), ""
+    session, why = _session(request["original"], "default", request["threads"]), ""
     for sizes in candidates(graph):
         merged = {**sizes, **request["dims"]}
         try:

@@ -1,6 +1,6 @@
 """Latency of re-parameterization from plain ONNX beside timm's own, which needs the Python modules.
 
-python -m tests.benchmarks.reparameterized [NAMES...] [--size 224] [--json PATH]
+python -m tests.benchmarks.reparameterized [NAMES...] [--size 224] [--threads 1] [--launches 15] [--budget 60] [--json PATH]
 """
 
 from __future__ import annotations
@@ -38,17 +38,21 @@ def files(name: str, side: int, folder: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
-def measured(name: str, side: int) -> dict[str, Any]:
-    """Speed-up of the folded file over the original and over timm's, at onnxruntime's defaults."""
+def measured(name: str, side: int, **how: Any) -> dict[str, Any]:
+    """Speed-up of the folded file over the original and over timm's, at onnxruntime's default optimization."""
     with tempfile.TemporaryDirectory() as folder:
         original, folded, timms = files(name, side, Path(folder))
-        runs = {"over original": benchmark(original, folded), "over timm": benchmark(timms, folded)}
+        runs = {
+            "over original": benchmark(original, folded, levels=["default"], **how),
+            "over timm": benchmark(timms, folded, levels=["default"], **how),
+        }
         left = {p.suffixes[-2][1:]: len(list(batch_norms(onnx.load(p)))) for p in (original, folded, timms)}
         nodes = {p.suffixes[-2][1:]: len(onnx.load(p).graph.node) for p in (original, folded, timms)}
     row: dict[str, Any] = {"name": name, "side": side, "batch_normalizations": left, "nodes": nodes}
     for key, run in runs.items():
         interval = run.headline.speedup
         row[key] = {"ratio": interval.estimate, "low": interval.low, "high": interval.high, "ms": run.headline.ms}
+        row[key] |= {"launches": run.launches, "same_graph": run.same_graph}
     return row | {"environment": runs["over original"].environment}
 
 
@@ -56,12 +60,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NAMES)
     parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--threads", type=int, help="of an operator (default: all processors)")
+    parser.add_argument("--launches", type=int, default=15)
+    parser.add_argument("--budget", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print("| model | BN | nodes | folded over original [95%] | folded over timm's [95%] |\n|---|---|---|---|---|")
     rows = []
     for name in options.names:
-        row = measured(name, options.size)
+        row = measured(name, options.size, threads=options.threads, launches=options.launches, budget_s=options.budget)
         rows.append(row)
         ratios = [
             f"{row[k]['ratio']:.3f} [{row[k]['low']:.3f}, {row[k]['high']:.3f}]" for k in ("over original", "over timm")
