@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Array, Refused, require
 from .affine_nodes import affine_of
-from .graph import attribute, constant, has, is_constant, label, operator, size
+from .graph import attribute, constant, has, label, operator, size
 from .plan import Plan, Replace, SetAttributes, Visible, require_in_range
 
 SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
@@ -62,7 +62,7 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
 
     Raises Refused where the operands are no branches over one tensor, or cannot be one convolution.
     """
-    require(operator(node) in SIGNS and len(node.inputs) == 2, "NO_BRANCHES", f"{label(node)} is not a sum")
+    require(operator(node) in SIGNS, "NO_BRANCHES", f"{label(node)} is not a sum")
     branches = parallel(visible, node)
     merged = merge(node, branches, SIGNS[operator(node)])
     keeper = max((b for b in branches if b.has_weight), key=lambda b: math.prod(b.kernel)).node
@@ -111,12 +111,11 @@ def is_private(visible: Visible, tensor: gs.Tensor) -> bool:
 
 
 def weighted_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
-    """A tensor as the output of a node with constant weights, of which the sum is the only consumer."""
+    """A tensor as the output of a convolution or product, of which the sum is the only consumer."""
     made_by = tensor.inputs[0] if tensor.inputs and is_private(visible, tensor) else None
-    read = READERS.get(operator(made_by)) if made_by is not None else None
-    if read is None or made_by is None or not all(is_constant(x) for x in made_by.inputs[1:] if x.name):
+    if made_by is None or operator(made_by) not in READERS:
         return None
-    return read(made_by)
+    return READERS[operator(made_by)](made_by)
 
 
 def conv_branch(made_by: gs.Node) -> Branch | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
 import pytest
 
 from bnfold.verification import verify
@@ -172,6 +173,54 @@ def test_tensors_inside_a_chain_may_hold_other_values_but_only_there() -> None:
     )
     assert verify(original, wrong).verdict == "FAIL"
     del w
+
+
+def test_a_tensor_of_which_each_reader_selects_a_part_may_be_moved_in_a_part() -> None:
+    r = np.random.default_rng(0)
+    w, k = r.standard_normal((4, 4, 1)), np.full((1, 1, 1), 0.3)
+    tail = "a, b = Split <axis = 1> (c)  p = Transpose <perm = [0, 1, 2]> (a)"
+
+    def model(w: np.ndarray, scale: str) -> onnx.ModelProto:
+        rest = {"k": k} if scale else {}
+        lines = f"c = Conv (x, w)  {tail}  {scale}  r = Relu (b)  y = Concat <axis = 1> (q, r)"
+        return chain(lines if scale else lines.replace("p =", "q ="), {"w": w, **rest})
+
+    original = model(w, "q = Mul (p, k)")
+    part = np.array([0.3, 0.3, 1, 1]).reshape(4, 1, 1)
+    found = verify(original, model(w * part, ""))
+    assert found.passed, found.reasons
+    assert {t.name for t in found.levels[0].tensors if t.moved} == {"c", "a"}
+    assert verify(original, model(w * part * np.array([1, 1, 1, 1.001]).reshape(4, 1, 1), "")).verdict == "FAIL"
+    assert verify(original, model(w * part * np.array([1, 1.001, 1, 1]).reshape(4, 1, 1), "")).verdict == "FAIL"
+
+
+def chaotic(w: Weights) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A normalized Conv, and the logistic map forty times over: what float32 leaves of the values there is chance."""
+    steps = "".join(
+        f"  f{i} = Sub (one, h{i})  g{i} = Mul (h{i}, f{i})  h{i + 1} = Mul (g{i}, four)" for i in range(40)
+    )
+    tail = f"h0 = Sigmoid (n){steps}  y = Identity (h40)"
+    rest = {"one": np.ones(1), "four": np.full(1, 3.99)}
+    numbers = dict(zip("stmv", (w["s"], w["t"], w["m"], w["v"]), strict=True))
+    scale = w["s"] / np.sqrt(w["v"] + EPSILON)
+    original = chain(
+        f"c = Conv (x, w)  n = BatchNormalization (c, s, t, m, v)  {tail}", {"w": w["w"], **numbers, **rest}
+    )
+    folded = {"w": w["w"] * scale.reshape(4, 1, 1) * w.get("fault", 1), "b": w["t"] - w["m"] * scale, **rest}
+    return original, chain(f"n = Conv (x, w, b)  {tail}", folded)
+
+
+def test_a_chaotic_tail_decides_nothing_and_hides_nothing() -> None:
+    r = np.random.default_rng(0)
+    draws = {"w": (4, 4, 1), "t": 4, "m": 4}
+    weights = {k: r.standard_normal(size) for k, size in draws.items()}
+    weights |= {k: r.uniform(0.5, 2, 4) for k in "sv"}
+    found = verify(*chaotic(weights))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "too far to judge" in found.reasons[0]
+    found = verify(*chaotic({**weights, "fault": np.array([1, 1, 1.001, 1]).reshape(4, 1, 1)}))
+    assert found.verdict == "FAIL"
+    assert "fold site 'n'" in found.reasons[0]
 
 
 def test_a_fault_behind_a_channel_that_is_dead_for_every_input_fails() -> None:

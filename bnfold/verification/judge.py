@@ -45,8 +45,11 @@ def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
         return tuple(found) or ("nothing could be compared",)
     first = ran[0]
     outputs = [t for t in first.tensors if t.output]
+    unsteady = [t for t in outputs if t.unsteady and not t.usable]
     if not outputs:
         found.append("no output is a tensor of numbers")
+    elif unsteady:
+        found.append(f"rounding alone moves output {unsteady[0].name!r} too far to judge, whatever the input")
     elif not any(t.usable for t in outputs):
         found.append("every output is NaN or Inf throughout, in the original as well")
     elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):

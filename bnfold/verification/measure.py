@@ -38,6 +38,20 @@ def quantum(dtype: Any) -> float:
     return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
 
 
+def is_unsteady(original: Array, jittered: Sequence[Array]) -> bool:
+    """Rounding alone moves the tensor by more than the square root of the unit roundoff.
+
+    Then the squares of errors, too, are larger than a roundoff: errors no longer grow in proportion, a Sigmoid may
+    flip, and one run tells nothing of what another may do.
+    """
+    if not jittered or (original.dtype.kind != "f" and original.dtype.name != "bfloat16"):
+        return False
+    values = _plain(original).astype(np.float64)
+    with np.errstate(all="ignore"):
+        moved = [np.square(_plain(run) - values).sum() for run in jittered]
+        return bool(np.mean(moved) > roundoff(original.dtype) * np.square(values).sum())
+
+
 @dataclass
 class Tally:
     """Squared errors of one tensor, summed over inputs; `axes` are looked at channel by channel as well."""
@@ -55,6 +69,7 @@ class Tally:
     flips: list[int] = field(default_factory=lambda: [0, 0, 0])  # wrong integers: original, folded, jitter
     misshapen: str = ""
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
+    unsteady: int = 0  # inputs that were not used
 
     def add(self, truth: Array | None, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
         """Take in one run. Without an oracle `truth` is None and only the drift between the models is measured."""

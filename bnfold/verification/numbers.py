@@ -17,7 +17,7 @@ from .copies import exposed, jittered
 from .inputs import Case, cases, feeds
 from .isolate import isolated
 from .loading import placed
-from .measure import Tally
+from .measure import Tally, is_unsteady
 from .oracle import CannotEvaluate
 from .protos import produced
 from .records import record
@@ -134,13 +134,28 @@ def _run_case(trial: Trial, running: Sequence[Any], tallies: Mapping[str, Tally]
         return _run_case(trial, running, tallies, replace(case, batch=1))
     true = truth(trial, case, values, names)
     rest = [_outputs(each, names, values, i) for i, each in enumerate(running[1:])]
+    steady = _steady(trial, case, names, first, rest[1:])
     for i, name in enumerate(names):
         if isinstance(first[i], np.ndarray) and isinstance(rest[0][i], np.ndarray):
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
-            tallies[name].add(value if known else None, first[i], rest[0][i], [run[i] for run in rest[1:]])
+            if i < steady:
+                tallies[name].add(value if known else None, first[i], rest[0][i], [run[i] for run in rest[1:]])
+            else:
+                tallies[name].unsteady += 1
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
     return case
+
+
+def _steady(
+    trial: Trial, case: Case, names: Sequence[str], original: Sequence[Any], jittered: Sequence[Sequence[Any]]
+) -> int:
+    """How many of `names`, in the order of the graph, come before the first that rounding alone moves too much."""
+    for i, name in enumerate(names):
+        if isinstance(original[i], np.ndarray) and is_unsteady(original[i], [run[i] for run in jittered]):
+            trial.notes.append(f"{case}: not used from tensor {name!r} on, which rounding alone moves too far to judge")
+            return i
+    return len(names)
 
 
 def _outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], which: int) -> list[Any]:
@@ -165,7 +180,7 @@ def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str])
 
 
 def _compared(tally: Tally) -> bool:
-    return tally.elements > 0 or bool(tally.misshapen)
+    return tally.elements > 0 or tally.unsteady > 0 or bool(tally.misshapen)
 
 
 def _same_graph(trial: Trial, level: str) -> bool:

@@ -34,6 +34,7 @@ def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, A
         "usable": tally.usable,
         "constant": tally.constant,
         "excluded": tally.excluded,
+        "unsteady": tally.unsteady,
         "elements": tally.elements,
     }
 

@@ -28,12 +28,16 @@ def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
     }
 
 
+SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # what they do not hand on is not read
+
+
 def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:
     """Shared tensors that hold other values by design: the inside of a chain that an affine was moved along.
 
     A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor
     that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right,
-    it can only hide it (a Relu over a dead channel).
+    it can only hide it (a Relu over a dead channel). A node that selects hides nothing: what it hands on is right or
+    wrong, and what nobody selects does not matter.
     """
     outputs = {output.name for output in folded.output}
     readers = _readers(folded)
@@ -42,9 +46,12 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     for name in reversed(list(produced(folded))):
         fine, inner = good.get(name, False), name not in outputs and bool(readers.get(name))
         made = [output for node in readers.get(name, ()) for output in node.output if output]
+        selected = {o for node in readers.get(name, ()) if node.op_type in SELECT for o in node.output if good.get(o)}
         restored[name] = fine or (inner and all(restored.get(o, False) for o in made))
         excused[name] = inner and all(
-            restored.get(o, False) if o in edits else (not good.get(o, False) and excused.get(o, False)) for o in made
+            restored.get(o, False) if o in edits else (not good.get(o, False) and excused.get(o, False))
+            for o in made
+            if o not in selected
         )
     return {name for name, fine in good.items() if not fine and excused.get(name, False)}
 

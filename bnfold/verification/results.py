@@ -36,6 +36,7 @@ class Compared:
     usable: bool
     constant: bool
     excluded: int
+    unsteady: int  # inputs that were not used: rounding alone moves it, or a tensor before it, too far to judge
     elements: int
     moved: bool
 
