@@ -16,19 +16,25 @@ def verify(
     opt: Annotated[
         str, typer.Option("--opt", help="onnxruntime graph optimization levels to compare at.")
     ] = "off,default",
+    ep: Annotated[str, typer.Option("--ep", help="Execution providers: cpu, cuda, tensorrt.")] = "cpu",
+    placement: Annotated[
+        str, typer.Option("--placement", help="What must run on a GPU provider: strict (all), compute or any.")
+    ] = "compute",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")] = 0,
     json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the result as JSON.")] = None,
 ) -> int:
     """Decide whether B computes what A computes, up to rounding.
 
-    Both run on onnxruntime's CPU provider, graph optimization off and at its default, against a float64 evaluation of
-    A; inputs, outputs, operator sets and metadata must be the same. Exits 0 for PASS, 1 for FAIL, 5 for VACUOUS (the
-    comparison could not have failed) and INCONCLUSIVE.
+    Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A; inputs,
+    outputs, operator sets and metadata must be the same. A GPU provider runs them with strict float32 arithmetic and
+    with its default, and where each node ran is proved. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5
+    for VACUOUS (the comparison could not have failed) and INCONCLUSIVE.
     """
     from bnfold.verification import verify as run
     from bnfold_cli import console
 
-    found = run(original, folded, effort=effort, seed=seed, levels=opt.split(","))
+    chosen = {"levels": opt.split(","), "providers": ep.split(",")}
+    found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
     if json != "-":
         console.table("Error against float64", found.COLUMNS, found.rows())
         console.data.print(found.verdict)

@@ -23,6 +23,7 @@ from ..errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
 JOBS = {  # the only functions a child runs: name -> module, function
     "structure": ("bnfold.verification.structure", "check"),
     "numbers": ("bnfold.verification.numbers", "compare"),
+    "probe": ("bnfold.verification.probe", "probe"),
     "launch": ("bnfold.bench.launch", "launch"),
     "survey": ("bnfold.bench.launch", "survey"),
     "crash": ("bnfold.verification.child", "_crash"),
@@ -44,8 +45,17 @@ def stage(doing: str) -> None:
         _stage_file.write_text(doing, encoding="utf-8")
 
 
-def run(job: str, request: Mapping[str, Any], *, seconds: float, memory: int | None = None) -> dict[str, Any]:
+def run(
+    job: str,
+    request: Mapping[str, Any],
+    *,
+    seconds: float,
+    memory: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Run one of `JOBS` in a child with at most `seconds` of time and `memory` bytes; returns its answer.
+
+    `environment` is added to what the child sees of this process's own.
 
     Raises `Crashed` if it dies or exceeds a limit, and passes on the errors bnfold raises on purpose.
     """
@@ -54,7 +64,7 @@ def run(job: str, request: Mapping[str, Any], *, seconds: float, memory: int | N
         asked.write_text(json.dumps(dict(request)), encoding="utf-8")
         command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), job, folder, str(memory or 0)]
         with noise.open("wb") as stream:
-            status = _wait(command, stream, seconds)
+            status = _wait(command, stream, seconds, _CALM | os.environ | dict(environment or {}))
         if answer.exists() and status == 0:
             return _answer(json.loads(answer.read_text(encoding="utf-8")))
         raise Crashed(_last_words(status, doing, noise, seconds))
@@ -68,11 +78,11 @@ def most_memory() -> int:
         return 0
 
 
-def _wait(command: list[str], noise: Any, seconds: float) -> int | None:
+def _wait(command: list[str], noise: Any, seconds: float, environment: dict[str, str]) -> int | None:
     """The exit status of `command`, or None if it had to be stopped after `seconds`."""
     try:
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, timeout=seconds, env=_CALM | os.environ
+            command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, timeout=seconds, env=environment
         ).returncode
     except subprocess.TimeoutExpired:
         return None

@@ -65,12 +65,12 @@ def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
     return copy
 
 
-def jittered(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
+def jittered(model: onnx.ModelProto, seed: int, dropped: int = 0) -> onnx.ModelProto:
     """A copy in which every floating-point constant of a linear operator is moved by one unit of its last place.
 
     Up or down at random, but equal values of a row together, as they are rounded together; zeros stay zeros. What this
     does to the results is what rounding the constants once more is entitled to do to them: it is the scale on which a
-    fold is judged.
+    fold is judged. Where the arithmetic drops `dropped` bits of a float32 number, the last place is above these.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -78,7 +78,7 @@ def jittered(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
     movable = _movable(copy.graph)
     for name, tensor in stored(copy.graph).items():
         if name in movable and tensor.data_type in (*FLOATS, TensorProto.DOUBLE):
-            moved = _moved(numpy_helper.to_array(tensor), seed)
+            moved = _moved(numpy_helper.to_array(tensor), seed, dropped if tensor.data_type == TensorProto.FLOAT else 0)
             tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
     return copy
 
@@ -115,7 +115,7 @@ def without_data(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _moved(values: Array, seed: int) -> Array:
+def _moved(values: Array, seed: int, dropped: int) -> Array:
     """Each finite nonzero value moved to a neighbour of the same sign: its bit pattern counts the values up."""
     flat = np.ascontiguousarray(values).reshape(-1)
     bits = flat.view(f"u{values.itemsize}")
@@ -124,7 +124,7 @@ def _moved(values: Array, seed: int) -> Array:
         0xD6E8FEB86659FD93
     )
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-    steps = np.where(mixed >> np.uint64(63), 1, -1)
+    steps = np.where(mixed >> np.uint64(63), 1, -1) << dropped
     moved = (bits.astype(np.int64) + steps).astype(bits.dtype).view(values.dtype)
     still = (flat == 0) | ~np.isfinite(flat) | ~np.isfinite(moved)
     return np.where(still, flat, moved).reshape(values.shape)

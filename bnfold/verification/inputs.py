@@ -75,6 +75,16 @@ def feeds(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, Array]:
     return {v.name: _value(v, case, _dims(graph, v, case, sizes), limits.get(v.name), random) for v in fed(graph)}
 
 
+def shapes(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, list[int]]:
+    """The shapes that inputs without a fixed shape have in a case."""
+    return {v.name: _dims(graph, v, case, sizes) for v in fed(graph) if not _fixed(v)}
+
+
+def _fixed(value: onnx.ValueInfoProto) -> bool:
+    dims = shape(value)
+    return dims is not None and all(isinstance(dim, int) for dim in dims)
+
+
 def _value(
     value: onnx.ValueInfoProto, case: Case, dims: list[int], limit: int | None, random: np.random.Generator
 ) -> Array:

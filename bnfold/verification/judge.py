@@ -24,12 +24,23 @@ def judge(structure: Structure | None, levels: Sequence[Level], blocked: Sequenc
 
 def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
     found = list(structure.problems) if structure else []
-    found += [f"optimization {level.level}: {level.why}" for level in levels if level.broken]
+    found += [f"{level.where}: {level.why}" for level in levels if level.broken]
+    found += _misplaced(levels)
     for level in levels:
         if level.bad:
             more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
-            found.append(f"optimization {level.level}: {level.bad[0].place()}: {level.bad[0].why}{more}")
+            found.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
     return tuple(found)
+
+
+def _misplaced(levels: Sequence[Level]) -> list[str]:
+    """One sentence per model and level that did not run where it should."""
+    found = []
+    for level in levels:
+        for placed in level.placements:
+            more = f" ({len(placed.broken) - 1} more)" if len(placed.broken) > 1 else ""
+            found += [f"{level.where}: {sentence}{more}" for sentence in placed.broken[:1]]
+    return found
 
 
 def _only_same(levels: Sequence[Level]) -> bool:
@@ -40,7 +51,7 @@ def _only_same(levels: Sequence[Level]) -> bool:
 def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
     """Reasons not to believe a comparison in which nothing was wrong."""
     ran = [level for level in levels if level.ran]
-    found = [f"optimization {level.level}: {level.why}" for level in levels if not level.ran and level.why]
+    found = [f"{level.where}: {level.why}" for level in levels if not level.ran and level.why]
     if not ran:
         return tuple(found) or ("nothing could be compared",)
     first = ran[0]
@@ -70,7 +81,12 @@ def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
             worst = max((t.ratio for t in level.tensors if not t.moved), default=0.0)
             same = "; onnxruntime makes both the same graph" if level.same_graph else ""
             found.append(
-                f"optimization {level.level}: {len(level.tensors)} tensors on {len(level.cases)} inputs, "
-                f"largest error {worst:.2g} times what rounding explains{same}"
+                f"{level.where}: {len(level.tensors)} tensors on {len(level.cases)} inputs, "
+                f"largest error {worst:.2g} times what rounding explains{same}{_proof(level)}"
             )
     return tuple(found)
+
+
+def _proof(level: Level) -> str:
+    """Where the folded model ran, on a provider other than the CPU."""
+    return f"; {level.placements[-1].words()}" if level.way.gpu and level.placements else ""

@@ -8,7 +8,9 @@ The measure is a ratio: the folded model's error over the error a faultless fold
 
 The second keeps the measure principled where the original is exact by luck (small integers, powers of two), and where a
 large mean cancels: it carries the conditioning of the whole network up to this tensor. All are root mean squares over a
-tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values.
+tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. Where sessions of
+one and the same model differ (a GPU provider chooses its kernels anew each time), that noise is added to what the
+folded model is entitled to.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
 FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
-ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH, ONES = range(6)
+ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH, ONES, NOISE = range(7)
 
 
-def roundoff(dtype: Any) -> float:
-    """Half the distance from 1 to the next number of a floating-point type."""
+def roundoff(dtype: Any, dropped: int = 0) -> float:
+    """Half the distance from 1 to the next number of a floating-point type, `dropped` bits of a float32 left out."""
+    if np.dtype(dtype) == np.float32:
+        return 2.0 ** (dropped - 24)
     return 2.0**-8 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps) / 2
 
 
@@ -38,7 +42,7 @@ def quantum(dtype: Any) -> float:
     return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
 
 
-def is_unsteady(original: Array, jittered: Sequence[Array]) -> bool:
+def is_unsteady(original: Array, jittered: Sequence[Array], dropped: int = 0) -> bool:
     """Rounding alone moves the tensor by more than the square root of the unit roundoff.
 
     Then the squares of errors, too, are larger than a roundoff: errors no longer grow in proportion, a Sigmoid may
@@ -49,7 +53,7 @@ def is_unsteady(original: Array, jittered: Sequence[Array]) -> bool:
     values = _plain(original).astype(np.float64)
     with np.errstate(all="ignore"):
         moved = [np.square(_plain(run) - values).sum() for run in jittered]
-        return bool(np.mean(moved) > roundoff(original.dtype) * np.square(values).sum())
+        return bool(np.mean(moved) > roundoff(original.dtype, dropped) * np.square(values).sum())
 
 
 @dataclass
@@ -59,6 +63,7 @@ class Tally:
     name: str
     axes: Sequence[int] = ()
     bounded: bool = False  # made by Sigmoid or the like: accurate to a roundoff of 1, not of its own value
+    dropped: int = 0  # low bits of a float32 number that the arithmetic leaves out: TF32 works with 13 less
     roundoff: float = 2.0**-24
     quantum: float = 0.0
     sums: dict[int | None, Array] = field(default_factory=dict)
@@ -71,22 +76,34 @@ class Tally:
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
     unsteady: int = 0  # inputs that were not used
 
-    def add(self, truth: Array | None, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
-        """Take in one run. Without an oracle `truth` is None and only the drift between the models is measured."""
+    def add(
+        self,
+        truth: Array | None,
+        original: Array,
+        folded: Array,
+        jittered: Sequence[Array],
+        again: Sequence[Array] = (),
+    ) -> None:
+        """Take in one run. Without an oracle `truth` is None and only the drift between the models is measured.
+
+        `again` is what further sessions of the original computed.
+        """
         if original.shape != folded.shape or original.dtype != folded.dtype:
             self.misshapen = f"{original.dtype}{list(original.shape)} became {folded.dtype}{list(folded.shape)}"
             return
         self.elements += original.size
         if original.dtype.kind not in "fV" and original.dtype.name != "bfloat16":
-            self._count_flips(original if truth is None else truth, original, folded, jittered)
+            self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
             return
-        self.roundoff, self.quantum = roundoff(original.dtype), quantum(original.dtype)
-        runs = [_plain(run) for run in (original, folded, *jittered)]
-        self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs[0], runs[1], runs[2:])
+        self.roundoff, self.quantum = roundoff(original.dtype, self.dropped), quantum(original.dtype)
+        runs = [_plain(run) for run in (original, folded, *jittered, *again)]
+        self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs, len(jittered))
 
-    def _add_floats(self, truth: Array, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
+    def _add_floats(self, truth: Array, runs: Sequence[Array], jittered: int) -> None:
+        """Runs of the original, the folded model, `jittered` copies, and the original again."""
+        original, folded = runs[:2]
         with np.errstate(all="ignore"):
-            errors = [np.subtract(run, truth, dtype=np.float64) for run in (original, folded, *jittered)]
+            errors = [np.subtract(run, truth, dtype=np.float64) for run in runs]
             errors[2:] = [errors[1] - errors[0], *(e - errors[0] for e in errors[2:])]
             if not all(np.isfinite(np.vdot(e, e)) for e in errors):
                 truth, errors = self._finite(truth, original, folded, errors)
@@ -100,7 +117,7 @@ class Tally:
         weight = 1.0 / (float(np.vdot(truth, truth)) / max(1, truth.size) or 1.0)
         for axis in (None, *self.axes):
             if axis is None or truth.ndim > axis:
-                self._accumulate(axis, truth, errors, weight)
+                self._accumulate(axis, truth, errors, weight, 3 + jittered)
 
     def _finite(self, truth: Array, original: Array, folded: Array, errors: list[Array]) -> tuple[Array, list[Array]]:
         """Leave out what is not finite, after counting what the fold broke."""
@@ -115,11 +132,14 @@ class Tally:
         self.excluded += int(usable.size - np.count_nonzero(usable))
         return np.where(usable, truth, 0.0), [np.where(usable, e, 0.0) for e in errors]
 
-    def _accumulate(self, axis: int | None, truth: Array, errors: list[Array], weight: float) -> None:
+    def _accumulate(self, axis: int | None, truth: Array, errors: list[Array], weight: float, again: int) -> None:
+        """`errors`: of the two models, the drift between them, of jittered copies and, from `again` on, noise."""
         squares = [_squares(e, axis) for e in errors]
-        jitter = np.mean(squares[3:], axis=0) if squares[3:] else np.zeros_like(squares[0])
-        ones = truth.size / max(1, len(squares[0]))
-        rows = [squares[0], squares[1], jitter, squares[2], _squares(truth, axis), np.full_like(squares[0], ones)]
+        none = np.zeros_like(squares[0])
+        jitter = np.mean(squares[3:again], axis=0) if squares[3:again] else none
+        noise = np.max([none, *squares[again:]], axis=0)
+        ones = np.full_like(none, truth.size / max(1, len(none)))
+        rows = [squares[0], squares[1], jitter, squares[2], _squares(truth, axis), ones, noise]
         total = np.stack(rows) * weight
         if axis in self.sums and self.sums[axis].shape != total.shape:
             return  # another size of a dynamic dimension: this axis has no fixed channels
@@ -144,7 +164,7 @@ class Tally:
         sums = self.sums[axis]
         absolute = max(self.roundoff if self.bounded else 0.0, self.quantum)
         floor = np.maximum(self.roundoff**2 * sums[TRUTH], absolute**2 * sums[ONES])
-        allowed: Array = np.maximum(sums[JITTER], floor)
+        allowed: Array = np.maximum(sums[JITTER], floor) + sums[NOISE]
         return allowed
 
     @property
@@ -159,9 +179,10 @@ class Tally:
         """
         if axis not in self.sums:
             return np.zeros(1)
-        error, allowed = self.sums[axis][FOLDED], np.maximum(self._allowed(axis), self.sums[axis][ORIGINAL])
+        sums = self.sums[axis]
+        error, allowed = sums[FOLDED], np.maximum(self._allowed(axis), sums[ORIGINAL] + sums[NOISE])
         if self.disputed:
-            error, allowed = self.sums[axis][DRIFT], self._allowed(axis)
+            error, allowed = sums[DRIFT], self._allowed(axis)
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = np.where(error > 0, np.sqrt(error / allowed), 0.0)
         return found

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import onnx
 
-from . import sessions
+from . import libraries, sessions
 from .child import stage
-from .copies import exposed, jittered
 from .inputs import Case, cases, feeds
 from .isolate import isolated
 from .loading import placed
 from .measure import Tally, is_unsteady
+from .opened import Opened, opened, placements
 from .oracle import CannotEvaluate
 from .protos import produced
+from .providers import without_tensorrt
 from .records import record
 from .regions import shape_of_graph, undone
 from .sessions import CannotRun
-from .trial import JITTERS, SMALL, WORK, Trial, prepared, session, sized, truth
+from .trial import SMALL, WORK, Trial, prepared, sized, truth
 from .windows import Array
 
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
@@ -31,6 +31,7 @@ BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsi
 
 def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`."""
+    libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepared(request, folder)
         found = list(_levels(trial, request["levels"])) if sized(trial) else []
@@ -42,7 +43,7 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
     for level in levels:
         report = _level(trial, level, trial.names if level == "off" else trial.outputs)
         yield report
-        if level == "off" and report["ran"] and all(entry["ok"] for entry in report["tensors"]):
+        if level == "off" and trial.way.careful and report["ran"] and all(entry["ok"] for entry in report["tensors"]):
             yield from _alone(trial, {entry["name"] for entry in report["tensors"] if not entry["moved"]})
 
 
@@ -64,15 +65,17 @@ def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
 def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
+    report.update(provider=trial.way.provider, math=trial.way.math, placements=[])
     report["same_graph"] = level == "default" and _same_graph(trial, level)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
-    tallies = {name: _tally(name, makers.get(name, ""), name in trial.edits) for name in names}
+    tallies = {name: _tally(trial, name, makers.get(name, "")) for name in names}
     planned = cases(trial.effort, trial.seed)
     if level == "isolated" and trial.elements > SMALL:
         planned = planned[:1]
     try:
-        running = _running(trial, "default" if level == "default" else "off", names)
+        running = opened(trial, "default" if level == "default" else "off", names, planned)
         report["cases"] = [str(case) for case in _run_cases(trial, running, tallies, planned)]
+        report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
@@ -81,38 +84,14 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     return report
 
 
-def _tally(name: str, operator: str, site: bool) -> Tally:
+def _tally(trial: Trial, name: str, operator: str) -> Tally:
     """Channel by channel at fold sites: along axis 1 and, where a matrix product may be meant, along axis 2."""
     spatial = operator in ("Conv", "ConvTranspose", "BatchNormalization")
-    axes = () if not site else (1,) if spatial else (1, 2)
-    return Tally(name, axes, bounded=operator in BOUNDED)
+    axes = () if name not in trial.edits else (1,) if spatial else (1, 2)
+    return Tally(name, axes, bounded=operator in BOUNDED, dropped=trial.way.dropped_bits)
 
 
-def _running(trial: Trial, level: str, names: Sequence[str]) -> list[Any]:
-    """Sessions of the original, the folded model, and jittered copies of the original, each returning `names`."""
-    found = []
-    for label, model in _models(trial, level):
-        stage(f"onnxruntime, loading {label} with graph optimization {level}")
-        try:
-            found.append(session(trial, exposed(model, names), level))
-        except CannotRun as why:
-            raise CannotRun(f"{label} does not load with graph optimization {level}: {why}") from why
-    return found
-
-
-def _models(trial: Trial, level: str) -> Iterator[tuple[str, onnx.ModelProto]]:
-    yield "the original", trial.original
-    yield "the folded model", trial.folded
-    for copy in range(next(count for limit, count in JITTERS if trial.elements < limit)):
-        yield (
-            "the original with its constants moved by one unit of rounding",
-            jittered(trial.original, trial.seed + copy),
-        )
-
-
-def _run_cases(
-    trial: Trial, running: Sequence[Any], tallies: Mapping[str, Tally], planned: Sequence[Case]
-) -> list[Case]:
+def _run_cases(trial: Trial, running: Opened, tallies: Mapping[str, Tally], planned: Sequence[Case]) -> list[Case]:
     """Run one input after another; of a large model fewer, the first always."""
     affordable = max(1, WORK[trial.effort] // max(1, trial.elements))
     if affordable < len(planned):
@@ -120,27 +99,29 @@ def _run_cases(
     return [case for plan in planned[:affordable] if (case := _run_case(trial, running, tallies, plan))]
 
 
-def _run_case(trial: Trial, running: Sequence[Any], tallies: Mapping[str, Tally], case: Case) -> Case | None:
+def _run_case(trial: Trial, running: Opened, tallies: Mapping[str, Tally], case: Case) -> Case | None:
     """One input through every session and the oracle. A batch the model does not take is replaced by a batch of 1."""
     names = list(tallies)
     values = feeds(trial.original.graph, case, trial.sizes)
     stage(f"onnxruntime, running the original ({case})")
     try:
-        first = sessions.outputs(running[0], names, values)
+        first = sessions.outputs(running.original, names, values)
     except CannotRun as why:
         if case.larger or case.batch == 1:
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
     true = truth(trial, case, values, names)
-    rest = [_outputs(each, names, values, i) for i, each in enumerate(running[1:])]
-    steady = _steady(trial, case, names, first, rest[1:])
+    folded, *rest = [_outputs(each, names, values, label) for label, each in running.others()]
+    moved, again = rest[: len(running.jittered)], rest[len(running.jittered) :]
+    steady = _steady(trial, case, names, first, moved)
     for i, name in enumerate(names):
-        if isinstance(first[i], np.ndarray) and isinstance(rest[0][i], np.ndarray):
+        if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
             if i < steady:
-                tallies[name].add(value if known else None, first[i], rest[0][i], [run[i] for run in rest[1:]])
+                others = [run[i] for run in moved], [run[i] for run in again]
+                tallies[name].add(value if known else None, first[i], folded[i], *others)
             else:
                 tallies[name].unsteady += 1
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
@@ -152,14 +133,14 @@ def _steady(
 ) -> int:
     """How many of `names`, in the order of the graph, come before the first that rounding alone moves too much."""
     for i, name in enumerate(names):
-        if isinstance(original[i], np.ndarray) and is_unsteady(original[i], [run[i] for run in jittered]):
+        moved = [run[i] for run in jittered]
+        if isinstance(original[i], np.ndarray) and is_unsteady(original[i], moved, trial.way.dropped_bits):
             trial.notes.append(f"{case}: not used from tensor {name!r} on, which rounding alone moves too far to judge")
             return i
     return len(names)
 
 
-def _outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], which: int) -> list[Any]:
-    label = "the original with its constants moved" if which else "the folded model"
+def _outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
     stage(f"onnxruntime, running {label}")
     try:
         return sessions.outputs(running, names, values)
@@ -186,9 +167,10 @@ def _compared(tally: Tally) -> bool:
 def _same_graph(trial: Trial, level: str) -> bool:
     """onnxruntime makes the two models the same graph at this level, so that comparing them there shows nothing."""
     stage(f"onnxruntime, optimizing the models with graph optimization {level}")
+    target = str(Path(trial.folder, "optimized.onnx"))
     try:
         original, folded = (
-            sessions.optimized(placed(model, trial.folder), level, str(Path(trial.folder, "optimized.onnx")))
+            sessions.optimized(placed(model, trial.folder), level, target, without_tensorrt(trial.way))
             for model in (trial.original, trial.folded)
         )
     except CannotRun:

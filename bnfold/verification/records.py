@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .measure import FOLDED, OUTPUT_LIMIT, SITE_LIMIT, TRUTH, Tally
+from .measure import FOLDED, NOISE, ORIGINAL, OUTPUT_LIMIT, SITE_LIMIT, TRUTH, Tally
 
 
 def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, Any]:
@@ -28,8 +28,9 @@ def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, A
         "channel": channel,
         "max_abs_original": tally.largest[0],
         "max_abs_folded": tally.largest[1],
-        "rms_original": _relative(tally, 0),
+        "rms_original": _relative(tally, ORIGINAL),
         "rms_folded": _relative(tally, FOLDED),
+        "rms_noise": _relative(tally, NOISE),
         "disputed": tally.disputed,
         "usable": tally.usable,
         "constant": tally.constant,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from .placement import Placement
+from .providers import Way
+
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 SCHEMA = "bnfold.verify/1"
 
@@ -39,6 +42,7 @@ class Compared:
     unsteady: int  # inputs that were not used: rounding alone moves it, or a tensor before it, too far to judge
     elements: int
     moved: bool
+    rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
 
     def place(self) -> str:
         """Where it is, for a sentence."""
@@ -52,7 +56,8 @@ class Level:
     """One way of running both models on onnxruntime.
 
     `off`: as written, graph optimization off; `isolated`: likewise, but each fold site cut out and fed numbers of its
-    own; `default`: as they are served, with onnxruntime's own graph optimization.
+    own; `default`: as they are served, with onnxruntime's own graph optimization. `provider` and `math` say on what
+    and with which arithmetic; the CPU has only one.
     """
 
     level: str
@@ -62,6 +67,23 @@ class Level:
     same_graph: bool  # onnxruntime made both models the same graph: comparing them here shows nothing
     cases: tuple[str, ...]
     tensors: tuple[Compared, ...]
+    provider: str = "cpu"
+    math: str = "default"
+    placements: tuple[Placement, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For a table: `off`, or `cuda off strict`."""
+        return f"{self.provider} {self.level} {self.math}" if self.way.gpu else self.level
+
+    @property
+    def where(self) -> str:
+        """For a sentence."""
+        return f"{self.provider}, {self.math} math, " * self.way.gpu + f"optimization {self.level}"
+
+    @property
+    def way(self) -> Way:
+        return Way(self.provider, self.math)
 
     @property
     def bad(self) -> tuple[Compared, ...]:
@@ -76,14 +98,14 @@ class Level:
     def row(self) -> tuple[str, ...]:
         """For a table: inputs, tensors, the worst ratio and its place, the largest errors of the outputs."""
         if not self.ran:
-            return (self.level, "0", "0", "not run", "", "", "")
+            return (self.title, "0", "0", "not run", "", "", "")
         worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
         outputs = [t for t in self.tensors if t.output] or self.tensors
         errors = [
             max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
         ]
         where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
-        return (self.level, str(len(self.cases)), str(len(self.tensors)), *where, *(f"{e:.2e}" for e in errors))
+        return (self.title, str(len(self.cases)), str(len(self.tensors)), *where, *(f"{e:.2e}" for e in errors))
 
 
 @dataclass(frozen=True)
@@ -121,8 +143,9 @@ class Verification:
 
     @property
     def errors(self) -> tuple[float, float]:
-        """The largest absolute error of the outputs against float64, optimization off: original, folded."""
-        outputs = [t for level in self.levels if level.level == "off" for t in level.tensors if t.output]
+        """The largest absolute error of the outputs against float64, optimization off, on the first provider."""
+        off = [level for level in self.levels if level.level == "off"][:1]
+        outputs = [t for level in off for t in level.tensors if t.output]
         return max((t.max_abs_original for t in outputs), default=0.0), max(
             (t.max_abs_folded for t in outputs), default=0.0
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -101,9 +102,17 @@ def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
 
 
 def options(
-    level: str, *, entries: Mapping[str, str] | None = None, deterministic: bool = False, threads: int = 0
+    level: str,
+    *,
+    entries: Mapping[str, str] | None = None,
+    deterministic: bool = False,
+    threads: int = 0,
+    profile: str = "",
 ) -> Any:
-    """SessionOptions at graph optimization `level` (a key of `LEVELS`); only errors are logged."""
+    """SessionOptions at graph optimization `level` (a key of `LEVELS`); only errors are logged.
+
+    With `profile`, the start of a path, the session notes every kernel it runs.
+    """
     import onnxruntime as ort
 
     made = ort.SessionOptions()
@@ -111,6 +120,7 @@ def options(
     made.use_deterministic_compute = deterministic
     made.log_severity_level = 4
     made.intra_op_num_threads = threads
+    made.enable_profiling, made.profile_file_prefix = bool(profile), profile
     for name, value in (entries or {}).items():
         if name not in SESSION_ENTRIES:
             raise UsageProblem(
@@ -120,17 +130,18 @@ def options(
     return made
 
 
-def session(
-    model: bytes | str, made: Any, *, provider: str = CPU, provider_options: Mapping[str, str] | None = None
-) -> Any:
-    """A session of `model` (serialized, or a path) on exactly one provider. Raises `CannotRun`."""
+def session(model: bytes | str, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)) -> Any:
+    """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
     import onnxruntime as ort
 
-    placed = [(provider, checked(provider, provider_options or {}))]
+    asked = [(provider, checked(provider, options)) for provider, options in providers]
     try:
-        return ort.InferenceSession(model, made, providers=placed, enable_fallback=0)
+        running = ort.InferenceSession(model, made, providers=asked, enable_fallback=0)
     except Exception as why:  # onnxruntime's exceptions have no common base
         raise CannotRun(one_line(why)) from why
+    if asked[0][0] not in running.get_providers():
+        raise CannotRun(f"onnxruntime left {asked[0][0]} out and offers {', '.join(running.get_providers())} instead")
+    return running
 
 
 def outputs(running: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
@@ -141,11 +152,18 @@ def outputs(running: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> lis
         raise CannotRun(one_line(why)) from why
 
 
-def optimized(model: bytes | str, level: str, path: str) -> onnx.ModelProto:
-    """The graph that onnxruntime really runs at `level` on the CPU provider, written to `path` on the way."""
+def finish(running: Any) -> Path:
+    """End the profile of a session; returns its file."""
+    return Path(running.end_profiling())
+
+
+def optimized(
+    model: bytes | str, level: str, path: str, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)
+) -> onnx.ModelProto:
+    """The graph that onnxruntime really runs at `level` on `providers`, written to `path` on the way."""
     made = options(level)
     made.optimized_model_filepath = path
-    session(model, made)
+    session(model, made, providers)
     return onnx.load(path)
 
 

@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from . import sessions
+from . import providers, sessions
 from .child import stage
 from .copies import tamed
 from .inputs import CannotFeed, Case, Sizes, candidates, cases, feeds
 from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
+from .placement import named
 from .protos import produced
+from .providers import Chain, Way
 from .regions import edited, shared
 from .sessions import CannotRun
 from .windows import Array
@@ -39,6 +41,8 @@ class Trial:
     effort: str
     seed: int
     folder: str
+    way: Way = Way()
+    policy: str = "compute"  # of placement
     oracle: Oracle | None = None
     sizes: Sizes = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
@@ -60,7 +64,10 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     stage("reading the models")
     original, notes = tamed(load(request["original"]))
     folded, _ = tamed(load(request["folded"]))
+    for model in (original, folded):
+        named(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
+    trial.way, trial.policy = Way(request["provider"], request["math"]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)
     stage("the float64 evaluation of the original")
     try:
@@ -76,7 +83,7 @@ def sized(trial: Trial) -> bool:
     why: Exception | None = None
     for level in ("off", "default"):
         try:
-            running = session(trial, trial.original, level)
+            running = session(trial, trial.original, level, providers.without_tensorrt(trial.way))
         except CannotRun as reason:
             why = reason
             continue
@@ -127,11 +134,16 @@ def _behind_outputs(trial: Trial) -> set[str]:
     return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
-def session(trial: Trial, model: onnx.ModelProto, level: str) -> Any:
+def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
+    """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
-        level, deterministic=True, threads=sessions.threads(), entries={"session.intra_op.allow_spinning": "0"}
+        level, deterministic=trial.way.careful, threads=sessions.threads(), entries=_ENTRIES, profile=profile
     )
-    return sessions.session(placed(model, trial.folder), options)
+    held = placed(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
+    return sessions.session(held, options, chain)
+
+
+_ENTRIES = {"session.intra_op.allow_spinning": "0", "session.record_ep_graph_assignment_info": "1"}
 
 
 def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:

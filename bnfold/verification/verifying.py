@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageProblem
 from . import child
+from .doctor import require
 from .judge import judge
 from .loading import found, placed
+from .placement import POLICIES, Placement
+from .providers import Way, ways
 from .results import PASS, Compared, Level, Structure, Verification
 
 if TYPE_CHECKING:
@@ -32,29 +35,38 @@ def verify(
     effort: str = "fast",
     seed: int = 0,
     levels: Sequence[str] = LEVELS,
+    providers: Sequence[str] = ("cpu",),
+    placement: str = "compute",
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
 
-    Both run on onnxruntime's CPU provider, with graph optimization off (every tensor the two share is compared) and at
-    its default (outputs), against a float64 evaluation of the original that shares no code with fold or runtime.
-    `effort` is `fast` (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
-    Raises ModelProblem where a file is no readable model.
+    Both run on onnxruntime, with graph optimization off (every tensor the two share is compared) and at its default
+    (outputs), against a float64 evaluation of the original that shares no code with fold or runtime. `effort` is `fast`
+    (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
+
+    `providers` are cpu, cuda and tensorrt; the GPU's run with strict float32 arithmetic and with their default, and
+    where the nodes ran is held against the policy `placement`: strict, compute or any.
+    Raises ModelProblem where a file is no readable model, EnvironmentProblem where a provider cannot run.
     """
-    _check(effort, levels)
+    _check(effort, levels, placement)
+    served = list(ways(providers))
     started = time.perf_counter()
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
         request: dict[str, Any] = {"original": str(first), "folded": str(second), "effort": effort}
-        request.update(seed=seed, levels=list(levels))
+        request.update(seed=seed, levels=list(levels), placement=placement)
+        require(way.provider for way in served if way.gpu)
         structure, blocked = _structure(request)
         same = structure is not None and structure.identical
-        numbers = _Numbers() if same else _numbers(request)
+        numbers = _Numbers() if same else _all_numbers(request, served)
     verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, (*blocked, *numbers.blocked))
     notes = (*(structure.notes if structure else ()), *numbers.notes)
     return Verification(verdict, reasons, notes, structure, numbers.levels, models, time.perf_counter() - started)
 
 
-def _check(effort: str, levels: Sequence[str]) -> None:
+def _check(effort: str, levels: Sequence[str], placement: str) -> None:
+    if placement not in POLICIES:
+        raise UsageProblem(f"unknown placement policy {placement!r}", f"Choose one of: {', '.join(POLICIES)}.")
     if effort not in SECONDS:
         raise UsageProblem(f"unknown effort {effort!r}", f"Choose one of: {', '.join(SECONDS)}.")
     for level in levels:
@@ -100,14 +112,29 @@ class _Numbers:
         self.levels, self.blocked, self.notes = tuple(levels), tuple(blocked), tuple(notes)
 
 
-def _numbers(request: Mapping[str, Any]) -> _Numbers:
+def _all_numbers(request: Mapping[str, Any], served: Sequence[Way]) -> _Numbers:
+    """Every way in a child of its own: what CUDA and TensorRT read from the environment they read once."""
+    found = [_numbers(request, way) for way in served]
+    levels, blocked, notes = ([entry for one in found for entry in getattr(one, part)] for part in _PARTS)
+    return _Numbers(levels, blocked, list(dict.fromkeys(notes)))
+
+
+_PARTS = ("levels", "blocked", "notes")
+
+
+def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
+    asked = {**request, "provider": way.provider, "math": way.math}
+    memory = None if way.gpu else child.most_memory()  # CUDA reserves far more than it uses
     try:
-        answer = child.run("numbers", request, seconds=SECONDS[request["effort"]], memory=child.most_memory())
+        answer = child.run(
+            "numbers", asked, seconds=SECONDS[request["effort"]], memory=memory, environment=way.environment
+        )
     except child.Crashed as why:
-        return _Numbers(blocked=[str(why)])
+        return _Numbers(blocked=[f"{way.provider}: {why}" if way.gpu else str(why)])
     return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"])
 
 
 def _level(entry: Mapping[str, Any]) -> Level:
     tensors = tuple(Compared(**tensor) for tensor in entry["tensors"])
-    return Level(**{**entry, "cases": tuple(entry["cases"]), "tensors": tensors})
+    placements = tuple(Placement(**{**each, "broken": tuple(each["broken"])}) for each in entry["placements"])
+    return Level(**{**entry, "cases": tuple(entry["cases"]), "tensors": tensors, "placements": placements})

@@ -1,0 +1,150 @@
+"""`doctor`: for each provider what is installed, what loads, what really ran, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
+from typing import Any, ClassVar
+
+from ..errors import EnvironmentProblem, UsageProblem
+from . import child
+from .libraries import ABSENT, DRIVER, source
+from .providers import PROVIDERS
+
+SCHEMA = "bnfold.doctor/1"
+SECONDS = 120.0
+INSTALL = {
+    "cpu": "pip install bnfold",
+    "cuda": 'pip install "bnfold[gpu]"',
+    "tensorrt": 'pip install "bnfold[gpu,tensorrt]"',
+}
+_WHEELS = {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "nvidia-"), "tensorrt": ("onnxruntime", "tensorrt")}
+
+
+@dataclass(frozen=True)
+class Health:
+    """One provider on this machine; `libraries` are those it needs, each with why it does not load, or nothing."""
+
+    provider: str
+    name: str
+    works: bool
+    why: str
+    fix: str
+    ran_on: tuple[str, ...]
+    wheels: dict[str, str]
+    libraries: dict[str, str]
+    versions: dict[str, str]
+    driver: dict[str, Any]
+
+    def row(self) -> tuple[str, ...]:
+        """For a table."""
+        known = dict(self.versions)
+        if self.driver:
+            known["driver"] = self.driver["version"]
+            known.update((f"GPU {i}", gpu["name"]) for i, gpu in enumerate(self.driver["gpus"]))
+        versions = ", ".join(f"{name} {version}" for name, version in known.items())
+        return (self.provider, "yes" if self.works else "no", ", ".join(self.ran_on) or "nothing", versions)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Every provider, and what else a session depends on."""
+
+    providers: tuple[Health, ...]
+    system: str
+    python: str
+    environment: dict[str, str]
+
+    COLUMNS: ClassVar = ("provider", "works", "one node ran on", "versions")
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One line per provider for a table."""
+        return [health.row() for health in self.providers]
+
+    def require(self, names: Iterable[str]) -> None:
+        """Raise EnvironmentProblem for the first of `names` that does not work."""
+        health = {each.provider: each for each in self.providers}
+        for name in names:
+            if name not in PROVIDERS:
+                raise UsageProblem(f"unknown execution provider {name!r}", f"Choose from: {', '.join(PROVIDERS)}.")
+            _insist(health[name])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+def doctor() -> Diagnosis:
+    """Look at cpu, cuda and tensorrt, each in a child process; nothing is installed or changed."""
+    found = tuple(examined(provider) for provider in PROVIDERS)
+    names = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_TF32_OVERRIDE")
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    return Diagnosis(found, platform.platform(), platform.python_version(), environment)
+
+
+def require(providers: Iterable[str]) -> None:
+    """Raise EnvironmentProblem, with what is missing, for a provider that does not run a one-node session."""
+    for provider in dict.fromkeys(providers):
+        _insist(examined(provider))
+
+
+def _insist(health: Health) -> None:
+    if not health.works:
+        raise EnvironmentProblem(f"{health.name} cannot run here: {health.why}", health.fix)
+
+
+def examined(provider: str) -> Health:
+    """One provider, looked at in a child: a driver that crashes takes nothing else along."""
+    wheels = installed(_WHEELS[provider])
+    try:
+        found = child.run("probe", {"provider": provider}, seconds=SECONDS)
+    except child.Crashed as why:
+        fix = "Check the NVIDIA driver with nvidia-smi; reinstall the wheels: " + INSTALL[provider]
+        return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
+    works = PROVIDERS[provider] in found["ran_on"]
+    reason, fix = ("", "") if works else diagnosed(provider, found)
+    kept = {name: found[name] for name in ("libraries", "versions", "driver")}
+    return Health(provider, PROVIDERS[provider], works, reason, fix, tuple(found["ran_on"]), wheels, **kept)
+
+
+def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
+    """Why a provider does not work, and what to do: from what the probe found."""
+    if not found["offered"]:
+        version = found["versions"]["onnxruntime"]
+        return f"onnxruntime {version} is installed without it", f"pip uninstall onnxruntime, then {INSTALL[provider]}"
+    broken = {library: why for library, why in found["libraries"].items() if why}
+    if broken:
+        return missing(broken), _cure(provider, broken, found["driver"])
+    if found["said"]:
+        return found["said"], f"These are onnxruntime's words; nvidia-smi should list a GPU. {INSTALL[provider]}"
+    places = ", ".join(found["ran_on"]) or "nothing"
+    return f"a one-node session ran on {places}, and onnxruntime does not say why", INSTALL[provider]
+
+
+def missing(broken: Mapping[str, str]) -> str:
+    """`libcurand.so.10 (wheel nvidia-curand) and libcuda.so.1 (the NVIDIA driver) are missing`"""
+    absent = [f"{name} ({source(name)})" for name, why in broken.items() if ABSENT in why]
+    others = [f"{name} does not load: {why}" for name, why in broken.items() if ABSENT not in why]
+    listed = " and ".join(filter(None, [", ".join(absent[:-1]), *absent[-1:]]))
+    return "; ".join(([f"{listed} {'is' if len(absent) == 1 else 'are'} missing"] if absent else []) + others)
+
+
+def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -> str:
+    """What to install, in order."""
+    sources = {source(name) for name in broken}
+    needs_driver = DRIVER in sources or not driver
+    steps = ["Install the NVIDIA driver, on a machine with an NVIDIA GPU"] if needs_driver else []
+    return "; ".join(steps + [INSTALL[provider]] * bool(sources - {DRIVER})) + "."
+
+
+def installed(starts: tuple[str, ...]) -> dict[str, str]:
+    """Installed wheels whose names begin so, with their versions."""
+    found = {
+        each.metadata["Name"].lower().replace("_", "-"): each.version
+        for each in distributions()
+        if each.metadata["Name"]
+    }
+    return {name: found[name] for name in sorted(found) if name.startswith(starts)}

@@ -1,0 +1,107 @@
+"""The shared libraries of a GPU provider: which it needs, which load, and where a missing one comes from."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+
+WHEELS = {  # library: the wheel that holds it; NVIDIA's names carry a suffix up to CUDA 12
+    "libcublas": "nvidia-cublas",
+    "libcublasLt": "nvidia-cublas",
+    "libcudart": "nvidia-cuda-runtime",
+    "libcurand": "nvidia-curand",
+    "libcufft": "nvidia-cufft",
+    "libnvrtc": "nvidia-cuda-nvrtc",
+    "libcudnn": "nvidia-cudnn-cu13",
+    "libnvinfer": "tensorrt-cu13",
+    "libnvinfer_plugin": "tensorrt-cu13",
+    "libnvonnxparser": "tensorrt-cu13",
+}
+DRIVER = "the NVIDIA driver"
+ABSENT = "No such file"  # in the words of the loader of libraries
+
+
+def source(library: str) -> str:
+    """Where a library comes from: a wheel, the NVIDIA driver, or the system."""
+    stem = library.partition(".")[0]
+    if stem in ("libcuda", "libnvidia-ml"):
+        return DRIVER
+    return f"wheel {WHEELS[stem]}" if stem in WHEELS else "the system"
+
+
+def required(provider: str) -> list[str]:
+    """Libraries that onnxruntime's own library of a provider needs; TensorRT leaves nodes to CUDA and needs both."""
+    import onnxruntime as ort
+
+    folder = Path(ort.__file__).parent / "capi"
+    names = ("cuda", "tensorrt") if provider == "tensorrt" else (provider,)
+    return list(dict.fromkeys(n for name in names for n in needed(folder / f"libonnxruntime_providers_{name}.so")))
+
+
+def preload(provider: str) -> None:
+    """Load what a GPU provider needs out of installed wheels, before its first session looks for it in vain."""
+    if provider == "cpu":
+        return
+    import onnxruntime as ort
+
+    with redirect_stdout(StringIO()):  # it prints what it does not find
+        ort.preload_dlls()
+    for name in required(provider):
+        load(name)
+
+
+def load(name: str) -> str:
+    """Load a library, TensorRT's also out of its wheel; returns why that failed, or nothing."""
+    try:
+        ctypes.CDLL(name)
+    except OSError as why:
+        for path in _in_wheels(name):
+            return load(str(path))
+        return str(why)
+    return ""
+
+
+def _in_wheels(name: str) -> Iterator[Path]:
+    """Where the TensorRT wheel keeps a library: `preload_dlls` looks for CUDA and cuDNN only."""
+    spec = find_spec("tensorrt_libs")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if "/" not in name and Path(folder, name).exists():
+            yield Path(folder, name)
+
+
+def needed(path: Path) -> list[str]:
+    """The libraries that a 64-bit ELF file names as needed (DT_NEEDED); none for a file of another kind."""
+    data = path.read_bytes() if path.exists() else b""
+    if data[:6] != b"\x7fELF\x02\x01":
+        return []
+    segments = _segments(data)
+    entries = [pair for kind, start, _, size in segments if kind == 2 for pair in _pairs(data[start : start + size])]
+    tables = [value for tag, value in entries if tag == 5]
+    return [_text(data, _offset(segments, tables[0] + value)) for tag, value in entries if tag == 1]
+
+
+def _segments(data: bytes) -> list[tuple[int, int, int, int]]:
+    """Of each program header: type, offset in the file, address, size in the file."""
+    (start,) = struct.unpack_from("<Q", data, 32)
+    size, count = struct.unpack_from("<HH", data, 54)
+    found = (struct.unpack_from("<IIQQQQ", data, start + i * size) for i in range(count))
+    return [(kind, offset, address, length) for kind, _, offset, address, _, length in found]
+
+
+def _pairs(section: bytes) -> Iterator[tuple[int, int]]:
+    """Tag and value of the entries of a dynamic section."""
+    return struct.iter_unpack("<qQ", section[: len(section) // 16 * 16])
+
+
+def _offset(segments: list[tuple[int, int, int, int]], address: int) -> int:
+    """Where in the file an address is loaded from."""
+    return next(at - base + address for kind, at, base, size in segments if kind == 1 and base <= address < base + size)
+
+
+def _text(data: bytes, start: int) -> str:
+    return data[start : data.index(b"\0", start)].decode()

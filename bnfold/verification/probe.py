@@ -1,0 +1,130 @@
+"""One look at one provider, in a child: what loads, what onnxruntime says, what a one-node session really ran on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+from onnx import numpy_helper
+
+from . import libraries, sessions
+from .child import stage
+from .driver import driver
+from .placement import assigned, ran
+from .providers import Way, chain
+
+
+def probe(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything about `request["provider"]` (cpu, cuda or tensorrt) that only loading and running can tell."""
+    import onnxruntime as ort
+
+    way = Way(request["provider"])
+    found: dict[str, Any] = {"offered": way.name in ort.get_available_providers(), "libraries": {}, "ran_on": []}
+    found.update(placed_on=[], said="", versions={"onnxruntime": ort.__version__}, driver={})
+    if way.gpu:
+        stage(f"loading the libraries of {way.name}")
+        libraries.preload(way.provider)
+        found["driver"] = driver()
+        found["libraries"] = {name: libraries.load(name) for name in libraries.required(way.provider)}
+        found["versions"].update(versions())
+    if found["offered"] and not any(found["libraries"].values()):
+        found.update(_tried(way))
+    return found
+
+
+def _tried(way: Way) -> dict[str, Any]:
+    """Run one Conv (which on CUDA also wants cuDNN) and see where it went, and what onnxruntime prints meanwhile."""
+    stage(f"a one-node session on {way.name}")
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        entries = {"session.record_ep_graph_assignment_info": "1"}
+        options = sessions.options("off", entries=entries, profile=f"{folder}/ran")
+        with overheard() as words:
+            try:
+                running = sessions.session(_one_node(), options, chain(way))
+                sessions.outputs(running, ["y"], {"x": np.ones((1, 1, 2, 2), np.float32)})
+            except sessions.CannotRun as why:
+                return {"said": _cleaned(words()) or str(why)}
+        placed = {node.provider for node in assigned(running)}
+        kernels = {node.provider for node in ran(sessions.finish(running))}
+    return {"placed_on": sorted(placed), "ran_on": sorted(kernels), "said": _cleaned(words())}
+
+
+def _one_node() -> bytes:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[1,1,2,2] x) => (float[1,1,2,2] y) { y = Conv (x, w) }'
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.full((1, 1, 1, 1), 2, np.float32), "w"))
+    return bytes(model.SerializeToString())
+
+
+@contextmanager
+def overheard() -> Iterator[Any]:
+    """What native code prints to stderr within; the value is a function that returns it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as stream:
+        os.dup2(stream.fileno(), 2)
+        said: list[bytes] = []
+        try:
+            yield lambda: said[0] if said else _all(stream)
+        finally:
+            said.append(_all(stream))
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _all(stream: Any) -> bytes:
+    stream.seek(0)
+    return bytes(stream.read())
+
+
+def _cleaned(printed: bytes) -> str:
+    """The first of onnxruntime's messages, without colours, times and the places in its sources."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode("utf-8", "replace"))
+    lines = [line for line in text.splitlines() if line.strip()]
+    first = re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", lines[0]) if lines else ""
+    return re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ ", "", first).strip()
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that are loaded: CUDA's runtime, cuDNN, TensorRT."""
+    found = {
+        "CUDA runtime": _number("libcudart.so", "cudaRuntimeGetVersion", (1000, 10), by_reference=True),
+        "cuDNN": _number("libcudnn.so", "cudnnGetVersion", (10000, 100)),
+        "TensorRT": _number("libnvinfer.so", "getInferLibVersion", (10000, 100)),
+    }
+    return {name: version for name, version in found.items() if version}
+
+
+def _number(library: str, function: str, parts: tuple[int, int], *, by_reference: bool = False) -> str:
+    """Ask a loaded library for its version, a number whose parts are worth so much."""
+    path = _loaded(library)
+    if not path:
+        return ""
+    ask, number = getattr(ctypes.CDLL(path), function), ctypes.c_int(0)
+    returned = ask(ctypes.byref(number)) if by_reference else ask()
+    value = number.value if by_reference else int(returned)
+    return f"{value // parts[0]}.{value % parts[0] // parts[1]}" + ("" if by_reference else f".{value % parts[1]}")
+
+
+def _loaded(library: str) -> str:
+    """The file of a library that this process has loaded (Linux tells)."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
+    return next(
+        (
+            path
+            for line in lines
+            if Path(path := line.partition("/")[1] + line.partition("/")[2]).name.startswith(library)
+        ),
+        "",
+    )

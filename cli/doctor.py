@@ -1,0 +1,32 @@
+"""`bnfold doctor`"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    ep: Annotated[str, typer.Option("--ep", help="Providers that must work: cpu, cuda, tensorrt.")] = "cpu",
+    json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the answer as JSON.")] = None,
+) -> None:
+    """Say which execution providers work here, what a one-node session really ran on, and how to mend what does not.
+
+    Exits 0 if the providers of --ep work, 4 if one does not; the others are for information.
+    """
+    from bnfold.verification.doctor import doctor as look
+    from bnfold.verification.providers import ways
+    from bnfold_cli import console
+
+    wanted = list(dict.fromkeys(way.provider for way in ways(ep.split(","))))
+    found = look()
+    if json != "-":
+        console.table("Execution providers", found.COLUMNS, found.rows())
+        for health in found.providers:
+            if not health.works:
+                words = f"{health.provider}: {health.why}\nto do: {health.fix}"
+                console.data.print(words, markup=False, soft_wrap=True)
+    if json:
+        console.write_json(found.to_json(), json)
+    found.require(wanted)
