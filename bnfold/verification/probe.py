@@ -53,10 +53,10 @@ def _tried(way: Way) -> dict[str, Any]:
                 running = sessions.session(_one_node(), options, chain(way))
                 sessions.outputs(running, ["y"], {"x": np.ones((1, 1, 2, 2), np.float32)})
             except sessions.CannotRun as why:
-                return {"said": _cleaned(words()) or str(why)}
+                return {"said": cleaned(words()) or str(why)}
         placed = {node.provider for node in assigned(running)}
         kernels = {node.provider for node in ran(sessions.finish(running))}
-    return {"placed_on": sorted(placed), "ran_on": sorted(kernels), "said": _cleaned(words())}
+    return {"placed_on": sorted(placed), "ran_on": sorted(kernels), "said": cleaned(words())}
 
 
 def _one_node() -> bytes:
@@ -87,7 +87,7 @@ def _all(stream: Any) -> bytes:
     return bytes(stream.read())
 
 
-def _cleaned(printed: bytes) -> str:
+def cleaned(printed: bytes) -> str:
     """The first of onnxruntime's messages, without colours, times and the places in its sources."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode("utf-8", "replace"))
     lines = [line for line in text.splitlines() if line.strip()]

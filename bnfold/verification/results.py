@@ -73,8 +73,8 @@ class Level:
 
     @property
     def title(self) -> str:
-        """For a table: `off`, or `cuda off strict`."""
-        return f"{self.provider} {self.level} {self.math}" if self.way.gpu else self.level
+        """For a table: `off`, or `cuda off, strict math`."""
+        return f"{self.provider} {self.level}, {self.math} math" if self.way.gpu else self.level
 
     @property
     def where(self) -> str:

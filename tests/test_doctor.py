@@ -1,0 +1,256 @@
+"""`bnfold doctor`: what is missing is named, what works has run, and nothing that crashes takes the command along."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.verification import child, libraries, probe
+from bnfold.verification import doctor as doctoring
+from bnfold.verification.doctor import diagnosed, doctor, examined, missing, require
+from bnfold.verification.driver import driver
+from bnfold.verification.providers import PROVIDERS
+from bnfold_cli.main import run
+
+ABSENT = "{}: cannot open shared object file: No such file or directory"
+
+
+def test_the_cpu_provider_works_and_that_is_seen_not_believed() -> None:
+    found = examined("cpu")
+    assert found.works
+    assert found.ran_on == ("CPUExecutionProvider",)
+    assert found.versions["onnxruntime"] in found.wheels.values()
+    assert (found.why, found.fix) == ("", "")
+    require(["cpu"])
+
+
+def test_every_provider_works_or_says_why_not_and_what_to_do() -> None:
+    found = doctor()
+    assert [health.provider for health in found.providers] == list(PROVIDERS)
+    for health in found.providers:
+        assert health.works == (PROVIDERS[health.provider] in health.ran_on)
+        assert health.works or (health.why and health.fix)
+    answer = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert answer["schema"] == "bnfold.doctor/1"
+    assert answer["providers"][0]["ran_on"] == ["CPUExecutionProvider"]
+
+
+def found_by_probe(**changes: object) -> dict[str, Any]:
+    plain = {"offered": True, "libraries": {}, "ran_on": [], "said": "", "versions": {"onnxruntime": "1.31.1"}}
+    return {**plain, "driver": {}, **changes}
+
+
+CURAND, CUDA, INFER = "libcurand.so.10", "libcuda.so.1", "libnvinfer.so.10"
+GPU = {"version": "580.1", "cuda": "13.0", "gpus": [{"name": "Tesla", "uuid": "GPU-1"}]}
+DIAGNOSES = {
+    "a wheel": (
+        {"libraries": {CURAND: ABSENT.format(CURAND), "libc.so.6": ""}, "driver": GPU},
+        "libcurand.so.10 (wheel nvidia-curand) is missing",
+        'pip install "bnfold[gpu]".',
+    ),
+    "a wheel and the driver": (
+        {"libraries": {CURAND: ABSENT.format(CURAND), CUDA: ABSENT.format(CUDA)}},
+        "libcurand.so.10 (wheel nvidia-curand) and libcuda.so.1 (the NVIDIA driver) are missing",
+        'Install the NVIDIA driver, on a machine with an NVIDIA GPU; pip install "bnfold[gpu]".',
+    ),
+    "the driver": (
+        {"libraries": {CUDA: ABSENT.format(CUDA)}},
+        "libcuda.so.1 (the NVIDIA driver) is missing",
+        "Install the NVIDIA driver, on a machine with an NVIDIA GPU.",
+    ),
+    "a library of another version": (
+        {"libraries": {CURAND: "version `LIBC_9' not found"}, "driver": GPU},
+        "libcurand.so.10 does not load: version `LIBC_9' not found",
+        'pip install "bnfold[gpu]".',
+    ),
+    "an onnxruntime for the CPU": (
+        {"offered": False},
+        "onnxruntime 1.31.1 is installed without it",
+        'pip uninstall onnxruntime, then pip install "bnfold[gpu]"',
+    ),
+    "onnxruntime says why": (
+        {"said": "CUDA failure 100: no CUDA-capable device is detected", "ran_on": ["CPUExecutionProvider"]},
+        "CUDA failure 100: no CUDA-capable device is detected",
+        'These are onnxruntime\'s words; nvidia-smi should list a GPU. pip install "bnfold[gpu]"',
+    ),
+    "a silent fall back to the CPU": (
+        {"ran_on": ["CPUExecutionProvider"]},
+        "a one-node session ran on CPUExecutionProvider, and onnxruntime does not say why",
+        'pip install "bnfold[gpu]"',
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DIAGNOSES)
+def test_why_a_provider_does_not_work_and_what_to_do(case: str) -> None:
+    changes, why, fix = DIAGNOSES[case]
+    assert diagnosed("cuda", found_by_probe(**changes)) == (why, fix)
+
+
+def test_tensorrt_is_mended_with_both_extras() -> None:
+    broken = {CURAND: ABSENT.format(CURAND), INFER: ABSENT.format(INFER), CUDA: ABSENT.format(CUDA)}
+    why, fix = diagnosed("tensorrt", found_by_probe(libraries=broken, driver=GPU))
+    assert why.startswith("libcurand.so.10 (wheel nvidia-curand), libnvinfer.so.10 (wheel tensorrt-cu13) and libcuda")
+    assert 'pip install "bnfold[gpu,tensorrt]"' in fix
+
+
+def test_missing_and_broken_are_told_apart() -> None:
+    assert missing({CURAND: ABSENT.format(CURAND), CUDA: "odd"}) == (
+        "libcurand.so.10 (wheel nvidia-curand) is missing; libcuda.so.1 does not load: odd"
+    )
+
+
+def test_a_probe_that_crashes_is_a_provider_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = child.run
+
+    def crash(job: str, request: Mapping[str, Any], **limits: float) -> dict[str, Any]:
+        return real("crash", {"signal": int(signal.SIGSEGV)}, seconds=30)
+
+    monkeypatch.setattr(doctoring.child, "run", crash)
+    found = examined("cuda")
+    assert not found.works
+    assert found.why == "a crash on purpose crashed (SIGSEGV)"
+    with pytest.raises(EnvironmentProblem, match="CUDAExecutionProvider cannot run here: a crash on purpose crashed"):
+        require(["cuda"])
+
+
+def test_the_libraries_a_file_needs_are_read_from_it(tmp_path: Path) -> None:
+    text = tmp_path / "text.so"
+    text.write_text("not a library")
+    assert libraries.needed(text) == []
+    assert libraries.needed(tmp_path / "missing.so") == []
+    if sys.platform == "linux":
+        import onnxruntime
+
+        inside = Path(onnxruntime.__file__).parent / "capi"
+        shared = next(inside.glob("onnxruntime_pybind11_state*.so"))
+        assert "libc.so.6" in libraries.needed(shared)
+        for name in libraries.needed(shared):
+            assert libraries.load(name) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
+def test_what_a_gpu_provider_needs_is_known_without_loading_it() -> None:
+    cuda, both = libraries.required("cuda"), libraries.required("tensorrt")
+    if not cuda:
+        pytest.skip("this onnxruntime is built without the CUDA provider")
+    assert {name.partition(".")[0] for name in cuda} >= {"libcudart", "libcublas", "libcuda"}
+    assert {name.partition(".")[0] for name in both} >= {"libcudart", "libnvinfer", "libcudnn"}
+    known = {libraries.source(name) for name in both}
+    assert known <= {"the system", libraries.DRIVER, *(f"wheel {wheel}" for wheel in libraries.WHEELS.values())}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
+def test_a_library_that_is_not_there_is_named_by_the_loader() -> None:
+    assert libraries.ABSENT in libraries.load("libbnfold-missing.so.1")
+
+
+PRINTED = (
+    b"\x1b[1;31m2026-11-21 03:41:28.014535982 [E:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] "
+    b"/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& "
+    b"onnxruntime::ProviderLibrary::Get() [ONNXRuntimeError] : 1 : FAIL : Failed to load library a.so with error: "
+    b"b.so.13: cannot open shared object file: No such file or directory\n\x1b[m\n\x1b[0;93mmore\x1b[m"
+)
+
+
+def test_what_onnxruntime_prints_is_made_one_readable_line() -> None:
+    assert probe.cleaned(PRINTED) == (
+        "Failed to load library a.so with error: b.so.13: cannot open shared object file: No such file or directory"
+    )
+    assert probe.cleaned(b"") == ""
+
+
+def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    with probe.overheard() as words:
+        subprocess.run([sys.executable, "-c", "import sys; print('inside', file=sys.stderr)"], check=True)
+        assert words() == b"inside\n"
+    print("outside", file=sys.stderr, flush=True)
+    assert capfd.readouterr().err == "outside\n"
+
+
+FAKE = """
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 13020; return 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned n) { strncpy(text, "580.159.04", n); return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { *h = (void *)(long)(i + 1); return 0; }
+int nvmlDeviceGetName(void *h, char *text, unsigned n) { strncpy(text, (long)h == 1 ? "one" : "two", n); return 0; }
+int nvmlDeviceGetUUID(void *h, char *text, unsigned n) { strncpy(text, "GPU-x", n); return 0; }
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_the_driver_and_its_gpus_are_asked_through_nvml(tmp_path: Path) -> None:
+    source, library = tmp_path / "nvml.c", tmp_path / "nvml.so"
+    source.write_text(FAKE)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    found = driver(str(library))
+    assert (found["version"], found["cuda"]) == ("580.159.04", "13.2")
+    assert found["gpus"] == [{"name": "one", "uuid": "GPU-x"}, {"name": "two", "uuid": "GPU-x"}]
+    source.write_text(FAKE.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }"))
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "off.so", source], check=True)
+    assert driver(str(tmp_path / "off.so")) == {}
+
+
+def test_no_driver_is_no_error() -> None:
+    assert driver("libbnfold-missing.so.1") == {}
+
+
+def test_an_unknown_provider_is_a_usage_problem() -> None:
+    with pytest.raises(UsageProblem, match="unknown execution provider 'gpu'"):
+        doctoring.Diagnosis((), "", "", {}).require(["gpu"])
+
+
+def health(provider: str, works: bool) -> doctoring.Health:
+    words = ("", "") if works else ("it is broken", 'pip install "bnfold[gpu]"')
+    ran = (PROVIDERS[provider],) if works else ()
+    return doctoring.Health(provider, PROVIDERS[provider], works, *words, ran, {}, {}, {"onnxruntime": "1"}, GPU)
+
+
+@pytest.fixture
+def only_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    healths = tuple(health(provider, provider == "cpu") for provider in PROVIDERS)
+    monkeypatch.setattr(doctoring, "doctor", lambda: doctoring.Diagnosis(healths, "Linux", "3.11", {}))
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_the_command_says_what_works_and_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert 'cuda: it is broken\nto do: pip install "bnfold[gpu]"\n' in out
+    assert "driver 580.1" in " ".join(out.split())
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_a_provider_that_must_work_and_does_not_is_exit_4(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--ep", "cpu,cuda", "--json", "-"]) == 4
+    out, err = capsys.readouterr()
+    assert [each["works"] for each in json.loads(out)["providers"]] == [True, False, False]
+    assert err.splitlines() == [
+        "error: CUDAExecutionProvider cannot run here: it is broken",
+        'hint: pip install "bnfold[gpu]"',
+    ]
+
+
+@pytest.mark.usefixtures("only_cpu")
+def test_the_answer_is_written_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--json", str(tmp_path / "health.json")]) == 0
+    assert json.loads((tmp_path / "health.json").read_text())["python"] == "3.11"
+    assert "Execution providers" in capsys.readouterr().out
+
+
+def test_the_command_knows_only_its_providers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["doctor", "--ep", "rocm"]) == 2
+    assert "error: unknown execution provider 'rocm'" in capsys.readouterr().err
