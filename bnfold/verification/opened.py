@@ -70,14 +70,14 @@ def _load(
     engine, profile = providers.profile(runs), ""
     if proved:
         profile = f"{trial.folder}/ran{next(_numbers)}"
-        engine |= providers.cached(trial.folder, f"{_digest(held)[:16]}-{level}")
+        engine |= providers.cached(trial.folder, f"{digest(held)[:16]}-{level}")
     try:
         return session(trial, held, level, providers.chain(trial.way, engine), profile)
     except CannotRun as why:
         raise CannotRun(f"{label} does not load with graph optimization {level}: {why}") from why
 
 
-def _digest(held: bytes | str) -> str:
+def digest(held: bytes | str) -> str:
     """The sha256 of a model as onnxruntime takes it; of a file without its external data, whose name is its own."""
     return hashlib.sha256(held if isinstance(held, bytes) else Path(held).read_bytes()).hexdigest()
 

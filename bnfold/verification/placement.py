@@ -62,7 +62,7 @@ class Placement:
     def words(self) -> str:
         """`20 nodes on CUDAExecutionProvider`"""
         counts = {provider: sum(operators.values()) for provider, operators in (self.assigned or self.ran).items()}
-        return ", ".join(f"{count} nodes on {provider}" for provider, count in counts.items())
+        return ", ".join(f"{count} node{'s' * (count != 1)} on {provider}" for provider, count in counts.items())
 
 
 def named(model: onnx.ModelProto) -> None:

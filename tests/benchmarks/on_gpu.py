@@ -68,8 +68,11 @@ def make(name: str, cache: Path) -> None:
 
 
 def summary(level: Level) -> dict[str, Any]:
-    """One level in few numbers: errors and noise of the outputs, relative to their size, and where the fold ran."""
-    outputs = [tensor for tensor in level.tensors if tensor.output]
+    """One level in few numbers: errors and noise of the outputs, relative to their size, and where both models ran.
+
+    Where the fold sites are on their own there are no outputs: theirs, then.
+    """
+    outputs = [tensor for tensor in level.tensors if tensor.output] or level.tensors
     kinds = ("rms_original", "rms_folded", "rms_noise", "max_abs_original", "max_abs_folded")
     worst = max((tensor.ratio for tensor in level.tensors if not tensor.moved), default=0.0)
     return {

@@ -1,0 +1,544 @@
+"""Execution providers: what onnxruntime is asked for, where nodes ran, noise and TF32, and no silent pass on the CPU.
+
+There is no GPU where these tests usually run. What a GPU provider does to the report is tried with sessions of the CPU
+in its place; tests marked `gpu` run on the real one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.verification import child, opened, placement, providers, sessions, verify, verifying
+from bnfold.verification.copies import jittered
+from bnfold.verification.doctor import examined
+from bnfold.verification.inputs import Case, shapes
+from bnfold.verification.judge import judge
+from bnfold.verification.measure import Tally, is_unsteady
+from bnfold.verification.placement import Node
+from bnfold.verification.providers import STRICT, Way
+from bnfold.verification.sessions import CPU, CUDA, TENSORRT
+from bnfold_cli.main import run
+from tests.benchmarks import on_gpu
+from tests.test_verify_verdicts import level
+from tests.verify_nets import CONV, EPSILON, GEMM, chain, one_channel, run_here, swapped
+
+WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("tensorrt"))
+
+
+# What onnxruntime is asked for
+
+
+def test_every_provider_is_run_with_each_of_its_arithmetics() -> None:
+    assert tuple(providers.ways(["cpu", "cuda", "tensorrt", "cuda"])) == WAYS
+    with pytest.raises(UsageProblem, match="unknown execution provider 'gpu'"):
+        list(providers.ways(["gpu"]))
+
+
+CHAINS = {
+    Way(): [(CPU, {})],
+    Way("cuda"): [(CUDA, {})],
+    Way("cuda", STRICT): [(CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"})],
+    Way("tensorrt"): [(TENSORRT, {"trt_engine_cache_enable": "True"}), (CUDA, {})],
+    Way("tensorrt", STRICT): [
+        (TENSORRT, {"trt_engine_cache_enable": "True"}),
+        (CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}),
+    ],
+}
+
+
+@pytest.mark.parametrize("way", CHAINS, ids=str)
+def test_providers_and_their_options(way: Way) -> None:
+    assert providers.chain(way, {"trt_engine_cache_enable": "True"}) == CHAINS[way]
+    assert providers.without_tensorrt(way) == [pair for pair in CHAINS[way] if pair[0] != TENSORRT]
+
+
+def test_only_tensorrt_needs_the_environment_against_tf32() -> None:
+    assert {way: way.environment for way in WAYS if way.environment} == {
+        Way("tensorrt", STRICT): {"NVIDIA_TF32_OVERRIDE": "0"}
+    }
+
+
+def test_float32_is_float32_but_where_a_gpu_runs_as_it_serves() -> None:
+    assert [way.dropped_bits for way in WAYS] == [0, 0, 13, 0, 13]
+    assert [way.careful for way in WAYS] == [True, True, False, True, False]
+
+
+RUNS = [{"x": [2, 3, 8, 8], "n": [4]}, {"x": [1, 3, 40, 8], "n": [4]}]
+
+
+def test_a_tensorrt_engine_takes_the_shapes_of_every_input() -> None:
+    assert providers.profile(RUNS) == {
+        "trt_profile_min_shapes": "x:1x3x8x8,n:4",
+        "trt_profile_opt_shapes": "x:2x3x8x8,n:4",
+        "trt_profile_max_shapes": "x:2x3x40x8,n:4",
+    }
+
+
+@pytest.mark.parametrize("runs", [[], [{}], [{"x:0": [1]}], [{"a,b": [1]}]])
+def test_no_profile_where_shapes_are_fixed_or_names_cannot_be_written(runs: list[dict[str, list[int]]]) -> None:
+    assert providers.profile(runs) == {}
+
+
+def test_profiles_are_for_inputs_whose_shape_is_not_fixed() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x, float[2,3] z) => (float[N,3] y) { y = Add (x, x) }'
+    )
+    graph = onnx.parser.parse_model(text).graph
+    assert shapes(graph, Case("normal", 0, 5), {}) == {"x": [5, 3]}
+
+
+def engine(model: onnx.ModelProto) -> dict[str, str]:
+    digest = opened.digest(model.SerializeToString())
+    return {**providers.cached("/tmp/cache", digest), **providers.profile(RUNS)}
+
+
+def test_engines_are_kept_apart_by_the_models_sha256_and_share_their_timings() -> None:
+    weights = CONV.weights(0)
+    one, two = engine(CONV.original(weights)), engine(CONV.folded(CONV.fold(weights)))
+    assert {name for name in one if one[name] != two[name]} == {"trt_engine_cache_prefix"}
+    assert one == engine(CONV.original(weights))
+    assert one["trt_timing_cache_path"] == "/tmp/cache"
+
+
+def test_every_option_is_one_that_onnxruntime_documents() -> None:
+    full = engine(CONV.original(CONV.weights(0)))
+    for way in WAYS:
+        for provider, options in providers.chain(way, full):
+            assert sessions.checked(provider, options) == options
+    with pytest.raises(UsageProblem, match="has no option 'trt_timing_cache'"):
+        sessions.checked(TENSORRT, {"trt_timing_cache": "True"})
+
+
+def test_every_option_is_known_to_the_installed_library() -> None:
+    import onnxruntime
+
+    capi = Path(onnxruntime.__file__).parent / "capi"
+    library = next(iter(capi.glob("onnxruntime_pybind11_state*")), None)
+    if TENSORRT not in onnxruntime.get_available_providers() or library is None:
+        pytest.skip("this onnxruntime is built without TensorRT")
+    known = library.read_bytes()
+    for name, value in engine(CONV.original(CONV.weights(0))).items():
+        assert f"The value for the key '{name}' should be".encode() in known
+        if name.endswith("_enable"):
+            assert f"The value for the key '{name}' should be '{value}' or".encode() in known
+    cuda = (capi / "libonnxruntime_providers_cuda.so").read_bytes()
+    for name in dict(providers.chain(Way("cuda", STRICT)))[CUDA]:
+        assert name.encode() + b"\0" in cuda
+
+
+# Where nodes ran
+
+PLACED = {
+    "everything on the GPU": ([("a", "Conv", CUDA), ("b", "Relu", CUDA)], "strict", ""),
+    "shapes on the CPU": ([("a", "Conv", CUDA), ("s", "Shape", CPU)], "compute", ""),
+    "shapes on the CPU, but nothing may": (
+        [("a", "Conv", CUDA), ("s", "Shape", CPU)],
+        "strict",
+        "Node 's' (Shape) was placed on CPUExecutionProvider, in the folded model",
+    ),
+    "a layer on the CPU": (
+        [("a", "Conv", CUDA), ("b", "ConvTranspose", CPU)],
+        "compute",
+        "Node 'b' (ConvTranspose) was placed on CPUExecutionProvider, in the folded model",
+    ),
+    "a layer that onnxruntime fused on the CPU": (
+        [("a", "Conv", CUDA), ("b", "FusedMatMul", CPU)],
+        "compute",
+        "Node 'b' (FusedMatMul) was placed on CPUExecutionProvider, in the folded model",
+    ),
+    "a layer of constants on the CPU": ([("a", "Conv", CUDA), ("free", "MatMul", CPU)], "compute", ""),
+    "anything goes": ([("a", "Conv", CUDA), ("b", "Relu", CPU)], "any", ""),
+    "nothing on the GPU": (
+        [("s", "Shape", CPU)],
+        "any",
+        "No node is on CUDAExecutionProvider, in the folded model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACED)
+def test_what_may_run_where(case: str) -> None:
+    rows, policy, words = PLACED[case]
+    nodes = [Node(*row) for row in rows]
+    found = placement.placement("the folded model", CUDA, policy, nodes, nodes, {"free"})
+    assert next(iter(found.broken), "") == words
+
+
+def test_tensorrt_may_leave_nodes_to_cuda_but_not_all_of_them() -> None:
+    nodes = [Node("a", "Conv", TENSORRT), Node("b", "Conv", CUDA)]
+    assert placement.placement("m", TENSORRT, "compute", nodes, nodes, ()).broken == ()
+    assert placement.placement("m", TENSORRT, "strict", nodes, nodes, ()).broken
+    (words,) = placement.placement("m", TENSORRT, "compute", nodes[1:], nodes[1:], ()).broken
+    assert words == "No node is on TensorrtExecutionProvider, in m"
+
+
+def test_what_was_placed_is_held_against_what_ran() -> None:
+    given, kernels = [Node("a", "Add", CUDA)], [Node("a", "Add", CPU)]
+    (words,) = placement.placement("m", CUDA, "compute", given, kernels, ()).broken
+    assert words == f"Node 'a' (Add) was placed on {CUDA} but ran on {CPU}, in m"
+    assert placement.placement("m", CUDA, "any", given, [], ()).broken == (
+        "The profile of the run names no node: where it ran cannot be proved, in m",
+    )
+
+
+def test_where_a_model_ran_in_words_and_numbers() -> None:
+    nodes = [Node("a", "Conv", CUDA), Node("b", "Conv", CUDA), Node("s", "Shape", CPU)]
+    found = placement.placement("m", CUDA, "compute", nodes, nodes, ())
+    assert found.assigned == {CPU: {"Shape": 1}, CUDA: {"Conv": 2}}
+    assert found.words() == "1 node on CPUExecutionProvider, 2 nodes on CUDAExecutionProvider"
+
+
+ARITHMETIC = "s = Shape (x)  n = Gather (s, i)  z = Reshape (x, s)  y = Relu (z)"
+
+
+def sized(lines: str = ARITHMETIC) -> onnx.ModelProto:
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y, int64 n) {{ {lines} }}'
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "i"))
+    placement.named(model)
+    return model
+
+
+def test_nodes_that_handle_only_sizes_are_told_apart() -> None:
+    assert placement.idle(sized().graph) == {"s", "n"}
+
+
+def test_a_session_and_its_profile_say_where_nodes_are(tmp_path: Path) -> None:
+    entries = {"session.record_ep_graph_assignment_info": "1"}
+    options = sessions.options("off", entries=entries, profile=str(tmp_path / "ran"))
+    running = sessions.session(sized().SerializeToString(), options)
+    for batch in (1, 3):
+        sessions.outputs(running, ["y"], {"x": np.ones((batch, 4), np.float32)})
+    given, kernels = placement.assigned(running), placement.ran(sessions.finish(running))
+    assert {(node.name, node.operator) for node in given} == {(n.output[0], n.op_type) for n in sized().graph.node}
+    assert sorted(kernels, key=str) == sorted(given, key=str)
+    assert {node.provider for node in given} == {CPU}
+
+
+def test_a_session_that_leaves_its_provider_out_is_no_session() -> None:
+    import onnxruntime
+
+    if CUDA not in onnxruntime.get_available_providers() or examined("cuda").works:
+        pytest.skip("onnxruntime leaves out a provider whose libraries are missing; here none are")
+    with pytest.raises(sessions.CannotRun, match="onnxruntime left CUDAExecutionProvider out"):
+        sessions.session(sized().SerializeToString(), sessions.options("off"), providers.chain(Way("cuda")))
+
+
+# TF32 and noise
+
+
+def test_constants_move_by_a_unit_of_the_arithmetic() -> None:
+    model = CONV.original(CONV.weights(0))
+    before = CONV.weights(0)["w"]
+    for dropped, unit in ((0, 2.0**-23), (13, 2.0**-10)):
+        moved = {t.name: numpy_helper.to_array(t) for t in jittered(model, 1, dropped).graph.initializer}["w"]
+        step = np.abs(moved / before.astype(np.float64) - 1)
+        assert unit / 2 <= step.min() <= step.max() <= unit
+
+
+def test_constants_of_other_types_move_by_their_own_unit() -> None:
+    model = CONV.original(CONV.weights(0, np.float16))
+    plain, tf32 = (jittered(model, 1, dropped) for dropped in (0, 13))
+    assert plain.SerializeToString() == tf32.SerializeToString()
+
+
+def ratio(folded: float, again: list[float], dropped: int = 0, original: float = 1e-7) -> float:
+    truth = np.ones(1000)
+    runs = [np.full(1000, 1 + error, np.float32) for error in (original, folded)]
+    tally = Tally("y", dropped=dropped)
+    tally.add(truth, *runs, [], [np.full(1000, 1 + original + error, np.float32) for error in again])
+    return tally.worst()[0]
+
+
+def test_noise_of_the_original_is_added_to_what_a_fold_is_entitled_to() -> None:
+    assert ratio(1e-4, []) > 500
+    assert ratio(1e-4, [5e-5]) == pytest.approx(2, rel=0.05)
+    assert ratio(1e-4, [1e-6, 5e-5]) == pytest.approx(2, rel=0.05)
+    assert ratio(1e-7, []) == ratio(1e-7, [0.0])
+
+
+def test_what_tf32_explains_is_no_fault_and_what_it_does_not_is() -> None:
+    assert ratio(1e-3, [], original=0) > 8
+    assert ratio(1e-3, [], dropped=13, original=0) == pytest.approx(1e-3 * 2**11, rel=0.01)
+    assert ratio(1e-2, [], dropped=13, original=0) > 8
+
+
+def test_an_oracle_is_not_disputed_for_what_tf32_does() -> None:
+    for dropped, disputed in ((0, True), (13, False)):
+        tally = Tally("y", dropped=dropped)
+        run = np.full(9, 1.002, np.float32)
+        tally.add(np.ones(9), run, run, [])
+        assert tally.disputed is disputed
+
+
+def test_an_input_is_steady_by_the_arithmetics_own_measure() -> None:
+    values = np.ones(9, np.float32)
+    moved = [values * np.float32(1.002)]
+    assert is_unsteady(values, moved)
+    assert not is_unsteady(values, moved, dropped=13)
+
+
+# In the report
+
+
+@pytest.fixture
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+
+
+@pytest.fixture
+def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch, _in_this_process: None) -> None:
+    """A CUDA that is the CPU under another name."""
+    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(providers, "chain", lambda way, engine=None: [(CPU, {})])
+    monkeypatch.setattr(placement, "CPU", "no provider")
+    monkeypatch.setitem(providers.PROVIDERS, "cuda", CPU)
+
+
+@pytest.mark.usefixtures("_in_this_process")
+def test_on_the_cpu_every_node_is_proved_to_be_there() -> None:
+    weights = CONV.weights(0)
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)))
+    assert [each.title for each in found.levels] == ["off", "default"]
+    for each in found.levels:
+        assert [placed.model for placed in each.placements] == ["the original", "the folded model"]
+        assert all(set(placed.assigned) == set(placed.ran) == {CPU} for placed in each.placements)
+        assert all(t.rms_noise == 0 for t in each.tensors)
+    assert sum(found.levels[0].placements[1].assigned[CPU].values()) == 3
+    answer = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert answer["levels"][0]["provider"] == "cpu"
+    assert answer["levels"][0]["placements"][0]["broken"] == []
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_each_provider_arithmetic_and_optimization_is_a_level() -> None:
+    weights = CONV.weights(0)
+    original = CONV.original(weights)
+    found = verify(original, CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda"])
+    assert found.passed, found.reasons
+    assert [each.title for each in found.levels] == [
+        *("off", "default"),
+        *("cuda off, strict math", "cuda default, strict math"),
+        *("cuda off, default math", "cuda default, default math"),
+    ]
+    assert len(found.reasons) == 6
+    assert "cuda, strict math, optimization off: 3 tensors" in found.reasons[2]
+    assert found.reasons[2].endswith("; 3 nodes on CPUExecutionProvider")
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_a_fault_is_found_with_strict_math_and_a_large_one_also_with_tf32s_allowance() -> None:
+    weights = GEMM.weights(3)
+    original, folded = GEMM.original(weights), GEMM.fold(weights)
+    small = verify(original, GEMM.folded({**folded, "w": one_channel(folded["w"])}), providers=["cuda"])
+    assert small.verdict == "FAIL"
+    assert "cuda, strict math, optimization off: fold site 'n' (BatchNormalization) channel 9" in small.reasons[0]
+    large = verify(original, GEMM.folded({**folded, "b": swapped(folded["b"])}), providers=["cuda"])
+    assert any(reason.startswith("cuda, default math, optimization off") for reason in large.reasons)
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_fold_sites_are_also_run_on_their_own_with_strict_math() -> None:
+    r = np.random.default_rng(0)
+    first = {"a": r.standard_normal((4, 4, 3)), "c": np.array([0, 0, -1e6, 0])}
+    w, s, t = r.standard_normal((4, 4, 3)), r.uniform(0.5, 2, 4), r.standard_normal(4)
+    lines = "h = Conv <pads = [1,1]> (x, a, c)  r = Relu (h)  {} = Conv <pads = [1,1]> (r, w"
+    bn = {"s": s, "t": t, "m": np.zeros(4), "v": np.ones(4)}
+    original = chain(f"{lines.format('q')})  y = BatchNormalization (q, s, t, m, v)", {**first, "w": w, **bn})
+    right = w * (s / np.sqrt(1 + EPSILON)).reshape(4, 1, 1)
+    dead = right * (1 + 1e-3 * (np.arange(4) == 2)).reshape(1, 4, 1)
+    for weights, verdict in ((right, "PASS"), (dead, "FAIL")):
+        folded = chain(f"{lines.format('y')}, t)", {**first, "w": weights, "t": t})
+        found = verify(original, folded, providers=["cuda"])
+        assert found.verdict == verdict
+        assert "cuda isolated, strict math" in [each.title for each in found.levels]
+    assert found.reasons[0].startswith("cuda, strict math, optimization isolated: fold site 'y'")
+
+
+def test_a_provider_that_quietly_ran_on_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(providers, "chain", lambda way, engine=None: [(CPU, {})])
+    weights = CONV.weights(0)
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
+    assert found.verdict == "FAIL"
+    assert "optimization off: No node is on CUDAExecutionProvider, in the original (8 more)" in found.reasons[0]
+    assert "in the folded model" in found.reasons[1]
+
+
+def test_a_placement_against_the_policy_fails_whatever_the_numbers_say() -> None:
+    nodes = [Node("a", "Conv", CUDA), Node("b", "Conv", CPU)]
+    placed = placement.placement("the folded model", CUDA, "compute", nodes, nodes, ())
+    cuda = level("off", provider="cuda", math=STRICT, placements=(placed,))
+    verdict, reasons = judge(None, [cuda], [])
+    assert verdict == "FAIL"
+    words = "Node 'b' (Conv) was placed on CPUExecutionProvider, in the folded model (1 more)"
+    assert reasons == (f"cuda, strict math, optimization off: {words}",)
+
+
+def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str, Mapping[str, str], int | None]] = []
+
+    def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        if job == "numbers":
+            asked.append((request["provider"], request["math"], how["environment"], how["memory"]))
+            return {"levels": [], "blocked": [], "notes": []}
+        raise child.Crashed("not asked for here")
+
+    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(verifying.child, "run", answer)
+    weights = CONV.weights(0)
+    verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda", "tensorrt"])
+    assert asked == [
+        ("cuda", "strict", {}, None),
+        ("cuda", "default", {}, None),
+        ("tensorrt", "strict", {"NVIDIA_TF32_OVERRIDE": "0"}, None),
+        ("tensorrt", "default", {}, None),
+    ]
+
+
+def test_a_child_sees_the_environment_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = child._wait
+
+    def wait(command: list[str], noise: Any, seconds: float, environment: dict[str, str]) -> int | None:
+        seen.append(environment.get("NVIDIA_TF32_OVERRIDE", "unset"))
+        return real(command, noise, seconds, environment)
+
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    monkeypatch.setattr(child, "_wait", wait)
+    for way in (Way("tensorrt", STRICT), Way("tensorrt")):
+        child.run("probe", {"provider": "cpu"}, seconds=60, environment=way.environment)
+    assert seen == ["0", "unset"]
+
+
+# A provider that is not there
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[str]:
+    weights = GEMM.weights(0)
+    onnx.save(GEMM.original(weights), tmp_path / "a.onnx")
+    onnx.save(GEMM.folded(GEMM.fold(weights)), tmp_path / "b.onnx")
+    return [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
+    provider: str, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    health = examined(provider)
+    if health.works:
+        pytest.skip(f"{provider} works here")
+    assert run(["verify", *files, "--ep", f"cpu,{provider}"]) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [f"error: {health.name} cannot run here: {health.why}", f"hint: {health.fix}"]
+    assert "missing" in health.why or "installed without it" in health.why
+    assert "pip install" in health.fix or "driver" in health.fix
+    with pytest.raises(EnvironmentProblem):
+        verify(files[0], files[0], providers=[provider])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--ep", "gpu"], "unknown execution provider 'gpu'"), (["--placement", "some"], "unknown placement policy")],
+)
+def test_what_verify_does_not_know_is_exit_2(
+    options: list[str], words: str, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["verify", *files, *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_script_for_gpu_machines_runs_to_its_end_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = CONV.weights(0)
+    onnx.save(CONV.original(weights), tmp_path / "net.onnx")
+    out = tmp_path / "result.json"
+    assert on_gpu.main(["net", "--ep", "cpu", "--cache", str(tmp_path), "--out", str(out)]) == 0
+    assert "| net | off | PASS |" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["doctor"]["schema"] == "bnfold.doctor/1"
+    (model,) = found["models"]
+    assert [each["optimization"] for each in model["levels"]] == ["off", "default"]
+    assert model["levels"][0]["placement"]["the folded model"]["ran"] == {CPU: {"Conv": 2, "Relu": 1}}
+    assert all(each["rms_folded"] > 0 for each in model["levels"])
+
+
+def test_the_script_for_gpu_machines_says_where_there_is_no_gpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if examined("cuda").works:
+        pytest.skip("there is a GPU")
+    assert on_gpu.main(["net", "--cache", str(tmp_path), "--out", str(tmp_path / "result.json")]) == 4
+    assert "error: CUDAExecutionProvider cannot run here" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# On a GPU: python -m pytest -m gpu
+
+
+@pytest.fixture(scope="module")
+def cuda() -> None:
+    health = examined("cuda")
+    if not health.works:
+        pytest.skip(f"no CUDA here: {health.why}")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("net", [CONV, GEMM], ids=["conv", "gemm"])
+def test_a_faultless_fold_passes_on_cuda(net: Any) -> None:
+    weights = net.weights(0)
+    found = verify(net.original(weights), net.folded(net.fold(weights)), providers=["cpu", "cuda"])
+    assert found.passed, found.reasons
+    gpu = [each for each in found.levels if each.provider == "cuda"]
+    assert {(each.level, each.math) for each in gpu} >= {
+        (o, m) for o in ("off", "default") for m in ("strict", "default")
+    }
+    for each in gpu:
+        assert all(set(placed.ran) == {CUDA} for placed in each.placements)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_a_planted_fault_fails_on_cuda() -> None:
+    weights = CONV.weights(0)
+    folded = CONV.fold(weights)
+    wrong = CONV.folded({**folded, "w": one_channel(folded["w"])})
+    found = verify(CONV.original(weights), wrong, providers=["cuda"])
+    assert found.verdict == "FAIL"
+    assert "cuda, strict math" in found.reasons[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_an_option_that_cuda_does_not_know_is_refused_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "checked", lambda provider, options: dict(options))
+    with pytest.raises(sessions.CannotRun):
+        sessions.session(sized().SerializeToString(), sessions.options("off"), [(CUDA, {"no_such_option": "1"})])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
+def test_shape_arithmetic_may_sit_on_the_cpu_and_strict_placement_sees_it() -> None:
+    lines = "s = Shape (x)  n = Gather (s, i)  f = Flatten (x)  g = BatchNormalization (f, a, a, a, a)  {}  y = Reshape (h, s)"
+    original, folded = (sized(lines.format(last)) for last in ("h = Relu (g)", "q = Identity (g)  h = Relu (q)"))
+    for model in (original, folded):
+        model.graph.initializer.append(numpy_helper.from_array(np.ones(4, np.float32), "a"))
+    assert verify(original, folded, providers=["cuda"]).passed
+    strict = verify(original, folded, providers=["cuda"], placement="strict")
+    assert strict.verdict == "FAIL"
+    assert "(Shape)" in strict.reasons[0] or "(Gather)" in strict.reasons[0]
