@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,17 @@ def test_a_placement_against_the_policy_fails_whatever_the_numbers_say() -> None
     assert verdict == "FAIL"
     words = "Node 'b' (Conv) was placed on CPUExecutionProvider, in the folded model (1 more)"
     assert reasons == (f"cuda, strict math, optimization off: {words}",)
+
+
+def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
+    plain = level("off")
+    (tensor,) = plain.tensors
+    lost = level("off", provider="cuda", math=STRICT, tensors=(replace(tensor, unsteady=3, usable=False),))
+    fine = level("off", provider="cuda")
+    assert judge(None, [plain, fine], [])[0] == "PASS"
+    verdict, (reason,) = judge(None, [plain, lost, fine], [])
+    assert verdict == "INCONCLUSIVE"
+    assert reason.startswith("cuda, strict math: rounding alone moves output 'y' too far to judge")
 
 
 def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

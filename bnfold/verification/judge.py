@@ -54,9 +54,18 @@ def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
     found = [f"{level.where}: {level.why}" for level in levels if not level.ran and level.why]
     if not ran:
         return tuple(found) or ("nothing could be compared",)
-    first = ran[0]
-    outputs = [t for t in first.tensors if t.output]
+    firsts = {level.way: level for level in reversed(ran)}
+    for way in dict.fromkeys(level.way for level in ran):
+        said = f"{way.provider}, {way.math} math: " * way.gpu
+        found += [f"{said}{reason}" for reason in _uninformative(firsts[way])]
+    return tuple(found)
+
+
+def _uninformative(level: Level) -> list[str]:
+    """Reasons why the outputs of a level tell nothing."""
+    outputs = [t for t in level.tensors if t.output]
     unsteady = [t for t in outputs if t.unsteady and not t.usable]
+    found = []
     if not outputs:
         found.append("no output is a tensor of numbers")
     elif unsteady:
@@ -65,7 +74,7 @@ def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
         found.append("every output is NaN or Inf throughout, in the original as well")
     elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):
         found.append("every output is one constant, whatever the input: it cannot show a difference")
-    return tuple(found + [_dispute(first.tensors, t) for t in outputs if t.disputed][:1])
+    return found + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
 
 
 def _dispute(tensors: Sequence[Compared], output: Compared) -> str:
