@@ -130,6 +130,22 @@ AGAINST_RUNTIME = {
         {"x": IMAGE},
         {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_LOWER"},
     ),
+    "pad that cuts": (
+        "Pad",
+        {"x": IMAGE},
+        {"pads": [0, -1, 2, -2, 0, 0, -3, 1], "mode": "constant", "value": 2.5, "opset": 10},
+    ),
+    "pad that reflects": ("Pad", {"x": IMAGE}, {"pads": [0, 0, 2, 1, 0, 0, 3, 2], "mode": "reflect", "opset": 10}),
+    "pad that repeats": (
+        "Pad",
+        {"x": IMAGE, "pads": np.array([2, -1, 1, 3]), "value": np.float32(7), "axes": np.array([-1, 1])},
+        {"mode": "edge", "opset": 18},
+    ),
+    "pad with a value": (
+        "Pad",
+        {"x": IMAGE, "pads": np.array([2, -1, 1, 3]), "value": np.float32(7), "axes": np.array([-1, 1])},
+        {"opset": 18},
+    ),
     "softmax of opset 11": ("Softmax", {"x": IMAGE}, {"axis": 2, "opset": 11}),
     "softmax of opset 11, default axis": ("Softmax", {"x": IMAGE}, {"opset": 11}),
     "softmax of opset 13": ("Softmax", {"x": IMAGE}, {"axis": 1}),

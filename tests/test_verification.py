@@ -177,7 +177,7 @@ def test_tensors_inside_a_chain_may_hold_other_values_but_only_there() -> None:
 
 def test_a_tensor_of_which_each_reader_selects_a_part_may_be_moved_in_a_part() -> None:
     r = np.random.default_rng(0)
-    w, k = r.standard_normal((4, 4, 1)), np.full((1, 1, 1), 0.3)
+    w, k = r.standard_normal((4, 4, 1)).astype(np.float32).astype(float), np.full((1, 1, 1), 0.25)
     tail = "a, b = Split <axis = 1> (c)  p = Transpose <perm = [0, 1, 2]> (a)"
 
     def model(w: np.ndarray, scale: str) -> onnx.ModelProto:
@@ -186,7 +186,7 @@ def test_a_tensor_of_which_each_reader_selects_a_part_may_be_moved_in_a_part() -
         return chain(lines if scale else lines.replace("p =", "q ="), {"w": w, **rest})
 
     original = model(w, "q = Mul (p, k)")
-    part = np.array([0.3, 0.3, 1, 1]).reshape(4, 1, 1)
+    part = np.array([0.25, 0.25, 1, 1]).reshape(4, 1, 1)
     found = verify(original, model(w * part, ""))
     assert found.passed, found.reasons
     assert {t.name for t in found.levels[0].tensors if t.moved} == {"c", "a"}
@@ -210,14 +210,14 @@ def chaotic(w: Weights) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     return original, chain(f"n = Conv (x, w, b)  {tail}", folded)
 
 
-def test_a_chaotic_tail_decides_nothing_and_hides_nothing() -> None:
+def test_a_chaotic_tail_hides_no_fault() -> None:
     r = np.random.default_rng(0)
     draws = {"w": (4, 4, 1), "t": 4, "m": 4}
     weights = {k: r.standard_normal(size) for k, size in draws.items()}
     weights |= {k: r.uniform(0.5, 2, 4) for k in "sv"}
     found = verify(*chaotic(weights))
-    assert found.verdict == "INCONCLUSIVE"
-    assert "too far to judge" in found.reasons[0]
+    assert found.passed, found.reasons
+    assert found.levels[0].worst(output=True).rms_original > 0.1  # type: ignore[union-attr]
     found = verify(*chaotic({**weights, "fault": np.array([1, 1, 1.001, 1]).reshape(4, 1, 1)}))
     assert found.verdict == "FAIL"
     assert "fold site 'n'" in found.reasons[0]

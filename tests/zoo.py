@@ -18,6 +18,7 @@ import onnx
 import bnfold
 from bnfold.bench.environment import environment
 from bnfold.folding import FoldResult
+from bnfold.verification.results import Derived
 from tests import zoo_error, zoo_peers
 from tests.zoo_models import LEFT, NAMES, batch_norms, exported
 from tests.zoo_pattern import around
@@ -49,6 +50,7 @@ COLUMNS = (
     "error / original's",
     "error at outputs",
     "error at sites",
+    "weights derived",
     "other affines folded/kept",
     "kept because (hoist/sink)",
     "seconds",
@@ -68,6 +70,8 @@ class Row:
     verdict: str = ""
     errors: dict[str, float] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
+    sites: tuple[int, int, int] = (0, 0, 0)  # fold sites, those with every weight derived, those with any
+    weights_off: float = 0.0  # the worst of all weights that were derived, in unit roundoffs
     kept: list[dict[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -81,7 +85,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         if self.problem and not self.batch_norms[0]:
-            return (self.name, *[""] * 9, self.problem, "")
+            return (self.name, *[""] * 10, self.problem, "")
         reasons = ", ".join(f"{n} {pair}" for pair, n in self.reasons.most_common())
         return (
             self.name,
@@ -89,6 +93,7 @@ class Row:
             "" if self.best_peer is None else str(self.best_peer),
             *map(str, self.nodes),
             *(f"{self.errors[kind]:.2f}" if kind in self.errors else "" for kind in LIMITS),
+            f"{self.sites[1]}/{self.sites[0]}" if self.sites[0] else "",
             "/".join(map(str, self.others)),
             "; ".join(filter(None, (reasons, self.problem))),
             f"{sum(self.seconds.values()):.0f}",
@@ -145,11 +150,19 @@ def judge(row: Row, path: Path, folded: onnx.ModelProto) -> None:
     row.verdict = verification.verdict
     if verification.verdict != "PASS":
         row.problem = f"{verification.verdict}: {'; '.join(verification.reasons)}"[:300]
+    row.sites = tuple(sum(map(bool, of)) for of in zip(*map(derived, verification.derived), strict=True)) or (0, 0, 0)
+    row.weights_off = max((site.ratio / site.roundings for site in verification.derived), default=0.0)
     note(row, zoo_error.worst(verification))
     note(row, [("own", *zoo_error.own(path, folded))])
     over = [kind for kind, limit in LIMITS.items() if row.errors.get(kind, 0) > limit]
+    if not all(site.exact for site in verification.derived if site.responses):
+        over.append("weights")
     if over and not row.problem:
         row.problem = f"error over the limit: {', '.join(over)}"
+
+
+def derived(site: Derived) -> tuple[bool, bool, bool]:
+    return True, site.exact and site.share == 1, site.responses > 0
 
 
 def note(row: Row, found: Iterable[tuple[str, float, str]]) -> None:
@@ -194,6 +207,10 @@ def totals(title: str, rows: Sequence[Row]) -> Iterator[str]:
         worst = max((r for r in good if kind in r.errors), key=lambda r: r.errors[kind], default=None)
         if worst is not None:
             yield f"- worst error, {kind}: {worst.errors[kind]:.2f} in {worst.name} {worst.places.get(kind, '')}"
+    sites, whole, some = (sum(row.sites[i] for row in good) for i in range(3))
+    if sites:
+        off = max(row.weights_off for row in good)
+        yield f"- weights derived: all of {whole}, some of {some} of {sites} fold sites; worst {off:.4f} unit roundoffs"
 
 
 def record(rows: Sequence[Row]) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .results import FAIL, INCONCLUSIVE, PASS, VACUOUS, Compared, Level, Structure
+from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Level, Structure
 
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
 
 
-def judge(structure: Structure | None, levels: Sequence[Level], blocked: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+def judge(
+    structure: Structure | None, levels: Sequence[Level], blocked: Sequence[str], derived: Sequence[Derived] = ()
+) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
-    wrong = _wrong(structure, levels)
+    wrong = (*_wrong(structure, levels), *_off(derived))
     if wrong:
         return FAIL, wrong
     if blocked:
@@ -19,7 +21,7 @@ def judge(structure: Structure | None, levels: Sequence[Level], blocked: Sequenc
     unsure = _unsure(levels)
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
-    return (INCONCLUSIVE, unsure) if unsure else (PASS, _praise(levels))
+    return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_praise(levels), *_proved(derived)))
 
 
 def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
@@ -31,6 +33,29 @@ def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, .
             more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
             found.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
     return tuple(found)
+
+
+def _off(derived: Sequence[Derived]) -> list[str]:
+    """One sentence about the fold sites whose weights are not what the original's make."""
+    bad = [site for site in derived if not site.ok]
+    more = f" ({len(bad) - 1} more sites)" if len(bad) > 1 else ""
+    return [
+        f"algebra: fold site {site.name!r} ({site.operator}): a weight is {site.ratio:.3g} unit roundoffs off what the "
+        f"original's make (limit {SITE_LIMIT * site.roundings:g}){more}"
+        for site in bad[:1]
+    ]
+
+
+def _proved(derived: Sequence[Derived]) -> tuple[str, ...]:
+    """What the algebra of the fold sites adds to a PASS."""
+    whole = [site for site in derived if site.responses and site.share == 1]
+    if not whole:
+        return ()
+    exact = all(site.exact for site in whole)
+    how = "the correctly rounded one" if exact else f"{max(s.ratio for s in whole):.2g} unit roundoffs off at most"
+    proof = ": with the structure unchanged, a proof for all inputs" if exact and len(whole) == len(derived) else ""
+    sites = f"{len(whole)} of {len(derived)} fold sites"
+    return (f"algebra: every weight of {sites}, derived from the original, is {how}{proof}",)
 
 
 def _misplaced(levels: Sequence[Level]) -> list[str]:
@@ -64,12 +89,9 @@ def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
 def _uninformative(level: Level) -> list[str]:
     """Reasons why the outputs of a level tell nothing."""
     outputs = [t for t in level.tensors if t.output]
-    unsteady = [t for t in outputs if t.unsteady and not t.usable]
     found = []
     if not outputs:
         found.append("no output is a tensor of numbers")
-    elif unsteady:
-        found.append(f"rounding alone moves output {unsteady[0].name!r} too far to judge, whatever the input")
     elif not any(t.usable for t in outputs):
         found.append("every output is NaN or Inf throughout, in the original as well")
     elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):

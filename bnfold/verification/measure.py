@@ -23,7 +23,6 @@ import numpy as np
 
 from .windows import Array
 
-SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
 FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
@@ -74,7 +73,6 @@ class Tally:
     flips: list[int] = field(default_factory=lambda: [0, 0, 0])  # wrong integers: original, folded, jitter
     misshapen: str = ""
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
-    unsteady: int = 0  # inputs that were not used
 
     def add(
         self,
@@ -181,11 +179,18 @@ class Tally:
             return np.zeros(1)
         sums = self.sums[axis]
         error, allowed = sums[FOLDED], np.maximum(self._allowed(axis), sums[ORIGINAL] + sums[NOISE])
+        allowed = np.maximum(allowed, self._usual() * sums[TRUTH])
         if self.disputed:
             error, allowed = sums[DRIFT], self._allowed(axis)
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = np.where(error > 0, np.sqrt(error / allowed), 0.0)
         return found
+
+    def _usual(self) -> float:
+        """Squared relative error of the whole tensor: no channel, of few elements maybe, must be more exact."""
+        sums = self.sums[None][:, 0]
+        whole = max(sums[ORIGINAL] + sums[NOISE], self._allowed(None)[0])
+        return float(whole / sums[TRUTH]) if sums[TRUTH] > 0 else 0.0
 
     @property
     def tipped(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import libraries, sessions
+from .algebra import derivations
 from .child import stage
 from .inputs import Case, cases, feeds
 from .isolate import isolated
@@ -26,6 +27,9 @@ from .sessions import CannotRun
 from .trial import SMALL, WORK, Trial, prepared, sized, truth
 from .windows import Array
 
+Tallies = tuple[
+    Mapping[str, Tally], Mapping[str, Tally]
+]  # of steady inputs, and of others, where no steady one is left
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
@@ -35,14 +39,18 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepared(request, folder)
         found = list(_levels(trial, request["levels"])) if sized(trial) else []
-    return {"levels": found, "blocked": trial.blocked, "notes": list(dict.fromkeys(trial.notes))}
+    derived = [asdict(each) for each in trial.derived]
+    return {"levels": found, "derived": derived, "blocked": trial.blocked, "notes": list(dict.fromkeys(trial.notes))}
 
 
 def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The levels asked for; after `off`, if it found nothing wrong, the fold sites once more on their own."""
+    """The levels asked for; after `off` the algebra of the fold sites and, if nothing was wrong, each on its own."""
     for level in levels:
         report = _level(trial, level, trial.names if level == "off" else trial.outputs)
         yield report
+        if level == "off" and trial.way.careful and report["ran"]:
+            stage("the algebra of the fold sites")
+            trial.derived = derivations(trial, report["tensors"])
         if level == "off" and trial.way.careful and report["ran"] and all(entry["ok"] for entry in report["tensors"]):
             yield from _alone(trial, {entry["name"] for entry in report["tensors"] if not entry["moved"]})
 
@@ -68,19 +76,20 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     report.update(provider=trial.way.provider, math=trial.way.math, placements=[])
     report["same_graph"] = level == "default" and _same_graph(trial, level)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
-    tallies = {name: _tally(trial, name, makers.get(name, "")) for name in names}
+    tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))
     planned = cases(trial.effort, trial.seed)
     if level == "isolated" and trial.elements > SMALL:
         planned = planned[:1]
     try:
         running = opened(trial, "default" if level == "default" else "off", names, planned)
-        report["cases"] = [str(case) for case in _run_cases(trial, running, tallies, planned)]
+        report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare), planned)]
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
     report["ran"] = bool(report["cases"])
-    report["tensors"] = _records(trial, tallies, [] if level == "isolated" else trial.outputs)
+    best = {name: tally if _compared(tally) else spare[name] for name, tally in tallies.items()}
+    report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
     return report
 
 
@@ -91,7 +100,7 @@ def _tally(trial: Trial, name: str, operator: str) -> Tally:
     return Tally(name, axes, bounded=operator in BOUNDED, dropped=trial.way.dropped_bits)
 
 
-def _run_cases(trial: Trial, running: Opened, tallies: Mapping[str, Tally], planned: Sequence[Case]) -> list[Case]:
+def _run_cases(trial: Trial, running: Opened, tallies: Tallies, planned: Sequence[Case]) -> list[Case]:
     """Run one input after another; of a large model fewer, the first always."""
     affordable = max(1, WORK[trial.effort] // max(1, trial.elements))
     if affordable < len(planned):
@@ -99,9 +108,9 @@ def _run_cases(trial: Trial, running: Opened, tallies: Mapping[str, Tally], plan
     return [case for plan in planned[:affordable] if (case := _run_case(trial, running, tallies, plan))]
 
 
-def _run_case(trial: Trial, running: Opened, tallies: Mapping[str, Tally], case: Case) -> Case | None:
+def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Case | None:
     """One input through every session and the oracle. A batch the model does not take is replaced by a batch of 1."""
-    names = list(tallies)
+    names = list(tallies[0])
     values = feeds(trial.original.graph, case, trial.sizes)
     stage(f"onnxruntime, running the original ({case})")
     try:
@@ -119,11 +128,8 @@ def _run_case(trial: Trial, running: Opened, tallies: Mapping[str, Tally], case:
         if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
-            if i < steady:
-                others = [run[i] for run in moved], [run[i] for run in again]
-                tallies[name].add(value if known else None, first[i], folded[i], *others)
-            else:
-                tallies[name].unsteady += 1
+            others = [run[i] for run in moved], [run[i] for run in again]
+            tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others)
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
     return case
 
@@ -135,7 +141,7 @@ def _steady(
     for i, name in enumerate(names):
         moved = [run[i] for run in jittered]
         if isinstance(original[i], np.ndarray) and is_unsteady(original[i], moved, trial.way.dropped_bits):
-            trial.notes.append(f"{case}: not used from tensor {name!r} on, which rounding alone moves too far to judge")
+            trial.notes.append(f"{case}: rounding alone moves tensor {name!r} far: from there on other inputs count")
             return i
     return len(names)
 
@@ -161,7 +167,7 @@ def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str])
 
 
 def _compared(tally: Tally) -> bool:
-    return tally.elements > 0 or tally.unsteady > 0 or bool(tally.misshapen)
+    return tally.elements > 0 or bool(tally.misshapen)
 
 
 def _same_graph(trial: Trial, level: str) -> bool:

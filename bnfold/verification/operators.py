@@ -91,6 +91,20 @@ class LRN(_Standard):
         return (x / (bias + alpha / size * squares) ** beta,)
 
 
+class Pad(_Standard):
+    """Pad of every opset, negative widths included, which cut: attributes before opset 11, inputs from then on."""
+
+    def _run(self, x, pads=None, value=None, axes=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
+        mode, pads = self.given("mode", "constant"), self.given("pads", self.given("paddings", pads))
+        value = self.given("value", 0.0) if value is None else value
+        axes = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
+        widths = np.zeros((x.ndim, 2), dtype=int)
+        widths[list(axes)] = np.reshape(pads, (2, -1)).T
+        x = x[tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths.tolist(), x.shape, strict=True))]
+        more = {"constant_values": np.asarray(value).reshape(())} if mode == "constant" else {}
+        return (np.pad(x, np.maximum(widths, 0), mode=mode, **more),)
+
+
 class DequantizeLinear(_Standard):
     """(x - zero_point) * scale: per tensor, per axis, or in blocks along an axis."""
 
@@ -164,6 +178,7 @@ REPLACED: tuple[type[OpRun], ...] = (
     Softmax,
     LogSoftmax,
     LRN,
+    Pad,
     DequantizeLinear,
     Upsample,
     ImageScaler,

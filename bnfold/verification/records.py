@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from .measure import FOLDED, NOISE, ORIGINAL, OUTPUT_LIMIT, SITE_LIMIT, TRUTH, Tally
+from .measure import FOLDED, NOISE, ORIGINAL, OUTPUT_LIMIT, TRUTH, Tally
+from .results import SITE_LIMIT
 
 
 def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, Any]:
@@ -35,7 +36,6 @@ def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, A
         "usable": tally.usable,
         "constant": tally.constant,
         "excluded": tally.excluded,
-        "unsteady": tally.unsteady,
         "elements": tally.elements,
     }
 

@@ -19,16 +19,22 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
 
 def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
     """Tensors of the folded graph whose node, or a constant it reads, is not byte for byte that of the original."""
-    ours, old, new = produced(original), stored(original), stored(folded)
-    changed = {name for name, tensor in new.items() if name not in old or old[name] != tensor}
+    ours, other = produced(original), changed(original, folded)
     return {
         name
         for name, node in produced(folded).items()
-        if name not in ours or ours[name] != node or changed.intersection(node.input)
+        if name not in ours or ours[name] != node or not other.isdisjoint(node.input)
     }
 
 
+def changed(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
+    """Constants of the folded graph that the original does not have, or not with this value."""
+    old = stored(original)
+    return {name for name, tensor in stored(folded).items() if old.get(name) != tensor}
+
+
 SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # what they do not hand on is not read
+MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 
 
 def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:

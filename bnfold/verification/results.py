@@ -9,6 +9,7 @@ from .placement import Placement
 from .providers import Way
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
+SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more
 SCHEMA = "bnfold.verify/1"
 
 
@@ -39,7 +40,6 @@ class Compared:
     usable: bool
     constant: bool
     excluded: int
-    unsteady: int  # inputs that were not used: rounding alone moves it, or a tensor before it, too far to judge
     elements: int
     moved: bool
     rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
@@ -109,6 +109,33 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Derived:
+    """One fold site, its weights derived once more from the original in float64.
+
+    `responses` numbers of the folded model were held against the original's, a `share` of all there are; the worst is
+    `ratio` unit roundoffs off. A weight that is the correctly rounded one is off by 1 at most, `roundings` weights in a
+    row by as many; up to eight times that a fold in less careful arithmetic is let pass.
+    """
+
+    name: str
+    operator: str
+    responses: int = 0
+    share: float = 0.0
+    ratio: float = 0.0
+    roundings: float = 1.0
+    why: str = ""  # it could not be derived
+
+    @property
+    def ok(self) -> bool:
+        return self.ratio <= SITE_LIMIT * self.roundings
+
+    @property
+    def exact(self) -> bool:
+        """Every weight that was looked at is the correctly rounded one, as far as float64 can tell."""
+        return not self.why and self.ratio <= self.roundings * (1 + 2.0**-10)
+
+
+@dataclass(frozen=True)
 class Structure:
     """Everything about the models that can be compared without running them."""
 
@@ -128,6 +155,7 @@ class Verification:
     notes: tuple[str, ...]
     structure: Structure | None
     levels: tuple[Level, ...]
+    derived: tuple[Derived, ...]
     models: dict[str, dict[str, Any]]
     seconds: float
 
@@ -135,7 +163,25 @@ class Verification:
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: how far the folded model is from float64, and how far the original is."""
-        return [level.row() for level in self.levels]
+        return [level.row() for level in self.levels] + self._algebra()
+
+    def _algebra(self) -> list[tuple[str, ...]]:
+        known = [site for site in self.derived if site.responses]
+        if not known:
+            return []
+        worst = max(known, key=lambda site: site.ratio / site.roundings)
+        sites = f"{len(known)}/{len(self.derived)}"
+        return [
+            (
+                "algebra",
+                "all" if all(s.share == 1 for s in known) else "a share",
+                sites,
+                f"{worst.ratio:.2g}",
+                worst.name,
+                "",
+                "",
+            )
+        ]
 
     @property
     def passed(self) -> bool:
@@ -165,5 +211,6 @@ class Verification:
             "structure": asdict(self.structure) if self.structure else None,
             "worst_error": dict(zip(("original", "folded"), self.errors, strict=True)),
             "levels": levels,
+            "algebra": [asdict(site) for site in self.derived],
             "seconds": round(self.seconds, 3),
         }

@@ -18,7 +18,8 @@ from .oracle import CannotEvaluate, Oracle
 from .placement import named
 from .protos import produced
 from .providers import Chain, Way
-from .regions import edited, shared
+from .regions import MOVES, edited, shared
+from .results import Derived
 from .sessions import CannotRun
 from .windows import Array
 
@@ -50,6 +51,7 @@ class Trial:
     notes: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)  # why something could not be compared
     edits: set[str] = field(default_factory=set)
+    derived: list[Derived] = field(default_factory=list)
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
@@ -112,7 +114,7 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     """Outputs and fold sites always; other shared tensors, evenly spread, until there are too many elements."""
     names = shared(trial.original.graph, trial.folded.graph)
     counts = {name: np.size(value) for name, value in truth(trial, case, values, names).items()}
-    needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial), *_entering(trial)}
+    needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial), *_entering(trial), *_moved_on(trial)}
     others = [n for n in names if n not in needed]
     every = max(1, -(-sum(counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
     chosen = needed | set(others[::every])
@@ -126,6 +128,15 @@ def _entering(trial: Trial) -> set[str]:
     """What the edited nodes read: where a fold site can be cut out of its network."""
     nodes = produced(trial.folded.graph)
     return {name for site in trial.edits if site in nodes for name in nodes[site].input}
+
+
+def _moved_on(trial: Trial) -> set[str]:
+    """What operators that compute nothing make of edited tensors: which part of them is right shows only there."""
+    found = set(trial.edits)
+    for node in trial.folded.graph.node:
+        if node.op_type in MOVES and not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 def _behind_outputs(trial: Trial) -> set[str]:

@@ -18,7 +18,7 @@ from .judge import judge
 from .loading import found, placed
 from .placement import POLICIES, Placement
 from .providers import Way, ways
-from .results import PASS, Compared, Level, Structure, Verification
+from .results import PASS, Compared, Derived, Level, Structure, Verification
 
 if TYPE_CHECKING:
     import onnx
@@ -59,9 +59,12 @@ def verify(
         structure, blocked = _structure(request)
         same = structure is not None and structure.identical
         numbers = _Numbers() if same else _all_numbers(request, served)
-    verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, (*blocked, *numbers.blocked))
+    verdict, reasons = (
+        (PASS, _SAME) if same else judge(structure, numbers.levels, (*blocked, *numbers.blocked), numbers.derived)
+    )
     notes = (*(structure.notes if structure else ()), *numbers.notes)
-    return Verification(verdict, reasons, notes, structure, numbers.levels, models, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
 
 
 def _check(effort: str, levels: Sequence[str], placement: str) -> None:
@@ -108,18 +111,29 @@ def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[str]]
 class _Numbers:
     """The answer of the numeric tier."""
 
-    def __init__(self, levels: Sequence[Level] = (), blocked: Sequence[str] = (), notes: Sequence[str] = ()) -> None:
-        self.levels, self.blocked, self.notes = tuple(levels), tuple(blocked), tuple(notes)
+    def __init__(
+        self,
+        levels: Sequence[Level] = (),
+        blocked: Sequence[str] = (),
+        notes: Sequence[str] = (),
+        derived: Sequence[Derived] = (),
+    ) -> None:
+        self.levels, self.blocked, self.notes, self.derived = (
+            tuple(levels),
+            tuple(blocked),
+            tuple(notes),
+            tuple(derived),
+        )
 
 
 def _all_numbers(request: Mapping[str, Any], served: Sequence[Way]) -> _Numbers:
     """Every way in a child of its own: what CUDA and TensorRT read from the environment they read once."""
     found = [_numbers(request, way) for way in served]
-    levels, blocked, notes = ([entry for one in found for entry in getattr(one, part)] for part in _PARTS)
-    return _Numbers(levels, blocked, list(dict.fromkeys(notes)))
+    levels, blocked, notes, derived = ([entry for one in found for entry in getattr(one, part)] for part in _PARTS)
+    return _Numbers(levels, blocked, list(dict.fromkeys(notes)), derived)
 
 
-_PARTS = ("levels", "blocked", "notes")
+_PARTS = ("levels", "blocked", "notes", "derived")
 
 
 def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
@@ -131,7 +145,8 @@ def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
         )
     except child.Crashed as why:
         return _Numbers(blocked=[f"{way.provider}: {why}" if way.gpu else str(why)])
-    return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"])
+    derived = [Derived(**entry) for entry in answer["derived"]]
+    return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"], derived)
 
 
 def _level(entry: Mapping[str, Any]) -> Level:

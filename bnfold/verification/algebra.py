@@ -1,0 +1,174 @@
+"""The algebra tier: the weights at a fold site, derived once more from the original, without random inputs.
+
+A fold site that is linear is known for all inputs once its response to nothing and to every unit impulse is known. Both
+models are asked for these responses, in float64, with the numbers they store. Fed an impulse, an output of the folded
+model is one stored weight, so that it must be the original's response to the last bit that its type can hold: no
+further from it than the unit roundoff. Neither fold nor onnxruntime takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from .copies import without_data
+from .impulses import Impulses, elements, everything, impulses
+from .inputs import cases, feeds
+from .measure import quantum, roundoff
+from .oracle import CannotEvaluate, Oracle
+from .pieces import NotDerived, Piece, other_operand, piece, require_linear, summing
+from .protos import FLOATS, produced
+from .records import finite
+from .regions import changed
+from .results import Derived
+from .windows import Array
+
+if TYPE_CHECKING:
+    from .trial import Trial
+
+NOISE = 2.0**-46  # of float64, in the sums that a response is the difference of
+BLOCK = 1 << 21  # elements of one batch of impulses
+RESPONSES = {"fast": 1 << 22, "full": 1 << 40}  # of one site, for one input; of more, a share is drawn
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models, the tensors that hold the same values in both, and an example of each (for its shape and type)."""
+
+    original: onnx.ModelProto
+    folded: onnx.ModelProto
+    cuts: frozenset[str]
+    examples: Mapping[str, Array]
+    effort: str = "fast"
+    seed: int = 0
+
+    @cached_property
+    def changed(self) -> set[str]:
+        """Constants that only the folded model has."""
+        return changed(self.original.graph, self.folded.graph)
+
+
+def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
+    """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
+
+    Cut is at tensors that were found to hold the same values in both models; a site that was found wrong is derived,
+    too, but not the inside of a chain, which holds other values by design.
+    """
+    fixed = without_data(trial.folded.graph)
+    moved = {entry["name"] for entry in tensors if entry["moved"]}
+    good = frozenset(entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]) - fixed
+    fed = feeds(trial.original.graph, cases(trial.effort, trial.seed)[0], trial.sizes)
+    examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
+    pair = Pair(trial.original, trial.folded, good & examples.keys(), examples, trial.effort, trial.seed)
+    sites = (trial.edits & examples.keys()) - moved - fixed
+    return [derived(pair, name) for name in produced(trial.folded.graph) if name in sites]
+
+
+def is_floating(value: Array) -> bool:
+    return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
+
+
+def derived(pair: Pair, site: str) -> Derived:
+    """Compare the responses of one site, or say why that cannot be done."""
+    operator = produced(pair.folded.graph)[site].op_type
+    try:
+        trial = _Trial(pair, site, [piece(model.graph, pair.cuts, site) for model in (pair.original, pair.folded)])
+        share = trial.run()
+    except (NotDerived, CannotEvaluate) as why:
+        return Derived(site, operator, why=str(why))
+    return Derived(site, operator, trial.responses, share, finite(trial.ratio), roundings(pair, trial.pieces[1], site))
+
+
+def roundings(pair: Pair, folded: Piece, site: str) -> float:
+    """The most changed constants that one value passes on its way to the site."""
+    depth: dict[str, int] = {}
+    for node in folded.nodes:
+        own = int(not pair.changed.isdisjoint(node.input))
+        depth.update(dict.fromkeys(node.output, own + max((depth.get(n, 0) for n in node.input), default=0)))
+    return max(1.0, float(depth[site]))
+
+
+class _Trial:
+    """Both pieces of one site, ready to be fed."""
+
+    def __init__(self, pair: Pair, site: str, pieces: list[Piece]) -> None:
+        self.pair, self.site, self.pieces = pair, site, pieces
+        for each in pieces:
+            require_linear(each)
+        self.entering = sorted({name for each in pieces for name in each.entering})
+        if unknown := [name for name in self.entering if name not in pair.examples]:
+            raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
+        kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
+        models = (pair.original, pair.folded)
+        self.oracles = [Oracle(p.model(m, kinds, site)) for p, m in zip(pieces, models, strict=True)]
+        self.dtype = pair.examples[site].dtype
+        self.ratio, self.responses = 0.0, 0
+
+    def run(self) -> float:
+        """Feed every tensor that enters; returns the share of all impulses that there was time for."""
+        return min((self.feed(name, probe) for name in self.entering for probe in self.probes(name)), default=1.0)
+
+    def probes(self, name: str) -> list[Impulses]:
+        """Impulses for each operator of the folded piece that sums what it reads from `name`."""
+        sizes = {t.name: tuple(t.dims) for t in self.pieces[1].constants}
+        example = self.pair.examples[name].shape
+        mixing = summing(self.pieces[1], name)
+        direct = [node for node in mixing if name in node.input and sizes.get(other_operand(node, name))]
+        found = [impulses(n, list(n.input).index(name), sizes[other_operand(n, name)], example) for n in direct]
+        if len(direct) < len(mixing):
+            found.append(elements(example))
+        return found or [everything(example)]
+
+    def feed(self, name: str, probe: Impulses) -> float:
+        """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
+        base = self.responses_to(name, np.zeros((1, *probe.shape)))
+        self.judge(base[0], base[1], np.zeros(()))
+        chosen = self.drawn(probe, max(base[0].size, prod(probe.shape)))
+        batch = max(1, BLOCK // prod(probe.shape))
+        for start in range(0, len(chosen), batch):
+            answers = self.responses_to(name, probe.batch(chosen[start : start + batch]))
+            if answers[0].shape[1:] != base[0].shape[1:]:
+                raise NotDerived("its pieces take one size of batch only")
+            self.judge(answers[0] - base[0], answers[1] - base[1], np.abs(base[0]) + np.abs(answers[0]))
+        return len(chosen) / probe.count
+
+    def drawn(self, probe: Impulses, elements: int) -> Array:
+        """All impulses, or as many at random as there is work allowed for."""
+        most = max(1, RESPONSES[self.pair.effort] // max(1, elements))
+        if probe.count <= most:
+            return np.arange(probe.count)
+        return np.sort(np.random.default_rng(self.pair.seed).choice(probe.count, most, replace=False))
+
+    def responses_to(self, name: str, value: Array) -> list[Array]:
+        """What both pieces make of `value` for one entering tensor and zeros for the others."""
+        feeds = {n: np.zeros(self.silent(n, name, value.shape)) for n in self.entering} | {name: value}
+        made = [
+            oracle.evaluate({n: feeds[n] for n in piece.entering})
+            for oracle, piece in zip(self.oracles, self.pieces, strict=True)
+        ]
+        found = [np.asarray(each[self.site]) for each in made]
+        if found[0].shape != found[1].shape:
+            raise NotDerived("its pieces do not take pictures of another size")
+        return found
+
+    def silent(self, name: str, fed: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of an entering tensor beside another of `shape`: pictures are all made small alike."""
+        usual, other = self.pair.examples[name].shape, self.pair.examples[fed].shape
+        same = shape[1:] == other[1:] or len(usual) != len(shape)
+        return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])
+
+    def judge(self, expected: Array, got: Array, summed: Array) -> None:
+        """The difference in roundoffs of the folded model's response, float64's own noise taken off."""
+        with np.errstate(all="ignore"):
+            off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(self.dtype)
+            ratio = np.where(off > 0, off / (roundoff(self.dtype) * np.abs(got)), 0.0)
+        worst = float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
+        self.ratio = max(self.ratio, worst if np.isfinite(got).all() else np.inf)
+        self.responses += int(np.count_nonzero(expected))
