@@ -88,11 +88,9 @@ def _all(stream: Any) -> bytes:
 
 
 def cleaned(printed: bytes) -> str:
-    """The first of onnxruntime's messages, without colours, times and the places in its sources."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode("utf-8", "replace"))
-    lines = [line for line in text.splitlines() if line.strip()]
-    first = re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", lines[0]) if lines else ""
-    return re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ ", "", first).strip()
+    """The first of onnxruntime's messages, without colours and times."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode("utf-8", "replace")).strip()
+    return sessions.one_line(re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", text)) if text else ""
 
 
 def versions() -> dict[str, str]:
