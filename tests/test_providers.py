@@ -404,14 +404,16 @@ def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.Mon
     def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
         if job == "numbers":
             asked.append((request["provider"], request["math"], how["environment"], how["memory"]))
-            return {"levels": [], "blocked": [], "notes": []}
+            return {"levels": [], "blocked": [], "notes": ["the same note"]}
         raise child.Crashed("not asked for here")
 
     monkeypatch.setattr(verifying, "require", lambda names: None)
     monkeypatch.setattr(verifying.child, "run", answer)
     weights = CONV.weights(0)
-    verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda", "tensorrt"])
-    assert asked == [
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda", "tensorrt"])
+    assert found.notes == ("the same note", *(f"{way.words}: the same note" for way in WAYS[1:]))
+    assert asked[0][:3] == ("cpu", "default", {})
+    assert asked[1:] == [
         ("cuda", "strict", {}, None),
         ("cuda", "default", {}, None),
         ("tensorrt", "strict", {"NVIDIA_TF32_OVERRIDE": "0"}, None),

@@ -56,8 +56,7 @@ def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
         return tuple(found) or ("nothing could be compared",)
     firsts = {level.way: level for level in reversed(ran)}
     for way in dict.fromkeys(level.way for level in ran):
-        said = f"{way.provider}, {way.math} math: " * way.gpu
-        found += [f"{said}{reason}" for reason in _uninformative(firsts[way])]
+        found += [": ".join(filter(None, [way.words, reason])) for reason in _uninformative(firsts[way])]
     return tuple(found)
 
 

@@ -31,6 +31,11 @@ class Way:
         return PROVIDERS[self.provider]
 
     @property
+    def words(self) -> str:
+        """For the start of a sentence; the CPU goes without saying."""
+        return f"{self.provider}, {self.math} math" if self.gpu else ""
+
+    @property
     def gpu(self) -> bool:
         return self.provider != "cpu"
 

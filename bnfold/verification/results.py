@@ -79,7 +79,7 @@ class Level:
     @property
     def where(self) -> str:
         """For a sentence."""
-        return f"{self.provider}, {self.math} math, " * self.way.gpu + f"optimization {self.level}"
+        return ", ".join(filter(None, [self.way.words, f"optimization {self.level}"]))
 
     @property
     def way(self) -> Way:

@@ -130,8 +130,13 @@ def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
             "numbers", asked, seconds=SECONDS[request["effort"]], memory=memory, environment=way.environment
         )
     except child.Crashed as why:
-        return _Numbers(blocked=[f"{way.provider}: {why}" if way.gpu else str(why)])
-    return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"])
+        return _Numbers(blocked=[_of(way, str(why))])
+    said = ([_of(way, sentence) for sentence in answer[part]] for part in ("blocked", "notes"))
+    return _Numbers([_level(entry) for entry in answer["levels"]], *said)
+
+
+def _of(way: Way, sentence: str) -> str:
+    return ": ".join(filter(None, [way.words, sentence]))
 
 
 def _level(entry: Mapping[str, Any]) -> Level:
