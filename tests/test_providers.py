@@ -40,9 +40,16 @@ WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("t
 
 
 def test_every_provider_is_run_with_each_of_its_arithmetics() -> None:
-    assert tuple(providers.ways(["cpu", "cuda", "tensorrt", "cuda"])) == WAYS
-    with pytest.raises(UsageProblem, match="unknown execution provider 'gpu'"):
-        list(providers.ways(["gpu"]))
+    assert providers.ways(["cpu", "cuda", "tensorrt", "cuda"]) == [*WAYS]
+    assert providers.ways(["cpu", "cuda"], [STRICT]) == [*WAYS[:2]]
+    for names, maths, words in (
+        (["gpu"], [STRICT], "unknown execution provider 'gpu'"),
+        ([], [STRICT], "no execution provider"),
+        (["cuda"], ["strict", "loose"], "unknown arithmetic 'loose'"),
+        (["cuda"], [], "no arithmetic"),
+    ):
+        with pytest.raises(UsageProblem, match=words):
+            providers.ways(names, maths)
 
 
 CHAINS = {
@@ -466,7 +473,11 @@ def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--ep", "gpu"], "unknown execution provider 'gpu'"), (["--placement", "some"], "unknown placement policy")],
+    [
+        (["--ep", "gpu"], "unknown execution provider 'gpu'"),
+        (["--placement", "some"], "unknown placement policy 'some'"),
+        (["--math", "strict,loose"], "unknown arithmetic 'loose'"),
+    ],
 )
 def test_what_verify_does_not_know_is_exit_2(
     options: list[str], words: str, files: list[str], capsys: pytest.CaptureFixture[str]
