@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.verification import child, opened, placement, providers, sessions, verify, verifying
@@ -31,7 +31,7 @@ from bnfold.verification.sessions import CPU, CUDA, TENSORRT
 from bnfold_cli.main import run
 from tests.benchmarks import on_gpu
 from tests.test_verify_verdicts import level
-from tests.verify_nets import CONV, EPSILON, GEMM, chain, one_channel, run_here, swapped
+from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped
 
 WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("tensorrt"))
 
@@ -296,6 +296,29 @@ def test_an_input_is_steady_by_the_arithmetics_own_measure() -> None:
     assert not is_unsteady(values, moved, dropped=13)
 
 
+def in_tf32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose linear operators read operands of 11 bits, as TF32 does: Veltkamp's split, in nodes of ONNX."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.initializer.append(numpy_helper.from_array(np.float32(2**13 + 1), "split"))
+    nodes: dict[str, onnx.NodeProto] = {}
+    for node in copy.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+            for i, x in enumerate(node.input[:2]):
+                steps = (
+                    ("Mul", (x, "split"), "big"),
+                    ("Sub", (f"{x}/big", x), "low"),
+                    ("Sub", (f"{x}/big", f"{x}/low"), "cut"),
+                )
+                nodes.update((f"{x}/{to}", helper.make_node(op, read, [f"{x}/{to}"])) for op, read, to in steps)
+                node.input[i] = f"{x}/cut"
+        nodes[node.output[0]] = node
+    made = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes.values()]
+    del copy.graph.node[:]
+    copy.graph.node.extend(made)
+    return copy
+
+
 # In the report
 
 
@@ -353,6 +376,27 @@ def test_a_fault_is_found_with_strict_math_and_a_large_one_also_with_tf32s_allow
     assert "cuda, strict math, optimization off: fold site 'n' (BatchNormalization) channel 9" in small.reasons[0]
     large = verify(original, GEMM.folded({**folded, "b": swapped(folded["b"])}), providers=["cuda"])
     assert any(reason.startswith("cuda, default math, optimization off") for reason in large.reasons)
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+@pytest.mark.parametrize("name", NETS)
+def test_a_faultless_fold_passes_in_tf32_and_only_because_it_is_allowed_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, load = NETS[name], opened._load
+    weights = net.weights(5)
+    monkeypatch.setattr(
+        opened, "_load", lambda trial, level, label, m, *a, **k: load(trial, level, label, in_tf32(m), *a, **k)
+    )
+    how: dict[str, Any] = {"providers": ["cuda"], "maths": ["default"], "levels": ["off"]}
+    found = verify(net.original(weights), net.folded(net.fold(weights)), **how)
+    assert found.passed, found.reasons
+    (output,) = (tensor for tensor in found.levels[0].tensors if tensor.output)
+    assert 1e-5 < output.rms_original < 1e-2
+    wrong = net.folded({**net.fold(weights), "b": swapped(net.fold(weights)["b"])})
+    assert verify(net.original(weights), wrong, **how).verdict == "FAIL"
+    monkeypatch.setattr(providers, "TF32_BITS", 0)
+    assert not verify(net.original(weights), net.folded(net.fold(weights)), **how).passed
 
 
 @pytest.mark.usefixtures("cpu_for_cuda")
