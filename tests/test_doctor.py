@@ -78,6 +78,11 @@ DIAGNOSES = {
         "onnxruntime 1.31.1 is installed without it",
         'pip uninstall onnxruntime, then pip install "bnfold[gpu]"',
     ),
+    "no onnxruntime": (
+        {"offered": False, "versions": {}, "said": "onnxruntime cannot be imported: No module named 'onnxruntime'"},
+        "onnxruntime cannot be imported: No module named 'onnxruntime'",
+        'Install it anew: pip install "bnfold[gpu]"',
+    ),
     "onnxruntime says why": (
         {"said": "CUDA failure 100: no CUDA-capable device is detected", "ran_on": ["CPUExecutionProvider"]},
         "CUDA failure 100: no CUDA-capable device is detected",
@@ -179,6 +184,14 @@ def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: p
         assert words() == b"inside\n"
     print("outside", file=sys.stderr, flush=True)
     assert capfd.readouterr().err == "outside\n"
+
+
+def test_an_onnxruntime_that_cannot_be_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = probe.probe({"provider": "cpu"})
+    why, fix = diagnosed("cpu", found)
+    assert why.startswith("onnxruntime cannot be imported: ")
+    assert fix == "Install it anew: pip install bnfold"
 
 
 FAKE = """

@@ -113,6 +113,8 @@ def examined(provider: str) -> Health:
 
 def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a provider does not work, and what to do: from what the probe found."""
+    if not found["versions"]:
+        return found["said"], f"Install it anew: {INSTALL[provider]}"
     if not found["offered"]:
         version = found["versions"]["onnxruntime"]
         return f"onnxruntime {version} is installed without it", f"pip uninstall onnxruntime, then {INSTALL[provider]}"
