@@ -19,7 +19,7 @@ def doctor(
     from bnfold.verification.providers import ways
     from bnfold_cli import console
 
-    wanted = list(dict.fromkeys(way.provider for way in ways(ep.split(","))))
+    wanted = dict.fromkeys(way.provider for way in ways(ep.split(",")))
     found = look()
     if json != "-":
         console.table("Execution providers", found.COLUMNS, found.rows())

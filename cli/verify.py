@@ -9,19 +9,27 @@ import typer
 EXIT = {"PASS": 0, "FAIL": 1, "VACUOUS": 5, "INCONCLUSIVE": 5}
 
 
+Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
+Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The model that should compute the same.")]
+Effort = Annotated[str, typer.Option(help="fast (three inputs, seconds) or full.")]
+Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to compare at.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
+Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")]
+Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
+
+
 def verify(
-    original: Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")],
-    folded: Annotated[str, typer.Argument(metavar="B.onnx", help="The model that should compute the same.")],
-    effort: Annotated[str, typer.Option("--effort", help="fast (three inputs, seconds) or full.")] = "fast",
-    opt: Annotated[
-        str, typer.Option("--opt", help="onnxruntime graph optimization levels to compare at.")
-    ] = "off,default",
-    ep: Annotated[str, typer.Option("--ep", help="Execution providers: cpu, cuda, tensorrt.")] = "cpu",
-    placement: Annotated[
-        str, typer.Option("--placement", help="What must run on a GPU provider: strict (all), compute or any.")
-    ] = "compute",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the random inputs.")] = 0,
-    json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the result as JSON.")] = None,
+    original: Original,
+    folded: Folded,
+    effort: Effort = "fast",
+    opt: Opt = "off,default",
+    ep: Ep = "cpu",
+    math: Math = "strict,default",
+    placement: Placement = "compute",
+    seed: Seed = 0,
+    json: Json = None,
 ) -> int:
     """Decide whether B computes what A computes, up to rounding.
 
@@ -33,7 +41,7 @@ def verify(
     from bnfold.verification import verify as run
     from bnfold_cli import console
 
-    chosen = {"levels": opt.split(","), "providers": ep.split(",")}
+    chosen = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
     if json != "-":
         console.table("Error against float64", found.COLUMNS, found.rows())

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.verification import child, libraries, probe
+from bnfold.verification import child, libraries, probe, sessions
 from bnfold.verification import doctor as doctoring
 from bnfold.verification.doctor import diagnosed, doctor, examined, missing, require
 from bnfold.verification.driver import driver
 from bnfold.verification.providers import PROVIDERS
+from bnfold.verification.sessions import CPU
 from bnfold_cli.main import run
 
 ABSENT = "{}: cannot open shared object file: No such file or directory"
@@ -77,10 +78,15 @@ DIAGNOSES = {
         "onnxruntime 1.31.1 is installed without it",
         'pip uninstall onnxruntime, then pip install "bnfold[gpu]"',
     ),
+    "no onnxruntime": (
+        {"offered": False, "versions": {}, "said": "onnxruntime cannot be imported: No module named 'onnxruntime'"},
+        "onnxruntime cannot be imported: No module named 'onnxruntime'",
+        'Install it anew: pip install "bnfold[gpu]"',
+    ),
     "onnxruntime says why": (
         {"said": "CUDA failure 100: no CUDA-capable device is detected", "ran_on": ["CPUExecutionProvider"]},
         "CUDA failure 100: no CUDA-capable device is detected",
-        'These are onnxruntime\'s words; nvidia-smi should list a GPU. pip install "bnfold[gpu]"',
+        "These are onnxruntime's words. nvidia-smi should list a GPU, and a CUDA version no older than the runtime.",
     ),
     "a silent fall back to the CPU": (
         {"ran_on": ["CPUExecutionProvider"]},
@@ -167,6 +173,9 @@ def test_what_onnxruntime_prints_is_made_one_readable_line() -> None:
         "Failed to load library a.so with error: b.so.13: cannot open shared object file: No such file or directory"
     )
     assert probe.cleaned(b"") == ""
+    assert sessions.one_line("[with T = int] CUDA failure 35: the driver is old ; GPU=-1 ; hostname=a") == (
+        "CUDA failure 35: the driver is old"
+    )
 
 
 def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
@@ -175,6 +184,14 @@ def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: p
         assert words() == b"inside\n"
     print("outside", file=sys.stderr, flush=True)
     assert capfd.readouterr().err == "outside\n"
+
+
+def test_an_onnxruntime_that_cannot_be_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = probe.probe({"provider": "cpu"})
+    why, fix = diagnosed("cpu", found)
+    assert why.startswith("onnxruntime cannot be imported: ")
+    assert fix == "Install it anew: pip install bnfold"
 
 
 FAKE = """
@@ -201,6 +218,26 @@ def test_the_driver_and_its_gpus_are_asked_through_nvml(tmp_path: Path) -> None:
     source.write_text(FAKE.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }"))
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "off.so", source], check=True)
     assert driver(str(tmp_path / "off.so")) == {}
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_provider_whose_libraries_load_and_that_fails_all_the_same_is_quoted(tmp_path: Path) -> None:
+    """Stand-ins for the driver: a hollow one does not fit, one that fits finds no GPU."""
+    health = examined("cuda")
+    absent = [name for name, why in health.libraries.items() if why]
+    if "libcuda.so.1" not in absent or not set(absent) <= {"libcuda.so.1", "libcurand.so.10"}:
+        pytest.skip("needs CUDA's wheels, and no driver")
+    for code, words in (
+        ("", "undefined symbol: cu"),
+        ("int cuTensorMapEncodeTiled(void) { return 100; }", "CUDA failure 35"),
+    ):
+        for name in absent:
+            (tmp_path / "stand_in.c").write_text(code)
+            subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name, tmp_path / "stand_in.c"], check=True)
+        search = {"LD_LIBRARY_PATH": str(tmp_path)}
+        found = child.run("probe", {"provider": "cuda"}, seconds=60, environment=search)
+        assert CPU not in found["ran_on"]
+        assert words in diagnosed("cuda", found)[0]
 
 
 def test_no_driver_is_no_error() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.verification import child, opened, placement, providers, sessions, verify, verifying
@@ -31,7 +31,7 @@ from bnfold.verification.sessions import CPU, CUDA, TENSORRT
 from bnfold_cli.main import run
 from tests.benchmarks import on_gpu
 from tests.test_verify_verdicts import level
-from tests.verify_nets import CONV, EPSILON, GEMM, chain, one_channel, run_here, swapped
+from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped
 
 WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("tensorrt"))
 
@@ -40,9 +40,16 @@ WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("t
 
 
 def test_every_provider_is_run_with_each_of_its_arithmetics() -> None:
-    assert tuple(providers.ways(["cpu", "cuda", "tensorrt", "cuda"])) == WAYS
-    with pytest.raises(UsageProblem, match="unknown execution provider 'gpu'"):
-        list(providers.ways(["gpu"]))
+    assert providers.ways(["cpu", "cuda", "tensorrt", "cuda"]) == [*WAYS]
+    assert providers.ways(["cpu", "cuda"], [STRICT]) == [*WAYS[:2]]
+    for names, maths, words in (
+        (["gpu"], [STRICT], "unknown execution provider 'gpu'"),
+        ([], [STRICT], "no execution provider"),
+        (["cuda"], ["strict", "loose"], "unknown arithmetic 'loose'"),
+        (["cuda"], [], "no arithmetic"),
+    ):
+        with pytest.raises(UsageProblem, match=words):
+            providers.ways(names, maths)
 
 
 CHAINS = {
@@ -289,6 +296,29 @@ def test_an_input_is_steady_by_the_arithmetics_own_measure() -> None:
     assert not is_unsteady(values, moved, dropped=13)
 
 
+def in_tf32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose linear operators read operands of 11 bits, as TF32 does: Veltkamp's split, in nodes of ONNX."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.graph.initializer.append(numpy_helper.from_array(np.float32(2**13 + 1), "split"))
+    nodes: dict[str, onnx.NodeProto] = {}
+    for node in copy.graph.node:
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+            for i, x in enumerate(node.input[:2]):
+                steps = (
+                    ("Mul", (x, "split"), "big"),
+                    ("Sub", (f"{x}/big", x), "low"),
+                    ("Sub", (f"{x}/big", f"{x}/low"), "cut"),
+                )
+                nodes.update((f"{x}/{to}", helper.make_node(op, read, [f"{x}/{to}"])) for op, read, to in steps)
+                node.input[i] = f"{x}/cut"
+        nodes[node.output[0]] = node
+    made = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes.values()]
+    del copy.graph.node[:]
+    copy.graph.node.extend(made)
+    return copy
+
+
 # In the report
 
 
@@ -349,6 +379,27 @@ def test_a_fault_is_found_with_strict_math_and_a_large_one_also_with_tf32s_allow
 
 
 @pytest.mark.usefixtures("cpu_for_cuda")
+@pytest.mark.parametrize("name", NETS)
+def test_a_faultless_fold_passes_in_tf32_and_only_because_it_is_allowed_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, load = NETS[name], opened._load
+    weights = net.weights(5)
+    monkeypatch.setattr(
+        opened, "_load", lambda trial, level, label, m, *a, **k: load(trial, level, label, in_tf32(m), *a, **k)
+    )
+    how: dict[str, Any] = {"providers": ["cuda"], "maths": ["default"], "levels": ["off"]}
+    found = verify(net.original(weights), net.folded(net.fold(weights)), **how)
+    assert found.passed, found.reasons
+    (output,) = (tensor for tensor in found.levels[0].tensors if tensor.output)
+    assert 1e-5 < output.rms_original < 1e-2
+    wrong = net.folded({**net.fold(weights), "b": swapped(net.fold(weights)["b"])})
+    assert verify(net.original(weights), wrong, **how).verdict == "FAIL"
+    monkeypatch.setattr(providers, "TF32_BITS", 0)
+    assert not verify(net.original(weights), net.folded(net.fold(weights)), **how).passed
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
 def test_fold_sites_are_also_run_on_their_own_with_strict_math() -> None:
     r = np.random.default_rng(0)
     first = {"a": r.standard_normal((4, 4, 3)), "c": np.array([0, 0, -1e6, 0])}
@@ -404,14 +455,16 @@ def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.Mon
     def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
         if job == "numbers":
             asked.append((request["provider"], request["math"], how["environment"], how["memory"]))
-            return {"levels": [], "derived": [], "blocked": [], "notes": []}
+            return {"levels": [], "derived": [], "blocked": [], "notes": ["the same note"]}
         raise child.Crashed("not asked for here")
 
     monkeypatch.setattr(verifying, "require", lambda names: None)
     monkeypatch.setattr(verifying.child, "run", answer)
     weights = CONV.weights(0)
-    verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda", "tensorrt"])
-    assert asked == [
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda", "tensorrt"])
+    assert found.notes == ("the same note", *(f"{way.words}: the same note" for way in WAYS[1:]))
+    assert asked[0][:3] == ("cpu", "default", {})
+    assert asked[1:] == [
         ("cuda", "strict", {}, None),
         ("cuda", "default", {}, None),
         ("tensorrt", "strict", {"NVIDIA_TF32_OVERRIDE": "0"}, None),
@@ -464,7 +517,11 @@ def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--ep", "gpu"], "unknown execution provider 'gpu'"), (["--placement", "some"], "unknown placement policy")],
+    [
+        (["--ep", "gpu"], "unknown execution provider 'gpu'"),
+        (["--placement", "some"], "unknown placement policy 'some'"),
+        (["--math", "strict,loose"], "unknown arithmetic 'loose'"),
+    ],
 )
 def test_what_verify_does_not_know_is_exit_2(
     options: list[str], words: str, files: list[str], capsys: pytest.CaptureFixture[str]

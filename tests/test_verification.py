@@ -223,6 +223,25 @@ def test_a_chaotic_tail_hides_no_fault() -> None:
     assert "fold site 'n'" in found.reasons[0]
 
 
+def test_what_was_moved_behind_a_chaotic_part_is_no_fault() -> None:
+    """Found on convmixer_768_32: the inside of a chain that no input could be compared at was judged on its own."""
+    r = np.random.default_rng(0)
+    s, t = r.uniform(0.5, 2, 4), r.standard_normal(4)
+    steps = "".join(
+        f"  f{i} = Sub (one, h{i})  g{i} = Mul (h{i}, f{i})  h{i + 1} = Mul (g{i}, four)" for i in range(40)
+    )
+    head = f"h0 = Sigmoid (x){steps}  a = Mul (h40, k)  b = Identity (a)"
+    rest = {"one": np.ones(1), "four": np.full(1, 3.99)}
+    bn = {"s": s, "t": t, "m": np.zeros(4), "v": np.ones(4) - EPSILON}
+    original = chain(
+        f"{head}  n = BatchNormalization (b, s, t, m, v)  y = Identity (n)", {**rest, **bn, "k": np.ones((1, 4, 1))}
+    )
+    column = {"k": s.reshape(1, 4, 1), "t": t.reshape(1, 4, 1)}
+    found = verify(original, chain(f"{head}  n = Add (b, t)  y = Identity (n)", {**rest, **column}))
+    assert found.verdict == "INCONCLUSIVE", found.reasons
+    assert "too far to judge" in found.reasons[0]
+
+
 def test_a_fault_behind_a_channel_that_is_dead_for_every_input_fails() -> None:
     r = np.random.default_rng(0)
     a, w = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3))

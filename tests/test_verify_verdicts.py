@@ -56,7 +56,7 @@ def level(name: str, **changes: object) -> Level:
     measured = {"name": "y", "operator": "Conv", "output": True, "site": True, "ok": True, "why": "", "ratio": 1.0}
     measured |= {"tensor_ratio": 1.0, "limit": 4.0, "axis": None, "channel": None, "elements": 8, "excluded": 0}
     measured |= dict.fromkeys(("max_abs_original", "max_abs_folded", "rms_original", "rms_folded"), 1e-7)
-    measured |= {"disputed": False, "usable": True, "constant": False, "moved": False}
+    measured |= {"disputed": False, "usable": True, "clear": True, "constant": False, "moved": False}
     one = Compared(**measured)  # type: ignore[arg-type]
     plain = Level(name, ran=True, why="", broken=False, same_graph=False, cases=("normal",), tensors=(one,))
     return replace(plain, **changes)  # type: ignore[arg-type]
@@ -79,6 +79,11 @@ JUDGED = {
         [replace(OFF, tensors=(replace(OFF.tensors[0], ok=False),))],
         ["no oracle"],
         "FAIL",
+    ),
+    "a fold site that rounding blurs": (
+        [replace(OFF, tensors=(replace(OFF.tensors[0], clear=False),))],
+        [],
+        "INCONCLUSIVE",
     ),
     "no output is a tensor": ([replace(OFF, tensors=())], [], "INCONCLUSIVE"),
 }

@@ -63,7 +63,8 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     """
     fixed = without_data(trial.folded.graph)
     moved = {entry["name"] for entry in tensors if entry["moved"]}
-    good = frozenset(entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]) - fixed
+    fine = (entry for entry in tensors if entry["ok"] and entry["clear"] and not entry["moved"])
+    good = frozenset(entry["name"] for entry in fine) - fixed
     fed = feeds(trial.original.graph, cases(trial.effort, trial.seed)[0], trial.sizes)
     examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
     pair = Pair(trial.original, trial.folded, good & examples.keys(), examples, trial.effort, trial.seed)

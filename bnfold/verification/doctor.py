@@ -16,6 +16,7 @@ from .providers import PROVIDERS
 
 SCHEMA = "bnfold.doctor/1"
 SECONDS = 120.0
+_LISTED = "These are onnxruntime's words. nvidia-smi should list a GPU, and a CUDA version no older than the runtime."
 INSTALL = {
     "cpu": "pip install bnfold",
     "cuda": 'pip install "bnfold[gpu]"',
@@ -112,6 +113,8 @@ def examined(provider: str) -> Health:
 
 def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a provider does not work, and what to do: from what the probe found."""
+    if not found["versions"]:
+        return found["said"], f"Install it anew: {INSTALL[provider]}"
     if not found["offered"]:
         version = found["versions"]["onnxruntime"]
         return f"onnxruntime {version} is installed without it", f"pip uninstall onnxruntime, then {INSTALL[provider]}"
@@ -119,7 +122,7 @@ def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     if broken:
         return missing(broken), _cure(provider, broken, found["driver"])
     if found["said"]:
-        return found["said"], f"These are onnxruntime's words; nvidia-smi should list a GPU. {INSTALL[provider]}"
+        return found["said"], _LISTED
     places = ", ".join(found["ran_on"]) or "nothing"
     return f"a one-node session ran on {places}, and onnxruntime does not say why", INSTALL[provider]
 

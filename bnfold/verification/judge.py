@@ -18,7 +18,7 @@ def judge(
         return FAIL, wrong
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = _unsure(levels)
+    unsure = (*_unsure(levels), *_blurred(levels, derived))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
     return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_praise(levels), *_proved(derived)))
@@ -81,8 +81,7 @@ def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
         return tuple(found) or ("nothing could be compared",)
     firsts = {level.way: level for level in reversed(ran)}
     for way in dict.fromkeys(level.way for level in ran):
-        said = f"{way.provider}, {way.math} math: " * way.gpu
-        found += [f"{said}{reason}" for reason in _uninformative(firsts[way])]
+        found += [": ".join(filter(None, [way.words, reason])) for reason in _uninformative(firsts[way])]
     return tuple(found)
 
 
@@ -97,6 +96,13 @@ def _uninformative(level: Level) -> list[str]:
     elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):
         found.append("every output is one constant, whatever the input: it cannot show a difference")
     return found + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
+
+
+def _blurred(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
+    """The first fold site that nothing was found out about: rounding blurs it, and its weights were not derived."""
+    known = {site.name for site in derived if site.responses}
+    found = (t for level in levels for t in level.tensors if t.site and not t.clear and not t.moved)
+    return [f"rounding alone blurs {t.place()} too far to judge" for t in found if t.name not in known][:1]
 
 
 def _dispute(tensors: Sequence[Compared], output: Compared) -> str:

@@ -25,6 +25,7 @@ from .windows import Array
 
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
+BLUR = 2.0**-7  # relative error up to which tensors that hold other values by design can be told
 FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
 ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH, ONES, NOISE = range(7)
 
@@ -185,6 +186,11 @@ class Tally:
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = np.where(error > 0, np.sqrt(error / allowed), 0.0)
         return found
+
+    @property
+    def clear(self) -> bool:
+        """Rounding blurs the tensor so little that other values, such as an affine moved past it leaves, show."""
+        return not self.sums or self._usual() <= BLUR**2
 
     def _usual(self) -> float:
         """Squared relative error of the whole tensor: no channel, of few elements maybe, must be more exact."""

@@ -52,7 +52,12 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
             stage("the algebra of the fold sites")
             trial.derived = derivations(trial, report["tensors"])
         if level == "off" and trial.way.careful and report["ran"] and all(entry["ok"] for entry in report["tensors"]):
-            yield from _alone(trial, {entry["name"] for entry in report["tensors"] if not entry["moved"]})
+            held = (
+                entry["name"]
+                for entry in report["tensors"]
+                if entry["usable"] and entry["clear"] and not entry["moved"]
+            )
+            yield from _alone(trial, set(held))
 
 
 def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:

@@ -20,17 +20,19 @@ from onnx import numpy_helper
 from . import libraries, sessions
 from .child import stage
 from .driver import driver
-from .placement import assigned, ran
+from .placement import ran
 from .providers import Way, chain
 
 
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Everything about `request["provider"]` (cpu, cuda or tensorrt) that only loading and running can tell."""
-    import onnxruntime as ort
-
     way = Way(request["provider"])
-    found: dict[str, Any] = {"offered": way.name in ort.get_available_providers(), "libraries": {}, "ran_on": []}
-    found.update(placed_on=[], said="", versions={"onnxruntime": ort.__version__}, driver={})
+    found: dict[str, Any] = {"offered": False, "libraries": {}, "ran_on": [], "said": "", "versions": {}, "driver": {}}
+    try:
+        import onnxruntime as ort
+    except ImportError as why:
+        return found | {"said": f"onnxruntime cannot be imported: {why}"}
+    found.update(offered=way.name in ort.get_available_providers(), versions={"onnxruntime": ort.__version__})
     if way.gpu:
         stage(f"loading the libraries of {way.name}")
         libraries.preload(way.provider)
@@ -46,17 +48,15 @@ def _tried(way: Way) -> dict[str, Any]:
     """Run one Conv (which on CUDA also wants cuDNN) and see where it went, and what onnxruntime prints meanwhile."""
     stage(f"a one-node session on {way.name}")
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        entries = {"session.record_ep_graph_assignment_info": "1"}
-        options = sessions.options("off", entries=entries, profile=f"{folder}/ran")
+        options = sessions.options("off", profile=f"{folder}/ran")
         with overheard() as words:
             try:
                 running = sessions.session(_one_node(), options, chain(way))
                 sessions.outputs(running, ["y"], {"x": np.ones((1, 1, 2, 2), np.float32)})
             except sessions.CannotRun as why:
                 return {"said": cleaned(words()) or str(why)}
-        placed = {node.provider for node in assigned(running)}
         kernels = {node.provider for node in ran(sessions.finish(running))}
-    return {"placed_on": sorted(placed), "ran_on": sorted(kernels), "said": cleaned(words())}
+    return {"ran_on": sorted(kernels), "said": cleaned(words())}
 
 
 def _one_node() -> bytes:
@@ -88,11 +88,9 @@ def _all(stream: Any) -> bytes:
 
 
 def cleaned(printed: bytes) -> str:
-    """The first of onnxruntime's messages, without colours, times and the places in its sources."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode("utf-8", "replace"))
-    lines = [line for line in text.splitlines() if line.strip()]
-    first = re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", lines[0]) if lines else ""
-    return re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/\S+ ", "", first).strip()
+    """The first of onnxruntime's messages, without colours and times."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", printed.decode("utf-8", "replace")).strip()
+    return sessions.one_line(re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", text)) if text else ""
 
 
 def versions() -> dict[str, str]:
@@ -120,11 +118,5 @@ def _loaded(library: str) -> str:
     """The file of a library that this process has loaded (Linux tells)."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
-    return next(
-        (
-            path
-            for line in lines
-            if Path(path := line.partition("/")[1] + line.partition("/")[2]).name.startswith(library)
-        ),
-        "",
-    )
+    paths = (Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line)
+    return next((str(path) for path in paths if path.name.startswith(library)), "")

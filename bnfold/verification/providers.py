@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageProblem
 from .sessions import CPU, CUDA, TENSORRT
 
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
-STRICT, DEFAULT = "strict", "default"
+MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
 Chain = list[tuple[str, dict[str, str]]]
 Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
@@ -31,6 +31,11 @@ class Way:
         return PROVIDERS[self.provider]
 
     @property
+    def words(self) -> str:
+        """For the start of a sentence; the CPU goes without saying."""
+        return f"{self.provider}, {self.math} math" if self.gpu else ""
+
+    @property
     def gpu(self) -> bool:
         return self.provider != "cpu"
 
@@ -50,12 +55,15 @@ class Way:
         return {"NVIDIA_TF32_OVERRIDE": "0"} if self == Way("tensorrt", STRICT) else {}
 
 
-def ways(providers: Iterable[str]) -> Iterator[Way]:
-    """Every way to be compared on `providers`. Raises UsageProblem for a provider that bnfold does not know."""
-    for provider in dict.fromkeys(providers):
-        if provider not in PROVIDERS:
-            raise UsageProblem(f"unknown execution provider {provider!r}", f"Choose from: {', '.join(PROVIDERS)}.")
-        yield from [Way()] if provider == "cpu" else [Way(provider, STRICT), Way(provider, DEFAULT)]
+def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
+    """Every way to be compared: each of `providers`, the GPU's with each of `maths`. Raises UsageProblem if none is."""
+    known = (("execution provider", providers, (*PROVIDERS,)), ("arithmetic", maths, MATHS))
+    for what, names, choice in known:
+        if not names or not set(names) <= {*choice}:
+            unknown = next((f"unknown {what} {name!r}" for name in names if name not in choice), f"no {what}")
+            raise UsageProblem(unknown, f"Choose from: {', '.join(choice)}.")
+    found = [[Way(name, math) for math in MATHS if math in maths] if name != "cpu" else [Way()] for name in providers]
+    return list(dict.fromkeys(way for each in found for way in each))
 
 
 def chain(way: Way, engine: Mapping[str, str] | None = None) -> Chain:

@@ -34,6 +34,7 @@ def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, A
         "rms_noise": _relative(tally, NOISE),
         "disputed": tally.disputed,
         "usable": tally.usable,
+        "clear": tally.clear,
         "constant": tally.constant,
         "excluded": tally.excluded,
         "elements": tally.elements,

@@ -38,6 +38,7 @@ class Compared:
     rms_folded: float
     disputed: bool
     usable: bool
+    clear: bool  # rounding alone does not blur it so far that other values would pass
     constant: bool
     excluded: int
     elements: int
@@ -79,7 +80,7 @@ class Level:
     @property
     def where(self) -> str:
         """For a sentence."""
-        return f"{self.provider}, {self.math} math, " * self.way.gpu + f"optimization {self.level}"
+        return ", ".join(filter(None, [self.way.words, f"optimization {self.level}"]))
 
     @property
     def way(self) -> Way:

@@ -167,7 +167,11 @@ def optimized(
     return onnx.load(path)
 
 
-def one_line(why: BaseException) -> str:
-    """The first line of onnxruntime's message, without its preamble and the paths of its sources."""
-    text = str(why).strip().splitlines()[0] if str(why).strip() else type(why).__name__
-    return re.sub(r"^.*\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/onnxruntime_src/\S+ [^)]*\) ?", "", text).strip()
+def one_line(why: object) -> str:
+    """onnxruntime's message in one line, without its preamble and the places in its sources; CUDA's own if there is."""
+    text = str(why).strip() or type(why).__name__
+    failure = re.search(r"\bCU[A-Z]+ failure \d+: [^;\n]*", text)
+    if failure:
+        return failure[0].strip()
+    preamble = r"^.*\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/onnxruntime_src/\S+ [^)]*\) ?"
+    return re.sub(preamble, "", text.splitlines()[0]).strip()

@@ -17,7 +17,7 @@ from .doctor import require
 from .judge import judge
 from .loading import found, placed
 from .placement import POLICIES, Placement
-from .providers import Way, ways
+from .providers import MATHS, Way, ways
 from .results import PASS, Compared, Derived, Level, Structure, Verification
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def verify(
     seed: int = 0,
     levels: Sequence[str] = LEVELS,
     providers: Sequence[str] = ("cpu",),
+    maths: Sequence[str] = MATHS,
     placement: str = "compute",
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
@@ -44,12 +45,12 @@ def verify(
     (outputs), against a float64 evaluation of the original that shares no code with fold or runtime. `effort` is `fast`
     (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
 
-    `providers` are cpu, cuda and tensorrt; the GPU's run with strict float32 arithmetic and with their default, and
-    where the nodes ran is held against the policy `placement`: strict, compute or any.
+    `providers` are cpu, cuda and tensorrt. The GPU's run with each of `maths`: strict float32 arithmetic, and the
+    provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any.
     Raises ModelProblem where a file is no readable model, EnvironmentProblem where a provider cannot run.
     """
     _check(effort, levels, placement)
-    served = list(ways(providers))
+    served = ways(providers, maths)
     started = time.perf_counter()
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
@@ -144,9 +145,14 @@ def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
             "numbers", asked, seconds=SECONDS[request["effort"]], memory=memory, environment=way.environment
         )
     except child.Crashed as why:
-        return _Numbers(blocked=[f"{way.provider}: {why}" if way.gpu else str(why)])
+        return _Numbers(blocked=[_of(way, str(why))])
+    blocked, notes = ([_of(way, sentence) for sentence in answer[part]] for part in ("blocked", "notes"))
     derived = [Derived(**entry) for entry in answer["derived"]]
-    return _Numbers([_level(entry) for entry in answer["levels"]], answer["blocked"], answer["notes"], derived)
+    return _Numbers([_level(entry) for entry in answer["levels"]], blocked, notes, derived)
+
+
+def _of(way: Way, sentence: str) -> str:
+    return ": ".join(filter(None, [way.words, sentence]))
 
 
 def _level(entry: Mapping[str, Any]) -> Level:

@@ -35,7 +35,7 @@ NAMES = (
     "densenet121",
     "levit_128s",
     "ghostnet_100",
-    "convmixer_768_32",
+    "hgnetv2_b0",
 )
 COLUMNS = ("model", "level", "verdict", "ratio", "error A", "error B", "noise", "where B ran")
 
