@@ -18,6 +18,7 @@ from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge
 from .cleanup import cancel
 from .graph import label, operator
+from .inlining import holders, inlined
 from .plan import Direction, Plan, Way, make_plan
 from .workbench import Workbench
 
@@ -112,7 +113,25 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded 
 
 
 def fold_in_place(record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool = False) -> FoldResult:
-    """`fold` on a record that may be consumed; external data is read from `folder`."""
+    """`fold` on a record that may be consumed; external data is read from `folder`.
+
+    Functions are folded inside their bodies; those that still hold a BatchNormalization are inlined if that helps.
+    """
+    result = fold_as_it_stands(record, folder, freeze_initializers)
+    names = [f"{domain}::{name}" for domain, name in holders(record)]
+    if not names:
+        return result
+    again = fold_as_it_stands(inlined(record), folder, freeze_initializers)
+    if len(again.batch_norms_kept) >= len(result.batch_norms_kept):
+        return result
+    record.CopyFrom(again.model)
+    notes = *result.notes, f"inlined, because their callers hold their constants: {', '.join(names)}"
+    folded, flushed = (*result.folded, *again.folded), result.flushed + again.flushed
+    return FoldResult(record, folded, again.kept, notes, flushed)
+
+
+def fold_as_it_stands(record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool) -> FoldResult:
+    """`fold_in_place`, every graph and function for itself."""
     bench = Workbench(record, folder, freeze_initializers)
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another

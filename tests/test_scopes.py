@@ -152,12 +152,46 @@ def test_the_body_of_a_function():
     assert fold(result.model).model == result.model
 
 
-def test_a_function_that_is_given_its_constants_stays():
+def test_a_function_that_is_given_its_constants_is_inlined():
     model = with_function(constants_inside=False)
+    result = fold(model)
+    assert [n.op_type for n in result.model.graph.node] == ["Conv", "Relu", "Conv"]
+    assert not result.model.functions
+    assert len(result.batch_norms_folded) == 2
+    assert result.notes == ("inlined, because their callers hold their constants: my::Block",)
+    assert_same(model, result.model)
+    assert fold(result.model).model == result.model
+
+
+def test_a_function_within_a_function_is_inlined_as_well():
+    model = with_function(constants_inside=False)
+    (block,) = model.functions
+    call = helper.make_node("Block", list(block.input), ["y"], domain="my")
+    outer = helper.make_function("my", "Outer", list(block.input), ["y"], [call], list(block.opset_import))
+    model.functions.append(outer)
+    for node in model.graph.node:
+        node.op_type = node.op_type.replace("Block", "Outer")
+    result = fold(model)
+    assert [n.op_type for n in result.model.graph.node] == ["Conv", "Relu", "Conv"]
+    assert_same(model, result.model)
+
+
+def test_a_function_that_calls_itself_stays():
+    model = with_function(constants_inside=False)
+    (block,) = model.functions
+    block.node.append(helper.make_node("Block", ["y", *block.input[1:]], ["q"], domain="my"))
+    assert fold(model).model == model
+
+
+def test_a_function_stays_where_inlining_would_not_help():
+    model = with_function(constants_inside=False)
+    (block,) = model.functions
+    block.node.insert(1, helper.make_node("Sigmoid", ["c"], ["d"]))
+    block.node[2].input[0] = "d"
     result = fold(model)
     assert result.model == model
     (kept,) = result.batch_norms_kept
-    assert kept.not_hoisted.code == "NOT_CONSTANT"
+    assert (kept.not_hoisted.code, result.notes) == ("NOT_CONSTANT", ())
 
 
 @pytest.mark.parametrize("names", [("W",), ("pg", "pb", "pm", "pv")])

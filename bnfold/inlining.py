@@ -1,0 +1,40 @@
+"""Functions: where the body alone leaves nothing to fold into, because it is given its constants, the calls may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import onnx
+from onnx import NodeProto
+
+
+def holders(record: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Domain and name of the functions with a BatchNormalization in their bodies."""
+    return sorted({(f.domain, f.name) for f in record.functions if any(map(is_batch_norm, every_node(f.node)))})
+
+
+def inlined(record: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which these functions stand at their calls, by onnx's own inliner; in nested functions as well.
+
+    What is not valid, such as a function that calls itself, stays as it is.
+    """
+    import onnx.inliner
+
+    with suppress(onnx.checker.ValidationError):
+        while names := holders(record):
+            record = onnx.inliner.inline_selected_functions(record, names)
+    return record
+
+
+def is_batch_norm(node: NodeProto) -> bool:
+    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+
+
+def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes, and those of the graphs in their attributes."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
+                yield from every_node(graph.node)
