@@ -21,7 +21,8 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     The weights themselves are not copied. Raises ModelProblem if the graph cannot be read.
     """
     bare = skeleton(record, overridable)
-    with suppress(onnx.shape_inference.InferenceError, RuntimeError, ValueError):  # stated shapes must do, then
+    known = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError)
+    with suppress(*known):  # stated shapes must do, then
         bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
