@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bnfold.verification import SelfTest, Verification
 
 EXIT = {"PASS": 0, "FAIL": 1, "VACUOUS": 5, "INCONCLUSIVE": 5}
 
@@ -17,6 +20,7 @@ Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.
 Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
 Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")]
+Planted = Annotated[bool, typer.Option("--self-test", help="Also plant faults into B, and show which are found.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 
 
@@ -29,6 +33,7 @@ def verify(
     math: Math = "strict,default",
     placement: Placement = "compute",
     seed: Seed = 0,
+    self_test: Planted = False,
     json: Json = None,
 ) -> int:
     """Decide whether B computes what A computes, up to rounding.
@@ -38,18 +43,30 @@ def verify(
     with its default, and where each node ran is proved. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5
     for VACUOUS (the comparison could not have failed) and INCONCLUSIVE.
     """
+    from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
-    from bnfold_cli import console
 
     chosen = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
+    planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
+    tell(found, planted, json)
+    return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
+
+
+def tell(found: Verification, planted: SelfTest | None, json: str | None) -> None:
+    """Tables and verdict on stdout, or JSON; notes and reasons on stderr."""
+    from bnfold_cli import console
+
     if json != "-":
         console.table("Error against float64", found.COLUMNS, found.rows())
+        if planted:
+            console.table("Planted faults", planted.COLUMNS, planted.rows())
         console.data.print(found.verdict)
     if json:
-        console.write_json(found.to_json(), json)
+        console.write_json({**found.to_json(), "self_test": planted.to_json() if planted else None}, json)
     for note in found.notes:
         console.say(f"note: {note}")
     for reason in found.reasons:
         console.say(reason)
-    return EXIT[found.verdict]
+    if planted and not planted.passed:
+        console.say("self-test: a planted fault was not found")

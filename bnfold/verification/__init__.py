@@ -11,6 +11,8 @@ from .results import INCONCLUSIVE as INCONCLUSIVE
 from .results import PASS as PASS
 from .results import VACUOUS as VACUOUS
 from .results import Verification as Verification
+from .selftest import SelfTest as SelfTest
+from .selftest import self_test as self_test
 from .verifying import verify as verify
 
-__all__ = ["FAIL", "INCONCLUSIVE", "PASS", "VACUOUS", "Verification", "verify"]
+__all__ = ["FAIL", "INCONCLUSIVE", "PASS", "VACUOUS", "SelfTest", "Verification", "self_test", "verify"]
