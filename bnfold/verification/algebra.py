@@ -59,7 +59,7 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
 
     Cut is at tensors that were found to hold the same values in both models; a site that was found wrong is derived,
-    too, but not the inside of a chain, which holds other values by design.
+    too. The inside of a chain, which holds other values by design, is not derived unless a derived site covers it.
     """
     fixed = without_data(trial.folded.graph)
     moved = {entry["name"] for entry in tensors if entry["moved"]}
@@ -69,7 +69,11 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
     pair = Pair(trial.original, trial.folded, good & examples.keys(), examples, trial.effort, trial.seed)
     sites = (trial.edits & examples.keys()) - moved - fixed
-    return [derived(pair, name) for name in produced(trial.folded.graph) if name in sites]
+    makers = produced(trial.folded.graph)
+    found = [derived(pair, name) for name in makers if name in sites]
+    covered = sites.union(*(site.inside for site in found if site.exact and site.share == 1))
+    left = [name for name in makers if name in trial.edits - fixed - covered]
+    return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in left]
 
 
 def is_floating(value: Array) -> bool:
@@ -84,7 +88,9 @@ def derived(pair: Pair, site: str) -> Derived:
         share = trial.run()
     except (NotDerived, CannotEvaluate) as why:
         return Derived(site, operator, why=str(why))
-    return Derived(site, operator, trial.responses, share, finite(trial.ratio), roundings(pair, trial.pieces[1], site))
+    inside = tuple(name for node in trial.pieces[1].nodes for name in node.output)
+    limit = roundings(pair, trial.pieces[1], site)
+    return Derived(site, operator, trial.responses, share, finite(trial.ratio), limit, inside)
 
 
 def roundings(pair: Pair, folded: Piece, site: str) -> float:

@@ -124,6 +124,7 @@ class Derived:
     share: float = 0.0
     ratio: float = 0.0
     roundings: float = 1.0
+    inside: tuple[str, ...] = ()  # tensors that were derived along with it
     why: str = ""  # it could not be derived
 
     @property

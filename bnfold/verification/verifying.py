@@ -147,7 +147,7 @@ def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
     except child.Crashed as why:
         return _Numbers(blocked=[_of(way, str(why))])
     blocked, notes = ([_of(way, sentence) for sentence in answer[part]] for part in ("blocked", "notes"))
-    derived = [Derived(**entry) for entry in answer["derived"]]
+    derived = [Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"]]
     return _Numbers([_level(entry) for entry in answer["levels"]], blocked, notes, derived)
 
 
