@@ -84,7 +84,7 @@ class Row:
         return Counter(f"{k['not_hoisted']}/{k['not_sunk']}" for k in self.kept)
 
     def cells(self) -> tuple[str, ...]:
-        if self.problem and not self.batch_norms[0]:
+        if self.problem and not self.nodes[0]:
             return (self.name, *[""] * 10, self.problem, "")
         reasons = ", ".join(f"{n} {pair}" for pair, n in self.reasons.most_common())
         return (
@@ -195,7 +195,7 @@ def summary(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def totals(title: str, rows: Sequence[Row]) -> Iterator[str]:
-    good = [row for row in rows if row.batch_norms[0]]
+    good = [row for row in rows if row.nodes[0]]
     before, after = (sum(row.batch_norms[i] for row in good) for i in (0, 1))
     peer = sum(row.best_peer or 0 for row in good)
     asked = f", best peer {peer}" if any(row.peers for row in good) else ""
