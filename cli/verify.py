@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,19 @@ Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.
 Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
 Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE|FOLDER", help="Data to run first: .npz, .npy, ONNX test data. Repeatable."),
+]
+Shape = Annotated[
+    list[str] | None, typer.Option(metavar="NAME:SIZES", help="Shape of an input, as x:1,3,224,224. Repeatable.")
+]
+Dim = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=SIZES", help="Sizes of a dynamic dimension, as N=1,8. Repeatable.")
+]
+Budget = Annotated[
+    float | None, typer.Option(min=1.0, metavar="SECONDS", help="Begin nothing more after this; say what was skipped.")
+]
 Planted = Annotated[bool, typer.Option("--self-test", help="Also plant faults into B, and show which are found.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 
@@ -32,6 +45,10 @@ def verify(
     ep: Ep = "cpu",
     math: Math = "strict,default",
     placement: Placement = "compute",
+    inputs: Inputs = None,
+    shape: Shape = None,
+    dim: Dim = None,
+    budget: Budget = None,
     seed: Seed = 0,
     self_test: Planted = False,
     json: Json = None,
@@ -45,9 +62,12 @@ def verify(
     """
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
+    from bnfold.verification.asked import dim_asked, shape_asked
 
-    chosen = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
-    found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
+    chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
+    shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
+    asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
+    found = run(original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked)
     planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
     tell(found, planted, json)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]

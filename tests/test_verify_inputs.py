@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import UsageProblem
 from bnfold.verification.copies import exposed, jittered, tamed
-from bnfold.verification.inputs import Case, candidates, cases, dynamic, feeds
+from bnfold.verification.dimensions import candidates, dynamic
+from bnfold.verification.inputs import Case, cases, feeds
 from bnfold.verification.measure import Tally
 from bnfold.verification.regions import edited, shape_of_graph, shared, undone
 from bnfold.verification.sessions import CPU, CUDA, checked, options

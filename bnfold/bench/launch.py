@@ -16,7 +16,8 @@ import onnx
 from ..errors import ModelProblem, UsageProblem
 from ..verification import sessions
 from ..verification.child import stage
-from ..verification.inputs import Case, candidates, dynamic, feeds
+from ..verification.dimensions import candidates, dynamic
+from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.regions import shape_of_graph
 from ..verification.sessions import CannotRun

@@ -20,7 +20,7 @@ from onnx import helper
 
 from .copies import without_data
 from .impulses import Impulses, elements, everything, impulses
-from .inputs import cases, feeds
+from .inputs import feeds
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
 from .pieces import NotDerived, Piece, other_operand, piece, require_linear, summing
@@ -65,7 +65,7 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     moved = {entry["name"] for entry in tensors if entry["moved"]}
     fine = (entry for entry in tensors if entry["ok"] and entry["clear"] and not entry["moved"])
     good = frozenset(entry["name"] for entry in fine) - fixed
-    fed = feeds(trial.original.graph, cases(trial.effort, trial.seed)[0], trial.sizes)
+    fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
     examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
     pair = Pair(trial.original, trial.folded, good & examples.keys(), examples, trial.effort, trial.seed)
     sites = (trial.edits & examples.keys()) - moved - fixed

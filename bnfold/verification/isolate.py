@@ -16,7 +16,7 @@ from .copies import without_data
 from .oracle import Oracle
 from .protos import FLOATS, produced, subgraphs
 from .regions import shared
-from .trial import Trial
+from .trial import SMALL, Trial
 
 
 def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
@@ -32,7 +32,10 @@ def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
         return None
     original, folded = (cut(model, cuts, sites) for model in (trial.original, trial.folded))
     oracle = Oracle(original) if trial.oracle else None
-    return replace(trial, original=original, folded=folded, oracle=oracle, names=sites, truths={}, seen={})
+    drawn = [case for case in trial.planned if not case.path][: None if trial.elements <= SMALL else 1]
+    return replace(
+        trial, original=original, folded=folded, oracle=oracle, planned=drawn, names=sites, truths={}, seen={}
+    )
 
 
 def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]:

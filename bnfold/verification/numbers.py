@@ -13,7 +13,7 @@ import numpy as np
 from . import libraries, sessions
 from .algebra import derivations
 from .child import stage
-from .inputs import Case, cases, feeds
+from .inputs import Case, feeds
 from .isolate import isolated
 from .loading import placed
 from .measure import Tally, is_unsteady
@@ -24,7 +24,7 @@ from .providers import without_tensorrt
 from .records import record
 from .regions import shape_of_graph, undone
 from .sessions import CannotRun
-from .trial import SMALL, WORK, Trial, prepared, sized, truth
+from .trial import WORK, Trial, prepared, require_drawn, sized, truth
 from .windows import Array
 
 Tallies = tuple[
@@ -49,15 +49,19 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
         report = _level(trial, level, trial.names if level == "off" else trial.outputs)
         yield report
         if level == "off" and trial.way.careful and report["ran"]:
-            stage("the algebra of the fold sites")
-            trial.derived = derivations(trial, report["tensors"])
-        if level == "off" and trial.way.careful and report["ran"] and all(entry["ok"] for entry in report["tensors"]):
-            held = (
-                entry["name"]
-                for entry in report["tensors"]
-                if entry["usable"] and entry["clear"] and not entry["moved"]
-            )
-            yield from _alone(trial, set(held))
+            yield from _at_sites(trial, report["tensors"])
+
+
+def _at_sites(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """What only the fold sites are asked, given what was found out about all `tensors`."""
+    if trial.late:
+        trial.notes.append("algebra and isolated fold sites were skipped: the time allowed is over")
+        return
+    stage("the algebra of the fold sites")
+    trial.derived = derivations(trial, tensors)
+    if all(entry["ok"] for entry in tensors):
+        held = (entry["name"] for entry in tensors if entry["usable"] and entry["clear"] and not entry["moved"])
+        yield from _alone(trial, set(held))
 
 
 def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
@@ -82,12 +86,9 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     report["same_graph"] = level == "default" and _same_graph(trial, level)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))
-    planned = cases(trial.effort, trial.seed)
-    if level == "isolated" and trial.elements > SMALL:
-        planned = planned[:1]
     try:
-        running = opened(trial, "default" if level == "default" else "off", names, planned)
-        report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare), planned)]
+        running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
+        report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
@@ -105,12 +106,20 @@ def _tally(trial: Trial, name: str, operator: str) -> Tally:
     return Tally(name, axes, bounded=operator in BOUNDED, dropped=trial.way.dropped_bits)
 
 
-def _run_cases(trial: Trial, running: Opened, tallies: Tallies, planned: Sequence[Case]) -> list[Case]:
-    """Run one input after another; of a large model fewer, the first always."""
-    affordable = max(1, WORK[trial.effort] // max(1, trial.elements))
+def _run_cases(trial: Trial, running: Opened, tallies: Tallies) -> list[Case]:
+    """Run one input after another; of a large model fewer, the first and those from files always."""
+    planned, own = trial.planned, sum(bool(case.path) for case in trial.planned)
+    affordable = max(1, own, WORK[trial.effort] // max(1, trial.elements))
     if affordable < len(planned):
         trial.notes.append(f"{affordable} of {len(planned)} inputs were used, to save time")
-    return [case for plan in planned[:affordable] if (case := _run_case(trial, running, tallies, plan))]
+    done: list[Case] = []
+    for number, plan in enumerate(planned[:affordable]):
+        if number and trial.late:
+            trial.notes.append(f"{number} of {len(planned)} inputs were used: the time allowed is over")
+            break
+        case = _run_case(trial, running, tallies, plan)
+        done += [case] if case else []
+    return done
 
 
 def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Case | None:
@@ -121,6 +130,7 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
     try:
         first = sessions.outputs(running.original, names, values)
     except CannotRun as why:
+        require_drawn(case, why)
         if case.larger or case.batch == 1:
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None

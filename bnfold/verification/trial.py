@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,10 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..errors import ModelProblem
 from . import providers, sessions
+from .asked import combined, files
 from .child import stage
 from .copies import tamed
-from .inputs import CannotFeed, Case, Sizes, candidates, cases, feeds
+from .dimensions import Sizes, candidates
+from .given import sizes_of
+from .inputs import CannotFeed, Case, cases, feeds
 from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
 from .placement import named
@@ -45,6 +51,8 @@ class Trial:
     way: Way = Way()
     policy: str = "compute"  # of placement
     oracle: Oracle | None = None
+    planned: list[Case] = field(default_factory=list)  # the inputs; of a large model not all of them
+    deadline: float = math.inf  # of time.time(): when to begin nothing more
     sizes: Sizes = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     elements: int = 0  # of all shared tensors, for one input
@@ -56,6 +64,11 @@ class Trial:
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
     )  # what the oracle said, while it may be asked again
+
+    @property
+    def late(self) -> bool:
+        """The time that was allowed is over; `notes` must say what is skipped."""
+        return time.time() > self.deadline
 
     @property
     def outputs(self) -> list[str]:
@@ -71,6 +84,9 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["math"]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)
+    trial.deadline = request.get("deadline") or math.inf
+    asked = combined(original.graph, request.get("dims", {}), request.get("shapes", {}))
+    trial.planned = cases(trial.effort, trial.seed, asked, files(request.get("inputs", ())))
     stage("the float64 evaluation of the original")
     try:
         trial.oracle = Oracle(original)
@@ -94,6 +110,7 @@ def sized(trial: Trial) -> bool:
                 values = feeds(trial.original.graph, case, sizes)
                 sessions.outputs(running, trial.outputs, values)
             except (CannotRun, CannotFeed) as reason:
+                require_drawn(case, reason)
                 why = why or reason
                 continue
             trial.sizes = sizes
@@ -103,9 +120,18 @@ def sized(trial: Trial) -> bool:
     return False
 
 
+def require_drawn(case: Case, why: Exception) -> None:
+    """Raise ModelProblem if the model does not run on a person's own data; random inputs may be replaced by others."""
+    if case.path:
+        raise ModelProblem(f"the original does not run on {case}: {why}", "Is it data for this model?") from why
+
+
 def _trials(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
     """The first planned case with one set of sizes after another; then the same with a batch of 1."""
-    first = cases(trial.effort, trial.seed)[0]
+    first = trial.planned[0]
+    if first.path:
+        yield first, sizes_of(trial.original.graph, first.path)
+        return
     for case in dict.fromkeys((first, replace(first, batch=1))):
         yield from ((case, sizes) for sizes in candidates(trial.original.graph))
 

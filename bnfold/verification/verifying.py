@@ -38,6 +38,10 @@ def verify(
     providers: Sequence[str] = ("cpu",),
     maths: Sequence[str] = MATHS,
     placement: str = "compute",
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    dims: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    budget_s: float | None = None,
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
 
@@ -47,7 +51,12 @@ def verify(
 
     `providers` are cpu, cuda and tensorrt. The GPU's run with each of `maths`: strict float32 arithmetic, and the
     provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any.
-    Raises ModelProblem where a file is no readable model, EnvironmentProblem where a provider cannot run.
+    `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
+    gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
+    `budget_s` seconds nothing more is begun, and the notes say what was skipped.
+
+    Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
+    EnvironmentProblem where a provider cannot run.
     """
     _check(effort, levels, placement)
     served = ways(providers, maths)
@@ -55,7 +64,8 @@ def verify(
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
         request: dict[str, Any] = {"original": str(first), "folded": str(second), "effort": effort}
-        request.update(seed=seed, levels=list(levels), placement=placement)
+        request.update(seed=seed, levels=list(levels), placement=placement, inputs=[str(path) for path in inputs])
+        request.update(dims=dict(dims or {}), shapes=dict(shapes or {}), deadline=budget_s and time.time() + budget_s)
         require(way.provider for way in served if way.gpu)
         structure, blocked = _structure(request)
         same = structure is not None and structure.identical

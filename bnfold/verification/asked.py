@@ -1,0 +1,101 @@
+"""What a person says of inputs: `--shape x:1,3,224,224` in the spellings of the field, `--dim N=1,8`, files of data."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import onnx
+
+from ..errors import ModelProblem, UsageProblem
+from .dimensions import dynamic
+from .protos import fed, shape
+
+Sizes = dict[str, int]
+Shapes = Mapping[str, Sequence[int]]  # of inputs; that of the only input may be called ""
+
+_SHAPE = re.compile(r"(?:(?P<name>.+)[:=])?\s*[\[(]?(?P<dims>\d+(?:\s*[,x]\s*\d+)*),?[\])]?")
+_NEXT = re.compile(r"(?<=[\d\])])\s*[,;\s]\s*(?=[^\d\s\[(,;][^,;\[(]*[:=])")  # between `x:1x3` and `y:1x2`
+
+
+def shape_asked(text: str) -> dict[str, tuple[int, ...]]:
+    """`x:1,3,224,224`, as onnxsim, onnxslim, polygraphy (`x:[1,3]`) and trtexec (`x:1x3,y:1x2`) spell it.
+
+    Without a name it is the shape of the only input. Raises UsageProblem.
+    """
+    found = {}
+    for part in _NEXT.split(text.strip()):
+        match = _SHAPE.fullmatch(part.strip())
+        dims = tuple(int(size) for size in re.split(r"\s*[,x]\s*", match["dims"])) if match else ()
+        if not match or 0 in dims:
+            raise UsageProblem(f"--shape {text!r} is not NAME:SIZES", "For example: --shape x:1,3,224,224.")
+        found[(match["name"] or "").strip()] = dims
+    return found
+
+
+def dim_asked(text: str) -> tuple[str, tuple[int, ...]]:
+    """`N=1,8` as a dimension and its sizes. Raises UsageProblem."""
+    name, _, values = text.rpartition("=")
+    sizes = values.split(",")
+    if not name or not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+        raise UsageProblem(f"--dim {text!r} is not NAME=SIZE", "For example: --dim N=8, or --dim N=1,8.")
+    return name, tuple(int(size) for size in sizes)
+
+
+def combined(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:
+    """Sizes of dynamic dimensions, one set for every combination that `dims` asks for; `shapes` hold in all of them.
+
+    Raises UsageProblem for what the model does not have, or has with a size of its own.
+    """
+    known = dynamic(graph)
+    for name in dims:
+        if name not in known:
+            raise UsageProblem(f"the model has no dynamic dimension {name!r}", f"It has: {', '.join(known) or 'none'}.")
+    fixed = _sizes_of(graph, shapes)
+    return [{**fixed, **dict(zip(dims, sizes, strict=True))} for sizes in itertools.product(*dims.values())]
+
+
+def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> Sizes:
+    values = {value.name: value for value in fed(graph)}
+    found: Sizes = {}
+    for name, sizes in shapes.items():
+        if not name and len(values) == 1:
+            name = next(iter(values))
+        if name not in values:
+            raise UsageProblem(f"the model has no input {name!r}", f"It has: {', '.join(values) or 'none'}.")
+        found |= named_sizes(values[name], sizes)
+    return found
+
+
+def named_sizes(value: onnx.ValueInfoProto, sizes: Sequence[int]) -> Sizes:
+    """The sizes that a shape gives to the dynamic dimensions of an input. Raises UsageProblem if it does not fit."""
+    stated = shape(value)
+    dims = [None] * len(sizes) if stated is None else stated
+    if len(dims) != len(sizes) or any(isinstance(d, int) and d != size for d, size in zip(dims, sizes, strict=True)):
+        words = ", ".join(str(dim or "?") for dim in dims)
+        raise UsageProblem(
+            f"input {value.name!r} cannot have the shape {list(sizes)}", f"The model states [{words}] for it."
+        )
+    pairs = [(axis, dim, size) for axis, (dim, size) in enumerate(zip(dims, sizes, strict=True))]
+    return {dim or f"{value.name}/{axis}": size for axis, dim, size in pairs if not isinstance(dim, int)}
+
+
+def files(paths: Iterable[str]) -> list[str]:
+    """Every set of inputs among `paths`: .npz and .npy files, and folders of them.
+
+    A folder with `input_0.pb`, as ONNX's own test data has it, is one set. Raises ModelProblem.
+    """
+    return [str(found) for path in paths for found in _within(Path(path))]
+
+
+def _within(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ModelProblem(f"no data at {path}", "Give a .npz or .npy file, or a folder of them.")
+    if not path.is_dir() or (path / "input_0.pb").exists():
+        return [path]
+    found = [p for p in sorted(path.iterdir()) if p.suffix in (".npz", ".npy") or (p / "input_0.pb").exists()]
+    if not found:
+        raise ModelProblem(f"{path} holds no .npz or .npy file", "Save inputs with numpy.savez, by their names.")
+    return found

@@ -1,0 +1,70 @@
+"""Inputs from files: .npz by names of inputs, .npy for a model with one input, ONNX's own test data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..errors import ModelProblem, UsageProblem
+from .asked import Sizes, named_sizes
+from .protos import fed
+from .windows import Array
+
+
+def loaded(graph: onnx.GraphProto, path: str) -> dict[str, Array]:
+    """A value for every input a caller has to feed. Raises ModelProblem where the file does not hold it."""
+    inputs = {value.name: value for value in fed(graph)}
+    found = _read(Path(path), list(inputs))
+    missing, more = [n for n in inputs if n not in found], [n for n in found if n not in inputs]
+    if missing or more:
+        what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(more)}, which no input is called"
+        raise ModelProblem(f"{path} {what}", f"The inputs of the model: {', '.join(inputs)}.")
+    return {name: _fitting(value, found[name], path) for name, value in inputs.items()}
+
+
+def _read(path: Path, names: list[str]) -> dict[str, Array]:
+    try:
+        if path.is_dir():
+            return _test_data(path, names)
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return dict.fromkeys(names, held) if len(names) == 1 else {path.stem: held}
+        with held:
+            return dict(held)
+    except Exception as why:  # numpy and zipfile raise errors of several unrelated classes
+        first = next(iter(str(why).splitlines()), type(why).__name__)
+        raise ModelProblem(f"{path} cannot be read: {first}", "Save inputs with numpy.savez, by their names.") from why
+
+
+def _test_data(folder: Path, names: list[str]) -> dict[str, Array]:
+    """`input_0.pb`, `input_1.pb`, ...: serialized tensors in the order of the inputs."""
+    found = {}
+    for i, name in enumerate(names):
+        tensor = onnx.TensorProto()
+        tensor.ParseFromString((folder / f"input_{i}.pb").read_bytes())
+        found[name] = numpy_helper.to_array(tensor)
+    return found
+
+
+def _fitting(value: onnx.ValueInfoProto, array: Array, path: str) -> Array:
+    """The array in the input's own type, between floating types; its shape must be one that the input can have."""
+    wanted = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+    if array.dtype != wanted and not (array.dtype.kind == "f" and (wanted.kind == "f" or wanted.name == "bfloat16")):
+        raise ModelProblem(f"{path}: {value.name!r} is {array.dtype}", f"The model takes {wanted}.")
+    try:
+        named_sizes(value, array.shape)
+    except UsageProblem as why:
+        raise ModelProblem(f"{path}: {why}", why.hint) from why
+    return array.astype(wanted)
+
+
+def sizes_of(graph: onnx.GraphProto, path: str) -> Sizes:
+    """The sizes that the data of a file gives to the dynamic dimensions of the model."""
+    arrays = loaded(graph, path)
+    found: Sizes = {}
+    for value in fed(graph):
+        found |= named_sizes(value, arrays[value.name].shape)
+    return found
