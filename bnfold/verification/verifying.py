@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UsageProblem
 from . import child
@@ -59,20 +60,16 @@ def verify(
     EnvironmentProblem where a provider cannot run.
     """
     _check(effort, levels, placement)
-    served = ways(providers, maths)
-    started = time.perf_counter()
+    served, started = ways(providers, maths), time.perf_counter()
+    request: dict[str, Any] = {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement}
+    request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
+    request.update(deadline=budget_s and time.time() + budget_s)
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
-        request: dict[str, Any] = {"original": str(first), "folded": str(second), "effort": effort}
-        request.update(seed=seed, levels=list(levels), placement=placement, inputs=[str(path) for path in inputs])
-        request.update(dims=dict(dims or {}), shapes=dict(shapes or {}), deadline=budget_s and time.time() + budget_s)
         require(way.provider for way in served if way.gpu)
-        structure, blocked = _structure(request)
-        same = structure is not None and structure.identical
-        numbers = _Numbers() if same else _all_numbers(request, served)
-    verdict, reasons = (
-        (PASS, _SAME) if same else judge(structure, numbers.levels, (*blocked, *numbers.blocked), numbers.derived)
-    )
+        structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
+    same = structure is not None and structure.identical
+    verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, numbers.blocked, numbers.derived)
     notes = (*(structure.notes if structure else ()), *numbers.notes)
     seconds = time.perf_counter() - started
     return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
@@ -110,41 +107,28 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
 
 
-def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[str]]:
+class _Numbers(NamedTuple):
+    """The answer of the numeric tier."""
+
+    levels: tuple[Level, ...] = ()
+    blocked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
+
+
+def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
+    """What the children say; every way in one of its own: what CUDA reads from the environment it reads once."""
     try:
         answer = child.run("structure", request, seconds=SECONDS[request["effort"]], memory=child.most_memory())
     except child.Crashed as why:
-        return None, [str(why)]
-    answer.update(problems=tuple(answer["problems"]), notes=tuple(answer["notes"]))
-    return Structure(**answer), []
-
-
-class _Numbers:
-    """The answer of the numeric tier."""
-
-    def __init__(
-        self,
-        levels: Sequence[Level] = (),
-        blocked: Sequence[str] = (),
-        notes: Sequence[str] = (),
-        derived: Sequence[Derived] = (),
-    ) -> None:
-        self.levels, self.blocked, self.notes, self.derived = (
-            tuple(levels),
-            tuple(blocked),
-            tuple(notes),
-            tuple(derived),
-        )
-
-
-def _all_numbers(request: Mapping[str, Any], served: Sequence[Way]) -> _Numbers:
-    """Every way in a child of its own: what CUDA and TensorRT read from the environment they read once."""
+        structure, crash = None, [str(why)]
+    else:
+        structure, crash = Structure(**{**answer, **{part: tuple(answer[part]) for part in ("problems", "notes")}}), []
+        if structure.identical:
+            return structure, _Numbers()
     found = [_numbers(request, way) for way in served]
-    levels, blocked, notes, derived = ([entry for one in found for entry in getattr(one, part)] for part in _PARTS)
-    return _Numbers(levels, blocked, list(dict.fromkeys(notes)), derived)
-
-
-_PARTS = ("levels", "blocked", "notes", "derived")
+    levels, blocked, notes, derived = (tuple(chain.from_iterable(parts)) for parts in zip(*found, strict=True))
+    return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived)
 
 
 def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
@@ -155,10 +139,10 @@ def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
             "numbers", asked, seconds=SECONDS[request["effort"]], memory=memory, environment=way.environment
         )
     except child.Crashed as why:
-        return _Numbers(blocked=[_of(way, str(why))])
-    blocked, notes = ([_of(way, sentence) for sentence in answer[part]] for part in ("blocked", "notes"))
-    derived = [Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"]]
-    return _Numbers([_level(entry) for entry in answer["levels"]], blocked, notes, derived)
+        return _Numbers(blocked=(_of(way, str(why)),))
+    blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
+    derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
+    return _Numbers(tuple(map(_level, answer["levels"])), blocked, notes, tuple(derived))
 
 
 def _of(way: Way, sentence: str) -> str:
