@@ -72,7 +72,8 @@ class FoldResult:
 
     `model` is the folded model; `folded` and `kept` list every affine node of the original in the order of its graph;
     `flushed` counts the numbers too small for their type, which became zero; `notes` say what else a careful reader
-    wants to know.
+    wants to know. `sites` declares every node that was made or edited, or reads a constant that was, by its first
+    output: all others are as they were read. It is None where functions were inlined.
     """
 
     model: onnx.ModelProto = field(repr=False)
@@ -80,6 +81,7 @@ class FoldResult:
     kept: tuple[Kept, ...]
     notes: tuple[str, ...]
     flushed: int
+    sites: tuple[str, ...] | None = None
 
     @property
     def batch_norms_kept(self) -> tuple[Kept, ...]:
@@ -143,7 +145,8 @@ def fold_as_it_stands(record: onnx.ModelProto, folder: Path | None, freeze_initi
             break
     kept = tuple(kept_after(hoisted, merged, sunk))
     order = [folded[id(n)] for n in bench.nodes() if id(n) in folded]
-    return FoldResult(bench.close(), tuple(order), kept, tuple(bench.notes), bench.flushed)
+    model = bench.close()
+    return FoldResult(model, tuple(order), kept, tuple(bench.notes), bench.flushed, bench.touched())
 
 
 def found(*fates: Iterable[Fate]) -> dict[int, Folded]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +15,7 @@ import onnx
 from . import onnx_io
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
+from .junit import FAILED, PASSED, Check
 
 if TYPE_CHECKING:
     from .verification import Verification
@@ -41,6 +45,15 @@ class FoldReport:
     verification: Verification | None
     written: bool
     unchanged: bool
+    seconds: float
+
+    def checks(self, strict: bool = False) -> list[Check]:
+        """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
+        kept = "; ".join(f"{k.node or k.output}: {'; '.join(k.reasons)}" for k in self.result.batch_norms_kept)
+        counts = (each.batch_normalizations for each in (self.before, self.after))
+        found = [Check("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
+        found += [Check("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
+        return found + (self.verification.checks() if self.verification else [])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.fold/1`."""
@@ -74,30 +87,52 @@ def fold_file(
     dry_run: bool = False,
     freeze_initializers: bool = False,
     pass_through: bool = False,
+    keep_failed: bool = False,
 ) -> FoldReport:
     """Fold the model at `source` into `target` (default: NAME.folded.onnx beside it).
 
     `verify` is fast, full or off. A model without BatchNormalization is an error unless `pass_through`; one in which
     nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists and not `force`,
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
-    written.
+    written but, with `keep_failed`, NAME.failed.onnx.
     """
+    started = time.perf_counter()
     target = target or default_target(source)
+    failed = target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx") if keep_failed else None
     record = onnx_io.load(source)
-    require_free(source, target, force or dry_run)
+    for path in filter(None, (target, failed)):
+        require_free(source, path, force or dry_run)
     require_valid(source)
     before = size_of(record, source)
     result = fold_in_place(record, source.parent, freeze_initializers)
     if not result.folded and not before.batch_normalizations and not pass_through:
-        raise ModelProblem(
-            f"{source} has no BatchNormalization: there is nothing to fold",
-            "Many exporters fold while exporting: see `bnfold export`. --pass-through copies such models unchanged.",
-        )
+        raise nothing_to_fold(source)
     with onnx_io.staged(target, keep=not dry_run) as draft:
         stage(record if result.folded else None, source, draft)
-        verification = verified(source, draft, verify) if result.folded and verify != "off" else None
+        with kept_if_failed(record, source, failed):
+            verification = verified(source, draft, verify, result.sites) if result.folded and verify != "off" else None
         after = size_of(record, draft)
-    return FoldReport(source, target, result, before, after, verification, not dry_run, not result.folded)
+    seconds = time.perf_counter() - started
+    return FoldReport(source, target, result, before, after, verification, not dry_run, not result.folded, seconds)
+
+
+def nothing_to_fold(source: Path) -> ModelProblem:
+    return ModelProblem(
+        f"{source} has no BatchNormalization: there is nothing to fold",
+        "Many exporters fold while exporting: see `bnfold export`. --pass-through copies such models unchanged.",
+    )
+
+
+@contextmanager
+def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None) -> Iterator[None]:
+    """Write a model that did not pass to `target`, if there is one, and say so."""
+    try:
+        yield
+    except (CheckFailed, Inconclusive) as problem:
+        if target:
+            onnx_io.save(record, target, source.parent)
+            problem.hint = f"It is kept as {target}, for inspection only. {problem.hint}"
+        raise
 
 
 def require_free(source: Path, target: Path, force: bool) -> None:
@@ -136,20 +171,20 @@ def stage(record: onnx.ModelProto | None, source: Path, draft: Path) -> None:
         onnx_io.copy(source, draft)
 
 
-def verified(source: Path, draft: Path, effort: str) -> Verification:
+def verified(source: Path, draft: Path, effort: str, sites: tuple[str, ...] | None) -> Verification:
     """The verification of a draft that passed; any other verdict is raised."""
     from .verification import verify
 
-    verification = verify(source, draft, effort=effort)
+    verification = verify(source, draft, effort=effort, declared=sites)
     if verification.passed:
         return verification
     reason = "; ".join(verification.reasons)
     if verification.verdict == "FAIL":
         raise CheckFailed(
             f"the folded model does not compute what {source} does: {reason}",
-            "Nothing was written. This should not happen: please report it with the model.",
+            "OUT was not written. This should not happen: please report it with the model.",
         )
     raise Inconclusive(
         f"the folded model could not be verified ({verification.verdict.lower()}): {reason}",
-        "Nothing was written. --verify off writes it unverified.",
+        "OUT was not written. --verify off writes it unverified.",
     )

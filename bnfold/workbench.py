@@ -44,6 +44,7 @@ class Workbench:
         self._lost: list[gs.Tensor] = []
         self._gone: dict[int, gs.Tensor] = {}  # held on to, so that no other object gets their id()
         self._edited: dict[int, Held] = {}
+        self._touched: dict[int, gs.Node] = {}
 
     def _overridable(self, freeze: bool) -> set[str]:
         """Initializers that a caller may replace, because they are also inputs of the graph.
@@ -72,8 +73,14 @@ class Workbench:
     def is_alive(self, node: gs.Node) -> bool:
         return id(node) not in self._removed
 
+    def touched(self) -> tuple[str, ...]:
+        """The first output of every node that was made or edited, or reads a constant that was."""
+        alive = (node for node in self._touched.values() if self.is_alive(node))
+        return tuple(sorted({next(x.name for x in node.outputs if x.name) for node in alive}))
+
     def apply(self, edit: Edit) -> None:
         """Carry out one edit of a plan, on the view and on the record."""
+        self._touched[id(edit.node)] = edit.node
         message = self._message[id(edit.node)]
         if isinstance(edit, Retype):
             edit.node.op = message.op_type = edit.operator
@@ -150,6 +157,7 @@ class Workbench:
         scope.message.node.insert(place, message)
         scope.nodes.insert(place, node)
         self._scope[id(node)], self._message[id(node)] = scope, scope.message.node[place]
+        self._touched[id(node)] = node
         return self._message[id(node)]
 
     def _insert_add(self, edit: InsertAdd) -> None:
@@ -172,6 +180,7 @@ class Workbench:
     def _read(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Let a node read a tensor, in the view and in the record."""
         node.inputs[index] = tensor
+        self._touched[id(node)] = node
         message = self._message[id(node)]
         message.input.extend([""] * (index + 1 - len(message.input)))
         message.input[index] = tensor.name
@@ -220,6 +229,7 @@ class Workbench:
         index = next(i for i, x in enumerate(producer.outputs) if x is source)
         result.inputs.clear()
         producer.outputs[index] = result
+        self._touched[id(producer)] = producer
         self._message[id(producer)].output[index] = result.name
 
     def _redirect(self, result: gs.Tensor, source: gs.Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bnfold.errors import EnvironmentProblem
+from bnfold.junit import Check, to_xml
 
 data = Console(highlight=False)
 words = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -43,7 +44,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:
     """JSON to stdout (`-`) or, atomically, to a file."""
-    text = json.dumps(payload, indent=2, allow_nan=False) + "\n"
+    write_text(json.dumps(payload, indent=2, allow_nan=False) + "\n", target)
+
+
+def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str) -> None:
+    """JUnit XML to stdout (`-`) or, atomically, to a file."""
+    write_text(to_xml(suite, checks, seconds), target)
+
+
+def write_text(text: str, target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
@@ -55,5 +64,5 @@ def write_json(payload: Mapping[str, Any], target: str) -> None:
     except OSError as problem:
         draft.unlink(missing_ok=True)
         raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}", "Choose another place for --json, or - for stdout."
+            f"{path} cannot be written: {problem.strerror}", "Choose another place for it, or - for stdout."
         ) from problem

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold.errors import UsageProblem
-from bnfold_cli.console import say, table, write_json
+from bnfold.errors import BnfoldError, CheckFailed, UsageProblem
+from bnfold.junit import FAILED, UNDECIDED, Check
+from bnfold_cli.console import say, table, write_json, write_junit
 
 if TYPE_CHECKING:
     from bnfold.pipeline import FoldReport
 
 
+SUITE = "bnfold fold"
 Model = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model to fold. It is never changed.")]
 Out = Annotated[Path | None, typer.Argument(metavar="[OUT.onnx]", help="Default: IN.folded.onnx.")]
 Verify = Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")]
@@ -26,6 +30,10 @@ Freeze = Annotated[
 PassThrough = Annotated[
     bool, typer.Option("--pass-through", help="Copy a model without BatchNormalization instead of refusing it.")
 ]
+KeepFailed = Annotated[
+    bool, typer.Option("--keep-failed", help="Write a model that did not pass to OUT.failed.onnx, for inspection.")
+]
+Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
 
 
@@ -38,6 +46,8 @@ def fold(
     dry_run: DryRun = False,
     freeze_initializers: Freeze = False,
     pass_through: PassThrough = False,
+    keep_failed: KeepFailed = False,
+    junit: Junit = None,
     json: Json = None,
 ) -> int:
     """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
@@ -48,14 +58,29 @@ def fold(
 
     if verify not in EFFORTS:
         raise UsageProblem(f"unknown effort {verify!r} for --verify", f"Choose one of: {', '.join(EFFORTS)}.")
-    options = {"force": force, "dry_run": dry_run, "pass_through": pass_through}
-    report = fold_file(model, out, verify=verify, freeze_initializers=freeze_initializers, **options)
+    options = {"force": force, "dry_run": dry_run, "pass_through": pass_through, "keep_failed": keep_failed}
+    with failure_noted(junit):
+        report = fold_file(model, out, verify=verify, freeze_initializers=freeze_initializers, **options)
+    if junit:
+        write_junit(SUITE, report.checks(strict), report.seconds, junit)
     if json:
         write_json(report.to_json(), json)
-    if json != "-":
+    if "-" not in (json, junit):
         show(report)
     tell(report)
     return int(strict and bool(report.result.batch_norms_kept))
+
+
+@contextmanager
+def failure_noted(junit: str | None) -> Iterator[None]:
+    """A fold that ends with an error has a JUnit report, too."""
+    try:
+        yield
+    except BnfoldError as problem:
+        outcome = FAILED if isinstance(problem, CheckFailed) else UNDECIDED
+        if junit:
+            write_junit(SUITE, [Check("fold", outcome, f"{problem} {problem.hint}")], 0.0, junit)
+        raise
 
 
 def show(report: FoldReport) -> None:

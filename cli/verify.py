@@ -34,6 +34,7 @@ Budget = Annotated[
     float | None, typer.Option(min=1.0, metavar="SECONDS", help="Begin nothing more after this; say what was skipped.")
 ]
 Planted = Annotated[bool, typer.Option("--self-test", help="Also plant faults into B, and show which are found.")]
+Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 
 
@@ -51,6 +52,7 @@ def verify(
     budget: Budget = None,
     seed: Seed = 0,
     self_test: Planted = False,
+    junit: Junit = None,
     json: Json = None,
 ) -> int:
     """Decide whether B computes what A computes, up to rounding.
@@ -69,19 +71,21 @@ def verify(
     asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
     found = run(original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked)
     planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
-    tell(found, planted, json)
+    tell(found, planted, json, junit)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
 
 
-def tell(found: Verification, planted: SelfTest | None, json: str | None) -> None:
-    """Tables and verdict on stdout, or JSON; notes and reasons on stderr."""
+def tell(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
+    """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
     from bnfold_cli import console
 
-    if json != "-":
+    if "-" not in (json, junit):
         console.table("Error against float64", found.COLUMNS, found.rows())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())
         console.data.print(found.verdict)
+    if junit:
+        console.write_junit("bnfold verify", found.checks(), found.seconds, junit)
     if json:
         console.write_json({**found.to_json(), "self_test": planted.to_json() if planted else None}, json)
     for note in found.notes:

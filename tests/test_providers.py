@@ -362,8 +362,8 @@ def test_each_provider_arithmetic_and_optimization_is_a_level() -> None:
         *("cuda off, strict math", "cuda default, strict math"),
         *("cuda off, default math", "cuda default, default math"),
     ]
-    assert len(found.reasons) == 7
-    assert "cuda, strict math, optimization off: 3 tensors" in found.reasons[2]
+    assert len(found.reasons) == 8
+    assert "cuda, strict math, optimization off: 3 tensors" in found.reasons[3]
     assert found.reasons[2].endswith("; 3 nodes on CPUExecutionProvider")
 
 

@@ -16,6 +16,7 @@ from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.verification import Verification, verify
 from bnfold.verification.judge import judge
 from bnfold.verification.results import Compared, Level
+from tests.test_verify_inputs import parse
 from tests.verify_nets import CONV, GEMM, Weights, chain, run_here
 
 
@@ -266,3 +267,20 @@ def test_options_it_does_not_know_are_usage_problems(wrong: dict[str, object]) -
     model = CONV.original(CONV.weights(0))
     with pytest.raises(UsageProblem):
         verify(model, model, **wrong)  # type: ignore[arg-type]
+
+
+def test_live_channels_are_counted_and_what_is_not_finite_anyway_is_noted() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    weight[2] = 0
+    stored = {"w": weight, "c": np.float32([1, 2, 3, 4]), "zero": np.float32([1, 1, 1, 0])}
+    before = parse(
+        "h = Gemm <transB = 1> (x, w) i = Mul (h, c) k = Add (i, c) y = Div (k, zero)", "float[N,3] x", **stored
+    )
+    folded = {"w": weight * stored["c"][:, None], "c": stored["c"], "zero": stored["zero"]}
+    after = parse("k = Gemm <transB = 1> (x, w, c) y = Div (k, zero)", "float[N,3] x", **folded)
+    found = verify(before, after)
+    assert found.passed, found.reasons
+    site = next(tensor for tensor in found.levels[0].tensors if tensor.name == "k")
+    assert (site.live, site.channels) == (3, 4)
+    assert found.levels[0].row()[3] == "3/4"
+    assert any("elements are NaN or Inf in the original as well" in note for note in found.notes)

@@ -21,7 +21,7 @@ def judge(
     unsure = (*_unsure(levels), *_blurred(levels, derived))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
-    return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_praise(levels), *_proved(derived)))
+    return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_kept(structure), *_praise(levels), *_proved(derived)))
 
 
 def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
@@ -33,6 +33,14 @@ def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, .
             more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
             found.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
     return tuple(found)
+
+
+def _kept(structure: Structure | None) -> list[str]:
+    """What the structure tier adds to a PASS."""
+    if not structure:
+        return []
+    same, all_of_them = structure.untouched, structure.untouched + structure.edited
+    return [f"structure: {same} of {all_of_them} messages are the original's to the last byte, the others of fold sites"]
 
 
 def _off(derived: Sequence[Derived]) -> list[str]:

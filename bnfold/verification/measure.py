@@ -74,6 +74,8 @@ class Tally:
     flips: list[int] = field(default_factory=lambda: [0, 0, 0])  # wrong integers: original, folded, jitter
     misshapen: str = ""
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
+    firsts: Array | None = None  # of each channel of the last of `axes`, one true value
+    live: Array = field(default_factory=lambda: np.zeros(0, bool))  # channels with more than one
 
     def add(
         self,
@@ -113,10 +115,21 @@ class Tally:
             )
         low, high = float(truth.min(initial=np.inf)), float(truth.max(initial=-np.inf))
         self.span = [min(self.span[0], low), max(self.span[1], high)]
+        self._look_for_life(truth)
         weight = 1.0 / (float(np.vdot(truth, truth)) / max(1, truth.size) or 1.0)
         for axis in (None, *self.axes):
             if axis is None or truth.ndim > axis:
                 self._accumulate(axis, truth, errors, weight, 3 + jittered)
+
+    def _look_for_life(self, truth: Array) -> None:
+        axis = max((axis for axis in self.axes if axis < truth.ndim), default=0)
+        if not axis or not truth.size:
+            return
+        rows = np.moveaxis(truth, axis, 0).reshape(truth.shape[axis], -1)
+        if self.firsts is None:
+            self.firsts, self.live = rows[:, :1].copy(), np.zeros(len(rows), bool)
+        if len(rows) == len(self.firsts):
+            self.live |= (rows != self.firsts).any(axis=1)
 
     def _finite(self, truth: Array, original: Array, folded: Array, errors: list[Array]) -> tuple[Array, list[Array]]:
         """Leave out what is not finite, after counting what the fold broke."""

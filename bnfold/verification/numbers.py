@@ -96,7 +96,17 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     report["ran"] = bool(report["cases"])
     best = {name: tally if _compared(tally) else spare[name] for name, tally in tallies.items()}
     report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
+    trial.notes += _gaps(report["tensors"])
     return report
+
+
+def _gaps(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One note, where NaN and Inf of the original leave something uncompared."""
+    holes = [entry for entry in tensors if entry["excluded"]]
+    if not holes:
+        return []
+    count, first = sum(entry["excluded"] for entry in holes), holes[0]["name"]
+    return [f"{count} elements are NaN or Inf in the original as well and tell nothing, the first in {first!r}"]
 
 
 def _tally(trial: Trial, name: str, operator: str) -> Tally:

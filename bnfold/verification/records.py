@@ -8,6 +8,8 @@ from typing import Any
 from .measure import FOLDED, NOISE, ORIGINAL, OUTPUT_LIMIT, TRUTH, Tally
 from .results import SITE_LIMIT
 
+RUNS = {"original": ORIGINAL, "folded": FOLDED, "noise": NOISE}
+
 
 def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, Any]:
     """A tensor's measure and whether it is within the limit; `why` says in words what is wrong if it is not."""
@@ -29,13 +31,13 @@ def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, A
         "channel": channel,
         "max_abs_original": tally.largest[0],
         "max_abs_folded": tally.largest[1],
-        "rms_original": _relative(tally, ORIGINAL),
-        "rms_folded": _relative(tally, FOLDED),
-        "rms_noise": _relative(tally, NOISE),
+        **{f"rms_{name}": _relative(tally, which) for name, which in RUNS.items()},
         "disputed": tally.disputed,
         "usable": tally.usable,
         "clear": tally.clear,
         "constant": tally.constant,
+        "channels": tally.live.size,
+        "live": int(tally.live.sum()),
         "excluded": tally.excluded,
         "elements": tally.elements,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ..junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
 from .placement import Placement
 from .providers import Way
 
@@ -43,6 +44,8 @@ class Compared:
     excluded: int
     elements: int
     moved: bool
+    channels: int = 0  # of a fold site
+    live: int = 0  # channels whose true values are not all the same, whatever the input
     rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
 
     def place(self) -> str:
@@ -86,6 +89,14 @@ class Level:
     def way(self) -> Way:
         return Way(self.provider, self.math)
 
+    def check(self) -> Check:
+        """As JUnit wants it."""
+        if not self.ran:
+            return Check(self.title, FAILED if self.broken else SKIPPED, self.why)
+        broken = [sentence for each in self.placements for sentence in each.broken]
+        wrong = [f"{tensor.place()}: {tensor.why}" for tensor in self.bad] + broken
+        return Check(self.title, FAILED if wrong else PASSED, "; ".join(wrong[:4]))
+
     @property
     def bad(self) -> tuple[Compared, ...]:
         """Tensors over their limit, in the order of the graph."""
@@ -96,17 +107,24 @@ class Level:
         found = [t for t in self.tensors if t.output is output and not t.moved]
         return max(found, key=lambda t: t.ratio, default=None)
 
+    @property
+    def coverage(self) -> str:
+        """How many of the channels of all fold sites held more than one value: a fault in another may not show."""
+        channels = sum(tensor.channels for tensor in self.tensors)
+        return f"{sum(tensor.live for tensor in self.tensors)}/{channels}" if channels else ""
+
     def row(self) -> tuple[str, ...]:
-        """For a table: inputs, tensors, the worst ratio and its place, the largest errors of the outputs."""
+        """For a table: inputs, tensors, live channels of fold sites, the worst ratio and its place, largest errors."""
         if not self.ran:
-            return (self.title, "0", "0", "not run", "", "", "")
+            return (self.title, "0", "0", "", "not run", "", "", "")
         worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
         outputs = [t for t in self.tensors if t.output] or self.tensors
         errors = [
             max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
         ]
         where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
-        return (self.title, str(len(self.cases)), str(len(self.tensors)), *where, *(f"{e:.2e}" for e in errors))
+        counts = (str(len(self.cases)), str(len(self.tensors)), self.coverage)
+        return (self.title, *counts, *where, *(f"{e:.2e}" for e in errors))
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,8 @@ class Structure:
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     identical: bool  # the same model to the last byte, external data included
+    untouched: int  # messages of the folded model (nodes, constants, shapes) that are the original's to the last byte
+    edited: int  # and those that are not
     original: dict[str, int]
     folded: dict[str, int]
 
@@ -161,7 +181,7 @@ class Verification:
     models: dict[str, dict[str, Any]]
     seconds: float
 
-    COLUMNS: ClassVar = ("level", "inputs", "tensors", "error ratio", "worst at", "max error A", "max error B")
+    COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: how far the folded model is from float64, and how far the original is."""
@@ -178,6 +198,7 @@ class Verification:
                 "algebra",
                 "all" if all(s.share == 1 for s in known) else "a share",
                 sites,
+                "",
                 f"{worst.ratio:.2g}",
                 worst.name,
                 "",
@@ -197,6 +218,17 @@ class Verification:
         return max((t.max_abs_original for t in outputs), default=0.0), max(
             (t.max_abs_folded for t in outputs), default=0.0
         )
+
+    def checks(self) -> list[Check]:
+        """One for every tier, and one for the verdict, as JUnit wants it."""
+        problems = self.structure.problems if self.structure else ()
+        off = [site for site in self.derived if not site.ok]
+        found = [Check("structure", FAILED if problems else PASSED, "; ".join(problems))]
+        found += [level.check() for level in self.levels]
+        if self.derived:
+            found.append(Check("algebra", FAILED if off else PASSED, ", ".join(site.name for site in off)))
+        outcome = {PASS: PASSED, FAIL: FAILED}.get(self.verdict, UNDECIDED)
+        return [*found, Check("verdict", outcome, f"{self.verdict}: {'; '.join(self.reasons)}")]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: outputs, fold sites, and whatever else is over its limit; other tensors as a count."""

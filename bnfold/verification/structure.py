@@ -11,6 +11,7 @@ import onnx
 from .child import stage
 from .loading import load
 from .protos import every_node, fed
+from .untouched import count, unasked
 
 STAMP = "bnfold"  # the one metadata key a fold may add
 
@@ -19,11 +20,13 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the interfaces of two models (paths) and check both; `problems` fail, `notes` inform.
 
     Same inputs and outputs (names, order, types, dimensions), operator sets, IR version, metadata and doc strings;
-    every name defined once; onnx's checker, which the folded model must pass if the original does.
+    every message beside the fold sites (`declared`, or whatever nodes differ) the same to the last byte; external data
+    at its place; every name defined once; onnx's checker, which the folded model must pass if the original does.
     """
     stage("reading the models")
     original, folded = load(request["original"]), load(request["folded"])
     problems = [*_interface(original, folded), *_identity(original, folded), *_names(original, folded)]
+    problems += unasked(original, folded, request.get("declared"))
     notes = _overridable(original, folded)
     before = _checked("the original", request["original"])
     after = _checked("the folded model", request["folded"])
@@ -31,7 +34,8 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
         problems.append(f"onnx.checker accepts the original but not the folded model: {after}")
     elif before:
         notes.append(f"onnx.checker rejects the original already: {before}")
-    facts = {"original": _facts(original), "folded": _facts(folded), "identical": original == folded}
+    facts: dict[str, Any] = {"original": _facts(original), "folded": _facts(folded), "identical": original == folded}
+    facts["untouched"], facts["edited"] = count(original, folded)
     return {"problems": problems, "notes": notes, **facts}
 
 

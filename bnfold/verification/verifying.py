@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -43,6 +43,7 @@ def verify(
     dims: Mapping[str, Sequence[int]] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
+    declared: Collection[str] | None = None,
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
 
@@ -54,7 +55,8 @@ def verify(
     provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any.
     `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
     gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
-    `budget_s` seconds nothing more is begun, and the notes say what was skipped.
+    `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
+    (`FoldResult.sites`): everything beside them must be the same to the last byte.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -63,7 +65,7 @@ def verify(
     served, started = ways(providers, maths), time.perf_counter()
     request: dict[str, Any] = {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement}
     request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
-    request.update(deadline=budget_s and time.time() + budget_s)
+    request.update(declared=None if declared is None else list(declared), deadline=budget_s and time.time() + budget_s)
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
         require(way.provider for way in served if way.gpu)

@@ -1,0 +1,123 @@
+"""What a fold has no business with must be the very messages that were read, down to the last byte."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import onnx
+
+from .protos import called, every_node, graphs, subgraphs
+
+Messages = dict[tuple[str, str], list[bytes]]  # what kind of message about what name: digests, in the order of the file
+FIELDS = {"initializer": "name", "value_info": "name", "quantization_annotation": "tensor_name"}
+
+
+def unasked(original: onnx.ModelProto, folded: onnx.ModelProto, declared: Collection[str] | None) -> Iterator[str]:
+    """Sentences about what changed beside the fold sites.
+
+    `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a constant
+    that does, counts as one.
+    """
+    before, after = messages(original), messages(folded)
+    different = {key for key in after if before.get(key) != after[key]}
+    if declared is None:
+        declared = _sites(folded, different)
+    allowed = _about(folded, declared)
+    for kind, name in sorted(different):
+        if name not in allowed:
+            yield f"{kind} {name!r} changed, though it belongs to no fold site"
+    used, left = _mentioned(original), _mentioned(folded) | {called(node) for node in every_node(folded)}
+    for kind, name in sorted(before.keys() - after.keys()):
+        if kind != "node" and (name in left or name not in used):
+            yield f"{kind} {name!r} is gone"
+    yield from _labels(original, folded)
+
+
+def messages(model: onnx.ModelProto) -> Messages:
+    """Every message of a model about something that has a name; nodes without the graphs that are nested in them."""
+    found: Messages = {}
+    for kind, name, message in _every(model):
+        digest = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+        found.setdefault((kind, name), []).append(digest)
+    return found
+
+
+def count(original: onnx.ModelProto, folded: onnx.ModelProto) -> tuple[int, int]:
+    """How many messages of the folded model are the original's, and how many are not."""
+    before, after = messages(original), messages(folded)
+    same = sum(before.get(key) == found for key, found in after.items())
+    return same, len(after) - same
+
+
+def _every(model: onnx.ModelProto) -> Iterator[tuple[str, str, Any]]:
+    for graph in graphs(model.graph):
+        yield from _in_graph(graph)
+    for function in model.functions:
+        yield "function", called_as(function), _bare(function, "node")
+        for inner in graphs(onnx.GraphProto(node=function.node)):
+            yield from _in_graph(inner)
+    for number, training in enumerate(model.training_info):
+        yield "training_info", str(number), training
+
+
+def called_as(function: onnx.FunctionProto) -> str:
+    """What nodes that call a function are called."""
+    return called(onnx.NodeProto(domain=function.domain, op_type=function.name))
+
+
+def _in_graph(graph: onnx.GraphProto) -> Iterator[tuple[str, str, Any]]:
+    yield "graph", graph.name, onnx.GraphProto(doc_string=graph.doc_string, metadata_props=graph.metadata_props)
+    for node in graph.node:
+        yield "node", _first(node), _without_graphs(node) if any(subgraphs(node)) else node
+    for field, key in FIELDS.items():
+        yield from ((field, getattr(message, key), message) for message in getattr(graph, field))
+    yield from (("sparse_initializer", sparse.values.name, sparse) for sparse in graph.sparse_initializer)
+
+
+def _first(node: onnx.NodeProto) -> str:
+    return next((name for name in node.output if name), "")
+
+
+def _without_graphs(node: onnx.NodeProto) -> Any:
+    bare = _bare(node, "attribute")
+    for attribute in node.attribute:
+        bare.attribute.append(_bare(attribute, "g", "graphs"))
+    return bare
+
+
+def _bare(message: Any, *fields: str) -> Any:
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for field in fields:
+        copy.ClearField(field)
+    return copy
+
+
+def _sites(model: onnx.ModelProto, different: Collection[tuple[str, str]]) -> set[str]:
+    stored = {name for kind, name in different if kind in ("initializer", "sparse_initializer")}
+    nodes = {_first(node) for node in every_node(model) if not stored.isdisjoint(node.input)}
+    return nodes | {name for kind, name in different if kind == "node"}
+
+
+def _about(model: onnx.ModelProto, declared: Collection[str]) -> set[str]:
+    """The names that fold sites may change: their own tensors and what they read."""
+    sites = [node for node in every_node(model) if _first(node) in declared]
+    return {*declared, *(name for node in sites for name in (*node.input, *node.output))}
+
+
+def _mentioned(model: onnx.ModelProto) -> set[str]:
+    """Names that nodes make or read, and names of operators."""
+    return {name for node in every_node(model) for name in (*node.input, *node.output, called(node))}
+
+
+def _labels(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
+    """A node may be edited, but keeps its name, its documentation and its place among the others."""
+    before, after = ({node.name: node for node in every_node(model) if node.name} for model in (original, folded))
+    for name in sorted(before.keys() & after.keys()):
+        old, new = (nodes[name] for nodes in (before, after))
+        if (old.doc_string, *old.metadata_props) != (new.doc_string, *new.metadata_props):
+            yield f"node {name!r} lost its documentation or metadata"
+    if [name for name in before if name in after] != [name for name in after if name in before]:
+        yield "the order of the nodes changed"
