@@ -364,7 +364,7 @@ def test_each_provider_arithmetic_and_optimization_is_a_level() -> None:
     ]
     assert len(found.reasons) == 8
     assert "cuda, strict math, optimization off: 3 tensors" in found.reasons[3]
-    assert found.reasons[2].endswith("; 3 nodes on CPUExecutionProvider")
+    assert found.reasons[3].endswith("; 3 nodes on CPUExecutionProvider")
 
 
 @pytest.mark.usefixtures("cpu_for_cuda")

@@ -40,7 +40,8 @@ def _kept(structure: Structure | None) -> list[str]:
     if not structure:
         return []
     same, all_of_them = structure.untouched, structure.untouched + structure.edited
-    return [f"structure: {same} of {all_of_them} messages are the original's to the last byte, the others of fold sites"]
+    found = f"structure: {same} of {all_of_them} messages are the original's to the last byte"
+    return [f"{found}, the others belong to fold sites"]
 
 
 def _off(derived: Sequence[Derived]) -> list[str]:
