@@ -71,7 +71,7 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     sites = (trial.edits & examples.keys()) - moved - fixed
     makers = produced(trial.folded.graph)
     found = [derived(pair, name) for name in makers if name in sites]
-    covered = sites.union(*(site.inside for site in found if site.exact and site.share == 1))
+    covered = sites.union(*(site.inside for site in found if site.proved))
     left = [name for name in makers if name in trial.edits - fixed - covered]
     return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in left]
 

@@ -14,10 +14,15 @@ IMAGE_SIZES = (64, 32, 96, 128, 224, 256, 320, 48, 16, 512, 8, 1)
 OTHER_SIZES = (16, 8, 32, 64, 128, 4, 1, 3, 2, 256)
 
 
-def dims(graph: onnx.GraphProto, value: onnx.ValueInfoProto, sizes: Sizes, batch: int, larger: int = 0) -> list[int]:
-    """The shape of an input: its own, else what `sizes` say, else what the weights fix, else `batch` and `*`."""
-    known = _implied(graph)
-    stated = shape(value) or [None] * (_given_rank(value.name, sizes) or _rank(graph, value.name))
+def shapes_of(graph: onnx.GraphProto, sizes: Sizes, batch: int, larger: int = 0) -> dict[str, list[int]]:
+    """The shape of every input: its own, else what `sizes` say, else what the weights fix, else `batch` and `*`."""
+    known = {**_implied(graph), **sizes}
+    ranks = {v.name: _given_rank(v.name, sizes) or _rank(graph, v.name) for v in fed(graph) if shape(v) is None}
+    return {v.name: _shape(v, ranks.get(v.name, 0), known, batch, larger) for v in fed(graph)}
+
+
+def _shape(value: onnx.ValueInfoProto, rank: int, sizes: Sizes, batch: int, larger: int) -> list[int]:
+    stated = shape(value) or [None] * rank
     found = []
     for axis, dim in enumerate(stated):
         key = dim if isinstance(dim, str) else f"{value.name}/{axis}"
@@ -25,7 +30,7 @@ def dims(graph: onnx.GraphProto, value: onnx.ValueInfoProto, sizes: Sizes, batch
             found.append(dim)
         else:
             usual = batch if axis == 0 and len(stated) > 1 else sizes.get("*", 1) + larger
-            found.append(sizes.get(key, known.get(f"{value.name}/{axis}", usual)))
+            found.append(sizes.get(key, sizes.get(f"{value.name}/{axis}", usual)))
     return found
 
 

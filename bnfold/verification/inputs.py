@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from .dimensions import Sizes, dims
+from .dimensions import Sizes, shapes_of
 from .given import loaded
 from .protos import FLOATS, fed, shape, stored
 from .windows import Array
@@ -86,10 +86,8 @@ def feeds(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, Array]:
         return loaded(graph, case.path)
     random = np.random.default_rng([case.seed, *case.distribution.encode()])
     limits, sizes = _limits(graph), {**sizes, **dict(case.given)}
-    return {
-        v.name: _value(v, case, dims(graph, v, sizes, case.batch, case.larger), limits.get(v.name), random)
-        for v in fed(graph)
-    }
+    shapes = shapes_of(graph, sizes, case.batch, case.larger)
+    return {v.name: _value(v, case, shapes[v.name], limits.get(v.name), random) for v in fed(graph)}
 
 
 def shapes(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, list[int]]:
@@ -97,7 +95,8 @@ def shapes(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, list[i
     if case.path:
         return {name: list(value.shape) for name, value in loaded(graph, case.path).items()}
     sizes = {**sizes, **dict(case.given)}
-    return {v.name: dims(graph, v, sizes, case.batch, case.larger) for v in fed(graph) if not _fixed(v)}
+    found = shapes_of(graph, sizes, case.batch, case.larger)
+    return {v.name: found[v.name] for v in fed(graph) if not _fixed(v)}
 
 
 def _fixed(value: onnx.ValueInfoProto) -> bool:

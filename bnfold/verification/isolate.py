@@ -23,9 +23,11 @@ def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
     """A trial of the fold sites among `good` alone, or None if there is nothing to cut.
 
     `good` are the tensors that were found to hold the same values in both models: sites are judged, and the tensors
-    that enter them are cut, only among these. Raises CannotEvaluate where the oracle cannot take the pieces.
+    that enter them are cut, only among these; with effort `fast` only sites that the algebra has not proved. Raises
+    CannotEvaluate where the oracle cannot take the pieces.
     """
-    judged = trial.edits.intersection(good) - without_data(trial.folded.graph)
+    proved = {site.name for site in trial.derived if site.proved} if trial.effort == "fast" else set()
+    judged = trial.edits.intersection(good) - without_data(trial.folded.graph) - proved
     sites = [name for name in shared(trial.original.graph, trial.folded.graph) if name in judged]
     cuts = _cuts(trial, good)
     if not sites or not cuts:
@@ -34,7 +36,7 @@ def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
     oracle = Oracle(original) if trial.oracle else None
     drawn = [case for case in trial.planned if not case.path][: None if trial.elements <= SMALL else 1]
     return replace(
-        trial, original=original, folded=folded, oracle=oracle, planned=drawn, names=sites, truths={}, seen={}
+        trial, original=original, folded=folded, oracle=oracle, planned=drawn, names=sites, truths={}, seen={}, moved={}
     )
 
 

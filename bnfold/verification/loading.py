@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import EncodeError
 
 from ..errors import ModelProblem
 
-_LARGEST = 2**31 - 2**20  # protobuf cannot serialize a message of 2 GiB
 _numbers = itertools.count()
 
 
@@ -37,7 +38,7 @@ def _first(why: Exception) -> str:
 
 def placed(model: onnx.ModelProto, folder: str) -> bytes | str:
     """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`."""
-    if model.ByteSize() < _LARGEST:
+    with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
     name = f"copy{next(_numbers)}"
     path = Path(folder, f"{name}.onnx")

@@ -148,6 +148,7 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
     true = truth(trial, case, values, names)
     folded, *rest = [_outputs(each, names, values, label) for label, each in running.others()]
     moved, again = rest[: len(running.jittered)], rest[len(running.jittered) :]
+    moved = moved or _known(trial, case, names)
     steady = _steady(trial, case, names, first, moved)
     for i, name in enumerate(names):
         if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
@@ -156,7 +157,14 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
             others = [run[i] for run in moved], [run[i] for run in again]
             tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others)
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
+    trial.moved[case] = {n: [run[i] for run in moved] for i, n in enumerate(names) if n in trial.outputs}
     return case
+
+
+def _known(trial: Trial, case: Case, names: Sequence[str]) -> list[list[Any]]:
+    """What jittered copies made of the outputs of a case before."""
+    before = trial.moved.get(case, {})
+    return [list(run) for run in zip(*(before[name] for name in names), strict=True)] if before else []
 
 
 def _steady(

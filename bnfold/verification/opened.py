@@ -45,11 +45,13 @@ class Opened:
 def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> Opened:
     """Sessions at a graph optimization `level` that return `names`; the two models note where they run.
 
+    Jittered copies are not needed where it is known how they move the outputs.
+
     Raises `CannotRun` naming the one that does not load.
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     original, folded = exposed(trial.original, names), exposed(trial.folded, names)
-    copies = next(count for limit, count in JITTERS if trial.elements < limit)
+    copies = 0 if trial.moved else next(count for limit, count in JITTERS if trial.elements < limit)
     return Opened(
         _load(trial, level, "the original", original, runs, proved=True),
         _load(trial, level, FOLDED, folded, runs, proved=True),

@@ -150,6 +150,11 @@ class Derived:
         return self.ratio <= SITE_LIMIT * self.roundings
 
     @property
+    def proved(self) -> bool:
+        """All of its weights are the correctly rounded ones: right for any input."""
+        return self.exact and self.share == 1 and self.responses > 0
+
+    @property
     def exact(self) -> bool:
         """Every weight that was looked at is the correctly rounded one, as far as float64 can tell."""
         return not self.why and self.ratio <= self.roundings * (1 + 2.0**-10)

@@ -61,6 +61,9 @@ class Trial:
     edits: set[str] = field(default_factory=set)
     derived: list[Derived] = field(default_factory=list)
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
+    moved: dict[Case, dict[str, list[Any]]] = field(
+        default_factory=dict
+    )  # what jittered copies made of the outputs, graph optimization off: it is no different with it
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
     )  # what the oracle said, while it may be asked again
