@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import onnx
 from onnx import NodeProto
+
+from .native import Failed, guarded
 
 
 def holders(record: onnx.ModelProto) -> list[tuple[str, str]]:
@@ -19,12 +22,16 @@ def inlined(record: onnx.ModelProto) -> onnx.ModelProto:
 
     What is not valid, such as a function that calls itself, stays as it is.
     """
+    with suppress(Failed):
+        while names := holders(record):
+            record = onnx.ModelProto.FromString(guarded("onnx's inliner", partial(_without, record, names)))
+    return record
+
+
+def _without(record: onnx.ModelProto, names: list[tuple[str, str]]) -> bytes:
     import onnx.inliner
 
-    with suppress(onnx.checker.ValidationError):
-        while names := holders(record):
-            record = onnx.inliner.inline_selected_functions(record, names)
-    return record
+    return bytes(onnx.inliner.inline_selected_functions(record, names).SerializeToString())
 
 
 def is_batch_norm(node: NodeProto) -> bool:

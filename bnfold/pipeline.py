@@ -16,6 +16,7 @@ from . import onnx_io
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
+from .native import Failed, guarded
 
 if TYPE_CHECKING:
     from .verification import Verification
@@ -150,10 +151,9 @@ def require_free(source: Path, target: Path, force: bool) -> None:
 def require_valid(path: Path) -> None:
     """Refuse what onnx's checker refuses, in its words."""
     try:
-        onnx.checker.check_model(str(path))
-    except Exception as problem:  # the checker raises errors of several unrelated classes
-        first = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-        raise ModelProblem(f"{path} is not valid ONNX: {first}", "Repair the model or export it again.") from problem
+        guarded("onnx's checker", lambda: onnx.checker.check_model(str(path)))
+    except Failed as why:
+        raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
 
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:

@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelProblem
+from .native import Failed, guarded
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
@@ -21,9 +22,8 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     The weights themselves are not copied. Raises ModelProblem if the graph cannot be read.
     """
     bare = skeleton(record, overridable)
-    known = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError)
-    with suppress(*known):  # stated shapes must do, then
-        bare = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    with suppress(Failed):  # stated shapes must do, then
+        bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     try:
@@ -38,6 +38,11 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     for graph in [view, *view.functions]:
         note_opset(graph, graph.opset)
     return view
+
+
+def inferred(model: ModelProto) -> bytes:
+    """The model with shapes, serialized."""
+    return bytes(onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString())
 
 
 def note_opset(graph: gs.Graph | gs.Function, opset: int) -> None:

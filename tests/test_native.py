@@ -1,0 +1,67 @@
+"""Native code that crashes, hangs or swallows memory becomes a sentence; the process lives on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+
+import bnfold
+from bnfold.native import Failed, guarded
+from bnfold_cli.main import run
+from tests.verify_nets import GEMM
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_an_answer_and_an_error_come_back() -> None:
+    assert guarded("a sum", lambda: sum(range(10))) == 45
+    assert len(guarded("a block", lambda: bytes(5_000_000))) == 5_000_000
+    with pytest.raises(Failed, match="^two words$"):
+        guarded("an error", lambda: (_ for _ in ()).throw(ValueError("two words\nand more")))
+
+
+@needs_fork
+def test_a_crash_a_hang_and_hunger_are_sentences() -> None:
+    with pytest.raises(Failed, match=r"^the checker crashed \(SIGSEGV\)$"):
+        guarded("the checker", die)
+    with pytest.raises(Failed, match=r"^the checker took longer than 0.1 s and was stopped$"):
+        guarded("the checker", lambda: time.sleep(60), seconds=0.1)
+    if sys.platform == "linux":
+        with pytest.raises(Failed, match="not enough memory"):
+            guarded("the checker", lambda: len(bytearray(64 << 30)))
+
+
+def test_beside_other_threads_the_call_is_made_here() -> None:
+    release = threading.Event()
+    other = threading.Thread(target=release.wait)
+    other.start()
+    try:
+        assert guarded("a number", os.getpid) == os.getpid()
+    finally:
+        release.set()
+        other.join()
+
+
+@needs_fork
+def test_a_checker_or_shape_inference_that_crashes_is_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = GEMM.original(GEMM.weights(0))
+    onnx.save(model, tmp_path / "m.onnx")
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda *_, **__: die())
+    assert bnfold.fold(model).kept[0].not_hoisted.code == "SHAPE_UNKNOWN"  # nobody says what rank t has
+    monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: die())
+    assert run(["fold", str(tmp_path / "m.onnx")]) == 3
+    assert "is not valid ONNX: onnx's checker crashed (SIGSEGV)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
