@@ -20,6 +20,12 @@ from tests.verify_nets import GEMM
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
 
 
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own: other tests may have left a thread behind (that of a progress bar, say)."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
@@ -32,6 +38,7 @@ def test_an_answer_and_an_error_come_back() -> None:
 
 
 @needs_fork
+@pytest.mark.usefixtures("alone")
 def test_a_crash_a_hang_and_hunger_are_sentences() -> None:
     with pytest.raises(Failed, match=r"^the checker crashed \(SIGSEGV\)$"):
         guarded("the checker", die)
@@ -54,6 +61,7 @@ def test_beside_other_threads_the_call_is_made_here() -> None:
 
 
 @needs_fork
+@pytest.mark.usefixtures("alone")
 def test_a_checker_or_shape_inference_that_crashes_is_survived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
