@@ -48,7 +48,13 @@ class Affine:
         return Affine(at_rank(s, rank), at_rank(t, rank))
 
     def __call__(self, x: npt.ArrayLike) -> Array:
-        return np.asarray(self.scale * x + self.shift)
+        scaled = np.multiply(self.scale, x, dtype=np.float64)
+        alike = np.broadcast_shapes(scaled.shape, self.shift.shape) == scaled.shape
+        return np.asarray(scaled if alike and not self.has_shift else scaled + self.shift)
+
+    def reach(self, most: float) -> float:
+        """No result is larger in magnitude, if no argument is larger than `most`."""
+        return float(np.abs(self.scale).max() * most + np.abs(self.shift).max())
 
     def after(self, first: Affine) -> Affine:
         """self(first(x)) as one affine: s2 * (s1*x + t1) + t2 == (s2*s1) * x + (s2*t1 + t2)"""

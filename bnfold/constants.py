@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from .affine import Array, require
 from .tensors import widened
@@ -79,6 +78,8 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     _refuse_bombs(node, inputs)
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     given = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
+    from onnx.reference import ReferenceEvaluator
+
     proto = helper.make_node(node.op, names, ["y"], **attributes)
     infos = [
         helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for k, x in given.items()

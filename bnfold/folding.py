@@ -110,20 +110,26 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:
     """What `fold` would do with each affine node: its new home, or both reasons for keeping it."""
-    result = fold(model, freeze_initializers=freeze_initializers)
+    if isinstance(model, onnx.ModelProto):
+        result = fold(model, freeze_initializers=freeze_initializers)
+    else:
+        result = fold_in_place(onnx_io.load(model, whole=False), Path(model).parent, freeze_initializers)
     return (*result.folded, *result.kept)
 
 
-def fold_in_place(record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool = False) -> FoldResult:
+def fold_in_place(
+    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool = False, spill: Path | None = None
+) -> FoldResult:
     """`fold` on a record that may be consumed; external data is read from `folder`.
 
+    With `spill` large new constants are put into that file, and the model refers to them until it is written.
     Functions are folded inside their bodies; those that still hold a BatchNormalization are inlined if that helps.
     """
-    result = fold_as_it_stands(record, folder, freeze_initializers)
+    result = fold_as_it_stands(record, folder, freeze_initializers, spill)
     names = [f"{domain}::{name}" for domain, name in holders(record)]
     if not names:
         return result
-    again = fold_as_it_stands(inlined(record), folder, freeze_initializers)
+    again = fold_as_it_stands(inlined(record), folder, freeze_initializers, spill)
     if len(again.batch_norms_kept) >= len(result.batch_norms_kept):
         return result
     record.CopyFrom(again.model)
@@ -132,9 +138,11 @@ def fold_in_place(record: onnx.ModelProto, folder: Path | None, freeze_initializ
     return FoldResult(record, folded, again.kept, notes, flushed)
 
 
-def fold_as_it_stands(record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool) -> FoldResult:
+def fold_as_it_stands(
+    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool, spill: Path | None
+) -> FoldResult:
     """`fold_in_place`, every graph and function for itself."""
-    bench = Workbench(record, folder, freeze_initializers)
+    bench = Workbench(record, folder, freeze_initializers, spill)
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
         hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]

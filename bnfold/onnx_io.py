@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import tempfile
@@ -9,22 +10,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+from onnx import ModelProto
 
+from . import external, wire
 from .errors import EnvironmentProblem, ModelProblem
 from .tensors import all_tensors
 
+LIMIT = 1 << 31  # bytes, of a protobuf message
 NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
-def load(path: str | PathLike[str]) -> ModelProto:
-    """Read a model; large tensors in external files stay there. Raises ModelProblem if it is no sound ONNX file."""
+def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
+    """Read a model; large tensors in external files stay there. Raises ModelProblem if it is no sound ONNX file.
+
+    Unless the `whole` of it is wanted, large tensors stay in the model file, too: see `wire`.
+    """
     where = Path(path)
-    data = _read(where)
+    data = _read(where, whole)
     if not data:
         raise ModelProblem(f"{where} is empty", "Was the export or download interrupted? Make the file again.")
     model = ModelProto()
@@ -36,9 +42,10 @@ def load(path: str | PathLike[str]) -> ModelProto:
     return model
 
 
-def _read(where: Path) -> bytes:
+def _read(where: Path, whole: bool) -> bytes:
     try:
-        return where.read_bytes()
+        with where.open("rb") as stream:
+            return stream.read() if whole or not where.stat().st_size else _thin(stream, where.name)
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
     except IsADirectoryError as problem:
@@ -47,6 +54,15 @@ def _read(where: Path) -> bytes:
         raise ModelProblem(
             f"{where} cannot be read: {problem.strerror}", "Check the permissions of the file."
         ) from problem
+
+
+def _thin(stream: BinaryIO, name: str) -> bytes:
+    """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
+        try:
+            return wire.thin(held, name)
+        except wire.Unreadable:
+            return held[:]
 
 
 def _require_known(model: ModelProto, where: Path) -> None:
@@ -73,28 +89,38 @@ def save(model: ModelProto, path: str | PathLike[str], source_folder: str | Path
     Tensors in external files, which are looked for in `source_folder`, are copied to `NAME.data` beside the model, so
     that the result stands on its own. Raises EnvironmentProblem if the place cannot be written.
     """
-    with staged(Path(path)) as draft:
-        write(model, draft, Path(source_folder) if source_folder is not None else Path(path).parent)
+    with staged(Path(path)) as stage:
+        write(model, stage.draft, Path(source_folder) if source_folder is not None else Path(path).parent)
+
+
+class Stage(NamedTuple):
+    """Where a model is written until it is known to be good, and where large new constants are kept until then."""
+
+    draft: Path
+    spill: Path
 
 
 @contextmanager
-def staged(target: Path, keep: bool = True) -> Iterator[Path]:
-    """A path in a new folder beside `target`; when the block ends well, what was written there takes its place.
+def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[Stage]:
+    """Places in a new folder beside `target`; when the block ends well, what was written there takes its place.
 
-    The data file goes first, so that a model never stands without its data. Without `keep` nothing is left.
+    The data file goes first, so that a model never stands without its data. Without `keep` nothing is left. A draft
+    that refers to the data files of `target`'s own folder must itself be in it: `beside`.
     """
     try:
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as problem:
         raise _unwritable(target, problem) from problem
+    draft = folder.with_suffix(".onnx") if beside else folder / target.name
     try:
-        yield folder / target.name
-        for name in (data_name(target), target.name):
-            if keep and (folder / name).exists():
-                os.replace(folder / name, target.parent / name)
+        yield Stage(draft, folder / "spill")
+        for made, place in ((draft.with_name(data_name(draft)), target.with_name(data_name(target))), (draft, target)):
+            if keep and made.exists():
+                os.replace(made, place)
     except OSError as problem:
         raise _unwritable(target, problem) from problem
     finally:
+        draft.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -110,70 +136,34 @@ def data_name(target: Path) -> str:
     return f"{target.name}.data"
 
 
-def write(model: ModelProto, draft: Path, source_folder: Path) -> None:
-    """Write a model, and beside it the external data that it refers to, flushed to the disk."""
-    if any(uses_external_data(t) for t in all_tensors(model)):
-        model = _with_copied_data(model, draft, source_folder)
+def write(model: ModelProto, draft: Path, source_folder: Path, keep_external: bool = False) -> None:
+    """Write a model, and beside it the external data that it refers to, flushed to the disk.
+
+    With `keep_external` the result refers to the data files of the source, and holds what is new itself.
+    """
+    if not keep_external and any(map(external.belongs_outside, all_tensors(model))):
+        model = external.gathered(model, source_folder, draft.with_name(data_name(draft)))
     try:
-        data = model.SerializeToString(deterministic=True)
-    except (ValueError, EncodeError) as problem:
+        pieces = wire.fat(model.SerializeToString(deterministic=True))
+    except (ValueError, EncodeError):
+        pieces = []
+    if not 0 < sum(map(len, pieces)) < LIMIT:
         raise ModelProblem(
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
-        ) from problem
+        )
     with draft.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                stream.write(piece)
+            else:
+                external.copy(external.Place(source_folder / piece.file, piece.start, len(piece)), stream)
+        external.flush(stream)
 
 
-def copy(source: Path, draft: Path) -> None:
+def copy(source: Path, draft: Path, keep_external: bool = False) -> None:
     """Copy a model byte for byte; one with external data is written anew, since its data must come along."""
-    model = load(source)
-    if any(uses_external_data(t) for t in all_tensors(model)):
-        write(model, draft, source.parent)
-    else:
+    model = load(source, whole=False)
+    if keep_external or not any(map(external.belongs_outside, all_tensors(model))):
         shutil.copyfile(source, draft)
-
-
-def _with_copied_data(model: ModelProto, draft: Path, source_folder: Path) -> ModelProto:
-    """A copy of the model whose external tensors point into one new data file, to which their bytes were copied."""
-    result = ModelProto()
-    result.CopyFrom(model)
-    location = data_name(draft)
-    with (draft.parent / location).open("wb") as sink:
-        for tensor in all_tensors(result):
-            if uses_external_data(tensor):
-                _copy_range(tensor, source_folder, sink, location)
-        sink.flush()
-        os.fsync(sink.fileno())
-    return result
-
-
-def _copy_range(tensor: TensorProto, source_folder: Path, sink, location: str) -> None:  # type: ignore[no-untyped-def]
-    info = ExternalDataInfo(tensor)
-    source = source_folder / info.location
-    if not source.resolve().is_relative_to(source_folder.resolve()):
-        raise ModelProblem(
-            f"'{tensor.name}' refers to {info.location}, outside the model's folder",
-            "Keep data files beside the model.",
-        )
-    try:
-        with source.open("rb") as stream:
-            stream.seek(info.offset or 0)
-            length = info.length or source.stat().st_size - (info.offset or 0)
-            offset = sink.tell()
-            remaining = length
-            while remaining and (block := stream.read(min(remaining, 1 << 24))):
-                sink.write(block)
-                remaining -= len(block)
-    except OSError as problem:
-        raise ModelProblem(
-            f"the data of '{tensor.name}' cannot be read from {source}", "Keep data files beside the model."
-        ) from problem
-    if remaining:
-        raise ModelProblem(
-            f"{source} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
-        )
-    del tensor.external_data[:]
-    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
-        tensor.external_data.add(key=key, value=value)
+    else:
+        write(model, draft, source.parent)

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
+from onnx.external_data_helper import uses_external_data
 
-from . import onnx_io
+from . import external, onnx_io
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
 from .native import Failed, guarded
+from .tensors import all_tensors
 
 if TYPE_CHECKING:
     from .verification import Verification
 
 EFFORTS = ("fast", "full", "off")
+WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
 
 
@@ -36,7 +39,10 @@ class Size:
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What `fold_file` did. `written` is false after a dry run; `unchanged` means the file was copied byte for byte."""
+    """What `fold_file` did. `written` is false after a dry run; `unchanged` means the file was copied byte for byte.
+
+    Large tensors of `result.model` are only in the file that was written.
+    """
 
     source: Path
     target: Path
@@ -79,42 +85,63 @@ def default_target(source: Path) -> Path:
     return source.with_name(f"{source.name.removesuffix('.onnx')}.folded.onnx")
 
 
-def fold_file(
-    source: Path,
-    target: Path | None = None,
-    *,
-    verify: str = "fast",
-    force: bool = False,
-    dry_run: bool = False,
-    freeze_initializers: bool = False,
-    pass_through: bool = False,
-    keep_failed: bool = False,
-) -> FoldReport:
+@dataclass(frozen=True)
+class Options:
+    """What `fold_file` is asked to do.
+
+    `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. A model without
+    BatchNormalization is an error unless `pass_through`. `keep_failed` writes a model that did not pass to
+    NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the result refers to them.
+    Raises UsageProblem for what is none of these.
+    """
+
+    verify: str = "fast"
+    force: bool = False
+    dry_run: bool = False
+    freeze_initializers: bool = False
+    pass_through: bool = False
+    keep_failed: bool = False
+    external: str = "copy"
+
+    def __post_init__(self) -> None:
+        for name, known in (("verify", EFFORTS), ("external", WAYS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
+
+    @property
+    def keeps_external(self) -> bool:
+        return self.external == "keep"
+
+
+DEFAULT = Options()
+
+
+def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT) -> FoldReport:
     """Fold the model at `source` into `target` (default: NAME.folded.onnx beside it).
 
-    `verify` is fast, full or off. A model without BatchNormalization is an error unless `pass_through`; one in which
-    nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists and not `force`,
+    A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
-    written but, with `keep_failed`, NAME.failed.onnx.
+    written.
     """
     started = time.perf_counter()
     target = target or default_target(source)
-    failed = target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx") if keep_failed else None
-    record = onnx_io.load(source)
-    for path in filter(None, (target, failed)):
-        require_free(source, path, force or dry_run)
-    require_valid(source)
+    failed = target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx") if options.keep_failed else None
+    record = onnx_io.load(source, whole=False)
+    require_places(source, target, failed, options)
+    require_valid(record, source)
     before = size_of(record, source)
-    result = fold_in_place(record, source.parent, freeze_initializers)
-    if not result.folded and not before.batch_normalizations and not pass_through:
-        raise nothing_to_fold(source)
-    with onnx_io.staged(target, keep=not dry_run) as draft:
-        stage(record if result.folded else None, source, draft)
+    with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as (draft, spill):
+        result = fold_in_place(record, source.parent, options.freeze_initializers, spill)
+        if not result.folded and not before.batch_normalizations and not options.pass_through:
+            raise nothing_to_fold(source)
+        stage(record if result.folded else None, source, draft, options.keeps_external)
         with kept_if_failed(record, source, failed):
-            verification = verified(source, draft, verify, result.sites) if result.folded and verify != "off" else None
+            wanted = result.folded and options.verify != "off"
+            verification = verified(source, draft, options.verify, result.sites) if wanted else None
         after = size_of(record, draft)
-    seconds = time.perf_counter() - started
-    return FoldReport(source, target, result, before, after, verification, not dry_run, not result.folded, seconds)
+    times = not options.dry_run, not result.folded, time.perf_counter() - started
+    return FoldReport(source, target, result, before, after, verification, *times)
 
 
 def nothing_to_fold(source: Path) -> ModelProblem:
@@ -136,6 +163,17 @@ def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None) -
         raise
 
 
+def require_places(source: Path, target: Path, failed: Path | None, options: Options) -> None:
+    """Raises UsageProblem where something is in the way of what is to be written."""
+    for path in filter(None, (target, failed)):
+        require_free(source, path, options.force or options.dry_run)
+    if options.keeps_external and not target.parent.resolve().samefile(source.parent):
+        raise UsageProblem(
+            f"{target} cannot refer to data files in {source.parent}",
+            "References do not leave a folder: write OUT beside IN, or leave out --external keep.",
+        )
+
+
 def require_free(source: Path, target: Path, force: bool) -> None:
     if target.is_dir():
         raise UsageProblem(f"{target} is a directory", "Name the file to write.")
@@ -148,10 +186,15 @@ def require_free(source: Path, target: Path, force: bool) -> None:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
-def require_valid(path: Path) -> None:
-    """Refuse what onnx's checker refuses, in its words."""
+def require_valid(record: onnx.ModelProto, path: Path) -> None:
+    """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
+    external.require_data(record, path.parent)
+    bare = onnx.ModelProto()
+    bare.CopyFrom(record)
+    for tensor in filter(uses_external_data, all_tensors(bare)):
+        tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
     try:
-        guarded("onnx's checker", lambda: onnx.checker.check_model(str(path)))
+        guarded("onnx's checker", lambda: onnx.checker.check_model(bare))
     except Failed as why:
         raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
 
@@ -163,12 +206,12 @@ def size_of(record: onnx.ModelProto, path: Path) -> Size:
     return Size(len(record.graph.node), kinds["BatchNormalization"], length)
 
 
-def stage(record: onnx.ModelProto | None, source: Path, draft: Path) -> None:
+def stage(record: onnx.ModelProto | None, source: Path, draft: Path, keep_external: bool) -> None:
     """Write the folded record; where nothing was folded, the very bytes of the source."""
     if record is not None:
-        onnx_io.write(record, draft, source.parent)
+        onnx_io.write(record, draft, source.parent, keep_external)
     else:
-        onnx_io.copy(source, draft)
+        onnx_io.copy(source, draft, keep_external)
 
 
 def verified(source: Path, draft: Path, effort: str, sites: tuple[str, ...] | None) -> Verification:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -14,7 +15,7 @@ from .constants import value_of
 from .graph import dtype, has, is_constant, label, onto, operator
 from .rules import HOIST, OUT, SINK, Shares
 from .rules.nonlinear import NONLINEAR
-from .tensors import TINY, rounded
+from .tensors import TINY, Held, rounded
 
 Direction = Literal["hoist", "sink"]
 Way = Literal["hoist", "sink", "merge"]
@@ -185,6 +186,11 @@ def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
+    tensor = node.inputs[index] if has(node, index) else None
+    if isinstance(tensor, Held) and str(tensor.kind) in TINY:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if 2 * share.reach(tensor.reach) < float(ml_dtypes.finfo(tensor.kind).max):  # type: ignore[no-untyped-call]
+                return
     old = value_of(node.inputs[index]) if has(node, index) else np.zeros(())
     require_in_range(node, index, share(old))
 

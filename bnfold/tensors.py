@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
+from . import wire
 from .affine import Affine, Array
 from .errors import ModelProblem
 
@@ -35,6 +38,7 @@ class Held(gs.Constant):  # type: ignore[misc]
         """Point to the values: `base` is a message of the file, or an array (of rank 1 for an omitted input)."""
         self.kind, self.base, self.folder = kind, base, folder
         self.pending = Affine.of(1.0)
+        self.largest: float | None = None
 
     @staticmethod
     def over(tensor: gs.Constant, home: TensorProto, folder: Path | None, maker: gs.Node | None = None) -> None:
@@ -56,7 +60,7 @@ class Held(gs.Constant):  # type: ignore[misc]
     def copy_as(self, name: str) -> Held:
         """The same constant under another name, stored nowhere yet."""
         made = Held(name, self.kind, self.base, self.folder)
-        made.pending = self.pending
+        made.pending, made.largest = self.pending, self.largest
         return made
 
     @property
@@ -72,11 +76,23 @@ class Held(gs.Constant):  # type: ignore[misc]
         return whole[redundant(whole, len(stored)) :]
 
     @property
+    def stored(self) -> Array:
+        return read(self.base, self.folder) if isinstance(self.base, TensorProto) else self.base
+
+    @property
+    def reach(self) -> float:
+        """No value is larger in magnitude; not a number where one of them is none."""
+        if self.largest is None:
+            stored = self.stored
+            self.largest = float(np.maximum(stored.max(), -stored.min())) if stored.size else 0.0
+        return self.pending.reach(self.largest)
+
+    @property
     def values(self) -> Array:
         """Floating point as float64, anything else as it is stored."""
-        stored = widened(read(self.base, self.folder) if isinstance(self.base, TensorProto) else self.base)
+        stored = self.stored
         if self.pending.is_identity:
-            return stored
+            return widened(stored)
         value = self.pending(stored)
         return value.reshape(value.shape[redundant(value.shape, stored.ndim) :])
 
@@ -104,8 +120,10 @@ def rounded(value: Array, kind: np.dtype[Any]) -> tuple[Array, int]:
     with np.errstate(over="ignore", invalid="ignore"):
         wide = np.asarray(value)
         result = (to_odd(wide) if str(kind) == "bfloat16" else wide).astype(kind)
-    small = (value != 0) & (np.abs(result.astype(np.float64)) < TINY[str(kind)])
-    result[small] = 0
+    small = np.abs(result) < kind.type(TINY[str(kind)])
+    if small.any():
+        small &= value != 0
+        result[small] = 0
     return result, int(small.sum())
 
 
@@ -124,17 +142,33 @@ def to_odd(value: Array) -> Array:
 def read(tensor: TensorProto, folder: Path | None) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
     try:
+        if wire.reference(tensor):
+            return mapped(tensor, folder or Path())
         if uses_external_data(tensor):
-            whole = TensorProto()
-            whole.CopyFrom(tensor)
-            load_external_data_for_tensor(whole, str(folder or "."))
-            tensor = whole
+            tensor = loaded(tensor, folder or Path())
         return np.asarray(numpy_helper.to_array(tensor))
     except (ValueError, TypeError, OSError, onnx.checker.ValidationError) as problem:
         raise ModelProblem(
             f"the values of '{tensor.name}' cannot be read: {str(problem).splitlines()[0]}",
             "The file is damaged, or a data file that belongs to it is missing.",
         ) from problem
+
+
+def mapped(tensor: TensorProto, folder: Path) -> Array:
+    """The values of a tensor whose data lies in the model file; types of less than a byte are unpacked by onnx."""
+    raw, kind = wire.data(tensor, folder), helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if raw.size == math.prod(tensor.dims) * kind.itemsize and sys.byteorder == "little":
+        return raw.view(kind).reshape(tuple(tensor.dims))
+    whole = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes())
+    return np.asarray(numpy_helper.to_array(whole))
+
+
+def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
+    """A copy of an external tensor that holds its data."""
+    whole = TensorProto()
+    whole.CopyFrom(tensor)
+    load_external_data_for_tensor(whole, str(folder))
+    return whole
 
 
 def dense(sparse: onnx.SparseTensorProto) -> Array:
@@ -152,14 +186,25 @@ def to_tensor(values: Array, name: str) -> TensorProto:
     return numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
 
 
-def replace_values(message: TensorProto, values: Array) -> None:
-    """New numbers in the same message: its name, documentation and metadata stay."""
+def replace_values(message: TensorProto, values: Array, spill: Path | None = None) -> None:
+    """New numbers in the same message: its name, documentation and metadata stay.
+
+    With `spill` large ones are put at the end of that file, and the message refers to them.
+    """
     fresh: Any = to_tensor(values, message.name)
+    was_outside = uses_external_data(message) and not wire.reference(message)
     for field in DATA_FIELDS:
         message.ClearField(field)
     message.ClearField("data_location")
     message.dims[:] = fresh.dims
-    message.data_type, message.raw_data = fresh.data_type, fresh.raw_data
+    message.data_type = fresh.data_type
+    if spill is None or len(fresh.raw_data) < wire.LARGE:
+        message.raw_data = fresh.raw_data
+        return
+    with spill.open("ab") as file:
+        more = {wire.OUTSIDE: ""} if was_outside else {}
+        wire.refer(message, str(spill.absolute()), file.tell(), len(fresh.raw_data), **more)
+        file.write(fresh.raw_data)
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -25,11 +25,14 @@ from .view import import_view
 class Workbench:
     """One model under the hammer. `record` is edited in place: hand over a copy to keep the original.
 
-    `folder` is where external data lies. Raises ModelProblem if the graph cannot be read.
+    `folder` is where external data lies; with `spill` large new constants are put at the end of that file. Raises
+    ModelProblem if the graph cannot be read.
     """
 
-    def __init__(self, record: onnx.ModelProto, folder: Path | None = None, freeze: bool = False) -> None:
-        self.record, self.folder = record, folder
+    def __init__(
+        self, record: onnx.ModelProto, folder: Path | None = None, freeze: bool = False, spill: Path | None = None
+    ) -> None:
+        self.record, self.folder, self.spill = record, folder, spill
         self.notes: list[str] = []
         self.flushed = 0  # numbers that became zero; counted when the model is closed
         view = import_view(record, self._overridable(freeze))
@@ -288,7 +291,7 @@ class Workbench:
         for held in sorted(edited, key=lambda held: held.base is held.home):
             values, flushed = rounded(held.values, held.kind)
             assert held.home is not None
-            replace_values(held.home, values)
+            replace_values(held.home, values, self.spill)
             self.flushed += flushed
             if held.name in stated:
                 set_shape(stated[held.name], values.shape)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold.errors import BnfoldError, CheckFailed, UsageProblem
+from bnfold.errors import BnfoldError, CheckFailed
 from bnfold.junit import FAILED, UNDECIDED, Check
 from bnfold_cli.console import say, table, write_json, write_junit
 
@@ -30,6 +30,9 @@ Freeze = Annotated[
 PassThrough = Annotated[
     bool, typer.Option("--pass-through", help="Copy a model without BatchNormalization instead of refusing it.")
 ]
+External = Annotated[
+    str, typer.Option(help="External data: copy (to OUT.data), or keep (OUT refers to the data files of IN).")
+]
 KeepFailed = Annotated[
     bool, typer.Option("--keep-failed", help="Write a model that did not pass to OUT.failed.onnx, for inspection.")
 ]
@@ -46,6 +49,7 @@ def fold(
     dry_run: DryRun = False,
     freeze_initializers: Freeze = False,
     pass_through: PassThrough = False,
+    external: External = "copy",
     keep_failed: KeepFailed = False,
     junit: Junit = None,
     json: Json = None,
@@ -54,13 +58,11 @@ def fold(
 
     The result is verified against a float64 evaluation of the original, then written.
     """
-    from bnfold.pipeline import EFFORTS, fold_file
+    from bnfold.pipeline import Options, fold_file
 
-    if verify not in EFFORTS:
-        raise UsageProblem(f"unknown effort {verify!r} for --verify", f"Choose one of: {', '.join(EFFORTS)}.")
-    options = {"force": force, "dry_run": dry_run, "pass_through": pass_through, "keep_failed": keep_failed}
+    options = Options(verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external)
     with failure_noted(junit):
-        report = fold_file(model, out, verify=verify, freeze_initializers=freeze_initializers, **options)
+        report = fold_file(model, out, options)
     if junit:
         write_junit(SUITE, report.checks(strict), report.seconds, junit)
     if json:

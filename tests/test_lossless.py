@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import fold, load, save
-from bnfold.pipeline import fold_file
+from bnfold.pipeline import Options, fold_file
 
 F = TensorProto.FLOAT
 
@@ -138,7 +138,7 @@ def test_external_data_comes_along(tmp_path, where):
     out = tmp_path / where
     out.mkdir(exist_ok=True)
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
-    report = fold_file(tmp_path / "m.onnx", out / "f.onnx", verify="off")
+    report = fold_file(tmp_path / "m.onnx", out / "f.onnx", Options(verify="off"))
     assert report.after.batch_normalizations == 0
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     expected = {t.name: t.raw_data for t in fold(onnx.load(tmp_path / "m.onnx")).model.graph.initializer}

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from bnfold.errors import BnfoldError
-from bnfold.pipeline import FoldReport, fold_file
+from bnfold.pipeline import FoldReport, Options, fold_file
 from tests.data import DATA
 
 
@@ -35,7 +35,7 @@ def row(path: Path, folder: Path, effort: str) -> list[str]:
     """The cells of one file."""
     target = folder / path.name
     try:
-        report = fold_file(path, target, verify=effort)
+        report = fold_file(path, target, Options(verify=effort))
     except BnfoldError as problem:
         return [path.stem, "", "", "", "", f"exit {problem.exit_code}: {problem}".replace(str(path.parent), "..")]
     counts = [str(size.batch_normalizations) for size in (report.before, report.after)]

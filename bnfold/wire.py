@@ -1,0 +1,204 @@
+"""The wire format of ONNX files, by which large tensors are neither read nor written: they stay where they are.
+
+`thin` gives a model's bytes without the data of its large tensors, `fat` puts them back by copying ranges of the file.
+In between each of them is an external tensor whose data lies in the model file itself: `offset` and `length` of its
+data and, in `message`, where the whole message is. Its `location` starts with what no file name does, and no file can
+know. See https://protobuf.dev/programming-guides/encoding.
+"""
+
+from __future__ import annotations
+
+import mmap
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.descriptor import Descriptor
+from onnx import TensorProto
+
+LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
+MARK = f"\0{secrets.token_hex(8)}:"  # starts what is found in no file
+OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data file, as those of the old one did
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups, the others, are in no ONNX file
+WIDTH = {FIXED64: 8, FIXED32: 4}
+Buffer = bytes | mmap.mmap
+
+
+class Unreadable(Exception):
+    """Not the wire format as it is commonly written; protobuf's own parser may still read it, or say what is wrong."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bytes of a file, which is called so."""
+
+    file: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+Piece = bytes | Range
+Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at this place; None leaves it as it is
+
+
+def _holders() -> dict[str, dict[int, tuple[str, bool]]]:
+    """For each kind of message that may hold a tensor: the fields that do, their kind, and whether they repeat."""
+    kinds = ("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TensorProto")
+    found = {}
+    for kind in kinds[:-1]:
+        described: Descriptor = getattr(onnx, kind).DESCRIPTOR
+        fields = ((field, field.message_type) for field in described.fields if field.message_type)
+        found[kind] = {f.number: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds}
+    return found
+
+
+HOLDERS = _holders()
+_NUMBER = {field.name: field.number for field in TensorProto.DESCRIPTOR.fields}
+
+
+def thin(file: Buffer, name: str) -> bytes:
+    """A model's bytes, its large tensors replaced by references to the file, which is called `name`."""
+    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, _referring(name))
+    return bytes(file) if pieces is None else b"".join(piece for piece in pieces if isinstance(piece, bytes))
+
+
+def fat(model: bytes) -> list[Piece]:
+    """The bytes of a model that was `thin`; what it refers to, as ranges of the file that it came from."""
+    mark = MARK.encode()
+    pieces = rewritten(model, 0, len(model), "ModelProto", lambda *span: model.find(mark, *span) >= 0, _restored)
+    return [model] if pieces is None else pieces
+
+
+def rewritten(
+    buffer: Buffer, start: int, stop: int, kind: str, worth: Callable[[int, int], bool], change: Change
+) -> list[Piece] | None:
+    """The message between two places with its tensors changed, also nested ones; None if that changes nothing.
+
+    Only where it is `worth` the time. Raises Unreadable.
+    """
+    pieces: list[Piece] = []
+    kept, seen = start, set()
+    for number, tag, body, end in fields(buffer, start, stop):
+        inner, repeated = HOLDERS[kind].get(number, ("", False))
+        if not inner or not worth(body, end):
+            continue
+        if number in seen and not repeated:
+            raise Unreadable("a field is there twice")
+        seen.add(number)
+        is_tensor = inner == "TensorProto"
+        new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change)
+        if new is not None:
+            pieces += [buffer[kept:tag], head(number, sum(map(len, new))), *new]
+            kept = end
+    return [*pieces, buffer[kept:stop]] if pieces else None
+
+
+def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
+    """Number, place, and begin and end of the content of every field of a message."""
+    at = start
+    while at < stop:
+        tag = at
+        key, at = varint(buffer, at, stop)
+        wire = key & 7
+        if wire == VARINT:
+            _, end = varint(buffer, at, stop)
+        elif wire == BYTES:
+            length, at = varint(buffer, at, stop)
+            end = at + length
+        elif wire in WIDTH:
+            end = at + WIDTH[wire]
+        else:
+            raise Unreadable("a group")
+        if end > stop:
+            raise Unreadable("a field is cut off")
+        yield key >> 3, tag, at, end
+        at = end
+
+
+def varint(buffer: Buffer, at: int, stop: int) -> tuple[int, int]:
+    """A number in groups of seven bits, and the place behind it."""
+    value = shift = 0
+    while at < stop and shift < 70:
+        byte = buffer[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+    raise Unreadable("a number is cut off")
+
+
+def head(number: int, length: int) -> bytes:
+    """What stands before the content of a field of bytes."""
+    return _varint(number << 3 | BYTES) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _referring(name: str) -> Change:
+    """Put a reference in the place of a tensor's data, if these are large."""
+
+    def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
+        found = list(fields(buffer, start, stop))
+        data = [entry for entry in found if entry[0] == _NUMBER["raw_data"]]
+        external = {_NUMBER["external_data"], _NUMBER["data_location"]}
+        if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] in external for entry in found):
+            return None
+        _, tag, body, end = data[0]
+        made = TensorProto()
+        refer(made, name, body, end - body, message=f"{start}:{stop}")
+        return [buffer[start:tag], buffer[end:stop], made.SerializeToString()]
+
+    return change
+
+
+def _restored(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
+    """A whole message of the file or, where only the data of a new one lies in a file, the message around these."""
+    tensor = TensorProto.FromString(buffer[start:stop])
+    entries = reference(tensor)
+    if not entries:
+        return None
+    file = entries["location"].removeprefix(MARK)
+    if "message" in entries:
+        return [Range(file, *map(int, entries["message"].split(":")))]
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = b""
+    around = tensor.SerializeToString(deterministic=True)
+    _, tag, _, end = next(entry for entry in fields(around, 0, len(around)) if entry[0] == _NUMBER["raw_data"])
+    found = Range(file, int(entries["offset"]), int(entries["offset"]) + int(entries["length"]))
+    return [around[:tag], head(_NUMBER["raw_data"], len(found)), found, around[end:]]
+
+
+def refer(tensor: TensorProto, file: str, offset: int, length: int, **more: str) -> None:
+    """Let the data of a tensor lie in a file, from where `fat` puts it back."""
+    del tensor.external_data[:]
+    tensor.data_location = TensorProto.EXTERNAL
+    entries = {"location": MARK + file, "offset": str(offset), "length": str(length), **more}
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def reference(tensor: TensorProto) -> dict[str, str]:
+    """Where in the model file the data of a tensor lies, if that is where it lies."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    return entries if entries.get("location", "").startswith(MARK) else {}
+
+
+def data(tensor: TensorProto, folder: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes of a tensor that lie in the model file, mapped into memory."""
+    entries = reference(tensor)
+    file = folder / entries["location"].removeprefix(MARK)
+    return np.memmap(file, np.uint8, "r", int(entries["offset"]), (int(entries["length"]),))

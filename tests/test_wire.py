@@ -1,0 +1,238 @@
+"""Large tensors stay in the file: what is not edited is copied byte for byte, whatever the file looks like."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import bnfold
+from bnfold import external, onnx_io, wire
+from bnfold.errors import ModelProblem
+from bnfold.pipeline import Options, fold_file
+from bnfold_cli.main import run
+
+LARGE = wire.LARGE // 4  # elements of float32
+OFF = Options(verify="off")
+
+
+def tensor(name: str, size: int = LARGE, seed: int = 0) -> TensorProto:
+    made = numpy_helper.from_array(np.random.default_rng(seed).standard_normal(size).astype(np.float32), name)
+    made.doc_string = f"about {name}"
+    return made
+
+
+def everywhere() -> onnx.ModelProto:
+    """Large tensors among the initializers, in a Constant, in both bodies of an If, and in a function."""
+
+    def constant(output: str) -> onnx.NodeProto:
+        return helper.make_node("Constant", [], [output], value=tensor(f"value of {output}"))
+
+    def body(name: str) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, [LARGE])
+        return helper.make_graph([constant(name)], name, [], [out], [tensor(f"in {name}", 4), tensor(f"w {name}")])
+
+    nodes = [
+        constant("k"),
+        helper.make_node("If", ["c"], ["i"], then_branch=body("t"), else_branch=body("e")),
+        helper.make_node("F", ["k"], ["f"], domain="my"),
+        helper.make_node("Sum", ["x", "k", "i", "f", "w", "small"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [LARGE]) for name in "xy")
+    c = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
+    graph = helper.make_graph(nodes, "g", [x, c], [y], [tensor("w"), tensor("small", 1), tensor("v", 2 * LARGE)])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("my", 1)]
+    function = helper.make_function(
+        "my", "F", ["a"], ["b"], [constant("z"), helper.make_node("Add", ["a", "z"], ["b"])], opsets[:1]
+    )
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[function])
+
+
+def rewritten(path: Path, target: Path) -> bytes:
+    """A file that was read without its large tensors, and written again."""
+    onnx_io.write(onnx_io.load(path, whole=False), target, path.parent)
+    return target.read_bytes()
+
+
+def test_tensors_everywhere_stay_in_the_file_and_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(everywhere().SerializeToString(deterministic=True))
+    thin = onnx_io.load(path, whole=False)
+    assert thin.ByteSize() < 4096
+    stored = [t for t in external.all_tensors(thin) if wire.reference(t)]
+    assert {t.name for t in stored} == {"value of k", "value of t", "value of e", "value of z", "w t", "w e", "w", "v"}
+    assert rewritten(path, tmp_path / "again.onnx") == path.read_bytes()
+    assert onnx_io.load(path) == everywhere()
+
+
+def test_unknown_fields_and_any_order_of_fields_survive_in_untouched_tensors(tmp_path: Path) -> None:
+    model = everywhere()
+    tensors, found = list(model.graph.initializer), b""
+    del model.graph.initializer[:]
+    for held in tensors:
+        plain = held.SerializeToString()
+        fields = [plain[tag:end] for _, tag, _, end in wire.fields(plain, 0, len(plain))]
+        odd = b"".join(reversed(fields)) + wire.head(99, 3) + b"new" + b"\xa8\x06\x01"  # fields 99 and 101
+        found += wire.head(5, len(odd)) + odd
+    graph = model.graph.SerializeToString(deterministic=True) + found
+    model.ClearField("graph")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True) + wire.head(7, len(graph)) + graph)
+    assert len(onnx_io.load(path).graph.initializer) == 3
+    again = rewritten(path, tmp_path / "again.onnx")
+    large = [wire.head(5, len(o)) + o for o in (path.read_bytes()[s:e] for s, e in _messages(path))]
+    assert len(large) == 2
+    assert all(message in again for message in large)
+    assert b"new" in again
+
+
+def _messages(path: Path) -> list[tuple[int, int]]:
+    held = onnx_io.load(path, whole=False).graph.initializer
+    found = [wire.reference(t)["message"].split(":") for t in held if wire.reference(t)]
+    return [(int(start), int(end)) for start, end in found]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_refused_in_words_or_read_as_protobuf_reads_it(data: st.DataObject) -> None:
+    whole = bytearray(everywhere().SerializeToString())
+    for _ in range(data.draw(st.integers(0, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    damaged = bytes(whole[: data.draw(st.integers(1, len(whole)))] if data.draw(st.booleans()) else whole)
+    try:
+        thin = wire.thin(damaged, "m.onnx")
+    except wire.Unreadable:
+        return
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(thin)
+    except Exception:
+        with pytest.raises(Exception, match=r".*"):
+            onnx.ModelProto.FromString(damaged)
+        return
+    pieces = wire.fat(model.SerializeToString())
+    back = b"".join(p if isinstance(p, bytes) else damaged[p.start : p.stop] for p in pieces)
+    assert onnx.ModelProto.FromString(back).SerializeToString(deterministic=True) == (
+        onnx.ModelProto.FromString(damaged).SerializeToString(deterministic=True)
+    )
+
+
+def test_a_file_cannot_forge_a_reference(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(bytes(4 * LARGE))
+    model = conv_bn(1)
+    weight = model.graph.initializer[0]
+    for location in ("\0:secret", "\0" + "0" * 16 + ":secret", "../secret", "", "/etc/passwd"):
+        weight.CopyFrom(TensorProto(name="w", dims=[4, 3, 3, 3], data_type=1, data_location=TensorProto.EXTERNAL))
+        for key, value in (("location", location), ("offset", "0"), ("length", "432"), ("message", "0:9")):
+            weight.external_data.add(key=key, value=value)
+        folder = tmp_path / "in"
+        folder.mkdir(exist_ok=True)
+        (folder / "m.onnx").write_bytes(model.SerializeToString())
+        with pytest.raises(ModelProblem):
+            fold_file(folder / "m.onnx", folder / "out.onnx", OFF)
+        assert [path.name for path in folder.iterdir()] == ["m.onnx"]
+
+
+def conv_bn(width: int) -> onnx.ModelProto:
+    """Conv, BatchNormalization, and a MatMul of `width` x `width` that nothing touches."""
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,8,8] x, float[1,W] z) => (float[1,4,6,6] y, float[1,W] u)'
+        "{ c = Conv (x, w) y = BatchNormalization (c, g, b, m, v) u = MatMul (z, big) }"
+    )
+    stored = {"w": rng.standard_normal((4, 3, 3, 3)), **{k: rng.random(4) + 0.5 for k in "gbmv"}}
+    stored["big"] = rng.standard_normal((width, width))
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    return model
+
+
+def test_folding_a_file_is_folding_the_model_to_the_last_byte(tmp_path: Path) -> None:
+    model = conv_bn(200)
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.random.default_rng(1).standard_normal((512, 3, 3, 3)).astype(np.float32), "w")
+    )
+    for held in model.graph.initializer[1:5]:
+        held.CopyFrom(numpy_helper.from_array(np.random.default_rng(2).random(512).astype(np.float32) + 0.5, held.name))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.initializer[0].doc_string = "kept"
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    report = fold_file(path, tmp_path / "out.onnx", OFF)
+    expected = bnfold.fold(path).model
+    assert len(report.result.batch_norms_folded) == 1
+    assert (tmp_path / "out.onnx").read_bytes() == expected.SerializeToString(deterministic=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]
+
+
+def saved_outside(folder: Path) -> Path:
+    onnx.save(conv_bn(100), folder / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    return folder / "m.onnx"
+
+
+def test_external_data_can_stay_where_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = saved_outside(tmp_path)
+    data = (tmp_path / "m.data").read_bytes()
+    assert run(["fold", str(path), "--external", "keep"]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.data", "m.folded.onnx", "m.onnx"]
+    assert (tmp_path / "m.data").read_bytes() == data
+    assert (tmp_path / "m.folded.onnx").stat().st_size < 3000
+    assert onnx.load(tmp_path / "m.folded.onnx") == bnfold.fold(onnx.load(path)).model
+    (tmp_path / "other").mkdir()
+    assert run(["fold", str(path), str(tmp_path / "other" / "o.onnx"), "--external", "keep"]) == 2
+    assert "write OUT beside IN" in capsys.readouterr().err
+
+
+def test_copied_external_data_is_laid_at_pages_and_new_data_with_it(tmp_path: Path) -> None:
+    path = saved_outside(tmp_path)
+    fold_file(path, tmp_path / "o.onnx")
+    found = onnx.load(tmp_path / "o.onnx", load_external_data=False).graph.initializer
+    places = [{e.key: e.value for e in t.external_data} for t in found if t.external_data]
+    assert [place["location"] for place in places] == ["o.onnx.data"]
+    assert all(int(place["offset"]) % 4096 == 0 for place in places)
+    assert onnx.load(tmp_path / "o.onnx") == bnfold.fold(onnx.load(path)).model
+
+
+@pytest.mark.parametrize(("change", "words"), [("short", "ends before"), ("gone", "cannot be read from")])
+def test_external_data_that_is_not_there_is_named(tmp_path: Path, change: str, words: str) -> None:
+    path = saved_outside(tmp_path)
+    data = tmp_path / "m.data"
+    data.write_bytes(data.read_bytes()[:-8]) if change == "short" else data.unlink()
+    for options in (OFF, Options(verify="off", external="keep")):
+        with pytest.raises(ModelProblem, match=words):
+            fold_file(path, tmp_path / "o.onnx", options)
+
+
+def test_data_that_is_too_short_for_its_shape_is_refused(tmp_path: Path) -> None:
+    model = conv_bn(200)
+    model.graph.initializer[-1].dims[0] += 1
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelProblem, match="'big' holds 160000 bytes of data; its type and shape need 160800"):
+        fold_file(tmp_path / "m.onnx", tmp_path / "o.onnx", OFF)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux counts it")
+def test_a_file_of_200_mb_is_folded_in_little_memory(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(conv_bn(7100).SerializeToString())
+    script = (
+        "import sys; from pathlib import Path; from bnfold_cli.main import run; code = run(sys.argv[1:]);"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]); sys.exit(code)"
+    )
+    asked = ["fold", str(tmp_path / "m.onnx"), "--verify", "off", "--json", str(tmp_path / "r.json")]
+    done = subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, check=True)
+    assert int(done.stdout.splitlines()[-1]) < 0.1 * 200_000 + 150_000
+
+
+def test_start_up_is_light(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(conv_bn(8).SerializeToString())
+    script = "import sys; from bnfold_cli.main import run; assert run(sys.argv[1:]) == 0; print(*sys.modules)"
+    for command in (["fold", "--verify", "off", str(tmp_path / "m.onnx")], ["explain", str(tmp_path / "m.onnx")]):
+        done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, check=True)
+        heavy = {"torch", "onnxruntime", "scipy", "sympy", "matplotlib", "onnx.reference", "bnfold.verification"}
+        assert not heavy & set(done.stdout.split())
