@@ -71,8 +71,18 @@ def bench(
     _check(raw, plot)
     if quick:
         launches, budget = min(launches, 3), min(budget, 6.0)
-    chosen = {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "dims": dict(map(size, dim or []))}
-    found = benchmark(original, folded, launches=launches, budget_s=budget, threads=threads, margin=share, **chosen)
+    found = benchmark(
+        original,
+        folded,
+        launches=launches,
+        budget_s=budget,
+        dims=dict(map(size, dim or [])),
+        providers=ep.split(","),
+        mode=mode,
+        cuda_graph=cuda_graph,
+        margin=share,
+        threads=threads,
+    )
     if raw:
         files.write_raw(found, raw)
     if plot:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -60,24 +61,12 @@ def write_plot(found: Benchmark, path: Path) -> None:
 
 
 def _draw(axes: Any, cell: Cell, number: int) -> None:
-    from math import exp
-
-    rows = (
-        ("speed-up", cell.speedup, cell.log_ratios, "C0", -0.12),
-        ("A/A", cell.control, cell.log_controls, "C7", 0.2),
-    )
-    for label, interval, logs, color, shift in rows:
-        at = number + shift
-        axes.plot([exp(log) for log in logs], [at] * len(logs), ".", color=color, alpha=0.5)
-        axes.errorbar(
-            interval.estimate,
-            at,
-            xerr=_arms(interval),
-            fmt="D",
-            color=color,
-            capsize=4,
-            label=label if not number else None,
-        )
+    """Speed-up and control of one setting; only the first has names for the legend."""
+    shown = (("speed-up", cell.speedup, cell.log_ratios, "C0"), ("A/A", cell.control, cell.log_controls, "C7"))
+    for place, (label, interval, logs, color) in enumerate(shown):
+        at, name = number - 0.15 + 0.3 * place, "_" * bool(number) + label
+        axes.plot([math.exp(log) for log in logs], [at] * len(logs), ".", color=color, alpha=0.5)
+        axes.errorbar(interval.estimate, at, xerr=_arms(interval), fmt="D", color=color, capsize=4, label=name)
 
 
 def _arms(interval: Interval) -> list[list[float]]:

@@ -46,12 +46,12 @@ class Cell:
         pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
         ratio = f"{self.speedup.estimate:.3f}x {span(self.speedup)}"
         left = f"{self.left[0]}, {self.left[1]}"
-        return (self.setting.words(), *pair, ratio, noise, self.verdict, left, " ".join(self.flags))
+        return (self.setting.words(), *pair, ratio, noise, self.verdict, left)
 
     def scatter(self) -> list[tuple[str, ...]]:
         """Per model, for a table: how single runs scatter."""
-        pairs = zip(("A", "B"), self.times, self.create_ms, self.first_run_ms, strict=True)
-        return [(self.setting.words(), name, *_scatter(t), f"{c:.1f}", f"{f:.1f}") for name, t, c, f in pairs]
+        flags = " ".join(self.flags)
+        return [(self.setting.words(), name, *_scatter(t), flags) for name, t in zip("AB", self.times, strict=True)]
 
 
 def _scatter(found: Times) -> tuple[str, ...]:
@@ -115,8 +115,8 @@ class Benchmark:
     seconds: float
     blocks: tuple[Block, ...]
 
-    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95%]", "A/A [95%]", "verdict", "BN left A, B", "flags")
-    SCATTER: ClassVar = ("setting", "model", "runs", "p50", "p90", "p99", "IQR", "CV", "load ms", "first run ms")
+    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95%]", "A/A [95%]", "verdict", "BN left")
+    SCATTER: ClassVar = ("setting", "model", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")
     COLD: ClassVar = ("provider", "model", "load ms", "first run ms", "MB", "peak MB")
 
     def rows(self) -> list[tuple[str, ...]]:
