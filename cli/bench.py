@@ -62,7 +62,8 @@ def bench(
 
     Fresh processes time both models, and A once more as a control, in interleaved blocks on onnxruntime, with its
     graph optimization off and at its default. The verdict is about the default: FASTER, EQUIVALENT, SLOWER,
-    INCONCLUSIVE, or UNTRUSTED where A does not measure like itself. Exits 0 for an answer, 1 if a --fail-if holds, 4
+    INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
+    of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4
     if a provider cannot run, 5 for UNTRUSTED.
     """
     from bnfold.bench import benchmark, files, gate, size

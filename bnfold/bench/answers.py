@@ -10,7 +10,7 @@ from ..verification.sessions import CPU
 from .results import Block, Cell, medians
 from .runner import MODELS
 from .settings import Setting
-from .statistics import UNTRUSTED, speedup, times, trusted, verdict
+from .statistics import UNTRUSTED, judged, speedup, times
 
 BUSY = 0.5  # load per processor, before we start, above which a note is due
 THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
@@ -19,16 +19,15 @@ THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown
 def cell(setting: Setting, found: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
     """One setting, from what each launch found."""
     ratios, controls = (tuple(entry[key] for entry in found) for key in ("log_ratio", "log_control"))
-    interval = speedup(ratios)
     runs = {name: [t for entry in found for block in entry["blocks"][name] for t in block] for name in MODELS}
     left = facts["batch_normalization" if setting.level == "off" else "left_by_onnxruntime"]
     submitted = [entry["enqueue_ms"] for entry in found if None not in entry["enqueue_ms"]]
     return Cell(
         setting,
         ms=medians([[_middle_ms(entry["blocks"][name]) for name in MODELS] for entry in found]),
-        speedup=interval,
+        speedup=speedup(ratios),
         control=speedup(controls),
-        verdict=verdict(interval, margin) if trusted(controls, margin) else UNTRUSTED,
+        verdict=judged(ratios, controls, margin),
         log_ratios=ratios,
         log_controls=controls,
         times=(times(runs["original"]), times(runs["folded"])),

@@ -83,6 +83,16 @@ def trusted(log_controls: Sequence[float], margin: float = MARGIN) -> bool:
     return verdict(speedup(log_controls, CAUTION), margin) in (EQUIVALENT, INCONCLUSIVE)
 
 
+def judged(log_ratios: Sequence[float], log_controls: Sequence[float], margin: float = MARGIN) -> str:
+    """The verdict of a benchmark: a difference counts only beyond the interval of the control, the noise floor."""
+    if not trusted(log_controls, margin):
+        return UNTRUSTED
+    interval, noise = speedup(log_ratios), speedup(log_controls)
+    found = verdict(interval, margin)
+    drowned = (found == FASTER and interval.low <= noise.high) or (found == SLOWER and interval.high >= noise.low)
+    return INCONCLUSIVE if drowned else found
+
+
 @dataclass(frozen=True)
 class Times:
     """How single runs scatter, in milliseconds, to be looked at; a percentile of too few samples is None."""
