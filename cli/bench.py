@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,32 +63,18 @@ def bench(
     Fresh processes time both models, and A once more as a control, in interleaved blocks on onnxruntime, with its
     graph optimization off and at its default. The verdict is about the default: FASTER, EQUIVALENT, SLOWER,
     INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
-    of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4
-    if a provider cannot run, 5 for UNTRUSTED.
+    of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
     from bnfold.bench import benchmark, files, gate, size
 
-    gates, share = [gate.gate(text) for text in fail_if or []], gate.percent(margin)
+    gates = [gate.gate(text) for text in fail_if or []]
     _check(raw, plot)
-    if quick:
-        launches, budget = min(launches, 3), min(budget, 6.0)
-    found = benchmark(
-        original,
-        folded,
-        launches=launches,
-        budget_s=budget,
-        dims=dict(map(size, dim or [])),
-        providers=ep.split(","),
-        mode=mode,
-        cuda_graph=cuda_graph,
-        margin=share,
-        threads=threads,
-    )
-    if raw:
-        files.write_raw(found, raw)
-    if plot:
-        files.write_plot(found, plot)
+    how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
+    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(size, dim or []))}
+    how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
+    found = benchmark(original, folded, **how)
     failed = gate.failures(found, gates)
+    _write(found, raw, plot)
     tell(found, failed, json)
     return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
 
@@ -101,6 +87,15 @@ def _check(raw: Path | None, plot: Path | None) -> None:
         files.check_plot(plot)
     for path in filter(None, (raw, plot)):
         files.check_place(path)
+
+
+def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
+    from bnfold.bench import files
+
+    if raw:
+        files.write_raw(found, raw)
+    if plot:
+        files.write_plot(found, plot)
 
 
 def tell(found: Benchmark, failed: list[str], json: str | None) -> None:

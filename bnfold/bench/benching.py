@@ -107,8 +107,8 @@ class Session:
         for provider in self.facts:
             mine = [cell for cell in self.cells if cell["setting"]["provider"] == provider]
             served = next((cell for cell in mine if cell["setting"]["level"] == "default"), mine[0])
-            with TemporaryDirectory(prefix="bnfold-") as engines:
-                for name in MODELS:
+            for name in MODELS:
+                with TemporaryDirectory(prefix="bnfold-") as engines:  # nothing built or timed before is of help
                     asked = {"alone": name, "cells": [served], "engines": engines}
                     yield (provider, name), self.child("alone", provider, asked, self._left())
 
