@@ -65,7 +65,7 @@ def bench(
     INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
     of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
-    from bnfold.bench import benchmark, files, gate, size
+    from bnfold.bench import benchmark, gate, size
 
     gates = [gate.gate(text) for text in fail_if or []]
     _check(raw, plot)
