@@ -2,41 +2,114 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from bnfold.bench import Benchmark
+
+Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
+Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")]
+Quick = Annotated[bool, typer.Option("--quick", help="3 launches, a few seconds: a first impression.")]
+Launches = Annotated[int, typer.Option(min=2, help="Fresh processes, at most.")]
+Budget = Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Time for everything.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Mode = Annotated[
+    str | None,
+    typer.Option(help="e2e (numpy in and out; usual on cpu), device (I/O binding; usual on a GPU), enqueue."),
+]
+Graph = Annotated[str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda and mode device.")]
+Dim = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of an operator (default: all processors).")]
+Margin = Annotated[str, typer.Option(metavar="SHARE", help="A smaller difference is none.")]
+FailIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if",
+        metavar="CONDITION",
+        help="Exit 1 if at the default level the whole interval says so: slower:2% (B takes over 1.02 times as long "
+        "as A) or speedup<1.05.",
+    ),
+]
+Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
+Raw = Annotated[Path | None, typer.Option(metavar="PATH", help="Write every block of runs as a line of JSON.")]
+Plot = Annotated[Path | None, typer.Option(metavar="PATH", help="Draw the ratios (png, svg or pdf).")]
+
 
 def bench(
-    original: Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")],
-    folded: Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")],
-    quick: Annotated[bool, typer.Option("--quick", help="3 launches, a few seconds: a first impression.")] = False,
-    launches: Annotated[int, typer.Option("--launches", min=2, help="Fresh processes, at most.")] = 7,
-    budget: Annotated[float, typer.Option("--budget", min=1.0, metavar="SECONDS", help="Time for everything.")] = 30.0,
-    dim: Annotated[
-        list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="Size of a dynamic dimension.")
-    ] = None,
-    threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Threads of an operator (default: all processors).")
-    ] = None,
-    json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the result as JSON.")] = None,
-) -> None:
+    original: Original,
+    folded: Folded,
+    quick: Quick = False,
+    launches: Launches = 7,
+    budget: Budget = 30.0,
+    ep: Ep = "cpu",
+    mode: Mode = None,
+    cuda_graph: Graph = "off",
+    dim: Dim = None,
+    threads: Threads = None,
+    margin: Margin = "1%",
+    fail_if: FailIf = None,
+    json: Json = None,
+    raw: Raw = None,
+    plot: Plot = None,
+) -> int:
     """Measure how much faster B is than A, with an interval and a verdict.
 
-    Fresh processes time both models in interleaved blocks on onnxruntime's CPU provider, with its graph optimization
-    off and at its default. The verdict (FASTER, EQUIVALENT, SLOWER, INCONCLUSIVE; margin 1 %) is about the default.
+    Fresh processes time both models, and A once more as a control, in interleaved blocks on onnxruntime, with its
+    graph optimization off and at its default. The verdict is about the default: FASTER, EQUIVALENT, SLOWER,
+    INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
+    of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
-    from bnfold.bench import benchmark, size
+    from bnfold.bench import benchmark, gate, size
+
+    gates = [gate.gate(text) for text in fail_if or []]
+    _check(raw, plot)
+    how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
+    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(size, dim or []))}
+    how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
+    found = benchmark(original, folded, **how)
+    failed = gate.failures(found, gates)
+    _write(found, raw, plot)
+    tell(found, failed, json)
+    return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
+
+
+def _check(raw: Path | None, plot: Path | None) -> None:
+    """What can be refused before minutes are spent."""
+    from bnfold.bench import files
+
+    if plot:
+        files.check_plot(plot)
+    for path in filter(None, (raw, plot)):
+        files.check_place(path)
+
+
+def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
+    from bnfold.bench import files
+
+    if raw:
+        files.write_raw(found, raw)
+    if plot:
+        files.write_plot(found, plot)
+
+
+def tell(found: Benchmark, failed: list[str], json: str | None) -> None:
+    """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr."""
     from bnfold_cli import console
 
-    if quick:
-        launches, budget = min(launches, 3), min(budget, 6.0)
-    dims = dict(map(size, dim or []))
-    found = benchmark(original, folded, launches=launches, budget_s=budget, dims=dims, threads=threads)
     if json != "-":
         console.table("Latency", found.COLUMNS, found.rows())
+        console.table("Single runs", found.SCATTER, [row for cell in found.cells for row in cell.scatter()])
+        console.table("Cold", found.COLD, [cost.row() for cost in found.cold])
         console.data.print(found.summary())
     if json:
-        console.write_json(found.to_json(), json)
+        console.write_json({**found.to_json(), "failed": failed}, json)
     for note in found.notes:
         console.say(f"note: {note}")
+    for sentence in failed:
+        console.say(f"failed: {sentence}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .benching import benchmark as benchmark
-from .benching import size as size
 from .results import Benchmark as Benchmark
+from .settings import size as size
 
 __all__ = ["Benchmark", "benchmark", "size"]

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from statistics import median
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Inconclusive, UsageProblem
 from ..verification import child, sessions
+from ..verification.doctor import require
 from ..verification.verifying import located
+from .answers import blocks, cell, notes
 from .environment import environment
-from .results import Benchmark, Cell
-from .statistics import speedup, verdict
+from .nvml import gpus
+from .results import Benchmark, Cold
+from .runner import MODELS
+from .settings import LEVELS, Dims, Setting, settings
+from .statistics import MARGIN, speedup
 
 if TYPE_CHECKING:
     import onnx
 
-LEVELS = ("off", "default")
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
-BUSY = 0.5  # load per processor, before we start, above which a note is due
+LEAST_SECONDS = 0.2  # of timing in one launch
+PATIENCE = {"cpu": 60.0, "cuda": 300.0, "tensorrt": 1800.0}  # after which a child is stopped; engines take minutes
 Model = str | os.PathLike[str]
 
 
@@ -31,103 +37,127 @@ def benchmark(
     *,
     launches: int = 7,
     budget_s: float = 30.0,
-    dims: Mapping[str, int] | None = None,
+    dims: Dims | None = None,
     levels: Sequence[str] = LEVELS,
+    providers: Sequence[str] = ("cpu",),
+    mode: str | None = None,
+    cuda_graph: str = "off",
+    margin: float = MARGIN,
     threads: int | None = None,
     seed: int = 0,
 ) -> Benchmark:
-    """Compare the latency of two models on onnxruntime's CPU provider, its graph optimization off and at its default.
+    """Compare the latency of two models on onnxruntime, its graph optimization off and at its default.
 
-    Each of up to `launches` fresh processes times both models in interleaved blocks and gives one log ratio; the
-    interval is over those. Stops early when every interval is narrow, never because a difference looks significant.
-    `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is 1 otherwise); `levels` are
-    levels of onnxruntime's graph optimization; `threads` run an operator (default: one for each processor we may use).
-    Raises ModelProblem where a model cannot be run, Inconclusive where onnxruntime does not survive it.
+    Each of up to `launches` fresh processes times both models, and the original once more, in interleaved blocks and
+    gives one log ratio; the interval is over those. Stops early when every interval is narrow, never because a
+    difference looks significant. `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is
+    1 otherwise), each to a size or to several; `levels` are levels of onnxruntime's graph optimization; `providers`
+    are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on the CPU), device (I/O binding; usual on a GPU)
+    or enqueue (submission alone); `cuda_graph` is off, on or both; a difference below `margin` is none; `threads` run
+    an operator (default: one for each processor we may use). Raises ModelProblem where a model cannot be run,
+    EnvironmentProblem where a provider cannot, Inconclusive where onnxruntime does not survive it.
     """
     if launches < 2 or budget_s <= 0:
         raise UsageProblem("a benchmark needs at least 2 launches and some time", "Use --launches 2 or more.")
-    threads = threads or sessions.threads()
+    asked = settings(levels, providers, mode, dims or {}, cuda_graph)
     started = time.perf_counter()
-    with located(original) as first, located(folded) as second:
-        request: dict[str, Any] = {"original": str(first), "folded": str(second)}
-        request.update(levels=list(levels), dims=dict(dims or {}), threads=threads)
-        around = {**environment(), "threads": threads}
-        facts = _child("survey", request, budget_s)
-        request.update(sizes=facts["sizes"], seconds=_share(budget_s, launches, time.perf_counter() - started))
-        answers = _launches(request, launches, seed, started + budget_s)
-    return _report(facts, around, answers, time.perf_counter() - started)
+    with located(original) as first, located(folded) as second, TemporaryDirectory(prefix="bnfold-") as engines:
+        require(name for name in providers if name != "cpu")
+        request = {"original": str(first), "folded": str(second), "threads": threads or sessions.threads()}
+        session = Session({**request, "engines": engines, "seed": seed}, asked, launches, started + budget_s)
+        session.run()
+    return _report(session, margin, time.perf_counter() - started)
 
 
-def _report(
-    facts: Mapping[str, Any], around: dict[str, Any], answers: Sequence[Mapping[str, Any]], seconds: float
-) -> Benchmark:
-    cells = tuple(_cell(level, [answer["levels"][level] for answer in answers]) for level in answers[0]["levels"])
-    keys = ("shapes", "batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")
-    around = {**around, "onnxruntime_build": facts["build"]}
-    notes = _notes(around, facts)
-    kept = {key: facts[key] for key in keys}
-    return Benchmark(cells, **kept, environment=around, launches=len(answers), notes=notes, seconds=seconds)
+@dataclass
+class Session:
+    """A benchmark under way: what is asked, what is known, the answers so far."""
+
+    request: dict[str, Any]
+    asked: Sequence[Setting]
+    launches: int
+    deadline: float
+    around: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each provider
+    cells: list[dict[str, Any]] = field(default_factory=list)
+    cold: list[Cold] = field(default_factory=list)
+    answers: list[list[dict[str, Any]]] = field(default_factory=list)  # per launch, per setting
+
+    def run(self) -> None:
+        """Survey, cold costs, launches."""
+        self.around = {**environment(), "threads": self.request["threads"], "gpus": gpus()}
+        for provider in dict.fromkeys(each.provider for each in self.asked):
+            self.facts[provider] = self.child("survey", provider, {"dims": self._dims()}, self._left())
+        self.cells = [self._cell(each) for each in self.asked]
+        self.cold = [Cold(*key, **answer) for key, answer in self._alone()]
+        self._launch()
+
+    def _left(self) -> float:
+        return max(LEAST_SECONDS, self.deadline - time.perf_counter())
+
+    def _dims(self) -> list[tuple[tuple[str, int], ...]]:
+        return list(dict.fromkeys(each.dims for each in self.asked))
+
+    def _cell(self, setting: Setting) -> dict[str, Any]:
+        sized = self.facts[setting.provider]["sized"][self._dims().index(setting.dims)]
+        return {"setting": setting.to_json(), **sized}
+
+    def _alone(self) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+        """Both models on each provider, at its first setting of the level that users serve with."""
+        for provider in self.facts:
+            mine = [cell for cell in self.cells if cell["setting"]["provider"] == provider]
+            served = next((cell for cell in mine if cell["setting"]["level"] == "default"), mine[0])
+            for name in MODELS:
+                with TemporaryDirectory(prefix="bnfold-") as engines:  # nothing built or timed before is of help
+                    asked = {"alone": name, "cells": [served], "engines": engines}
+                    yield (provider, name), self.child("alone", provider, asked, self._left())
+
+    def _launch(self) -> None:
+        """At least `FEWEST` (or all that were asked for), then more while intervals are wide and time is left."""
+        patient = max(self.facts, key=lambda provider: PATIENCE[provider])
+        lasted = around = 0.0  # of the last launch: all of it, and what of it was not timing
+        for number in range(self.launches):
+            left = self.deadline - time.perf_counter()
+            if number >= min(FEWEST, self.launches) and (self._narrow() or left < lasted):
+                break
+            seconds = max(LEAST_SECONDS, left / (self.launches - number) - around)
+            started = time.perf_counter()
+            asked = {"cells": self.cells, "seconds": seconds, "seed": self.request["seed"] * 1000 + number}
+            self.answers.append(self.child("launch", patient, asked, seconds)["cells"])
+            lasted = time.perf_counter() - started
+            around = max(0.0, lasted - seconds)
+
+    def _narrow(self) -> bool:
+        """Are the intervals of all settings, and of their controls, narrow?"""
+        keys = ("log_ratio", "log_control")
+        columns = ([one[key] for one in each] for each in zip(*self.answers, strict=True) for key in keys)
+        return all(speedup(ratios).half_width <= NARROW for ratios in columns)
+
+    def child(self, job: str, provider: str, more: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """The answer of a child. Raises Inconclusive if it does not survive."""
+        asked = {**self.request, "provider": provider, **more}
+        try:
+            return child.run(job, asked, seconds=max(PATIENCE[provider], 4 * seconds))
+        except child.Crashed as why:
+            raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
 
 
-def _child(job: str, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    try:
-        return child.run(job, request, seconds=max(60.0, 4 * seconds))
-    except child.Crashed as why:
-        raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
-
-
-def _share(budget: float, launches: int, spent: float) -> float:
-    """Seconds of timing per launch, the start of a process (at most what the survey took) not counted."""
-    return max(0.2, (budget - spent) / launches - min(spent, 1.0))
-
-
-def _launches(request: Mapping[str, Any], launches: int, seed: int, deadline: float) -> list[dict[str, Any]]:
-    """At least `FEWEST` (or all that were asked for), then more while intervals are wide and time is left."""
-    answers: list[dict[str, Any]] = []
-    for number in range(launches):
-        enough = len(answers) >= min(FEWEST, launches)
-        if enough and (_narrow(answers) or time.perf_counter() > deadline):
-            break
-        answers.append(_child("launch", {**request, "seed": seed * 1000 + number}, request["seconds"]))
-    return answers
-
-
-def _narrow(answers: Sequence[Mapping[str, Any]]) -> bool:
-    levels = answers[0]["levels"]
-    return all(speedup([a["levels"][level]["log_ratio"] for a in answers]).half_width <= NARROW for level in levels)
-
-
-def _cell(level: str, found: Sequence[Mapping[str, Any]]) -> Cell:
-    ratios = tuple(entry["log_ratio"] for entry in found)
-    interval = speedup(ratios)
-    pairs = {key: _medians([entry[key] for entry in found]) for key in ("ms", "create_ms", "first_run_ms")}
-    return Cell(
-        level,
-        speedup=interval,
-        verdict=verdict(interval),
-        log_ratios=ratios,
-        runs=sum(e["runs"] for e in found),
-        **pairs,
+def _report(session: Session, margin: float, seconds: float) -> Benchmark:
+    facts = next(iter(session.facts.values()))
+    columns = zip(session.asked, zip(*session.answers, strict=True), strict=True)
+    cells = tuple(cell(setting, found, session.facts[setting.provider], margin) for setting, found in columns)
+    loaded = {name: version for each in session.facts.values() for name, version in each["loaded"].items()}
+    around = {**session.around, "onnxruntime_build": facts["build"], "loaded": loaded, "gpus_after": gpus()}
+    keys = ("batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")
+    return Benchmark(
+        cells,
+        tuple(session.cold),
+        session.cells[0]["shapes"],
+        **{key: facts[key] for key in keys},
+        environment=around,
+        launches=len(session.answers),
+        margin=margin,
+        notes=notes(around, session.facts, cells),
+        seconds=seconds,
+        blocks=blocks(session.asked, session.answers),
     )
-
-
-def _medians(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
-    return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
-
-
-def _notes(around: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[str, ...]:
-    notes = []
-    load = around["load_average"]
-    if load and load[0] / around["processors_usable"] > BUSY:
-        notes.append(f"the machine was busy before the timing began (load {load[0]:.1f}): expect a wide interval")
-    if facts["same_graph"]:
-        notes.append("after onnxruntime's own level-1 rewrites both models are the same graph: expect 1.00x by default")
-    return tuple(notes)
-
-
-def size(text: str) -> tuple[str, int]:
-    """`N=8` as a dimension and its size. Raises UsageProblem."""
-    name, _, value = text.partition("=")
-    if not name or not value.isdecimal() or int(value) < 1:
-        raise UsageProblem(f"--dim {text!r} is not NAME=SIZE", "For example: --dim N=8.")
-    return name, int(value)

@@ -3,32 +3,98 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from .statistics import Interval
+from .settings import Setting
+from .statistics import BOUND, UNTRUSTED, Interval, Times
 
 SCHEMA = "bnfold.bench/1"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Both models at one level of onnxruntime's graph optimization. Pairs are (original, folded)."""
+    """Both models under one setting. Pairs are (original, folded)."""
 
-    level: str
+    setting: Setting
     ms: tuple[float, float]  # median over launches of the median time of a run
     speedup: Interval  # original / folded: above 1 the folded model is faster
+    control: Interval  # original / the original once more: what differs from 1 is noise
     verdict: str
     log_ratios: tuple[float, ...]  # one per launch
-    runs: int
+    log_controls: tuple[float, ...]
+    times: tuple[Times, Times]
     create_ms: tuple[float, float]
     first_run_ms: tuple[float, float]
+    enqueue_ms: tuple[float, float] | None
+    left: tuple[int, int]  # BatchNormalization in the graphs that onnxruntime runs
+    placed: tuple[dict[str, int], dict[str, int]]  # nodes on each provider
+
+    @property
+    def level(self) -> str:
+        return self.setting.level
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """UNSTABLE: single runs scatter widely. LAUNCH_BOUND: the processor, not the device, sets the pace."""
+        bound = self.enqueue_ms and any(e > BOUND * t for e, t in zip(self.enqueue_ms, self.ms, strict=True))
+        return ("UNSTABLE",) * any(t.unstable for t in self.times) + ("LAUNCH_BOUND",) * bool(bound)
 
     def row(self) -> tuple[str, ...]:
-        """For a table: times in milliseconds, the speed-up and its interval, what loading costs."""
-        times, loads = ([f"{value:.3f}" for value in pair] for pair in (self.ms, self.create_ms))
-        interval = f"[{self.speedup.low:.3f}, {self.speedup.high:.3f}]"
-        return (self.level, *times, f"{self.speedup.estimate:.3f}x", interval, self.verdict, *loads)
+        """For a table: times in milliseconds, the speed-up and its interval, the noise, what is left to fold."""
+        pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
+        ratio = f"{self.speedup.estimate:.3f}x {span(self.speedup)}"
+        left = f"{self.left[0]}, {self.left[1]}"
+        return (self.setting.words(), *pair, ratio, noise, self.verdict, left)
+
+    def scatter(self) -> list[tuple[str, ...]]:
+        """Per model, for a table: how single runs scatter."""
+        flags = " ".join(self.flags)
+        return [(self.setting.words(), name, *_scatter(t), flags) for name, t in zip("AB", self.times, strict=True)]
+
+
+def _scatter(found: Times) -> tuple[str, ...]:
+    tails = ["" if value is None else f"{value:.3f}" for value in (found.p90, found.p99)]
+    return (str(found.count), f"{found.p50:.3f}", *tails, f"{found.iqr:.3f}", f"{100 * found.cv:.1f} %")
+
+
+def span(interval: Interval) -> str:
+    """`[0.996, 1.008]`"""
+    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Cold:
+    """A process that loads and runs one model once, on one provider at the default level; an engine is built anew."""
+
+    provider: str
+    model: str
+    create_ms: float
+    first_run_ms: float
+    bytes: int
+    peak_bytes: int | None
+
+    def row(self) -> tuple[str, ...]:
+        """For a table."""
+        peak = f"{self.peak_bytes / 1e6:.0f}" if self.peak_bytes else "unknown"
+        costs = (f"{self.create_ms:.1f}", f"{self.first_run_ms:.1f}", f"{self.bytes / 1e6:.2f}", peak)
+        return (self.provider, self.model, *costs)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Runs of one model in a row: the raw material."""
+
+    launch: int
+    setting: Setting
+    model: str
+    times: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of the file of raw samples."""
+        total = {"seconds": sum(self.times), "iterations": len(self.times), "times": list(self.times)}
+        return {"launch": self.launch, **self.setting.to_json(), "model": self.model, **total}
 
 
 @dataclass(frozen=True)
@@ -36,6 +102,7 @@ class Benchmark:
     """Latency of a folded model against its original; the headline is the level that users serve with, `default`."""
 
     cells: tuple[Cell, ...]
+    cold: tuple[Cold, ...]
     shapes: dict[str, list[int]]
     batch_normalization: dict[str, int]
     left_by_onnxruntime: dict[str, int]
@@ -43,38 +110,63 @@ class Benchmark:
     same_graph: bool
     environment: dict[str, Any]
     launches: int
+    margin: float
     notes: tuple[str, ...]
     seconds: float
+    blocks: tuple[Block, ...]
 
-    COLUMNS: ClassVar = ("level", "A ms", "B ms", "speed-up", "95% interval", "verdict", "load A", "load B")
+    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95%]", "A/A [95%]", "verdict", "BN left")
+    SCATTER: ClassVar = ("setting", "model", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")
+    COLD: ClassVar = ("provider", "model", "load ms", "first run ms", "MB", "peak MB")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One line per level for a table."""
+        """One line per setting for a table."""
         return [cell.row() for cell in self.cells]
 
     @property
+    def headlines(self) -> tuple[Cell, ...]:
+        """The cells at the level that users serve with."""
+        return tuple(cell for cell in self.cells if cell.level == "default") or self.cells
+
+    @property
     def headline(self) -> Cell:
-        return next((cell for cell in self.cells if cell.level == "default"), self.cells[0])
+        return self.headlines[0]
 
     @property
     def verdict(self) -> str:
-        return self.headline.verdict
+        """UNTRUSTED if any headline is, else the first one's."""
+        return UNTRUSTED if any(c.verdict == UNTRUSTED for c in self.headlines) else self.headline.verdict
 
     def summary(self) -> str:
         """One sentence: the verdict, the interval, and how much of it onnxruntime would have done by itself."""
-        interval, total = self.headline.speedup, self.batch_normalization["original"]
+        cell, total = self.headline, self.batch_normalization["original"]
         own = total - self.left_by_onnxruntime["original"]
+        where = "" if cell.setting.provider == "cpu" else f" on {cell.setting.provider}"
         return (
-            f"{self.verdict} at onnxruntime's {self.headline.level} optimization: {interval.estimate:.3f}x "
-            f"[{interval.low:.3f}, {interval.high:.3f}]; "
+            f"{self.verdict}{where} at onnxruntime's {cell.level} optimization: {cell.speedup.estimate:.3f}x "
+            f"{span(cell.speedup)}, A/A {span(cell.control)}; "
             f"onnxruntime folds {own} of {total} BatchNormalization by itself"
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data; a bound that does not exist (one launch) is null."""
-        cells = [{**asdict(cell), "speedup": _bounds(cell.speedup)} for cell in self.cells]
-        return {"schema": SCHEMA, "verdict": self.verdict, "summary": self.summary(), **asdict(self), "cells": cells}
+        """Plain data, without the blocks; a bound that does not exist (one launch) is null."""
+        plain = {key: value for key, value in asdict(self).items() if key != "blocks"}
+        cells = [_cell(cell) for cell in self.cells]
+        return {"schema": SCHEMA, "verdict": self.verdict, "summary": self.summary(), **plain, "cells": cells}
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    plain = asdict(cell)
+    bounds = {"speedup": _bounds(cell.speedup), "control": _bounds(cell.control)}
+    return {**plain.pop("setting"), **plain, **bounds, "flags": list(cell.flags)}
 
 
 def _bounds(interval: Interval) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in asdict(interval).items()}
+
+
+def medians(pairs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The median of the firsts and of the seconds."""
+    from statistics import median
+
+    return median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)

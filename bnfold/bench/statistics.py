@@ -1,6 +1,6 @@
 """The statistics of a benchmark: few fresh processes, one number from each, a t interval over those numbers.
 
-Runs within one process are not independent (drift, caches, layout of memory), so they are never pooled: pooled, a
+Runs within one process are not independent (drift, caches, layout of memory), so no interval pools them: pooled, a
 "95 %" interval covered the truth 8 to 32 % of the time in a simulation with such effects.
 """
 
@@ -13,7 +13,12 @@ from statistics import fmean, median, stdev
 
 MARGIN = 0.01  # a difference below 1 % is none
 CONFIDENCE = 0.95
+CAUTION = 0.99  # confidence of the control: at 95 % one sound run in twenty would be called untrustworthy
 FASTER, EQUIVALENT, SLOWER, INCONCLUSIVE = "FASTER", "EQUIVALENT", "SLOWER", "INCONCLUSIVE"
+UNTRUSTED = "UNTRUSTED"
+FLOORS = {"p50": 1, "p90": 64, "p99": 662}  # samples below which a percentile says nothing (MLPerf's early stopping)
+UNSTABLE_CV, UNSTABLE_IQR = 0.025, 0.1
+BOUND = 0.8  # share of a run that its submission may take before the device waits for the processor
 
 
 def student_cdf(t: float, freedom: int) -> float:
@@ -54,12 +59,13 @@ class Interval:
         return math.log(self.high / self.low) / 2 if math.isfinite(self.high) else math.inf
 
 
-def speedup(log_ratios: Sequence[float]) -> Interval:
+def speedup(log_ratios: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """exp of the mean of log(original / folded) over launches, with its t interval; one launch says nothing."""
     center = fmean(log_ratios)
     if len(log_ratios) < 2:
         return Interval(math.exp(center), 0.0, math.inf)
-    half = student_quantile((1 + CONFIDENCE) / 2, len(log_ratios) - 1) * stdev(log_ratios) / math.sqrt(len(log_ratios))
+    count = len(log_ratios)
+    half = student_quantile((1 + confidence) / 2, count - 1) * stdev(log_ratios) / math.sqrt(count)
     return Interval(math.exp(center), math.exp(center - half), math.exp(center + half))
 
 
@@ -70,6 +76,51 @@ def verdict(interval: Interval, margin: float = MARGIN) -> str:
     if interval.low > 1:
         return FASTER
     return SLOWER if interval.high < 1 else INCONCLUSIVE
+
+
+def trusted(log_controls: Sequence[float], margin: float = MARGIN) -> bool:
+    """Does the original measure like itself? Not if the control excludes 1 by what would count as a difference."""
+    return verdict(speedup(log_controls, CAUTION), margin) in (EQUIVALENT, INCONCLUSIVE)
+
+
+def judged(log_ratios: Sequence[float], log_controls: Sequence[float], margin: float = MARGIN) -> str:
+    """The verdict of a benchmark: a difference counts only beyond the interval of the control, the noise floor."""
+    if not trusted(log_controls, margin):
+        return UNTRUSTED
+    interval, noise = speedup(log_ratios), speedup(log_controls)
+    found = verdict(interval, margin)
+    drowned = (found == FASTER and interval.low <= noise.high) or (found == SLOWER and interval.high >= noise.low)
+    return INCONCLUSIVE if drowned else found
+
+
+@dataclass(frozen=True)
+class Times:
+    """How single runs scatter, in milliseconds, to be looked at; a percentile of too few samples is None."""
+
+    count: int
+    p50: float
+    p90: float | None
+    p99: float | None
+    iqr: float
+    cv: float
+
+    @property
+    def unstable(self) -> bool:
+        return self.cv > UNSTABLE_CV or self.iqr > UNSTABLE_IQR * self.p50
+
+
+def times(seconds: Sequence[float]) -> Times:
+    """Of the runs of all launches together."""
+    ordered = sorted(1e3 * each for each in seconds)
+    at = {name: rank(ordered, int(name[1:]) / 100) if len(ordered) >= n else None for name, n in FLOORS.items()}
+    spread = rank(ordered, 0.75) - rank(ordered, 0.25)
+    scatter = stdev(ordered) / fmean(ordered) if len(ordered) > 1 else 0.0
+    return Times(len(ordered), rank(ordered, 0.5), at["p90"], at["p99"], spread, scatter)
+
+
+def rank(ordered: Sequence[float], share: float) -> float:
+    """The nearest-rank percentile: the least value that `share` of the values do not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def paired(original: Sequence[Sequence[float]], folded: Sequence[Sequence[float]]) -> float:

@@ -26,6 +26,7 @@ JOBS = {  # the only functions a child runs: name -> module, function
     "probe": ("bnfold.verification.probe", "probe"),
     "launch": ("bnfold.bench.launch", "launch"),
     "survey": ("bnfold.bench.launch", "survey"),
+    "alone": ("bnfold.bench.launch", "alone"),
     "crash": ("bnfold.verification.child", "_crash"),
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}

@@ -1,0 +1,93 @@
+"""From the answers of launches to the cells of a benchmark and the notes beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from ..verification.sessions import CPU
+from .results import Block, Cell, medians
+from .runner import MODELS
+from .settings import Setting
+from .statistics import UNTRUSTED, judged, speedup, times
+
+BUSY = 0.5  # load per processor, before we start, above which a note is due
+THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+
+
+def cell(setting: Setting, found: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
+    """One setting, from what each launch found."""
+    ratios, controls = (tuple(entry[key] for entry in found) for key in ("log_ratio", "log_control"))
+    runs = {name: [t for entry in found for block in entry["blocks"][name] for t in block] for name in MODELS}
+    left = facts["batch_normalization" if setting.level == "off" else "left_by_onnxruntime"]
+    submitted = [entry["enqueue_ms"] for entry in found if None not in entry["enqueue_ms"]]
+    return Cell(
+        setting,
+        ms=medians([[_middle_ms(entry["blocks"][name]) for name in MODELS] for entry in found]),
+        speedup=speedup(ratios),
+        control=speedup(controls),
+        verdict=judged(ratios, controls, margin),
+        log_ratios=ratios,
+        log_controls=controls,
+        times=(times(runs["original"]), times(runs["folded"])),
+        create_ms=medians([entry["create_ms"] for entry in found]),
+        first_run_ms=medians([entry["first_run_ms"] for entry in found]),
+        enqueue_ms=medians(submitted) if submitted else None,
+        left=(left["original"], left["folded"]),
+        placed=(found[0]["placed"][0], found[0]["placed"][1]),
+    )
+
+
+def _middle_ms(blocks: Sequence[Sequence[float]]) -> float:
+    return 1e3 * median(t for block in blocks for t in block)
+
+
+def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
+    """Everything that was timed."""
+    return tuple(
+        Block(number, setting, name, tuple(runs))
+        for number, launch in enumerate(answers)
+        for setting, entry in zip(asked, launch, strict=True)
+        for name, timed in entry["blocks"].items()
+        for runs in timed
+    )
+
+
+def notes(around: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], cells: Sequence[Cell]) -> tuple[str, ...]:
+    """What a reader of the figures should know."""
+    return tuple([*_busy(around), *_same(facts), *_throttled(around), *_judged(cells)])
+
+
+def _busy(around: Mapping[str, Any]) -> Iterator[str]:
+    load = around["load_average"]
+    if load and load[0] / around["processors_usable"] > BUSY:
+        yield f"the machine was busy before the timing began (load {load[0]:.1f}): expect a wide interval"
+
+
+def _same(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for provider, found in facts.items():
+        if found["same_graph"]:
+            where = "" if provider == "cpu" else f" on {provider}"
+            yield (
+                f"after onnxruntime's own level-1 rewrites both models are the same graph{where}: "
+                "expect 1.00x by default"
+            )
+
+
+def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
+    seen = {reason for key in ("gpus", "gpus_after") for gpu in around[key] for reason in gpu["clocks_event_reasons"]}
+    found = [reason for reason in THROTTLED if reason in seen]
+    if found:
+        yield f"the GPU was held back ({', '.join(found)}): `nvidia-smi -lgc` would hold its clocks"
+
+
+def _judged(cells: Sequence[Cell]) -> Iterator[str]:
+    for each in cells:
+        words = each.setting.words()
+        if each.verdict == UNTRUSTED:
+            yield f"{words}: the original does not measure like itself; do nothing else meanwhile, or give more time"
+        if "LAUNCH_BOUND" in each.flags:
+            yield f"{words}: submission takes most of the time; a CUDA graph or a larger batch would show the device"
+        if each.setting.way.gpu and any(CPU in counts for counts in each.placed):
+            yield f"{words}: some nodes sit on the CPU; `bnfold verify` says which"

@@ -1,0 +1,185 @@
+"""One session ready to be timed: what a run is in each mode, warming up, blocks of runs."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..errors import ModelProblem
+from ..verification import libraries, placement, providers, sessions
+from ..verification.child import stage
+from ..verification.sessions import CannotRun
+from ..verification.windows import Array
+from .settings import Setting
+from .statistics import steady
+
+MODELS = ORIGINAL, FOLDED = "original", "folded"
+COPY = "copy"  # the original once more, in a session of its own: what differs between these two is noise
+SETTLE = 2  # runs at the start of each turn that are not counted: the other session's threads come to rest
+WARM_RUNS, WARM_SECONDS = 20, 0.2
+Outputs = Mapping[str, tuple[Sequence[int], str]]  # shape and dtype of those that are tensors
+
+
+@dataclass
+class Runner:
+    """`submit` starts a run, `finish` waits until all that was started is done; in most modes `submit` waits itself."""
+
+    session: Any
+    submit: Callable[[], Any]
+    finish: Callable[[], Any]
+    create_ms: float = 0.0
+    first_ms: float = 0.0
+    blocks: list[list[float]] = field(default_factory=list)
+
+    def once(self) -> float:
+        """Seconds of one submission."""
+        started = time.perf_counter()
+        self.submit()
+        return time.perf_counter() - started
+
+    def whole(self) -> float:
+        """Seconds until the result of one run is there."""
+        started = time.perf_counter()
+        self.submit()
+        self.finish()
+        return time.perf_counter() - started
+
+    def warm(self, deadline: float) -> None:
+        """Run until times are steady, `WARM_RUNS` times and `WARM_SECONDS` at least, unless the time for it is over."""
+        times = [self.whole() for _ in range(3)]
+        while time.perf_counter() < deadline and not self._is_warm(times):
+            times.append(self.whole())
+
+    def _is_warm(self, times: Sequence[float]) -> bool:
+        return len(times) >= WARM_RUNS and sum(times) >= WARM_SECONDS and steady(times)
+
+    def block(self, count: int) -> None:
+        """One more block of `count` runs."""
+        for _ in range(SETTLE):
+            self.submit()
+        self.finish()
+        self.blocks.append([self.once() for _ in range(count)])
+        self.finish()
+
+    def typical(self) -> float:
+        """Seconds of a run, roughly."""
+        return median(self.whole() for _ in range(3))
+
+
+def runner(
+    request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array], outputs: Outputs
+) -> Runner:
+    """A session of a model after its first run, with what both took. Raises ModelProblem."""
+    stage(f"onnxruntime, loading the {name} model: {setting.words()}")
+    libraries.preload(setting.provider)
+    started = time.perf_counter()
+    session = opened(request, name, setting, values)
+    created = time.perf_counter() - started
+    made = Runner(session, *calls(session, setting, values, outputs), 1e3 * created)
+    try:
+        made.first_ms = 1e3 * made.whole()
+    except Exception as why:  # onnxruntime's exceptions have no common base
+        raise ModelProblem(
+            f"onnxruntime cannot run the {name} model ({setting.words()}): {sessions.one_line(why)}", _SAYS_MORE
+        ) from why
+    return made
+
+
+_SAYS_MORE = "`bnfold verify` says more about what differs; a model that onnxruntime cannot run cannot be timed."
+
+
+def opened(request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array] | None = None) -> Any:
+    """A session of `request[name]`. Raises ModelProblem."""
+    path = request["original" if name == COPY else name]
+    options = sessions.options(setting.level, threads=request["threads"], entries=_ENTRIES)
+    try:
+        return sessions.session(path, options, setting.chain(_engine(request, name, setting, values or {})))
+    except CannotRun as why:
+        raise ModelProblem(f"onnxruntime cannot load {path}: {why}", _SAYS_MORE) from why
+
+
+_ENTRIES = {"session.record_ep_graph_assignment_info": "1"}
+
+
+def _engine(
+    request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array]
+) -> dict[str, str] | None:
+    """TensorRT's options: both models time their kernels into one file, and keep engines under names of their own."""
+    if setting.provider != "tensorrt":
+        return None
+    key = hashlib.sha256(f"{name} {setting.words()}".encode()).hexdigest()[:16]
+    return providers.profile([{name: x.shape for name, x in values.items()}]) | providers.cached(
+        request["engines"], key
+    )
+
+
+def calls(
+    session: Any, setting: Setting, values: Mapping[str, Array], outputs: Outputs
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """What starts a run in the mode of `setting`, and what waits for its end."""
+    names = [output.name for output in session.get_outputs()]
+    if setting.mode == "e2e":
+        return partial(session.run, names, dict(values)), _nothing
+    binding = _bound(session, "cuda" if setting.way.gpu else "cpu", names, values, outputs)
+    return partial(session.run_with_iobinding, binding, run_options(setting.mode)), binding.synchronize_outputs
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""
+
+
+def run_options(mode: str) -> Any:
+    """In mode enqueue a run returns before the device is done."""
+    import onnxruntime as ort
+
+    made = ort.RunOptions()
+    if mode == "enqueue":
+        made.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    return made
+
+
+def _bound(session: Any, device: str, names: Sequence[str], values: Mapping[str, Array], outputs: Outputs) -> Any:
+    """Inputs, and outputs of known shape, at fixed places on the device: a CUDA graph needs that."""
+    import onnxruntime as ort
+
+    binding = session.io_binding()
+    for name, value in values.items():
+        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device, 0))
+    for name in names:
+        if name in outputs:
+            shape, dtype = outputs[name]
+            place = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), _dtype(dtype), device, 0)
+            binding.bind_ortvalue_output(name, place)
+        else:
+            binding.bind_output(name, device)
+    return binding
+
+
+def _dtype(name: str) -> Any:
+    import numpy as np
+
+    return np.dtype(name).type
+
+
+def placed(session: Any) -> dict[str, int]:
+    """How many nodes each provider got, where this onnxruntime tells."""
+    counts: dict[str, int] = {}
+    for node in placement.assigned(session):
+        counts[node.provider] = counts.get(node.provider, 0) + 1
+    return counts
+
+
+def bytes_of(path: str) -> int:
+    """Size of a model, external data included."""
+    import onnx
+
+    tensors = onnx.load(path, load_external_data=False).graph.initializer
+    places = {entry.value for t in tensors for entry in t.external_data if entry.key == "location"}
+    files = [Path(path), *(Path(path).parent / place for place in sorted(places))]
+    return sum(file.stat().st_size for file in files)

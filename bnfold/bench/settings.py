@@ -1,0 +1,98 @@
+"""The settings under which two models are compared, each of which gives one cell of the answer. Nothing runs here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import UsageProblem
+from ..verification.providers import PROVIDERS, Chain, Way, chain
+
+LEVELS = ("off", "default")
+MODES = {
+    "e2e": "numpy arrays in and out",
+    "device": "inputs and outputs stay on the device (I/O binding)",
+    "enqueue": "submission alone; the device is waited for at the end of a block only",
+}
+GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
+Dims = Mapping[str, int | Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Level of onnxruntime's graph optimization, execution provider, what is timed, sizes of dynamic dimensions."""
+
+    level: str
+    provider: str = "cpu"
+    mode: str = "e2e"
+    dims: tuple[tuple[str, int], ...] = ()
+    cuda_graph: bool = False
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Setting:
+        """From JSON, which knows no tuples."""
+        return cls(**{**plain, "dims": tuple((name, size) for name, size in plain["dims"])})
+
+    @property
+    def way(self) -> Way:
+        return Way(self.provider)
+
+    def chain(self, engine: Mapping[str, str] | None = None) -> Chain:
+        """Providers with options, as they serve; `engine` goes to TensorRT."""
+        graph = {"enable_cuda_graph": "1"} if self.cuda_graph else {}
+        return [(name, {**given, **graph}) for name, given in chain(self.way, engine)]
+
+    def words(self) -> str:
+        """`default, cuda, device, N=8, CUDA graph`"""
+        sizes = [f"{name}={size}" for name, size in self.dims]
+        return ", ".join([self.level, self.provider, self.mode, *sizes, *["CUDA graph"] * self.cuda_graph])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def settings(
+    levels: Sequence[str], providers: Sequence[str], mode: str | None, dims: Dims, cuda_graph: str = "off"
+) -> list[Setting]:
+    """Every combination; without a `mode` a GPU is timed as device, the CPU as e2e. Raises UsageProblem."""
+    _known("optimization level", levels, LEVELS)
+    _known("execution provider", providers, tuple(PROVIDERS))
+    _known("mode", [mode] if mode else ["e2e"], tuple(MODES))
+    _known("choice of CUDA graph", [cuda_graph], tuple(GRAPHS))
+    _possible(providers, mode, cuda_graph)
+    sizes = [[(name, size) for size in _several(given)] for name, given in dims.items()]
+    every = itertools.product(dict.fromkeys(providers), itertools.product(*sizes), GRAPHS[cuda_graph], levels)
+    return [Setting(level, p, mode or _usual(p), each, graph) for p, each, graph, level in every]
+
+
+def _usual(provider: str) -> str:
+    return "e2e" if provider == "cpu" else "device"
+
+
+def _several(given: int | Sequence[int]) -> Sequence[int]:
+    return (given,) if isinstance(given, int) else tuple(dict.fromkeys(given))
+
+
+def _known(what: str, given: Sequence[str], choice: Sequence[str]) -> None:
+    for name in given or [""]:
+        if name not in choice:
+            raise UsageProblem(f"unknown {what} {name!r}", f"Choose from: {', '.join(choice)}.")
+
+
+def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str) -> None:
+    if mode == "enqueue" and "cpu" in providers:
+        raise UsageProblem("mode enqueue needs a GPU: a CPU run is over when it returns", "Use --mode e2e or device.")
+    if cuda_graph != "off" and (set(providers) != {"cuda"} or mode not in (None, "device")):
+        raise UsageProblem("a CUDA graph needs --ep cuda and --mode device", "Leave --cuda-graph out, or off.")
+
+
+def size(text: str) -> tuple[str, int | tuple[int, ...]]:
+    """`N=8` as a dimension and its size, `N=1,8` as a dimension and its sizes. Raises UsageProblem."""
+    name, _, value = text.partition("=")
+    parts = value.split(",")
+    if not name or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageProblem(f"--dim {text!r} is not NAME=SIZE", "For example: --dim N=8, or --dim N=1,8,32.")
+    return name, int(value) if len(parts) == 1 else tuple(map(int, parts))
