@@ -65,12 +65,13 @@ def bench(
     INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
     of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
-    from bnfold.bench import benchmark, gate, size
+    from bnfold.bench import benchmark, gate
+    from bnfold.verification.asked import dim_asked
 
     gates = [gate.gate(text) for text in fail_if or []]
     _check(raw, plot)
     how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
-    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(size, dim or []))}
+    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(dim_asked, dim or []))}
     how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
     found = benchmark(original, folded, **how)
     failed = gate.failures(found, gates)

@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.bench import Benchmark, answers, benching, benchmark, files, gate, nvml, size
+from bnfold.bench import Benchmark, answers, benching, benchmark, files, gate, nvml
 from bnfold.bench.results import Block, Cell
 from bnfold.bench.runner import Runner, calls, run_options
 from bnfold.bench.settings import Setting, settings
 from bnfold.bench.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, UsageProblem
 from bnfold.verification import sessions
+from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
 from tests.test_bench import dense
 
@@ -61,10 +62,10 @@ def test_what_cannot_be_combined(levels: list[str], providers: list[str], mode: 
 
 
 def test_several_sizes_of_a_dimension() -> None:
-    assert size("N=1,8,32") == ("N", (1, 8, 32))
+    assert dim_asked("N=1,8,32") == ("N", (1, 8, 32))
     for text in ("N=1,", "N=1,x", "N=0,1"):
         with pytest.raises(UsageProblem, match="NAME=SIZE"):
-            size(text)
+            dim_asked(text)
 
 
 def test_gpu_options_are_those_that_onnxruntime_documents() -> None:

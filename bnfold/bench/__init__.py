@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from .benching import benchmark as benchmark
 from .results import Benchmark as Benchmark
-from .settings import size as size
 
-__all__ = ["Benchmark", "benchmark", "size"]
+__all__ = ["Benchmark", "benchmark"]

@@ -87,12 +87,3 @@ def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str) -> No
         raise UsageProblem("mode enqueue needs a GPU: a CPU run is over when it returns", "Use --mode e2e or device.")
     if cuda_graph != "off" and (set(providers) != {"cuda"} or mode not in (None, "device")):
         raise UsageProblem("a CUDA graph needs --ep cuda and --mode device", "Leave --cuda-graph out, or off.")
-
-
-def size(text: str) -> tuple[str, int | tuple[int, ...]]:
-    """`N=8` as a dimension and its size, `N=1,8` as a dimension and its sizes. Raises UsageProblem."""
-    name, _, value = text.partition("=")
-    parts = value.split(",")
-    if not name or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageProblem(f"--dim {text!r} is not NAME=SIZE", "For example: --dim N=8, or --dim N=1,8,32.")
-    return name, int(value) if len(parts) == 1 else tuple(map(int, parts))
