@@ -93,6 +93,11 @@ def derived(pair: Pair, site: str) -> Derived:
     return Derived(site, operator, trial.responses, share, finite(trial.ratio), limit, inside)
 
 
+def power_below(values: Array) -> Array:
+    """The power of two at or below each magnitude: times the unit roundoff, half the distance to the next number."""
+    return np.asarray(np.ldexp(1.0, np.frexp(values)[1] - 1))
+
+
 def roundings(pair: Pair, folded: Piece, site: str) -> float:
     """The most changed constants that one value passes on its way to the site."""
     depth: dict[str, int] = {}
@@ -117,6 +122,7 @@ class _Trial:
         self.oracles = [Oracle(p.model(m, kinds, site)) for p, m in zip(pieces, models, strict=True)]
         self.dtype = pair.examples[site].dtype
         self.ratio, self.responses = 0.0, 0
+        self.single = len(pieces[1].nodes) == 1  # a response is one constant, not a sum or product of several
 
     def run(self) -> float:
         """Feed every tensor that enters; returns the share of all impulses that there was time for."""
@@ -172,10 +178,14 @@ class _Trial:
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])
 
     def judge(self, expected: Array, got: Array, summed: Array) -> None:
-        """The difference in roundoffs of the folded model's response, float64's own noise taken off."""
+        """The difference in roundoffs of the folded model's response, float64's own noise taken off.
+
+        A response that is one rounded constant is the right one up to half the distance to its neighbour.
+        """
         with np.errstate(all="ignore"):
             off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(self.dtype)
-            ratio = np.where(off > 0, off / (roundoff(self.dtype) * np.abs(got)), 0.0)
+            size = power_below(got) if self.single else np.abs(got)
+            ratio = np.where(off > 0, off / (roundoff(self.dtype) * size), 0.0)
         worst = float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
         self.ratio = max(self.ratio, worst if np.isfinite(got).all() else np.inf)
         self.responses += int(np.count_nonzero(expected))
