@@ -536,7 +536,8 @@ def test_the_script_for_gpu_machines_runs_to_its_end_on_the_cpu(
     weights = CONV.weights(0)
     onnx.save(CONV.original(weights), tmp_path / "net.onnx")
     out = tmp_path / "result.json"
-    assert on_gpu.main(["net", "--ep", "cpu", "--cache", str(tmp_path), "--out", str(out)]) == 0
+    asked = ["--ep", "cpu", "--cache", str(tmp_path), "--out", str(out), "--bench", "1"]
+    assert on_gpu.main(["net", *asked]) == 0
     assert "| net | off | PASS |" in capsys.readouterr().out
     found = json.loads(out.read_text())
     assert found["doctor"]["schema"] == "bnfold.doctor/1"
@@ -544,6 +545,8 @@ def test_the_script_for_gpu_machines_runs_to_its_end_on_the_cpu(
     assert [each["optimization"] for each in model["levels"]] == ["off", "default"]
     assert model["levels"][0]["placement"]["the folded model"]["ran"] == {CPU: {"Conv": 2, "Relu": 1}}
     assert all(each["rms_folded"] > 0 for each in model["levels"])
+    assert [each["precision"] for each in model["latency"]] == ["float32", "float16"]
+    assert {cell["mode"] for each in model["latency"] for cell in each["cells"]} == {"device"}
 
 
 def test_the_script_for_gpu_machines_says_where_there_is_no_gpu(

@@ -2,7 +2,8 @@
 
 doctor, then `bnfold verify` of the demo's model and of eight architectures on the provider, with strict and with
 default math: verdicts, where every node ran, the size of the errors (TF32's too) and how far sessions of one model
-differ. `--prepare` only makes the model files in `--cache`: with these carried along, the GPU machine needs no torch.
+differ. With `--bench SECONDS` the latency of each, too: batch 1 and 32, float32 and float16, I/O binding, on CUDA with and
+without a CUDA graph. `--prepare` only makes the model files in `--cache`: with these carried along, the GPU machine needs no torch.
 Exits 0 if everything passed, 1 if not, 4 if the provider does not run here.
 """
 
@@ -16,10 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 import bnfold
+from bnfold.bench import benchmark
 from bnfold.bench.environment import environment
 from bnfold.errors import EnvironmentProblem
 from bnfold.verification import Verification, verify
+from bnfold.verification.dimensions import dynamic
 from bnfold.verification.doctor import Diagnosis, doctor
 from bnfold.verification.providers import PROVIDERS
 from bnfold.verification.results import Level
@@ -37,6 +42,7 @@ NAMES = (
     "ghostnet_100",
     "hgnetv2_b0",
 )
+BATCHES = (1, 32)
 COLUMNS = ("model", "level", "verdict", "ratio", "error A", "error B", "noise", "where B ran")
 
 
@@ -96,8 +102,8 @@ def row(name: str, found: Verification, level: Level) -> str:
     return f"| {' | '.join([name, level.title, found.verdict, *figures, where])} |"
 
 
-def rows(names: list[str], cache: Path, provider: str, effort: str) -> Iterator[dict[str, Any]]:
-    """Verify one model after another, printing as it goes."""
+def rows(names: list[str], cache: Path, provider: str, effort: str, bench: float) -> Iterator[dict[str, Any]]:
+    """Verify one model after another, and time it for `bench` seconds, printing as it goes."""
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for name in names:
         found = verify(*pair(name, cache), providers=[provider], effort=effort)
@@ -107,7 +113,31 @@ def rows(names: list[str], cache: Path, provider: str, effort: str) -> Iterator[
             print(f"{name}: {found.verdict}: {'; '.join(found.reasons)}", flush=True)
         levels = [summary(level) for level in found.levels]
         kept = {"verdict": found.verdict, "reasons": found.reasons, "notes": found.notes, "models": found.models}
-        yield {"name": name, **kept, "levels": levels, "seconds": round(found.seconds, 3)}
+        timed = list(latencies(name, cache, provider, bench)) if bench else []
+        yield {"name": name, **kept, "levels": levels, "seconds": round(found.seconds, 3), "latency": timed}
+
+
+def halved(path: Path) -> Path:
+    """The model in float16, its interface in float32, by onnxruntime's converter."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    target = path.with_suffix(".fp16.onnx")
+    if not target.exists():
+        onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), target)
+    return target
+
+
+def latencies(name: str, cache: Path, provider: str, seconds: float) -> Iterator[dict[str, Any]]:
+    """Both precisions; the folded model is converted after it was folded, as one would deploy it."""
+    graph = "both" if provider == "cuda" else "off"
+    for precision, convert in (("float32", Path), ("float16", halved)):
+        original, folded = map(convert, pair(name, cache))
+        batch = dynamic(onnx.load(original, load_external_data=False).graph)[:1]
+        how: dict[str, Any] = {"dims": dict.fromkeys(batch, BATCHES), "cuda_graph": graph, "mode": "device"}
+        found = benchmark(original, folded, providers=[provider], levels=["default"], budget_s=seconds, **how)
+        for line in found.rows():
+            print(f"| {name} | {precision} | {' | '.join(line)} |", flush=True)
+        yield {"precision": precision, **found.to_json()}
 
 
 def record(diagnosis: Diagnosis, options: argparse.Namespace, models: list[dict[str, Any]]) -> dict[str, Any]:
@@ -122,6 +152,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ep", choices=PROVIDERS, default="cuda")
     parser.add_argument("--effort", choices=("fast", "full"), default="fast")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/bnfold-on-gpu"), metavar="FOLDER")
+    parser.add_argument("--bench", type=float, default=0.0, metavar="SECONDS", help="time each precision so long, too")
     parser.add_argument("--prepare", action="store_true", help="only make the model files")
     options = parser.parse_args(words)
     if not options.prepare and not options.out:
@@ -141,7 +172,7 @@ def main(words: list[str] | None = None) -> int:
     except EnvironmentProblem as problem:
         print(f"error: {problem}\nhint: {problem.hint}", file=sys.stderr)
         return problem.exit_code
-    result = record(diagnosis, options, list(rows(names, options.cache, options.ep, options.effort)))
+    result = record(diagnosis, options, list(rows(names, options.cache, options.ep, options.effort, options.bench)))
     draft = options.out.with_name(f".{options.out.name}.{os.getpid()}")
     draft.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     draft.replace(options.out)
