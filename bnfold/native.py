@@ -24,10 +24,10 @@ class Failed(Exception):
 def guarded(doing: str, call: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """What `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`.
 
-    The answer must be one that pickle takes. Where a process has several threads a fork is not safe, and on Windows
-    there is none: there the call is made in this process.
+    The answer must be one that pickle takes. Where a process has several threads, or on macOS, a fork is not safe, and
+    on Windows there is none: there the call is made in this process.
     """
-    if not hasattr(os, "fork") or threading.active_count() > 1:
+    if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
         return _answer(_outcome(call))
     ours, theirs = os.pipe()
     sys.stdout.flush()
