@@ -8,8 +8,10 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.verification.convolution import conv
 from bnfold.verification.doubles import doubled
 from bnfold.verification.oracle import CannotEvaluate, Oracle, evaluate
+from bnfold.verification.windows import Window
 from tests.data import data_path
 
 RNG = np.random.default_rng(5)
@@ -295,3 +297,17 @@ def test_real_networks_agree_with_onnxruntime_on_every_output(name: str) -> None
         true = truth[output.name]
         error = np.sqrt(np.mean((got - true) ** 2) / np.mean(true**2))
         assert 0 < error < 1e-5, output.name
+
+
+@pytest.mark.parametrize("group", [1, 2, 4])
+def test_images_with_one_channel_at_work_are_convolved_like_all_others(group: int) -> None:
+    random = np.random.default_rng(group)
+    x, w = np.zeros((5, 8, 7, 6)), random.standard_normal((12, 8 // group, 3, 2))
+    for image in range(4):  # the fifth is all zero
+        for first in range(0, 8, 8 // group):
+            x[image, first + random.integers(8 // group)] = random.standard_normal((7, 6))
+    full = random.standard_normal(x.shape)
+    window = Window.of((7, 6), (3, 2), [2, 1], None, [1, 0, 2, 1], None)
+    alone, both, other = (conv(each, w, None, window, group) for each in (x, x + full, full))
+    np.testing.assert_allclose(alone, both - other, atol=1e-12)
+    assert not alone[4].any()

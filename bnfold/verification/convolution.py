@@ -21,9 +21,9 @@ BLOCK = 1 << 22  # elements of one unrolled block: 32 MiB of float64
 def conv(x: Array, w: Array, b: Array | None, window: Window, group: int) -> Array:
     """Cross-correlation of x (N, C, *sizes) with w (M, C/group, *kernel), plus b (M); returns (N, M, *counts)."""
     counts = window.counts(x.shape[2:])
+    x, weights = _at_work(x, w.reshape(group, w.shape[0] // group, w.shape[1], -1))
     taps = window.taps(window.pad(x, 0.0, counts), counts)
-    weights = w.reshape(group, w.shape[0] // group, -1)
-    out = np.empty((x.shape[0], group, weights.shape[1], *counts), dtype=x.dtype)
+    out = np.empty((x.shape[0], group, weights.shape[2], *counts), dtype=x.dtype)
     rows = max(1, BLOCK * counts[0] // max(1, x.shape[0] * x.shape[1] * prod(counts) * prod(window.kernel)))
     for start in range(0, counts[0], rows):
         block = taps[:, :, start : start + rows]
@@ -32,14 +32,28 @@ def conv(x: Array, w: Array, b: Array | None, window: Window, group: int) -> Arr
     return result if b is None else result + b.reshape(-1, *(1,) * len(counts))
 
 
+def _at_work(x: Array, weights: Array) -> tuple[Array, Array]:
+    """Images and, for each (or all) of them, what every group multiplies them by: (N or 1, group, M/group, K).
+
+    Where each image has at most one channel in a group that is not zero, as impulses have, it is the only one left.
+    """
+    group, _, channels, _ = weights.shape
+    grouped = x.reshape(len(x), group, channels, *x.shape[2:])
+    busy = grouped.reshape(len(x), group, channels, -1).any(axis=3)
+    if channels == 1 or busy.sum(axis=2).max(initial=0) > 1:
+        return x, weights.reshape(1, group, weights.shape[1], -1)
+    which, groups = busy.argmax(axis=2), np.arange(group)
+    return grouped[np.arange(len(x))[:, None], groups, which], weights[groups, :, which]
+
+
 def _products(taps: Array, weights: Array, spatial: int) -> Array:
     """One block of windows unrolled to columns (K, L) per image and group, multiplied: (N, group, M/group, *counts)."""
     images, channels, *rest = taps.shape
-    counts, group = rest[:spatial], weights.shape[0]
+    counts, group = rest[:spatial], weights.shape[1]
     order = (0, 1, *range(2 + spatial, taps.ndim), *range(2, 2 + spatial))
-    columns = taps.transpose(order).reshape(images, group, weights.shape[2], prod(counts))
+    columns = taps.transpose(order).reshape(images, group, weights.shape[3], prod(counts))
     product: Array = weights @ columns
-    return product.reshape(images, group, weights.shape[1], *counts)
+    return product.reshape(images, group, weights.shape[2], *counts)
 
 
 def conv_transpose(x: Array, w: Array, b: Array | None, window: Window, group: int, sizes: Sequence[int]) -> Array:
