@@ -88,6 +88,8 @@ def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
 
 def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
     """Both operands as branches over the same tensor, at least one of them a convolution or a product."""
+    if not origins(node.inputs[0]) & origins(node.inputs[1]):  # known without reading a weight
+        raise Refused("NO_BRANCHES", f"the operands of {label(node)} are not branches over one tensor")
     convs = [weighted_branch(visible, x) for x in node.inputs]
     model = next((c for c in convs if c is not None), None)
     require(
@@ -104,6 +106,11 @@ def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
         if a and b and a.source is b.source and (a.has_weight or b.has_weight) and a.channels == b.channels:
             return a, b
     raise Refused("NO_BRANCHES", f"the operands of {label(node)} are not branches over one tensor")
+
+
+def origins(tensor: gs.Tensor) -> set[int]:
+    """What a tensor can be a branch over: itself, or what its maker reads."""
+    return {id(tensor), *(id(x) for maker in tensor.inputs for x in maker.inputs)}
 
 
 def is_private(visible: Visible, tensor: gs.Tensor) -> bool:
