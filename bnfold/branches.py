@@ -57,12 +57,17 @@ class Branch:
         return tuple((k - 1) * d - b for k, d, b in zip(self.kernel, self.dilations, self.begin, strict=True))
 
 
+def may_merge(node: gs.Node) -> bool:
+    """Whether a node is a sum whose operands can be branches over one tensor: known without reading a weight."""
+    return operator(node) in SIGNS and not origins(node.inputs[0]).isdisjoint(origins(node.inputs[1]))
+
+
 def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.Node]]:
     """The edits after which one convolution computes the whole of a sum, that convolution, and the nodes it replaces.
 
-    Raises Refused where the operands are no branches over one tensor, or cannot be one convolution.
+    The node is one that `may_merge`. Raises Refused where the operands are no branches over one tensor, or cannot be
+    one convolution.
     """
-    require(operator(node) in SIGNS, "NO_BRANCHES", f"{label(node)} is not a sum")
     branches = parallel(visible, node)
     merged = merge(node, branches, SIGNS[operator(node)])
     keeper = max((b for b in branches if b.has_weight), key=lambda b: math.prod(b.kernel)).node
@@ -88,8 +93,6 @@ def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
 
 def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
     """Both operands as branches over the same tensor, at least one of them a convolution or a product."""
-    if not origins(node.inputs[0]) & origins(node.inputs[1]):  # known without reading a weight
-        raise Refused("NO_BRANCHES", f"the operands of {label(node)} are not branches over one tensor")
     convs = [weighted_branch(visible, x) for x in node.inputs]
     model = next((c for c in convs if c is not None), None)
     require(

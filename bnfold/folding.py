@@ -15,7 +15,7 @@ import onnx_graphsurgeon as gs
 from . import onnx_io
 from .affine import Affine, Refused
 from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
-from .branches import make_merge
+from .branches import make_merge, may_merge
 from .cleanup import cancel
 from .graph import label, operator
 from .inlining import holders, inlined
@@ -185,7 +185,7 @@ def attempts(bench: Workbench, direction: Direction) -> Iterator[Fate]:
 
 def merges(bench: Workbench) -> Iterator[Fate]:
     """Try to make one convolution of every sum of parallel branches."""
-    for node in filter(bench.is_alive, bench.alive()):
+    for node in filter(may_merge, filter(bench.is_alive, bench.alive())):
         try:
             yield from carry_out_merge(bench, node, *make_merge(bench.visible, node))
         except Refused as refused:
