@@ -58,7 +58,7 @@ class Running:
         self.told, self.noise = (Path(self.place.name, name) for name in ("answer.json", "noise"))
         Path(self.place.name, "ask.json").write_text(json.dumps(dict(request)), encoding="utf-8")
         command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[1]), self.place.name]
-        environment = {**os.environ, "BNFOLD_THREADS": str(request["threads"])}
+        environment = {**os.environ, "BNFOLD_THREADS": str(request["threads"]), "TMPDIR": self.place.name}
         with self.noise.open("wb") as noise:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, env=environment, start_new_session=True
@@ -121,7 +121,7 @@ def serve(place: str) -> None:
 
 def _answered(request: Mapping[str, Any]) -> Plain:
     try:
-        os.chdir(request["folder"])
+        _enter(request["folder"])
         report = fold_file(Path(request["source"]), Path(request["target"]), Options(**request["options"]))
         return success(report, request["strict"])
     except BnfoldError as problem:
@@ -129,6 +129,15 @@ def _answered(request: Mapping[str, Any]) -> Plain:
     except Exception as defect:
         words = f"internal error: {type(defect).__name__}: {defect}".splitlines()[0]
         return failure(BnfoldError(words, "Fold this model alone with BNFOLD_DEBUG=1 to see where, and report it."))
+
+
+def _enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"{folder} cannot be entered: {problem.strerror}", "The files must be where the worker runs, too."
+        ) from problem
 
 
 def success(report: FoldReport, strict: bool) -> Plain:
