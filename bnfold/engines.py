@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from .errors import EnvironmentProblem, UsageProblem
-from .worker import GRACE, PAUSE, Plain, Running, failure, fold_apart, stop
+from .worker import GRACE, PAUSE, Plain, Running, failure, fold_apart, stop, sweep
 
 ENGINES = ("local", "ray")
 AT_EASE = 2  # processors of one model on a cluster
@@ -106,10 +106,13 @@ class OnRay:
         self.ray = ray
         most = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
         self.threads = max(1, min(AT_EASE, int(most)))
+        self.requests: dict[Any, Mapping[str, Any]] = {}
         self.task = ray.remote(num_cpus=self.threads, max_retries=0)(fold_apart)
 
     def start(self, request: Mapping[str, Any]) -> Any:
-        return self.task.remote({**request, "threads": self.threads})
+        handle = self.task.remote({**request, "threads": self.threads})
+        self.requests[handle] = request
+        return handle
 
     def ended(self, handles: Sequence[Any]) -> list[Any]:
         return list(self.ray.wait(handles, timeout=PAUSE)[0])
@@ -118,6 +121,7 @@ class OnRay:
         try:
             return dict(self.ray.get(handle))
         except self.ray.exceptions.RayError as why:
+            sweep(self.requests[handle])
             lines = str(why).strip().splitlines() or [type(why).__name__]
             hint = "bnfold and the files must be on every node, the files under the same paths."
             return {**failure(EnvironmentProblem(f"Ray could not run the worker: {lines[-1]}", hint)), "seconds": 0.0}

@@ -92,10 +92,16 @@ class Running:
     def close(self, sound: bool) -> None:
         """Leave nothing of an ended process: no process that it started, no half-written file."""
         self.send(getattr(signal, "SIGKILL", signal.SIGTERM))
-        folder, target = Path(self.request["folder"]), Path(self.request["target"])
-        for path in () if sound else (target, failed_target(target)):
-            onnx_io.sweep(folder / path)
+        if not sound:
+            sweep(self.request)
         self.place.cleanup()
+
+
+def sweep(request: Mapping[str, Any]) -> None:
+    """Remove what a worker that did not live to do so has left half written."""
+    target = Path(request["folder"], request["target"])
+    for path in (target, failed_target(target)):
+        onnx_io.sweep(path)
 
 
 def stop(running: Sequence[Running]) -> None:

@@ -363,6 +363,24 @@ def test_on_ray_an_interruption_leaves_whole_files_and_no_process(slow):
     until(lambda: started.isdisjoint(processes()))
 
 
+@RAY
+@LINUX
+def test_on_ray_a_worker_that_is_killed_is_one_error(slow):
+    with folding(
+        "s0.onnx", "a.onnx", "--out-dir", "out", "--jobs", "1", "--verify", "full", "--engine", "ray"
+    ) as process:
+        until(lambda: drafts(slow / "out"))
+        started = offspring(process.pid)
+        words = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in started}
+        (worker,) = (pid for pid, text in words.items() if text.startswith(b"ray::fold_apart"))
+        os.kill(worker, signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 4, err
+    assert "error: s0.onnx: Ray could not run the worker: " in err
+    assert names(slow / "out") == ["a.folded.onnx"]
+    until(lambda: started.isdisjoint(processes()))
+
+
 def test_what_a_signal_means_is_put_back():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with engines.noted_signals() as found:
