@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import time
@@ -142,7 +143,7 @@ def _on_ray() -> Iterator[OnRay]:
     except ImportError as why:
         raise EnvironmentProblem("--engine ray needs the package ray", 'pip install "bnfold[fleet]"') from why
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, OSError) as why:
         raise EnvironmentProblem(
             f"Ray does not start: {str(why).strip().splitlines()[0]}", "Is RAY_ADDRESS right? `ray status` tells more."
