@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -122,6 +123,16 @@ def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[St
     finally:
         draft.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(target: Path) -> None:
+    """Remove what a process that was killed has left of `staged`."""
+    ours = re.compile(
+        rf"\.{re.escape(target.name)}\.([a-z0-9_]{{8}}|onnx)"
+    )  # tempfile names folders so; a draft beside
+    for left in target.parent.iterdir() if target.parent.is_dir() else ():
+        if ours.fullmatch(left.name):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _unwritable(target: Path, problem: OSError) -> EnvironmentProblem:

@@ -85,6 +85,11 @@ def default_target(source: Path) -> Path:
     return source.with_name(f"{source.name.removesuffix('.onnx')}.folded.onnx")
 
 
+def failed_target(target: Path) -> Path:
+    """Where a model that did not pass is kept on request: m.folded.onnx -> m.folded.failed.onnx"""
+    return target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx")
+
+
 @dataclass(frozen=True)
 class Options:
     """What `fold_file` is asked to do.
@@ -126,7 +131,7 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     """
     started = time.perf_counter()
     target = target or default_target(source)
-    failed = target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx") if options.keep_failed else None
+    failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(source, target, failed, options)
     require_valid(record, source)
@@ -167,7 +172,13 @@ def require_places(source: Path, target: Path, failed: Path | None, options: Opt
     """Raises UsageProblem where something is in the way of what is to be written."""
     for path in filter(None, (target, failed)):
         require_free(source, path, options.force or options.dry_run)
-    if options.keeps_external and not target.parent.resolve().samefile(source.parent):
+    if options.keeps_external:
+        require_beside(source, target)
+
+
+def require_beside(source: Path, target: Path) -> None:
+    """Raises UsageProblem where `target` could not refer to the data files of `source`."""
+    if target.parent.resolve() != source.parent.resolve():
         raise UsageProblem(
             f"{target} cannot refer to data files in {source.parent}",
             "References do not leave a folder: write OUT beside IN, or leave out --external keep.",

@@ -5,21 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from bnfold.errors import BnfoldError, CheckFailed
+from bnfold.errors import BnfoldError, CheckFailed, UsageProblem
 from bnfold.junit import FAILED, UNDECIDED, Check
-from bnfold_cli.console import say, table, write_json, write_junit
+from bnfold_cli.console import complain, say, table, write_json, write_junit
 
 if TYPE_CHECKING:
-    from bnfold.pipeline import FoldReport
+    from bnfold.fleet import Outcome
+    from bnfold.pipeline import FoldReport, Options
 
 
 SUITE = "bnfold fold"
-Model = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model to fold. It is never changed.")]
-Out = Annotated[Path | None, typer.Argument(metavar="[OUT.onnx]", help="Default: IN.folded.onnx.")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="IN.onnx [OUT.onnx]",
+        help="The model to fold, which is never changed, and where to (default: IN.folded.onnx). With --out-dir all "
+        "are models to fold: files, folders (the .onnx files in them but *.folded.onnx), quoted patterns.",
+    ),
+]
+OutDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Fold many models, each to NAME.folded.onnx in this folder.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Models at a time, with --out-dir.", show_default="half of the processors"),
+]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="What folds many models: local (processes of this machine) or ray (a cluster).")
+]
 Verify = Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization is kept.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
@@ -40,9 +57,27 @@ Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the res
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
 
 
+class Reports(NamedTuple):
+    """Which reports are wanted, and where."""
+
+    strict: bool
+    junit: str | None
+    json: str | None
+
+    def write(self, payload: dict[str, Any], checks: list[Check], seconds: float) -> bool:
+        """Write them; returns whether stdout is free for tables."""
+        if self.junit:
+            write_junit(SUITE, checks, seconds, self.junit)
+        if self.json:
+            write_json(payload, self.json)
+        return "-" not in (self.json, self.junit)
+
+
 def fold(
-    model: Model,
-    out: Out = None,
+    paths: Paths,
+    out_dir: OutDir = None,
+    jobs: Jobs = None,
+    engine: EngineName = "local",
     verify: Verify = "fast",
     strict: Strict = False,
     force: Force = False,
@@ -57,20 +92,60 @@ def fold(
     """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
 
     The result is verified against a float64 evaluation of the original, then written.
+
+    With --out-dir many models are folded at a time, each in a process of its own. What goes wrong with one does not
+    stop the others; the exit code is the worst of all, in this order: 70, 1, 5, 4, 3, 2, 0.
     """
-    from bnfold.pipeline import Options, fold_file
+    from bnfold.pipeline import Options
 
     options = Options(verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external)
+    reports = Reports(strict, junit, json)
     with failure_noted(junit):
-        report = fold_file(model, out, options)
-    if junit:
-        write_junit(SUITE, report.checks(strict), report.seconds, junit)
-    if json:
-        write_json(report.to_json(), json)
-    if "-" not in (json, junit):
+        if out_dir:
+            return fold_many(paths, out_dir, options, reports, jobs, engine)
+        require_one(paths, jobs, engine)
+        return fold_one(paths[0], paths[1] if paths[1:] else None, options, reports)
+
+
+def require_one(paths: list[Path], jobs: int | None, engine: str) -> None:
+    """Raises UsageProblem where many models seem to be meant, but no folder is named for them."""
+    if len(paths) > 2:
+        raise UsageProblem(f"{len(paths)} paths are neither IN nor IN OUT", "--out-dir DIR folds many models into DIR.")
+    if jobs or engine != "local":
+        raise UsageProblem("--jobs and --engine are for many models", "--out-dir DIR folds many models into DIR.")
+
+
+def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) -> int:
+    """`fold IN [OUT]`"""
+    from bnfold.pipeline import fold_file
+
+    report = fold_file(model, out, options)
+    if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
         show(report)
     tell(report)
-    return int(strict and bool(report.result.batch_norms_kept))
+    return int(reports.strict and bool(report.result.batch_norms_kept))
+
+
+def fold_many(
+    paths: list[Path], out_dir: Path, options: Options, reports: Reports, jobs: int | None, engine: str
+) -> int:
+    """`fold IN... --out-dir DIR`"""
+    from bnfold.fleet import fold_all, tasks
+
+    planned = tasks(paths, out_dir, options, reports.strict)
+    found = fold_all(planned, out_dir, jobs=jobs, engine=engine, told=tell_outcome)
+    if reports.write(found.to_json(), found.checks(), found.seconds):
+        table(f"folded to {out_dir}", found.COLUMNS, found.rows())
+    say(found.summary())
+    return found.exit_code
+
+
+def tell_outcome(outcome: Outcome) -> None:
+    """A line when a model is done; an error has a hint, as everywhere."""
+    if outcome.error:
+        complain(outcome.words, outcome.hint)
+    else:
+        say(outcome.words)
 
 
 @contextmanager

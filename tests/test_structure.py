@@ -14,7 +14,7 @@ import bnfold
 from tests import shape_of_the_code
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["errors", "affine", "tensors", "constants", "graph", "rules", "plan", "affine_nodes", "branches", "view", "messages", "scopes", "workbench", "cleanup", "onnx_io", "folding", "pipeline", "demo"]  # fmt: skip
+ORDER = ["errors", "affine", "tensors", "constants", "graph", "rules", "plan", "affine_nodes", "branches", "view", "messages", "scopes", "workbench", "cleanup", "onnx_io", "folding", "pipeline", "worker", "engines", "fleet", "demo"]  # fmt: skip
 APART = ("verification", "bench", "train")  # rooms that know nothing of how folding works
 CORE = {*ORDER} - {"errors", "onnx_io", "tensors"}
 

@@ -85,9 +85,13 @@ class CannotRun(Exception):
 
 
 def threads() -> int:
-    """How many processors this process may use: what verify and bench give to onnxruntime."""
+    """How many processors this process may use: what verify and bench give to onnxruntime. BNFOLD_THREADS lowers it."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
+    asked = os.environ.get("BNFOLD_THREADS", str(usable))
+    if not asked.isdecimal() or not int(asked):
+        raise UsageProblem(f"BNFOLD_THREADS={asked} is no number of threads", "Set it to 1 or more, or not at all.")
+    return min(usable, int(asked))
 
 
 def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
