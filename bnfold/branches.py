@@ -88,6 +88,9 @@ def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
 
 def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
     """Both operands as branches over the same tensor, at least one of them a convolution or a product."""
+    sources = [{id(source) for source in possible_sources(visible, x)} for x in node.inputs]
+    together = sources[0].intersection(*sources[1:])  # before any weight is read
+    require(together, "NO_BRANCHES", f"the operands of {label(node)} are not branches over one tensor")
     convs = [weighted_branch(visible, x) for x in node.inputs]
     model = next((c for c in convs if c is not None), None)
     require(
@@ -104,6 +107,13 @@ def parallel(visible: Visible, node: gs.Node) -> tuple[Branch, ...]:
         if a and b and a.source is b.source and (a.has_weight or b.has_weight) and a.channels == b.channels:
             return a, b
     raise Refused("NO_BRANCHES", f"the operands of {label(node)} are not branches over one tensor")
+
+
+def possible_sources(visible: Visible, tensor: gs.Tensor) -> Iterator[gs.Tensor]:
+    """A tensor, and what its maker is a branch over if it is one."""
+    yield tensor
+    if tensor.inputs and is_private(visible, tensor):
+        yield from (x for x in tensor.inputs[0].inputs if not isinstance(x, gs.Constant))
 
 
 def is_private(visible: Visible, tensor: gs.Tensor) -> bool:

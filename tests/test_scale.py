@@ -5,21 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import pytest
 from onnx import NodeProto, helper
+from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.messages import arrange, drop
 from tests.benchmarks.scale import mixed, norms, passed_through
-from tests.build import BN, assert_same, bn, build, operators
+from tests.build import BN, bn, build, operators
 
 
-@pytest.mark.parametrize(("made", "left"), [(mixed, 0), (passed_through, 0), (norms, 24)])
+@pytest.mark.parametrize(("made", "left"), [(mixed, 0), (passed_through, 0), (norms, 16)])
 def test_the_networks_of_the_benchmark_compute_what_they_did(made: Callable[[int], onnx.ModelProto], left: int) -> None:
     original = made(32)
     result = bnfold.fold(original)
-    assert_same(original, result.model, tolerance=1e-3)
+    x = {
+        "x": np.random.default_rng(0)
+        .standard_normal([d.dim_value for d in original.graph.input[0].type.tensor_type.shape.dim])
+        .astype(np.float32)
+    }
+    (before,), (after,) = (ReferenceEvaluator(model).run(None, x) for model in (original, result.model))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
     assert operators(result.model).count("BatchNormalization") == len(result.batch_norms_kept) == left
 
 

@@ -43,8 +43,15 @@ class Net:
 
     def add(self, operator: str, *more: str, **attributes: Any) -> str:
         """A node that reads `at`, then `more`."""
+        return self.put(operator, [self.at, *more], **attributes)
+
+    def product(self, left: str) -> None:
+        """left @ at, where a shift of the rows has no room."""
+        self.put("MatMul", [left, self.at])
+
+    def put(self, operator: str, inputs: list[str], **attributes: Any) -> str:
         name = f"{operator}{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, [self.at, *more], [f"t{len(self.nodes)}"], name, **attributes))
+        self.nodes.append(helper.make_node(operator, inputs, [f"t{len(self.nodes)}"], name, **attributes))
         self.at = self.nodes[-1].output[0]
         return self.at
 
@@ -101,7 +108,7 @@ def norms(count: int) -> onnx.ModelProto:
     """Many BatchNormalizations: that fold, that are kept, that share their parameters, that leave an Add."""
     net = Net([1, CHANNELS, CHANNELS])
     for _ in range(count // 4):
-        net.add("MatMul", net.constant(CHANNELS, CHANNELS, name="shared"))
+        net.product(net.constant(CHANNELS, CHANNELS, name="shared"))
         net.norm()
         net.add("Relu")
         net.norm()
