@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 import bnfold
+from bnfold.links import link
 from bnfold.messages import arrange, drop
 from tests.benchmarks.scale import mixed, norms, passed_through
 from tests.build import BN, bn, build, operators
@@ -85,6 +87,19 @@ def test_arranged_and_dropped_messages_are_the_very_same_ones() -> None:
     assert [node.name for node in graph.node] == ["5", "3", "2", "0"]
     drop(graph.node, [])
     assert len(graph.node) == 4
+
+
+def test_readers_keep_their_order_and_leave_one_input_at_a_time() -> None:
+    x, y = gs.Variable("x"), gs.Variable("y")
+    twins = [gs.Node("Add", inputs=[x, x]), gs.Node("Add", inputs=[x, y]), gs.Node("Add", inputs=[x, y])]
+    for node in twins:
+        link(node)
+    twins[1].inputs[0] = y
+    assert [id(node) for node in x.outputs] == [id(twins[i]) for i in (0, 0, 2)]
+    twins[0].inputs.clear()
+    assert len(x.outputs) == 1
+    assert x.outputs[0] is twins[2]
+    assert [id(node) for node in y.outputs] == [id(twins[i]) for i in (1, 2, 1)]
 
 
 @pytest.mark.slow
