@@ -71,11 +71,11 @@ class Affine:
 
     @property
     def has_scale(self) -> bool:
-        return bool(np.any(self.scale != 1))
+        return bool((self.scale != 1).any())
 
     @property
     def has_shift(self) -> bool:
-        return bool(np.any(self.shift != 0))
+        return bool((self.shift != 0).any())
 
     @property
     def is_positive(self) -> bool:

@@ -21,17 +21,26 @@ LIMIT = 1 << 28  # elements that a computed constant may have
 
 
 def is_evaluable(tensor: gs.Tensor) -> bool:
-    """Whether `value_of` knows the value."""
-    seen, agenda = set(), [tensor]
+    """Whether `value_of` knows the value. Tensors keep the answer, for folding changes it for none."""
+    agenda = [] if hasattr(tensor, "evaluable") else [tensor]
     while agenda:
-        t = agenda.pop()
-        if isinstance(t, gs.Constant) or t.is_empty() or id(t) in seen:
-            continue
-        seen.add(id(t))
-        if len(t.inputs) != 1 or not _computes_a_constant(t.inputs[0]):
-            return False
-        agenda += [] if t.inputs[0].op == "Shape" else t.inputs[0].inputs
-    return not tensor.is_empty()
+        t = agenda[-1]
+        operands = _operands(t)
+        new = [x for x in operands or () if not hasattr(x, "evaluable")]
+        t.evaluable = operands is not None and not new and all(x.evaluable for x in operands)
+        agenda += new
+        if not new:
+            agenda.pop()
+    return bool(tensor.evaluable) and not tensor.is_empty()
+
+
+def _operands(tensor: gs.Tensor) -> list[gs.Tensor] | None:
+    """What the value of a tensor is computed from; None if that is not known before run time."""
+    if isinstance(tensor, gs.Constant) or tensor.is_empty():
+        return []
+    if len(tensor.inputs) != 1 or not _computes_a_constant(tensor.inputs[0]):
+        return None
+    return [] if tensor.inputs[0].op == "Shape" else list(tensor.inputs[0].inputs)
 
 
 def _computes_a_constant(node: gs.Node) -> bool:
@@ -52,13 +61,33 @@ def value_of(tensor: gs.Tensor) -> Array:
     """The value of an evaluable tensor. Floating point is widened to float64 and computed in float64."""
     if isinstance(tensor, gs.Constant):
         return widened(tensor.values)
+    values: dict[int, Array | None] = {}
+    agenda = [tensor]
+    while agenda:
+        t = agenda[-1]
+        new = [x for x in _operands(t) or () if id(x) not in values]
+        agenda += new
+        if not new:
+            values[id(t)] = _value(t, values)
+            agenda.pop()
+    result = values[id(tensor)]
+    assert result is not None
+    return result
+
+
+def _value(tensor: gs.Tensor, values: dict[int, Array | None]) -> Array | None:
+    """The value of a tensor by those of what it is computed from, or None for an omitted one."""
+    if isinstance(tensor, gs.Constant):
+        return widened(tensor.values)
+    if tensor.is_empty():
+        return None
     node = tensor.inputs[0]
     if node.op == "Constant":
         return widened(_literal(node))
     if node.op == "Shape":
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
         return np.asarray(node.inputs[0].shape[start:end], np.int64)
-    return _evaluate(node, [None if t.is_empty() else value_of(t) for t in node.inputs])
+    return _evaluate(node, [values[id(x)] for x in node.inputs])
 
 
 def _literal(node: gs.Node) -> Array:

@@ -120,6 +120,12 @@ def copy(source: Place, sink: BinaryIO) -> None:
         raise ModelProblem(f"{source.file} became shorter while it was read", "Fold it again when nobody writes to it.")
 
 
+def require_unchanged(file: Path, stamp: str) -> None:
+    """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
+    if stamp and wire.stamp(file) != stamp:
+        raise ModelProblem(f"{file} changed while it was read", "Fold it again when nobody writes to it.")
+
+
 def flush(sink: BinaryIO) -> None:
     """Bring what was written to the disk."""
     sink.flush()

@@ -100,15 +100,16 @@ def dims(tensor: gs.Tensor) -> tuple[Dim, ...]:
     return (None,) * int(r or 0)
 
 
-def rank_by_neighbours(tensor: gs.Tensor) -> int | None:
+def rank_by_neighbours(tensor: gs.Tensor | None) -> int | None:
     """The rank as a convolution beside the tensor shows it, where shape inference had nothing to go by."""
-    readers = [n for n in tensor.outputs if n.inputs[0] is tensor]
-    for node in [*tensor.inputs, *readers]:
-        kernel = stored(node.inputs[1]).shape if operator(node) in ("Conv", "ConvTranspose") else None
-        if kernel is not None:
-            return len(kernel)
-    normalized = [n.outputs[0] for n in readers if operator(n) == "BatchNormalization"]
-    return rank_by_neighbours(normalized[0]) if normalized else None
+    while tensor is not None:
+        readers = [n for n in tensor.outputs if n.inputs[0] is tensor]
+        for node in [*tensor.inputs, *readers]:
+            kernel = stored(node.inputs[1]).shape if operator(node) in ("Conv", "ConvTranspose") else None
+            if kernel is not None:
+                return len(kernel)
+        tensor = next((n.outputs[0] for n in readers if operator(n) == "BatchNormalization"), None)
+    return None
 
 
 def rank(tensor: gs.Tensor) -> int:

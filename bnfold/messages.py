@@ -32,8 +32,16 @@ def set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
 
 def drop(messages: Any, indices: Iterable[int]) -> None:
     """Delete some messages of a repeated field, leaving the others untouched."""
-    for index in reversed(list(indices)):
-        del messages[index]
+    gone = set(indices)
+    if gone:
+        arrange(messages, [int(i in gone) for i in range(len(messages))])
+        del messages[-len(gone) :]
+
+
+def arrange(messages: Any, places: Iterable[int]) -> None:
+    """Sort the messages of a repeated field by the place given for each."""
+    following = iter(places)
+    messages.sort(key=lambda _: next(following))
 
 
 def drop_named(message: Any, field: str, is_gone: Callable[[Any], bool]) -> None:

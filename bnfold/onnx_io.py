@@ -61,7 +61,7 @@ def _thin(stream: BinaryIO, name: str) -> bytes:
     """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
     with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
         try:
-            return wire.thin(held, name)
+            return wire.thin(held, name, wire.stamp(stream.fileno()))
         except wire.Unreadable:
             return held[:]
 
@@ -168,6 +168,7 @@ def write(model: ModelProto, draft: Path, source_folder: Path, keep_external: bo
                 stream.write(piece)
             else:
                 external.copy(external.Place(source_folder / piece.file, piece.start, len(piece)), stream)
+                external.require_unchanged(source_folder / piece.file, piece.stamp)
         external.flush(stream)
 
 

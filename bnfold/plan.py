@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Literal
 
 import ml_dtypes
@@ -19,6 +20,7 @@ from .tensors import TINY, Held, rounded
 
 Direction = Literal["hoist", "sink"]
 Way = Literal["hoist", "sink", "merge"]
+MANY = 100  # nodes that a reason names
 BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
 
 
@@ -137,10 +139,16 @@ def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
     """The node that makes a tensor, and as which output. Refuses unless a single consumer reads it."""
     require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
     require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
-    others = ", ".join(sorted({label(n) for n in tensor.outputs[1:]}))
-    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is also read by {others}")
+    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is also read by {others(tensor)}")
     node = tensor.inputs[0]
     yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
+
+
+def others(tensor: gs.Tensor) -> str:
+    """All readers of a tensor but the first; no more than a sentence bears."""
+    some = sorted({label(n) for n in islice(tensor.outputs, 1, 1 + MANY)})
+    more = len(tensor.outputs) - 1 - MANY
+    return ", ".join(some) + (f" and {more} more" if more > 0 else "")
 
 
 def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:

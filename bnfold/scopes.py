@@ -10,19 +10,23 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
-from .messages import drop, drop_named
+from .messages import arrange, drop_named
 from .plan import Visible
 from .tensors import Held, dense
 
 
 @dataclass(eq=False)
 class Scope:
-    """One graph: its message, the nodes of the view in the order of the message's, and the graph around it."""
+    """One graph: its message, the nodes of the view in the order of the message's, and the graph around it.
+
+    New nodes are appended to both, and take their places when the graph is cleared.
+    """
 
     message: GraphProto | FunctionProto
     view: gs.Graph | gs.Function
     parent: Scope | None
     nodes: list[gs.Node] = field(default_factory=list)
+    behind: dict[int | None, list[gs.Node]] = field(default_factory=dict)  # new nodes, by id() of the one before them
     gone: set[str] = field(default_factory=set)  # names that nothing in this graph uses any more
     stored: dict[str, TensorProto] = field(default_factory=dict)
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
@@ -60,9 +64,26 @@ class Scope:
             graph = self.message
             yield from (t.name for t in [*graph.initializer, *graph.input, *graph.output, *graph.value_info])
 
+    def insert(self, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
+        """Put a new node right behind another one, or at the front; returns its message in the record."""
+        self.behind.setdefault(before and id(before), []).append(node)
+        self.nodes.append(node)
+        stored: NodeProto = self.message.node.add()
+        stored.CopyFrom(message)
+        return stored
+
+    def in_order(self) -> Iterator[gs.Node]:
+        """The nodes, new ones at their places; of those at one place the newest comes first."""
+        yield from reversed(self.behind.get(None, []))
+        for node in self.nodes[: len(self.view.nodes)]:
+            yield node
+            yield from reversed(self.behind.get(id(node), []))
+
     def clear(self, is_alive: Callable[[gs.Node], bool]) -> None:
         """Take the dead nodes, and every message about names that are gone, out of the record."""
-        drop(self.message.node, (i for i, n in enumerate(self.nodes) if not is_alive(n)))
+        places = {id(n): i for i, n in enumerate(n for n in self.in_order() if is_alive(n))}
+        arrange(self.message.node, [places.get(id(n), len(places)) for n in self.nodes])
+        del self.message.node[len(places) :]
         for kind in ("initializer", "value_info"):
             drop_named(self.message, kind, lambda t: t.name in self.gone)
         drop_named(self.message, "sparse_initializer", lambda t: t.values.name in self.gone)

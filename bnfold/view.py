@@ -11,6 +11,7 @@ from onnx import ModelProto, TensorProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelProblem
+from .links import link
 from .native import Failed, guarded
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
@@ -36,7 +37,7 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     finally:
         G_LOGGER.severity = severity
     for graph in [view, *view.functions]:
-        note_opset(graph, graph.opset)
+        adopt_all(graph, graph.opset)
     return view
 
 
@@ -45,13 +46,19 @@ def inferred(model: ModelProto) -> bytes:
     return bytes(onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString())
 
 
-def note_opset(graph: gs.Graph | gs.Function, opset: int) -> None:
-    """Tell every node, at any depth, which version of the operators it is of."""
+def adopt_all(graph: gs.Graph | gs.Function, opset: int) -> None:
+    """Adopt every node of a graph, at any depth."""
     for node in graph.nodes:
-        node.opset = opset
+        adopt(node, opset)
         for value in node.attrs.values():
             if isinstance(value, gs.Graph):
-                note_opset(value, opset)
+                adopt_all(value, opset)
+
+
+def adopt(node: gs.Node, opset: int) -> None:
+    """Tell a node which version of the operators it is of, and its inputs that it reads them."""
+    node.opset = opset
+    link(node)
 
 
 def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:

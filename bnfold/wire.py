@@ -9,6 +9,7 @@ know. See https://protobuf.dev/programming-guides/encoding.
 from __future__ import annotations
 
 import mmap
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
 MARK = f"\0{secrets.token_hex(8)}:"  # starts what is found in no file
 OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data file, as those of the old one did
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups, the others, are in no ONNX file
+DEEPEST = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
 Buffer = bytes | mmap.mmap
 
@@ -34,11 +36,12 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Range:
-    """Bytes of a file, which is called so."""
+    """Bytes of a file, which is called so; `stamp` is what `stamp` said of it when it was read."""
 
     file: str
     start: int
     stop: int
+    stamp: str = ""
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -63,9 +66,16 @@ HOLDERS = _holders()
 _NUMBER = {field.name: field.number for field in TensorProto.DESCRIPTOR.fields}
 
 
-def thin(file: Buffer, name: str) -> bytes:
+def stamp(file: int | Path) -> str:
+    """What is another once somebody has written to a file."""
+    state = os.stat(file)
+    return f"{state.st_size}:{state.st_mtime_ns}"
+
+
+def thin(file: Buffer, name: str, stamp: str = "") -> bytes:
     """A model's bytes, its large tensors replaced by references to the file, which is called `name`."""
-    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, _referring(name))
+    change = _referring(name, stamp)
+    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, change)
     return bytes(file) if pieces is None else b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
 
@@ -77,12 +87,20 @@ def fat(model: bytes) -> list[Piece]:
 
 
 def rewritten(
-    buffer: Buffer, start: int, stop: int, kind: str, worth: Callable[[int, int], bool], change: Change
+    buffer: Buffer,
+    start: int,
+    stop: int,
+    kind: str,
+    worth: Callable[[int, int], bool],
+    change: Change,
+    depth: int = 0,
 ) -> list[Piece] | None:
     """The message between two places with its tensors changed, also nested ones; None if that changes nothing.
 
     Only where it is `worth` the time. Raises Unreadable.
     """
+    if depth > DEEPEST:
+        raise Unreadable("messages are nested too deeply")
     pieces: list[Piece] = []
     kept, seen = start, set()
     for number, tag, body, end in fields(buffer, start, stop):
@@ -93,7 +111,7 @@ def rewritten(
             raise Unreadable("a field is there twice")
         seen.add(number)
         is_tensor = inner == "TensorProto"
-        new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change)
+        new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change, depth + 1)
         if new is not None:
             pieces += [buffer[kept:tag], head(number, sum(map(len, new))), *new]
             kept = end
@@ -147,7 +165,7 @@ def _varint(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def _referring(name: str) -> Change:
+def _referring(name: str, stamp: str) -> Change:
     """Put a reference in the place of a tensor's data, if these are large."""
 
     def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
@@ -158,7 +176,7 @@ def _referring(name: str) -> Change:
             return None
         _, tag, body, end = data[0]
         made = TensorProto()
-        refer(made, name, body, end - body, message=f"{start}:{stop}")
+        refer(made, name, body, end - body, message=f"{start}:{stop}", stamp=stamp)
         return [buffer[start:tag], buffer[end:stop], made.SerializeToString()]
 
     return change
@@ -172,7 +190,8 @@ def _restored(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
         return None
     file = entries["location"].removeprefix(MARK)
     if "message" in entries:
-        return [Range(file, *map(int, entries["message"].split(":")))]
+        begin, behind = map(int, entries["message"].split(":"))
+        return [Range(file, begin, behind, entries["stamp"])]
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
     tensor.raw_data = b""

@@ -19,7 +19,7 @@ from .messages import drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .scopes import Scope, homes, scopes_of, visibility
 from .tensors import Held, replace_values, rounded
-from .view import import_view
+from .view import adopt, import_view
 
 
 class Workbench:
@@ -43,6 +43,7 @@ class Workbench:
         pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
         self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}
         self._taken = {name for s in self.scopes for name in s.names()}
+        self._last: dict[str, int] = {}  # number given to a name that was taken
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []
         self._gone: dict[int, gs.Tensor] = {}  # held on to, so that no other object gets their id()
@@ -67,7 +68,7 @@ class Workbench:
 
     def nodes(self) -> list[gs.Node]:
         """Every node that is or was there, graph by graph in the order of the file."""
-        return [n for s in self.scopes for n in s.nodes]
+        return [n for s in self.scopes for n in s.in_order()]
 
     def alive(self) -> list[gs.Node]:
         """The nodes still there, in topological order within each graph."""
@@ -142,10 +143,9 @@ class Workbench:
         kind = helper.np_dtype_to_tensor_dtype(held.kind)
         tensor = onnx.TensorProto(name=held.name, data_type=kind)
         if scope.is_function:
-            held.home = (
-                self._insert(scope, 0, helper.make_node("Constant", [], [held.name], value=tensor)).attribute[0].t
-            )
-            held.maker = scope.nodes[0]
+            held.maker = gs.Node("Constant", outputs=[gs.Variable(held.name)])
+            made = helper.make_node("Constant", [], [held.name], value=tensor)
+            held.home = self._insert(scope, None, held.maker, made).attribute[0].t
             return
         self.record.graph.initializer.append(tensor)
         held.home = self.record.graph.initializer[-1]
@@ -153,13 +153,10 @@ class Workbench:
         if self.record.ir_version < 4:
             self.record.graph.input.append(helper.make_tensor_value_info(held.name, kind, held.shape))
 
-    def _insert(self, scope: Scope, place: int, message: NodeProto, node: gs.Node | None = None) -> NodeProto:
-        """Put a new node into a graph."""
-        node = node or gs.Node(message.op_type, message.name, outputs=[gs.Variable(name) for name in message.output])
-        node.opset = scope.view.opset
-        scope.message.node.insert(place, message)
-        scope.nodes.insert(place, node)
-        self._scope[id(node)], self._message[id(node)] = scope, scope.message.node[place]
+    def _insert(self, scope: Scope, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
+        """Put a new node behind another one of a graph."""
+        adopt(node, scope.view.opset)
+        self._scope[id(node)], self._message[id(node)] = scope, scope.insert(before, node, message)
         self._touched[id(node)] = node
         return self._message[id(node)]
 
@@ -175,10 +172,8 @@ class Workbench:
         maker.outputs.insert(0, inner)
         self._message[id(maker)].output[0] = inner.name
         made = gs.Node("Add", self._fresh(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result])
-        place = next(i for i, n in enumerate(scope.nodes) if n is maker) + 1
-        self._insert(
-            scope, place, helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name), made
-        )
+        message = helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name)
+        self._insert(scope, maker, made, message)
 
     def _read(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Let a node read a tensor, in the view and in the record."""
@@ -194,10 +189,11 @@ class Workbench:
         return f"{weight.removesuffix('.weight').removesuffix('.kernel')}.bias"
 
     def _fresh(self, stem: str) -> str:
-        name, n = stem, 0
+        name, n = stem, self._last.get(stem, 0)
         while name in self._taken:
             n += 1
             name = f"{stem}_{n}"
+        self._last[stem] = n
         self._taken.add(name)
         return name
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,30 @@ def test_folding_a_file_is_folding_the_model_to_the_last_byte(tmp_path: Path) ->
     assert len(report.result.batch_norms_folded) == 1
     assert (tmp_path / "out.onnx").read_bytes() == expected.SerializeToString(deterministic=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "out.onnx"]
+
+
+def test_messages_nested_without_end_are_left_to_protobuf(tmp_path: Path) -> None:
+    found = everywhere().graph.SerializeToString()
+    for number in (6, 5, 1) * 2000:  # a graph in an attribute in a node
+        found = wire.head(number, len(found)) + found
+    bare = everywhere()
+    bare.ClearField("graph")
+    found = bare.SerializeToString() + wire.head(7, len(found)) + found
+    with pytest.raises(wire.Unreadable, match="nested too deeply"):
+        wire.thin(found, "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(found)
+    with pytest.raises(ModelProblem, match="is not an ONNX model, or is cut off"):
+        onnx_io.load(tmp_path / "m.onnx", whole=False)
+
+
+def test_a_file_that_changed_since_it_was_read_is_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(everywhere().SerializeToString())
+    record = onnx_io.load(path, whole=False)
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(ModelProblem, match=r"m.onnx changed while it was read"):
+        onnx_io.save(record, tmp_path / "out.onnx", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
 def saved_outside(folder: Path) -> Path:

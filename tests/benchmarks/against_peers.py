@@ -1,0 +1,215 @@
+"""What folding a file costs, beside other tools on the same file: wall time, memory, what is left, whether it is right.
+
+python -m tests.benchmarks.against_peers [MODELS...] [--rounds 5] [--cache DIR] [--folder DIR] [--json PATH]
+
+Every tool is a whole fresh process that reads one file and writes another. In each round each runs once, in random
+order; ratios are to the process that loads and saves the file with the onnx package in the same round. The file is in
+the page cache throughout. bnfold flushes what it writes to the disk; no other tool does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.children import Run, command, python, tell_peak
+
+MODELS = ["vgg11_bn", "inception_v4", "resnet18"]
+MODULE = "tests.benchmarks.against_peers"
+SUFFIX = {"onnxruntime": "onnxruntime-gpu"}
+PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
+
+
+def load_save(source: str, target: str) -> None:
+    """What every tool that works on a ModelProto does at least."""
+    import onnx
+
+    onnx.save(onnx.load(source), target)
+
+
+def onnxruntime(source: str, target: str) -> None:
+    """At ORT_ENABLE_BASIC, the level whose result is still plain ONNX."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = target
+    options.log_severity_level = 4
+    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def onnxsim(source: str, target: str) -> None:
+    import onnx
+    import onnxsim as tool
+
+    onnx.save(tool.simplify(onnx.load(source))[0], target)
+
+
+def onnxslim(source: str, target: str) -> None:
+    import onnxslim as tool
+
+    tool.slim(source, target)
+
+
+def onnxoptimizer(source: str, target: str) -> None:
+    import onnx
+    import onnxoptimizer as tool
+
+    onnx.save(tool.optimize(onnx.load(source), tool.get_fuse_and_elimination_passes()), target)
+
+
+def onnxscript(source: str, target: str) -> None:
+    import onnx
+    import onnxscript.optimizer as tool
+
+    onnx.save(tool.optimize(onnx.load(source)), target)
+
+
+def bnfold(source: str, target: str) -> None:
+    """The command, without its verification, which no peer has."""
+    from bnfold_cli.main import run
+
+    assert run(["fold", source, target, "--verify", "off"]) == 0
+
+
+TOOLS: dict[str, Callable[[str, str], None]] = {
+    "load and save": load_save,
+    **{tool.__name__: tool for tool in (bnfold, onnxruntime, onnxsim, onnxslim, onnxoptimizer, onnxscript)},
+}
+
+
+def ran(tool: str, source: Path, target: Path) -> Run:
+    target.unlink(missing_ok=True)
+    if tool == "cp":
+        return command(["cp", source, target])
+    return python("-m", MODULE, "--tool", tool, source, target)
+
+
+def examined(source: str, target: str) -> dict[str, Any]:
+    """BatchNormalizations left, onnx's checker, and the worst error at an output over the largest value there."""
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+
+    model = onnx.load(target)
+    left = sum(node.op_type == "BatchNormalization" for node in model.graph.node)
+    try:
+        onnx.checker.check_model(target)
+        valid = True
+    except onnx.checker.ValidationError:
+        valid = False
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    before, after = (
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in (source, target)
+    )
+    draw = np.random.default_rng(0)
+    x = {i.name: draw.standard_normal(numbers(i.shape)).astype(np.float32) for i in before.get_inputs()}
+    pairs = zip(before.run(None, x), after.run(None, x), strict=True)
+    error = max(float(np.abs(a - b).max() / np.abs(a).max()) for a, b in pairs)
+    return {"batch_normalizations": left, "valid": valid, "error": error}
+
+
+def numbers(shape: list[Any]) -> list[int]:
+    return [n if isinstance(n, int) else 1 for n in shape]
+
+
+def compared(source: Path, rounds: int, folder: Path) -> list[dict[str, Any]]:
+    """One row per tool."""
+    tools = [*TOOLS, "cp"]
+    runs: dict[str, list[Run]] = {tool: [] for tool in tools}
+    source.read_bytes()  # into the page cache
+    for _ in range(rounds):
+        for tool in random.sample(tools, len(tools)):
+            target = folder / f"{tool.split()[0]}.onnx"
+            runs[tool].append(ran(tool, source, target))
+    return [row(tool, source, runs, folder / f"{tool.split()[0]}.onnx") for tool in tools]
+
+
+def row(tool: str, source: Path, runs: dict[str, list[Run]], target: Path) -> dict[str, Any]:
+    own = runs[tool]
+    failed = next((run.words for run in own if run.code), None)
+    found: dict[str, Any] = {"model": source.stem, "megabytes": source.stat().st_size / 1e6, "tool": tool}
+    if failed:
+        return found | {"failed": failed}
+    ratios = [run.seconds / base.seconds for run, base in zip(own, runs["load and save"], strict=True)]
+    of_cp = [run.seconds / base.seconds for run, base in zip(own, runs["cp"], strict=True)]
+    found |= {
+        "seconds": [run.seconds for run in own],
+        "ratio": median(ratios),
+        "ratios": ratios,
+        "of_cp": median(of_cp),
+    }
+    found["peak_mb"] = max(run.peak_mb for run in own) if own[0].peak_mb else None
+    seen = python("-m", MODULE, "--examine", source, target)
+    return found | (json.loads(seen.words) if not seen.code else {"unusable": seen.words})
+
+
+def line(found: dict[str, Any]) -> str:
+    if "failed" in found:
+        return f"| {found['model']} | {found['tool']} | failed: {found['failed'][:60]} | | | | | | |"
+    span = f"{min(found['ratios']):.2f} to {max(found['ratios']):.2f}"
+    peak = f"{found['peak_mb']:.0f}" if found["peak_mb"] else ""
+    right = (
+        f"{found['batch_normalizations']} | {'yes' if found['valid'] else 'no'} | {found['error']:.1e}"
+        if "valid" in found
+        else f"unusable: {found['unusable'][:60]} | |"
+    )
+    times = [f"{median(found['seconds']):.2f}", f"{found['ratio']:.2f}", span, f"{found['of_cp']:.1f}"]
+    return f"| {' | '.join([found['model'], found['tool'], *times, peak, right])} |"
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(SUFFIX.get(name, name)) for name in PEERS}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cache", type=Path, default=Path("/tmp/zoo2"), help="where exports are kept")
+    parser.add_argument("--folder", type=Path, help="where results are written (default: a temporary folder)")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    from bnfold.bench.environment import environment
+    from tests.zoo_models import exported
+
+    print("| model | tool | s | over load and save | range | over cp | peak MB | BN left | valid | worst error |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    rows = []
+    for name in options.models:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            rows += compared(exported(name, options.cache), options.rounds, Path(folder))
+        for found in rows[-len(TOOLS) - 1 :]:
+            print(line(found), flush=True)
+        if options.json:
+            payload = {"schema": "bnfold.against_peers/1", "rounds": options.rounds, "versions": versions()}
+            options.json.write_text(
+                json.dumps({**payload, "environment": environment(), "rows": rows}, indent=1) + "\n"
+            )
+
+
+def child(what: str, *arguments: str) -> None:
+    """One tool, or the examination of what it wrote, in a process of its own."""
+    if what == "--examine":
+        print(json.dumps(examined(*arguments)))
+    else:
+        TOOLS[arguments[0]](*arguments[1:])
+        tell_peak()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["--tool"], ["--examine"]):
+        child(*sys.argv[1:])
+    else:
+        main()

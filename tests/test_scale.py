@@ -1,0 +1,114 @@
+"""Large graphs: long chains are no deeper than short ones, the time grows with the nodes, and the results are right."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from onnx import NodeProto, helper
+from onnx.reference import ReferenceEvaluator
+
+import bnfold
+from bnfold.links import link
+from bnfold.messages import arrange, drop
+from tests.benchmarks.scale import mixed, norms, passed_through
+from tests.build import BN, bn, build, operators
+
+
+@pytest.mark.parametrize(("made", "left"), [(mixed, 0), (passed_through, 0), (norms, 16)])
+def test_the_networks_of_the_benchmark_compute_what_they_did(made: Callable[[int], onnx.ModelProto], left: int) -> None:
+    original = made(32)
+    result = bnfold.fold(original)
+    x = {
+        "x": np.random.default_rng(0)
+        .standard_normal([d.dim_value for d in original.graph.input[0].type.tensor_type.shape.dim])
+        .astype(np.float32)
+    }
+    (before,), (after,) = (ReferenceEvaluator(model).run(None, x) for model in (original, result.model))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
+    assert operators(result.model).count("BatchNormalization") == len(result.batch_norms_kept) == left
+
+
+def test_an_affine_passes_through_any_number_of_nodes() -> None:
+    (folded,) = bnfold.fold(passed_through(20_000)).folded
+    assert folded.into == ("Conv 'Conv0'",)
+    assert len(folded.through) == 19_998
+
+
+def test_a_constant_may_be_computed_by_any_number_of_nodes() -> None:
+    rounds = " ".join(f"c{i + 1} = Neg(c{i})" for i in range(3000))
+    model = build(f"{rounds} a = Conv(X, W) Y = Mul(a, c3000)", "X[1,3,4,4]", "Y[1,4,4,4]", {"W": (4, 3, 1, 1), "c0": (1, 4, 1, 1)})  # fmt: skip
+    assert operators(bnfold.fold(model).model)[-1] == "Conv"
+
+
+def test_a_constant_of_doubled_constants_is_computed_once() -> None:
+    rounds = " ".join(f"c{i + 1} = Add(c{i}, c{i})" for i in range(60))
+    model = build(f"{rounds} Y = Mul(X, c60) ", "X[1,3]", "Y[1,3]", {"c0": (1, 3)})
+    assert bnfold.fold(model).kept[0].not_hoisted.code == "GRAPH_INPUT"
+
+
+def test_a_circle_of_nodes_is_no_constant() -> None:
+    model = build("a = Neg(b) b = Neg(a) Y = Mul(X, a)", "X[1,3]", "Y[1,3]", {})
+    assert [kept.operator for kept in bnfold.fold(model).kept] == []
+
+
+def test_the_rank_is_found_behind_any_number_of_norms() -> None:
+    body = " ".join(f"x{i + 1} = {BN(f'x{i}', 'p')}" for i in range(1200))
+    model = build(f"x0 = my.unknown(X) {body} Y = Conv(x1200, W)", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
+    model.graph.node[0].domain = "my"
+    model.opset_import.append(helper.make_opsetid("my", 1))
+    assert operators(bnfold.fold(model).model) == ["unknown", "Conv"]
+
+
+def test_new_nodes_stand_behind_those_that_made_them_necessary() -> None:
+    result = bnfold.fold(norms(8))
+    split = [operators(result.model)[i : i + 2] for i, op in enumerate(operators(result.model)) if op == "MatMul"]
+    assert split == [["MatMul", "Add"]] * 2
+
+
+def test_a_sentence_names_a_hundred_readers_at_most() -> None:
+    readers = " ".join(f"y{i} = Exp(a)" for i in range(150))
+    model = build(f"a = Conv(X, W) Y = {BN('a', 'p')} {readers}", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
+    words = bnfold.fold(model).kept[0].not_hoisted.words
+    assert words.count("Exp") == 100
+    assert words.endswith(" and 50 more")
+
+
+def test_arranged_and_dropped_messages_are_the_very_same_ones() -> None:
+    graph = onnx.GraphProto(node=[NodeProto(name=str(i)) for i in range(6)])
+    held = list(graph.node)
+    arrange(graph.node, [5, 4, 3, 2, 1, 0])
+    assert list(map(id, graph.node)) == list(map(id, reversed(held)))
+    drop(graph.node, iter([1, 4]))
+    assert [node.name for node in graph.node] == ["5", "3", "2", "0"]
+    drop(graph.node, [])
+    assert len(graph.node) == 4
+
+
+def test_readers_keep_their_order_and_leave_one_input_at_a_time() -> None:
+    x, y = gs.Variable("x"), gs.Variable("y")
+    twins = [gs.Node("Add", inputs=[x, x]), gs.Node("Add", inputs=[x, y]), gs.Node("Add", inputs=[x, y])]
+    for node in twins:
+        link(node)
+    twins[1].inputs[0] = y
+    assert [id(node) for node in x.outputs] == [id(twins[i]) for i in (0, 0, 2)]
+    twins[0].inputs.clear()
+    assert len(x.outputs) == 1
+    assert x.outputs[0] is twins[2]
+    assert [id(node) for node in y.outputs] == [id(twins[i]) for i in (1, 2, 1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", [mixed, passed_through, norms])
+def test_ten_times_the_nodes_take_some_ten_times_as_long(made: Callable[[int], onnx.ModelProto]) -> None:
+    seconds = []
+    for size in (2_000, 20_000):
+        model = made(size)
+        begin = time.perf_counter()
+        bnfold.fold(model)
+        seconds.append(time.perf_counter() - begin)
+    assert seconds[1] < 16 * seconds[0]
