@@ -112,7 +112,7 @@ def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[St
         folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     except OSError as problem:
         raise _unwritable(target, problem) from problem
-    draft = folder.with_suffix(".onnx") if beside else folder / target.name
+    draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
     try:
         yield Stage(draft, folder / "spill")
         for made, place in ((draft.with_name(data_name(draft)), target.with_name(data_name(target))), (draft, target)):
@@ -127,9 +127,7 @@ def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[St
 
 def sweep(target: Path) -> None:
     """Remove what a process that was killed has left of `staged`."""
-    ours = re.compile(
-        rf"\.{re.escape(target.name)}\.([a-z0-9_]{{8}}|onnx)"
-    )  # tempfile names folders so; a draft beside
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}(\.onnx)?")  # as tempfile names folders
     for left in target.parent.iterdir() if target.parent.is_dir() else ():
         if ours.fullmatch(left.name):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
