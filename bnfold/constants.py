@@ -101,14 +101,14 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     """One node on the operator's reference implementation in the onnx package."""
     if node.op in ("Cast", "CastLike"):
         return _cast(node, inputs)
+    from onnx.reference import ReferenceEvaluator
+
     attributes: dict[str, Any] = {k: v.values if isinstance(v, gs.Tensor) else v for k, v in node.attrs.items()}
     if node.op == "ConstantOfShape" and "value" in attributes:
         attributes["value"] = numpy_helper.from_array(widened(np.asarray(attributes["value"])))
     _refuse_bombs(node, inputs)
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     given = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
-    from onnx.reference import ReferenceEvaluator
-
     proto = helper.make_node(node.op, names, ["y"], **attributes)
     infos = [
         helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for k, x in given.items()

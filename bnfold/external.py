@@ -93,11 +93,8 @@ def gathered(model: ModelProto, folder: Path, target: Path) -> ModelProto:
         for tensor in filter(belongs_outside, all_tensors(result)):
             source = place(tensor, folder)
             sink.seek(-(-sink.tell() // PAGE) * PAGE)
-            entries = {"location": target.name, "offset": str(sink.tell()), "length": str(source.length)}
+            wire.point(tensor, location=target.name, offset=str(sink.tell()), length=str(source.length))
             copy(source, sink)
-            del tensor.external_data[:]
-            for key, value in entries.items():
-                tensor.external_data.add(key=key, value=value)
         flush(sink)
     return result
 

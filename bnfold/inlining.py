@@ -9,6 +9,7 @@ from functools import partial
 import onnx
 from onnx import NodeProto
 
+from .messages import bodies
 from .native import Failed, guarded
 
 
@@ -42,6 +43,5 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Nodes, and those of the graphs in their attributes."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                yield from every_node(graph.node)
+        for graph in bodies(node):
+            yield from every_node(graph.node)

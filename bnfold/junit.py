@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from xml.etree import ElementTree
+
+from .errors import BnfoldError, CheckFailed
 
 PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
 COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
@@ -19,8 +20,15 @@ class Check:
     words: str = ""
 
 
+def broken_off(name: str, problem: BnfoldError) -> Check:
+    """What was to be checked ended with an error."""
+    return Check(name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem} {problem.hint}")
+
+
 def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
     """A JUnit report of one suite."""
+    from xml.etree import ElementTree
+
     cases = list(checks)
     root = ElementTree.Element("testsuites")
     counts = {name: str(sum(case.outcome == kind for case in cases)) for name, kind in COUNTED.items()}

@@ -1,11 +1,22 @@
-"""Small edits of protobuf messages that leave everything beside them as it was."""
+"""What onnx's messages hold, and small edits of them that leave everything beside them as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from onnx import NodeProto, ValueInfoProto, helper
+from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs in the attributes of a node (If, Loop, Scan)."""
+    for attribute in node.attribute:
+        yield from graphs(attribute)
+
+
+def graphs(attribute: AttributeProto) -> list[GraphProto]:
+    """The graphs in one attribute."""
+    return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
 def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> None:

@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
-from .messages import arrange, drop_named
+from .messages import arrange, bodies, drop_named
 from .plan import Visible
 from .tensors import Held, dense
 
@@ -139,7 +139,6 @@ def visibility(scopes: list[Scope]) -> Visible:
 def _every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
     for node in nodes:
         yield from [*node.input, *node.output]
-        for attribute in node.attribute:
-            for graph in [*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])]:
-                yield from _every_name(graph.node)
-                yield from (x.name for x in graph.output)
+        for graph in bodies(node):
+            yield from _every_name(graph.node)
+            yield from (x.name for x in graph.output)

@@ -17,6 +17,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 from . import wire
 from .affine import Affine, Array
 from .errors import ModelProblem
+from .messages import graphs
 
 DATA_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
 
@@ -223,5 +224,5 @@ def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
             yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            for graph in [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]:
+            for graph in graphs(attribute):
                 yield from _in_graph(graph)

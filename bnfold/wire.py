@@ -203,9 +203,13 @@ def _restored(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
 
 def refer(tensor: TensorProto, file: str, offset: int, length: int, **more: str) -> None:
     """Let the data of a tensor lie in a file, from where `fat` puts it back."""
+    point(tensor, location=MARK + file, offset=str(offset), length=str(length), **more)
+
+
+def point(tensor: TensorProto, **entries: str) -> None:
+    """Say where the data of a tensor lies."""
     del tensor.external_data[:]
     tensor.data_location = TensorProto.EXTERNAL
-    entries = {"location": MARK + file, "offset": str(offset), "length": str(length), **more}
     for key, value in entries.items():
         tensor.external_data.add(key=key, value=value)
 

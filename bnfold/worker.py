@@ -17,7 +17,7 @@ from typing import Any
 
 from . import onnx_io
 from .errors import BnfoldError, EnvironmentProblem
-from .junit import FAILED, UNDECIDED, Check
+from .junit import broken_off
 from .pipeline import FoldReport, Options, failed_target, fold_file
 
 PAUSE = 0.02  # seconds between two looks at a process
@@ -162,11 +162,10 @@ def success(report: FoldReport, strict: bool) -> Plain:
 
 def failure(problem: BnfoldError) -> Plain:
     """The answer about a model that was not folded."""
-    check = Check("fold", FAILED if problem.exit_code == 1 else UNDECIDED, f"{problem} {problem.hint}")
     return {
         "exit_code": problem.exit_code,
         "error": str(problem),
         "hint": problem.hint,
         "report": None,
-        "checks": [asdict(check)],
+        "checks": [asdict(broken_off("fold", problem))],
     }

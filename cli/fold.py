@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from bnfold.errors import BnfoldError, CheckFailed, UsageProblem
-from bnfold.junit import FAILED, UNDECIDED, Check
+from bnfold.errors import BnfoldError, UsageProblem
+from bnfold.junit import Check, broken_off
 from bnfold_cli.console import complain, say, table, write_json, write_junit
 
 if TYPE_CHECKING:
@@ -154,9 +154,8 @@ def failure_noted(junit: str | None) -> Iterator[None]:
     try:
         yield
     except BnfoldError as problem:
-        outcome = FAILED if isinstance(problem, CheckFailed) else UNDECIDED
         if junit:
-            write_junit(SUITE, [Check("fold", outcome, f"{problem} {problem.hint}")], 0.0, junit)
+            write_junit(SUITE, [broken_off("fold", problem)], 0.0, junit)
         raise
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from bnfold import fold
-from bnfold.verification.untouched import count, unasked
+from bnfold.verification.untouched import Messages
 from tests.test_lossless import decorated
 
 ORIGINAL = decorated()
@@ -22,14 +22,14 @@ def sentences(
 ) -> list[str]:
     model = copy.deepcopy(RESULT.model)
     change(model)
-    return list(unasked(ORIGINAL, model, declared))
+    return list(Messages(ORIGINAL, model).unasked(declared))
 
 
 def test_a_fold_declares_its_sites_and_leaves_the_rest_alone() -> None:
     assert RESULT.sites == ("d",)
     assert sentences(lambda m: None) == sentences(lambda m: None, None) == []
-    assert count(ORIGINAL, ORIGINAL)[1] == 0
-    assert count(ORIGINAL, RESULT.model)[1] == 3  # the Conv, its weight, its new bias
+    assert Messages(ORIGINAL, ORIGINAL).count()[1] == 0
+    assert Messages(ORIGINAL, RESULT.model).count()[1] == 3  # the Conv, its weight, its new bias
 
 
 def no_shape(model: onnx.ModelProto) -> None:
@@ -97,4 +97,4 @@ def test_functions_and_bodies_are_looked_into() -> None:
     ):
         other = copy.deepcopy(model)
         change(other)
-        assert any(words in sentence for sentence in unasked(model, other, ())), words
+        assert any(words in sentence for sentence in Messages(model, other).unasked(())), words

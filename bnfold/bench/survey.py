@@ -9,10 +9,11 @@ from typing import Any
 
 import onnx
 
-from ..errors import ModelProblem, UsageProblem
+from ..errors import ModelProblem
 from ..verification import libraries, providers, sessions
+from ..verification.asked import require_dynamic
 from ..verification.child import stage
-from ..verification.dimensions import candidates, dynamic
+from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.probe import versions
@@ -45,10 +46,7 @@ def survey(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sized(graph: onnx.GraphProto, request: Mapping[str, Any], way: Way) -> list[dict[str, Any]]:
-    known = dynamic(graph)
-    for name, _ in (pair for dims in request["dims"] for pair in dims):
-        if name not in known:
-            raise UsageProblem(f"the model has no dynamic dimension {name!r}", f"It has: {', '.join(known) or 'none'}.")
+    require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
     stage("onnxruntime, running the original")
     plain = Setting("default", "cuda" if way.gpu else "cpu")
     session = opened(request, "original", plain)

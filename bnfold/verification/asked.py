@@ -49,12 +49,17 @@ def combined(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: 
 
     Raises UsageProblem for what the model does not have, or has with a size of its own.
     """
-    known = dynamic(graph)
-    for name in dims:
-        if name not in known:
-            raise UsageProblem(f"the model has no dynamic dimension {name!r}", f"It has: {', '.join(known) or 'none'}.")
+    require_dynamic(graph, dims)
     fixed = _sizes_of(graph, shapes)
     return [{**fixed, **dict(zip(dims, sizes, strict=True))} for sizes in itertools.product(*dims.values())]
+
+
+def require_dynamic(graph: onnx.GraphProto, names: Iterable[str]) -> None:
+    """Raises UsageProblem for a dimension that the model does not have, or has with a size of its own."""
+    known = dynamic(graph)
+    for name in names:
+        if name not in known:
+            raise UsageProblem(f"the model has no dynamic dimension {name!r}", f"It has: {', '.join(known) or 'none'}.")
 
 
 def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> Sizes:

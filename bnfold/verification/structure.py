@@ -11,7 +11,7 @@ import onnx
 from .child import stage
 from .loading import load
 from .protos import every_node, fed
-from .untouched import count, unasked
+from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add
 
@@ -26,7 +26,8 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     stage("reading the models")
     original, folded = load(request["original"]), load(request["folded"])
     problems = [*_interface(original, folded), *_identity(original, folded), *_names(original, folded)]
-    problems += unasked(original, folded, request.get("declared"))
+    messages = Messages(original, folded)
+    problems += messages.unasked(request.get("declared"))
     notes = _overridable(original, folded)
     before = _checked("the original", request["original"])
     after = _checked("the folded model", request["folded"])
@@ -35,7 +36,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     elif before:
         notes.append(f"onnx.checker rejects the original already: {before}")
     facts: dict[str, Any] = {"original": _facts(original), "folded": _facts(folded), "identical": original == folded}
-    facts["untouched"], facts["edited"] = count(original, folded)
+    facts["untouched"], facts["edited"] = messages.count()
     return {"problems": problems, "notes": notes, **facts}
 
 

@@ -10,45 +10,46 @@ import onnx
 
 from .protos import called, every_node, graphs, subgraphs
 
-Messages = dict[tuple[str, str], list[bytes]]  # what kind of message about what name: digests, in the order of the file
+Digests = dict[tuple[str, str], list[bytes]]  # by kind of message and name, in the order of the file
 FIELDS = {"initializer": "name", "value_info": "name", "quantization_annotation": "tensor_name"}
 
 
-def unasked(original: onnx.ModelProto, folded: onnx.ModelProto, declared: Collection[str] | None) -> Iterator[str]:
-    """Sentences about what changed beside the fold sites.
+class Messages:
+    """The messages of two models, each read once."""
 
-    `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a constant
-    that does, counts as one.
-    """
-    before, after = messages(original), messages(folded)
-    different = {key for key in after if before.get(key) != after[key]}
-    if declared is None:
-        declared = _sites(folded, different)
-    allowed = _about(folded, declared)
-    for kind, name in sorted(different):
-        if name not in allowed:
-            yield f"{kind} {name!r} changed, though it belongs to no fold site"
-    used, left = _mentioned(original), _mentioned(folded) | {called(node) for node in every_node(folded)}
-    for kind, name in sorted(before.keys() - after.keys()):
-        if kind != "node" and (name in left or name not in used):
-            yield f"{kind} {name!r} is gone"
-    yield from _labels(original, folded)
+    def __init__(self, original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+        self.original, self.folded = original, folded
+        self.before, self.after = digests(original), digests(folded)
+        self.different = {key for key, found in self.after.items() if self.before.get(key) != found}
+
+    def unasked(self, declared: Collection[str] | None) -> Iterator[str]:
+        """Sentences about what changed beside the fold sites.
+
+        `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a
+        constant that does, counts as one.
+        """
+        allowed = _about(self.folded, _sites(self.folded, self.different) if declared is None else declared)
+        for kind, name in sorted(self.different):
+            if name not in allowed:
+                yield f"{kind} {name!r} changed, though it belongs to no fold site"
+        used, left = _mentioned(self.original), _mentioned(self.folded)
+        for kind, name in sorted(self.before.keys() - self.after.keys()):
+            if kind != "node" and (name in left or name not in used):
+                yield f"{kind} {name!r} is gone"
+        yield from _labels(self.original, self.folded)
+
+    def count(self) -> tuple[int, int]:
+        """How many messages of the folded model are the original's, and how many are not."""
+        return len(self.after) - len(self.different), len(self.different)
 
 
-def messages(model: onnx.ModelProto) -> Messages:
+def digests(model: onnx.ModelProto) -> Digests:
     """Every message of a model about something that has a name; nodes without the graphs that are nested in them."""
-    found: Messages = {}
+    found: Digests = {}
     for kind, name, message in _every(model):
         digest = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
         found.setdefault((kind, name), []).append(digest)
     return found
-
-
-def count(original: onnx.ModelProto, folded: onnx.ModelProto) -> tuple[int, int]:
-    """How many messages of the folded model are the original's, and how many are not."""
-    before, after = messages(original), messages(folded)
-    same = sum(before.get(key) == found for key, found in after.items())
-    return same, len(after) - same
 
 
 def _every(model: onnx.ModelProto) -> Iterator[tuple[str, str, Any]]:
