@@ -94,6 +94,10 @@ class Affine:
         """Rearrange the coefficients exactly as an operator rearranges its data."""
         return Affine(move(self.scale), move(self.shift))
 
+    def rows(self, chosen: slice) -> Affine:
+        """The coefficients for some rows of a tensor of the same rank, which is at least 1."""
+        return self.map(lambda c: c[chosen] if len(c) > 1 else c)
+
     def along(self, axis: int, size: int) -> Affine:
         """The coefficients as 1-D arrays of length `size`, if they vary on `axis` alone."""
         axis %= self.rank

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -15,10 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from . import wire
-from .affine import Affine, Array
+from .affine import Affine, Array, at_rank
 from .errors import ModelProblem
 from .messages import graphs
 
+CACHED = 1 << 16  # numbers, as float64 half a megabyte
 DATA_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
 
 
@@ -84,8 +86,9 @@ class Held(gs.Constant):  # type: ignore[misc]
     def reach(self) -> float:
         """No value is larger in magnitude; not a number where one of them is none."""
         if self.largest is None:
-            stored = self.stored
-            self.largest = float(np.maximum(stored.max(), -stored.min())) if stored.size else 0.0
+            stored = np.atleast_1d(self.stored)
+            parts = [stored[rows] for rows in spans(stored)] if stored.size else []
+            self.largest = float(np.max([end for part in parts for end in (part.max(), -part.min())], initial=0.0))
         return self.pending.reach(self.largest)
 
     @property
@@ -96,6 +99,22 @@ class Held(gs.Constant):  # type: ignore[misc]
             return widened(stored)
         value = self.pending(stored)
         return value.reshape(value.shape[redundant(value.shape, stored.ndim) :])
+
+    def rounded(self) -> Iterator[tuple[Array, int]]:
+        """`values` as `rounded` gives them, some rows at a time where they have the shape of what is stored."""
+        stored = np.atleast_1d(self.stored)
+        if self.pending.rank > stored.ndim or self.shape not in (stored.shape, ()):
+            yield rounded(self.values, self.kind)
+            return
+        whole = self.pending.map(lambda c: at_rank(c, stored.ndim))
+        for rows in spans(stored):
+            yield rounded(whole.rows(rows)(stored[rows]), self.kind)
+
+
+def spans(value: Array) -> Iterator[slice]:
+    """All rows of an array, as many at a time as the processor's cache holds."""
+    step = max(1, len(value) * CACHED // max(1, value.size))
+    return (slice(start, start + step) for start in range(0, len(value), step))
 
 
 def redundant(shape: tuple[int, ...], rank: int) -> int:
@@ -183,29 +202,36 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     return result
 
 
-def to_tensor(values: Array, name: str) -> TensorProto:
-    return numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+def settle(held: Held, spill: Path | None = None) -> int:
+    """Write a constant's values, rounded once, into its message, whose name, documentation and metadata stay.
 
-
-def replace_values(message: TensorProto, values: Array, spill: Path | None = None) -> None:
-    """New numbers in the same message: its name, documentation and metadata stay.
-
-    With `spill` large ones are put at the end of that file, and the message refers to them.
+    With `spill` large ones are put at the end of that file, and the message refers to them. Returns how many were too
+    small for their type and became zero.
     """
-    fresh: Any = to_tensor(values, message.name)
-    was_outside = uses_external_data(message) and not wire.reference(message)
-    for field in DATA_FIELDS:
-        message.ClearField(field)
-    message.ClearField("data_location")
-    message.dims[:] = fresh.dims
-    message.data_type = fresh.data_type
-    if spill is None or len(fresh.raw_data) < wire.LARGE:
-        message.raw_data = fresh.raw_data
-        return
-    with spill.open("ab") as file:
-        more = {wire.OUTSIDE: ""} if was_outside else {}
-        wire.refer(message, str(spill.absolute()), file.tell(), len(fresh.raw_data), **more)
-        file.write(fresh.raw_data)
+    message, shape = held.home, held.shape
+    assert message is not None
+    length = math.prod(shape) * held.kind.itemsize
+    more = {wire.OUTSIDE: ""} if uses_external_data(message) and not wire.reference(message) else {}
+    with spill.open("ab") if spill and length >= wire.LARGE else io.BytesIO() as sink:
+        start, flushed = sink.tell(), written(held, sink)
+        for field in (*DATA_FIELDS, "data_location"):
+            message.ClearField(field)
+        message.dims[:] = shape
+        message.data_type = helper.np_dtype_to_tensor_dtype(held.kind)
+        if isinstance(sink, io.BytesIO):
+            message.raw_data = sink.getvalue()
+        else:
+            wire.refer(message, str(Path(sink.name).absolute()), start, length, **more)
+    return flushed
+
+
+def written(held: Held, sink: BinaryIO) -> int:
+    """Write the rounded values as ONNX stores them; how many of them became zero."""
+    flushed = 0
+    for part, small in held.rounded():
+        sink.write(numpy_helper.tobytes_little_endian(part))
+        flushed += small
+    return flushed
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -7,11 +7,12 @@ from contextlib import suppress
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, TypeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelProblem
 from .links import link
+from .messages import bodies
 from .native import Failed, guarded
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
@@ -23,8 +24,9 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     The weights themselves are not copied. Raises ModelProblem if the graph cannot be read.
     """
     bare = skeleton(record, overridable)
-    with suppress(Failed):  # stated shapes must do, then
-        bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
+    if not states_shapes(bare):
+        with suppress(Failed):  # stated shapes must do, then
+            bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     try:
@@ -39,6 +41,19 @@ def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
     for graph in [view, *view.functions]:
         adopt_all(graph, graph.opset)
     return view
+
+
+def states_shapes(model: ModelProto) -> bool:
+    """Whether the file gives every tensor that a node makes an element type and each of its axes a length or a name."""
+    if model.functions or any(any(bodies(node)) for node in model.graph.node):
+        return False
+    known = {value.name for value in [*model.graph.value_info, *model.graph.output] if is_whole(value.type.tensor_type)}
+    return known.issuperset(name for node in model.graph.node for name in node.output if name)
+
+
+def is_whole(kind: TypeProto.Tensor) -> bool:
+    named = (dim.WhichOneof("value") for dim in kind.shape.dim)
+    return kind.elem_type != TensorProto.UNDEFINED and kind.HasField("shape") and all(named)
 
 
 def inferred(model: ModelProto) -> bytes:

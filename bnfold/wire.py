@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
 
 LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
-MARK = f"\0{secrets.token_hex(8)}:"  # starts what is found in no file
+MARK = f"\0{os.urandom(8).hex()}:"  # starts what is found in no file
 OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data file, as those of the old one did
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups, the others, are in no ONNX file
 DEEPEST = 100  # messages within messages, as protobuf's own parser has it
@@ -223,5 +222,8 @@ def reference(tensor: TensorProto) -> dict[str, str]:
 def data(tensor: TensorProto, folder: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The bytes of a tensor that lie in the model file, mapped into memory."""
     entries = reference(tensor)
-    file = folder / entries["location"].removeprefix(MARK)
-    return np.memmap(file, np.uint8, "r", int(entries["offset"]), (int(entries["length"]),))
+    start, length = int(entries["offset"]), int(entries["length"])
+    before = start % mmap.ALLOCATIONGRANULARITY
+    with (folder / entries["location"].removeprefix(MARK)).open("rb", buffering=0) as file:
+        held = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
+    return np.frombuffer(held, np.uint8, length, before)

@@ -18,7 +18,7 @@ from .graph import dtype
 from .messages import drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .scopes import Scope, homes, scopes_of, visibility
-from .tensors import Held, replace_values, rounded
+from .tensors import Held, settle
 from .view import adopt, import_view
 
 
@@ -285,9 +285,6 @@ class Workbench:
         main = self.record.graph
         stated = {value.name: value for value in [*main.input, *main.value_info]}
         for held in sorted(edited, key=lambda held: held.base is held.home):
-            values, flushed = rounded(held.values, held.kind)
-            assert held.home is not None
-            replace_values(held.home, values, self.spill)
-            self.flushed += flushed
             if held.name in stated:
-                set_shape(stated[held.name], values.shape)
+                set_shape(stated[held.name], held.shape)
+            self.flushed += settle(held, self.spill)
