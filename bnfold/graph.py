@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Affine, Array, Refused, require
 from .constants import is_evaluable, value_of
+from .tensors import TINY
 
 Dim = int | str | None
 
@@ -84,7 +85,7 @@ def stored(tensor: gs.Tensor) -> gs.Tensor:
 def is_floating(tensor: gs.Tensor) -> bool:
     """Whether the tensor is known to hold float16, bfloat16, float32 or float64 values."""
     try:
-        return str(dtype(tensor)) in ("float16", "bfloat16", "float32", "float64")
+        return dtype(tensor) in TINY
     except Refused:
         return False
 

@@ -195,7 +195,7 @@ def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
     tensor = node.inputs[index] if has(node, index) else None
-    if isinstance(tensor, Held) and str(tensor.kind) in TINY:
+    if isinstance(tensor, Held) and tensor.kind in TINY:
         with np.errstate(over="ignore", invalid="ignore"):
             if 2 * share.reach(tensor.reach) < float(ml_dtypes.finfo(tensor.kind).max):  # type: ignore[no-untyped-call]
                 return
@@ -205,7 +205,7 @@ def require_representable(node: gs.Node, index: int, share: Affine) -> None:
 
 def require_in_range(node: gs.Node, index: int, value: Array) -> None:
     kind = dtype(node.inputs[index if has(node, index) else 1])
-    require(str(kind) in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
+    require(kind in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
     new, _ = rounded(value, kind)
     finite = np.isfinite(new.astype(np.float64)).all()
     require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")

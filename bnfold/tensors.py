@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -128,19 +129,20 @@ def widened(value: Array) -> Array:
     return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
 
 
-TINY = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 0.0}  # below it: zero
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
 
 
 def rounded(value: Array, kind: np.dtype[Any]) -> tuple[Array, int]:
-    """float64 values rounded once to `kind`, and how many numbers too small for it became zero.
+    """float64 values rounded once to `kind`, and how many numbers too small for it, below TINY, became zero.
 
     Subnormals count as too small, since they slow inference down; but float16 keeps its own, which carry weights of
     ordinary size and which hardware runs at full speed. What overflows becomes infinite.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         wide = np.asarray(value)
-        result = (to_odd(wide) if str(kind) == "bfloat16" else wide).astype(kind)
-    small = np.abs(result) < kind.type(TINY[str(kind)])
+        result = (to_odd(wide) if kind == BFLOAT16 else wide).astype(kind)
+    small = np.abs(result) < kind.type(TINY[kind])
     if small.any():
         small &= value != 0
         result[small] = 0

@@ -110,7 +110,7 @@ def test_float16_keeps_its_subnormals():
     small = np.abs(stored(result.model)["W"].astype(np.float64))
     assert result.flushed == 0
     assert (small[small > 0] < 2.0**-14).any()
-    assert TINY["float16"] == 0
+    assert TINY[np.dtype(np.float16)] == 0
 
 
 def test_epsilon_survives_float16():

@@ -1,6 +1,7 @@
 """How the time of a fold grows with the number of nodes, and what a fold of a 6 GB model takes.
 
-python -m tests.benchmarks.scale [--nodes 10000 100000] [--norms 20000] [--gigabytes 6] [--folder DIR] [--json PATH]
+python -m tests.benchmarks.scale [--nodes 10000 100000] [--norms 20000] [--gigabytes 6] [--rounds 5]
+    [--folder DIR] [--json PATH]
 
 Whole processes of `bnfold fold --verify off`, and the planning alone: from the parsed model to the folded one, by the clock
 and in seconds of the processor, which others on the machine lengthen less. The large model has its data in a sparse file;
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -30,7 +32,6 @@ from tests.benchmarks.children import Run, command, python
 CHANNELS = 4
 SIDE = 4096  # of the matrices of the large model
 ONE = SIDE * SIDE * 4  # bytes of one of them
-CAP = 600  # MB
 
 
 class Net:
@@ -187,25 +188,39 @@ def growth(build: Callable[[int], onnx.ModelProto], sizes: list[int], folder: Pa
     return {"network": build.__name__, "rows": rows, **ratios}
 
 
-def heavy(gigabytes: float, folder: Path) -> dict[str, Any]:
-    """The large model: its fold with data copied and with data left where they are, and copies by cp."""
+def heavy(gigabytes: float, folder: Path, rounds: int) -> dict[str, Any]:
+    """The large model: its fold with data copied and with data left where they are, and copies by cp, in rounds."""
     path = large(folder, gigabytes)
-    data, copy = path.with_suffix(".data"), folder / "copy.data"
-    row: dict[str, Any] = {"bytes": data.stat().st_size}
-    command(["cp", "--sparse=never", data, copy])  # into the page cache, as far as that goes
-    copy.unlink()
-    for name, options in (("copied", ()), ("kept", ("--external", "keep"))):
-        run = folded(path, *options)
-        row |= {f"{name} s": run.seconds, f"{name} peak_mb": run.peak_mb}
-        for made in folder.glob("large.folded*"):
-            made.unlink()
-    row["cp s"] = command(["cp", "--sparse=never", data, copy]).seconds
-    copy.unlink()
-    row["cp and sync s"] = command(["sh", "-c", 'cp --sparse=never "$0" "$1" && sync "$1"', data, copy]).seconds
-    copy.unlink()
-    row |= {f"copied over {cp}": row["copied s"] / row[f"{cp} s"] for cp in ("cp", "cp and sync")}
+    data = path.with_suffix(".data")
+    ways: dict[str, Callable[[], Run]] = {
+        "cp": lambda: command(["cp", "--sparse=never", data, folder / "copy.data"]),
+        "cp and sync": lambda: command(
+            ["sh", "-c", 'cp --sparse=never "$0" "$1" && sync "$1"', data, folder / "copy.data"]
+        ),
+        "copied": lambda: folded(path),
+        "kept": lambda: folded(path, "--external", "keep"),
+    }
+    alone(ways["cp"], folder)  # into the page cache, as far as that goes
+    runs = [{way: alone(run, folder) for way, run in ways.items()} for _ in range(rounds)]
+    row: dict[str, Any] = {"bytes": data.stat().st_size, "rounds": rounds}
+    for way in ways:
+        row[f"{way} s"] = median(run[way].seconds for run in runs)
+    for way in ("copied", "kept"):
+        row[f"{way} peak_mb"] = max(run[way].peak_mb or 0.0 for run in runs)
+    for cp in ("cp", "cp and sync"):
+        row[f"copied over {cp}"] = median(run["copied"].seconds / run[cp].seconds for run in runs)
     report(f"{gigabytes:g} GB", row)
-    return row
+    return {**row, "seconds": [{way: run.seconds for way, run in each.items()} for each in runs]}
+
+
+def alone(run: Callable[[], Run], folder: Path) -> Run:
+    """One run, without what it wrote, and without what the system has still to write of it."""
+    try:
+        return run()
+    finally:
+        for made in [*folder.glob("large.folded*"), *folder.glob("copy*")]:
+            made.unlink()
+        os.sync()
 
 
 def report(title: str, *rows: dict[str, Any]) -> None:
@@ -219,6 +234,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, nargs=2, default=[10_000, 100_000])
     parser.add_argument("--norms", type=int, default=20_000)
     parser.add_argument("--gigabytes", type=float, default=6.0)
+    parser.add_argument("--rounds", type=int, default=5, help="of the large model")
     parser.add_argument("--folder", type=Path, help="where models are made (default: a temporary folder)")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
@@ -235,7 +251,7 @@ def main() -> None:
                 growth(passed_through, options.nodes, folder),
                 growth(norms, [options.norms // 10, options.norms], folder),
             ],
-            "large": heavy(options.gigabytes, folder),
+            "large": heavy(options.gigabytes, folder, options.rounds),
         }
     finally:
         shutil.rmtree(folder)
