@@ -14,6 +14,7 @@ from onnx.external_data_helper import uses_external_data
 
 from . import wire
 from .errors import ModelProblem
+from .promises import Promises
 from .tensors import all_tensors
 
 BLOCK = 1 << 24
@@ -85,16 +86,19 @@ def require_data(model: ModelProto, folder: Path) -> None:
         place(tensor, folder)
 
 
-def gathered(model: ModelProto, folder: Path, target: Path) -> ModelProto:
-    """A copy of a model whose data files became one, `target`, to which their bytes are copied."""
+def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) -> ModelProto:
+    """A copy of a model whose data files became one, `target`, with their bytes and those that were promised."""
     result = ModelProto()
     result.CopyFrom(model)
     with target.open("wb") as sink:
         for tensor in filter(belongs_outside, all_tensors(result)):
-            source = place(tensor, folder)
             sink.seek(-(-sink.tell() // PAGE) * PAGE)
-            wire.point(tensor, location=target.name, offset=str(sink.tell()), length=str(source.length))
-            copy(source, sink)
+            start, number = sink.tell(), wire.reference(tensor).get("promise")
+            if number is None:
+                copy(place(tensor, folder), sink)
+            else:
+                promises.keep(int(number), sink)
+            wire.point(tensor, location=target.name, offset=str(start), length=str(sink.tell() - start))
         flush(sink)
     return result
 

@@ -16,7 +16,7 @@ from . import engines
 from .errors import EnvironmentProblem, UsageProblem
 from .junit import Check
 from .pipeline import DEFAULT, Options, default_target, require_beside
-from .verification.sessions import threads
+from .processors import threads
 
 SCHEMA = "bnfold.fleet/1"
 WORST = (70, 1, 5, 4, 3, 2, 0)  # exit codes of models, the worst first

@@ -20,6 +20,7 @@ from .cleanup import cancel
 from .graph import label, operator
 from .inlining import holders, inlined
 from .plan import Direction, Plan, Way, make_plan
+from .promises import Promises
 from .workbench import Workbench
 
 Model = onnx.ModelProto | str | PathLike[str]
@@ -113,23 +114,27 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded 
     if isinstance(model, onnx.ModelProto):
         result = fold(model, freeze_initializers=freeze_initializers)
     else:
-        result = fold_in_place(onnx_io.load(model, whole=False), Path(model).parent, freeze_initializers)
+        result = fold_in_place(onnx_io.load(model, whole=False), Path(model).parent, freeze_initializers, Promises())
     return (*result.folded, *result.kept)
 
 
 def fold_in_place(
-    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool = False, spill: Path | None = None
+    record: onnx.ModelProto,
+    folder: Path | None,
+    freeze_initializers: bool = False,
+    promises: Promises | None = None,
 ) -> FoldResult:
     """`fold` on a record that may be consumed; external data is read from `folder`.
 
-    With `spill` large new constants are put into that file, and the model refers to them until it is written.
+    With `promises` large new constants are computed only when the model is written; `flushed` does not count them.
     Functions are folded inside their bodies; those that still hold a BatchNormalization are inlined if that helps.
     """
-    result = fold_as_it_stands(record, folder, freeze_initializers, spill)
+    promises = None if holders(record) else promises  # what may be folded twice is computed at once
+    result = fold_as_it_stands(record, folder, freeze_initializers, promises)
     names = [f"{domain}::{name}" for domain, name in holders(record)]
     if not names:
         return result
-    again = fold_as_it_stands(inlined(record), folder, freeze_initializers, spill)
+    again = fold_as_it_stands(inlined(record), folder, freeze_initializers)
     if len(again.batch_norms_kept) >= len(result.batch_norms_kept):
         return result
     record.CopyFrom(again.model)
@@ -139,10 +144,10 @@ def fold_in_place(
 
 
 def fold_as_it_stands(
-    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool, spill: Path | None
+    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool, promises: Promises | None = None
 ) -> FoldResult:
     """`fold_in_place`, every graph and function for itself."""
-    bench = Workbench(record, folder, freeze_initializers, spill)
+    bench = Workbench(record, folder, freeze_initializers, promises)
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
         hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
@@ -19,6 +19,7 @@ from onnx import ModelProto
 
 from . import external, wire
 from .errors import EnvironmentProblem, ModelProblem
+from .promises import Promises
 from .tensors import all_tensors
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
@@ -84,26 +85,24 @@ def _require_known(model: ModelProto, where: Path) -> None:
         )
 
 
-def save(model: ModelProto, path: str | PathLike[str], source_folder: str | PathLike[str] | None = None) -> None:
+def save(
+    model: ModelProto,
+    path: str | PathLike[str],
+    source_folder: str | PathLike[str] | None = None,
+    promises: Promises | None = None,
+) -> None:
     """Write a model whole or not at all: to a temporary file beside `path`, then renamed.
 
     Tensors in external files, which are looked for in `source_folder`, are copied to `NAME.data` beside the model, so
     that the result stands on its own. Raises EnvironmentProblem if the place cannot be written.
     """
-    with staged(Path(path)) as stage:
-        write(model, stage.draft, Path(source_folder) if source_folder is not None else Path(path).parent)
-
-
-class Stage(NamedTuple):
-    """Where a model is written until it is known to be good, and where large new constants are kept until then."""
-
-    draft: Path
-    spill: Path
+    with staged(Path(path)) as draft:
+        write(model, draft, Path(source_folder) if source_folder is not None else Path(path).parent, promises)
 
 
 @contextmanager
-def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[Stage]:
-    """Places in a new folder beside `target`; when the block ends well, what was written there takes its place.
+def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[Path]:
+    """A place in a new folder beside `target`; when the block ends well, what was written there takes its place.
 
     The data file goes first, so that a model never stands without its data. Without `keep` nothing is left. A draft
     that refers to the data files of `target`'s own folder must itself be in it: `beside`.
@@ -114,7 +113,7 @@ def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[St
         raise _unwritable(target, problem) from problem
     draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
     try:
-        yield Stage(draft, folder / "spill")
+        yield draft
         for made, place in ((draft.with_name(data_name(draft)), target.with_name(data_name(target))), (draft, target)):
             if keep and made.exists():
                 os.replace(made, place)
@@ -145,13 +144,21 @@ def data_name(target: Path) -> str:
     return f"{target.name}.data"
 
 
-def write(model: ModelProto, draft: Path, source_folder: Path, keep_external: bool = False) -> None:
+def write(
+    model: ModelProto,
+    draft: Path,
+    source_folder: Path,
+    promises: Promises | None = None,
+    keep_external: bool = False,
+) -> None:
     """Write a model, and beside it the external data that it refers to, flushed to the disk.
 
-    With `keep_external` the result refers to the data files of the source, and holds what is new itself.
+    Constants that it only promises are computed now. With `keep_external` the result refers to the data files of the
+    source, and holds what is new itself.
     """
+    promises = promises or Promises()
     if not keep_external and any(map(external.belongs_outside, all_tensors(model))):
-        model = external.gathered(model, source_folder, draft.with_name(data_name(draft)))
+        model = external.gathered(model, source_folder, draft.with_name(data_name(draft)), promises)
     try:
         pieces = wire.fat(model.SerializeToString(deterministic=True))
     except (ValueError, EncodeError):
@@ -161,13 +168,25 @@ def write(model: ModelProto, draft: Path, source_folder: Path, keep_external: bo
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
     with draft.open("wb") as stream:
-        for piece in pieces:
-            if isinstance(piece, bytes):
-                stream.write(piece)
-            else:
-                external.copy(external.Place(source_folder / piece.file, piece.start, len(piece)), stream)
-                external.require_unchanged(source_folder / piece.file, piece.stamp)
+        promised = [*_laid_out(pieces, stream, source_folder)]
+        stream.flush()
+        promises.keep_all(draft, promised)
+        copied = {(piece.file, piece.stamp) for piece in pieces if isinstance(piece, wire.Range)}
+        for file, stamp in copied | promises.read_from:
+            external.require_unchanged(source_folder / file, stamp)
         external.flush(stream)
+
+
+def _laid_out(pieces: list[wire.Piece], stream: BinaryIO, source_folder: Path) -> Iterator[tuple[int, int]]:
+    """Write what there is already, and leave room for what is promised: which promise, and where."""
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            stream.write(piece)
+        elif isinstance(piece, wire.Range):
+            external.copy(external.Place(source_folder / piece.file, piece.start, len(piece)), stream)
+        else:
+            yield piece.number, stream.tell()
+            stream.seek(len(piece), os.SEEK_CUR)
 
 
 def copy(source: Path, draft: Path, keep_external: bool = False) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
 from .native import Failed, guarded
+from .promises import Promises
 from .tensors import all_tensors
 
 if TYPE_CHECKING:
@@ -136,12 +137,14 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     require_places(source, target, failed, options)
     require_valid(record, source)
     before = size_of(record, source)
-    with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as (draft, spill):
-        result = fold_in_place(record, source.parent, options.freeze_initializers, spill)
+    with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
+        promises = Promises()
+        result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
-        stage(record if result.folded else None, source, draft, options.keeps_external)
-        with kept_if_failed(record, source, failed):
+        stage(record if result.folded else None, source, draft, promises, options.keeps_external)
+        result = replace(result, flushed=result.flushed + promises.flushed)
+        with kept_if_failed(record, source, failed, promises):
             wanted = result.folded and options.verify != "off"
             verification = verified(source, draft, options.verify, result.sites) if wanted else None
         after = size_of(record, draft)
@@ -157,13 +160,13 @@ def nothing_to_fold(source: Path) -> ModelProblem:
 
 
 @contextmanager
-def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None) -> Iterator[None]:
+def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None, promises: Promises) -> Iterator[None]:
     """Write a model that did not pass to `target`, if there is one, and say so."""
     try:
         yield
     except (CheckFailed, Inconclusive) as problem:
         if target:
-            onnx_io.save(record, target, source.parent)
+            onnx_io.save(record, target, source.parent, promises)
             problem.hint = f"It is kept as {target}, for inspection only. {problem.hint}"
         raise
 
@@ -217,10 +220,10 @@ def size_of(record: onnx.ModelProto, path: Path) -> Size:
     return Size(len(record.graph.node), kinds["BatchNormalization"], length)
 
 
-def stage(record: onnx.ModelProto | None, source: Path, draft: Path, keep_external: bool) -> None:
+def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, keep_external: bool) -> None:
     """Write the folded record; where nothing was folded, the very bytes of the source."""
     if record is not None:
-        onnx_io.write(record, draft, source.parent, keep_external)
+        onnx_io.write(record, draft, source.parent, promises, keep_external)
     else:
         onnx_io.copy(source, draft, keep_external)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -22,7 +21,6 @@ from .errors import ModelProblem
 from .messages import graphs
 
 CACHED = 1 << 16  # numbers, as float64 half a megabyte
-DATA_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
 
 
 class Held(gs.Constant):  # type: ignore[misc]
@@ -202,38 +200,6 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     else:
         result[tuple(indices.T)] = values
     return result
-
-
-def settle(held: Held, spill: Path | None = None) -> int:
-    """Write a constant's values, rounded once, into its message, whose name, documentation and metadata stay.
-
-    With `spill` large ones are put at the end of that file, and the message refers to them. Returns how many were too
-    small for their type and became zero.
-    """
-    message, shape = held.home, held.shape
-    assert message is not None
-    length = math.prod(shape) * held.kind.itemsize
-    more = {wire.OUTSIDE: ""} if uses_external_data(message) and not wire.reference(message) else {}
-    with spill.open("ab") if spill and length >= wire.LARGE else io.BytesIO() as sink:
-        start, flushed = sink.tell(), written(held, sink)
-        for field in (*DATA_FIELDS, "data_location"):
-            message.ClearField(field)
-        message.dims[:] = shape
-        message.data_type = helper.np_dtype_to_tensor_dtype(held.kind)
-        if isinstance(sink, io.BytesIO):
-            message.raw_data = sink.getvalue()
-        else:
-            wire.refer(message, str(Path(sink.name).absolute()), start, length, **more)
-    return flushed
-
-
-def written(held: Held, sink: BinaryIO) -> int:
-    """Write the rounded values as ONNX stores them; how many of them became zero."""
-    flushed = 0
-    for part, small in held.rounded():
-        sink.write(numpy_helper.tobytes_little_endian(part))
-        flushed += small
-    return flushed
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

@@ -2,8 +2,8 @@
 
 `thin` gives a model's bytes without the data of its large tensors, `fat` puts them back by copying ranges of the file.
 In between each of them is an external tensor whose data lies in the model file itself: `offset` and `length` of its
-data and, in `message`, where the whole message is. Its `location` starts with what no file name does, and no file can
-know. See https://protobuf.dev/programming-guides/encoding.
+data and, in `message`, where the whole message is; or, in `promise`, the number of one that is computed in the end. Its
+`location` starts with what no file name does, and no file can know. See https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -46,7 +46,18 @@ class Range:
         return self.stop - self.start
 
 
-Piece = bytes | Range
+@dataclass(frozen=True)
+class Promise:
+    """Bytes that are computed when they are written."""
+
+    number: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+
+Piece = bytes | Range | Promise
 Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at this place; None leaves it as it is
 
 
@@ -174,35 +185,34 @@ def _referring(name: str, stamp: str) -> Change:
         if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] in external for entry in found):
             return None
         _, tag, body, end = data[0]
-        made = TensorProto()
-        refer(made, name, body, end - body, message=f"{start}:{stop}", stamp=stamp)
+        made, message = TensorProto(), f"{start}:{stop}"
+        point(made, location=MARK + name, offset=str(body), length=str(end - body), message=message, stamp=stamp)
         return [buffer[start:tag], buffer[end:stop], made.SerializeToString()]
 
     return change
 
 
 def _restored(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
-    """A whole message of the file or, where only the data of a new one lies in a file, the message around these."""
+    """A whole message of the file or, for a new one, the message around its promised data."""
     tensor = TensorProto.FromString(buffer[start:stop])
     entries = reference(tensor)
     if not entries:
         return None
-    file = entries["location"].removeprefix(MARK)
     if "message" in entries:
         begin, behind = map(int, entries["message"].split(":"))
-        return [Range(file, begin, behind, entries["stamp"])]
+        return [Range(entries["location"].removeprefix(MARK), begin, behind, entries["stamp"])]
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
     tensor.raw_data = b""
     around = tensor.SerializeToString(deterministic=True)
     _, tag, _, end = next(entry for entry in fields(around, 0, len(around)) if entry[0] == _NUMBER["raw_data"])
-    found = Range(file, int(entries["offset"]), int(entries["offset"]) + int(entries["length"]))
+    found = Promise(int(entries["promise"]), int(entries["length"]))
     return [around[:tag], head(_NUMBER["raw_data"], len(found)), found, around[end:]]
 
 
-def refer(tensor: TensorProto, file: str, offset: int, length: int, **more: str) -> None:
-    """Let the data of a tensor lie in a file, from where `fat` puts it back."""
-    point(tensor, location=MARK + file, offset=str(offset), length=str(length), **more)
+def promise(tensor: TensorProto, number: int, length: int, **more: str) -> None:
+    """Let the data of a tensor be a promise, which `fat` finds again."""
+    point(tensor, location=MARK, promise=str(number), length=str(length), **more)
 
 
 def point(tensor: TensorProto, **entries: str) -> None:

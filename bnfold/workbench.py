@@ -17,22 +17,27 @@ from .constants import value_of
 from .graph import dtype
 from .messages import drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from .promises import Promises, settle
 from .scopes import Scope, homes, scopes_of, visibility
-from .tensors import Held, settle
+from .tensors import Held
 from .view import adopt, import_view
 
 
 class Workbench:
     """One model under the hammer. `record` is edited in place: hand over a copy to keep the original.
 
-    `folder` is where external data lies; with `spill` large new constants are put at the end of that file. Raises
-    ModelProblem if the graph cannot be read.
+    `folder` is where external data lies; with `promises` large new constants are promised. Raises ModelProblem if the
+    graph cannot be read.
     """
 
     def __init__(
-        self, record: onnx.ModelProto, folder: Path | None = None, freeze: bool = False, spill: Path | None = None
+        self,
+        record: onnx.ModelProto,
+        folder: Path | None = None,
+        freeze: bool = False,
+        promises: Promises | None = None,
     ) -> None:
-        self.record, self.folder, self.spill = record, folder, spill
+        self.record, self.folder, self.promises = record, folder, promises
         self.notes: list[str] = []
         self.flushed = 0  # numbers that became zero; counted when the model is closed
         view = import_view(record, self._overridable(freeze))
@@ -287,4 +292,4 @@ class Workbench:
         for held in sorted(edited, key=lambda held: held.base is held.home):
             if held.name in stated:
                 set_shape(stated[held.name], held.shape)
-            self.flushed += settle(held, self.spill)
+            self.flushed += settle(held, self.promises)

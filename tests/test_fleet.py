@@ -21,7 +21,7 @@ import pytest
 
 from bnfold import engines, fleet
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.verification import sessions
+from bnfold.processors import threads
 from bnfold.worker import fold_apart
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
@@ -205,13 +205,13 @@ def test_jobs_share_the_processors(tmp_path, monkeypatch, jobs, processors, coun
 
 
 def test_a_job_gives_its_share_to_onnxruntime(monkeypatch):
-    usable = sessions.threads()
+    usable = threads()
     for asked, given in {"1": 1, "100000": usable}.items():
         monkeypatch.setenv("BNFOLD_THREADS", asked)
-        assert sessions.threads() == given
+        assert threads() == given
     monkeypatch.setenv("BNFOLD_THREADS", "0")
     with pytest.raises(UsageProblem, match="BNFOLD_THREADS=0 is no number of threads"):
-        sessions.threads()
+        threads()
 
 
 def test_the_worker_is_plain_data_in_and_out(models):

@@ -10,6 +10,7 @@ import onnx
 import torch
 
 import bnfold
+from bnfold.processors import threads
 from bnfold.verification import sessions
 from bnfold.verification.oracle import Oracle
 from tests.zoo_models import data
@@ -54,7 +55,7 @@ def errors(
     model: onnx.ModelProto, level: str, feeds: list[dict[str, np.ndarray]], truths: list[dict[str, np.ndarray]]
 ) -> dict[str, float]:
     """Of each output: its root mean square error over that of its values, all inputs together."""
-    running = sessions.session(model.SerializeToString(), sessions.options(level, threads=sessions.threads()))
+    running = sessions.session(model.SerializeToString(), sessions.options(level, threads=threads()))
     names = [output.name for output in model.graph.output]
     runs = [dict(zip(names, sessions.outputs(running, names, feed), strict=True)) for feed in feeds]
     return {name: relative([r[name] for r in runs], [t[name] for t in truths]) for name in names}

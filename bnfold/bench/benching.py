@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from .. import processors
 from ..errors import Inconclusive, UsageProblem
-from ..verification import child, sessions
+from ..verification import child
 from ..verification.doctor import require
 from ..verification.verifying import located
 from .answers import blocks, cell, notes
@@ -63,7 +64,7 @@ def benchmark(
     started = time.perf_counter()
     with located(original) as first, located(folded) as second, TemporaryDirectory(prefix="bnfold-") as engines:
         require(name for name in providers if name != "cpu")
-        request = {"original": str(first), "folded": str(second), "threads": threads or sessions.threads()}
+        request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
         session = Session({**request, "engines": engines, "seed": seed}, asked, launches, started + budget_s)
         session.run()
     return _report(session, margin, time.perf_counter() - started)

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..verification.sessions import threads
+from ..processors import threads
 
 
 def environment() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,16 +81,6 @@ PROVIDER_OPTIONS = {  # documented names: https://onnxruntime.ai/docs/execution-
 
 class CannotRun(Exception):
     """onnxruntime will not load or run the model; the text is its reason in one line."""
-
-
-def threads() -> int:
-    """How many processors this process may use: what verify and bench give to onnxruntime. BNFOLD_THREADS lowers it."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    usable = len(affinity(0)) if affinity else os.cpu_count() or 1
-    asked = os.environ.get("BNFOLD_THREADS", str(usable))
-    if not asked.isdecimal() or not int(asked):
-        raise UsageProblem(f"BNFOLD_THREADS={asked} is no number of threads", "Set it to 1 or more, or not at all.")
-    return min(usable, int(asked))
 
 
 def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:

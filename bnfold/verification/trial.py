@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from ..errors import ModelProblem
+from ..processors import threads
 from . import providers, sessions
 from .asked import combined, files
 from .child import stage
@@ -177,7 +178,7 @@ def _behind_outputs(trial: Trial) -> set[str]:
 def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
     """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
-        level, deterministic=trial.way.careful, threads=sessions.threads(), entries=_ENTRIES, profile=profile
+        level, deterministic=trial.way.careful, threads=threads(), entries=_ENTRIES, profile=profile
     )
     held = placed(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
     return sessions.session(held, options, chain)
