@@ -18,7 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold
 from bnfold import external, onnx_io, wire
 from bnfold.errors import ModelProblem
+from bnfold.folding import fold_in_place
 from bnfold.pipeline import Options, fold_file
+from bnfold.promises import Promises
 from bnfold_cli.main import run
 
 LARGE = wire.LARGE // 4  # elements of float32
@@ -195,6 +197,42 @@ def test_a_file_that_changed_since_it_was_read_is_not_copied(tmp_path: Path) -> 
     with pytest.raises(ModelProblem, match=r"m.onnx changed while it was read"):
         onnx_io.save(record, tmp_path / "out.onnx", tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def gemm_bn(width: int) -> onnx.ModelProto:
+    """A Gemm by a matrix of `width` x `width`, and BatchNormalization: all that is large changes."""
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,W] x) => (float[1,W] y)'
+        "{ c = Gemm (x, w) y = BatchNormalization (c, g, b, m, v) }"
+    )
+    stored = {"w": rng.standard_normal((width, width)), **{k: rng.random(width) + 0.5 for k in "gbmv"}}
+    stored["w"].reshape(-1)[::10] = 1e-39
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    return model
+
+
+def test_a_file_that_changed_while_all_of_it_is_made_anew_is_noticed(tmp_path: Path) -> None:
+    path, promised = tmp_path / "m.onnx", Promises()
+    path.write_bytes(gemm_bn(100).SerializeToString())
+    model = fold_in_place(onnx_io.load(path, whole=False), tmp_path, promises=promised).model
+    assert [held.name for held in promised.held] == ["w"]
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(ModelProblem, match=r"m.onnx changed while it was read"):
+        onnx_io.save(model, tmp_path / "out.onnx", tmp_path, promised)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_rows_are_computed_apart_and_flushed_numbers_counted_once(threads: str, tmp_path: Path, monkeypatch) -> None:
+    """A weight of more numbers than are treated at a time; every tenth is subnormal after the fold."""
+    model = gemm_bn(600)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    monkeypatch.setenv("BNFOLD_THREADS", threads)
+    report = fold_file(tmp_path / "m.onnx", options=Options(verify="off"))
+    expected = bnfold.fold(model)
+    assert report.result.flushed == expected.flushed == 600 * 600 // 10
+    assert (tmp_path / "m.folded.onnx").read_bytes() == expected.model.SerializeToString(deterministic=True)
 
 
 def saved_outside(folder: Path) -> Path:
