@@ -41,6 +41,7 @@ def batch_normalization(node: gs.Node) -> Affine:
     refuse_training(node)
     scale, bias, mean, var = (constant(node, i) for i in range(1, 5))
     require_numbers(node, scale, bias, mean, var)
+    require_alike(node, scale, bias, mean, var)
     spread = var + attribute(node, "epsilon", EPSILON)
     require((spread > 0).all(), "NOT_FINITE", f"var + epsilon of {label(node)} is not positive")
     factor = scale / np.sqrt(spread)
@@ -64,6 +65,15 @@ def refuse_training(node: gs.Node) -> None:
         raise ModelProblem(
             f"{label(node)} is in training mode: it normalizes with the statistics of each batch",
             "Export the model in inference mode (in PyTorch: model.eval() before the export).",
+        )
+
+
+def require_alike(node: gs.Node, *parameters: Array) -> None:
+    lengths = [value.size for value in parameters]
+    if len(set(lengths)) > 1:
+        raise ModelProblem(
+            f"scale, B, mean and var of {label(node)} have {', '.join(map(str, lengths))} values",
+            "They must have one for each channel: the file is damaged; export the model again.",
         )
 
 

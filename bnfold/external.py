@@ -43,9 +43,9 @@ def place(tensor: TensorProto, folder: Path) -> Place:
     location = entries.get("location", "").removeprefix(wire.MARK)
     file = folder / location
     if not (wire.reference(tensor) or _is_inside(location, folder)):
-        raise ModelProblem(f"'{tensor.name}' refers to {location!r}, outside the model's folder", TOGETHER)
-    if not file.is_file():
-        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {file}", TOGETHER)
+        raise ModelProblem(f"'{tensor.name}' refers to {location[:200]!r}, outside the model's folder", TOGETHER)
+    if not os.path.isfile(file):  # no error for a name that the system refuses
+        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(file)[:200]}", TOGETHER)
     offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
     found = Place(file, offset, length or max(0, file.stat().st_size - offset))
     if offset + found.length > file.stat().st_size:
@@ -61,11 +61,15 @@ def place(tensor: TensorProto, folder: Path) -> Place:
 
 
 def _is_inside(location: str, folder: Path) -> bool:
-    return bool(location) and "\0" not in location and (folder / location).resolve().is_relative_to(folder.resolve())
+    try:
+        inside = (folder / location).resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError):  # a name that is no file's
+        return False
+    return bool(location) and inside
 
 
 def _number(tensor: TensorProto, text: str) -> int:
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal()):
         raise ModelProblem(f"'{tensor.name}' refers to its data by {text!r}, which is no number", TOGETHER)
     return int(text)
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
+RANK = 64  # axes of an array in NumPy
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,7 @@ def require_free(source: Path, target: Path, force: bool) -> None:
 def require_valid(record: onnx.ModelProto, path: Path) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
     external.require_data(record, path.parent)
+    require_ranks(record, path)
     bare = onnx.ModelProto()
     bare.CopyFrom(record)
     for tensor in filter(uses_external_data, all_tensors(bare)):
@@ -211,6 +213,15 @@ def require_valid(record: onnx.ModelProto, path: Path) -> None:
         guarded("onnx's checker", lambda: onnx.checker.check_model(bare))
     except Failed as why:
         raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
+
+
+def require_ranks(record: onnx.ModelProto, path: Path) -> None:
+    for tensor in all_tensors(record):
+        if len(tensor.dims) > RANK:
+            raise ModelProblem(
+                f"'{tensor.name}' in {path} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
+                "Is the file damaged? Export the model again.",
+            )
 
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:

@@ -148,7 +148,7 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
     true = truth(trial, case, values, names)
     folded, *rest = [_outputs(each, names, values, label) for label, each in running.others()]
     moved, again = rest[: len(running.jittered)], rest[len(running.jittered) :]
-    moved = moved or _known(trial, case, names)
+    moved = moved or _known(trial, case, names, first)
     steady = _steady(trial, case, names, first, moved)
     for i, name in enumerate(names):
         if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
@@ -161,10 +161,12 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
     return case
 
 
-def _known(trial: Trial, case: Case, names: Sequence[str]) -> list[list[Any]]:
-    """What jittered copies made of the outputs of a case before."""
+def _known(trial: Trial, case: Case, names: Sequence[str], original: Sequence[Any]) -> list[list[Any]]:
+    """What jittered copies made of the outputs of a case before; an output that no node makes does not move."""
     before = trial.moved.get(case, {})
-    return [list(run) for run in zip(*(before[name] for name in names), strict=True)] if before else []
+    copies = max(map(len, before.values()), default=0)
+    still = zip(names, original, strict=True)
+    return [list(run) for run in zip(*(before.get(name, [value] * copies) for name, value in still), strict=True)]
 
 
 def _steady(
