@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     data.print(grid)
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """On a terminal a line that tells the level, of how many, and the runs of it that are done; elsewhere nothing."""
+    if not words.is_terminal:
+        yield lambda level, levels, done: None
+        return
+    with words.status(what) as line:
+        yield lambda level, levels, done: line.update(f"{what}: level {level + 1} of {levels}, run {done}")
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:
