@@ -46,9 +46,9 @@ def options(
 
 def register() -> None:
     """Each command is a function of its own file."""
-    from bnfold_cli import bench, demo, doctor, explain, export, fold, recalibrate, train, verify
+    from bnfold_cli import bench, demo, doctor, evaluate, explain, export, fold, recalibrate, train, verify
 
-    for module in (train, export, recalibrate, fold, explain, verify, bench, doctor, demo):
+    for module in (train, export, recalibrate, fold, explain, verify, evaluate, bench, doctor, demo):
         name = module.__name__.rpartition(".")[2]
         app.command(name)(getattr(module, name))
 
