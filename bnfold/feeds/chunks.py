@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import ModelProblem
+from ..errors import ModelProblem, UsageProblem
 from .calibration import Feed
 from .card import Card
 
@@ -74,4 +74,9 @@ class Chunks:
             raise ModelProblem(f"the inputs have different numbers of samples: {counts}", "Give as many of each.")
         if not self.samples + self.rest:
             raise ModelProblem("the data hold no samples", "Give at least two.")
+        if not self.samples:
+            raise UsageProblem(
+                f"{self.rest} samples are less than one mini-batch of {self.size}",
+                "Give more, or a smaller --batch-size.",
+            )
         self.rest += any(left.values())

@@ -42,7 +42,7 @@ class Stage:
         feeds = {name: env[name] for name in self.segment.sources}
         for norm in self.before:
             given = statistics[norm.output]
-            feeds |= {_mean(norm): stored(given.mean, norm), _var(norm): stored(given.var, norm)}
+            feeds |= {_mean(norm): fed(given.mean, norm), _var(norm): fed(given.var, norm)}
         try:
             if self._session is None:
                 self._session = sessions.session(self._serialized(feeds), _options())
@@ -100,9 +100,10 @@ def evaluated(model: onnx.ModelProto, levels: Levels, names: Sequence[str], fold
     return dict(zip(names, values, strict=True))
 
 
-def stored(values: Array, norm: Norm) -> Array:
-    """Statistics in the shape and type that the node has them in."""
-    return values.reshape(norm.stored.mean.shape).astype(norm.kind)
+def fed(values: Array, norm: Norm) -> Array:
+    """Statistics in the shape and type that the node is given them in: bfloat16 runs as float32."""
+    kind = np.dtype(np.float32) if norm.kind.name == "bfloat16" else norm.kind
+    return values.reshape(norm.stored.mean.shape).astype(kind)
 
 
 def inline(tensor: TensorProto, folder: Path | None) -> TensorProto:
