@@ -13,7 +13,7 @@ from bnfold.errors import UsageProblem
 from bnfold.train import Event, TrainOptions
 from bnfold.train.data import DATASETS
 from bnfold.train.models import ARCHITECTURES
-from bnfold.train.options import Settings
+from bnfold.train.options import METHODS, Settings
 from bnfold.train.progress import shown
 from bnfold_cli.main import run
 
@@ -31,6 +31,7 @@ def test_train_then_export(here: Path, capfd: pytest.CaptureFixture[str]) -> Non
     out, err = capfd.readouterr()
     assert "accuracy, moving averages" in out
     assert "accuracy, population statistics" in out
+    assert "sequential" in out
     assert "runs/digits-mlp" in out
     assert err.splitlines()[-1].startswith("step 20/20  loss ")
 
@@ -112,9 +113,11 @@ def test_every_option_reaches_its_field(monkeypatch: pytest.MonkeyPatch) -> None
         ]
     )
     run(["train", "--device", "cuda", "--out", "o", "--resume"])
+    run(["train", "--statistics", "alg2", "--statistics-batch", "6", "--sync-bn"])
     assert asked == [
         TrainOptions("d", "dd", "a", batch_norm=False, steps=1, epochs=2, batch_size=3, lr=0.4, seed=5),
         TrainOptions(device="cuda", out=Path("o"), resume=True),
+        TrainOptions(statistics="alg2", statistics_batch=6, sync_bn=True),
     ]
 
 
@@ -122,9 +125,9 @@ def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["train", "--help"]) == 0
     text = capfd.readouterr().out
-    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed):
+    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed, Settings.statistics):
         assert f"[default: ({default})]" in text
-    assert all(name in text for name in (*DATASETS, *ARCHITECTURES))
+    assert all(name in text for name in (*DATASETS, *ARCHITECTURES, *METHODS))
 
 
 def test_a_terminal_shows_a_bar() -> None:

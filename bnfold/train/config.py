@@ -14,8 +14,8 @@ from .normalization import Normalization
 from .options import Settings, TrainOptions
 
 CONFIG = "config.json"
-VERSION = 1  # of config.json and checkpoint.pt together
-FREE = {"steps", "epochs", "data_dir"}  # settings that may change when a run goes on
+VERSION = 2  # of config.json and checkpoint.pt together
+FREE = {"steps", "epochs", "data_dir", "statistics", "statistics_batch"}  # settings that may change when a run goes on
 
 
 @dataclass(frozen=True)
@@ -84,4 +84,6 @@ def resumed(settings: Settings, options: TrainOptions) -> Settings:
             )
     if said.keys() & {"steps", "epochs"}:
         stored |= {"steps": None, "epochs": None}
+    if "statistics" in said:
+        stored |= {"statistics_batch": None}
     return Settings(**stored | said)

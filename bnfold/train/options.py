@@ -15,6 +15,8 @@ from ..errors import BnfoldError, EnvironmentProblem, UsageProblem
 RUNS = Path("runs")
 EPOCHS = 30
 DEVICES = ("auto", "cpu", "cuda")
+METHODS = ("sequential", "alg2", "pooled", "ema")  # of taking population statistics
+BY_BATCH = ("alg2", "pooled")  # those that normalize mini-batches as in training
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,9 @@ class Settings:
     batch_size: int = 60
     lr: float = 0.1
     seed: int = 0
+    statistics: str = "sequential"
+    statistics_batch: int | None = None
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         _require(self.steps is None or self.epochs is None, "steps and epochs were both given", "Give one of them.")
@@ -38,6 +43,30 @@ class Settings:
             _require(value is None or value >= 1, f"--{name} is {value}", "Give a whole number of at least 1.")
         _require(math.isfinite(self.lr) and self.lr > 0, f"--lr is {self.lr}", "Give a learning rate above 0.")
         _require(0 <= self.seed < 2**63, f"--seed is {self.seed}", "Give a whole number from 0 to 2**63 - 1.")
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        size = self.statistics_batch
+        if self.statistics not in METHODS:
+            raise unknown("method of statistics", self.statistics, METHODS)
+        _require(size is None or size >= 2, f"--statistics-batch is {size}", "Give a whole number of at least 2.")
+        _require(
+            size is None or self.statistics in BY_BATCH,
+            f"--statistics {self.statistics} has no mini-batches",
+            f"--statistics-batch goes with {' or '.join(BY_BATCH)}.",
+        )
+
+    @property
+    def mini_batch(self) -> int:
+        """Images of a mini-batch that statistics are taken of."""
+        return self.statistics_batch or self.batch_size
+
+    @property
+    def statistics_words(self) -> str:
+        """How statistics are taken."""
+        return (
+            f"{self.statistics}, mini-batches of {self.mini_batch}" if self.statistics in BY_BATCH else self.statistics
+        )
 
     def total_steps(self, train_images: int) -> int:
         """Steps to take; an epoch is every full batch of `train_images`, a short last batch is left out."""
@@ -60,6 +89,9 @@ class TrainOptions:
     device: str = "auto"
     out: Path | None = None
     resume: bool = False
+    statistics: str | None = None
+    statistics_batch: int | None = None
+    sync_bn: bool | None = None
 
     def said(self) -> dict[str, Any]:
         """The settings this call names."""
@@ -69,11 +101,15 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run. Accuracies are shares of the held-out images; without BatchNorm the two are the same."""
+    """A finished run. Accuracies are shares of the held-out images; without BatchNorm the two are the same.
+
+    `statistics` says how those were taken that `accuracy` was measured with.
+    """
 
     run: Path
     accuracy: float
     accuracy_moving_average: float
+    statistics: str
     steps: int
     test_images: int
     batch_norms: int

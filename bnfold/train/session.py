@@ -17,12 +17,15 @@ from . import runs
 from .config import CONFIG, Config, read_config, resumed, write_config
 from .data import Dataset, Split, batches, load
 from .models import ARCHITECTURES, build
-from .options import DEVICES, Settings, TrainOptions, unknown
+from .options import BY_BATCH, DEVICES, Settings, TrainOptions, unknown
+from .ranks import Ranks, local_rank
 from .runs import Checkpoint
+from .sequential import CHUNK
 from .statistics import population_statistics
+from .sync import Synced
 
 EVALUATIONS = 20  # of a run, at least
-STATISTICS_EPOCH = 2**31  # seeds the order of images for Algorithm 2
+STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-batches
 
 
 @dataclass(eq=False)
@@ -35,6 +38,8 @@ class Session:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     device: torch.device
+    ranks: Ranks
+    trained: nn.Module  # what `model` is called through in training: the same parameters
     step: int = 0
     seconds: float = 0.0
 
@@ -52,15 +57,16 @@ class Session:
         return max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
 
     def batches_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images and labels of every step that is still to be taken."""
+        """The images and labels of every step that is still to be taken: this process's share of them."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         ahead = chain.from_iterable(self._epoch(e) for e in count(epoch))
         chosen = islice(ahead, done, done + self.steps - self.step)
-        return (self.tensors(self.data.train, indices) for indices in chosen)
+        return (self.tensors(self.data.train, indices[self.ranks.share(len(indices))]) for indices in chosen)
 
-    def population(self) -> Iterator[Tensor]:
-        """Every training image once, in mini-batches of the training size; a short last one is left out."""
-        return (self.tensors(self.data.train, indices)[0] for indices in self._epoch(STATISTICS_EPOCH))
+    def population(self) -> Population:
+        """This process's share of what the statistics are taken of."""
+        chosen = _mini_batches(self) if self.settings.statistics in BY_BATCH else _every_image(self)
+        return Population(self, chosen[self.ranks.share(len(chosen))])
 
     def tensors(self, split: Split, chosen: npt.NDArray[np.intp] | slice) -> tuple[Tensor, Tensor]:
         """Normalized images and their labels, on the device."""
@@ -68,42 +74,84 @@ class Session:
         return images.to(self.device), torch.from_numpy(split.labels[chosen]).to(self.device)
 
     def checkpoint(self) -> Checkpoint:
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
+        """Where the run is now; all processes take part."""
+        states = self.ranks.gathered(_random_state(self.device))
+        rng = {f"{kind}:{rank}": state for rank, here in enumerate(states) for kind, state in here.items()}
         return Checkpoint(self.step, self.model.state_dict(), self.optimizer.state_dict(), rng, self.seconds)
 
     def _epoch(self, epoch: int) -> Iterator[npt.NDArray[np.intp]]:
         return batches(self.settings.batch_size, len(self.data.train), self.settings.seed, epoch)
 
 
-def start(options: TrainOptions) -> Session:
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Training images, batch by batch, as often as they are gone through."""
+
+    session: Session
+    chosen: list[npt.NDArray[np.intp]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.session.tensors(self.session.data.train, indices)[0] for indices in self.chosen)
+
+
+def _every_image(session: Session) -> list[npt.NDArray[np.intp]]:
+    count = len(session.data.train)
+    return np.array_split(np.arange(count), range(CHUNK, count, CHUNK))
+
+
+def _mini_batches(session: Session) -> list[npt.NDArray[np.intp]]:
+    """All of one size, in an order of their own; a short last one is left out."""
+    settings = session.settings
+    return list(batches(settings.mini_batch, len(session.data.train), settings.seed, STATISTICS_EPOCH))
+
+
+def start(options: TrainOptions, ranks: Ranks) -> Session:
     """A new run; nothing is written before everything that could be wrong with `options` has been looked at."""
-    settings = Settings(**options.said())
-    run = options.out or runs.default_out(settings)
-    if run.exists():
-        raise runs.exists(run)
-    session = _session(run, settings, _load(settings), _device(options.device))
-    _check_batches(session)
-    runs.create(run, Config.of(settings, session.data))
-    runs.save(run, session.checkpoint())
+    settings = ranks.agreed(lambda: Settings(**options.said()))
+    run = ranks.first(lambda: _new(options.out or runs.default_out(settings)))
+    data = ranks.led(lambda: _load(settings))
+    session = ranks.agreed(lambda: _session(run, settings, data, _device(options.device), ranks))
+    ranks.agreed(lambda: _check_batches(session))
+    checkpoint = session.checkpoint()
+    ranks.first(lambda: runs.create(run, Config.of(settings, session.data)))
+    ranks.first(lambda: runs.save(run, checkpoint))
     return session
 
 
-def resume(options: TrainOptions) -> tuple[Session, Checkpoint]:
+def _new(run: Path) -> Path:
+    if run.exists():
+        raise runs.exists(run)
+    return run
+
+
+def resume(options: TrainOptions, ranks: Ranks) -> tuple[Session, Checkpoint]:
     """The run named by `out`, else the newest one, as its last checkpoint left it."""
-    run = options.out or runs.newest()
-    config, checkpoint = read_config(run), runs.load(run)
-    settings = resumed(config.settings, options)
-    data = _load(settings)
-    if Config.of(settings, data) != replace(config, settings=settings):
+    run = ranks.first(lambda: options.out or runs.newest())
+    config, checkpoint = ranks.first(lambda: (read_config(run), runs.load(run)))
+    settings = ranks.agreed(lambda: resumed(config.settings, options))
+    data = ranks.led(lambda: _load(settings))
+    session = ranks.agreed(lambda: _resumed(run, replace(config, settings=settings), data, checkpoint, options, ranks))
+    ranks.first(lambda: write_config(run, replace(config, settings=settings)))
+    return session, checkpoint
+
+
+def _resumed(
+    run: Path, config: Config, data: Dataset, checkpoint: Checkpoint, options: TrainOptions, ranks: Ranks
+) -> Session:
+    settings, processes = config.settings, sum(name.startswith("cpu") for name in checkpoint.rng)
+    if Config.of(settings, data) != config:
         raise ModelProblem(f"{settings.data} is not what {run} was trained on.", "Point --data-dir to the same files.")
-    session = _session(run, settings, data, _device(options.device))
+    if processes != ranks.size:
+        raise UsageProblem(
+            f"{run} is a run of {processes} process(es), not {ranks.size}.",
+            f"`torchrun --nproc-per-node {processes} -m bnfold_cli train --resume --out {run}` goes on with it.",
+        )
+    session = _session(run, settings, data, _device(options.device), ranks)
     if session.steps < checkpoint.step:
         raise UsageProblem(f"{run} is at step {checkpoint.step} already.", f"Ask for more than {session.steps} steps.")
+    _check_batches(session)
     _restore(session, checkpoint)
-    write_config(run, replace(config, settings=settings))
-    return session, checkpoint
+    return session
 
 
 def network(config: Config, weights: dict[str, Tensor], run: Path) -> nn.Module:
@@ -127,19 +175,29 @@ def put(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> N
         ) from error
 
 
-def _session(run: Path, settings: Settings, data: Dataset, device: torch.device) -> Session:
+def _session(run: Path, settings: Settings, data: Dataset, device: torch.device, ranks: Ranks) -> Session:
     torch.manual_seed(settings.seed)
     model = build(settings.arch, data.shape, len(data.classes), settings.batch_norm).to(device)
-    return Session(run, settings, data, model, torch.optim.SGD(model.parameters(), settings.lr), device)
+    if ranks.rank:
+        torch.manual_seed(settings.seed + ranks.rank)  # the same weights, but another Dropout
+    trained = Synced(model, ranks) if settings.sync_bn else model
+    optimizer = torch.optim.SGD(model.parameters(), settings.lr)
+    return Session(run, settings, data, model, optimizer, device, ranks, trained)
 
 
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
     put(session.model, checkpoint.model, session.run, session.settings.arch)
     session.optimizer.load_state_dict(checkpoint.optimizer)
     session.step, session.seconds = checkpoint.step, checkpoint.seconds
-    torch.set_rng_state(checkpoint.rng["cpu"])
-    if session.device.type == "cuda" and "cuda" in checkpoint.rng:
-        torch.cuda.set_rng_state(checkpoint.rng["cuda"], session.device)
+    rank = session.ranks.rank
+    torch.set_rng_state(checkpoint.rng[f"cpu:{rank}"])
+    if session.device.type == "cuda" and f"cuda:{rank}" in checkpoint.rng:
+        torch.cuda.set_rng_state(checkpoint.rng[f"cuda:{rank}"], session.device)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    cpu = {"cpu": torch.get_rng_state()}
+    return cpu | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def _load(settings: Settings) -> Dataset:
@@ -152,12 +210,21 @@ def _device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise EnvironmentProblem("No CUDA device can be used here.", "Use --device cpu, or install PyTorch for CUDA.")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
+    return torch.device("cuda", local_rank()) if name != "cpu" and available else torch.device("cpu")
 
 
 def _check_batches(session: Session) -> None:
-    """There is at least one batch, and every BatchNorm can take its variance."""
-    size, images = session.settings.batch_size, len(session.data.train)
-    if size > images:
-        raise UsageProblem(f"--batch-size {size} is more than the {images} training images.", "Use smaller batches.")
-    population_statistics(session.model, [torch.zeros(size, *session.data.shape, device=session.device)])
+    """There is at least one batch, in equal shares, and every BatchNorm can take its variance."""
+    settings, images, processes = session.settings, len(session.data.train), session.ranks.size
+    for option, size in (("batch-size", settings.batch_size), ("statistics-batch", settings.mini_batch)):
+        if size > images:
+            raise UsageProblem(f"--{option} {size} is more than the {images} training images.", "Use smaller batches.")
+    if settings.batch_size % processes:
+        raise UsageProblem(
+            f"--batch-size {settings.batch_size} cannot be shared equally by {processes} processes.",
+            f"Use a multiple of {processes}.",
+        )
+    together = settings.batch_size // (1 if settings.sync_bn else processes)
+    for size in {together, settings.mini_batch}:
+        zeros = torch.zeros(size, *session.data.shape, device=session.device)
+        population_statistics(session.model, [zeros], "alg2")
