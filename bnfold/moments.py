@@ -35,10 +35,11 @@ class Moments:
         rows = np.moveaxis(wide, axis, -1).reshape(-1, wide.shape[axis])
         if not len(rows):
             return Moments.none(rows.shape[1])
-        mean = rows.mean(axis=0)
-        away = rows - mean
-        left = away.mean(axis=0)
-        squares = np.square(away).sum(axis=0) - len(rows) * np.square(left)
+        with np.errstate(invalid="ignore", over="ignore"):  # of infinite values: their moments are not numbers
+            mean = rows.mean(axis=0)
+            away = rows - mean
+            left = away.mean(axis=0)
+            squares = np.square(away).sum(axis=0) - len(rows) * np.square(left)
         return Moments(len(rows), mean + left, np.maximum(squares, 0))
 
     @staticmethod

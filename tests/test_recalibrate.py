@@ -311,7 +311,8 @@ def test_what_a_fixed_batch_does_not_divide_is_left_out():
 REFUSED = {
     "no data": (lambda: recalibrate(model_of("first"), []), ModelProblem, "the data hold no samples"),
     "one sample": (lambda: recalibrate(model_of("(N, C)"), [np.ones((1, 5), "f4")]), UsageProblem, "sees 1 value.* per channel"),
-    "not a number": (lambda: recalibrate(model_of("first"), [np.full((9, 3, 6, 6), np.nan, "f4")]), ModelProblem, "the mean of Y is not a number in 3 channels"),
+    "not a number": (lambda: recalibrate(model_of("first"), [np.full((9, 3, 6, 6), np.nan, "f4")]), ModelProblem, "batch 0: 'X' holds NaN"),
+    "overflow on the way": (lambda: recalibrate(model_of("behind a Conv"), [np.full((9, 3, 6, 6), 3e38, "f4")]), ModelProblem, "the mean of Y is not a number in . channels"),
     "another shape": (lambda: recalibrate(model_of("first"), [np.ones((9, 3, 6, 5), "f4")]), ModelProblem, r"batch 0: 'X' has the shape \[9, 3, 6, 5\]"),
     "another type": (lambda: recalibrate(model_of("first"), [np.ones((9, 3, 6, 6), "i8")]), ModelProblem, "batch 0: 'X' is int64"),
     "another name": (lambda: recalibrate(model_of("first"), [{"Z": np.ones((9, 3, 6, 6), "f4")}]), UsageProblem, "batch 0 is for Z"),

@@ -95,6 +95,8 @@ def fitting(value: Input, array: Array, where: object) -> Array:
         raise ModelProblem(
             f"{where}: '{value.name}' has the shape {list(array.shape)}", f"The model takes {value.words()}."
         )
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise ModelProblem(f"{where}: '{value.name}' holds NaN", "Mend the data, or leave out what is damaged.")
     return array.astype(np.float32 if kind.name == "bfloat16" else kind, copy=False)
 
 

@@ -45,6 +45,7 @@ def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: Wa
         except BaseException:
             store.close()
             raise
+        stage.close()
         for norm in stage.norms:
             sums = moments[norm.output]
             _require_variance(norm, sums.count)

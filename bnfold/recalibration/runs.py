@@ -51,6 +51,10 @@ class Stage:
             raise ModelProblem(f"onnxruntime cannot run the model on this data: {why}", RUNNABLE) from why
         return env | dict(zip(self.segment.made, values, strict=True))
 
+    def close(self) -> None:
+        """Give back the memory and the threads of the session; another run makes another one."""
+        self._session = None
+
     def left(self, env: Env) -> Env:
         """What the segments behind need."""
         return {name: env[name] for name in self.segment.keep}
@@ -149,4 +153,6 @@ def _input(name: str, value: Any) -> onnx.ValueInfoProto:
 
 
 def _options() -> Any:
-    return sessions.options("off", threads=sessions.threads())
+    """Threads that wait do not spin: the work goes to and fro between many small sessions and numpy."""
+    entries = {"session.intra_op.allow_spinning": "0"}
+    return sessions.options("off", entries=entries, threads=sessions.threads())
