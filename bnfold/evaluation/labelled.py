@@ -64,20 +64,24 @@ def _from_archive(path: Path, card: Card) -> Labelled:
             f"{path} has no '{LABELS}', but {there}", "Save the class of each sample as an array 'labels'."
         )
     archive.require(card.names, beside=(LABELS,))
-    labels = archive.whole(LABELS)
-    lengths = {name: (*header.shape, 0)[0] for name, header in archive.headers.items()}
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(set(lengths.values())) > 1 or not len(labels):
-        counts = ", ".join(
-            f"{name} {list(archive.headers[name].shape)} {archive.headers[name].kind}" for name in lengths
-        )
-        raise ModelProblem(f"{path} must hold as many samples as whole-number labels: {counts}", "One label each.")
+    _require_one_label_each(archive)
 
     def batches() -> Iterator[Batch]:
         for pieces in zip(*(archive.pieces(name, ROWS) for name in card.names), strict=True):
             yield dict(zip(card.names, pieces, strict=True))
 
     pixels = len(card.names) == 1 and archive.headers[card.names[0]].kind == np.uint8
-    return Labelled(str(path), labels.astype(np.int64), batches, pixels)
+    return Labelled(str(path), archive.whole(LABELS).astype(np.int64), batches, pixels)
+
+
+def _require_one_label_each(archive: Archive) -> None:
+    stored, lengths = archive.headers[LABELS], {(*header.shape, 0)[0] for header in archive.headers.values()}
+    if len(stored.shape) != 1 or stored.kind.kind not in "iu" or len(lengths) > 1 or lengths == {0}:
+        counts = ", ".join(f"{name} {list(held.shape)} {held.kind}" for name, held in archive.headers.items())
+        raise ModelProblem(
+            f"{archive.path} must hold as many samples as whole-number labels: {counts}",
+            "Give one label for each sample.",
+        )
 
 
 def _from_folder(path: Path, card: Card) -> Labelled:

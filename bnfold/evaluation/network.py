@@ -19,6 +19,7 @@ from .labelled import Batch, Labelled, ready
 
 Probabilities = npt.NDArray[np.float64]  # (samples, classes)
 TOGETHER = 64  # crops in one run
+QUIET = {"session.intra_op.allow_spinning": "0"}  # its threads and those of numpy take turns
 SUM = 1e-3  # by which probabilities may miss 1
 
 
@@ -36,7 +37,9 @@ class Network:
     def of(path: Path) -> Network:
         card = Card.of(onnx_io.load(path, whole=False))
         try:
-            running = sessions.session(str(path), sessions.options("default", threads=sessions.threads()))
+            running = sessions.session(
+                str(path), sessions.options("default", entries=QUIET, threads=sessions.threads())
+            )
         except sessions.CannotRun as why:
             raise ModelProblem(
                 f"onnxruntime cannot load {path}: {why}", "`bnfold doctor` shows what runs here."
