@@ -53,3 +53,21 @@ def test_nothing_adds_nothing_and_one_value_has_no_variance():
     assert (one + Moments.none(2)) is one
     assert (Moments.of(np.ones((0, 2))) + one) is one
     assert Moments.of(np.ones((4, 2, 3)), axis=2).mean.shape == (3,)
+
+
+def test_a_mean_far_below_the_values_has_all_its_digits():
+    from fractions import Fraction
+
+    values = RNG.normal(0, 1, (999, 3, 5)).astype(np.float32)
+    values -= values.mean((0, 2), keepdims=True)
+    wanted = [float(sum(map(Fraction, map(float, values[:, c].ravel()))) / 4995) for c in range(3)]
+    assert max(map(abs, wanted)) < 1e-7
+    for size in (1, 10, 999):
+        assert Moments.merged(cut(values, size)).mean.tolist() == wanted
+
+
+def test_infinite_values_have_no_moments():
+    values = np.array([[1.0, np.inf], [1.0, -np.inf]])
+    found = Moments.of(values) + Moments.of(values)
+    assert np.isfinite(found.mean).tolist() == [True, False]
+    assert np.isfinite(found.variance).tolist() == [True, False]
