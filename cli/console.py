@@ -50,12 +50,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 @contextmanager
 def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
-    """On a terminal a line that tells the level, of how many, and the runs of it that are done; elsewhere nothing."""
+    """A bar over levels on a terminal, which tells the runs that are done of the present one; elsewhere nothing."""
     if not words.is_terminal:
         yield lambda level, levels, done: None
         return
-    with words.status(what) as line:
-        yield lambda level, levels, done: line.update(f"{what}: level {level + 1} of {levels}, run {done}")
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=words, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda level, levels, done: bar.update(task, completed=level, total=levels, description=f"run {done}")
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:

@@ -35,7 +35,7 @@ def evaluate(models: Models, *, data: Data, crops: Crops = 1, data_dir: DataDir 
     from bnfold.evaluation import evaluate
 
     with console.counted("evaluating") as watch:
-        found = evaluate(models, data, crops=crops, data_dir=data_dir, watch=lambda done, of: watch(0, 1, done))
+        found = evaluate(models, data, crops=crops, data_dir=data_dir, watch=lambda done, of: watch(done, of, done))
     _tell(found, json)
 
 

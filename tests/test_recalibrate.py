@@ -302,6 +302,25 @@ def test_a_model_with_a_fixed_batch(target):
     assert found.model.graph.node == model.graph.node
 
 
+def test_a_copy_for_any_batch_that_would_compute_something_else_is_refused():
+    """The reshape has 1 in front for another reason than the batch: where it stands, time is in front."""
+    body = f"t = Transpose<perm=[1,0,2]>(X) f = Reshape(t, S) m = MatMul(f, W) Y = {BN('m', 'q')}"
+    model = single(build(body, "X[1,1,4]", "Y[1,2]", {"S": np.array([1, -1]), "W": (4, 2), **bn("q", 2)}))
+    x = data(model, 120)
+    with pytest.raises(ModelProblem, match="Y sees other values|onnxruntime cannot run"):
+        recalibrate(model, [x], method="alg2", batch_size=20)
+    assert recalibrate(model, [x]).samples == 120
+
+
+def test_two_inputs_have_as_many_samples():
+    body = f"c = Add(X, Z) Y = {BN('c', 'p')}"
+    model = single(build(body, "X[N,4]; Z[N,4]", "Y[N,4]", bn("p", 4)))
+    x = RNG.normal(size=(700, 4)).astype(np.float32)
+    assert recalibrate(model, [{"X": x, "Z": x}]).samples == 700
+    with pytest.raises(ModelProblem, match="the inputs have different numbers of samples: 500 more of X, 0 more of Z"):
+        recalibrate(model, [{"X": x, "Z": x[:200]}])
+
+
 def test_what_a_fixed_batch_does_not_divide_is_left_out():
     model = fixed("X[4,2,4]", [4, 8])
     result = recalibrate(model, [data(model, 30)])

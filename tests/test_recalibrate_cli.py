@@ -205,6 +205,12 @@ def test_values_beyond_the_metadata_are_taken_if_asked(here):  # noqa: F811
     assert run(["recalibrate", "m.onnx", "--data", where, "--any-range"]) == 0
 
 
+def test_two_inputs_of_different_lengths(here, capfd):  # noqa: F811
+    written(Path("m.onnx"), single(build(f"c = Add(X, Z) Y = {BN('c', 'p')}", "X[N,4]; Z[N,4]", "Y[N,4]", bn("p", 4))))
+    assert run(["recalibrate", "m.onnx", "--data", samples(X=np.ones((700, 4), "f4"), Z=np.ones((200, 4), "f4"))]) == 3
+    assert "different numbers of samples" in said(capfd)[0]
+
+
 def quantizing() -> onnx.ModelProto:
     model = conv_bn()
     model.graph.node.append(helper.make_node("QuantizeLinear", ["Y", "s", "z"], ["q"]))

@@ -38,7 +38,9 @@ def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
     path = Path(data)
     if path.suffix == ".npz":
         return _from_archive(path, card)
-    if path.is_dir() and data_dir is None:
+    from ..train.data import DATASETS
+
+    if path.is_dir() and data not in DATASETS:
         return _from_folder(path, card)
     return _by_name(data, data_dir, card)
 
@@ -70,7 +72,8 @@ def _from_archive(path: Path, card: Card) -> Labelled:
         for pieces in zip(*(archive.pieces(name, ROWS) for name in card.names), strict=True):
             yield dict(zip(card.names, pieces, strict=True))
 
-    pixels = len(card.names) == 1 and archive.headers[card.names[0]].kind == np.uint8
+    floating = card.inputs[0].kind.kind == "f"
+    pixels = len(card.names) == 1 and floating and archive.headers[card.names[0]].kind == np.uint8
     return Labelled(str(path), archive.whole(LABELS).astype(np.int64), batches, pixels)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ def _from_archive(path: Path, card: Card, any_range: bool) -> Iterator[Feed]:
     if not len(archive):
         raise ModelProblem(f"{path} holds no samples", "Give at least two.")
     pieces = [_pieces(archive, value, card, any_range) for value in card.inputs]
-    for parts in zip(*pieces, strict=True):
-        yield dict(zip(card.names, parts, strict=True))
+    for parts in zip_longest(*pieces):
+        yield {name: part for name, part in zip(card.names, parts, strict=True) if part is not None}
 
 
 def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iterator[Array]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import ModelProblem, UsageProblem
 from .calibration import Feed
-from .card import Card
+from .card import Array, Card
 
 
 @dataclass
@@ -56,19 +56,17 @@ class Chunks:
 
     def _count(self, held: list[Feed]) -> int:
         """Whole samples that are held of every input."""
-        return min((sum(len(f[name]) for f in held) // n for name, n in self.rows.items()), default=0)
+        return min((_rows(held, name) // n for name, n in self.rows.items()), default=0)
 
     def _cut(self, held: list[Feed], size: int) -> tuple[Feed, list[Feed]]:
-        whole = {
-            name: held[0][name] if len(held) == 1 else np.concatenate([f[name] for f in held]) for name in self.rows
-        }
-        scalars = {name: value for name, value in held[-1].items() if name not in self.rows}
+        whole = {name: _joined(held, name) for name in self.rows}
+        scalars = {name: value for feed in held for name, value in feed.items() if name not in self.rows}
         run = {name: value[: size * self.rows[name]] for name, value in whole.items()}
         return run | scalars, [{name: value[size * self.rows[name] :] for name, value in whole.items()} | scalars]
 
     def _account(self, held: list[Feed]) -> None:
         """What is left must be less than one sample, of every input alike."""
-        left = {name: sum(len(f[name]) for f in held) for name in self.rows}
+        left = {name: _rows(held, name) for name in self.rows}
         if any(left[name] >= n for name, n in self.rows.items()):
             counts = ", ".join(f"{left[name] // n} more of {name}" for name, n in self.rows.items())
             raise ModelProblem(f"the inputs have different numbers of samples: {counts}", "Give as many of each.")
@@ -80,3 +78,12 @@ class Chunks:
                 "Give more, or a smaller --batch-size.",
             )
         self.rest += any(left.values())
+
+
+def _rows(held: list[Feed], name: str) -> int:
+    return sum(len(feed[name]) for feed in held if name in feed)
+
+
+def _joined(held: list[Feed], name: str) -> Array:
+    parts = [feed[name] for feed in held if name in feed]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)

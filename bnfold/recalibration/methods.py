@@ -8,7 +8,7 @@ pooled      the same passes, their moments merged over all mini-batches
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..errors import ModelProblem, UsageProblem
 from ..moments import Array, Moments
 from ..tensors import rounded
 from .norms import Norm, Statistics
+from .plan import Layout
 from .runs import Env, Stage
 from .store import Budget, Store
 
@@ -112,6 +113,45 @@ def through(stages: list[Stage], env: Env, fixed: dict[str, Statistics] | None) 
             yield norm, moments
             statistics[norm.output] = Statistics(moments.mean, moments.biased_variance)
         env = stage.left(env)
+
+
+def agreeing(chunks: Iterable[Env], native: Layout, freed: Layout, batch: int) -> Iterator[Env]:
+    """The chunks; with the first one it is made sure that a copy for any batch computes what the model does.
+
+    Raises ModelProblem where two batches of the model's own size, run together, give something else.
+    """
+    for number, chunk in enumerate(chunks):
+        parts = [{name: value[at : at + batch] for name, value in chunk.items()} for at in (0, batch)]
+        halves = [part for part in parts if _rows(part) == batch] if not number else []
+        if halves:
+            both = {name: value[: batch * len(halves)] for name, value in chunk.items()}
+            apart = zip(*(_seen(native, half) for half in halves), strict=True)
+            for norm, wanted, found in zip(freed.norms, apart, _seen(freed, both), strict=True):
+                _require_agreement(norm, Moments.merged(wanted), found, batch)
+        yield chunk
+
+
+def _rows(env: Env) -> int:
+    return max((len(value) for value in env.values() if value.ndim), default=0)
+
+
+def _seen(layout: Layout, env: Env) -> list[Moments]:
+    """The moments at every norm, in the model as it is stored."""
+    stored = {norm.output: norm.stored for norm in layout.norms}
+    found = {norm.output: moments for norm, moments in through(layout.stages, env, stored)}
+    return [found[norm.output] for norm in layout.norms]
+
+
+def _require_agreement(norm: Norm, wanted: Moments, found: Moments, batch: int) -> None:
+    spread = np.sqrt(wanted.biased_variance) + np.abs(wanted.mean) + norm.epsilon
+    if wanted.count != found.count or (np.abs(wanted.mean - found.mean) > AGREEMENT * spread).any():
+        raise ModelProblem(
+            f"{norm.name} sees other values where the model, made for batches of {batch}, runs with another size",
+            "Use --method sequential, which runs the model as it is; or export it with a dynamic batch.",
+        )
+
+
+AGREEMENT = 1e-3  # of the spread of a channel
 
 
 def as_stored(norm: Norm, mean: Array, var: Array) -> Statistics:

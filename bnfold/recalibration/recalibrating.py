@@ -18,7 +18,7 @@ from ..verification.protos import fed
 from . import copies
 from .asked import Options
 from .drift import Drift, Fit, Sample
-from .methods import by_batches, sequential
+from .methods import agreeing, by_batches, sequential
 from .plan import Layout, laid_out, runnable
 from .writing import install
 
@@ -111,6 +111,8 @@ def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: 
     card, levels = Card.of(run), len(layout.stages)
     chunks = Chunks(card, options.size, exact=not options.is_sequential)
     runs = chunks.of(data(card))
+    if run is not record and batch:
+        runs = agreeing(runs, laid_out(record, runnable(record, folder)[0], folder), layout, batch)
     if options.is_sequential:
         found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
