@@ -91,12 +91,14 @@ def test_an_error_of_one_is_the_error_of_all(two: Path) -> None:
     zero, one = heard(two)
     assert zero["order"] == one["order"] == [0, 1]
     assert zero["errors"] == one["errors"]
-    of_1, of_0, unasked, led, single, nothing = zero["errors"]
+    of_1, of_0, unasked, led, single, nothing, uneven = zero["errors"]
     assert of_1 == led == "UsageProblem of 1 hint"
     assert of_0 == "UsageProblem of 0 hint"
     assert unasked == "none"
     assert "hidden1.norm sees 1 value per channel" in single
     assert "No mini-batch reaches a BatchNorm" in nothing
+    assert "--batch-size 61 cannot be shared equally by 2 processes" in uneven
+    assert not (two / "uneven").exists()
 
 
 def test_shares_are_all_there_is_in_order_and_nearly_equal() -> None:
@@ -161,14 +163,6 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path: Path) -> None:
     assert code == 4
     assert "error: Another process of this run has stopped." in err
     assert runs.load(run).step > 0
-
-
-def test_batches_that_cannot_be_shared_equally(tmp_path: Path) -> None:
-    results = ended(start(*CLI, "--batch-size", "61", "--out", str(tmp_path / "run")))
-    assert [code for code, _, _ in results] == [2, 2]
-    assert results[0][2].splitlines()[0] == "error: --batch-size 61 cannot be shared equally by 2 processes."
-    assert results[1][1:] == ("", "")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_is_alone() -> None:

@@ -77,6 +77,7 @@ def main(folder: Path) -> None:
             "errors": errors(ranks),
             "order": ranks.gathered(ranks.rank),
         }
+    result["errors"].append(message(lambda: train(TrainOptions(batch_size=61, out=folder / "uneven"))))
     torch.save(result, folder / f"{ranks.rank}.pt")
     train(TrainOptions(arch="mlp", steps=200, out=folder / "whole"))
 
