@@ -15,6 +15,7 @@ import torch
 import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
 from bnfold.train import TrainOptions, TrainResult, runs, train
+from bnfold.train.config import VERSION
 from bnfold.train.options import need
 from tests.test_train import short
 
@@ -87,7 +88,7 @@ def break_checkpoint(run: Path, how: str) -> None:
     """Damage the checkpoint of a run in one way."""
     path = run / runs.CHECKPOINT
     content = path.read_bytes()
-    checkpoint = {"version": 1, **vars(runs.load(run))}
+    checkpoint = {"version": VERSION, **vars(runs.load(run))}
     if how == "missing":
         path.unlink()
     elif how in {"empty", "text", "cut", "flipped"}:
@@ -95,9 +96,9 @@ def break_checkpoint(run: Path, how: str) -> None:
         flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
         path.write_bytes({"empty": b"", "text": b"hello\n" * 99, "cut": content[:-999], "flipped": flipped}[how])
     elif how == "code":
-        torch.save({"version": 1, "model": Path}, path)
+        torch.save({"version": VERSION, "model": Path}, path)
     else:
-        other = {"version": {"version": 2}, "list": [1], "fields": {"extra": 1}}[how]
+        other = {"version": {"version": VERSION - 1}, "list": [1], "fields": {"extra": 1}}[how]
         torch.save(checkpoint | other if isinstance(other, dict) else other, path)
 
 
@@ -110,7 +111,7 @@ BROKEN = {
     "code": "is damaged",
     "list": "is damaged",
     "fields": "is damaged",
-    "version": "has version 2; this bnfold reads version 1",
+    "version": f"has version {VERSION - 1}; this bnfold reads version {VERSION}",
 }
 
 
@@ -125,7 +126,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, how: str, words: str) -> N
 
 def test_a_broken_config_is_named(finished: TrainResult, tmp_path: Path) -> None:
     stored = json.loads((finished.run / "config.json").read_text())
-    bad = [{**stored, "shape": 3}, {**stored, "settings": {"colour": 1}}, {"version": 1}, [], "{"]
+    bad = [{**stored, "shape": 3}, {**stored, "settings": {"colour": 1}}, {"version": VERSION}, [], "{"]
     for content in bad:
         (tmp_path / "config.json").write_text(content if content == "{" else json.dumps(content))
         with pytest.raises(ModelProblem, match=r"config\.json is damaged"):

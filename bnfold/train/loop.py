@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from math import isfinite, isnan
+from statistics import fmean
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..errors import CheckFailed
-from . import runs
+from . import board, runs
+from .descent import Taken, learning_rate
 from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
 from .runs import Checkpoint
 from .session import Session, resume, start
@@ -24,51 +26,61 @@ FEW_VALUES = 60 * 28 * 28  # in a batch: up to here one thread is the fastest
 
 def train(options: TrainOptions, watch: Watch) -> TrainResult:
     """What `bnfold.train.train` promises."""
+    if options.tensorboard:
+        board.require()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         session, checkpoint = resume(options) if options.resume else (start(options), None)
         if checkpoint and checkpoint.scores and checkpoint.step == session.steps:
             return _result(session, checkpoint)
-        with _threads(session), _resumable(session):
+        writing = board.writing(session.run, session.step, watch) if options.tensorboard else nullcontext(watch)
+        with _threads(session), _resumable(session), writing as told:
             runs.rewind(session.run, session.step)
-            _fit(session, watch)
+            _fit(session, told)
             return _result(session, _finish(session))
 
 
 def _fit(session: Session, watch: Watch) -> None:
     """Line 6: take every step that is left; evaluate and save at every interval and at the end."""
-    losses: list[Tensor] = []
+    taken: list[Taken] = []
     began = time.perf_counter() - session.seconds
     session.model.train()
     for images, labels in session.batches_ahead():
-        losses.append(_descend(session, images, labels))
+        taken.append(session.descent.take(images, labels, session.lr))
         session.step += 1
         watch(Event(session.step, session.steps))
         if session.step % session.interval == 0 or session.step == session.steps:
             session.seconds = time.perf_counter() - began
-            watch(_keep(session, float(torch.stack(losses).mean())))
-            losses = []
+            watch(_keep(session, taken))
+            taken = []
 
 
-def _descend(session: Session, images: Tensor, labels: Tensor) -> Tensor:
-    """One step against the gradient; the loss before it."""
-    loss = cross_entropy(session.model(images), labels)
-    session.optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    session.optimizer.step()
-    return loss.detach()
-
-
-def _keep(session: Session, loss: float) -> Event:
+def _keep(session: Session, taken: list[Taken]) -> Event:
     """Test by the moving averages, log, save; CheckFailed, with the last checkpoint kept, if the run diverged."""
-    if not all(bool(torch.isfinite(weights).all()) for weights in session.model.state_dict().values()):
-        raise CheckFailed(
-            f"Training diverged: parameters reached infinity by step {session.step}.",
-            "Use a lower --lr, or BatchNorm if it was left out.",
-        )
-    accuracy = _accuracy(session)
-    runs.log(session.run, {"step": session.step, "loss": loss, "accuracy_moving_average": accuracy})
+    losses, largest = (torch.stack(column).tolist() for column in zip(*taken, strict=True))
+    _require_finite(session, losses, largest)
+    loss, accuracy, lr = (
+        fmean(losses),
+        _accuracy(session),
+        learning_rate(session.settings, session.step - 1, session.steps),
+    )
+    runs.log(session.run, {"step": session.step, "loss": loss, "lr": lr, "accuracy_moving_average": accuracy})
     runs.save(session.run, session.checkpoint())
-    return Event(session.step, session.steps, loss, accuracy)
+    return Event(session.step, session.steps, loss, accuracy, lr)
+
+
+def _require_finite(session: Session, losses: list[float], largest: list[float]) -> None:
+    """Every loss, every parameter after every step, and the moving averages now."""
+    for step, (loss, parameter) in enumerate(zip(losses, largest, strict=True), session.step - len(losses) + 1):
+        if not isfinite(parameter):
+            raise _diverged(f"parameters {'became NaN' if isnan(parameter) else 'reached infinity'} at step {step}")
+        if not isfinite(loss):
+            raise _diverged(f"the loss {'became NaN' if isnan(loss) else 'reached infinity'} at step {step}")
+    if not all(bool(torch.isfinite(average).all()) for average in session.model.buffers()):
+        raise _diverged(f"moving averages are not finite by step {session.step}")
+
+
+def _diverged(what: str) -> CheckFailed:
+    return CheckFailed(f"Training diverged: {what}.", "Use a lower --lr, or BatchNorm if it was left out.")
 
 
 def _finish(session: Session) -> Checkpoint:

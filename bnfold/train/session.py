@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
+from .augmentation import augmented, draws
 from .config import CONFIG, Config, read_config, resumed, write_config
-from .data import Dataset, Split, batches, load
-from .models import ARCHITECTURES, build
+from .data import Dataset, Labels, Split, batches, load
+from .descent import Descent, layout, learning_rate, optimizer
+from .models import build
+from .normalization import Pixels
 from .options import DEVICES, Settings, TrainOptions, unknown
 from .runs import Checkpoint
-from .statistics import population_statistics
+from .trial import try_a_step
 
 EVALUATIONS = 20  # of a run, at least
 STATISTICS_EPOCH = 2**31  # seeds the order of images for Algorithm 2
@@ -33,7 +36,7 @@ class Session:
     settings: Settings
     data: Dataset
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    descent: Descent
     device: torch.device
     step: int = 0
     seconds: float = 0.0
@@ -49,32 +52,51 @@ class Session:
     @property
     def interval(self) -> int:
         """Steps between evaluations, which is also what an interruption can lose."""
-        return max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+        return self.settings.evaluate_every or max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step to come."""
+        return learning_rate(self.settings, self.step, self.steps)
 
     def batches_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images and labels of every step that is still to be taken."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        ahead = chain.from_iterable(self._epoch(e) for e in count(epoch))
+        ahead = ((e, indices) for e in count(epoch) for indices in self._epoch(e))
         chosen = islice(ahead, done, done + self.steps - self.step)
-        return (self.tensors(self.data.train, indices) for indices in chosen)
+        return (self.training(indices, e) for e, indices in chosen)
 
     def population(self) -> Iterator[Tensor]:
-        """Every training image once, in mini-batches of the training size; a short last one is left out."""
-        return (self.tensors(self.data.train, indices)[0] for indices in self._epoch(STATISTICS_EPOCH))
+        """Every training image once, augmented as in training, in mini-batches of the training size; a short last
+        one is left out."""
+        return (self.training(indices, STATISTICS_EPOCH)[0] for indices in self._epoch(STATISTICS_EPOCH))
+
+    def training(self, chosen: npt.NDArray[np.intp], epoch: int) -> tuple[Tensor, Tensor]:
+        """These training images as `epoch` augments them, normalized, and their labels, on the device."""
+        images, labels = self.data.train.images[chosen], self.data.train.labels[chosen]
+        drawn = draws(self.settings.seed, epoch, len(self.data.train))[chosen]
+        return self._on_device(augmented(images, self.settings.augment, drawn), labels)
 
     def tensors(self, split: Split, chosen: npt.NDArray[np.intp] | slice) -> tuple[Tensor, Tensor]:
         """Normalized images and their labels, on the device."""
-        images = torch.from_numpy(self.data.normalization(split.images[chosen]))
-        return images.to(self.device), torch.from_numpy(split.labels[chosen]).to(self.device)
+        return self._on_device(split.images[chosen], split.labels[chosen])
 
     def checkpoint(self) -> Checkpoint:
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        return Checkpoint(self.step, self.model.state_dict(), self.optimizer.state_dict(), rng, self.seconds)
+        descent = self.descent.optimizer.state_dict()
+        return Checkpoint(
+            self.step, self.model.state_dict(), descent, rng, self.seconds, self.descent.scaler.state_dict()
+        )
 
     def _epoch(self, epoch: int) -> Iterator[npt.NDArray[np.intp]]:
-        return batches(self.settings.batch_size, len(self.data.train), self.settings.seed, epoch)
+        settings = self.settings
+        return batches(settings.batch_size, len(self.data.train), settings.seed, epoch, settings.shuffle)
+
+    def _on_device(self, images: Pixels, labels: Labels) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(self.data.normalization(images)).to(self.device, memory_format=layout(self.settings))
+        return x, torch.from_numpy(labels).to(self.device)
 
 
 def start(options: TrainOptions) -> Session:
@@ -83,8 +105,8 @@ def start(options: TrainOptions) -> Session:
     run = options.out or runs.default_out(settings)
     if run.exists():
         raise runs.exists(run)
-    session = _session(run, settings, _load(settings), _device(options.device))
-    _check_batches(session)
+    session = _session(run, settings, _load(settings), _device(options.device, settings))
+    try_a_step(session.descent, session.data, settings)
     runs.create(run, Config.of(settings, session.data))
     runs.save(run, session.checkpoint())
     return session
@@ -98,7 +120,7 @@ def resume(options: TrainOptions) -> tuple[Session, Checkpoint]:
     data = _load(settings)
     if Config.of(settings, data) != replace(config, settings=settings):
         raise ModelProblem(f"{settings.data} is not what {run} was trained on.", "Point --data-dir to the same files.")
-    session = _session(run, settings, data, _device(options.device))
+    session = _session(run, settings, data, _device(options.device, settings))
     if session.steps < checkpoint.step:
         raise UsageProblem(f"{run} is at step {checkpoint.step} already.", f"Ask for more than {session.steps} steps.")
     _restore(session, checkpoint)
@@ -109,9 +131,12 @@ def resume(options: TrainOptions) -> tuple[Session, Checkpoint]:
 def network(config: Config, weights: dict[str, Tensor], run: Path) -> nn.Module:
     """The network of `config` with `weights`; ModelProblem if they are another architecture's."""
     arch = config.settings.arch
-    if arch not in ARCHITECTURES:
-        raise ModelProblem(f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it.")
-    model = build(arch, config.shape, len(config.classes), config.settings.batch_norm)
+    try:
+        model = build(config.settings, config.shape, len(config.classes))
+    except UsageProblem as error:
+        raise ModelProblem(
+            f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it."
+        ) from error
     put(model, weights, run, arch)
     return model
 
@@ -129,13 +154,16 @@ def put(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> N
 
 def _session(run: Path, settings: Settings, data: Dataset, device: torch.device) -> Session:
     torch.manual_seed(settings.seed)
-    model = build(settings.arch, data.shape, len(data.classes), settings.batch_norm).to(device)
-    return Session(run, settings, data, model, torch.optim.SGD(model.parameters(), settings.lr), device)
+    model = build(settings, data.shape, len(data.classes))
+    model = model.to(device, memory_format=layout(settings))  # type: ignore[call-overload]
+    descent = Descent(settings, model, optimizer(settings, model), device)
+    return Session(run, settings, data, model, descent, device)
 
 
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
     put(session.model, checkpoint.model, session.run, session.settings.arch)
-    session.optimizer.load_state_dict(checkpoint.optimizer)
+    session.descent.optimizer.load_state_dict(checkpoint.optimizer)
+    session.descent.scaler.load_state_dict(checkpoint.scaler)
     session.step, session.seconds = checkpoint.step, checkpoint.seconds
     torch.set_rng_state(checkpoint.rng["cpu"])
     if session.device.type == "cuda" and "cuda" in checkpoint.rng:
@@ -146,18 +174,13 @@ def _load(settings: Settings) -> Dataset:
     return load(settings.data, Path(settings.data_dir) if settings.data_dir else None)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, settings: Settings) -> torch.device:
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise EnvironmentProblem("No CUDA device can be used here.", "Use --device cpu, or install PyTorch for CUDA.")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
-
-
-def _check_batches(session: Session) -> None:
-    """There is at least one batch, and every BatchNorm can take its variance."""
-    size, images = session.settings.batch_size, len(session.data.train)
-    if size > images:
-        raise UsageProblem(f"--batch-size {size} is more than the {images} training images.", "Use smaller batches.")
-    population_statistics(session.model, [torch.zeros(size, *session.data.shape, device=session.device)])
+    device = torch.device("cuda" if name != "cpu" and available else "cpu")
+    if settings.amp == "float16" and device.type == "cpu":
+        raise UsageProblem("--amp float16 needs a CUDA device.", "On the CPU --amp bfloat16 can be had.")
+    return device
