@@ -16,6 +16,7 @@ from torch import nn
 
 from bnfold.errors import BnfoldError, CheckFailed, ModelProblem, UsageProblem
 from bnfold.train import Interrupted, TrainOptions, TrainResult, runs, to_onnx, train
+from bnfold.train.config import VERSION
 from bnfold.train.data import load
 from bnfold.train.export import ExportResult, export
 from bnfold.train.normalization import Normalization
@@ -198,7 +199,7 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
 
 
 def edit(run: Path, **changed: Any) -> None:
-    torch.save({"version": 1, **vars(runs.load(run)) | changed}, run / runs.CHECKPOINT)
+    torch.save({"version": VERSION, **vars(runs.load(run)) | changed}, run / runs.CHECKPOINT)
 
 
 def test_a_checkpoint_of_another_architecture(copy: Path, convnet: TrainResult, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_an_existing_run_is_not_overwritten(whole: TrainResult) -> None:
 
 DIVERGING: dict[str, tuple[dict[str, Any], str]] = {
     "parameters": ({"lr": 1e38}, "parameters became NaN at step 2"),
-    "plain": ({"lr": 1e38, "batch_norm": False, "arch": "convnet"}, "parameters reached infinity at step 2"),
+    "infinity": ({"lr": 3.3e38, "batch_norm": False, "init_std": 5.0}, "parameters reached infinity at step 1"),
     "loss": ({"lr": 1e38, "batch_norm": False}, "the loss reached infinity at step 2"),
     "statistics": ({"lr": 1e30}, "moving averages are not finite by step 2"),
     "late": ({"lr": 1e38, "evaluate_every": 25}, "parameters became NaN at step 2"),

@@ -55,5 +55,5 @@ class Block(nn.Module):
         return torch.as_tensor(self.act(inner + self._shortcut(x)))
 
     def _shortcut(self, x: Tensor) -> Tensor:
-        x = x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
+        x = x[..., :: self.stride, :: self.stride] if self.stride > 1 else x
         return pad(x, (0, 0, 0, 0, 0, self.more)) if self.more else x
