@@ -187,6 +187,32 @@ def test_bfloat16_trains_in_lower_precision(tmp_path: Path) -> None:
     assert 0 < abs(losses[0] - losses[1]) < 0.05
 
 
+def test_float16_scales_the_loss_so_that_small_gradients_survive() -> None:
+    settings = Settings(amp="float16")
+    model = net()
+    descent = Descent(settings, model, optimizer(settings, model), torch.device("cpu"))
+    plain = net()
+    one_step(plain)
+    descent.take(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), settings.lr)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+    state = descent.scaler.state_dict()
+    assert state["scale"] > 1
+    assert state["_growth_tracker"] == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_float16_on_a_gpu_resumes_with_its_scale(tmp_path: Path) -> None:
+    options = {"arch": "convnet", "amp": "float16", "channels_last": True, "device": "cuda", "evaluate_every": 10}
+    whole = train(short(tmp_path / "whole", **options))
+    with pytest.raises(Interrupted):
+        train(short(tmp_path / "run", **options), stop_at(25))
+    resumed = train(TrainOptions(out=tmp_path / "run", resume=True, device="cuda"))
+    assert runs.load(resumed.run).scaler == runs.load(whole.run).scaler != {}
+    assert resumed.accuracy == pytest.approx(whole.accuracy, abs=0.05)
+
+
 @pytest.mark.slow
 def test_compiled(tmp_path: Path) -> None:
     compiled = train(short(tmp_path / "compiled", compile=True))

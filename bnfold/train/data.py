@@ -69,7 +69,8 @@ def load(name: str, data_dir: Path | None) -> Dataset:
 def batches(size: int, count: int, seed: int, epoch: int, shuffle: str = "images") -> Iterator[npt.NDArray[np.intp]]:
     """Index batches of exactly `size` over `count` images, in an order that only `seed` and `epoch` decide.
 
-    shuffle="batches" shuffles whole batches, which hold the same images in every epoch.
+    shuffle="batches" shuffles whole batches, which hold the same images in every epoch; those that do not fill the
+    last one are then never seen.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(count) if shuffle == "images" else np.random.default_rng(seed).permutation(count)

@@ -1,4 +1,4 @@
-"""Algorithm 2 of the paper from line 6 on: train by SGD, freeze, replace the statistics, test."""
+"""Algorithm 2 of the paper from line 6 on: train, freeze, replace the statistics, test."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Shape = tuple[int, int, int]
 
 def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
     """timm's model `name`, untrained, for these channels and classes."""
-    need("timm")
+    need("timm", extra="timm")
     import timm
 
     if not timm.is_model(name):
