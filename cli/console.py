@@ -20,6 +20,11 @@ data = Console(highlight=False)
 words = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def speak_as_one() -> None:
+    """Of the processes that torchrun started, only the first one speaks: they all have the same to say."""
+    data.quiet = words.quiet = os.environ.get("RANK", "0") != "0"
+
+
 def say(text: str) -> None:
     """A line for the person at the terminal."""
     words.print(escape(text))

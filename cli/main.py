@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bnfold.errors import BnfoldError
-from bnfold_cli.console import complain
+from bnfold_cli.console import complain, words
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 model unreadable, invalid or unsupported, "
@@ -80,6 +80,7 @@ def _unexpected(problem: Any) -> int:
         return 2
     if os.environ.get("BNFOLD_DEBUG"):
         raise problem
+    words.quiet = False  # whichever process it is
     complain(
         f"internal error: {type(problem).__name__}: {problem}".splitlines()[0],
         "This is a defect of bnfold: please report it. BNFOLD_DEBUG=1 shows where it happened.",

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from bnfold.train import TrainOptions, TrainResult
-from bnfold.train.options import EPOCHS, Settings
-from bnfold_cli.console import table, words
+from bnfold.train.options import EPOCHS, METHODS, Settings
+from bnfold_cli.console import speak_as_one, table, words
 
 
 class Row(NamedTuple):
@@ -59,10 +59,15 @@ PANELS = {
         "clip_norm": Row(float, "Clip gradients to this norm.", "off"),
         "seed": Row(int, "Decides weights, order of images and augmentation.", Settings.seed),
     },
+    "Population statistics": {
+        "statistics": Row(str, f"{', '.join(METHODS)}.", Settings.statistics),
+        "statistics_batch": Row(int, "Mini-batches of alg2 and pooled.", "that of training"),
+    },
     "Machine": {
         "device": Row(str, "auto, cpu or cuda.", TrainOptions.device),
         "amp": Row(str, "Mixed precision: float16 (CUDA only) or bfloat16.", "off"),
         "channels_last": Row(bool, "Lay out images channels last: faster convolutions.", flag="--channels-last"),
+        "sync_bn": Row(bool, "Normalize by the batch of all processes (torchrun).", flag="--sync-bn"),
         "compile": Row(bool, "Train through torch.compile.", flag="--compile"),
     },
     "Run": {
@@ -75,14 +80,16 @@ PANELS = {
 
 
 def train(**asked: Any) -> None:
-    """Train a network with BatchNorm; end with population statistics (Algorithm 2 of the paper).
+    """Train a network with BatchNorm; end with population statistics.
 
     A run is a folder with config.json, metrics.jsonl and checkpoint.pt. With --resume, options that are not given
-    are those the run was started with.
+    are those the run was started with. `torchrun --nproc-per-node 2 -m bnfold_cli train` shares each batch between
+    two processes.
     """
     from bnfold.train import train
     from bnfold.train.progress import shown
 
+    speak_as_one()
     options = TrainOptions(**{name: value for name, value in asked.items() if value is not None})
     with shown(words) as watch:
         result = train(options, watch)
@@ -111,6 +118,7 @@ def _tell(result: TrainResult) -> None:
         ("BatchNorm layers", result.batch_norms),
         ("held-out images", result.test_images),
         ("accuracy, moving averages", f"{result.accuracy_moving_average:.4f}"),
+        ("population statistics", result.statistics),
         ("accuracy, population statistics", f"{result.accuracy:.4f}"),
         ("seconds", f"{result.seconds:.1f}"),
     ]

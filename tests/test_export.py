@@ -89,7 +89,7 @@ def test_a_deployer_gets_the_accuracy_of_the_run_from_the_file_alone(
     assert np.mean(logits.argmax(1) == test.labels) == convnet.accuracy == record["accuracy"]
     assert json.loads(properties["bnfold.classes"]) == list("0123456789")
     assert record["steps"] == 60
-    assert record["statistics"] == "population (Algorithm 2)"
+    assert record["statistics"] == "sequential"
 
 
 def test_the_comparison_is_with_the_file_as_it_is(exported: ExportResult) -> None:

@@ -15,7 +15,7 @@ from bnfold.errors import UsageProblem
 from bnfold.train import Event, TrainOptions
 from bnfold.train.data import DATASETS
 from bnfold.train.models import ARCHITECTURES, FORMS
-from bnfold.train.options import Settings
+from bnfold.train.options import METHODS, Settings
 from bnfold.train.progress import shown
 from bnfold.train.recipe import CHOICES
 from bnfold_cli.main import run
@@ -35,6 +35,7 @@ def test_train_then_export(here: Path, capfd: pytest.CaptureFixture[str]) -> Non
     out, err = capfd.readouterr()
     assert "accuracy, moving averages" in out
     assert "accuracy, population statistics" in out
+    assert "sequential" in out
     assert "runs/digits-mlp" in out
     assert err.splitlines()[-1].startswith("step 20/20  loss ")
 
@@ -112,9 +113,9 @@ def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkey
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["train", "--help"]) == 0
     text = capfd.readouterr().out
-    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed):
+    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed, Settings.statistics):
         assert f"[default: ({default})]" in text
-    assert all(name in text for name in (*DATASETS, *ARCHITECTURES, *FORMS))
+    assert all(name in text for name in (*DATASETS, *ARCHITECTURES, *FORMS, *METHODS))
     assert all(choice in text for choices in CHOICES.values() for choice in choices)
     assert all(f" {panel} " in text for panel in PANELS)
 

@@ -43,7 +43,7 @@ def test_the_learning_rate_of_every_evaluation_is_logged(tmp_path: Path) -> None
 def one_step(model: nn.Module, **options: Any) -> None:
     settings = Settings(**options)
     descent = Descent(settings, model, optimizer(settings, model), torch.device("cpu"))
-    descent.take(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), settings.lr)
+    descent.take(model, torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), settings.lr)
 
 
 def net() -> nn.Module:
@@ -193,7 +193,7 @@ def test_float16_scales_the_loss_so_that_small_gradients_survive() -> None:
     descent = Descent(settings, model, optimizer(settings, model), torch.device("cpu"))
     plain = net()
     one_step(plain)
-    descent.take(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), settings.lr)
+    descent.take(model, torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), settings.lr)
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
     state = descent.scaler.state_dict()

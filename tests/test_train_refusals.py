@@ -37,6 +37,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
     "batch of none": ({"batch_size": 0}, UsageProblem, "--batch-size is 0"),
     "batch of one": ({"batch_size": 1}, UsageProblem, "1 value per channel"),
     "batch too large": ({"batch_size": 1439}, UsageProblem, "more than the 1438 training images"),
+    "method": ({"statistics": "sequentail"}, UsageProblem, "Unknown method of statistics: 'sequentail'"),
+    "mini-batches of none": ({"statistics": "alg2", "statistics_batch": 1}, UsageProblem, "--statistics-batch is 1"),
+    "mini-batches of what has none": ({"statistics_batch": 9}, UsageProblem, "--statistics sequential has no mini-b"),
+    "mini-batch too large": (
+        {"statistics": "pooled", "statistics_batch": 1439},
+        UsageProblem,
+        "--statistics-batch 1439",
+    ),
     "missing data": ({"data": "mnist", "data_dir": "nowhere"}, ModelProblem, "No file nowhere"),
 }
 
@@ -98,7 +106,7 @@ def break_checkpoint(run: Path, how: str) -> None:
     elif how == "code":
         torch.save({"version": VERSION, "model": Path}, path)
     else:
-        other = {"version": {"version": VERSION - 1}, "list": [1], "fields": {"extra": 1}}[how]
+        other = {"version": {"version": 1}, "list": [1], "fields": {"extra": 1}}[how]
         torch.save(checkpoint | other if isinstance(other, dict) else other, path)
 
 
@@ -111,7 +119,7 @@ BROKEN = {
     "code": "is damaged",
     "list": "is damaged",
     "fields": "is damaged",
-    "version": f"has version {VERSION - 1}; this bnfold reads version {VERSION}",
+    "version": "has version 1; this bnfold reads version 2",
 }
 
 

@@ -12,7 +12,7 @@ __all__ = ["Event", "Interrupted", "Settings", "TrainOptions", "TrainResult", "t
 
 
 def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResult:
-    """Train a network, then replace its moving averages by population statistics (Algorithm 2 of the paper).
+    """Train a network, then replace its moving averages by population statistics.
 
     `watch` is told of every step. Raises BnfoldError for bad options or data, for a run that diverges, and,
     as `Interrupted`, on Ctrl-C: the last checkpoint is kept and `TrainOptions(resume=True)` goes on exactly.

@@ -15,7 +15,7 @@ from .options import Settings, TrainOptions
 
 CONFIG = "config.json"
 VERSION = 2  # of config.json and checkpoint.pt together
-FREE = {"steps", "epochs", "data_dir"}  # settings that may change when a run goes on
+FREE = {"steps", "epochs", "data_dir", "statistics", "statistics_batch"}  # settings that may change when a run goes on
 
 
 @dataclass(frozen=True)
@@ -85,4 +85,6 @@ def resumed(settings: Settings, options: TrainOptions) -> Settings:
             )
     if said.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
+    if "statistics" in said:
+        stored |= {"statistics_batch": None}
     return Settings(**stored | said)

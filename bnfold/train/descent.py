@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from .options import Settings
 
+Network = Callable[[Tensor], Tensor]
 SCHEDULES: dict[str, Callable[[Settings, int, int], float]] = {
     "constant": lambda recipe, step, steps: 1.0,
     "exponential": lambda recipe, step, steps: recipe.decay ** (step / (recipe.decay_every or steps)),
@@ -30,6 +31,11 @@ def learning_rate(settings: Settings, step: int, steps: int) -> float:
 def layout(settings: Settings) -> torch.memory_format:
     """How images and convolutions lie in memory."""
     return torch.channels_last if settings.channels_last else torch.contiguous_format
+
+
+def compiled(settings: Settings, network: nn.Module) -> Network:
+    """`network`, through torch.compile if that is asked."""
+    return torch.compile(network) if settings.compile else network
 
 
 def optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
@@ -60,15 +66,14 @@ class Descent:
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.forward = torch.compile(self.model) if self.settings.compile else self.model
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.amp == "float16")
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
-    def take(self, images: Tensor, labels: Tensor, rate: float) -> Taken:
-        """One step against the gradient."""
+    def take(self, network: Network, images: Tensor, labels: Tensor, rate: float) -> Taken:
+        """One step against the gradient; `network` is what the model is called through."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = self._loss(images, labels)
+        loss = self._loss(network, images, labels)
         self.optimizer.zero_grad()
         torch.autograd.backward(self.scaler.scale(loss))
         self._clip()
@@ -77,10 +82,10 @@ class Descent:
         with torch.no_grad():
             return Taken(loss.detach(), torch.cat([p.ravel() for p in self.parameters]).abs().max())
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
         dtype = getattr(torch, self.settings.amp or "float32")
         with torch.autocast(self.device.type, dtype, enabled=self.settings.amp is not None):
-            return cross_entropy(self.forward(images), labels)
+            return cross_entropy(network(images), labels)
 
     def _clip(self) -> None:
         if self.settings.clip_norm is not None:

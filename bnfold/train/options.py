@@ -16,6 +16,8 @@ from .recipe import CHOICES, Network, Recipe
 RUNS = Path("runs")
 EPOCHS = 30
 DEVICES = ("auto", "cpu", "cuda")
+METHODS = ("sequential", "alg2", "pooled", "ema")  # of taking population statistics
+BY_BATCH = ("alg2", "pooled")  # those that normalize mini-batches as in training
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,27 @@ class Settings(Network, Recipe):
     epochs: int | None = None
     evaluate_every: int | None = None
     seed: int = 0
+    statistics: str = "sequential"
+    statistics_batch: int | None = None
+    sync_bn: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_numbers(self)
         _check_together(self)
+        _check_statistics(self)
+
+    @property
+    def mini_batch(self) -> int:
+        """Images of a mini-batch that statistics are taken of."""
+        return self.statistics_batch or self.batch_size
+
+    @property
+    def statistics_words(self) -> str:
+        """How statistics are taken."""
+        return (
+            f"{self.statistics}, mini-batches of {self.mini_batch}" if self.statistics in BY_BATCH else self.statistics
+        )
 
     def total_steps(self, train_images: int) -> int:
         """Steps to take; an epoch is every full batch of `train_images`, a short last batch is left out."""
@@ -71,6 +89,9 @@ class TrainOptions:
     compile: bool | None = None
     evaluate_every: int | None = None
     seed: int | None = None
+    statistics: str | None = None
+    statistics_batch: int | None = None
+    sync_bn: bool | None = None
     device: str = "auto"
     out: Path | None = None
     resume: bool = False
@@ -84,11 +105,15 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run. Accuracies are shares of the held-out images; without BatchNorm the two are the same."""
+    """A finished run. Accuracies are shares of the held-out images; without BatchNorm the two are the same.
+
+    `statistics` says how those were taken that `accuracy` was measured with.
+    """
 
     run: Path
     accuracy: float
     accuracy_moving_average: float
+    statistics: str
     steps: int
     test_images: int
     batch_norms: int
@@ -182,6 +207,18 @@ def _check_together(settings: Settings) -> None:
     )
     _require(
         settings.optimizer == "sgd" or settings.momentum == 0, "AdamW has no --momentum", "Leave it out, or use sgd."
+    )
+
+
+def _check_statistics(settings: Settings) -> None:
+    size = settings.statistics_batch
+    if settings.statistics not in METHODS:
+        raise unknown("method of statistics", settings.statistics, METHODS)
+    _require(size is None or size >= 2, f"--statistics-batch is {size}", "Give a whole number of at least 2.")
+    _require(
+        size is None or settings.statistics in BY_BATCH,
+        f"--statistics {settings.statistics} has no mini-batches",
+        f"--statistics-batch goes with {' or '.join(BY_BATCH)}.",
     )
 
 

@@ -22,7 +22,10 @@ CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a run is after `step` steps; `statistics` and `scores` are there once it is finished."""
+    """Where a run is after `step` steps; `statistics`, how they were taken, and `scores` are there once it is finished.
+
+    `rng` has one state of the CPU for each process of the run.
+    """
 
     step: int
     model: dict[str, Tensor]
@@ -31,6 +34,7 @@ class Checkpoint:
     seconds: float = 0.0
     scaler: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    taken: str = ""
     scores: dict[str, float] = field(default_factory=dict)
 
 

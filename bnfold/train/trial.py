@@ -9,18 +9,18 @@ from torch import Tensor
 
 from ..errors import BnfoldError, UsageProblem
 from .data import Dataset
-from .descent import Descent, layout, optimizer
+from .descent import Descent, compiled, layout, optimizer
 from .options import Settings
+from .ranks import Ranks
 from .statistics import population_statistics
 
 
-def try_a_step(descent: Descent, data: Dataset, settings: Settings) -> None:
-    """UsageProblem unless there is a batch, every BatchNorm can take its variance, and a step gives logits."""
-    size = settings.batch_size
-    if size > len(data.train):
-        raise UsageProblem(
-            f"--batch-size {size} is more than the {len(data.train)} training images.", "Use smaller batches."
-        )
+def try_a_step(descent: Descent, data: Dataset, ranks: Ranks) -> None:
+    """UsageProblem unless there is a batch, in equal shares, every BatchNorm can take its variance, and a step gives
+    logits."""
+    settings = descent.settings
+    _check_sizes(settings, len(data.train), ranks.size)
+    size = settings.batch_size // (1 if settings.sync_bn else ranks.size)  # images that a BatchNorm sees
     images = torch.zeros(size, *data.shape, device=descent.device).to(memory_format=layout(settings))
     try:
         logits = _step(descent, images)
@@ -35,13 +35,25 @@ def try_a_step(descent: Descent, data: Dataset, settings: Settings) -> None:
     _require_logits(settings.arch, images, logits, len(data.classes))
 
 
+def _check_sizes(settings: Settings, images: int, processes: int) -> None:
+    for option, size in (("batch-size", settings.batch_size), ("statistics-batch", settings.mini_batch)):
+        if size > images:
+            raise UsageProblem(f"--{option} {size} is more than the {images} training images.", "Use smaller batches.")
+    if settings.batch_size % processes:
+        raise UsageProblem(
+            f"--batch-size {settings.batch_size} cannot be shared equally by {processes} processes.",
+            f"Use a multiple of {processes}.",
+        )
+
+
 def _step(descent: Descent, images: Tensor) -> Tensor:
     """The logits of one step of a copy of the network."""
-    network = copy.deepcopy(descent.model)
-    population_statistics(network, [images])
-    trial = Descent(descent.settings, network, optimizer(descent.settings, network), descent.device)
+    network, settings = copy.deepcopy(descent.model), descent.settings
+    for batch in (images, images[:1].expand(settings.mini_batch, -1, -1, -1)):
+        population_statistics(network, [batch], "alg2")
+    trial = Descent(settings, network, optimizer(settings, network), descent.device)
     labels = torch.zeros(len(images), dtype=torch.int64, device=descent.device)
-    trial.take(images, labels, descent.settings.lr)
+    trial.take(compiled(settings, network), images, labels, settings.lr)
     logits: Tensor = network(images)
     return logits
 
