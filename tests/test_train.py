@@ -191,9 +191,21 @@ def test_an_existing_run_is_not_overwritten(whole: TrainResult) -> None:
     assert contents(whole.run) == before
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="parameters reached infinity by step"):
-        train(short(tmp_path / "run", lr=1e30))
+DIVERGING: dict[str, tuple[dict[str, Any], str]] = {
+    "parameters": ({"lr": 1e38}, "parameters became NaN at step 2"),
+    "infinity": ({"lr": 3.3e38, "batch_norm": False, "init_std": 5.0}, "parameters reached infinity at step 1"),
+    "loss": ({"lr": 1e38, "batch_norm": False}, "the loss reached infinity at step 2"),
+    "statistics": ({"lr": 1e30}, "moving averages are not finite by step 2"),
+    "late": ({"lr": 1e38, "evaluate_every": 25}, "parameters became NaN at step 2"),
+}
+
+
+@pytest.mark.parametrize(("changed", "words"), DIVERGING.values(), ids=DIVERGING.keys())
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(
+    tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckFailed, match=f"Training diverged: {words}"):
+        train(short(tmp_path / "run", **changed))
     assert all(bool(torch.isfinite(w).all()) for w in runs.load(tmp_path / "run").model.values())
 
 
