@@ -150,7 +150,14 @@ def test_a_package_that_is_missing_says_how_to_install_it() -> None:
     assert caught.value.hint == 'pip install "bnfold[train]"'
 
 
-@pytest.mark.parametrize("call", ["train.train(train.TrainOptions())", "train.export.export(None, pathlib.Path('x'))"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "train.train(train.TrainOptions())",
+        "train.population_statistics",
+        "train.export.export(None, pathlib.Path('x'))",
+    ],
+)
 def test_without_torch(call: str) -> None:
     code = (
         "import sys, pathlib; sys.modules['torch'] = None\n"
@@ -172,3 +179,6 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 def test_public_names() -> None:
     assert set(bnfold.train.__all__) <= set(dir(bnfold.train))
+    assert all(getattr(bnfold.train, name).__doc__ for name in bnfold.train.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        bnfold.train.nonsense  # noqa: B018

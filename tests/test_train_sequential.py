@@ -14,6 +14,7 @@ from bnfold.train import sequential as module
 from bnfold.train.data import load
 from bnfold.train.models import build
 from bnfold.train.ranks import ALONE
+from bnfold.train.recipe import Network
 from bnfold.train.statistics import Statistics, install, population_statistics
 from tests.data import data_path
 
@@ -30,7 +31,7 @@ def digits() -> Tensor:
 def network(arch: str, x: Tensor) -> nn.Module:
     """With statistics that fit nothing, and gammas and betas of every sign."""
     torch.manual_seed(1)
-    net = build(arch, tuple(x.shape[1:]), 10, True)  # type: ignore[arg-type]
+    net = build(Network(arch), tuple(x.shape[1:]), 10)  # type: ignore[arg-type]
     for layer in net.modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
             for parameter in layer.parameters():

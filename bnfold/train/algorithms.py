@@ -109,8 +109,8 @@ def exploding_bias(
         x = u + b
         mean = x.mean() if through_mean else x.mean().detach()
         loss = ((x - mean - target) ** 2).mean() / 2
-        biases.append(float(b))
-        losses.append(float(loss))
+        biases.append(b.item())
+        losses.append(loss.item())
         with torch.no_grad():
             b -= lr * torch.autograd.grad(loss, b)[0]
     return biases, losses

@@ -76,13 +76,14 @@ def require_version(path: Path, version: object) -> None:
 def resumed(settings: Settings, options: TrainOptions) -> Settings:
     """What a run goes on with: only its length and the place of its data may differ from what it has."""
     said, stored = options.said(), asdict(settings)
+    free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # it ends where the run ends
     for name, value in said.items():
-        if name not in FREE and stored[name] != value:
+        if name not in free and stored[name] != value:
             raise UsageProblem(
                 f"The run has {name} {stored[name]}, not {value}.",
                 "Leave that option out, or start another run with --out.",
             )
-    if said.keys() & {"steps", "epochs"}:
+    if said.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
     if "statistics" in said:
         stored |= {"statistics_batch": None}

@@ -130,6 +130,7 @@ def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:
         | checkpoint.scores
         | {
             "data": f"{kind}:{Path(place).name}" if place else kind,
+            "arch": Path(config.settings.arch).name,
             "steps": checkpoint.step,
             "train_images": config.train_images,
             "test_images": config.test_images,

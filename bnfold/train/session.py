@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,18 @@ from torch import Tensor, nn
 
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
+from .augmentation import augmented, draws
 from .config import CONFIG, Config, read_config, resumed, write_config
-from .data import Dataset, Split, batches, load
-from .models import ARCHITECTURES, build
+from .data import Dataset, Labels, Split, batches, load
+from .descent import Descent, layout, learning_rate, optimizer
+from .models import build
+from .normalization import Pixels
 from .options import BY_BATCH, DEVICES, Settings, TrainOptions, unknown
 from .ranks import Ranks, local_rank
 from .runs import Checkpoint
 from .sequential import CHUNK
-from .statistics import population_statistics
 from .sync import Synced
+from .trial import try_a_step
 
 EVALUATIONS = 20  # of a run, at least
 STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-batches
@@ -36,7 +39,7 @@ class Session:
     settings: Settings
     data: Dataset
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    descent: Descent
     device: torch.device
     ranks: Ranks
     trained: nn.Module  # what `model` is called through in training: the same parameters
@@ -54,14 +57,19 @@ class Session:
     @property
     def interval(self) -> int:
         """Steps between evaluations, which is also what an interruption can lose."""
-        return max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+        return self.settings.evaluate_every or max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step to come."""
+        return learning_rate(self.settings, self.step, self.steps)
 
     def batches_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The images and labels of every step that is still to be taken: this process's share of them."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        ahead = chain.from_iterable(self._epoch(e) for e in count(epoch))
+        ahead = ((e, indices) for e in count(epoch) for indices in self._epoch(e))
         chosen = islice(ahead, done, done + self.steps - self.step)
-        return (self.tensors(self.data.train, indices[self.ranks.share(len(indices))]) for indices in chosen)
+        return (self.training(indices[self.ranks.share(len(indices))], e) for e, indices in chosen)
 
     def population(self) -> Population:
         """This process's share of what the statistics are taken of."""
@@ -70,28 +78,40 @@ class Session:
 
     def tensors(self, split: Split, chosen: npt.NDArray[np.intp] | slice) -> tuple[Tensor, Tensor]:
         """Normalized images and their labels, on the device."""
-        images = torch.from_numpy(self.data.normalization(split.images[chosen]))
-        return images.to(self.device), torch.from_numpy(split.labels[chosen]).to(self.device)
+        return self._on_device(split.images[chosen], split.labels[chosen])
+
+    def training(self, chosen: npt.NDArray[np.intp], epoch: int) -> tuple[Tensor, Tensor]:
+        """These training images as `epoch` augments them, normalized, and their labels, on the device."""
+        images, labels = self.data.train.images[chosen], self.data.train.labels[chosen]
+        drawn = draws(self.settings.seed, epoch, len(self.data.train))[chosen]
+        return self._on_device(augmented(images, self.settings.augment, drawn), labels)
 
     def checkpoint(self) -> Checkpoint:
         """Where the run is now; all processes take part."""
         states = self.ranks.gathered(_random_state(self.device))
         rng = {f"{kind}:{rank}": state for rank, here in enumerate(states) for kind, state in here.items()}
-        return Checkpoint(self.step, self.model.state_dict(), self.optimizer.state_dict(), rng, self.seconds)
+        descent = self.descent.optimizer.state_dict()
+        scaler = self.descent.scaler.state_dict()
+        return Checkpoint(self.step, self.model.state_dict(), descent, rng, self.seconds, scaler)
 
     def _epoch(self, epoch: int) -> Iterator[npt.NDArray[np.intp]]:
-        return batches(self.settings.batch_size, len(self.data.train), self.settings.seed, epoch)
+        settings = self.settings
+        return batches(settings.batch_size, len(self.data.train), settings.seed, epoch, settings.shuffle)
+
+    def _on_device(self, images: Pixels, labels: Labels) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(self.data.normalization(images)).to(self.device, memory_format=layout(self.settings))
+        return x, torch.from_numpy(labels).to(self.device)
 
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Training images, batch by batch, as often as they are gone through."""
+    """Training images, augmented as in training, batch by batch, as often as they are gone through."""
 
     session: Session
     chosen: list[npt.NDArray[np.intp]]
 
     def __iter__(self) -> Iterator[Tensor]:
-        return (self.session.tensors(self.session.data.train, indices)[0] for indices in self.chosen)
+        return (self.session.training(indices, STATISTICS_EPOCH)[0] for indices in self.chosen)
 
 
 def _every_image(session: Session) -> list[npt.NDArray[np.intp]]:
@@ -110,8 +130,8 @@ def start(options: TrainOptions, ranks: Ranks) -> Session:
     settings = ranks.agreed(lambda: Settings(**options.said()))
     run = ranks.first(lambda: _new(options.out or runs.default_out(settings)))
     data = ranks.led(lambda: _load(settings))
-    session = ranks.agreed(lambda: _session(run, settings, data, _device(options.device), ranks))
-    ranks.agreed(lambda: _check_batches(session))
+    session = ranks.agreed(lambda: _session(run, settings, data, _device(options.device, settings), ranks))
+    ranks.agreed(lambda: try_a_step(session.descent, session.data, ranks))
     checkpoint = session.checkpoint()
     ranks.first(lambda: runs.create(run, Config.of(settings, session.data)))
     ranks.first(lambda: runs.save(run, checkpoint))
@@ -146,10 +166,10 @@ def _resumed(
             f"{run} is a run of {processes} process(es), not {ranks.size}.",
             f"`torchrun --nproc-per-node {processes} -m bnfold_cli train --resume --out {run}` goes on with it.",
         )
-    session = _session(run, settings, data, _device(options.device), ranks)
+    session = _session(run, settings, data, _device(options.device, settings), ranks)
     if session.steps < checkpoint.step:
         raise UsageProblem(f"{run} is at step {checkpoint.step} already.", f"Ask for more than {session.steps} steps.")
-    _check_batches(session)
+    try_a_step(session.descent, data, ranks)
     _restore(session, checkpoint)
     return session
 
@@ -157,9 +177,12 @@ def _resumed(
 def network(config: Config, weights: dict[str, Tensor], run: Path) -> nn.Module:
     """The network of `config` with `weights`; ModelProblem if they are another architecture's."""
     arch = config.settings.arch
-    if arch not in ARCHITECTURES:
-        raise ModelProblem(f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it.")
-    model = build(arch, config.shape, len(config.classes), config.settings.batch_norm)
+    try:
+        model = build(config.settings, config.shape, len(config.classes))
+    except UsageProblem as error:
+        raise ModelProblem(
+            f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it."
+        ) from error
     put(model, weights, run, arch)
     return model
 
@@ -177,17 +200,19 @@ def put(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> N
 
 def _session(run: Path, settings: Settings, data: Dataset, device: torch.device, ranks: Ranks) -> Session:
     torch.manual_seed(settings.seed)
-    model = build(settings.arch, data.shape, len(data.classes), settings.batch_norm).to(device)
+    model = build(settings, data.shape, len(data.classes))
+    model = model.to(device, memory_format=layout(settings))  # type: ignore[call-overload]
     if ranks.rank:
         torch.manual_seed(settings.seed + ranks.rank)  # the same weights, but another Dropout
     trained = Synced(model, ranks) if settings.sync_bn else model
-    optimizer = torch.optim.SGD(model.parameters(), settings.lr)
-    return Session(run, settings, data, model, optimizer, device, ranks, trained)
+    descent = Descent(settings, model, optimizer(settings, model), device)
+    return Session(run, settings, data, model, descent, device, ranks, trained)
 
 
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
     put(session.model, checkpoint.model, session.run, session.settings.arch)
-    session.optimizer.load_state_dict(checkpoint.optimizer)
+    session.descent.optimizer.load_state_dict(checkpoint.optimizer)
+    session.descent.scaler.load_state_dict(checkpoint.scaler)
     session.step, session.seconds = checkpoint.step, checkpoint.seconds
     rank = session.ranks.rank
     torch.set_rng_state(checkpoint.rng[f"cpu:{rank}"])
@@ -204,27 +229,13 @@ def _load(settings: Settings) -> Dataset:
     return load(settings.data, Path(settings.data_dir) if settings.data_dir else None)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, settings: Settings) -> torch.device:
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise EnvironmentProblem("No CUDA device can be used here.", "Use --device cpu, or install PyTorch for CUDA.")
-    return torch.device("cuda", local_rank()) if name != "cpu" and available else torch.device("cpu")
-
-
-def _check_batches(session: Session) -> None:
-    """There is at least one batch, in equal shares, and every BatchNorm can take its variance."""
-    settings, images, processes = session.settings, len(session.data.train), session.ranks.size
-    for option, size in (("batch-size", settings.batch_size), ("statistics-batch", settings.mini_batch)):
-        if size > images:
-            raise UsageProblem(f"--{option} {size} is more than the {images} training images.", "Use smaller batches.")
-    if settings.batch_size % processes:
-        raise UsageProblem(
-            f"--batch-size {settings.batch_size} cannot be shared equally by {processes} processes.",
-            f"Use a multiple of {processes}.",
-        )
-    together = settings.batch_size // (1 if settings.sync_bn else processes)
-    for size in {together, settings.mini_batch}:
-        zeros = torch.zeros(size, *session.data.shape, device=session.device)
-        population_statistics(session.model, [zeros], "alg2")
+    device = torch.device("cuda", local_rank()) if name != "cpu" and available else torch.device("cpu")
+    if settings.amp == "float16" and device.type == "cpu":
+        raise UsageProblem("--amp float16 needs a CUDA device.", "On the CPU --amp bfloat16 can be had.")
+    return device
