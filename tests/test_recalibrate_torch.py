@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from bnfold.recalibration import recalibrate
-from bnfold.train import models, to_onnx
+from bnfold.train import to_onnx
 from bnfold.train.statistics import population_statistics
 
 RNG = np.random.default_rng(0)
@@ -33,17 +33,32 @@ class Residual(nn.Module):
         return self.b4(self.head(torch.relu(z).mean((2, 3))))
 
 
-NETS = {
-    "mlp": lambda: (models.build("mlp", (1, 12, 12), 10, True), (1, 12, 12)),
-    "convnet": lambda: (models.build("convnet", (3, 12, 12), 10, True), (3, 12, 12)),
-    "residual": lambda: (Residual(), (3, 8, 8)),
-}
+def mlp() -> nn.Module:
+    """Section 4.1 of the paper, smaller: normalized before the sigmoid."""
+    layers = [
+        (nn.Linear(n, m, bias=False), nn.BatchNorm1d(m), nn.Sigmoid()) for n, m in ((144, 50), (50, 40), (40, 30))
+    ]
+    return nn.Sequential(nn.Flatten(), *(layer for three in layers for layer in three), nn.Linear(30, 10))
+
+
+def chain() -> nn.Module:
+    layers = [
+        (nn.Conv2d(n, m, 3, stride, 1), nn.BatchNorm2d(m), nn.ReLU())
+        for n, m, stride in ((3, 16, 1), (16, 32, 2), (32, 64, 2))
+    ]
+    return nn.Sequential(
+        *(layer for three in layers for layer in three), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5)
+    )
+
+
+NETS = {"mlp": (mlp, (1, 12, 12)), "chain": (chain, (3, 12, 12)), "residual": (Residual, (3, 8, 8))}
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_the_same_statistics_as_pytorch(name):
     torch.manual_seed(0)
-    net, shape = NETS[name]()
+    make, shape = NETS[name]
+    net = make()
     x = RNG.normal(0.3, 1.5, (500, *shape)).astype(np.float32)
     wanted = population_statistics(net.eval(), [torch.from_numpy(x)], "sequential")
     result = recalibrate(to_onnx.converted(net, shape, 20, {}), [x])
