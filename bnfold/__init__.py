@@ -13,17 +13,21 @@ if TYPE_CHECKING:
     from .folding import fold as fold
     from .onnx_io import load as load
     from .onnx_io import save as save
+    from .recalibration import Recalibration as Recalibration
+    from .recalibration import recalibrate as recalibrate
     from .verification import Verification as Verification
     from .verification import verify as verify
 
 _HOME = {  # public name: the room it lives in, imported when it is first asked for
     "Benchmark": "bench",
     "FoldResult": "folding",
+    "Recalibration": "recalibration",
     "Verification": "verification",
     "benchmark": "bench",
     "explain": "folding",
     "fold": "folding",
     "load": "onnx_io",
+    "recalibrate": "recalibration",
     "save": "onnx_io",
     "verify": "verification",
 }

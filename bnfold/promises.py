@@ -9,14 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from . import wire
 from .processors import threads
-from .tensors import Held
-
-DATA_FIELDS = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data", "external_data")
+from .tensors import Held, restate
 
 
 class Promises:
@@ -73,21 +71,13 @@ def settle(held: Held, promises: Promises | None) -> int:
     if promises is None or length < wire.LARGE:
         sink = io.BytesIO()
         flushed = written(held, sink)
-        restate(message, shape, held)
+        restate(message, shape, held.kind)
         message.raw_data = sink.getvalue()
         return flushed
     number = promises.made(held)
-    restate(message, shape, held)
+    restate(message, shape, held.kind)
     wire.promise(message, number, length, **more)
     return 0
-
-
-def restate(message: TensorProto, shape: tuple[int, ...], held: Held) -> None:
-    """Type and shape of new values; the old ones are gone."""
-    for field in (*DATA_FIELDS, "data_location"):
-        message.ClearField(field)
-    message.dims[:] = shape
-    message.data_type = helper.np_dtype_to_tensor_dtype(held.kind)
 
 
 def written(held: Held, sink: BinaryIO) -> int:

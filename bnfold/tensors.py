@@ -20,6 +20,10 @@ from .affine import Affine, Array, at_rank
 from .errors import ModelProblem
 from .messages import graphs
 
+DATA_FIELDS = (
+    *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
+    *("external_data", "data_location"),
+)
 CACHED = 1 << 16  # numbers, as float64 half a megabyte
 
 
@@ -200,6 +204,24 @@ def dense(sparse: onnx.SparseTensorProto) -> Array:
     else:
         result[tuple(indices.T)] = values
     return result
+
+
+def to_tensor(values: Array, name: str) -> TensorProto:
+    return numpy_helper.from_array(np.ascontiguousarray(values).reshape(values.shape), name)
+
+
+def replace_values(message: TensorProto, values: Array) -> None:
+    """New numbers in the same message: its name, documentation and metadata stay."""
+    restate(message, values.shape, values.dtype)
+    message.raw_data = numpy_helper.tobytes_little_endian(values)
+
+
+def restate(message: TensorProto, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
+    """Shape and type of new values; the old values are gone."""
+    for field in DATA_FIELDS:
+        message.ClearField(field)
+    message.dims[:] = shape
+    message.data_type = helper.np_dtype_to_tensor_dtype(kind)
 
 
 def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:

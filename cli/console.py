@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,11 @@ from bnfold.junit import Check, to_xml
 
 data = Console(highlight=False)
 words = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def speak_as_one() -> None:
+    """Of the processes that torchrun started, only the first one speaks: they all have the same to say."""
+    data.quiet = words.quiet = os.environ.get("RANK", "0") != "0"
 
 
 def say(text: str) -> None:
@@ -40,6 +46,20 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
     data.print(grid)
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
+    """A bar over levels on a terminal, which tells the runs that are done of the present one; elsewhere nothing."""
+    if not words.is_terminal:
+        yield lambda level, levels, done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=words, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda level, levels, done: bar.update(task, completed=level, total=levels, description=f"run {done}")
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from bnfold.errors import BnfoldError
-from bnfold_cli.console import complain
+from bnfold_cli.console import complain, words
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 model unreadable, invalid or unsupported, "
@@ -46,9 +46,9 @@ def options(
 
 def register() -> None:
     """Each command is a function of its own file."""
-    from bnfold_cli import bench, demo, doctor, explain, export, fold, train, verify
+    from bnfold_cli import bench, demo, doctor, evaluate, explain, export, fold, recalibrate, train, verify
 
-    for module in (train, export, fold, explain, verify, bench, doctor, demo):
+    for module in (train, export, recalibrate, fold, explain, verify, evaluate, bench, doctor, demo):
         name = module.__name__.rpartition(".")[2]
         app.command(name)(getattr(module, name))
 
@@ -80,6 +80,7 @@ def _unexpected(problem: Any) -> int:
         return 2
     if os.environ.get("BNFOLD_DEBUG"):
         raise problem
+    words.quiet = False  # whichever process it is
     complain(
         f"internal error: {type(problem).__name__}: {problem}".splitlines()[0],
         "This is a defect of bnfold: please report it. BNFOLD_DEBUG=1 shows where it happened.",

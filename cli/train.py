@@ -2,65 +2,113 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from bnfold.train import TrainOptions, TrainResult
-from bnfold.train.options import EPOCHS, Settings
-from bnfold_cli.console import table, words
+from bnfold.train.options import EPOCHS, METHODS, Settings
+from bnfold_cli.console import speak_as_one, table, words
 
 
-def _option(words: str, default: object = None) -> typer.models.OptionInfo:
-    """An option that is None unless given; the help shows what None stands for."""
-    shown = False if default is None else str(default)
-    return typer.Option(help=words, show_default=shown)  # type: ignore[no-any-return]
+class Row(NamedTuple):
+    """An option: the type of its value, what the help says, what it is if it is not given, and its flag."""
+
+    kind: type
+    help: str
+    default: object = None
+    flag: str | None = None
 
 
-Data = Annotated[str | None, _option("digits, mnist, fashion-mnist, cifar10 or folder:PATH.", Settings.data)]
-DataDir = Annotated[str | None, _option("Folder of the data set's files; without it they are downloaded.")]
-Arch = Annotated[str | None, _option("mlp or convnet.", Settings.arch)]
-NoBn = Annotated[bool, typer.Option("--no-bn", help="Leave BatchNorm out.")]
-Steps = Annotated[int | None, _option("Mini-batches to train on, instead of epochs.")]
-Epochs = Annotated[int | None, _option("Passes over the training images.", EPOCHS)]
-BatchSize = Annotated[int | None, _option("Images of a mini-batch.", Settings.batch_size)]
-Lr = Annotated[float | None, _option("Learning rate of plain SGD.", Settings.lr)]
-Seed = Annotated[int | None, _option("Decides weights and order of images.", Settings.seed)]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Out = Annotated[Path | None, _option("Folder of the run.", "runs/DATA-ARCH")]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on, exactly where it stopped, with the run --out or the newest one.")
-]
+PANELS = {
+    "Data": {
+        "data": Row(str, "digits, mnist, fashion-mnist, cifar10 or folder:PATH.", Settings.data),
+        "data_dir": Row(str, "Folder of the data set's files; without it they are downloaded."),
+        "augment": Row(str, "none, crop-flip, or distort (that, and colours).", Settings.augment),
+        "shuffle": Row(str, "images, or batches, which keep their images.", Settings.shuffle),
+    },
+    "Network": {
+        "arch": Row(
+            str,
+            "mlp, convnet, bn-inception, inception, resnet-N (N = 6n + 2), timm:NAME, torchvision:NAME, or "
+            "FILE.py:FACTORY, which runs that file; FACTORY(in_shape, classes) gives the network.",
+            Settings.arch,
+        ),
+        "batch_norm": Row(bool, "Leave BatchNorm out.", flag=" /--no-bn"),
+        "bn_position": Row(str, "BatchNorm before or after the nonlinearity.", "before"),
+        "activation": Row(str, "sigmoid or relu.", "the architecture's"),
+        "width": Row(float, "Factor on the channels.", 1),
+        "dropout": Row(float, "Share dropped before the classifier.", 0),
+        "lrn": Row(bool, "Local response normalization, as in GoogLeNet.", flag="--lrn"),
+        "init_std": Row(float, "Draw weights from a Gaussian of this standard deviation.", "the architecture's way"),
+    },
+    "Recipe": {
+        "steps": Row(int, "Mini-batches to train on, instead of epochs."),
+        "epochs": Row(int, "Passes over the training images.", EPOCHS),
+        "batch_size": Row(int, "Images of a mini-batch.", Settings.batch_size),
+        "optimizer": Row(str, "sgd or adamw.", Settings.optimizer),
+        "lr": Row(float, "Learning rate.", Settings.lr),
+        "momentum": Row(float, "Momentum of SGD.", Settings.momentum),
+        "weight_decay": Row(float, "L2 weight regularization.", Settings.weight_decay),
+        "schedule": Row(str, "constant, exponential, step or cosine.", Settings.schedule),
+        "decay": Row(float, "exponential, step: factor on the learning rate ...", Settings.decay),
+        "decay_every": Row(int, "... in this many steps."),
+        "clip_norm": Row(float, "Clip gradients to this norm.", "off"),
+        "seed": Row(int, "Decides weights, order of images and augmentation.", Settings.seed),
+    },
+    "Population statistics": {
+        "statistics": Row(str, f"{', '.join(METHODS)}.", Settings.statistics),
+        "statistics_batch": Row(int, "Mini-batches of alg2 and pooled.", "that of training"),
+    },
+    "Machine": {
+        "device": Row(str, "auto, cpu or cuda.", TrainOptions.device),
+        "amp": Row(str, "Mixed precision: float16 (CUDA only) or bfloat16.", "off"),
+        "channels_last": Row(bool, "Lay out images channels last: faster convolutions.", flag="--channels-last"),
+        "sync_bn": Row(bool, "Normalize by the batch of all processes (torchrun).", flag="--sync-bn"),
+        "compile": Row(bool, "Train through torch.compile.", flag="--compile"),
+    },
+    "Run": {
+        "out": Row(Path, "Folder of the run.", "runs/DATA-ARCH"),
+        "resume": Row(bool, "Go on, exactly where it stopped, with the run --out or the newest one.", flag="--resume"),
+        "evaluate_every": Row(int, "Steps between evaluations.", "an epoch, or a 20th of the run"),
+        "tensorboard": Row(bool, "Also write scalars for TensorBoard, in the run.", flag="--tensorboard"),
+    },
+}
 
 
-def train(
-    data: Data = None,
-    data_dir: DataDir = None,
-    arch: Arch = None,
-    no_bn: NoBn = False,
-    steps: Steps = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    lr: Lr = None,
-    seed: Seed = None,
-    device: Device = "auto",
-    out: Out = None,
-    resume: Resume = False,
-) -> None:
-    """Train a network with BatchNorm; end with population statistics (Algorithm 2 of the paper).
+def train(**asked: Any) -> None:
+    """Train a network with BatchNorm; end with population statistics.
 
     A run is a folder with config.json, metrics.jsonl and checkpoint.pt. With --resume, options that are not given
-    are those the run was started with.
+    are those the run was started with. `torchrun --nproc-per-node 2 -m bnfold_cli train` shares each batch between
+    two processes.
     """
     from bnfold.train import train
     from bnfold.train.progress import shown
 
-    batch_norm = False if no_bn else None
-    options = TrainOptions(data, data_dir, arch, batch_norm, steps, epochs, batch_size, lr, seed, device, out, resume)
+    speak_as_one()
+    options = TrainOptions(**{name: value for name, value in asked.items() if value is not None})
     with shown(words) as watch:
         result = train(options, watch)
     _tell(result)
+
+
+def _parameters() -> Iterator[Parameter]:
+    """What Typer reads options from: each is None unless given; the help shows what None stands for."""
+    for panel, rows in PANELS.items():
+        for name, row in rows.items():
+            flags = [row.flag] if row.flag else []
+            shown = False if row.default is None else str(row.default)
+            option = typer.Option(*flags, help=row.help, show_default=shown, rich_help_panel=panel)
+            annotation = Annotated[row.kind | None, option]  # type: ignore[name-defined]
+            yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+train.__signature__ = Signature([*_parameters()])  # type: ignore[attr-defined]
+train.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
 
 
 def _tell(result: TrainResult) -> None:
@@ -70,6 +118,7 @@ def _tell(result: TrainResult) -> None:
         ("BatchNorm layers", result.batch_norms),
         ("held-out images", result.test_images),
         ("accuracy, moving averages", f"{result.accuracy_moving_average:.4f}"),
+        ("population statistics", result.statistics),
         ("accuracy, population statistics", f"{result.accuracy:.4f}"),
         ("seconds", f"{result.seconds:.1f}"),
     ]

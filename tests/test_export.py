@@ -16,6 +16,7 @@ from torch import nn
 
 from bnfold.errors import BnfoldError, CheckFailed, ModelProblem, UsageProblem
 from bnfold.train import Interrupted, TrainOptions, TrainResult, runs, to_onnx, train
+from bnfold.train.config import VERSION
 from bnfold.train.data import load
 from bnfold.train.export import ExportResult, export
 from bnfold.train.normalization import Normalization
@@ -88,7 +89,7 @@ def test_a_deployer_gets_the_accuracy_of_the_run_from_the_file_alone(
     assert np.mean(logits.argmax(1) == test.labels) == convnet.accuracy == record["accuracy"]
     assert json.loads(properties["bnfold.classes"]) == list("0123456789")
     assert record["steps"] == 60
-    assert record["statistics"] == "population (Algorithm 2)"
+    assert record["statistics"] == "sequential"
 
 
 def test_the_comparison_is_with_the_file_as_it_is(exported: ExportResult) -> None:
@@ -198,7 +199,7 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
 
 
 def edit(run: Path, **changed: Any) -> None:
-    torch.save({"version": 1, **vars(runs.load(run)) | changed}, run / runs.CHECKPOINT)
+    torch.save({"version": VERSION, **vars(runs.load(run)) | changed}, run / runs.CHECKPOINT)
 
 
 def test_a_checkpoint_of_another_architecture(copy: Path, convnet: TrainResult, tmp_path: Path) -> None:

@@ -126,9 +126,41 @@ def test_population_statistics_replace_the_moving_averages(whole: TrainResult) -
     assert all(not torch.equal(value, checkpoint.model[name]) for name, value in checkpoint.statistics.items())
 
 
+@pytest.mark.parametrize("method", ["alg2", "pooled", "ema"])
+def test_statistics_can_be_taken_again_by_another_method(tmp_path: Path, method: str) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    first = train(short(run))
+    assert first.statistics == "sequential"
+    again = train(TrainOptions(out=run, resume=True, statistics=method))
+    words = method if method == "ema" else f"{method}, mini-batches of 60"
+    assert again == replace(train(short(other, statistics=method)), run=run, seconds=first.seconds)
+    assert again.statistics == words
+    assert same(run, other)
+    assert train(TrainOptions(out=run, resume=True, statistics="sequential")) == first
+
+
+def test_the_mini_batches_of_statistics_have_a_size_of_their_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    small = train(short(run, statistics="alg2", statistics_batch=7))
+    assert small.statistics == "alg2, mini-batches of 7"
+    moments = runs.load(run).statistics
+    assert train(TrainOptions(out=run, resume=True)) == small
+    large = train(TrainOptions(out=run, resume=True, statistics="alg2"))
+    assert large.statistics == "alg2, mini-batches of 60", "what was said of another method is not kept"
+    assert not torch.equal(runs.load(run).statistics["hidden1.norm.running_mean"], moments["hidden1.norm.running_mean"])
+
+
+def test_ema_keeps_the_moving_averages(tmp_path: Path) -> None:
+    result = train(short(tmp_path / "run", statistics="ema"))
+    assert result.accuracy == result.accuracy_moving_average
+    checkpoint = runs.load(tmp_path / "run")
+    assert all(torch.equal(value, checkpoint.model[name]) for name, value in checkpoint.statistics.items())
+
+
 def test_without_batch_norm_both_accuracies_are_one(tmp_path: Path) -> None:
     result = train(short(tmp_path / "run", batch_norm=False, steps=5))
     assert result.batch_norms == 0
+    assert result.statistics == "none"
     assert result.accuracy == result.accuracy_moving_average
 
 
@@ -159,9 +191,21 @@ def test_an_existing_run_is_not_overwritten(whole: TrainResult) -> None:
     assert contents(whole.run) == before
 
 
-def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="parameters reached infinity by step"):
-        train(short(tmp_path / "run", lr=1e30))
+DIVERGING: dict[str, tuple[dict[str, Any], str]] = {
+    "parameters": ({"lr": 1e38}, "parameters became NaN at step 2"),
+    "infinity": ({"lr": 3.3e38, "batch_norm": False, "init_std": 5.0}, "parameters reached infinity at step 1"),
+    "loss": ({"lr": 1e38, "batch_norm": False}, "the loss reached infinity at step 2"),
+    "statistics": ({"lr": 1e30}, "moving averages are not finite by step 2"),
+    "late": ({"lr": 1e38, "evaluate_every": 25}, "parameters became NaN at step 2"),
+}
+
+
+@pytest.mark.parametrize(("changed", "words"), DIVERGING.values(), ids=DIVERGING.keys())
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(
+    tmp_path: Path, changed: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckFailed, match=f"Training diverged: {words}"):
+        train(short(tmp_path / "run", **changed))
     assert all(bool(torch.isfinite(w).all()) for w in runs.load(tmp_path / "run").model.values())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ import bnfold.train
 from bnfold.errors import UsageProblem
 from bnfold.train import Event, TrainOptions
 from bnfold.train.data import DATASETS
-from bnfold.train.models import ARCHITECTURES
-from bnfold.train.options import Settings
+from bnfold.train.models import ARCHITECTURES, FORMS
+from bnfold.train.options import METHODS, Settings
 from bnfold.train.progress import shown
+from bnfold.train.recipe import CHOICES
 from bnfold_cli.main import run
+from bnfold_cli.train import PANELS
 
 
 @pytest.fixture
@@ -31,6 +35,7 @@ def test_train_then_export(here: Path, capfd: pytest.CaptureFixture[str]) -> Non
     out, err = capfd.readouterr()
     assert "accuracy, moving averages" in out
     assert "accuracy, population statistics" in out
+    assert "sequential" in out
     assert "runs/digits-mlp" in out
     assert err.splitlines()[-1].startswith("step 20/20  loss ")
 
@@ -81,6 +86,11 @@ def test_problems_are_one_line_and_a_hint(
     assert list(here.iterdir()) == []
 
 
+def values(kind: type, i: int) -> object:
+    """A value of this kind that no other option gets."""
+    return True if kind is bool else Path(f"p{i}") if kind is Path else f"s{i}" if kind is str else kind(i)
+
+
 def test_every_option_reaches_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[TrainOptions] = []
 
@@ -89,42 +99,25 @@ def test_every_option_reaches_its_field(monkeypatch: pytest.MonkeyPatch) -> None
         raise UsageProblem("far enough", "")
 
     monkeypatch.setattr(bnfold.train, "train", train)
-    run(
-        [
-            "train",
-            "--data",
-            "d",
-            "--data-dir",
-            "dd",
-            "--arch",
-            "a",
-            "--no-bn",
-            "--steps",
-            "1",
-            "--epochs",
-            "2",
-            "--batch-size",
-            "3",
-            "--lr",
-            "0.4",
-            "--seed",
-            "5",
-        ]
-    )
-    run(["train", "--device", "cuda", "--out", "o", "--resume"])
-    assert asked == [
-        TrainOptions("d", "dd", "a", batch_norm=False, steps=1, epochs=2, batch_size=3, lr=0.4, seed=5),
-        TrainOptions(device="cuda", out=Path("o"), resume=True),
-    ]
+    rows = {name: row for panel in PANELS.values() for name, row in panel.items()}
+    assert rows.keys() == {field.name for field in fields(TrainOptions)}
+    said = {name: values(row.kind, i) for i, (name, row) in enumerate(rows.items())} | {"batch_norm": False}
+    flags = {name: "--no-bn" if name == "batch_norm" else f"--{name.replace('_', '-')}" for name in said}
+    words = [[flags[name]] if rows[name].kind is bool else [flags[name], str(value)] for name, value in said.items()]
+    run(["train", *chain.from_iterable(words)])
+    run(["train"])
+    assert asked == [TrainOptions(**said), TrainOptions()]  # type: ignore[arg-type]
 
 
 def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["train", "--help"]) == 0
     text = capfd.readouterr().out
-    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed):
+    for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed, Settings.statistics):
         assert f"[default: ({default})]" in text
-    assert all(name in text for name in (*DATASETS, *ARCHITECTURES))
+    assert all(name in text for name in (*DATASETS, *ARCHITECTURES, *FORMS, *METHODS))
+    assert all(choice in text for choices in CHOICES.values() for choice in choices)
+    assert all(f" {panel} " in text for panel in PANELS)
 
 
 def test_a_terminal_shows_a_bar() -> None:

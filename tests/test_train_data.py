@@ -209,6 +209,26 @@ def test_a_cut_cifar_file_and_a_folder_without_one(tmp_path: Path) -> None:
         load("cifar10", tmp_path)
 
 
+def test_an_empty_cifar_file_is_refused(tmp_path: Path) -> None:
+    write_npz(tmp_path, x_test=np.zeros((0, 32, 32, 3), np.uint8), y_test=np.zeros(0, np.int64))
+    with pytest.raises(ModelProblem, match="0 labels for 0 images"):
+        load("cifar10", tmp_path)
+
+
+def test_the_original_files_of_cifar_are_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision import datasets
+
+    class Batches:
+        def __init__(self, root: Path, train: bool) -> None:
+            assert root == tmp_path
+            self.data, self.targets = np.full((6, 32, 32, 3), [1, 2, 3], np.uint8), [9 if train else 4] * 6
+
+    monkeypatch.setattr(datasets, "CIFAR10", Batches)
+    data = load("cifar10", tmp_path)
+    assert data.train.images[0, :, 0, 0].tolist() == [1, 2, 3]
+    assert (set(data.train.labels), set(data.test.labels)) == ({9}, {4})
+
+
 def draw(path: Path, grey: int, size: tuple[int, int] = (6, 4), mode: str = "L") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new(mode, size, grey if mode in {"L", "I;16"} else (grey, 0, 0)).save(path)
@@ -254,6 +274,11 @@ def test_folders_that_cannot_be_learned_from(pets: Path) -> None:
         load(f"folder:{pets / 'nowhere'}", None)
     with pytest.raises(ModelProblem, match="0 class sub-folder"):
         load(f"folder:{pets / 'cat'}", None)
+    for name in ("a", "b"):
+        (pets / "none" / name).mkdir(parents=True)
+    with pytest.raises(ModelProblem, match="has no images"):
+        load(f"folder:{pets / 'none'}", None)
+    (pets / "none").rename(pets.parent / "none")
     draw(pets / "bird" / "only.png", 1)
     with pytest.raises(ModelProblem, match="'bird' has 1 image"):
         load(f"folder:{pets}", None)

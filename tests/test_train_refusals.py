@@ -15,6 +15,7 @@ import torch
 import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
 from bnfold.train import TrainOptions, TrainResult, runs, train
+from bnfold.train.config import VERSION
 from bnfold.train.options import need
 from tests.test_train import short
 
@@ -36,6 +37,14 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
     "batch of none": ({"batch_size": 0}, UsageProblem, "--batch-size is 0"),
     "batch of one": ({"batch_size": 1}, UsageProblem, "1 value per channel"),
     "batch too large": ({"batch_size": 1439}, UsageProblem, "more than the 1438 training images"),
+    "method": ({"statistics": "sequentail"}, UsageProblem, "Unknown method of statistics: 'sequentail'"),
+    "mini-batches of none": ({"statistics": "alg2", "statistics_batch": 1}, UsageProblem, "--statistics-batch is 1"),
+    "mini-batches of what has none": ({"statistics_batch": 9}, UsageProblem, "--statistics sequential has no mini-b"),
+    "mini-batch too large": (
+        {"statistics": "pooled", "statistics_batch": 1439},
+        UsageProblem,
+        "--statistics-batch 1439",
+    ),
     "missing data": ({"data": "mnist", "data_dir": "nowhere"}, ModelProblem, "No file nowhere"),
 }
 
@@ -87,7 +96,7 @@ def break_checkpoint(run: Path, how: str) -> None:
     """Damage the checkpoint of a run in one way."""
     path = run / runs.CHECKPOINT
     content = path.read_bytes()
-    checkpoint = {"version": 1, **vars(runs.load(run))}
+    checkpoint = {"version": VERSION, **vars(runs.load(run))}
     if how == "missing":
         path.unlink()
     elif how in {"empty", "text", "cut", "flipped"}:
@@ -95,9 +104,9 @@ def break_checkpoint(run: Path, how: str) -> None:
         flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
         path.write_bytes({"empty": b"", "text": b"hello\n" * 99, "cut": content[:-999], "flipped": flipped}[how])
     elif how == "code":
-        torch.save({"version": 1, "model": Path}, path)
+        torch.save({"version": VERSION, "model": Path}, path)
     else:
-        other = {"version": {"version": 2}, "list": [1], "fields": {"extra": 1}}[how]
+        other = {"version": {"version": 1}, "list": [1], "fields": {"extra": 1}}[how]
         torch.save(checkpoint | other if isinstance(other, dict) else other, path)
 
 
@@ -110,7 +119,7 @@ BROKEN = {
     "code": "is damaged",
     "list": "is damaged",
     "fields": "is damaged",
-    "version": "has version 2; this bnfold reads version 1",
+    "version": "has version 1; this bnfold reads version 2",
 }
 
 
@@ -125,7 +134,7 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path, how: str, words: str) -> N
 
 def test_a_broken_config_is_named(finished: TrainResult, tmp_path: Path) -> None:
     stored = json.loads((finished.run / "config.json").read_text())
-    bad = [{**stored, "shape": 3}, {**stored, "settings": {"colour": 1}}, {"version": 1}, [], "{"]
+    bad = [{**stored, "shape": 3}, {**stored, "settings": {"colour": 1}}, {"version": VERSION}, [], "{"]
     for content in bad:
         (tmp_path / "config.json").write_text(content if content == "{" else json.dumps(content))
         with pytest.raises(ModelProblem, match=r"config\.json is damaged"):
@@ -141,7 +150,14 @@ def test_a_package_that_is_missing_says_how_to_install_it() -> None:
     assert caught.value.hint == 'pip install "bnfold[train]"'
 
 
-@pytest.mark.parametrize("call", ["train.train(train.TrainOptions())", "train.export.export(None, pathlib.Path('x'))"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "train.train(train.TrainOptions())",
+        "train.population_statistics",
+        "train.export.export(None, pathlib.Path('x'))",
+    ],
+)
 def test_without_torch(call: str) -> None:
     code = (
         "import sys, pathlib; sys.modules['torch'] = None\n"
@@ -163,3 +179,6 @@ def test_importing_it_loads_nothing_heavy() -> None:
 
 def test_public_names() -> None:
     assert set(bnfold.train.__all__) <= set(dir(bnfold.train))
+    assert all(getattr(bnfold.train, name).__doc__ for name in bnfold.train.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        bnfold.train.nonsense  # noqa: B018

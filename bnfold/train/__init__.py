@@ -2,17 +2,28 @@
 
 result = train(TrainOptions(data="digits"))
 bnfold.train.export.export(result.run, Path("digits.onnx"))
+
+Of a network of your own: install(model, population_statistics(model, batches))
 """
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .options import Event, Interrupted, Settings, TrainOptions, TrainResult, Watch, need
 
-__all__ = ["Event", "Interrupted", "Settings", "TrainOptions", "TrainResult", "train"]
+if TYPE_CHECKING:
+    from .statistics import install as install
+    from .statistics import population_statistics as population_statistics
+
+_OF_STATISTICS = ["install", "population_statistics"]  # public names that need PyTorch, imported when asked for
+
+__all__ = ["Event", "Interrupted", "Settings", "TrainOptions", "TrainResult", *_OF_STATISTICS, "train"]
 
 
 def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResult:
-    """Train a network, then replace its moving averages by population statistics (Algorithm 2 of the paper).
+    """Train a network, then replace its moving averages by population statistics.
 
     `watch` is told of every step. Raises BnfoldError for bad options or data, for a run that diverges, and,
     as `Interrupted`, on Ctrl-C: the last checkpoint is kept and `TrainOptions(resume=True)` goes on exactly.
@@ -21,3 +32,14 @@ def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResu
     from .loop import train
 
     return train(options, watch)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_STATISTICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    need("torch")
+    return getattr(import_module(f"{__name__}.statistics"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -14,8 +14,8 @@ from .normalization import Normalization
 from .options import Settings, TrainOptions
 
 CONFIG = "config.json"
-VERSION = 1  # of config.json and checkpoint.pt together
-FREE = {"steps", "epochs", "data_dir"}  # settings that may change when a run goes on
+VERSION = 2  # of config.json and checkpoint.pt together
+FREE = {"steps", "epochs", "data_dir", "statistics", "statistics_batch"}  # settings that may change when a run goes on
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,15 @@ def require_version(path: Path, version: object) -> None:
 def resumed(settings: Settings, options: TrainOptions) -> Settings:
     """What a run goes on with: only its length and the place of its data may differ from what it has."""
     said, stored = options.said(), asdict(settings)
+    free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # it ends where the run ends
     for name, value in said.items():
-        if name not in FREE and stored[name] != value:
+        if name not in free and stored[name] != value:
             raise UsageProblem(
                 f"The run has {name} {stored[name]}, not {value}.",
                 "Leave that option out, or start another run with --out.",
             )
-    if said.keys() & {"steps", "epochs"}:
+    if said.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
+    if "statistics" in said:
+        stored |= {"statistics_batch": None}
     return Settings(**stored | said)

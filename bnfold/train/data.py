@@ -66,10 +66,16 @@ def load(name: str, data_dir: Path | None) -> Dataset:
     return DATASETS[name](data_dir)
 
 
-def batches(size: int, count: int, seed: int, epoch: int) -> Iterator[npt.NDArray[np.intp]]:
-    """Index batches of exactly `size` over `count` images, in an order that only `seed` and `epoch` decide."""
-    order = np.random.default_rng([seed, epoch]).permutation(count)
-    for start in range(0, count - size + 1, size):
+def batches(size: int, count: int, seed: int, epoch: int, shuffle: str = "images") -> Iterator[npt.NDArray[np.intp]]:
+    """Index batches of exactly `size` over `count` images, in an order that only `seed` and `epoch` decide.
+
+    shuffle="batches" shuffles whole batches, which hold the same images in every epoch; those that do not fill the
+    last one are then never seen.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(count) if shuffle == "images" else np.random.default_rng(seed).permutation(count)
+    starts = np.arange(0, count - size + 1, size)
+    for start in starts if shuffle == "images" else rng.permutation(starts):
         yield order[start : start + size]
 
 

@@ -111,7 +111,7 @@ def _proto(model: nn.Module, config: Config, checkpoint: Checkpoint, opset: int,
 
 
 def _check_batch_norms(model: nn.Module, proto: onnx.ModelProto) -> None:
-    from .statistics import tracked_norms
+    from .norms import tracked_norms
 
     there, found = len(tracked_norms(model)), sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
     if there != found:
@@ -130,10 +130,11 @@ def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:
         | checkpoint.scores
         | {
             "data": f"{kind}:{Path(place).name}" if place else kind,
+            "arch": Path(config.settings.arch).name,
             "steps": checkpoint.step,
             "train_images": config.train_images,
             "test_images": config.test_images,
-            "statistics": "population (Algorithm 2)" if checkpoint.statistics else "none",
+            "statistics": checkpoint.taken,
             "versions": {name: version(name) for name in ("bnfold", "torch")},
         }
     )

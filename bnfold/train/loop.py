@@ -1,22 +1,29 @@
-"""Algorithm 2 of the paper from line 6 on: train by SGD, freeze, replace the statistics, test."""
+"""Algorithm 2 of the paper from line 6 on: train, freeze, replace the statistics, test.
+
+Where a run has several processes, all of them come through here; what is called `first` is done by one.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from math import isfinite, isnan
+from statistics import fmean
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from ..errors import CheckFailed
-from . import runs
+from . import board, runs
+from .descent import Taken, compiled, learning_rate
+from .norms import tracked_norms
 from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
+from .ranks import Ranks, joined
 from .runs import Checkpoint
 from .session import Session, resume, start
-from .statistics import install, population_statistics, tracked_norms
+from .statistics import install, population_statistics
 
 TEST_BATCH = 500
 FEW_VALUES = 60 * 28 * 28  # in a batch: up to here one thread is the fastest
@@ -24,64 +31,104 @@ FEW_VALUES = 60 * 28 * 28  # in a batch: up to here one thread is the fastest
 
 def train(options: TrainOptions, watch: Watch) -> TrainResult:
     """What `bnfold.train.train` promises."""
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        session, checkpoint = resume(options) if options.resume else (start(options), None)
-        if checkpoint and checkpoint.scores and checkpoint.step == session.steps:
-            return _result(session, checkpoint)
-        with _threads(session), _resumable(session):
-            runs.rewind(session.run, session.step)
-            _fit(session, watch)
-            return _result(session, _finish(session))
+    with joined() as ranks, torch.random.fork_rng(range(torch.cuda.device_count())):
+        return _train(options, watch, ranks)
+
+
+def _train(options: TrainOptions, watch: Watch, ranks: Ranks) -> TrainResult:
+    if options.tensorboard:
+        ranks.agreed(board.require)
+    session, checkpoint = resume(options, ranks) if options.resume else (start(options, ranks), None)
+    if checkpoint and checkpoint.step == session.steps and checkpoint.taken == _taken(session):
+        return _result(session, checkpoint)
+    with _threads(session), _resumable(session), _told(session, options.tensorboard, watch) as told:
+        ranks.first(lambda: runs.rewind(session.run, session.step))
+        _fit(session, told)
+        return _result(session, _finish(session))
+
+
+def _told(session: Session, tensorboard: bool, watch: Watch) -> AbstractContextManager[Watch]:
+    """What is told of every step."""
+    if session.ranks.rank:
+        return nullcontext(_nobody)
+    return board.writing(session.run, session.step, watch) if tensorboard else nullcontext(watch)
+
+
+def _nobody(event: Event) -> None:
+    """Watches the processes that say nothing."""
 
 
 def _fit(session: Session, watch: Watch) -> None:
     """Line 6: take every step that is left; evaluate and save at every interval and at the end."""
-    losses: list[Tensor] = []
+    taken: list[Taken] = []
     began = time.perf_counter() - session.seconds
     session.model.train()
+    network = compiled(session.settings, session.ranks.parallel(session.trained))
     for images, labels in session.batches_ahead():
-        losses.append(_descend(session, images, labels))
+        taken.append(session.descent.take(network, images, labels, session.lr))
         session.step += 1
         watch(Event(session.step, session.steps))
         if session.step % session.interval == 0 or session.step == session.steps:
             session.seconds = time.perf_counter() - began
-            watch(_keep(session, float(torch.stack(losses).mean())))
-            losses = []
+            watch(_keep(session, taken))
+            taken = []
 
 
-def _descend(session: Session, images: Tensor, labels: Tensor) -> Tensor:
-    """One step against the gradient; the loss before it."""
-    loss = cross_entropy(session.model(images), labels)
-    session.optimizer.zero_grad()
-    torch.autograd.backward(loss)
-    session.optimizer.step()
-    return loss.detach()
-
-
-def _keep(session: Session, loss: float) -> Event:
+def _keep(session: Session, taken: list[Taken]) -> Event:
     """Test by the moving averages, log, save; CheckFailed, with the last checkpoint kept, if the run diverged."""
-    if not all(bool(torch.isfinite(weights).all()) for weights in session.model.state_dict().values()):
-        raise CheckFailed(
-            f"Training diverged: parameters reached infinity by step {session.step}.",
-            "Use a lower --lr, or BatchNorm if it was left out.",
-        )
-    accuracy = _accuracy(session)
-    runs.log(session.run, {"step": session.step, "loss": loss, "accuracy_moving_average": accuracy})
-    runs.save(session.run, session.checkpoint())
-    return Event(session.step, session.steps, loss, accuracy)
+    losses, largest = (torch.stack(column).tolist() for column in zip(*taken, strict=True))
+    losses = [fmean(step) for step in zip(*session.ranks.gathered(losses), strict=True)]
+    checkpoint = session.checkpoint()
+    return session.ranks.first(lambda: _kept(session, checkpoint, losses, largest))
+
+
+def _kept(session: Session, checkpoint: Checkpoint, losses: list[float], largest: list[float]) -> Event:
+    _require_finite(session, losses, largest)
+    lr = learning_rate(session.settings, session.step - 1, session.steps)
+    loss, accuracy = fmean(losses), _accuracy(session)
+    runs.log(session.run, {"step": session.step, "loss": loss, "lr": lr, "accuracy_moving_average": accuracy})
+    runs.save(session.run, checkpoint)
+    return Event(session.step, session.steps, loss, accuracy, lr)
+
+
+def _require_finite(session: Session, losses: list[float], largest: list[float]) -> None:
+    """Every loss, every parameter after every step, and the moving averages now."""
+    for step, (loss, parameter) in enumerate(zip(losses, largest, strict=True), session.step - len(losses) + 1):
+        if not isfinite(parameter):
+            raise _diverged(f"parameters {'became NaN' if isnan(parameter) else 'reached infinity'} at step {step}")
+        if not isfinite(loss):
+            raise _diverged(f"the loss {'became NaN' if isnan(loss) else 'reached infinity'} at step {step}")
+    if not all(bool(torch.isfinite(average).all()) for average in session.model.buffers()):
+        raise _diverged(f"moving averages are not finite by step {session.step}")
+
+
+def _diverged(what: str) -> CheckFailed:
+    return CheckFailed(f"Training diverged: {what}.", "Use a lower --lr, or BatchNorm if it was left out.")
 
 
 def _finish(session: Session) -> Checkpoint:
     """Lines 7 to 11: population statistics in place of the moving averages, both tested, logged and saved."""
-    scores = {"accuracy_moving_average": _accuracy(session)}
     last = session.checkpoint()
     last = replace(last, model={name: weights.clone() for name, weights in last.model.items()})
-    install(session.model, population_statistics(session.model, session.population()))
-    scores["accuracy"] = _accuracy(session)
-    checkpoint = replace(last, statistics=_statistics(session), scores=scores)
-    runs.log(session.run, {"step": session.step, **scores})
-    runs.save(session.run, checkpoint)
+    scores = {"accuracy_moving_average": session.ranks.first(lambda: _accuracy(session))}
+    settings = session.settings
+    install(
+        session.model, population_statistics(session.model, session.population(), settings.statistics, session.ranks)
+    )
+    scores["accuracy"] = session.ranks.first(lambda: _accuracy(session))
+    checkpoint = replace(last, statistics=_statistics(session), taken=_taken(session), scores=scores)
+    session.ranks.first(lambda: _finished(session, checkpoint))
     return checkpoint
+
+
+def _finished(session: Session, checkpoint: Checkpoint) -> None:
+    runs.log(session.run, {"step": session.step, **checkpoint.scores})
+    runs.save(session.run, checkpoint)
+
+
+def _taken(session: Session) -> str:
+    """How the population statistics of a finished run were taken."""
+    return session.settings.statistics_words if tracked_norms(session.model) else "none"
 
 
 def _statistics(session: Session) -> dict[str, Tensor]:
@@ -111,6 +158,7 @@ def _result(session: Session, checkpoint: Checkpoint) -> TrainResult:
         run=session.run,
         steps=checkpoint.step,
         test_images=len(session.data.test),
+        statistics=checkpoint.taken,
         batch_norms=len(tracked_norms(session.model)),
         seconds=checkpoint.seconds,
         **checkpoint.scores,

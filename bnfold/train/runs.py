@@ -22,14 +22,19 @@ CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a run is after `step` steps; `statistics` and `scores` are there once it is finished."""
+    """Where a run is after `step` steps; `statistics`, how they were taken, and `scores` are there once it is finished.
+
+    `rng` has one state of the CPU for each process of the run.
+    """
 
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     rng: dict[str, Tensor]
     seconds: float = 0.0
+    scaler: dict[str, Any] = field(default_factory=dict)
     statistics: dict[str, Tensor] = field(default_factory=dict)
+    taken: str = ""
     scores: dict[str, float] = field(default_factory=dict)
 
 
@@ -49,7 +54,8 @@ def exists(run: Path) -> UsageProblem:
 def default_out(settings: Settings) -> Path:
     """runs/DATA-ARCH, and -no-bn without BatchNorm."""
     data = Path(settings.data.partition(":")[2] or settings.data).name
-    return RUNS / f"{data}-{settings.arch}{'' if settings.batch_norm else '-no-bn'}"
+    arch = Path(settings.arch).name.replace(":", "-")
+    return RUNS / f"{data}-{arch}{'' if settings.batch_norm else '-no-bn'}"
 
 
 def newest() -> Path:

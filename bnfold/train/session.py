@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, count, islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,21 @@ from torch import Tensor, nn
 
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
+from .augmentation import augmented, draws
 from .config import CONFIG, Config, read_config, resumed, write_config
-from .data import Dataset, Split, batches, load
-from .models import ARCHITECTURES, build
-from .options import DEVICES, Settings, TrainOptions, unknown
+from .data import Dataset, Labels, Split, batches, load
+from .descent import Descent, layout, learning_rate, optimizer
+from .models import build
+from .normalization import Pixels
+from .options import BY_BATCH, DEVICES, Settings, TrainOptions, unknown
+from .ranks import Ranks, local_rank
 from .runs import Checkpoint
-from .statistics import population_statistics
+from .sequential import CHUNK
+from .sync import Synced
+from .trial import try_a_step
 
 EVALUATIONS = 20  # of a run, at least
-STATISTICS_EPOCH = 2**31  # seeds the order of images for Algorithm 2
+STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-batches
 
 
 @dataclass(eq=False)
@@ -33,8 +39,10 @@ class Session:
     settings: Settings
     data: Dataset
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    descent: Descent
     device: torch.device
+    ranks: Ranks
+    trained: nn.Module  # what `model` is called through in training: the same parameters
     step: int = 0
     seconds: float = 0.0
 
@@ -49,69 +57,132 @@ class Session:
     @property
     def interval(self) -> int:
         """Steps between evaluations, which is also what an interruption can lose."""
-        return max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+        return self.settings.evaluate_every or max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the step to come."""
+        return learning_rate(self.settings, self.step, self.steps)
 
     def batches_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images and labels of every step that is still to be taken."""
+        """The images and labels of every step that is still to be taken: this process's share of them."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        ahead = chain.from_iterable(self._epoch(e) for e in count(epoch))
+        ahead = ((e, indices) for e in count(epoch) for indices in self._epoch(e))
         chosen = islice(ahead, done, done + self.steps - self.step)
-        return (self.tensors(self.data.train, indices) for indices in chosen)
+        return (self.training(indices[self.ranks.share(len(indices))], e) for e, indices in chosen)
 
-    def population(self) -> Iterator[Tensor]:
-        """Every training image once, in mini-batches of the training size; a short last one is left out."""
-        return (self.tensors(self.data.train, indices)[0] for indices in self._epoch(STATISTICS_EPOCH))
+    def population(self) -> Population:
+        """This process's share of what the statistics are taken of."""
+        chosen = _mini_batches(self) if self.settings.statistics in BY_BATCH else _every_image(self)
+        return Population(self, chosen[self.ranks.share(len(chosen))])
 
     def tensors(self, split: Split, chosen: npt.NDArray[np.intp] | slice) -> tuple[Tensor, Tensor]:
         """Normalized images and their labels, on the device."""
-        images = torch.from_numpy(self.data.normalization(split.images[chosen]))
-        return images.to(self.device), torch.from_numpy(split.labels[chosen]).to(self.device)
+        return self._on_device(split.images[chosen], split.labels[chosen])
+
+    def training(self, chosen: npt.NDArray[np.intp], epoch: int) -> tuple[Tensor, Tensor]:
+        """These training images as `epoch` augments them, normalized, and their labels, on the device."""
+        images, labels = self.data.train.images[chosen], self.data.train.labels[chosen]
+        drawn = draws(self.settings.seed, epoch, len(self.data.train))[chosen]
+        return self._on_device(augmented(images, self.settings.augment, drawn), labels)
 
     def checkpoint(self) -> Checkpoint:
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        return Checkpoint(self.step, self.model.state_dict(), self.optimizer.state_dict(), rng, self.seconds)
+        """Where the run is now; all processes take part."""
+        states = self.ranks.gathered(_random_state(self.device))
+        rng = {f"{kind}:{rank}": state for rank, here in enumerate(states) for kind, state in here.items()}
+        descent = self.descent.optimizer.state_dict()
+        scaler = self.descent.scaler.state_dict()
+        return Checkpoint(self.step, self.model.state_dict(), descent, rng, self.seconds, scaler)
 
     def _epoch(self, epoch: int) -> Iterator[npt.NDArray[np.intp]]:
-        return batches(self.settings.batch_size, len(self.data.train), self.settings.seed, epoch)
+        settings = self.settings
+        return batches(settings.batch_size, len(self.data.train), settings.seed, epoch, settings.shuffle)
+
+    def _on_device(self, images: Pixels, labels: Labels) -> tuple[Tensor, Tensor]:
+        x = torch.from_numpy(self.data.normalization(images)).to(self.device, memory_format=layout(self.settings))
+        return x, torch.from_numpy(labels).to(self.device)
 
 
-def start(options: TrainOptions) -> Session:
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Training images, augmented as in training, batch by batch, as often as they are gone through."""
+
+    session: Session
+    chosen: list[npt.NDArray[np.intp]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.session.training(indices, STATISTICS_EPOCH)[0] for indices in self.chosen)
+
+
+def _every_image(session: Session) -> list[npt.NDArray[np.intp]]:
+    count = len(session.data.train)
+    return np.array_split(np.arange(count), range(CHUNK, count, CHUNK))
+
+
+def _mini_batches(session: Session) -> list[npt.NDArray[np.intp]]:
+    """All of one size, in an order of their own; a short last one is left out."""
+    settings = session.settings
+    return list(batches(settings.mini_batch, len(session.data.train), settings.seed, STATISTICS_EPOCH))
+
+
+def start(options: TrainOptions, ranks: Ranks) -> Session:
     """A new run; nothing is written before everything that could be wrong with `options` has been looked at."""
-    settings = Settings(**options.said())
-    run = options.out or runs.default_out(settings)
-    if run.exists():
-        raise runs.exists(run)
-    session = _session(run, settings, _load(settings), _device(options.device))
-    _check_batches(session)
-    runs.create(run, Config.of(settings, session.data))
-    runs.save(run, session.checkpoint())
+    settings = ranks.agreed(lambda: Settings(**options.said()))
+    run = ranks.first(lambda: _new(options.out or runs.default_out(settings)))
+    data = ranks.led(lambda: _load(settings))
+    session = ranks.agreed(lambda: _session(run, settings, data, _device(options.device, settings), ranks))
+    ranks.agreed(lambda: try_a_step(session.descent, session.data, ranks))
+    checkpoint = session.checkpoint()
+    ranks.first(lambda: runs.create(run, Config.of(settings, session.data)))
+    ranks.first(lambda: runs.save(run, checkpoint))
     return session
 
 
-def resume(options: TrainOptions) -> tuple[Session, Checkpoint]:
+def _new(run: Path) -> Path:
+    if run.exists():
+        raise runs.exists(run)
+    return run
+
+
+def resume(options: TrainOptions, ranks: Ranks) -> tuple[Session, Checkpoint]:
     """The run named by `out`, else the newest one, as its last checkpoint left it."""
-    run = options.out or runs.newest()
-    config, checkpoint = read_config(run), runs.load(run)
-    settings = resumed(config.settings, options)
-    data = _load(settings)
-    if Config.of(settings, data) != replace(config, settings=settings):
+    run = ranks.first(lambda: options.out or runs.newest())
+    config, checkpoint = ranks.first(lambda: (read_config(run), runs.load(run)))
+    settings = ranks.agreed(lambda: resumed(config.settings, options))
+    data = ranks.led(lambda: _load(settings))
+    session = ranks.agreed(lambda: _resumed(run, replace(config, settings=settings), data, checkpoint, options, ranks))
+    ranks.first(lambda: write_config(run, replace(config, settings=settings)))
+    return session, checkpoint
+
+
+def _resumed(
+    run: Path, config: Config, data: Dataset, checkpoint: Checkpoint, options: TrainOptions, ranks: Ranks
+) -> Session:
+    settings, processes = config.settings, sum(name.startswith("cpu") for name in checkpoint.rng)
+    if Config.of(settings, data) != config:
         raise ModelProblem(f"{settings.data} is not what {run} was trained on.", "Point --data-dir to the same files.")
-    session = _session(run, settings, data, _device(options.device))
+    if processes != ranks.size:
+        raise UsageProblem(
+            f"{run} is a run of {processes} process(es), not {ranks.size}.",
+            f"`torchrun --nproc-per-node {processes} -m bnfold_cli train --resume --out {run}` goes on with it.",
+        )
+    session = _session(run, settings, data, _device(options.device, settings), ranks)
     if session.steps < checkpoint.step:
         raise UsageProblem(f"{run} is at step {checkpoint.step} already.", f"Ask for more than {session.steps} steps.")
+    try_a_step(session.descent, data, ranks)
     _restore(session, checkpoint)
-    write_config(run, replace(config, settings=settings))
-    return session, checkpoint
+    return session
 
 
 def network(config: Config, weights: dict[str, Tensor], run: Path) -> nn.Module:
     """The network of `config` with `weights`; ModelProblem if they are another architecture's."""
     arch = config.settings.arch
-    if arch not in ARCHITECTURES:
-        raise ModelProblem(f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it.")
-    model = build(arch, config.shape, len(config.classes), config.settings.batch_norm)
+    try:
+        model = build(config.settings, config.shape, len(config.classes))
+    except UsageProblem as error:
+        raise ModelProblem(
+            f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it."
+        ) from error
     put(model, weights, run, arch)
     return model
 
@@ -127,37 +198,44 @@ def put(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> N
         ) from error
 
 
-def _session(run: Path, settings: Settings, data: Dataset, device: torch.device) -> Session:
+def _session(run: Path, settings: Settings, data: Dataset, device: torch.device, ranks: Ranks) -> Session:
     torch.manual_seed(settings.seed)
-    model = build(settings.arch, data.shape, len(data.classes), settings.batch_norm).to(device)
-    return Session(run, settings, data, model, torch.optim.SGD(model.parameters(), settings.lr), device)
+    model = build(settings, data.shape, len(data.classes))
+    model = model.to(device, memory_format=layout(settings))  # type: ignore[call-overload]
+    if ranks.rank:
+        torch.manual_seed(settings.seed + ranks.rank)  # the same weights, but another Dropout
+    trained = Synced(model, ranks) if settings.sync_bn else model
+    descent = Descent(settings, model, optimizer(settings, model), device)
+    return Session(run, settings, data, model, descent, device, ranks, trained)
 
 
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
     put(session.model, checkpoint.model, session.run, session.settings.arch)
-    session.optimizer.load_state_dict(checkpoint.optimizer)
+    session.descent.optimizer.load_state_dict(checkpoint.optimizer)
+    session.descent.scaler.load_state_dict(checkpoint.scaler)
     session.step, session.seconds = checkpoint.step, checkpoint.seconds
-    torch.set_rng_state(checkpoint.rng["cpu"])
-    if session.device.type == "cuda" and "cuda" in checkpoint.rng:
-        torch.cuda.set_rng_state(checkpoint.rng["cuda"], session.device)
+    rank = session.ranks.rank
+    torch.set_rng_state(checkpoint.rng[f"cpu:{rank}"])
+    if session.device.type == "cuda" and f"cuda:{rank}" in checkpoint.rng:
+        torch.cuda.set_rng_state(checkpoint.rng[f"cuda:{rank}"], session.device)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    cpu = {"cpu": torch.get_rng_state()}
+    return cpu | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def _load(settings: Settings) -> Dataset:
     return load(settings.data, Path(settings.data_dir) if settings.data_dir else None)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, settings: Settings) -> torch.device:
     if name not in DEVICES:
         raise unknown("device", name, DEVICES)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise EnvironmentProblem("No CUDA device can be used here.", "Use --device cpu, or install PyTorch for CUDA.")
-    return torch.device("cuda" if name != "cpu" and available else "cpu")
-
-
-def _check_batches(session: Session) -> None:
-    """There is at least one batch, and every BatchNorm can take its variance."""
-    size, images = session.settings.batch_size, len(session.data.train)
-    if size > images:
-        raise UsageProblem(f"--batch-size {size} is more than the {images} training images.", "Use smaller batches.")
-    population_statistics(session.model, [torch.zeros(size, *session.data.shape, device=session.device)])
+    device = torch.device("cuda", local_rank()) if name != "cpu" and available else torch.device("cpu")
+    if settings.amp == "float16" and device.type == "cpu":
+        raise UsageProblem("--amp float16 needs a CUDA device.", "On the CPU --amp bfloat16 can be had.")
+    return device

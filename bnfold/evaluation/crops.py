@@ -1,0 +1,85 @@
+"""Crops of an image, as networks for ImageNet are tested: 1, 5, 10 or the 144 of GoogLeNet (Szegedy et al. 2015).
+
+    1    the centre
+    5    the four corners and the centre
+    10   these and their mirror images
+    144  4 scales x left, middle, right square (top, middle, bottom of an upright image)
+         x 4 corners, centre, and the whole square brought to size x mirror images
+
+A network of 224x224 sees images whose shorter side is 256; for the 144 it is 256, 288, 320 and 352. Other networks see
+the same proportions. An image that has just the size of the network is its own centre crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..errors import UsageProblem
+from ..feeds.card import Array
+from ..feeds.pictures import middle, resized, shorter_to
+
+NUMBERS = (1, 5, 10, 144)
+SIDE, SCALES = 224, (256, 288, 320, 352)
+
+
+def require_possible(number: int, height: int, width: int) -> None:
+    """Raises UsageProblem for a number of crops that is not known, or that this size of input does not allow."""
+    if number not in NUMBERS:
+        raise UsageProblem(f"--crops is {number}", f"Choose one of: {', '.join(map(str, NUMBERS))}.")
+    if number == 144 and height != width:
+        raise UsageProblem(
+            f"144 crops are cut from squares, and the model takes {height}x{width}", "Use --crops 10, 5 or 1."
+        )
+    if number > 1 and scaled(min(height, width), SCALES[0]) == min(height, width):
+        raise UsageProblem(f"images of {height}x{width} are too small for {number} crops", "Use --crops 1.")
+
+
+def scaled(size: int, side: int) -> int:
+    """The shorter side of the image that a network of this size sees where one of 224 sees `side`."""
+    return round(size * side / SIDE)
+
+
+def crops(image: Array, number: int, height: int, width: int) -> Array:
+    """(number, C, height, width), of an image (C, H, W)."""
+    if number == 1 and image.shape[1:] == (height, width):
+        return image[None]
+    if number == 144:
+        return np.stack([*_of_all_scales(image, height)])
+    large = _covering(shorter_to(image, scaled(min(height, width), SCALES[0])), height, width)
+    if number == 1:
+        return middle(large, height, width)[None]
+    found = [*_five(large, height, width)]
+    return np.stack(found + [crop[:, :, ::-1] for crop in found] if number == 10 else found)
+
+
+def _covering(image: Array, height: int, width: int) -> Array:
+    """The image, made larger where a side is shorter than the crop's."""
+    factor = max(height / image.shape[1], width / image.shape[2])
+    if factor <= 1:
+        return image
+    return resized(image, max(height, round(image.shape[1] * factor)), max(width, round(image.shape[2] * factor)))
+
+
+def _five(image: Array, height: int, width: int) -> Iterator[Array]:
+    bottom, right = image.shape[1] - height, image.shape[2] - width
+    for top, left in ((0, 0), (0, right), (bottom, 0), (bottom, right)):
+        yield image[:, top : top + height, left : left + width]
+    yield middle(image, height, width)
+
+
+def _of_all_scales(image: Array, size: int) -> Iterator[Array]:
+    for side in SCALES:
+        for square in _squares(shorter_to(image, scaled(size, side))):
+            for crop in (*_five(square, size, size), resized(square, size, size)):
+                yield crop
+                yield crop[:, :, ::-1]
+
+
+def _squares(image: Array) -> Iterator[Array]:
+    """The three squares along the longer side."""
+    height, width = image.shape[1:]
+    size, longer = min(height, width), max(height, width)
+    for at in (0, (longer - size) // 2, longer - size):
+        yield image[:, :, at : at + size] if width > height else image[:, at : at + size]

@@ -1,0 +1,143 @@
+"""`evaluate`: top-1 and top-5 of models, each alone and all together (section 4.2.3 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ModelProblem, UsageProblem
+from .crops import require_possible
+from .labelled import Labelled, labelled, require_labels
+from .network import Network, Probabilities
+
+TOP = 5
+SCHEMA = "bnfold.evaluate/1"
+Watch = Callable[[int, int], None]  # samples that are done, of how many
+
+
+@dataclass(frozen=True)
+class Score:
+    """Shares of the samples whose class is the likeliest, and among the five likeliest."""
+
+    model: str
+    top1: float
+    top5: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`models` each alone; `ensemble` is the mean of their class probabilities, None for a single one."""
+
+    data: str
+    samples: int
+    crops: int
+    models: tuple[Score, ...]
+    ensemble: Score | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema `bnfold.evaluate/1`."""
+        return {"schema": SCHEMA, **asdict(self), "notes": list(self.notes)}
+
+
+def evaluate(
+    models: Sequence[str | PathLike[str]],
+    data: str | PathLike[str],
+    *,
+    crops: int = 1,
+    data_dir: Path | None = None,
+    watch: Watch = lambda done, samples: None,
+) -> Evaluation:
+    """Accuracy on the test part of a data set by name, on FILE.npz with `labels`, or on a folder of class folders.
+
+    Outputs that are no probabilities already go through a softmax. Raises BnfoldError for models or data that do not go
+    together.
+    """
+    if not models:
+        raise UsageProblem("no model was given", "Name one or more ONNX files.")
+    networks = [Network.of(Path(path)) for path in models]
+    _require_alike(networks)
+    if crops != 1 or len(networks[0].card.inputs) == 1 and networks[0].sees_images:
+        _, _, height, width = networks[0].card.image().dims or (0, 0, 0, 0)
+        require_possible(crops, int(height or 0), int(width or 0))
+    samples = labelled(str(data), data_dir, networks[0].card)
+    _require_normalization(networks, samples)
+    ranks = _ranks(networks, samples, crops, watch)
+    scores = [Score(str(n.path), *_tops(r)) for n, r in zip(networks, ranks, strict=False)]
+    together = Score("ensemble", *_tops(ranks[-1])) if len(networks) > 1 else None
+    notes = tuple(dict.fromkeys(note for network in networks for note in _notes(network, samples)))
+    return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, notes)
+
+
+def _ranks(networks: list[Network], data: Labelled, crops: int, watch: Watch) -> list[Any]:
+    """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
+    found: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
+    done = 0
+    for batch in data.batches():
+        each = [network.probabilities(batch, data, crops) for network in networks]
+        if not done:
+            _require_classes(networks, each, data)
+        labels = data.labels[done : done + len(each[0])]
+        for place, probabilities in zip(found, [*each, np.mean(each, axis=0)], strict=True):
+            place.append(_rank(probabilities, labels))
+        done += len(labels)
+        watch(done, len(data.labels))
+    return [np.concatenate(place) for place in found]
+
+
+def _rank(probabilities: Probabilities, labels: Any) -> Any:
+    """Of equal ones the first class wins, as in argmax."""
+    own = probabilities[np.arange(len(labels)), labels][:, None]
+    before = np.arange(probabilities.shape[1]) < labels[:, None]
+    return ((probabilities > own) | ((probabilities == own) & before)).sum(axis=1)
+
+
+def _tops(ranks: Any) -> tuple[float, float]:
+    return float((ranks < 1).mean()), float((ranks < TOP).mean())
+
+
+def _require_alike(networks: list[Network]) -> None:
+    first = networks[0]
+    for other in networks[1:]:
+        if first.card.classes and other.card.classes and first.card.classes != other.card.classes:
+            raise ModelProblem(f"{first.path} and {other.path} have different classes", "Give models for one task.")
+        shapes = [[(x.kind, (x.dims or ())[1:]) for x in n.card.inputs] for n in (first, other)]
+        if shapes[0] != shapes[1] or (len(shapes[0]) > 1 and first.card.names != other.card.names):
+            words = [", ".join(f"{x.name} {x.words()} {x.kind}" for x in n.card.inputs) for n in (first, other)]
+            raise ModelProblem(
+                f"{first.path} and {other.path} take different inputs: {words[0]}; {words[1]}",
+                "Give models for one task.",
+            )
+
+
+def _require_normalization(networks: list[Network], data: Labelled) -> None:
+    for network in networks:
+        if data.pixels and data.normalization is None:
+            network.card.pixels(data.name)
+
+
+def _require_classes(networks: list[Network], each: list[Probabilities], data: Labelled) -> None:
+    widths = [probabilities.shape[1] for probabilities in each]
+    if len(set(widths)) > 1:
+        raise ModelProblem(f"the models have different numbers of classes: {widths}", "Give models for one task.")
+    require_labels(data, widths[0])
+    named = next((n for n in networks if n.card.classes and data.classes and n.card.classes != data.classes), None)
+    if named:
+        raise ModelProblem(
+            f"{named.path} knows the classes {', '.join(named.card.classes[:5])}, ..; "
+            f"{data.name} has {', '.join(data.classes[:5])}, ..",
+            "Are model and data for the same classes?",
+        )
+
+
+def _notes(network: Network, data: Labelled) -> list[str]:
+    answers = "logits: softmax was applied" if network.softmax else "probabilities"
+    found = [f"{network.path.name} answers with {answers}"]
+    if data.pixels and network.normalization is None:
+        found.append(f"{network.path.name} says nothing of normalization: that of {data.name} was used")
+    return found

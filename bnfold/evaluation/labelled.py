@@ -1,0 +1,127 @@
+"""Labelled data for evaluation: a data set by its name, arrays in .npz, or a folder with one folder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelProblem
+from ..feeds import pictures
+from ..feeds.arrays import Archive
+from ..feeds.card import Array, Card
+from ..train.normalization import Normalization
+
+LABELS = "labels"
+ROWS = 64  # samples at a time
+Batch = dict[str, Sequence[Array]]  # by input name; samples may be images of different sizes
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Samples and their classes. Pixels are yet to be normalized: as the model says or else by `normalization`."""
+
+    name: str
+    labels: npt.NDArray[np.int64]
+    batches: Callable[[], Iterator[Batch]]
+    pixels: bool
+    classes: tuple[str, ...] = ()
+    normalization: Normalization | None = None
+
+
+def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
+    """What `data` names. Raises ModelProblem, or UsageProblem for a name that nobody knows."""
+    path = Path(data)
+    if path.suffix == ".npz":
+        return _from_archive(path, card)
+    from ..train.data import DATASETS
+
+    if path.is_dir() and data not in DATASETS:
+        return _from_folder(path, card)
+    return _by_name(data, data_dir, card)
+
+
+def _by_name(name: str, data_dir: Path | None, card: Card) -> Labelled:
+    from ..train.data import load
+
+    data = load(name, data_dir)
+    images, key = data.test.images, card.image().name
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(images), ROWS):
+            yield {key: images[start : start + ROWS]}  # type: ignore[dict-item]
+
+    return Labelled(name, data.test.labels, batches, True, data.classes, data.normalization)
+
+
+def _from_archive(path: Path, card: Card) -> Labelled:
+    archive = Archive(path)
+    if LABELS not in archive.headers:
+        there = ", ".join(archive.headers) or "nothing"
+        raise ModelProblem(
+            f"{path} has no '{LABELS}', but {there}", "Save the class of each sample as an array 'labels'."
+        )
+    archive.require(card.names, beside=(LABELS,))
+    _require_one_label_each(archive)
+
+    def batches() -> Iterator[Batch]:
+        for pieces in zip(*(archive.pieces(name, ROWS) for name in card.names), strict=True):
+            yield dict(zip(card.names, pieces, strict=True))
+
+    floating = card.inputs[0].kind.kind == "f"
+    pixels = len(card.names) == 1 and floating and archive.headers[card.names[0]].kind == np.uint8
+    return Labelled(str(path), archive.whole(LABELS).astype(np.int64), batches, pixels)
+
+
+def _require_one_label_each(archive: Archive) -> None:
+    stored, lengths = archive.headers[LABELS], {(*header.shape, 0)[0] for header in archive.headers.values()}
+    if len(stored.shape) != 1 or stored.kind.kind not in "iu" or len(lengths) > 1 or lengths == {0}:
+        counts = ", ".join(f"{name} {list(held.shape)} {held.kind}" for name, held in archive.headers.items())
+        raise ModelProblem(
+            f"{archive.path} must hold as many samples as whole-number labels: {counts}",
+            "Give one label for each sample.",
+        )
+
+
+def _from_folder(path: Path, card: Card) -> Labelled:
+    value = card.image()
+    channels = int((value.dims or ())[1] or 0)
+    files = [file for file in pictures.files(path) if len(file.relative_to(path).parts) > 1]
+    if not files:
+        raise ModelProblem(
+            f"{path} has no sub-folders of images", "Give PATH/CLASS/image.png: the folder tells the class."
+        )
+    names = tuple(sorted({file.relative_to(path).parts[0] for file in files}))
+    order = card.classes or names
+    unknown = [name for name in names if name not in order]
+    if unknown:
+        raise ModelProblem(
+            f"{path} has the class {unknown[0]!r}, which the model does not know", f"It knows: {', '.join(order)}."
+        )
+    labels = np.array([order.index(file.relative_to(path).parts[0]) for file in files], np.int64)
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(files), ROWS):
+            yield {value.name: [pictures.opened(file, channels) for file in files[start : start + ROWS]]}
+
+    return Labelled(str(path), labels, batches, True, order)
+
+
+def require_labels(data: Labelled, classes: int) -> None:
+    """Raises ModelProblem for a label that is no class of the model."""
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= classes:
+        raise ModelProblem(
+            f"{data.name} has labels from {low} to {high}; the model has classes 0 to {classes - 1}",
+            "Are model and data for the same classes?",
+        )
+
+
+def ready(images: Sequence[Any], normalization: Normalization | None) -> Array:
+    """Crops (N, C, H, W) as the network takes them."""
+    stacked = np.concatenate([*images])
+    return stacked if normalization is None else normalization(stacked)

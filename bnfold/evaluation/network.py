@@ -1,0 +1,105 @@
+"""One classifier on onnxruntime: from samples to class probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import onnx_io
+from ..errors import ModelProblem
+from ..feeds.card import Array, Card, fitting
+from ..processors import threads
+from ..train.normalization import Normalization
+from ..verification import sessions
+from .crops import crops
+from .labelled import Batch, Labelled, ready
+
+Probabilities = npt.NDArray[np.float64]  # (samples, classes)
+TOGETHER = 64  # crops in one run
+QUIET = {"session.intra_op.allow_spinning": "0"}  # its threads and those of numpy take turns
+SUM = 1e-3  # by which probabilities may miss 1
+
+
+@dataclass(eq=False)
+class Network:
+    """`softmax` says whether outputs are logits; known once there were some."""
+
+    path: Path
+    card: Card
+    normalization: Normalization | None
+    session: Any = field(repr=False)
+    softmax: bool | None = None
+
+    @staticmethod
+    def of(path: Path) -> Network:
+        card = Card.of(onnx_io.load(path, whole=False))
+        try:
+            running = sessions.session(str(path), sessions.options("default", entries=QUIET, threads=threads()))
+        except sessions.CannotRun as why:
+            raise ModelProblem(
+                f"onnxruntime cannot load {path}: {why}", "`bnfold doctor` shows what runs here."
+            ) from why
+        return Network(path, card, card.normalization, running)
+
+    def probabilities(self, batch: Batch, data: Labelled, number: int) -> Probabilities:
+        """The mean over the crops of each sample."""
+        if number == 1 and not self.sees_images:
+            feeds = {x.name: fitting(x, np.asarray(batch[x.name]), data.name) for x in self.card.inputs}
+            return self._classified(feeds)
+        value = self.card.image()
+        _, channels, height, width = (int(n or 0) for n in value.dims or ())
+        cut = [crops(np.asarray(image), number, height, width) for image in next(iter(batch.values()))]
+        images = ready(cut, (self.normalization or data.normalization) if data.pixels else None)
+        found = self._classified({value.name: fitting(value, images, data.name)})
+        return np.asarray(found.reshape(len(cut), number, -1).mean(axis=1))
+
+    @property
+    def sees_images(self) -> bool:
+        inputs = self.card.inputs
+        return (
+            len(inputs) == 1
+            and inputs[0].dims is not None
+            and len(inputs[0].dims) == 4
+            and None not in inputs[0].dims[1:]
+        )
+
+    def _classified(self, feeds: dict[str, Array]) -> Probabilities:
+        rows = len(next(iter(feeds.values())))
+        fixed = max((value.rows for value in self.card.inputs), default=0)
+        size = fixed or TOGETHER
+        parts = [self._run({k: v[i : i + size] for k, v in feeds.items()}, fixed) for i in range(0, rows, size)]
+        return self._as_probabilities(np.concatenate(parts).astype(np.float64))
+
+    def _run(self, feeds: dict[str, Array], fixed: int) -> Array:
+        """One run; where the model states its batch size, the last row makes up the number."""
+        rows = len(next(iter(feeds.values())))
+        filled = {
+            k: np.concatenate([v, v[-1:].repeat(fixed - rows, 0)]) if fixed > rows else v for k, v in feeds.items()
+        }
+        first = self.session.get_outputs()[0].name
+        try:
+            (found,) = sessions.outputs(self.session, [first], filled)
+        except sessions.CannotRun as why:
+            raise ModelProblem(f"{self.path} cannot run on this data: {why}", "Is it what the model takes?") from why
+        values = np.asarray(found)
+        if values.ndim < 2 or values.size != values.shape[0] * values.shape[1] or len(values) < rows:
+            raise ModelProblem(
+                f"the first output of {self.path} has the shape {list(values.shape)}, not [samples, classes]",
+                "Give classifiers.",
+            )
+        return values.reshape(values.shape[:2])[:rows]
+
+    def _as_probabilities(self, values: Probabilities) -> Probabilities:
+        if not np.isfinite(values).all():
+            raise ModelProblem(f"{self.path} answers with NaN or infinity", "Is the data normalized as it takes it?")
+        if self.softmax is None:
+            sums = values.sum(axis=1)
+            self.softmax = bool((values < 0).any() or (np.abs(sums - 1) > SUM).any())
+        if not self.softmax:
+            return values
+        powers = np.exp(values - values.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))

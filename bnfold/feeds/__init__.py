@@ -1,0 +1,1 @@
+"""Data for a model without PyTorch: what the model says it takes, and arrays or images that are brought to it."""

@@ -1,0 +1,54 @@
+"""What a recalibration is asked for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import UsageProblem
+
+METHODS = ("sequential", "alg2", "pooled")
+GIB = 1 << 30
+BATCH = {"sequential": 64, "alg2": 60, "pooled": 60}
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+
+@dataclass(frozen=True)
+class Options:
+    """`batch_size` is the mini-batch of alg2 and pooled; sequential gives the same for any, and runs so many at a time.
+
+    What lies between two layers is kept in memory up to `memory_limit` bytes, then in a temporary file. `threshold` is
+    the drift, in standard deviations, from which statistics do not fit. Raises UsageProblem for what makes no sense.
+    """
+
+    method: str = "sequential"
+    batch_size: int | None = None
+    memory_limit: int = GIB
+    threshold: float = 0.5
+    any_range: bool = False
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UsageProblem(f"unknown choice {self.method!r} for --method", f"Choose one of: {', '.join(METHODS)}.")
+        if self.size < 1:
+            raise UsageProblem(f"--batch-size is {self.size}", "Give a whole number of at least 1.")
+        if not 0 < self.threshold < float("inf"):
+            raise UsageProblem(f"--threshold is {self.threshold}", "Give a number of standard deviations above 0.")
+        if self.memory_limit < 0:
+            raise UsageProblem(f"--memory-limit is {self.memory_limit}", "Give a size such as 512M or 4G.")
+
+    @property
+    def is_sequential(self) -> bool:
+        return self.method == "sequential"
+
+    @property
+    def size(self) -> int:
+        return BATCH[self.method] if self.batch_size is None else self.batch_size
+
+
+def bytes_asked(text: str) -> int:
+    """`512M`, `4G`, `1.5GiB` or a number of bytes. Raises UsageProblem."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not match:
+        raise UsageProblem(f"--memory-limit {text!r} is no size", "Give one such as 512M or 4G.")
+    return int(float(match[1]) * (1 << UNITS[match[2].upper()]))

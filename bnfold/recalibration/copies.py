@@ -1,0 +1,84 @@
+"""Changed copies of a model, made to be run: with a batch of any size, without bfloat16. The file keeps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from ..messages import bodies
+from ..tensors import all_tensors, read, to_tensor
+from ..verification.protos import fed, stored
+from .norms import attribute
+
+NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
+
+
+def widened(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+    """bfloat16 as float32, for which onnxruntime has kernels on the CPU; the very model where it has none."""
+    if not _is_narrow(model):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in all_tensors(copy):
+        if tensor.data_type == NARROW:
+            tensor.CopyFrom(to_tensor(read(tensor, folder).astype(np.float32), tensor.name))
+    for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
+        if value.type.tensor_type.elem_type == NARROW:
+            value.type.tensor_type.elem_type = WIDE
+    for entry in _kinds(copy.graph.node):
+        entry.i = WIDE
+    return copy
+
+
+def _is_narrow(model: onnx.ModelProto) -> bool:
+    declared = (value.type.tensor_type.elem_type for value in model.graph.input)
+    stored_kinds = (tensor.data_type for tensor in all_tensors(model))
+    return NARROW in (*declared, *stored_kinds) or any(_kinds(model.graph.node))
+
+
+def _kinds(nodes: object) -> Iterator[AttributeProto]:
+    """The attributes that name bfloat16."""
+    for node in nodes:  # type: ignore[attr-defined]
+        yield from (a for a in node.attribute if a.name in ("to", "dtype") and a.i == NARROW)
+        for body in bodies(node):
+            yield from _kinds(body.node)
+
+
+def fixed_batch(graph: onnx.GraphProto) -> int:
+    """The batch size that every input states; 0 if one leaves it open, or they differ."""
+    sizes = {_first(value) for value in fed(graph)}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def _first(value: onnx.ValueInfoProto) -> int:
+    dims = value.type.tensor_type.shape.dim
+    return int(dims[0].dim_value) if len(dims) else 0
+
+
+def freed(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A copy for batches of any size: stated shapes are gone, and reshapes keep the length of their first axis.
+
+    A target [batch, a, b] becomes [0, a, b] if nothing else in it does, which is "as it was"; where the data that is
+    reshaped has another first axis onnxruntime or the normalization behind says so.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.value_info[:]
+    for value in fed(copy.graph):
+        value.type.tensor_type.shape.dim[0].Clear()
+    for value in copy.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    known = stored(copy.graph)
+    for number, node in enumerate(n for n in list(copy.graph.node) if n.op_type == "Reshape"):
+        target = known.get(node.input[1])
+        dims = numpy_helper.to_array(target).tolist() if target is not None and not target.external_data else []
+        if dims[:1] == [batch] and not attribute(node, "allowzero", 0):
+            free = [0, *dims[1:]] if -1 in dims else [-1, *dims[1:]]
+            name = f"bnfold/target/{number}"
+            copy.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(free)], free))
+            node.input[1] = name
+    return copy

@@ -1,0 +1,60 @@
+"""`bnfold recalibrate` on files: OUT appears whole, or not at all; IN is never changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from .. import onnx_io
+from ..feeds.calibration import from_path
+from ..pipeline import require_free, require_valid
+from .asked import Options
+from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written, and what was found on the way."""
+
+    source: Path
+    target: Path
+    result: Recalibration
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.result.to_json(), "source": str(self.source), "target": str(self.target)}
+
+
+def default_target(source: Path) -> Path:
+    """m.onnx -> m.recalibrated.onnx"""
+    return source.with_name(f"{source.name.removesuffix('.onnx')}.recalibrated.onnx")
+
+
+def recalibrate_file(
+    source: Path, target: Path | None, data: Path, options: Options, force: bool, watch: Watch
+) -> Written:
+    """Write the model at `source` with statistics of `data` to `target` (default: NAME.recalibrated.onnx beside it)."""
+    target = target or default_target(source)
+    record = _read(source)
+    require_free(source, target, force)
+    with onnx_io.staged(target) as draft:
+        result = in_place(record, source.parent, _reader(data, options), options, watch)
+        onnx_io.write(record, draft, source.parent)
+    return Written(source, target, result)
+
+
+def check_file(source: Path, data: Path, options: Options, watch: Watch) -> Check:
+    """Whether the statistics of the model at `source` fit `data`; nothing is written."""
+    return checked(_read(source), source.parent, _reader(data, options), options, watch)
+
+
+def _read(source: Path) -> onnx.ModelProto:
+    record = onnx_io.load(source, whole=False)
+    require_valid(record, source)
+    return record
+
+
+def _reader(data: Path, options: Options) -> Data:
+    return lambda card: from_path(data, card, options.any_range)

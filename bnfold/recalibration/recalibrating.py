@@ -1,0 +1,162 @@
+"""`recalibrate` and `check` on models in memory, or on paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from .. import onnx_io
+from ..feeds.calibration import Feed, given
+from ..feeds.card import Card
+from ..feeds.chunks import Chunks
+from ..verification.protos import fed
+from . import copies
+from .asked import Options
+from .drift import Drift, Fit, Sample
+from .methods import agreeing, by_batches, sequential
+from .plan import Layout, laid_out, runnable
+from .writing import install
+
+Model = onnx.ModelProto | str | PathLike[str]
+Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
+SCHEMA = "bnfold.recalibrate/1"
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """What `recalibrate` returns: the model with new statistics, and of each BatchNormalization how they differ."""
+
+    model: onnx.ModelProto = field(repr=False)
+    method: str
+    batch_size: int | None  # of alg2 and pooled
+    samples: int
+    drifts: tuple[Drift, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema `bnfold.recalibrate/1`."""
+        found = [drift.to_json() for drift in self.drifts]
+        told = {"method": self.method, "batch_size": self.batch_size, "samples": self.samples}
+        return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
+
+
+@dataclass(frozen=True)
+class Check:
+    """What `check` returns: whether the statistics that a model stores fit data, for each BatchNormalization."""
+
+    threshold: float
+    samples: int
+    fits: tuple[Fit, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """FAIL if a channel is off; INCONCLUSIVE if so few samples could not show it; else PASS."""
+        if any(fit.off for fit in self.fits):
+            return "FAIL"
+        return "INCONCLUSIVE" if self.resolution > self.threshold else "PASS"
+
+    @property
+    def resolution(self) -> float:
+        """The drift that chance may hide or feign, in standard deviations."""
+        return max((fit.resolution for fit in self.fits), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema `bnfold.recalibrate/1`."""
+        found = [fit.to_json() for fit in self.fits]
+        told = {"verdict": self.verdict, "threshold": self.threshold, "samples": self.samples}
+        return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
+
+
+def recalibrate(
+    model: Model,
+    batches: Iterable[Any],
+    *,
+    method: str = "sequential",
+    batch_size: int | None = None,
+    memory_limit: int = Options.memory_limit,
+    watch: Watch = lambda level, levels, done: None,
+) -> Recalibration:
+    """Population statistics of `batches` (section 3.1 of the paper) for every BatchNormalization of a model.
+
+    `model` is a path or a ModelProto, which is left as it was; `batches` are dictionaries of arrays by input name or,
+    for a model with one input, arrays. `sequential` does not depend on how they are cut, nor on their order; `alg2` and
+    `pooled` cut them into mini-batches of `batch_size`. Raises ModelProblem for a model or data that will not do.
+    """
+    options = Options(method, batch_size, memory_limit)
+    if isinstance(model, onnx.ModelProto):
+        record, folder = onnx.ModelProto(), None
+        record.CopyFrom(model)
+    else:
+        record, folder = onnx_io.load(model), Path(model).parent
+    return in_place(record, folder, lambda card: given(batches, card), options, watch)
+
+
+Data = Callable[[Card], Iterator[Feed]]
+
+
+def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Recalibration:
+    """`recalibrate` on a record that may be consumed."""
+    run, notes = runnable(record, folder)
+    batch = 0 if options.is_sequential else copies.fixed_batch(run.graph)
+    if batch and batch != options.size:
+        run = copies.freed(run, batch)
+        notes.append(f"run with batches of {options.size}, not {batch} as the model states")
+    layout = laid_out(record, run, folder)
+    card, levels = Card.of(run), len(layout.stages)
+    chunks = Chunks(card, options.size, exact=not options.is_sequential)
+    runs = chunks.of(data(card))
+    if run is not record and batch:
+        runs = agreeing(runs, laid_out(record, runnable(record, folder)[0], folder), layout, batch)
+    if options.is_sequential:
+        found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
+    else:
+        found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
+    drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
+    install(record, layout.norms, found.statistics, folder)
+    size = None if options.is_sequential else chunks.size
+    return Recalibration(record, options.method, size, chunks.samples, drifts, _notes(notes, layout, chunks))
+
+
+def check(
+    model: Model,
+    batches: Iterable[Any],
+    *,
+    threshold: float = Options.threshold,
+    batch_size: int | None = None,
+    watch: Watch = lambda level, levels, done: None,
+) -> Check:
+    """Whether the statistics that a model stores fit `batches`, by running it as it is."""
+    options = Options(batch_size=batch_size, threshold=threshold)
+    record = model if isinstance(model, onnx.ModelProto) else onnx_io.load(model)
+    folder = None if isinstance(model, onnx.ModelProto) else Path(model).parent
+    return checked(record, folder, lambda card: given(batches, card), options, watch)
+
+
+def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Check:
+    """`check` on data that are brought to what the model takes."""
+    run, notes = runnable(record, folder)
+    layout, card = laid_out(record, run, folder), Card.of(run)
+    chunks = Chunks(card, options.size)
+    samples = {norm.output: Sample(norm) for norm in layout.norms}
+    stored = {norm.output: norm.stored for norm in layout.norms}
+    for done, env in enumerate(chunks.of(data(card)), 1):
+        rows = max((len(env[value.name]) for value in fed(run.graph) if env[value.name].ndim), default=1)
+        for stage in layout.stages:
+            env = stage.run(env, stored)
+            for norm in stage.norms:
+                samples[norm.output].see(env[norm.source], rows)
+            env = stage.left(env)
+        watch(0, 1, done)
+    fits = tuple(sample.fit(options.threshold) for sample in samples.values())
+    return Check(options.threshold, chunks.samples, fits, _notes(notes, layout, chunks))
+
+
+def _notes(notes: list[str], layout: Layout, chunks: Chunks) -> tuple[str, ...]:
+    rest = [f"{chunks.rest} samples, less than a batch, were left out"] * bool(chunks.rest)
+    return (*notes, *layout.notes, *rest)

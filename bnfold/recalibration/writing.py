@@ -1,0 +1,99 @@
+"""New statistics in the record of a model; nothing else in it changes.
+
+A statistic that others read as well, that a caller may override, or that a node computes, gets an initializer of its
+own. What nobody reads any more goes, as it does after a fold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ..messages import drop, drop_named
+from ..moments import Array
+from ..tensors import read, replace_values, to_tensor
+from .norms import MEAN, VAR, Norm, Statistics, reads
+
+IR_WITH_DEFAULTS = 4  # before it every initializer has to be an input
+
+
+def install(
+    record: onnx.ModelProto, norms: list[Norm], statistics: dict[str, Statistics], folder: Path | None
+) -> list[str]:
+    """Write the statistics of all norms into the record; returns the names of the initializers that are new."""
+    writer = _Writer(record, folder)
+    for norm in norms:
+        found = statistics[norm.output]
+        for index, word, value in ((MEAN, "mean", found.mean), (VAR, "var", found.var)):
+            writer.put(norm, index, word, value.reshape(norm.stored.mean.shape).astype(norm.kind))
+    writer.sweep()
+    return writer.made
+
+
+class _Writer:
+    def __init__(self, record: onnx.ModelProto, folder: Path | None) -> None:
+        self.record, self.folder, self.made = record, folder, list[str]()
+        graph = record.graph
+        self.stored = {t.name: t for t in graph.initializer}
+        self.readers = Counter(name for node in graph.node for name in reads(node))
+        self.readers.update(value.name for value in graph.output)
+        self.inputs = {value.name for value in graph.input}
+        named = (*graph.initializer, *graph.input, *graph.output, *graph.value_info)
+        self.taken = {x for n in graph.node for x in (*reads(n), *n.output)} | {v.name for v in named}
+        self.lost: list[str] = []
+
+    def put(self, norm: Norm, index: int, word: str, values: Array) -> None:
+        """One statistic: in place if this node alone can see it, else beside it."""
+        name = norm.node.input[index]
+        tensor = self.stored.get(name)
+        if tensor is not None and self._is_private(name):
+            if not np.array_equal(read(tensor, self.folder), values):
+                replace_values(tensor, values)
+            return
+        self._store(to_tensor(values, self._fresh(f"{norm.name}.running_{word}")))
+        norm.node.input[index] = self.made[-1]
+        self.readers[name] -= 1
+        self.lost.append(name)
+
+    def _is_private(self, name: str) -> bool:
+        return self.readers[name] == 1 and (name not in self.inputs or self.record.ir_version < IR_WITH_DEFAULTS)
+
+    def _store(self, tensor: TensorProto) -> None:
+        graph = self.record.graph
+        graph.initializer.append(tensor)
+        if self.record.ir_version < IR_WITH_DEFAULTS:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        self.made.append(tensor.name)
+
+    def _fresh(self, stem: str) -> str:
+        name, n = stem, 0
+        while name in self.taken:
+            n += 1
+            name = f"{stem}_{n}"
+        self.taken.add(name)
+        return name
+
+    def sweep(self) -> None:
+        """Take out what lost its last reader: an initializer, or the node that made it, and so on."""
+        graph, gone = self.record.graph, set[str]()
+        while self.lost:
+            name = self.lost.pop()
+            if self.readers[name]:
+                continue
+            place = next((i for i, node in enumerate(graph.node) if name in node.output), None)
+            if place is None and (name not in self.inputs or self.record.ir_version < IR_WITH_DEFAULTS):
+                gone.add(name)
+            if place is not None and not any(self.readers[x] for x in graph.node[place].output):
+                for source in reads(graph.node[place]):
+                    self.readers[source] -= 1
+                    self.lost.append(source)
+                gone.update(graph.node[place].output)
+                drop(graph.node, [place])
+        for kind in ("initializer", "value_info", "input"):
+            drop_named(graph, kind, lambda entry: entry.name in gone)
+        drop_named(graph, "sparse_initializer", lambda entry: entry.values.name in gone)
+        drop_named(graph, "quantization_annotation", lambda entry: entry.tensor_name in gone)
