@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -18,13 +19,7 @@ EXIT_CODES = (
 
 INTERRUPTED = 130  # also what the argument parser answers to Ctrl-C
 
-app = typer.Typer(
-    name="bnfold",
-    help=f"{__doc__}\n\n{EXIT_CODES}",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = ("train", "export", "recalibrate", "fold", "explain", "verify", "evaluate", "bench", "doctor", "demo")
 
 
 def _version(wanted: bool) -> None:
@@ -35,7 +30,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -44,19 +38,27 @@ def options(
     """Options that come before the command."""
 
 
-def register() -> None:
-    """Each command is a function of its own file."""
-    from bnfold_cli import bench, demo, doctor, evaluate, explain, export, fold, recalibrate, train, verify
-
-    for module in (train, export, recalibrate, fold, explain, verify, evaluate, bench, doctor, demo):
-        name = module.__name__.rpartition(".")[2]
-        app.command(name)(getattr(module, name))
+def parser(arguments: list[str]) -> typer.Typer:
+    """The commands, each a function of its own file: the one that is asked for alone, which saves time, or all."""
+    app = typer.Typer(
+        name="bnfold",
+        help=f"{__doc__}\n\n{EXIT_CODES}",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        app.command(name)(getattr(import_module(f"bnfold_cli.{name}"), name))
+    return app
 
 
 def run(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code and never raises."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = int(app(arguments, standalone_mode=False) or 0)
+        code = int(parser(arguments)(arguments, standalone_mode=False) or 0)
         return _interrupted() if code == INTERRUPTED else code
     except BnfoldError as problem:
         complain(problem, problem.hint)
@@ -91,6 +93,3 @@ def _unexpected(problem: Any) -> int:
 def main() -> None:
     """The `bnfold` command."""
     sys.exit(run())
-
-
-register()

@@ -6,6 +6,7 @@ becomes the error of all, so that nobody waits for a process that has stopped.
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,19 +103,23 @@ def local_rank() -> int:
 def joined() -> Iterator[Ranks]:
     """The processes that torchrun started with this one, or this one alone.
 
+    They stay connected until the process ends: a second meeting at the same address could find the first one's door.
     Raises EnvironmentProblem if another of them ends while this one needs it.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
         return
+    with _company():
+        if not distributed.is_initialized():
+            _connect()
+        yield Ranks(distributed.get_rank(), distributed.get_world_size())
+
+
+def _connect() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
     distributed.init_process_group(BACKENDS if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    try:
-        with _company():
-            yield Ranks(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+    atexit.register(distributed.destroy_process_group)
 
 
 @contextmanager
