@@ -26,11 +26,10 @@ from bnfold.train.export import export
 from bnfold.train.normalization import Normalization
 
 HERE = Path(__file__).resolve().parent
-SHARED = Path(os.environ.get("BNFOLD_DATA", HERE.parents[2] / "shared" / "data"))
-UNLABELLED = 1000  # images that statistics are taken of
+SHARED = Path(os.environ.get("BNFOLD_DATA", HERE / "../../../shared/data"))
 USUAL = Normalization(255, (0.1307,), (0.3081,))  # of MNIST's pixels
-FULL = {"train": 10_000, "test": 10_000, "epochs": 5, "names": None}
-QUICK = {"train": 1000, "test": 500, "epochs": 4, "names": ["darkened", "inverted"]}
+FULL = {"unlabelled": 1000, "train": 10_000, "test": 10_000, "epochs": 5, "names": None}
+QUICK = {"unlabelled": 300, "train": 1000, "test": 300, "epochs": 4, "names": ["darkened", "inverted"]}
 ORANGE, BLUE = "#d55e00", "#0072b2"  # of Okabe and Ito's palette, told apart by everyone
 Pixels = np.ndarray  # uint8, (N, 1, 28, 28)
 
@@ -79,12 +78,14 @@ def _pictures(folder: Path, split: Split, count: int) -> None:
         Image.fromarray(image[0]).save(folder / str(label) / f"{i:05}.png")
 
 
-def served(name: str, data: Dataset, test: int, key: str, normalization: Normalization | None, out: Path) -> list[Path]:
+def served(
+    name: str, data: Dataset, asked: dict[str, Any], key: str, normalization: Normalization | None, out: Path
+) -> list[Path]:
     """Two files of a domain: images to recalibrate on, without labels, and others with labels to test by."""
     stem = name.replace(" ", "_").replace(",", "")
     paths = [out / f"{stem}_{part}.npz" for part in ("unlabelled", "test")]
-    np.savez_compressed(paths[0], **{key: domain(name, data.train.images[-UNLABELLED:], normalization)})
-    images, labels = data.test.images[:test], data.test.labels[:test]
+    np.savez_compressed(paths[0], **{key: domain(name, data.train.images[-asked["unlabelled"] :], normalization)})
+    images, labels = (part[: asked["test"]] for part in (data.test.images, data.test.labels))
     np.savez_compressed(paths[1], **{key: domain(name, images, normalization), "labels": labels})
     return paths
 
@@ -118,7 +119,7 @@ def in_all(
     with tempfile.TemporaryDirectory() as work:
         for name in asked["names"] or [*CAMERAS, *FORGOTTEN]:
             keep = out if name == "darkened" and normalization is None else Path(work)
-            files = served(name, data, asked["test"], key, normalization, keep)
+            files = served(name, data, asked, key, normalization, keep)
             found[name] = measured(model, files, Path(work))
     return found
 
@@ -131,7 +132,7 @@ def measure(asked: dict[str, Any], out: Path) -> dict[str, Any]:
     others = SHARED / "onnx" / "burn_mnist.onnx"
     if others.is_file():
         found["burn_mnist.onnx"] = in_all(others, data, asked, USUAL, out)
-    told = {"unlabelled": UNLABELLED, "test": asked["test"], "trained_on": asked["train"], "epochs": asked["epochs"]}
+    told = {count: asked[count] for count in ("unlabelled", "train", "test", "epochs")}
     return {"environment": environment() | {"torch": version("torch")}, **told, "models": found}
 
 

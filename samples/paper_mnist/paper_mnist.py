@@ -22,7 +22,7 @@ from bnfold.train.data import load
 STEPS, BATCH, EVERY = 50_000, 60, 100
 PERCENTILES = (15, 50, 85)
 SEEN = 100 * BATCH  # training images whose sigmoid inputs are looked at
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+SHARED = Path(__file__).resolve().parent / "../../../shared/data"
 COLOURS = {"bn": "#0072b2", "plain": "#d55e00"}  # of Okabe and Ito's palette, told apart by everyone
 NAMES = {"bn": "with BN", "plain": "without BN"}
 Span = tuple[float, float]
