@@ -77,6 +77,29 @@ def test_batch_norms_hold_the_population_statistics_under_their_own_names(
     assert len(inputs) == len(set(inputs)), "no two nodes share an initializer"
 
 
+def norms(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+
+
+def test_batch_norms_are_called_as_their_modules(exported: ExportResult) -> None:
+    assert [node.name for node in norms(onnx.load(exported.path))] == ["stage1.norm", "stage2.norm", "stage3.norm"]
+
+
+def test_no_two_nodes_have_one_name() -> None:
+    """Not where a BatchNorm is used twice, nor where a module is called as some other node is."""
+    shared = nn.BatchNorm1d(4)
+    net = nn.Sequential(nn.Linear(4, 4), shared, nn.ReLU(), shared, nn.Linear(4, 3)).eval()
+    names = [node.name for node in to_onnx.converted(net, (4,), 20, {}).graph.node]
+    assert len(names) == len({*names}) == 5
+    assert "3" in names, "of its two places PyTorch names the last"
+    net = nn.Sequential()
+    net.add_module("node_relu", nn.BatchNorm1d(4))
+    net.add_module("act", nn.ReLU())
+    names = [node.name for node in to_onnx.converted(net.append(nn.Linear(4, 3)).eval(), (4,), 20, {}).graph.node]
+    assert names[1] == "node_relu", "what PyTorch calls it"
+    assert len({*names}) == 3
+
+
 def test_a_deployer_gets_the_accuracy_of_the_run_from_the_file_alone(
     convnet: TrainResult, exported: ExportResult
 ) -> None:

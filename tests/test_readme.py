@@ -12,7 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.data import DATA, data_path
+
 ROOT = Path(__file__).resolve().parents[1]
+NEEDED = {  # the data of samples; without them a sample downloads its own, which a test does not
+    "06_recalibrate_for_a_new_domain": ("mnist", "onnx/burn_mnist.onnx"),
+    "paper_mnist": ("mnist",),
+}
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.S)
 NUMBERS = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
 RULES = re.compile(r"[─━┃│┏┓┗┛┡┩╇┳┴┬┼├┤└┘┌┐ ]+")
@@ -33,7 +39,7 @@ def essence(text: str) -> list[str]:
 
 def run(command: str, folder: Path) -> str:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1"}
+    environment = {**os.environ, "PATH": path, "COLUMNS": "100", "NO_COLOR": "1", "BNFOLD_DATA": str(DATA)}
     done = subprocess.run(["bash", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -41,6 +47,8 @@ def run(command: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("sample", sorted(p.parent.name for p in ROOT.glob("samples/*/README.md")))
 def test_a_sample_does_what_its_readme_says(sample, tmp_path):
+    for needed in NEEDED.get(sample, ()):
+        data_path(needed)
     folder = tmp_path / sample
     shutil.copytree(ROOT / "samples" / sample, folder)
     shown = sessions(folder / "README.md")

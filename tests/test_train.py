@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,22 @@ def test_the_defaults_learn_digits(tmp_path: Path) -> None:
     assert result.accuracy >= 0.97
     assert result.accuracy_moving_average >= 0.97
     assert (result.batch_norms, result.test_images, result.steps) == (3, 359, 690)
+
+
+def test_an_evaluation_shows_the_network_itself(whole: TrainResult, tmp_path: Path) -> None:
+    """Whoever watches may run a copy of it, and changes nothing by that; other steps do not carry it."""
+    moved: list[bool] = []
+
+    def watch(event: Event) -> None:
+        assert (event.network is None) == (event.accuracy is None)
+        if event.network is not None:
+            before = event.network.hidden1.linear.weight.clone()
+            copy.deepcopy(event.network).train()(torch.zeros(60, 1, 8, 8))
+            moved.append(bool(torch.equal(before, runs.load(tmp_path / "run").model["hidden1.linear.weight"])))
+
+    train(short(tmp_path / "run"), watch)
+    assert moved == [True] * 30
+    assert same(whole.run, tmp_path / "run")
 
 
 def test_the_same_seed_gives_the_same_bits(whole: TrainResult, tmp_path: Path) -> None:

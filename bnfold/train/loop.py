@@ -70,7 +70,7 @@ def _fit(session: Session, watch: Watch) -> None:
         watch(Event(session.step, session.steps))
         if session.step % session.interval == 0 or session.step == session.steps:
             session.seconds = time.perf_counter() - began
-            watch(_keep(session, taken))
+            watch(replace(_keep(session, taken), network=session.model))
             taken = []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class TrainOptions:
 
     def said(self) -> dict[str, Any]:
         """The settings this call names."""
-        asked = {field.name: getattr(self, field.name) for field in fields(Settings)}
+        asked = {setting.name: getattr(self, setting.name) for setting in fields(Settings)}
         return {name: value for name, value in asked.items() if value is not None}
 
 
@@ -122,13 +122,17 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Event:
-    """Where a run is: after every step, and with the held-out accuracy after every evaluation."""
+    """Where a run is: after every step, and with the held-out accuracy after every evaluation.
+
+    `network` is then the nn.Module itself, for a look inside; a copy of it may be run in training mode.
+    """
 
     step: int
     steps: int
     loss: float | None = None
     accuracy: float | None = None
     lr: float | None = None
+    network: Any = field(default=None, repr=False, compare=False)
 
 
 Watch = Callable[[Event], None]

@@ -32,6 +32,7 @@ from ..errors import CheckFailed, UsageProblem
 INPUT, OUTPUT = "image", "logits"
 UNLIMITED = 1 << 31  # bytes of a constant
 BATCHES = (1, 2, 5)
+MEAN = 3  # which input of BatchNormalization
 TIDY = (
     remove_optional_bias_from_conv_rule,
     remove_optional_bias_from_conv_transpose_rule,
@@ -84,6 +85,17 @@ def _tidy(model: onnx_ir.Model) -> None:
     common.ClearMetadataAndDocStringPass()(model)  # stack traces with the paths of this machine
     for value in (*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()):
         value.metadata_props.clear()
+    _name_norms(model)
+
+
+def _name_norms(model: onnx_ir.Model) -> None:
+    """Each BatchNormalization is called as its module is in PyTorch; if that is used twice, only where it is first."""
+    taken = {node.name for node in model.graph}
+    for node in model.graph:
+        if node.op_type == "BatchNormalization" and (mean := node.inputs[MEAN]) is not None:
+            module = str(mean.name).removesuffix(".running_mean")
+            node.name = node.name if module in taken else module
+            taken.add(module)
 
 
 def difference(model: nn.Module, path: Path, shape: tuple[int, ...], dtype: str) -> tuple[float, float]:
