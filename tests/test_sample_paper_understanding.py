@@ -1,0 +1,37 @@
+"""The sample on Bjorck et al. 2018 goes its whole way, and draws what it holds."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "paper_understanding"
+FIGURES = ("learning_rates.svg", "at_the_start.svg")
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, str(SAMPLE / "understanding.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_quick_measures_everything_and_draws_it(tmp_path):
+    told = run("--quick", "--out", str(tmp_path))
+    results = json.loads((tmp_path / "results.json").read_text())
+    kept = json.loads((SAMPLE / "results.json").read_text())
+    assert results.keys() == kept.keys()
+    assert [len(row["variance"]) for row in results["moments"]] == [7, 7, 7]  # resnet-8
+    assert {row["kind"] for row in results["sweep"]} == {"none", "last", "everywhere"}
+    drawn = [(tmp_path / name).read_bytes() for name in FIGURES]
+    assert told.endswith(run("--shown", "--out", str(tmp_path)))
+    assert [(tmp_path / name).read_bytes() for name in FIGURES] == drawn
+
+
+def test_the_figures_are_those_of_the_results(tmp_path):
+    (tmp_path / "results.json").write_bytes((SAMPLE / "results.json").read_bytes())
+    run("--shown", "--out", str(tmp_path))
+    assert all("<svg" in (tmp_path / name).read_text() for name in FIGURES)
+    sizes = [(SAMPLE / name).stat().st_size for name in (*FIGURES, "results.json")]
+    assert max(sizes[:2]) < 150_000
+    assert sizes[2] < 200_000
