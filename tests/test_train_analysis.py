@@ -36,6 +36,16 @@ def test_moments_are_those_of_what_each_layer_gives_in_the_order_of_computation(
     np.testing.assert_allclose(found["first.conv"].biased_variance, first.var(1), rtol=1e-12)
 
 
+@pytest.mark.parametrize(("batch_norm", "grows"), [(False, True), (True, False)])
+def test_variance_grows_with_depth_without_batch_norm_only(batch_norm, grows):
+    """By about a factor for every block, so that 27 of them leave no doubt; with BatchNorm at most blocks add up."""
+    torch.manual_seed(0)
+    model = resnet("56", (3, 8, 8), 3, batch_norm, width=0.25).double()
+    variances = [m.biased_variance.mean() for m in activation_moments(model, IMAGES, (nn.Conv2d,)).values()]
+    assert (variances[-1] > 1e4 * variances[0]) == grows
+    assert (max(variances) > 100 * variances[0]) == grows
+
+
 def test_a_layer_that_computes_twice_gives_both():
     layer = nn.Linear(3, 3).double()
     x = torch.randn(5, 3, dtype=torch.float64)

@@ -1,6 +1,6 @@
 """Bjorck et al. 2018, "Understanding Batch Normalization", measured small: what BatchNorm lets a network endure.
 
-python understanding.py --out DIR    measures everything, 20 minutes of one core: results.json, two figures
+python understanding.py --out DIR    measures everything, 17 minutes of one core: results.json, two figures
 python understanding.py --shown      draws and prints again what results.json holds
 """
 
