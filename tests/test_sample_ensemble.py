@@ -1,0 +1,28 @@
+"""samples/paper_ensemble: it runs, and its README shows what results.json holds."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "paper_ensemble"
+SCRIPT = SAMPLE / "ensemble.py"
+
+
+def test_quick_run_folds_evaluates_and_draws(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "folded and unfolded files agree: True" in done.stdout
+    assert "</svg>" in (tmp_path / "ensemble.svg").read_text()
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [network["batch_norms"] for network in found["networks"]] == [[7, 0], [7, 0]]
+    assert {crops: len(scores["top1"]) for crops, scores in found["folded"].items()} == {"1": 3, "5": 3, "10": 3}
+
+
+def test_readme_shows_results():
+    sample = runpy.run_path(str(SCRIPT))
+    found = json.loads((SAMPLE / "results.json").read_text())
+    assert sample["table"](found) in (SAMPLE / "README.md").read_text()
