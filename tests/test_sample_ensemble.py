@@ -15,11 +15,12 @@ SCRIPT = SAMPLE / "ensemble.py"
 def test_quick_run_folds_evaluates_and_draws(tmp_path):
     command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "folded and unfolded files agree: True" in done.stdout
+    assert "folded and unfolded files have the same errors: True" in done.stdout
     assert "</svg>" in (tmp_path / "ensemble.svg").read_text()
     found = json.loads((tmp_path / "results.json").read_text())
     assert [network["batch_norms"] for network in found["networks"]] == [[7, 0], [7, 0]]
-    assert {crops: len(scores["top1"]) for crops, scores in found["folded"].items()} == {"1": 3, "5": 3, "10": 3}
+    assert {crops: len(scores["top1"]) for crops, scores in found["margin"].items()} == {"1": 3, "5": 3, "10": 3}
+    assert found["margin"]["1"] == found["enlarged"]["1"]  # one crop is the image itself, either way
 
 
 def test_readme_shows_results():

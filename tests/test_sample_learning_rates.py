@@ -29,7 +29,16 @@ def test_readme_shows_results():
 
 def test_curves_are_compared_seed_by_seed():
     sample = runpy.run_path(str(SCRIPT))
-    table = sample["table"]({"runs": [_run("Inception", 0, 0.1, 0.4), _run("Inception", 1, 0.1, 0.2), _run("BN-x5", 0, 0.4), _run("BN-x5", 1, 0.1)]})
+    table = sample["table"](
+        {
+            "runs": [
+                _run("Inception", 0, 0.1, 0.4),
+                _run("Inception", 1, 0.1, 0.2),
+                _run("BN-x5", 0, 0.4),
+                _run("BN-x5", 1, 0.1),
+            ]
+        }
+    )
     assert table.splitlines()[2].split("  ")[-1].strip() == "2.0, never"
 
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from bnfold.bench.environment import environment
 from bnfold.evaluation import Evaluation, evaluate
+from bnfold.evaluation.crops import SCALES, scaled
+from bnfold.evaluation.labelled import LABELS
 from bnfold.pipeline import Options, fold_file
 from bnfold.train import TrainOptions, train
+from bnfold.train.data import Dataset, load
 from bnfold.train.export import export
+from bnfold.train.to_onnx import INPUT
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("BNFOLD_DATA", HERE.parents[2] / "shared" / "data")) / "cifar10"
@@ -21,6 +28,7 @@ CROPS = (1, 5, 10)
 NETWORKS = 3
 SINGLE, ENSEMBLE = "one network", "ensemble"
 COLOURS = {SINGLE: "#0072B2", ENSEMBLE: "#D55E00"}  # of Okabe and Ito
+IMAGES = {"margin": "-", "enlarged": "--"}  # what crops are cut from, and how its lines are drawn
 TOPS = {"top1": "top-1 error (%)", "top5": "top-5 error (%)"}
 
 
@@ -61,12 +69,19 @@ def network(seed: int, out: Path, quick: bool) -> dict[str, Any]:
     }
 
 
-def evaluated(networks: list[dict[str, Any]], kind: str, crops: int, out: Path, quick: bool) -> dict[str, Any]:
-    """Top-1 and top-5 of each network and of all together, as `bnfold evaluate` gives them."""
-    asked = options(0, out, quick)
-    folder = Path(asked.data_dir) if asked.data_dir else None
-    files = [out / network["files"][kind] for network in networks]
-    return plain(evaluate(files, str(asked.data), crops=crops, data_dir=folder))
+def with_margin(data: Dataset, path: Path) -> Path:
+    """The test images with as much black around them as crops can be cut from, as training moves them into black."""
+    size = data.shape[1]
+    more = scaled(size, SCALES[0]) - size
+    around = (more // 2, more - more // 2)
+    images = np.pad(data.test.images, ((0, 0), (0, 0), around, around))
+    np.savez_compressed(path, **{INPUT: images, LABELS: data.test.labels})
+    return path
+
+
+def evaluated(files: list[Path], data: str, folder: Path | None) -> dict[str, Any]:
+    """Top-1 and top-5 of each network and last of all together, for every number of crops, by `bnfold evaluate`."""
+    return {str(crops): plain(evaluate(files, data, crops=crops, data_dir=folder)) for crops in CROPS}
 
 
 def plain(found: Evaluation) -> dict[str, Any]:
@@ -76,29 +91,38 @@ def plain(found: Evaluation) -> dict[str, Any]:
 
 def measured(out: Path, count: int, quick: bool) -> dict[str, Any]:
     """Everything that is shown, as plain data."""
+    asked = options(0, out, quick)
+    name, folder = str(asked.data), Path(asked.data_dir) if asked.data_dir else None
     networks = [network(seed, out, quick) for seed in range(count)]
-    found = {
-        kind: {str(crops): evaluated(networks, kind, crops, out, quick) for crops in CROPS}
-        for kind in ("folded", "unfolded")
+    folded, unfolded = ([out / n["files"][kind] for n in networks] for kind in ("folded", "unfolded"))
+    margin = str(with_margin(load(name, folder), out / "margin.npz"))
+    return {
+        "environment": environment(),
+        "networks": networks,
+        "margin": evaluated(folded, margin, None),
+        "margin, unfolded": evaluated(unfolded, margin, None),
+        "enlarged": evaluated(folded, name, folder),
+        "enlarged, unfolded": evaluated(unfolded, name, folder),
     }
-    return {"environment": environment(), "networks": networks, **found}
 
 
-def errors(found: dict[str, Any], crops: int, top: str) -> dict[str, list[float]]:
+def errors(found: dict[str, Any], images: str, crops: int, top: str) -> dict[str, list[float]]:
     """In percent: of each network alone, and of all together."""
-    *alone, together = (100 * (1 - share) for share in found["folded"][str(crops)][top])
+    *alone, together = (100 * (1 - share) for share in found[images][str(crops)][top])
     return {SINGLE: alone, ENSEMBLE: [together]}
 
 
 def table(found: dict[str, Any]) -> str:
-    """Errors of the folded files; a line says whether the unfolded ones have the same."""
-    lines = [f"{'crops':>5}  {'networks':12}  {'top-1 error':>24}  {'top-5 error':>24}"]
-    for crops in CROPS:
-        top1, top5 = (errors(found, crops, top) for top in TOPS)
-        lines += [f"{crops:5}  {kind:12}  {words(top1[kind]):>24}  {words(top5[kind]):>24}" for kind in COLOURS]
-    same = found["folded"] == found["unfolded"]
-    counts = {network["verified"] for network in found["networks"]}
-    return "\n".join([*lines, f"folded and unfolded files agree: {same}", f"folds: {' '.join(sorted(counts))}"])
+    """Errors of the folded files; and whether the unfolded ones have the same."""
+    lines = [f"{'crops of images':15}  {'':11}  {'top-1 error':>24}  {'top-5 error':>24}"]
+    for images, crops in product(IMAGES, CROPS):
+        top1, top5 = (errors(found, images, crops, top) for top in TOPS)
+        for kind in COLOURS:
+            lines.append(f"{crops:3} {images:11}  {kind:11}  {words(top1[kind]):>24}  {words(top5[kind]):>24}")
+    same = all(found[images] == found[f"{images}, unfolded"] for images in IMAGES)
+    verified = {network["verified"] for network in found["networks"]}
+    lines += [f"folded and unfolded files have the same errors: {same}", f"verified: {' '.join(sorted(verified))}"]
+    return "\n".join(lines)
 
 
 def words(values: list[float]) -> str:
@@ -107,30 +131,32 @@ def words(values: list[float]) -> str:
 
 
 def figure(found: dict[str, Any], path: Path) -> None:
-    """Error against crops: every network, their mean, and the ensemble."""
+    """Error against crops: every network, their mean, and the ensemble; dashed for enlarged images."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bnfold", "font.size": 10}):
-        drawing, panels = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained", facecolor="white")
+        drawing, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", facecolor="white")
         for panel, (top, label) in zip(panels, TOPS.items(), strict=True):
-            draw(panel, [errors(found, crops, top) for crops in CROPS])
+            for images, style in IMAGES.items():
+                draw(panel, [errors(found, images, crops, top) for crops in CROPS], images, style)
             panel.set(xlabel="crops of each image", ylabel=label, xticks=range(len(CROPS)), xticklabels=CROPS)
         drawing.savefig(path, metadata={"Date": None})
         plt.close(drawing)
 
 
-def draw(panel: Any, rows: list[dict[str, list[float]]]) -> None:
+def draw(panel: Any, rows: list[dict[str, list[float]]], images: str, style: str) -> None:
     for kind, colour in COLOURS.items():
         means = [fmean(row[kind]) for row in rows]
-        panel.plot(means, color=colour, linewidth=2, marker="o")
+        panel.plot(means, style, color=colour, linewidth=2, marker="o")
         for x, row in enumerate(rows):
             panel.plot([x] * len(row[kind]), row[kind], ".", color=colour, alpha=0.4)
-        panel.annotate(kind, (len(rows) - 1, means[-1]), (8, 0), textcoords="offset points", color=colour, va="center")
-    panel.set_xlim(-0.2, len(rows) - 0.1)
-    panel.margins(x=0.1)
+        end = (len(rows) - 1, means[-1])
+        words = f"{kind}, {images}"
+        panel.annotate(words, end, (8, 0), textcoords="offset points", color=colour, va="center")
+    panel.set_xlim(-0.2, len(rows) + 0.2)
     panel.spines[["top", "right"]].set_visible(False)
 
 
