@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +11,11 @@ SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "paper_ensemble"
 SCRIPT = SAMPLE / "ensemble.py"
 
 
-def test_quick_run_folds_evaluates_and_draws(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "folded and unfolded files have the same errors: True" in done.stdout
+def test_quick_run_folds_evaluates_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--quick", "--out", str(tmp_path)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    out = capsys.readouterr().out
+    assert "folded and unfolded files have the same errors: True" in out
     assert "</svg>" in (tmp_path / "ensemble.svg").read_text()
     found = json.loads((tmp_path / "results.json").read_text())
     assert [network["batch_norms"] for network in found["networks"]] == [[7, 0], [7, 0]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,10 +11,11 @@ SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "paper_learning_rates
 SCRIPT = SAMPLE / "learning_rates.py"
 
 
-def test_quick_run_measures_shows_and_draws(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path)]
-    first = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert [row.split()[0] for row in first.stdout.splitlines()[1:]] == ["Inception", "BN-x5", "BN-x5-Sigmoid"]
+def test_quick_run_measures_shows_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--quick", "--out", str(tmp_path)])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    out = capsys.readouterr().out
+    assert [row.split()[0] for row in out.splitlines()[1:]] == ["Inception", "BN-x5", "BN-x5-Sigmoid"]
     assert "</svg>" in (tmp_path / "learning_rates.svg").read_text()
     curve = json.loads((tmp_path / "results.json").read_text())["runs"][1]["curve"]
     assert [point["step"] for point in curve] == [2, 4]
