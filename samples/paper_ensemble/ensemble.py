@@ -1,0 +1,180 @@
+"""Averages of class probabilities over crops and over networks, on folded ONNX files: section 4.2.3 of the paper."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from bnfold.bench.environment import environment
+from bnfold.evaluation import Evaluation, evaluate
+from bnfold.evaluation.crops import SCALES, scaled
+from bnfold.evaluation.labelled import LABELS
+from bnfold.pipeline import Options, fold_file
+from bnfold.train import TrainOptions, train
+from bnfold.train.data import Dataset, load
+from bnfold.train.export import export
+from bnfold.train.to_onnx import INPUT
+
+HERE = Path(__file__).resolve().parent
+SHARED = Path(os.environ.get("BNFOLD_DATA", HERE.parents[2] / "shared" / "data")) / "cifar10"
+CROPS = (1, 5, 10)
+NETWORKS = 3
+SINGLE, ENSEMBLE = "one network", "ensemble"
+COLOURS = {SINGLE: "#0072B2", ENSEMBLE: "#D55E00"}  # of Okabe and Ito
+IMAGES = {"margin": "-", "enlarged": "--"}  # what crops are cut from, and how its lines are drawn
+TOPS = {"top1": "top-1 error (%)", "top5": "top-5 error (%)"}
+
+
+def options(seed: int, run: Path, quick: bool) -> TrainOptions:
+    """The networks differ by their seed: it decides first weights, order of images and augmentation."""
+    return TrainOptions(
+        data="digits" if quick else "cifar10",
+        data_dir=str(SHARED) if SHARED.is_dir() and not quick else None,
+        arch="resnet-8",
+        augment="crop-flip",
+        batch_size=32,
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="cosine",
+        steps=20 if quick else 1000,
+        channels_last=True,
+        statistics="alg2",
+        seed=seed,
+        device="cpu",
+        out=run,
+        resume=run.exists(),
+    )
+
+
+def network(seed: int, out: Path, quick: bool) -> dict[str, Any]:
+    """Train, export, fold, verify; a run that an earlier call of the script began goes on."""
+    result = train(options(seed, out / f"net{seed}", quick))
+    exported = export(result.run, out / f"net{seed}.onnx", force=True)
+    folded = fold_file(exported.path, options=Options(force=True))
+    return {
+        "seed": seed,
+        "steps": result.steps,
+        "seconds": round(result.seconds, 1),
+        "batch_norms": [folded.before.batch_normalizations, folded.after.batch_normalizations],
+        "verified": folded.verification.verdict if folded.verification else None,
+        "files": {"unfolded": exported.path.name, "folded": folded.target.name},
+    }
+
+
+def with_margin(data: Dataset, path: Path) -> Path:
+    """The test images with as much black around them as crops can be cut from, as training moves them into black."""
+    size = data.shape[1]
+    more = scaled(size, SCALES[0]) - size
+    around = (more // 2, more - more // 2)
+    images = np.pad(data.test.images, ((0, 0), (0, 0), around, around))
+    np.savez_compressed(path, **{INPUT: images, LABELS: data.test.labels})
+    return path
+
+
+def evaluated(files: list[Path], data: str, folder: Path | None) -> dict[str, Any]:
+    """Top-1 and top-5 of each network and last of all together, for every number of crops, by `bnfold evaluate`."""
+    return {str(crops): plain(evaluate(files, data, crops=crops, data_dir=folder)) for crops in CROPS}
+
+
+def plain(found: Evaluation) -> dict[str, Any]:
+    scores = [*found.models, *([found.ensemble] if found.ensemble else [])]
+    return {"samples": found.samples, **{top: [getattr(score, top) for score in scores] for top in TOPS}}
+
+
+def measured(out: Path, count: int, quick: bool) -> dict[str, Any]:
+    """Everything that is shown, as plain data."""
+    asked = options(0, out, quick)
+    name, folder = str(asked.data), Path(asked.data_dir) if asked.data_dir else None
+    networks = [network(seed, out, quick) for seed in range(count)]
+    folded, unfolded = ([out / n["files"][kind] for n in networks] for kind in ("folded", "unfolded"))
+    margin = str(with_margin(load(name, folder), out / "margin.npz"))
+    return {
+        "environment": environment(),
+        "networks": networks,
+        "margin": evaluated(folded, margin, None),
+        "margin, unfolded": evaluated(unfolded, margin, None),
+        "enlarged": evaluated(folded, name, folder),
+        "enlarged, unfolded": evaluated(unfolded, name, folder),
+    }
+
+
+def errors(found: dict[str, Any], images: str, crops: int, top: str) -> dict[str, list[float]]:
+    """In percent: of each network alone, and of all together."""
+    *alone, together = (100 * (1 - share) for share in found[images][str(crops)][top])
+    return {SINGLE: alone, ENSEMBLE: [together]}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Errors of the folded files; and whether the unfolded ones have the same."""
+    lines = [f"{'crops of images':15}  {'':11}  {'top-1 error':>24}  {'top-5 error':>24}"]
+    for images, crops in product(IMAGES, CROPS):
+        top1, top5 = (errors(found, images, crops, top) for top in TOPS)
+        for kind in COLOURS:
+            lines.append(f"{crops:3} {images:11}  {kind:11}  {words(top1[kind]):>24}  {words(top5[kind]):>24}")
+    same = all(found[images] == found[f"{images}, unfolded"] for images in IMAGES)
+    verified = {network["verified"] for network in found["networks"]}
+    lines += [f"folded and unfolded files have the same errors: {same}", f"verified: {' '.join(sorted(verified))}"]
+    return "\n".join(lines)
+
+
+def words(values: list[float]) -> str:
+    spread = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{fmean(values):.2f}%{spread}"
+
+
+def figure(found: dict[str, Any], path: Path) -> None:
+    """Error against crops: every network, their mean, and the ensemble; dashed for enlarged images."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bnfold", "font.size": 10}):
+        drawing, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", facecolor="white")
+        for panel, (top, label) in zip(panels, TOPS.items(), strict=True):
+            for images, style in IMAGES.items():
+                draw(panel, [errors(found, images, crops, top) for crops in CROPS], images, style)
+            panel.set(xlabel="crops of each image", ylabel=label, xticks=range(len(CROPS)), xticklabels=CROPS)
+        drawing.savefig(path, metadata={"Date": None})
+        plt.close(drawing)
+
+
+def draw(panel: Any, rows: list[dict[str, list[float]]], images: str, style: str) -> None:
+    for kind, colour in COLOURS.items():
+        means = [fmean(row[kind]) for row in rows]
+        panel.plot(means, style, color=colour, linewidth=2, marker="o")
+        for x, row in enumerate(rows):
+            panel.plot([x] * len(row[kind]), row[kind], ".", color=colour, alpha=0.4)
+        end = (len(rows) - 1, means[-1])
+        words = f"{kind}, {images}"
+        panel.annotate(words, end, (8, 0), textcoords="offset points", color=colour, va="center")
+    panel.set_xlim(-0.2, len(rows) + 0.2)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("ensemble"), help="folder for networks, data and figure")
+    parser.add_argument("--quick", action="store_true", help="two networks, a few steps, small digits: to see it run")
+    parser.add_argument("--measured", type=Path, metavar="results.json", help="show this instead of measuring")
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if asked.measured:
+        found = json.loads(asked.measured.read_text())
+    else:
+        found = measured(asked.out, 2 if asked.quick else NETWORKS, asked.quick)
+        (asked.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(table(found))
+    figure(found, asked.out / "ensemble.svg")
+
+
+if __name__ == "__main__":
+    main()
