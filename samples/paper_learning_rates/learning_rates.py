@@ -65,10 +65,10 @@ class Row:
         )
 
 
-BASELINE = Row("Inception", 1, 1500, 2, batch_norm=False)
+BASELINE = Row("Inception", 1, 1500, 3, batch_norm=False)
 ROWS = (
     BASELINE,
-    Row("BN-x5", 5, 800, 2),
+    Row("BN-x5", 5, 800, 3),
     Row("BN-x30", 30, 800, 2),
     Row("BN-Baseline", 1, 1500),
     Row("BN-x5-Sigmoid", 5, 800, activation="sigmoid"),
