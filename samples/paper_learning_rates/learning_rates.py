@@ -65,11 +65,11 @@ class Row:
         )
 
 
-BASELINE = Row("Inception", 1, 1500, 2, batch_norm=False)
+BASELINE = Row("Inception", 1, 1500, 3, batch_norm=False)
 ROWS = (
     BASELINE,
-    Row("BN-x5", 5, 800, 2),
-    Row("BN-x30", 30, 800, 2),
+    Row("BN-x5", 5, 800, 3),
+    Row("BN-x30", 30, 800, 3),
     Row("BN-Baseline", 1, 1500),
     Row("BN-x5-Sigmoid", 5, 800, activation="sigmoid"),
     Row("Inception-x5-Sigmoid", 5, 800, batch_norm=False, activation="sigmoid"),
