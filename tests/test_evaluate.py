@@ -134,6 +134,7 @@ def test_the_mean_over_crops():
     found = evaluate([written(Path("a.onnx"), model)], saved("d.npz", X=pixels, labels=LABELS[:20]), crops=10)
     each = [probabilities(model, HALVES(crops(image, 10, 16, 16))).mean(0) for image in pixels]
     assert (found.models[0].top1, found.models[0].top5) == tops(np.stack(each), LABELS[:20])
+    assert found.notes[0] == "the shorter side of every image is brought to 18 before crops of 16x16 are cut"
 
 
 def drawn(folder: str, classes: str, count: int = 12) -> str:

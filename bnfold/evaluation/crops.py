@@ -36,6 +36,13 @@ def require_possible(number: int, height: int, width: int) -> None:
         raise UsageProblem(f"images of {height}x{width} are too small for {number} crops", "Use --crops 1.")
 
 
+def told(number: int, height: int, width: int) -> str:
+    """What is done to an image before crops are cut: a network that never saw the like may lose by it."""
+    side = min(height, width)
+    sides = ", ".join(str(scaled(side, scale)) for scale in (SCALES if number == 144 else SCALES[:1]))
+    return f"the shorter side of every image is brought to {sides} before crops of {height}x{width} are cut"
+
+
 def scaled(size: int, side: int) -> int:
     """The shorter side of the image that a network of this size sees where one of 224 sees `side`."""
     return round(size * side / SIDE)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelProblem, UsageProblem
-from .crops import require_possible
+from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
 from .network import Network, Probabilities
 
@@ -62,16 +62,23 @@ def evaluate(
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
     networks = [Network.of(Path(path)) for path in models]
     _require_alike(networks)
-    if crops != 1 or len(networks[0].card.inputs) == 1 and networks[0].sees_images:
-        _, _, height, width = networks[0].card.image().dims or (0, 0, 0, 0)
-        require_possible(crops, int(height or 0), int(width or 0))
+    notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
     _require_normalization(networks, samples)
     ranks = _ranks(networks, samples, crops, watch)
     scores = [Score(str(n.path), *_tops(r)) for n, r in zip(networks, ranks, strict=False)]
     together = Score("ensemble", *_tops(ranks[-1])) if len(networks) > 1 else None
-    notes = tuple(dict.fromkeys(note for network in networks for note in _notes(network, samples)))
-    return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, notes)
+    notes += [note for network in networks for note in _notes(network, samples)]
+    return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, tuple(dict.fromkeys(notes)))
+
+
+def _croppable(network: Network, crops: int) -> list[str]:
+    """What a reader should know of the crops. Raises UsageProblem where they cannot be cut."""
+    if crops == 1 and not (len(network.card.inputs) == 1 and network.sees_images):
+        return []
+    _, _, height, width = (int(n or 0) for n in network.card.image().dims or (0, 0, 0, 0))
+    require_possible(crops, height, width)
+    return [told(crops, height, width)] if crops > 1 else []
 
 
 def _ranks(networks: list[Network], data: Labelled, crops: int, watch: Watch) -> list[Any]:

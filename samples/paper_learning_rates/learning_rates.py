@@ -204,7 +204,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
         goal = fmean(of[BASELINE.name].best)
         for panel in panels:
             panel.axhline(goal, color="black", linewidth=0.6, linestyle=":")
-            panel.text(2090, goal + 0.004, "best of Inception", ha="right", fontsize=9)
+            panel.text(20, goal + 0.004, "goal", fontsize=9)
         drawing.savefig(path, metadata={"Date": None})
         plt.close(drawing)
 
