@@ -6,16 +6,18 @@ becomes the error of all, so that nobody waits for a process that has stopped.
 
 from __future__ import annotations
 
-import atexit
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.rendezvous import rendezvous
 
 from ..errors import BnfoldError, EnvironmentProblem
 
@@ -101,25 +103,42 @@ def local_rank() -> int:
 
 @contextmanager
 def joined() -> Iterator[Ranks]:
-    """The processes that torchrun started with this one, or this one alone.
+    """The processes that torchrun started with this one, or this one alone; those of a group that exists already.
 
-    They stay connected until the process ends: a second meeting at the same address could find the first one's door.
     Raises EnvironmentProblem if another of them ends while this one needs it.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
         return
-    with _company():
-        if not distributed.is_initialized():
-            _connect()
+    with _company(), nullcontext() if distributed.is_initialized() else _connected():
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
 
 
-def _connect() -> None:
+@contextmanager
+def _connected() -> Iterator[None]:
+    """A group of its own for each run; all of a process meet at one store, under names of their own.
+
+    A second store at the same address could find the first one's door still open.
+    """
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    distributed.init_process_group(BACKENDS if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
-    atexit.register(distributed.destroy_process_group)
+    store, rank, size = _meeting()
+    backend = BACKENDS if torch.cuda.is_available() else "gloo"
+    own = distributed.PrefixStore(f"bnfold{next(_RUNS)}", store)  # type: ignore[attr-defined]
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+_RUNS = count()
+
+
+@cache
+def _meeting() -> tuple[Any, int, int]:
+    """Where the processes find each other, as torchrun's environment says, and which of how many this one is."""
+    return next(rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-any-return]
 
 
 @contextmanager
