@@ -73,7 +73,14 @@ def heard(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
-    expected = two_ranks.statistics(ALONE)
+    """Exact ones whatever the threads; float32 sums, of alg2 and pooled, are compared where as many threads add."""
+    exact, threads = two_ranks.statistics(ALONE), torch.get_num_threads()
+    torch.set_num_threads(1)  # as the two have
+    try:
+        alike = two_ranks.statistics(ALONE)
+    finally:
+        torch.set_num_threads(threads)
+    expected = {name: (alike if {"alg2", "pooled"} & {*name.split()} else exact)[name] for name in exact}
     assert len(expected) == 2 * 4 * 3
     for here in heard(two):
         for name, (mean, var) in expected.items():
