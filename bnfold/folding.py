@@ -101,12 +101,7 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics
     that are not numbers.
     """
-    if isinstance(model, onnx.ModelProto):
-        record, folder = onnx.ModelProto(), None
-        record.CopyFrom(model)
-    else:
-        record, folder = onnx_io.load(model), Path(model).parent
-    return fold_in_place(record, folder, freeze_initializers)
+    return fold_in_place(*onnx_io.consumable(model), freeze_initializers)
 
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 
 import onnx
-from onnx import NodeProto
 
-from .messages import bodies
+from .messages import every_node, is_batch_norm
 from .native import Failed, guarded
 
 
@@ -33,15 +31,3 @@ def _without(record: onnx.ModelProto, names: list[tuple[str, str]]) -> bytes:
     import onnx.inliner
 
     return bytes(onnx.inliner.inline_selected_functions(record, names).SerializeToString())
-
-
-def is_batch_norm(node: NodeProto) -> bool:
-    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
-
-
-def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Nodes, and those of the graphs in their attributes."""
-    for node in nodes:
-        yield node
-        for graph in bodies(node):
-            yield from every_node(graph.node)

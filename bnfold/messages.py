@@ -19,6 +19,18 @@ def graphs(attribute: AttributeProto) -> list[GraphProto]:
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
+def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """Nodes, and those of the graphs in their attributes."""
+    for node in nodes:
+        yield node
+        for graph in bodies(node):
+            yield from every_node(graph.node)
+
+
+def is_batch_norm(node: NodeProto) -> bool:
+    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
+
+
 def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> None:
     """Set integer attributes, in place where a node has them; the automatic padding gives way to an explicit one."""
     drop(message.attribute, (i for i, a in enumerate(message.attribute) if a.name == "auto_pad" and "pads" in values))

@@ -44,6 +44,15 @@ def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
     return model
 
 
+def consumable(model: ModelProto | str | PathLike[str]) -> tuple[ModelProto, Path | None]:
+    """A model that may be changed, read from its file or copied, and the folder of its data. Raises ModelProblem."""
+    if not isinstance(model, ModelProto):
+        return load(model), Path(model).parent
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy, None
+
+
 def _read(where: Path, whole: bool) -> bytes:
     try:
         with where.open("rb") as stream:

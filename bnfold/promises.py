@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
@@ -47,16 +47,17 @@ class Promises:
         """Write one constant."""
         self.flushed += written(self.held[number], sink)
 
-    def keep_all(self, file: Path, places: Iterable[tuple[int, int]]) -> None:
+    def keep_all(self, file: Path, places: Sequence[tuple[int, int]]) -> None:
         """Write constants, each given by its number and its place in a file: on every processor."""
 
-        def keep(number: int, at: int) -> int:
+        def keep(place: tuple[int, int]) -> int:
+            number, at = place
             with file.open("r+b") as sink:
                 sink.seek(at)
                 return written(self.held[number], sink)
 
         with ThreadPoolExecutor(threads()) as pool:
-            self.flushed += sum(pool.map(keep, *zip(*places, strict=True))) if places else 0
+            self.flushed += sum(pool.map(keep, places))
 
 
 def settle(held: Held, promises: Promises | None) -> int:

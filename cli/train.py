@@ -107,8 +107,9 @@ def _parameters() -> Iterator[Parameter]:
             yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-train.__signature__ = Signature([*_parameters()])  # type: ignore[attr-defined]
-train.__annotations__ = {parameter.name: parameter.annotation for parameter in _parameters()}
+_SIGNATURE = Signature([*_parameters()])
+train.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
+train.__annotations__ = {name: parameter.annotation for name, parameter in _SIGNATURE.parameters.items()}
 
 
 def _tell(result: TrainResult) -> None:

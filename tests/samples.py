@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +10,17 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 
 def folder(name: str) -> Path:
     return Path(__file__).resolve().parents[1] / "samples" / name
+
+
+def run_quickly(script: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script's own `--quick --out`, in this process."""
+    monkeypatch.setattr(sys, "argv", [str(script), "--quick", "--out", str(out)])
+    runpy.run_path(str(script), run_name="__main__")
 
 
 @contextmanager

@@ -389,11 +389,21 @@ def test_what_a_signal_means_is_put_back():
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_an_error_while_workers_run_stops_them(models):
-    def broken(outcome):
-        raise EnvironmentProblem("the listener is broken", "")
+def broken(outcome):
+    raise EnvironmentProblem("the listener is broken", "")
 
+
+def test_after_an_error_no_other_model_is_begun(models):
+    planned = fleet.tasks([Path("bad.onnx"), Path("a.onnx")], Path("out"))
+    with pytest.raises(EnvironmentProblem, match="listener"):
+        fleet.fold_all(planned, Path("out"), jobs=1, told=broken)
+    assert not Path("out").exists()
+
+
+def test_an_error_while_workers_run_leaves_whole_models_only(models):
     planned = fleet.tasks([Path("bad.onnx"), Path("a.onnx")], Path("out"))
     with pytest.raises(EnvironmentProblem, match="listener"):
         fleet.fold_all(planned, Path("out"), jobs=2, told=broken)
-    assert not Path("out").exists()
+    for left in Path("out").glob("*"):  # the second model, if it was done before it could be stopped
+        assert left.name == "a.folded.onnx"
+        onnx.checker.check_model(onnx.load(left))

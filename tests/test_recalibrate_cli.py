@@ -37,6 +37,16 @@ def said(capfd) -> list[str]:
     return err.strip().splitlines()
 
 
+def refused(folder: Path, capfd, where: str, code: int, message: str) -> None:
+    """One error and one hint, and nothing is written."""
+    before = listing(folder)
+    assert run(["recalibrate", "m.onnx", "--data", where]) == code
+    error, hint = said(capfd)
+    assert error.startswith(f"error: {message}")
+    assert hint.startswith("hint: ")
+    assert listing(folder) == before
+
+
 def test_it_writes_a_model_and_a_report(here, capfd):  # noqa: F811
     model = conv_bn()
     written(Path("m.onnx"), model)
@@ -190,13 +200,7 @@ BAD_DATA = {  # what --data names -> exit code, error
 def test_bad_data_is_one_error_and_one_hint(here, capfd, name):  # noqa: F811
     make, code, message = BAD_DATA[name]
     written(Path("m.onnx"), with_metadata(conv_bn()))
-    where = make()
-    before = listing(here)
-    assert run(["recalibrate", "m.onnx", "--data", where]) == code
-    error, hint = said(capfd)
-    assert error.startswith(f"error: {message}")
-    assert hint.startswith("hint: ")
-    assert listing(here) == before
+    refused(here, capfd, make(), code, message)
 
 
 def test_values_beyond_the_metadata_are_taken_if_asked(here):  # noqa: F811
@@ -259,13 +263,7 @@ BAD_MODELS = {
 def test_a_bad_model_is_one_error_and_one_hint(here, capfd, name):  # noqa: F811
     content, code, message = BAD_MODELS[name]
     Path("m.onnx").write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
-    where = samples()
-    before = listing(here)
-    assert run(["recalibrate", "m.onnx", "--data", where]) == code
-    error, hint = said(capfd)
-    assert error.startswith(f"error: {message}")
-    assert hint.startswith("hint: ")
-    assert listing(here) == before
+    refused(here, capfd, samples(), code, message)
 
 
 BAD_OPTIONS = {

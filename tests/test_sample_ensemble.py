@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
-from pathlib import Path
 
-SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "paper_ensemble"
+from tests.samples import folder, run_quickly
+
+SAMPLE = folder("paper_ensemble")
 SCRIPT = SAMPLE / "ensemble.py"
 
 
 def test_quick_run_folds_evaluates_and_draws(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--quick", "--out", str(tmp_path)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    run_quickly(SCRIPT, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert "folded and unfolded files have the same errors: True" in out
     assert "</svg>" in (tmp_path / "ensemble.svg").read_text()

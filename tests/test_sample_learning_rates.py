@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import runpy
-import sys
-from pathlib import Path
 
-SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "paper_learning_rates"
+from tests.samples import folder, run_quickly
+
+SAMPLE = folder("paper_learning_rates")
 SCRIPT = SAMPLE / "learning_rates.py"
 
 
 def test_quick_run_measures_shows_and_draws(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--quick", "--out", str(tmp_path)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    run_quickly(SCRIPT, tmp_path, monkeypatch)
     out = capsys.readouterr().out
     assert [row.split()[0] for row in out.splitlines()[1:]] == ["Inception", "BN-x5", "BN-x5-Sigmoid"]
     assert "</svg>" in (tmp_path / "learning_rates.svg").read_text()

@@ -144,17 +144,23 @@ def test_a_file_cannot_forge_a_reference(tmp_path: Path) -> None:
         assert [path.name for path in folder.iterdir()] == ["m.onnx"]
 
 
+def parsed(graph: str, stored: dict[str, np.ndarray]) -> onnx.ModelProto:
+    """A graph in ONNX's text format, and its initializers in float32."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {graph}')
+    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    return model
+
+
 def conv_bn(width: int) -> onnx.ModelProto:
     """Conv, BatchNormalization, and a MatMul of `width` x `width` that nothing touches."""
     rng = np.random.default_rng(0)
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,8,8] x, float[1,W] z) => (float[1,4,6,6] y, float[1,W] u)'
-        "{ c = Conv (x, w) y = BatchNormalization (c, g, b, m, v) u = MatMul (z, big) }"
-    )
     stored = {"w": rng.standard_normal((4, 3, 3, 3)), **{k: rng.random(4) + 0.5 for k in "gbmv"}}
     stored["big"] = rng.standard_normal((width, width))
-    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
-    return model
+    return parsed(
+        "(float[1,3,8,8] x, float[1,W] z) => (float[1,4,6,6] y, float[1,W] u)"
+        "{ c = Conv (x, w) y = BatchNormalization (c, g, b, m, v) u = MatMul (z, big) }",
+        stored,
+    )
 
 
 def test_folding_a_file_is_folding_the_model_to_the_last_byte(tmp_path: Path) -> None:
@@ -202,14 +208,10 @@ def test_a_file_that_changed_since_it_was_read_is_not_copied(tmp_path: Path) -> 
 def gemm_bn(width: int) -> onnx.ModelProto:
     """A Gemm by a matrix of `width` x `width`, and BatchNormalization: all that is large changes."""
     rng = np.random.default_rng(0)
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,W] x) => (float[1,W] y)'
-        "{ c = Gemm (x, w) y = BatchNormalization (c, g, b, m, v) }"
-    )
     stored = {"w": rng.standard_normal((width, width)), **{k: rng.random(width) + 0.5 for k in "gbmv"}}
     stored["w"].reshape(-1)[::10] = 1e-39
-    model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
-    return model
+    text = "(float[1,W] x) => (float[1,W] y) { c = Gemm (x, w) y = BatchNormalization (c, g, b, m, v) }"
+    return parsed(text, stored)
 
 
 def test_a_file_that_changed_while_all_of_it_is_made_anew_is_noticed(tmp_path: Path) -> None:

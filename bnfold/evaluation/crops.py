@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UsageProblem
 from ..feeds.card import Array
-from ..feeds.pictures import middle, resized, shorter_to
+from ..feeds.pictures import covering, middle, resized, shorter_to
 
 NUMBERS = (1, 5, 10, 144)
 SIDE, SCALES = 224, (256, 288, 320, 352)
@@ -54,19 +54,13 @@ def crops(image: Array, number: int, height: int, width: int) -> Array:
         return image[None]
     if number == 144:
         return np.stack([*_of_all_scales(image, height)])
-    large = _covering(shorter_to(image, scaled(min(height, width), SCALES[0])), height, width)
+    large = shorter_to(image, scaled(min(height, width), SCALES[0]))
+    if large.shape[1] < height or large.shape[2] < width:
+        large = covering(large, height, width)
     if number == 1:
         return middle(large, height, width)[None]
     found = [*_five(large, height, width)]
     return np.stack(found + [crop[:, :, ::-1] for crop in found] if number == 10 else found)
-
-
-def _covering(image: Array, height: int, width: int) -> Array:
-    """The image, made larger where a side is shorter than the crop's."""
-    factor = max(height / image.shape[1], width / image.shape[2])
-    if factor <= 1:
-        return image
-    return resized(image, max(height, round(image.shape[1] * factor)), max(width, round(image.shape[2] * factor)))
 
 
 def _five(image: Array, height: int, width: int) -> Iterator[Array]:

@@ -74,9 +74,9 @@ def evaluate(
 
 def _croppable(network: Network, crops: int) -> list[str]:
     """What a reader should know of the crops. Raises UsageProblem where they cannot be cut."""
-    if crops == 1 and not (len(network.card.inputs) == 1 and network.sees_images):
+    if crops == 1 and not network.card.sees_images:
         return []
-    _, _, height, width = (int(n or 0) for n in network.card.image().dims or (0, 0, 0, 0))
+    _, height, width = network.card.image_shape
     require_possible(crops, height, width)
     return [told(crops, height, width)] if crops > 1 else []
 

@@ -88,8 +88,7 @@ def _require_one_label_each(archive: Archive) -> None:
 
 
 def _from_folder(path: Path, card: Card) -> Labelled:
-    value = card.image()
-    channels = int((value.dims or ())[1] or 0)
+    value, (channels, _, _) = card.image(), card.image_shape
     files = [file for file in pictures.files(path) if len(file.relative_to(path).parts) > 1]
     if not files:
         raise ModelProblem(

@@ -47,25 +47,14 @@ class Network:
 
     def probabilities(self, batch: Batch, data: Labelled, number: int) -> Probabilities:
         """The mean over the crops of each sample."""
-        if number == 1 and not self.sees_images:
+        if number == 1 and not self.card.sees_images:
             feeds = {x.name: fitting(x, np.asarray(batch[x.name]), data.name) for x in self.card.inputs}
             return self._classified(feeds)
-        value = self.card.image()
-        _, channels, height, width = (int(n or 0) for n in value.dims or ())
+        value, (_, height, width) = self.card.image(), self.card.image_shape
         cut = [crops(np.asarray(image), number, height, width) for image in next(iter(batch.values()))]
         images = ready(cut, (self.normalization or data.normalization) if data.pixels else None)
         found = self._classified({value.name: fitting(value, images, data.name)})
         return np.asarray(found.reshape(len(cut), number, -1).mean(axis=1))
-
-    @property
-    def sees_images(self) -> bool:
-        inputs = self.card.inputs
-        return (
-            len(inputs) == 1
-            and inputs[0].dims is not None
-            and len(inputs[0].dims) == 4
-            and None not in inputs[0].dims[1:]
-        )
 
     def _classified(self, feeds: dict[str, Array]) -> Probabilities:
         rows = len(next(iter(feeds.values())))

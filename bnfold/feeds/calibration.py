@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import ModelProblem, UsageProblem
 from . import pictures
-from .arrays import Archive
+from .arrays import ROWS, Archive
 from .card import Array, Card, Input, fitting, require_range
 
 Feed = dict[str, Array]
@@ -44,7 +44,7 @@ def _from_archive(path: Path, card: Card, any_range: bool) -> Iterator[Feed]:
 
 def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iterator[Array]:
     """An input, so many rows at a time that all inputs have as many pieces."""
-    for piece in archive.pieces(value.name, 256 * (value.rows or 1)):
+    for piece in archive.pieces(value.name, ROWS * (value.rows or 1)):
         if piece.dtype == np.uint8 and card.normalization and value.kind.kind == "f" and piece.ndim == 4:
             yield fitting(value, card.normalization(piece), archive.path)
             continue
@@ -56,18 +56,8 @@ def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iter
 
 def _from_folder(path: Path, card: Card) -> Iterator[Feed]:
     """Images with their shorter side brought to the size of the model, and cut to it at the centre."""
-    value, pixels = card.image(), card.pixels(path)
-    _, channels, height, width = value.dims or (0, 0, 0, 0)
+    value, pixels, (channels, height, width) = card.image(), card.pixels(path), card.image_shape
     files = pictures.files(path)
     for i in np.random.default_rng(SHUFFLE).permutation(len(files)):
-        image = pictures.opened(files[i], int(channels or 0))
-        image = pictures.middle(_covering(image, int(height or 0), int(width or 0)), int(height or 0), int(width or 0))
-        yield {value.name: fitting(value, pixels(image[None]), files[i])}  # type: ignore[arg-type]
-
-
-def _covering(image: pictures.Pixels, height: int, width: int) -> pictures.Pixels:
-    """The smallest size, in the proportions of the image, that covers what the model takes."""
-    scale = max(height / image.shape[1], width / image.shape[2])
-    return pictures.resized(
-        image, max(height, round(image.shape[1] * scale)), max(width, round(image.shape[2] * scale))
-    )
+        image = pictures.middle(pictures.covering(pictures.opened(files[i], channels), height, width), height, width)
+        yield {value.name: fitting(value, pixels(image[None]), files[i])}

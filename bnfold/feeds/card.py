@@ -56,13 +56,23 @@ class Card:
 
     def image(self) -> Input:
         """The only input, if it takes images (N, C, H, W) of a known size. Raises ModelProblem otherwise."""
-        value = self.inputs[0] if len(self.inputs) == 1 else None
-        if value is None or value.dims is None or len(value.dims) != 4 or None in value.dims[1:]:
+        if not self.sees_images:
             shapes = "; ".join(f"{value.name} {value.words()}" for value in self.inputs)
             raise ModelProblem(
                 f"the model does not take one batch of images of one size, but {shapes}", "Give the data as .npz."
             )
-        return value
+        return self.inputs[0]
+
+    @property
+    def sees_images(self) -> bool:
+        dims = [value.dims for value in self.inputs]
+        return len(dims) == 1 and dims[0] is not None and len(dims[0]) == 4 and None not in dims[0][1:]
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images it takes. Raises ModelProblem as `image` does."""
+        _, channels, height, width = (n or 0 for n in self.image().dims or ())
+        return channels, height, width
 
     def pixels(self, where: object) -> Normalization:
         """How pixels become what the model takes. Raises ModelProblem where the metadata do not say."""

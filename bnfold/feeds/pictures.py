@@ -60,6 +60,12 @@ def shorter_to(image: npt.NDArray[Any], size: int) -> Pixels:
     return resized(image, max(size, round(height * size / least)), max(size, round(width * size / least)))
 
 
+def covering(image: npt.NDArray[Any], height: int, width: int) -> Pixels:
+    """The image at the smallest size, in its proportions, that covers a crop of this size."""
+    factor = max(height / image.shape[1], width / image.shape[2])
+    return resized(image, max(height, round(image.shape[1] * factor)), max(width, round(image.shape[2] * factor)))
+
+
 def middle(image: npt.NDArray[Any], height: int, width: int) -> npt.NDArray[Any]:
     """The centre of an image, which is at least so large."""
     top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2

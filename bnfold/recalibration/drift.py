@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -113,7 +112,3 @@ class Sample:
         off = (shift - chance > threshold) | (stretch - squares / 2 > np.log1p(threshold))
         drift = Drift.of(self.norm, new, self.moments.count)
         return Fit(drift, int(off.sum()), float(np.nan_to_num(np.maximum(chance, squares / 2), nan=0).max(initial=0)))
-
-
-def fits(samples: Iterable[Sample], threshold: float) -> tuple[Fit, ...]:
-    return tuple(sample.fit(threshold) for sample in samples)

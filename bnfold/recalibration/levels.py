@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import NodeProto
 
+from ..messages import is_batch_norm
 from ..verification.protos import fed
-from .norms import is_norm, reads
+from .norms import reads
 
 RANDOM = ("RandomNormal", "RandomUniform")
 
@@ -49,7 +50,7 @@ class Levels:
         if not before and node.op_type not in RANDOM:
             return
         level = max(before, default=0)
-        if is_norm(node) and self._is_stored(node):
+        if is_batch_norm(node) and self._is_stored(node):
             self.norms[node.output[0]] = level
             level += 1
         self.of.update((name, level) for name in node.output if name)

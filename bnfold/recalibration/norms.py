@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from ..errors import ModelProblem
-from ..messages import bodies
+from ..messages import bodies, every_node, is_batch_norm
 from ..moments import Array, Moments
 
 OLDEST = 7  # opset; onnxruntime has no BatchNormalization before it
@@ -74,10 +73,6 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-def is_norm(node: NodeProto) -> bool:
-    return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
-
-
 def reads(node: NodeProto) -> list[str]:
     """What a node reads, its bodies (If, Loop, Scan) included: any name in them may be one of the graph around."""
     inner = [name for body in bodies(node) for n in body.node for name in reads(n)]
@@ -89,19 +84,19 @@ def require_supported(model: onnx.ModelProto) -> None:
     """Raises ModelProblem for a model whose population statistics this cannot compute, and says why."""
     _require_opset(model)
     nodes = list(model.graph.node)
-    inside = [n for node in nodes for n in _inner(node)] + [n for f in model.functions for n in _all(f.node)]
-    buried = next(filter(is_norm, inside), None)
+    inside = (body for node in nodes for body in bodies(node))
+    buried = next((n for part in (*inside, *model.functions) for n in every_node(part.node) if is_batch_norm(n)), None)
     if buried is not None:
         raise ModelProblem(
             f"BatchNormalization '{buried.name or buried.output[0]}' is in a body of If, Loop or Scan or a function",
             "Export without control flow and functions (onnx.inliner takes functions out).",
         )
-    if not any(map(is_norm, nodes)):
+    if not any(map(is_batch_norm, nodes)):
         raise ModelProblem(
             "the model has no BatchNormalization: there are no statistics to recompute",
             "Recalibrate first, fold afterwards; `bnfold export` keeps every BatchNormalization.",
         )
-    for node in filter(is_norm, nodes):
+    for node in filter(is_batch_norm, nodes):
         _require_inference(node)
     quantizing = next((n for n in nodes if n.op_type in QUANTIZING), None)
     if quantizing is not None:
@@ -126,14 +121,3 @@ def _require_inference(node: NodeProto) -> None:
             f"BatchNormalization '{node.name or node.output[0]}' is in training mode: it uses no stored statistics",
             "Export the model in inference mode (in PyTorch: model.eval() before the export).",
         )
-
-
-def _all(nodes: Any) -> Iterator[NodeProto]:
-    for node in nodes:
-        yield node
-        yield from _inner(node)
-
-
-def _inner(node: NodeProto) -> Iterator[NodeProto]:
-    for body in bodies(node):
-        yield from _all(body.node)

@@ -89,12 +89,7 @@ def recalibrate(
     `pooled` cut them into mini-batches of `batch_size`. Raises ModelProblem for a model or data that will not do.
     """
     options = Options(method, batch_size, memory_limit)
-    if isinstance(model, onnx.ModelProto):
-        record, folder = onnx.ModelProto(), None
-        record.CopyFrom(model)
-    else:
-        record, folder = onnx_io.load(model), Path(model).parent
-    return in_place(record, folder, lambda card: given(batches, card), options, watch)
+    return in_place(*onnx_io.consumable(model), lambda card: given(batches, card), options, watch)
 
 
 Data = Callable[[Card], Iterator[Feed]]

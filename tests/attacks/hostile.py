@@ -170,22 +170,6 @@ def functions(*calls: tuple[str, str]) -> Change:
     return change
 
 
-def expanding(levels: int) -> Change:
-    """Functions that each call the next one ten times: ten to the power of `levels` nodes, if inlined."""
-
-    def change(model: ModelProto) -> None:
-        model.opset_import.append(helper.make_opsetid("f", 1))
-        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("f", 1)]
-        for level in range(levels):
-            operator, domain = (f"f{level + 1}", "f") if level + 1 < levels else ("BatchNormalization", "")
-            body = [helper.make_node(operator, [f"a{i}", *"gbmv"], [f"a{i + 1}"], domain=domain) for i in range(10)]
-            model.functions.append(helper.make_function("f", f"f{level}", ["a0", *"gbmv"], ["a10"], body, opsets))
-        model.graph.node.append(helper.make_node("f0", ["y", *"gbmv"], ["q"], "call", domain="f"))
-        model.graph.output[0].name = "q"
-
-    return change
-
-
 def chain(count: int, operator: str = "Relu") -> Change:
     def change(model: ModelProto) -> None:
         model.graph.node.extend(
@@ -217,10 +201,6 @@ def sparse(dims: Iterable[int]) -> Change:
 def attribute(of: str, name: str, **value: object) -> Change:
     """An attribute with fields as they should not be."""
     return lambda model: node(model, of).attribute.append(AttributeProto(name=name, **value))  # type: ignore[arg-type]
-
-
-def text(size: int) -> Change:
-    return lambda model: setattr(model, "doc_string", "A" * size)
 
 
 def twice(model: ModelProto) -> None:
