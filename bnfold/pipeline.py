@@ -18,7 +18,7 @@ from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
 from .native import Failed, guarded
-from .promises import Promises
+from .promises import Overflow, Promises
 from .tensors import all_tensors
 
 if TYPE_CHECKING:
@@ -131,15 +131,22 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
     written.
     """
-    started = time.perf_counter()
     target = target or default_target(source)
+    try:
+        return folded_file(source, target, options, Promises(trusting=True))
+    except Overflow:
+        return folded_file(source, target, options, Promises())
+
+
+def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
+    """`fold_file` with `promises` that may be trusting. Raises Overflow if they should not have been."""
+    started = time.perf_counter()
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(source, target, failed, options)
     require_valid(record, source)
     before = size_of(record, source)
     with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
-        promises = Promises()
         result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
