@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.benchmarks.tools import tell_peak
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -40,13 +42,6 @@ def command(arguments: Sequence[str | Path], timeout: float = 1800.0) -> Run:
     peaks = [line for line in done.stdout.splitlines() if line.startswith("peak_kb ")]
     peak = int(peaks[-1].split()[1]) / 1000 if peaks else None
     return Run(seconds, peak, done.returncode, lines[-1] if lines else "", done.stdout)
-
-
-def tell_peak() -> None:
-    """Say on stdout what this process held at most. Not `ru_maxrss`, which starts with what the parent held."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        print("peak_kb", status.read_text().split("VmHWM:")[1].split()[0])
 
 
 def fold(arguments: Sequence[str]) -> None:
