@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.children import Run, command, python
+from tests.benchmarks.children import Run, as_installed, command, python
 from tests.benchmarks.tools import TOOLS
 
 MODELS = ["vgg11_bn", "inception_v4", "resnet18"]
@@ -123,6 +123,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where results are written (default: a temporary folder)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    as_installed()
     from bnfold.bench.environment import environment
     from tests.zoo_models import exported
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
@@ -23,6 +24,12 @@ class Run(NamedTuple):
     code: int
     words: str  # the last line it wrote, of errors if it failed
     answer: str  # what it wrote to stdout
+
+
+def as_installed() -> None:
+    """Compile bnfold's own bytecode, as pip does when it installs: a working copy may have none."""
+    for folder in ("bnfold", "cli"):
+        compileall.compile_dir(ROOT / folder, quiet=1)
 
 
 def python(*arguments: str | Path, timeout: float = 1800.0) -> Run:
