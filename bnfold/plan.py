@@ -136,18 +136,18 @@ def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
-    """The node that makes a tensor, and as which output. Refuses unless a single consumer reads it."""
+    """The node that makes a tensor, and as which output. Refuses unless a single node reads it."""
     require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
     require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
-    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is also read by {others(tensor)}")
+    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
     node = tensor.inputs[0]
     yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
 
 
-def others(tensor: gs.Tensor) -> str:
-    """All readers of a tensor but the first; no more than a sentence bears."""
-    some = sorted({label(n) for n in islice(tensor.outputs, 1, 1 + MANY)})
-    more = len(tensor.outputs) - 1 - MANY
+def readers(tensor: gs.Tensor) -> str:
+    """All readers of a tensor; no more than a sentence bears."""
+    some = sorted({label(n) for n in islice(tensor.outputs, MANY)})
+    more = len(tensor.outputs) - MANY
     return ", ".join(some) + (f" and {more} more" if more > 0 else "")
 
 

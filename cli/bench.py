@@ -107,7 +107,7 @@ def tell(found: Benchmark, failed: list[str], json: str | None) -> None:
         console.table("Latency", found.COLUMNS, found.rows())
         console.table("Single runs", found.SCATTER, [row for cell in found.cells for row in cell.scatter()])
         console.table("Cold", found.COLD, [cost.row() for cost in found.cold])
-        console.data.print(found.summary())
+        console.data.line(found.summary())
     if json:
         console.write_json({**found.to_json(), "failed": failed}, json)
     for note in found.notes:

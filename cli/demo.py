@@ -19,7 +19,7 @@ def demo(
     from bnfold.demo import demo as run
     from bnfold.train.progress import shown
 
-    with shown(words) as watch:
+    with shown(words.rich) as watch:
         result = run(folder, say, watch)
     table("bnfold on handwritten digits", ("", "before the fold", "after it"), result.rows())
     say(f"The files are in {folder}.")

@@ -26,7 +26,7 @@ def doctor(
         for health in found.providers:
             if not health.works:
                 words = f"{health.provider}: {health.why}\nto do: {health.fix}"
-                console.data.print(words, markup=False, soft_wrap=True)
+                console.data.line(words)
     if json:
         console.write_json(found.to_json(), json)
     found.require(wanted)

@@ -46,6 +46,6 @@ def _tell(found: Evaluation, json: str | None) -> None:
         scores = [*found.models, *([found.ensemble] if found.ensemble else [])]
         rows = [(score.model, f"{score.top1:.4f}", f"{score.top5:.4f}") for score in scores]
         console.table("Evaluated", ("model", "top-1", "top-5"), rows)
-        console.data.print(f"{found.samples} samples of {found.data}, {found.crops} crop(s) of each")
+        console.data.line(f"{found.samples} samples of {found.data}, {found.crops} crop(s) of each")
     for note in found.notes:
         console.say(f"note: {note}")

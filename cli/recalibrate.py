@@ -93,7 +93,7 @@ def _tell(written: Written, json: str | None) -> int:
         batch = f", mini-batches of {result.batch_size}" if result.batch_size else ""
         title = f"Statistics of {result.samples} samples ({result.method}{batch})"
         console.table(title, COLUMNS, [_row(drift) for drift in result.drifts])
-        console.data.print(f"written: {written.target}")
+        console.data.line(f"written: {written.target}")
     _notes(result.notes)
     return 0
 
@@ -104,7 +104,7 @@ def _tell_check(found: Check, json: str | None) -> int:
     if json != "-":
         rows = [(*_row(fit.drift), fit.off) for fit in found.fits]
         console.table(f"Statistics as stored, against {found.samples} samples", (*COLUMNS, "off"), rows)
-        console.data.print(found.verdict)
+        console.data.line(found.verdict)
     _notes(found.notes)
     off, number = sum(fit.off for fit in found.fits), sum(fit.drift.channels for fit in found.fits)
     if off:

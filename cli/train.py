@@ -91,7 +91,7 @@ def train(**asked: Any) -> None:
 
     speak_as_one()
     options = TrainOptions(**{name: value for name, value in asked.items() if value is not None})
-    with shown(words) as watch:
+    with shown(words.rich) as watch:
         result = train(options, watch)
     _tell(result)
 

@@ -83,7 +83,7 @@ def tell(found: Verification, planted: SelfTest | None, json: str | None, junit:
         console.table("Error against float64", found.COLUMNS, found.rows())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())
-        console.data.print(found.verdict)
+        console.data.line(found.verdict)
     if junit:
         console.write_junit("bnfold verify", found.checks(), found.seconds, junit)
     if json:

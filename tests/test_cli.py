@@ -170,7 +170,9 @@ def test_fold_verifies_and_writes(here, capfd):
     written(Path("m.onnx"), conv_bn())
     assert run(["fold", "m.onnx"]) == 0
     out, err = capfd.readouterr()
-    assert [line.split("│")[1:4] for line in out.splitlines() if "BatchNormalization" in line][0][1].strip() == "1"
+    assert [line.split() for line in out.splitlines() if "BatchNormalization" in line] == [
+        ["BatchNormalization", "1", "0"]
+    ]
     assert err.startswith("verified: PASS: ")
     assert err.endswith("wrote m.folded.onnx\n")
     assert operators(onnx.load("m.folded.onnx")) == ["Conv"]
@@ -298,3 +300,27 @@ def test_no_colour_in_a_pipe(here):
         [sys.executable, "-m", "bnfold_cli", "fold", "m.onnx"], capture_output=True, text=True, check=True
     )
     assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_reader_who_leaves_early_breaks_nothing(here):
+    written(Path("m.onnx"), conv_bn())
+    fold = f"{sys.executable} -m bnfold_cli fold m.onnx --verify off --json - | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", fold], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "wrote m.folded.onnx\n")
+
+
+def test_a_pipe_gets_a_line_for_each_row_and_a_terminal_a_drawing(capfd, monkeypatch):
+    from bnfold_cli.console import complain, table
+
+    rows = [("[b]:x:", 1, "one\ntwo"), ("a", 22, "")]
+    table("title", ("name", "n", "words"), rows)
+    assert capfd.readouterr().out == "title\nname    n   words\n[b]:x:  1   one\n            two\na       22\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    table("title", ("name", "n", "words"), rows)
+    complain("[b]:x:", "h")
+    out, err = capfd.readouterr()
+    assert "┃" in out
+    assert "[b]:x:" in out
+    assert err == "\x1b[1;31merror:\x1b[0m [b]:x:\n\x1b[1;36mhint:\x1b[0m h\n"

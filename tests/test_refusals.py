@@ -20,7 +20,7 @@ IN, ON = ("GRAPH_INPUT", "'X' is an input of the graph"), ("GRAPH_OUTPUT", "'Y' 
 GUARDS = {  # graph -> (code and words of the way back, code and words of the way on) of its first kept node
     "an input": (f"Y = {BN('X', 'p')}", X, "Y[N,3,6,6]", bn("p", 3), ("GRAPH_INPUT", "'X' is an input of the graph"), ("GRAPH_OUTPUT", "'Y' is an output of the graph")),
     "an output": (f"A = Conv(X, W) Y = {BN('A', 'p')}", X, f"{Y}; A[N,4,4,4]", {**W, **bn("p", 4)}, ("GRAPH_OUTPUT", "'A' is an output of the graph"), ("GRAPH_OUTPUT", "'Y' is")),
-    "shared before": (f"a = Conv(X, W) b = {BN('a', 'p')} Y = Mul(a, b)", X, Y, {**W, **bn("p", 4)}, ("SHARED", "'a' is also read by Mul -> 'Y'"), ("MIXES", "Mul -> 'Y' multiplies the shift by a tensor that is not constant")),
+    "shared before": (f"a = Conv(X, W) b = {BN('a', 'p')} Y = Mul(a, b)", X, Y, {**W, **bn("p", 4)}, ("SHARED", "'a' is read by BatchNormalization -> 'b', Mul -> 'Y'"), ("MIXES", "Mul -> 'Y' multiplies the shift by a tensor that is not constant")),
     "shared after": (f"b = {BN('X', 'p')} Y = Add(b, b)", X, "Y[N,3,6,6]", bn("p", 3), ("GRAPH_INPUT", "'X' is"), ("SHARED", "Add -> 'Y' reads 'b' twice")),
     "nonlinear": (f"c = Sigmoid(X) b = {BN('c', 'p')} Y = Sigmoid(b)", X, "Y[N,3,6,6]", bn("p", 3), ("NONLINEAR", "Sigmoid -> 'c' is not linear"), ("NONLINEAR", "Sigmoid -> 'Y' is not linear")),
     "no rule": (f"c = CumSum(X, a) b = {BN('c', 'p')} Y = CumSum(b, a)", X, "Y[N,3,6,6]", {**bn("p", 3), "a": np.array(2)}, ("NO_RULE", "it cannot move back through CumSum -> 'c'"), ("NO_RULE", "it cannot move on through CumSum -> 'Y'")),
