@@ -90,6 +90,13 @@ def require_data(model: ModelProto, folder: Path) -> None:
         place(tensor, folder)
 
 
+def data_files(model: ModelProto, folder: Path) -> set[Path]:
+    """The data files of a model that are there."""
+    entries = (entry for t in filter(uses_external_data, all_tensors(model)) for entry in t.external_data)
+    found = {folder / entry.value for entry in entries if entry.key == "location"}
+    return set(filter(os.path.isfile, found))
+
+
 def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) -> ModelProto:
     """A copy of a model whose data files became one, `target`, with their bytes and those that were promised."""
     result = ModelProto()
@@ -103,7 +110,6 @@ def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) 
             else:
                 promises.keep(int(number), sink)
             wire.point(tensor, location=target.name, offset=str(start), length=str(sink.tell() - start))
-        flush(sink)
     return result
 
 
@@ -129,9 +135,3 @@ def require_unchanged(file: Path, stamp: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
     if stamp and wire.stamp(file) != stamp:
         raise ModelProblem(f"{file} changed while it was read", "Fold it again when nobody writes to it.")
-
-
-def flush(sink: BinaryIO) -> None:
-    """Bring what was written to the disk."""
-    sink.flush()
-    os.fsync(sink.fileno())

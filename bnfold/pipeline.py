@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx.external_data_helper import uses_external_data
 
-from . import external, onnx_io
+from . import external, onnx_io, staging
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
@@ -135,10 +136,12 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     target = target or default_target(source)
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
-    require_places(source, target, failed, options)
+    require_places(record, source, target, failed, options)
     require_valid(record, source)
     before = size_of(record, source)
-    with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
+    with staging.staged(
+        target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
+    ) as draft:
         promises = Promises()
         result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
@@ -172,10 +175,10 @@ def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None, p
         raise
 
 
-def require_places(source: Path, target: Path, failed: Path | None, options: Options) -> None:
+def require_places(record: onnx.ModelProto, source: Path, target: Path, failed: Path | None, options: Options) -> None:
     """Raises UsageProblem where something is in the way of what is to be written."""
     for path in filter(None, (target, failed)):
-        require_free(source, path, options.force or options.dry_run)
+        require_free(record, source, path, options.force or options.dry_run)
     if options.keeps_external:
         require_beside(source, target)
 
@@ -189,15 +192,20 @@ def require_beside(source: Path, target: Path) -> None:
         )
 
 
-def require_free(source: Path, target: Path, force: bool) -> None:
-    if target.is_dir():
-        raise UsageProblem(f"{target} is a directory", "Name the file to write.")
-    if target.exists() and target.samefile(source):
-        raise UsageProblem(
-            f"{target} is the input itself", "Choose another name for the output; inputs are never changed."
-        )
-    for path in (target, target.parent / onnx_io.data_name(target)):
-        if path.exists() and not force:
+def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool) -> None:
+    """Raises UsageProblem where `target` is no place for a file, is of the input, or is taken and not to be replaced.
+
+    What a process that was killed has left there is no obstacle: it goes.
+    """
+    if target.is_dir() or staging.is_special(target):
+        raise UsageProblem(f"{target} is {'a directory' if target.is_dir() else 'no file'}", "Name the file to write.")
+    staging.sweep(target)
+    inputs = [source, *external.data_files(record, source.parent)]
+    for path in (target, target.parent / staging.data_name(target)):
+        for held in filter(path.samefile, inputs) if path.exists() else ():
+            what = "the input itself" if held == source else "a data file of the input"
+            raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
+        if os.path.lexists(path) and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
@@ -226,7 +234,7 @@ def require_ranks(record: onnx.ModelProto, path: Path) -> None:
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:
     kinds = Counter(n.op_type for n in record.graph.node if n.domain in ("", "ai.onnx"))
-    data = path.parent / onnx_io.data_name(path)
+    data = path.parent / staging.data_name(path)
     length = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
     return Size(len(record.graph.node), kinds["BatchNormalization"], length)
 

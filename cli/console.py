@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bnfold.errors import EnvironmentProblem
 from bnfold.junit import Check, to_xml
 
 data = Console(highlight=False)
@@ -76,13 +75,6 @@ def write_text(text: str, target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
         return
-    path = Path(target)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as problem:
-        draft.unlink(missing_ok=True)
-        raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}", "Choose another place for it, or - for stdout."
-        ) from problem
+    from bnfold import staging
+
+    staging.write(Path(target), text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -91,5 +92,7 @@ def _unexpected(problem: Any) -> int:
 
 
 def main() -> None:
-    """The `bnfold` command."""
+    """The `bnfold` command. SIGTERM interrupts it, as Ctrl-C does."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run())

@@ -1,0 +1,196 @@
+"""Files that appear whole or not at all, whatever comes between: kill -9, a full disk, another process.
+
+What becomes OUT is made in a draft, a folder `.OUT.xxxxxxxx` beside it, and flushed to the disk. Then its data file, if
+there is one, is renamed to OUT.data, and last the draft to OUT. An OUT that is there already steps aside before its
+data file changes: no model ever stands beside data that is not its own. What a process that was killed left behind is
+undone by the next one that writes OUT. Nobody is held up by it: a lock, which ends with its process, tells the living.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from .errors import EnvironmentProblem, UsageProblem
+
+try:
+    import fcntl
+except ImportError:  # Windows: whether a process lives cannot be told, so what is left of it stays
+    fcntl = None  # type: ignore[assignment]
+
+# In a draft's folder:
+LOCK = "lock"  # is locked as long as the process lives that made the draft
+ASIDE = "aside"  # the model that is being replaced
+MOVED = "moved"  # the signature of the data file that takes its place
+
+
+@contextmanager
+def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bool = True) -> Iterator[Path]:
+    """A path to write to; when the block ends well, what was written there becomes `target`. Else nothing is left.
+
+    A file beside it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
+    A draft that refers to files of `target`'s own folder must itself be in it: `beside`. Raises EnvironmentProblem if
+    the place cannot be written, UsageProblem if it is taken and not to `replace`, also if that came in between.
+    """
+    with writing(target):
+        folder, lock = _begun(target)
+        draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
+        try:
+            yield draft
+            if keep:
+                _place(draft, target, folder, replace)
+        finally:
+            with suppress(OSError):  # what is left then goes with the next one
+                _undo(folder, target)
+            os.close(lock)
+
+
+def write(path: Path, content: bytes) -> None:
+    """A whole file at once, in place of what was there; a link, a device or a pipe is written through."""
+    if path.is_symlink() or is_special(path):
+        with writing(path):
+            path.write_bytes(content)
+        return
+    with staged(path) as draft:
+        draft.write_bytes(content)
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Raises EnvironmentProblem, naming `target`, where the block fails to write."""
+    try:
+        yield
+    except OSError as problem:
+        raise EnvironmentProblem(
+            f"{target} cannot be written: {problem.strerror or problem}",
+            "Choose another place, or check permissions and free space.",
+        ) from problem
+
+
+def is_special(path: Path) -> bool:
+    """A device, a pipe, a socket: what may be written to, but not replaced."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def data_name(model: Path) -> str:
+    """The file that holds the external data of a model that we write."""
+    return f"{model.name}.data"
+
+
+def sweep(target: Path) -> None:
+    """Undo what processes that were killed have begun at `target`."""
+    with suppress(OSError), _alone(target.parent):
+        _sweep(target)
+
+
+def _begun(target: Path) -> tuple[Path, int]:
+    """The folder of a new draft, and the descriptor that locks it."""
+    with _alone(target.parent):
+        _sweep(target)
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+        _locked(lock)
+        return folder, lock
+
+
+def _locked(file: int, wait: bool = False) -> bool:
+    """Lock an open file against other processes; whether that could be done."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # another process has it, or the file system has no locks
+        return False
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process is in such a block of the same folder, where the system can lock one."""
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        _locked(held, wait=True)
+        yield
+    finally:
+        os.close(held)
+
+
+def _place(draft: Path, target: Path, folder: Path, replace: bool) -> None:
+    """Let a draft and its data file become `target`: one step after the other, each on the disk before the next."""
+    data, place = draft.with_name(data_name(draft)), target.with_name(data_name(target))
+    for made in filter(Path.exists, (data, draft)):
+        _flush(made)
+    with _alone(target.parent):
+        if not replace and os.path.lexists(target):
+            raise UsageProblem(f"{target} exists", "--force replaces it.")
+        if data.exists():
+            if os.path.lexists(target) and os.path.lexists(place):
+                os.replace(target, folder / ASIDE)
+            (folder / MOVED).write_text(_signature(data))
+            for path in (folder / MOVED, folder, target.parent):
+                _flush(path)
+            os.replace(data, place)
+            _flush(target.parent)
+        os.replace(draft, target)
+        _flush(target.parent)
+
+
+def _signature(file: Path) -> str:
+    """What no other file has, wherever this one is moved."""
+    state = file.lstat()
+    return f"{state.st_dev}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}"
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk; a folder only where the system can."""
+    is_folder = path.is_dir()
+    with suppress(OSError) if is_folder else nullcontext():
+        file = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _sweep(target: Path) -> None:
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")  # as tempfile names folders
+    with os.scandir(target.parent) as entries:
+        left = [Path(e.path) for e in entries if ours.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+    for folder in left:
+        with suppress(OSError):  # that of another user, say
+            if _is_dead(folder):
+                _undo(folder, target)
+
+
+def _is_dead(folder: Path) -> bool:
+    """The process that made a draft no longer lives."""
+    try:
+        lock = os.open(folder / LOCK, os.O_RDWR)
+    except FileNotFoundError:  # it ended before there was more than a folder, or when hardly more was left of it
+        return not any(folder.iterdir())
+    try:
+        return _locked(lock)
+    finally:
+        os.close(lock)
+
+
+def _undo(folder: Path, target: Path) -> None:
+    """Leave nothing of a draft: new data without its model goes, a model that stepped aside for it comes back."""
+    aside, moved, place = folder / ASIDE, folder / MOVED, target.with_name(data_name(target))
+    if not os.path.lexists(target):
+        if moved.exists() and os.path.lexists(place) and moved.read_text() == _signature(place):
+            place.unlink()
+        elif os.path.lexists(aside):
+            os.replace(aside, target)
+    folder.with_name(f"{folder.name}.onnx").unlink(missing_ok=True)
+    for entry in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):  # the lock last
+        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+    folder.rmdir()
