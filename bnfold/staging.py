@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -37,17 +36,12 @@ def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bo
     A draft that refers to files of `target`'s own folder must itself be in it: `beside`. Raises EnvironmentProblem if
     the place cannot be written, UsageProblem if it is taken and not to `replace`, also if that came in between.
     """
-    with writing(target):
-        folder, lock = _begun(target)
-        draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
-        try:
-            yield draft
-            if keep:
-                _place(draft, target, folder, replace)
-        finally:
-            with suppress(OSError):  # what is left then goes with the next one
-                _undo(folder, target)
-            os.close(lock)
+    folder = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
+    draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
+    with writing(target), _begun(folder, target):
+        yield draft
+        if keep:
+            _place(draft, target, folder, replace)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -88,14 +82,26 @@ def sweep(target: Path) -> None:
         _sweep(target)
 
 
-def _begun(target: Path) -> tuple[Path, int]:
-    """The folder of a new draft, and the descriptor that locks it."""
-    with _alone(target.parent):
-        _sweep(target)
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-        _locked(lock)
-        return folder, lock
+@contextmanager
+def _begun(folder: Path, target: Path) -> Iterator[None]:
+    """A new folder for a draft, locked, which goes in the end, also where a signal comes while it does."""
+    lock = None
+    try:
+        with _alone(target.parent):
+            _sweep(target)
+            folder.mkdir(0o700)
+            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            _locked(lock)
+        yield
+    finally:
+        try:
+            _undo(folder, target)
+        except KeyboardInterrupt:
+            _undo(folder, target)
+            raise
+        finally:
+            if lock is not None:
+                os.close(lock)
 
 
 def _locked(file: int, wait: bool = False) -> bool:
@@ -161,21 +167,22 @@ def _flush(path: Path) -> None:
 
 
 def _sweep(target: Path) -> None:
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}")  # as tempfile names folders
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}")
     with os.scandir(target.parent) as entries:
         left = [Path(e.path) for e in entries if ours.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
     for folder in left:
-        with suppress(OSError):  # that of another user, say
-            if _is_dead(folder):
-                _undo(folder, target)
+        if _is_dead(folder):
+            _undo(folder, target)
 
 
 def _is_dead(folder: Path) -> bool:
-    """The process that made a draft no longer lives."""
+    """The process that made a draft no longer lives, as far as can be told."""
     try:
         lock = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:  # it ended before there was more than a folder, or when hardly more was left of it
         return not any(folder.iterdir())
+    except OSError:  # that of another user
+        return False
     try:
         return _locked(lock)
     finally:
@@ -183,14 +190,21 @@ def _is_dead(folder: Path) -> bool:
 
 
 def _undo(folder: Path, target: Path) -> None:
-    """Leave nothing of a draft: new data without its model goes, a model that stepped aside for it comes back."""
-    aside, moved, place = folder / ASIDE, folder / MOVED, target.with_name(data_name(target))
-    if not os.path.lexists(target):
-        if moved.exists() and os.path.lexists(place) and moved.read_text() == _signature(place):
-            place.unlink()
-        elif os.path.lexists(aside):
-            os.replace(aside, target)
-    folder.with_name(f"{folder.name}.onnx").unlink(missing_ok=True)
-    for entry in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):  # the lock last
-        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-    folder.rmdir()
+    """Leave nothing of a draft, as far as that can be done; what is left goes with the next one."""
+    with suppress(OSError):
+        if not os.path.lexists(target):
+            _undo_place(folder, target)
+        folder.with_name(f"{folder.name}.onnx").unlink(missing_ok=True)
+        for entry in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):  # the lock last
+            entry.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _undo_place(folder: Path, target: Path) -> None:
+    """New data without its model goes; a model that stepped aside comes back if its data is still there."""
+    aside, moved = folder / ASIDE, folder / MOVED
+    data, place = (folder / data_name(target)), target.with_name(data_name(target))
+    if moved.exists() and os.path.lexists(place) and moved.read_text() == _signature(place):
+        place.unlink()
+    elif data.exists() and os.path.lexists(aside):
+        os.replace(aside, target)
