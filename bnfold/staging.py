@@ -1,9 +1,9 @@
 """Files that appear whole or not at all, whatever comes between: kill -9, a full disk, another process.
 
 What becomes OUT is made in a draft, a folder `.OUT.xxxxxxxx` beside it, and flushed to the disk. Then its data file, if
-there is one, is renamed to OUT.data, and last the draft to OUT. An OUT that is there already steps aside before its
-data file changes: no model ever stands beside data that is not its own. What a process that was killed left behind is
-undone by the next one that writes OUT. Nobody is held up by it: a lock, which ends with its process, tells the living.
+there is one, is renamed to OUT.data, and last the draft to OUT. An OUT and OUT.data that are there step aside before:
+no model ever stands beside data that is not its own. Where a process ends on the way, they come back, at the latest
+when the next one writes OUT; a lock, which ends with its process, tells which drafts are those of the living.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ except ImportError:  # Windows: whether a process lives cannot be told, so what 
 
 # In a draft's folder:
 LOCK = "lock"  # is locked as long as the process lives that made the draft
-ASIDE = "aside"  # the model that is being replaced
-MOVED = "moved"  # the signature of the data file that takes its place
+ASIDE = "aside"  # the model that is being replaced, and its data file
+MOVED = "moved"  # the signature of the data file that takes the place of the old one
+
+_locks: set[int] = set()  # open files
 
 
 @contextmanager
@@ -91,6 +93,7 @@ def _begun(folder: Path, target: Path) -> Iterator[None]:
             _sweep(target)
             folder.mkdir(0o700)
             lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
+            _locks.add(lock)
             _locked(lock)
         yield
     finally:
@@ -101,7 +104,18 @@ def _begun(folder: Path, target: Path) -> Iterator[None]:
             raise
         finally:
             if lock is not None:
+                _locks.remove(lock)
                 os.close(lock)
+
+
+def _forget() -> None:
+    """In a fork: a lock is that of the process that made the draft, and ends with it, not with its forks."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget)
 
 
 def _locked(file: int, wait: bool = False) -> bool:
@@ -138,8 +152,9 @@ def _place(draft: Path, target: Path, folder: Path, replace: bool) -> None:
         if not replace and os.path.lexists(target):
             raise UsageProblem(f"{target} exists", "--force replaces it.")
         if data.exists():
-            if os.path.lexists(target) and os.path.lexists(place):
-                os.replace(target, folder / ASIDE)
+            for path, aside in _steps_aside(folder, target):
+                if os.path.lexists(path) and not path.is_dir():
+                    os.replace(path, aside)
             (folder / MOVED).write_text(_signature(data))
             for path in (folder / MOVED, folder, target.parent):
                 _flush(path)
@@ -201,10 +216,16 @@ def _undo(folder: Path, target: Path) -> None:
 
 
 def _undo_place(folder: Path, target: Path) -> None:
-    """New data without its model goes; a model that stepped aside comes back if its data is still there."""
-    aside, moved = folder / ASIDE, folder / MOVED
-    data, place = (folder / data_name(target)), target.with_name(data_name(target))
+    """New data without its model goes; a model and its data that stepped aside come back, the data first."""
+    moved, place = folder / MOVED, target.with_name(data_name(target))
     if moved.exists() and os.path.lexists(place) and moved.read_text() == _signature(place):
         place.unlink()
-    elif data.exists() and os.path.lexists(aside):
-        os.replace(aside, target)
+    for path, aside in reversed(_steps_aside(folder, target)):
+        if os.path.lexists(aside):
+            os.replace(aside, path)
+
+
+def _steps_aside(folder: Path, target: Path) -> list[tuple[Path, Path]]:
+    """A model, then its data file, each with where it goes while another takes its place."""
+    aside = folder / ASIDE
+    return [(target, aside), (target.with_name(data_name(target)), folder / data_name(aside))]
