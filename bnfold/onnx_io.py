@@ -120,7 +120,7 @@ def write(
     source, and holds what is new itself.
     """
     promises = promises or Promises()
-    if not keep_external and any(map(external.belongs_outside, all_tensors(model))):
+    if not keep_external and any(map(wire.belongs_outside, all_tensors(model))):
         model = external.gathered(model, source_folder, draft.with_name(data_name(draft)), promises)
     try:
         pieces = wire.fat(model.SerializeToString(deterministic=True))
@@ -151,10 +151,11 @@ def _laid_out(pieces: list[wire.Piece], stream: BinaryIO, source_folder: Path) -
             stream.seek(len(piece), os.SEEK_CUR)
 
 
-def copy(source: Path, draft: Path, keep_external: bool = False) -> None:
+def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool = False) -> None:
     """Copy a model byte for byte; one with external data is written anew, since its data must come along."""
     model = load(source, whole=False)
-    if keep_external or not any(map(external.belongs_outside, all_tensors(model))):
+    external.require_data(model, source.parent, outside)
+    if keep_external or not any(map(wire.belongs_outside, all_tensors(model))):
         shutil.copyfile(source, draft)
     else:
         write(model, draft, source.parent)

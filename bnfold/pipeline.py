@@ -100,6 +100,7 @@ class Options:
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. A model without
     BatchNormalization is an error unless `pass_through`. `keep_failed` writes a model that did not pass to
     NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the result refers to them.
+    `allow_external_outside` reads them also outside the model's folder and through links; nothing is written there.
     Raises UsageProblem for what is none of these.
     """
 
@@ -110,15 +111,22 @@ class Options:
     pass_through: bool = False
     keep_failed: bool = False
     external: str = "copy"
+    allow_external_outside: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("verify", EFFORTS), ("external", WAYS)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
+        if self.allow_external_outside and self.keeps_external:
+            raise UsageProblem(
+                "--external keep and --allow-external-outside exclude each other",
+                "Data from outside is copied: what is written refers to nothing outside its folder.",
+            )
 
     @property
     def keeps_external(self) -> bool:
+        """The result refers to the data files of the source."""
         return self.external == "keep"
 
 
@@ -137,7 +145,7 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(record, source, target, failed, options)
-    require_valid(record, source)
+    require_valid(record, source, options.allow_external_outside)
     before = size_of(record, source)
     with staging.staged(
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
@@ -146,11 +154,11 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
         result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
-        stage(record if result.folded else None, source, draft, promises, options.keeps_external)
+        stage(record if result.folded else None, source, draft, promises, options)
         result = replace(result, flushed=result.flushed + promises.flushed)
         with kept_if_failed(record, source, failed, promises):
             wanted = result.folded and options.verify != "off"
-            verification = verified(source, draft, options.verify, result.sites) if wanted else None
+            verification = verified(source, draft, options, result.sites) if wanted else None
         after = size_of(record, draft)
     times = not options.dry_run, not result.folded, time.perf_counter() - started
     return FoldReport(source, target, result, before, after, verification, *times)
@@ -209,9 +217,9 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
-def require_valid(record: onnx.ModelProto, path: Path) -> None:
+def require_valid(record: onnx.ModelProto, path: Path, outside: bool = False) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
-    external.require_data(record, path.parent)
+    external.require_data(record, path.parent, outside)
     require_ranks(record, path)
     bare = onnx.ModelProto()
     bare.CopyFrom(record)
@@ -239,19 +247,20 @@ def size_of(record: onnx.ModelProto, path: Path) -> Size:
     return Size(len(record.graph.node), kinds["BatchNormalization"], length)
 
 
-def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, keep_external: bool) -> None:
+def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:
     """Write the folded record; where nothing was folded, the very bytes of the source."""
     if record is not None:
-        onnx_io.write(record, draft, source.parent, promises, keep_external)
+        onnx_io.write(record, draft, source.parent, promises, options.keeps_external)
     else:
-        onnx_io.copy(source, draft, keep_external)
+        onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
 
 
-def verified(source: Path, draft: Path, effort: str, sites: tuple[str, ...] | None) -> Verification:
+def verified(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
     """The verification of a draft that passed; any other verdict is raised."""
     from .verification import verify
 
-    verification = verify(source, draft, effort=effort, declared=sites)
+    outside = options.allow_external_outside
+    verification = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
     if verification.passed:
         return verification
     reason = "; ".join(verification.reasons)

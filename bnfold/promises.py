@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import uses_external_data
 
 from . import wire
 from .processors import threads
@@ -68,7 +67,7 @@ def settle(held: Held, promises: Promises | None) -> int:
     message, shape = held.home, held.shape
     assert message is not None
     length = math.prod(shape) * held.kind.itemsize
-    more = {wire.OUTSIDE: ""} if uses_external_data(message) and not wire.reference(message) else {}
+    more = {wire.OUTSIDE: ""} if wire.belongs_outside(message) else {}
     if promises is None or length < wire.LARGE:
         sink = io.BytesIO()
         flushed = written(held, sink)

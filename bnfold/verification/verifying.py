@@ -44,6 +44,7 @@ def verify(
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
     declared: Collection[str] | None = None,
+    allow_external_outside: bool = False,
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
 
@@ -56,7 +57,8 @@ def verify(
     `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
     gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
     `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
-    (`FoldResult.sites`): everything beside them must be the same to the last byte.
+    (`FoldResult.sites`): everything beside them must be the same to the last byte. `allow_external_outside` reads
+    external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -66,6 +68,7 @@ def verify(
     request: dict[str, Any] = {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement}
     request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
     request.update(declared=None if declared is None else list(declared), deadline=budget_s and time.time() + budget_s)
+    request.update(outside=allow_external_outside)
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
         require(way.provider for way in served if way.gpu)
