@@ -24,9 +24,7 @@ BLOCK = 1 << 24
 NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
 PAGE = 4096  # bytes: at such places data can be mapped into memory
 TOGETHER = "Keep data files beside the model."
-ALLOW = (
-    f"{TOGETHER} If you trust the model, `bnfold fold --allow-external-outside` makes a copy that stands on its own."
-)
+ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Place:
 def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
     """Where the data of an external tensor lies. Raises ModelProblem where they cannot, or not all of them.
 
-    That is in the model's folder, in a file of one name, unless it may be `outside`. Without a length, the data are as
-    many bytes as type and shape need.
+    That is in the model's folder, in a file of one name, unless it may be `outside`. Without a length, the data go to
+    the end of the file.
     """
     entries = _entries(tensor)
     location = entries.get("location", "").removeprefix(wire.MARK)
@@ -53,7 +51,7 @@ def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
         raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(file)[:200]}", TOGETHER)
     offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
     needed, there = size(tensor), max(0, file.stat().st_size - offset)
-    found = Place(file, offset, length or min(needed, there))
+    found = Place(file, offset, length or there)
     if offset + found.length > file.stat().st_size:
         raise ModelProblem(
             f"{file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."

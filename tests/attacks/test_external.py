@@ -96,13 +96,14 @@ REFUSED = {
     "more than the weight": (lambda f: made(f, at(0, NEEDED + 4)), f"holds {NEEDED + 4} bytes of data; its type"),
     "less than the weight": (lambda f: made(f, at(0, NEEDED - 4)), f"holds {NEEDED - 4} bytes of data; its type"),
     "a bit more than there is": (lambda f: made(f, at(len(DATA) - NEEDED + 1)), "ends before the data of 'w' does"),
+    "no length, and more behind the weight": (lambda f: made(f, at(0, None)), f"holds {len(DATA)} bytes of data"),
     "a number with a sign": (lambda f: made(f, at("+4")), "'+4', which is no number"),
     "a number with spaces": (lambda f: made(f, at(" 4")), "' 4', which is no number"),
     "a place twice": (twice, "'w' says twice where its data lies"),
-    "overlapping data": (lambda f: made(f, at(0), ("v", at(4))), "the data of 'w' and 'v' overlap in "),
+    "overlapping data": (lambda f: made(f, at(0), ("u", at(4))), "the data of 'w' and 'u' overlap in "),
     "data within data, by another name": (
-        lambda f: (f / "a").mkdir() or made(f, at(0), ("v", at(NEEDED - 4, location="a/../m.data"))),
-        "the data of 'w' and 'v' overlap in ",
+        lambda f: (f / "a").mkdir() or made(f, at(0), ("u", at(NEEDED - 4, location="a/../m.data"))),
+        "the data of 'w' and 'u' overlap in ",
     ),
     "a wrong checksum": (
         lambda f: made(f, at(0, checksum="0" * 40)),
@@ -188,10 +189,10 @@ def test_what_is_read_from_outside_and_not_folded_is_copied(folder: Path) -> Non
 
 @pytest.mark.parametrize(
     "entries",
-    [at(0), at(8), at(0, None), {"location": "m.data"}, at(0, checksum=hashlib.sha1(DATA).hexdigest().upper())],
+    [at(0), at(8), at(len(DATA) - NEEDED, None), at(0, checksum=hashlib.sha1(DATA).hexdigest().upper())],
 )
 def test_what_is_stated_is_what_is_read(entries: Entries, folder: Path) -> None:
-    """With an offset that is no multiple of anything, without a length, without either, with the right checksum."""
+    """With an offset that is no multiple of anything, without a length, with the right checksum."""
     assert run(["fold", str(made(folder, entries)), "--verify", "off"]) == 0
     assert weight(folder / "m.folded.onnx") == expected(entries)
 
