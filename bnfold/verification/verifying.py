@@ -63,12 +63,10 @@ def verify(
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
     """
-    _check(effort, levels, placement)
+    request = _asked(effort, seed, levels, placement, allow_external_outside)
     served, started = ways(providers, maths), time.perf_counter()
-    request: dict[str, Any] = {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement}
     request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
     request.update(declared=None if declared is None else list(declared), deadline=budget_s and time.time() + budget_s)
-    request.update(outside=allow_external_outside)
     with located(original) as first, located(folded) as second:
         models = {"original": _describe(first), "folded": _describe(second)}
         require(way.provider for way in served if way.gpu)
@@ -80,7 +78,8 @@ def verify(
     return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
 
 
-def _check(effort: str, levels: Sequence[str], placement: str) -> None:
+def _asked(effort: str, seed: int, levels: Sequence[str], placement: str, outside: bool) -> dict[str, Any]:
+    """The start of a request to the children. Raises UsageProblem for what there is not."""
     if placement not in POLICIES:
         raise UsageProblem(f"unknown placement policy {placement!r}", f"Choose one of: {', '.join(POLICIES)}.")
     if effort not in SECONDS:
@@ -90,6 +89,7 @@ def _check(effort: str, levels: Sequence[str], placement: str) -> None:
             raise UsageProblem(f"unknown optimization level {level!r}", f"Choose from: {', '.join(LEVELS)}.")
     if not levels:
         raise UsageProblem("no optimization level to compare at", f"Choose from: {', '.join(LEVELS)}.")
+    return {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement, "outside": outside}
 
 
 @contextmanager
