@@ -59,8 +59,10 @@ def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) ->
     assert "out.onnx cannot be written: File too large" in told
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
-@pytest.mark.parametrize("call", ["fsync", "replace", "mkdir", "open"])
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [("fsync", errno.EDQUOT), ("replace", errno.EIO), ("mkdir", errno.EDQUOT), ("open", errno.ENOSPC)],
+)
 def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code: int) -> None:
     """Whichever call on the folder fails first: the disk is full, the quota is used up, the disk is broken."""
     honest, count, failed = getattr(os, call), 0, True
