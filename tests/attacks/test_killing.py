@@ -16,8 +16,7 @@ KINDS = {"external data": {}, "one file": {"outside": False}, "external data tha
 LATER = 200  # file operations: more than a fold has
 
 
-@pytest.mark.parametrize("exists", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "exists"), [("external data", False), *((kind, True) for kind in KINDS)])
 def test_killed_before_each_file_operation(tmp_path: Path, kind: str, exists: bool) -> None:
     folder = tmp_path / "models"
     folder.mkdir()
