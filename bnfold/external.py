@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +24,7 @@ BLOCK = 1 << 24
 NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
 PAGE = 4096  # bytes: at such places data can be mapped into memory
 TOGETHER = "Keep data files beside the model."
+ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
 
 
 @dataclass(frozen=True)
@@ -32,37 +36,55 @@ class Place:
     length: int
 
 
-def belongs_outside(tensor: TensorProto) -> bool:
-    """Its data lies in a data file of the model; or is new, and that of the tensor before it did."""
-    return uses_external_data(tensor) and (not wire.reference(tensor) or wire.OUTSIDE in wire.reference(tensor))
+def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
+    """Where the data of an external tensor lies. Raises ModelProblem where they cannot, or not all of them.
 
-
-def place(tensor: TensorProto, folder: Path) -> Place:
-    """Where the data of an external tensor lies. Raises ModelProblem where they cannot, or not all of them."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    That is in the model's folder, in a file of one name, unless it may be `outside`. Without a length, the data go to
+    the end of the file.
+    """
+    entries = _entries(tensor)
     location = entries.get("location", "").removeprefix(wire.MARK)
     file = folder / location
-    if not (wire.reference(tensor) or _is_inside(location, folder)):
-        raise ModelProblem(f"'{tensor.name}' refers to {location[:200]!r}, outside the model's folder", TOGETHER)
+    if not (outside or wire.reference(tensor)):
+        _require_inside(tensor, location, folder)
     if not os.path.isfile(file):  # no error for a name that the system refuses
         raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(file)[:200]}", TOGETHER)
     offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
-    found = Place(file, offset, length or max(0, file.stat().st_size - offset))
+    needed, there = size(tensor), max(0, file.stat().st_size - offset)
+    found = Place(file, offset, length or there)
     if offset + found.length > file.stat().st_size:
         raise ModelProblem(
             f"{file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
         )
-    if found.length < size(tensor):
+    if found.length != needed:
         raise ModelProblem(
-            f"'{tensor.name}' holds {found.length} bytes of data; its type and shape need {size(tensor)}",
+            f"'{tensor.name}' holds {found.length} bytes of data; its type and shape need {needed}",
             "The file is damaged; make it again.",
         )
     return found
 
 
+def _entries(tensor: TensorProto) -> dict[str, str]:
+    """What a tensor says about its data: each thing once, or readers would not agree."""
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    if len(entries) < len(tensor.external_data):
+        raise ModelProblem(f"'{tensor.name}' says twice where its data lies", "Export the model again.")
+    return entries
+
+
+def _require_inside(tensor: TensorProto, location: str, folder: Path) -> None:
+    """Refuse a file outside of the model's folder, and one that may be outside, too, under another name."""
+    if not _is_inside(location, folder):
+        raise ModelProblem(f"'{tensor.name}' refers to {location[:200]!r}, outside the model's folder", ALLOW)
+    file = folder / location
+    if os.path.islink(file) or (os.path.isfile(file) and file.stat().st_nlink > 1):
+        kind = "is a symbolic link" if file.is_symlink() else "has multiple hard links"
+        raise ModelProblem(f"'{tensor.name}' refers to {location[:200]!r}, which {kind}", ALLOW)
+
+
 def _is_inside(location: str, folder: Path) -> bool:
     try:
-        inside = (folder / location).resolve().is_relative_to(folder.resolve())
+        inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder.resolve())
     except (OSError, ValueError):  # a name that is no file's
         return False
     return bool(location) and inside
@@ -84,27 +106,88 @@ def size(tensor: TensorProto) -> int:
     return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
-def require_data(model: ModelProto, folder: Path) -> None:
-    """Raises ModelProblem unless the data of every external tensor are at their place, and enough of them."""
-    for tensor in filter(uses_external_data, all_tensors(model)):
-        place(tensor, folder)
+def require_data(model: ModelProto, folder: Path, outside: bool = False) -> None:
+    """Raises ModelProblem unless the data of every external tensor are at their place, all of them, and as stated.
+
+    Tensors may share their data; but data that overlap only partly are a mistake, or there to make a file of many times
+    the size. A data file whose checksum is stated is read for it. What was found `outside` is then read there.
+    """
+    places = [(place(tensor, folder, outside), tensor) for tensor in filter(uses_external_data, all_tensors(model))]
+    outer = [(at, tensor) for at, tensor in places if not wire.reference(tensor)]
+    _require_apart((at.file.resolve(), at.offset, at.length, tensor.name) for at, tensor in outer)
+    stated = {(at.file, _entries(tensor).get("checksum")) for at, tensor in outer}
+    for file, digest in sorted((file, digest) for file, digest in stated if digest is not None):
+        _require_digest(file, digest)
+    for at, tensor in outer if outside else ():
+        _vouch(tensor, at)
+
+
+def _require_apart(places: Iterable[tuple[Path, int, int, str]]) -> None:
+    """Raises ModelProblem where data, each by its file, offset, length and name, overlap but are not the same."""
+    order = sorted(place for place in places if place[2])
+    for (first, start, length, one), (second, behind, more, other) in pairwise(order):
+        if first == second and (start, length) != (behind, more) and start + length > behind:
+            raise ModelProblem(
+                f"the data of '{one}' and '{other}' overlap in {first}",
+                "Tensors share all of their data or none; export the model again.",
+            )
+
+
+def _require_digest(file: Path, digest: str) -> None:
+    """Raises ModelProblem unless a file has this SHA-1, as the specification of ONNX has it for `checksum`."""
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha1").hexdigest()
+    if found != digest.strip().lower():
+        raise ModelProblem(
+            f"{file} has the checksum {found}; the model states {digest[:60]!r}",
+            "The data file is damaged, or is that of another model.",
+        )
+
+
+def _vouch(tensor: TensorProto, at: Place) -> None:
+    """From now on a tensor is read where its data was found, wherever that is."""
+    stamp = wire.stamp(at.file)
+    where = {"location": f"{wire.MARK}{at.file.resolve()}", "offset": str(at.offset), "length": str(at.length)}
+    if at.length:
+        wire.point(tensor, **where, stamp=stamp, **{wire.OUTSIDE: ""})
+    else:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.raw_data = b""
+
+
+def data_files(model: ModelProto, folder: Path) -> set[Path]:
+    """The data files of a model that are there."""
+    entries = (entry for t in filter(uses_external_data, all_tensors(model)) for entry in t.external_data)
+    found = {folder / entry.value for entry in entries if entry.key == "location"}
+    return set(filter(os.path.isfile, found))
 
 
 def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) -> ModelProto:
     """A copy of a model whose data files became one, `target`, with their bytes and those that were promised."""
     result = ModelProto()
     result.CopyFrom(model)
+    written: dict[Place | None, tuple[int, int]] = {}
     with target.open("wb") as sink:
-        for tensor in filter(belongs_outside, all_tensors(result)):
-            sink.seek(-(-sink.tell() // PAGE) * PAGE)
-            start, number = sink.tell(), wire.reference(tensor).get("promise")
-            if number is None:
-                copy(place(tensor, folder), sink)
-            else:
-                promises.keep(int(number), sink)
-            wire.point(tensor, location=target.name, offset=str(start), length=str(sink.tell() - start))
-        flush(sink)
+        for tensor in filter(wire.belongs_outside, all_tensors(result)):
+            number = wire.reference(tensor).get("promise")
+            source = place(tensor, folder) if number is None else None
+            if source is None or source not in written:
+                written[source] = _appended(source or int(number or 0), sink, promises)
+            start, length = written[source]
+            wire.point(tensor, location=target.name, offset=str(start), length=str(length))
     return result
+
+
+def _appended(source: Place | int, sink: BinaryIO, promises: Promises) -> tuple[int, int]:
+    """Write what lies somewhere, or was promised, at the next page of a file: where that is, and how long."""
+    sink.seek(-(-sink.tell() // PAGE) * PAGE)
+    start = sink.tell()
+    if isinstance(source, Place):
+        copy(source, sink)
+    else:
+        promises.keep(source, sink)
+    return start, sink.tell() - start
 
 
 def copy(source: Place, sink: BinaryIO) -> None:
@@ -129,9 +212,3 @@ def require_unchanged(file: Path, stamp: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
     if stamp and wire.stamp(file) != stamp:
         raise ModelProblem(f"{file} changed while it was read", "Fold it again when nobody writes to it.")
-
-
-def flush(sink: BinaryIO) -> None:
-    """Bring what was written to the disk."""
-    sink.flush()
-    os.fsync(sink.fileno())

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
@@ -18,8 +15,9 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from . import external, wire
-from .errors import EnvironmentProblem, ModelProblem
+from .errors import ModelProblem
 from .promises import Promises
+from .staging import data_name, staged
 from .tensors import all_tensors
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
@@ -109,50 +107,6 @@ def save(
         write(model, draft, Path(source_folder) if source_folder is not None else Path(path).parent, promises)
 
 
-@contextmanager
-def staged(target: Path, keep: bool = True, beside: bool = False) -> Iterator[Path]:
-    """A place in a new folder beside `target`; when the block ends well, what was written there takes its place.
-
-    The data file goes first, so that a model never stands without its data. Without `keep` nothing is left. A draft
-    that refers to the data files of `target`'s own folder must itself be in it: `beside`.
-    """
-    try:
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    except OSError as problem:
-        raise _unwritable(target, problem) from problem
-    draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
-    try:
-        yield draft
-        for made, place in ((draft.with_name(data_name(draft)), target.with_name(data_name(target))), (draft, target)):
-            if keep and made.exists():
-                os.replace(made, place)
-    except OSError as problem:
-        raise _unwritable(target, problem) from problem
-    finally:
-        draft.unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def sweep(target: Path) -> None:
-    """Remove what a process that was killed has left of `staged`."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[a-z0-9_]{{8}}(\.onnx)?")  # as tempfile names folders
-    for left in target.parent.iterdir() if target.parent.is_dir() else ():
-        if ours.fullmatch(left.name):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-
-
-def _unwritable(target: Path, problem: OSError) -> EnvironmentProblem:
-    return EnvironmentProblem(
-        f"{target} cannot be written: {problem.strerror or problem}",
-        "Choose another place, or check permissions and free space.",
-    )
-
-
-def data_name(target: Path) -> str:
-    """The file that holds the external data of a model that we write."""
-    return f"{target.name}.data"
-
-
 def write(
     model: ModelProto,
     draft: Path,
@@ -160,13 +114,13 @@ def write(
     promises: Promises | None = None,
     keep_external: bool = False,
 ) -> None:
-    """Write a model, and beside it the external data that it refers to, flushed to the disk.
+    """Write a model, and beside it the external data that it refers to.
 
     Constants that it only promises are computed now. With `keep_external` the result refers to the data files of the
     source, and holds what is new itself.
     """
     promises = promises or Promises()
-    if not keep_external and any(map(external.belongs_outside, all_tensors(model))):
+    if not keep_external and any(map(wire.belongs_outside, all_tensors(model))):
         model = external.gathered(model, source_folder, draft.with_name(data_name(draft)), promises)
     try:
         pieces = wire.fat(model.SerializeToString(deterministic=True))
@@ -183,7 +137,6 @@ def write(
         copied = {(piece.file, piece.stamp) for piece in pieces if isinstance(piece, wire.Range)}
         for file, stamp in copied | promises.read_from:
             external.require_unchanged(source_folder / file, stamp)
-        external.flush(stream)
 
 
 def _laid_out(pieces: list[wire.Piece], stream: BinaryIO, source_folder: Path) -> Iterator[tuple[int, int]]:
@@ -198,10 +151,11 @@ def _laid_out(pieces: list[wire.Piece], stream: BinaryIO, source_folder: Path) -
             stream.seek(len(piece), os.SEEK_CUR)
 
 
-def copy(source: Path, draft: Path, keep_external: bool = False) -> None:
+def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool = False) -> None:
     """Copy a model byte for byte; one with external data is written anew, since its data must come along."""
     model = load(source, whole=False)
-    if keep_external or not any(map(external.belongs_outside, all_tensors(model))):
+    external.require_data(model, source.parent, outside)
+    if keep_external or not any(map(wire.belongs_outside, all_tensors(model))):
         shutil.copyfile(source, draft)
     else:
         write(model, draft, source.parent)

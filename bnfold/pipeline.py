@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from onnx.external_data_helper import uses_external_data
 
-from . import external, onnx_io
+from . import external, onnx_io, staging
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
 from .native import Failed, begun
@@ -99,6 +100,7 @@ class Options:
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. A model without
     BatchNormalization is an error unless `pass_through`. `keep_failed` writes a model that did not pass to
     NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the result refers to them.
+    `allow_external_outside` reads them also outside the model's folder and through links; nothing is written there.
     Raises UsageProblem for what is none of these.
     """
 
@@ -109,15 +111,22 @@ class Options:
     pass_through: bool = False
     keep_failed: bool = False
     external: str = "copy"
+    allow_external_outside: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("verify", EFFORTS), ("external", WAYS)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
+        if self.allow_external_outside and self.keeps_external:
+            raise UsageProblem(
+                "--external keep and --allow-external-outside exclude each other",
+                "Data from outside is copied: what is written refers to nothing outside its folder.",
+            )
 
     @property
     def keeps_external(self) -> bool:
+        """The result refers to the data files of the source."""
         return self.external == "keep"
 
 
@@ -143,21 +152,23 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
     started = time.perf_counter()
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
-    require_places(source, target, failed, options)
-    require_checked = check(record, source)
+    require_places(record, source, target, failed, options)
+    require_checked = check(record, source, options.allow_external_outside)
     from .folding import fold_in_place  # while the check goes on
 
     require_checked()
     before = size_of(record, source)
-    with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
+    with staging.staged(
+        target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
+    ) as draft:
         result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
-        stage(record if result.folded else None, source, draft, promises, options.keeps_external)
+        stage(record if result.folded else None, source, draft, promises, options)
         result = replace(result, flushed=result.flushed + promises.flushed)
         with kept_if_failed(record, source, failed, promises):
             wanted = result.folded and options.verify != "off"
-            verification = verified(source, draft, options.verify, result.sites) if wanted else None
+            verification = verified(source, draft, options, result.sites) if wanted else None
         after = size_of(record, draft)
     times = not options.dry_run, not result.folded, time.perf_counter() - started
     return FoldReport(source, target, result, before, after, verification, *times)
@@ -182,10 +193,10 @@ def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None, p
         raise
 
 
-def require_places(source: Path, target: Path, failed: Path | None, options: Options) -> None:
+def require_places(record: onnx.ModelProto, source: Path, target: Path, failed: Path | None, options: Options) -> None:
     """Raises UsageProblem where something is in the way of what is to be written."""
     for path in filter(None, (target, failed)):
-        require_free(source, path, options.force or options.dry_run)
+        require_free(record, source, path, options.force or options.dry_run)
     if options.keeps_external:
         require_beside(source, target)
 
@@ -199,26 +210,31 @@ def require_beside(source: Path, target: Path) -> None:
         )
 
 
-def require_free(source: Path, target: Path, force: bool) -> None:
-    if target.is_dir():
-        raise UsageProblem(f"{target} is a directory", "Name the file to write.")
-    if target.exists() and target.samefile(source):
-        raise UsageProblem(
-            f"{target} is the input itself", "Choose another name for the output; inputs are never changed."
-        )
-    for path in (target, target.parent / onnx_io.data_name(target)):
-        if path.exists() and not force:
+def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool) -> None:
+    """Raises UsageProblem where `target` is no place for a file, is of the input, or is taken and not to be replaced.
+
+    What a process that was killed has left there is no obstacle: it goes.
+    """
+    staging.sweep(target)
+    inputs = [source, *external.data_files(record, source.parent)]
+    for path in (target, target.parent / staging.data_name(target)):
+        if path.is_dir() or staging.is_special(path):
+            raise UsageProblem(f"{path} is {'a directory' if path.is_dir() else 'no file'}", "Name the file to write.")
+        for held in filter(path.samefile, inputs) if path.exists() else ():
+            what = "the input itself" if held == source else "a data file of the input"
+            raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
+        if os.path.lexists(path) and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
-def require_valid(record: onnx.ModelProto, path: Path) -> None:
+def require_valid(record: onnx.ModelProto, path: Path, outside: bool = False) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
-    check(record, path)()
+    check(record, path, outside)()
 
 
-def check(record: onnx.ModelProto, path: Path) -> Callable[[], None]:
+def check(record: onnx.ModelProto, path: Path, outside: bool = False) -> Callable[[], None]:
     """`require_valid`, begun; what is returned waits for the answer of onnx's checker, and refuses."""
-    external.require_data(record, path.parent)
+    external.require_data(record, path.parent, outside)
     require_ranks(record, path)
     bare = onnx.ModelProto()
     bare.CopyFrom(record)
@@ -246,24 +262,25 @@ def require_ranks(record: onnx.ModelProto, path: Path) -> None:
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:
     kinds = Counter(n.op_type for n in record.graph.node if n.domain in ("", "ai.onnx"))
-    data = path.parent / onnx_io.data_name(path)
+    data = path.parent / staging.data_name(path)
     length = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
     return Size(len(record.graph.node), kinds["BatchNormalization"], length)
 
 
-def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, keep_external: bool) -> None:
+def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:
     """Write the folded record; where nothing was folded, the very bytes of the source."""
     if record is not None:
-        onnx_io.write(record, draft, source.parent, promises, keep_external)
+        onnx_io.write(record, draft, source.parent, promises, options.keeps_external)
     else:
-        onnx_io.copy(source, draft, keep_external)
+        onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
 
 
-def verified(source: Path, draft: Path, effort: str, sites: tuple[str, ...] | None) -> Verification:
+def verified(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
     """The verification of a draft that passed; any other verdict is raised."""
     from .verification import verify
 
-    verification = verify(source, draft, effort=effort, declared=sites)
+    outside = options.allow_external_outside
+    verification = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
     if verification.passed:
         return verification
     reason = "; ".join(verification.reasons)

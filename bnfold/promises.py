@@ -13,7 +13,6 @@ from typing import BinaryIO
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper
-from onnx.external_data_helper import uses_external_data
 
 from . import wire
 from .affine import Array
@@ -84,7 +83,7 @@ def settle(held: Held, promises: Promises | None) -> int:
     """
     message, shape = held.home, held.shape
     assert message is not None
-    more = {wire.OUTSIDE: ""} if uses_external_data(message) and not wire.reference(message) else {}
+    more = {wire.OUTSIDE: ""} if wire.belongs_outside(message) else {}
     if promises is None or length(held) < wire.LARGE:
         sink = io.BytesIO()
         flushed = written(held, sink)

@@ -52,7 +52,7 @@ class Scope:
         if tensor.name in self.stored:
             Held.over(tensor, self.stored[tensor.name], folder)
         else:
-            Held.apart(tensor, dense(self.sparse[tensor.name]))
+            Held.apart(tensor, dense(self.sparse[tensor.name], folder))
 
     def names(self) -> Iterator[str]:
         """Every name that is taken in this graph."""

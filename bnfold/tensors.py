@@ -199,9 +199,9 @@ def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
     return whole
 
 
-def dense(sparse: onnx.SparseTensorProto) -> Array:
+def dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> Array:
     """A sparse tensor as an array. Its indices are positions in row-major order, or one row per value."""
-    values, indices = read(sparse.values, None), read(sparse.indices, None)
+    values, indices = read(sparse.values, folder), read(sparse.indices, folder)
     result = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         result.reshape(-1)[indices] = values
@@ -237,12 +237,20 @@ def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 def _in_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
     yield from graph.initializer
+    yield from _in_sparse(graph.sparse_initializer)
     yield from _in_nodes(graph.node)
+
+
+def _in_sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
+    for tensor in tensors:
+        if tensor.HasField("values"):
+            yield from (tensor.values, tensor.indices)
 
 
 def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
         for attribute in node.attribute:
             yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            yield from _in_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
             for graph in graphs(attribute):
                 yield from _in_graph(graph)

@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
+from onnx.external_data_helper import uses_external_data
 
 LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
 MARK = f"\0{os.urandom(8).hex()}:"  # starts what is found in no file
@@ -227,6 +228,11 @@ def reference(tensor: TensorProto) -> dict[str, str]:
     """Where in the model file the data of a tensor lies, if that is where it lies."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     return entries if entries.get("location", "").startswith(MARK) else {}
+
+
+def belongs_outside(tensor: TensorProto) -> bool:
+    """Its data lies in a data file of the model; or is new, and that of the tensor before it did."""
+    return uses_external_data(tensor) and (not reference(tensor) or OUTSIDE in reference(tensor))
 
 
 def data(tensor: TensorProto, folder: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:

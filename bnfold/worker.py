@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import onnx_io
+from . import staging
 from .errors import BnfoldError, EnvironmentProblem
 from .junit import broken_off
 from .pipeline import FoldReport, Options, failed_target, fold_file
@@ -101,7 +101,7 @@ def sweep(request: Mapping[str, Any]) -> None:
     """Remove what a worker that did not live to do so has left half written."""
     target = Path(request["folder"], request["target"])
     for path in (target, failed_target(target)):
-        onnx_io.sweep(path)
+        staging.sweep(path)
 
 
 def stop(running: Sequence[Running]) -> None:

@@ -11,8 +11,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import EnvironmentProblem
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -139,13 +137,6 @@ def write_text(text: str, target: str) -> None:
     if target == "-":
         data.write(text)
         return
-    path = Path(target)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as problem:
-        draft.unlink(missing_ok=True)
-        raise EnvironmentProblem(
-            f"{path} cannot be written: {problem.strerror}", "Choose another place for it, or - for stdout."
-        ) from problem
+    from bnfold import staging
+
+    staging.write(Path(target), text.encode())

@@ -51,6 +51,10 @@ PassThrough = Annotated[
 External = Annotated[
     str, typer.Option(help="External data: copy (to OUT.data), or keep (OUT refers to the data files of IN).")
 ]
+Outside = Annotated[
+    bool,
+    typer.Option("--allow-external-outside", help="Read external data also outside IN's folder, and through links."),
+]
 KeepFailed = Annotated[
     bool, typer.Option("--keep-failed", help="Write a model that did not pass to OUT.failed.onnx, for inspection.")
 ]
@@ -86,6 +90,7 @@ def fold(
     freeze_initializers: Freeze = False,
     pass_through: PassThrough = False,
     external: External = "copy",
+    allow_external_outside: Outside = False,
     keep_failed: KeepFailed = False,
     junit: Junit = None,
     json: Json = None,
@@ -99,7 +104,9 @@ def fold(
     """
     from bnfold.pipeline import Options
 
-    options = Options(verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external)
+    options = Options(
+        verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external, allow_external_outside
+    )
     reports = Reports(strict, junit, json)
     with failure_noted(junit):
         if out_dir:

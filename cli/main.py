@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -92,7 +93,9 @@ def _unexpected(problem: Any) -> int:
 
 
 def main() -> None:
-    """The `bnfold` command."""
+    """The `bnfold` command. SIGTERM interrupts it, as Ctrl-C does."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run()
     gc.freeze()  # what is alive dies with the process: the interpreter need not search it for garbage as it ends
     sys.exit(code)

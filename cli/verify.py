@@ -36,6 +36,10 @@ Budget = Annotated[
 Planted = Annotated[bool, typer.Option("--self-test", help="Also plant faults into B, and show which are found.")]
 Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
+Outside = Annotated[
+    bool,
+    typer.Option("--allow-external-outside", help="Read external data also outside the models' folders."),
+]
 
 
 def verify(
@@ -51,6 +55,7 @@ def verify(
     dim: Dim = None,
     budget: Budget = None,
     seed: Seed = 0,
+    allow_external_outside: Outside = False,
     self_test: Planted = False,
     junit: Junit = None,
     json: Json = None,
@@ -69,6 +74,7 @@ def verify(
     chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
     asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
+    asked["allow_external_outside"] = allow_external_outside
     found = run(original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked)
     planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
     tell(found, planted, json, junit)

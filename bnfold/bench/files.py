@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import staging
 from ..errors import EnvironmentProblem, UsageProblem
 from .results import Benchmark, Cell
 from .statistics import Interval
@@ -19,7 +19,7 @@ FORMATS = (".png", ".svg", ".pdf")
 def write_raw(found: Benchmark, path: Path) -> None:
     """Every block of runs as a line of JSON. Raises EnvironmentProblem."""
     lines = "".join(json.dumps(block.to_json()) + "\n" for block in found.blocks)
-    _written(path, lambda draft: draft.write_text(lines, encoding="utf-8"))
+    staging.write(path, lines.encode())
 
 
 def check_plot(path: Path) -> None:
@@ -57,7 +57,9 @@ def write_plot(found: Benchmark, path: Path) -> None:
     axes.set_xlabel("original / folded: above 1 the folded model is faster")
     axes.set_title(found.verdict)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    _written(path, lambda draft: figure.savefig(draft, format=path.suffix[1:].lower()))
+    picture = io.BytesIO()
+    figure.savefig(picture, format=path.suffix[1:].lower())
+    staging.write(path, picture.getvalue())
 
 
 def _draw(axes: Any, cell: Cell, number: int) -> None:
@@ -71,14 +73,3 @@ def _draw(axes: Any, cell: Cell, number: int) -> None:
 
 def _arms(interval: Interval) -> list[list[float]]:
     return [[interval.estimate - interval.low], [interval.high - interval.estimate]]
-
-
-def _written(path: Path, write: Callable[[Path], Any]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(draft)
-        os.replace(draft, path)
-    except OSError as problem:
-        raise EnvironmentProblem(f"{path} cannot be written: {problem.strerror}", "Choose another place.") from problem
-    finally:
-        draft.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 
-from .. import onnx_io
+from .. import onnx_io, staging
 from ..feeds.calibration import from_path
 from ..pipeline import require_free, require_valid
 from .asked import Options
@@ -38,8 +38,8 @@ def recalibrate_file(
     """Write the model at `source` with statistics of `data` to `target` (default: NAME.recalibrated.onnx beside it)."""
     target = target or default_target(source)
     record = _read(source)
-    require_free(source, target, force)
-    with onnx_io.staged(target) as draft:
+    require_free(record, source, target, force)
+    with staging.staged(target, replace=force) as draft:
         result = in_place(record, source.parent, _reader(data, options), options, watch)
         onnx_io.write(record, draft, source.parent)
     return Written(source, target, result)

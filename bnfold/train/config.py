@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelProblem, UsageProblem
+from ..staging import write
 from .data import Dataset
-from .files import write
 from .normalization import Normalization
 from .options import Settings, TrainOptions
 

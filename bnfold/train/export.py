@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckFailed, ModelProblem, UsageProblem
-from .files import replacing, writing
+from ..staging import staged
 from .options import need
 
 if TYPE_CHECKING:
@@ -52,9 +52,8 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     config, checkpoint = read_config(run), runs.load(run)
     model = _network(run, config, checkpoint)
     proto = _proto(model, config, checkpoint, opset, dtype)
-    with replacing(out) as temporary:
-        with writing(out):
-            temporary.write_bytes(proto.SerializeToString())
+    with staged(out, replace=force) as temporary:
+        temporary.write_bytes(proto.SerializeToString())
         worst = _worst_error(model, config, temporary, dtype)
     kinds = [node.op_type for node in proto.graph.node]
     batch_norms = kinds.count("BatchNormalization")

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelProblem, UsageProblem
+from ..staging import write, writing
 from .config import VERSION, Config, require_version, write_config
-from .files import write, writing
 from .options import RUNS, Settings
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"

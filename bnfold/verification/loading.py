@@ -8,16 +8,19 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import EncodeError
+from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
 from ..errors import ModelProblem
 
 _numbers = itertools.count()
 
 
-def load(path: str) -> onnx.ModelProto:
-    """The model at `path` with its external data. Raises ModelProblem in words."""
+def load(path: str, outside: bool = False) -> onnx.ModelProto:
+    """The model at `path` with its external data, also that from `outside` its folder. Raises ModelProblem in words."""
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=not outside)
+        if outside:
+            _complete(model, Path(path).parent)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
     except onnx.checker.ValidationError as why:
@@ -27,6 +30,18 @@ def load(path: str) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise ModelProblem(f"{path} holds no ONNX graph", "Is the file complete, and really ONNX?")
     return model
+
+
+def _complete(model: onnx.ModelProto, folder: Path) -> None:
+    """Read external data without asking where it is, which onnx would not do."""
+    for tensor in _get_all_tensors(model):
+        if uses_external_data(tensor):
+            at = ExternalDataInfo(tensor)
+            with (folder / at.location).open("rb") as stream:
+                stream.seek(at.offset or 0)
+                tensor.raw_data = stream.read(-1 if at.length is None else at.length)
+            tensor.ClearField("external_data")
+            tensor.ClearField("data_location")
 
 
 _AT_ITS_PLACE = "External data is looked for beside the model; keep the files together."

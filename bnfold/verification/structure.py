@@ -24,7 +24,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     at its place; every name defined once; onnx's checker, which the folded model must pass if the original does.
     """
     stage("reading the models")
-    original, folded = load(request["original"]), load(request["folded"])
+    original, folded = (load(request[name], request.get("outside", False)) for name in ("original", "folded"))
     problems = [*_interface(original, folded), *_identity(original, folded), *_names(original, folded)]
     messages = Messages(original, folded)
     problems += messages.unasked(request.get("declared"))

@@ -81,8 +81,9 @@ class Trial:
 
 def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     stage("reading the models")
-    original, notes = tamed(load(request["original"]))
-    folded, _ = tamed(load(request["folded"]))
+    outside = request.get("outside", False)
+    original, notes = tamed(load(request["original"], outside))
+    folded, _ = tamed(load(request["folded"], outside))
     for model in (original, folded):
         named(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)

@@ -44,6 +44,7 @@ def verify(
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
     declared: Collection[str] | None = None,
+    allow_external_outside: bool = False,
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
 
@@ -56,14 +57,14 @@ def verify(
     `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
     gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
     `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
-    (`FoldResult.sites`): everything beside them must be the same to the last byte.
+    (`FoldResult.sites`): everything beside them must be the same to the last byte. `allow_external_outside` reads
+    external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
     """
-    _check(effort, levels, placement)
+    request = _asked(effort, seed, levels, placement, allow_external_outside)
     served, started = ways(providers, maths), time.perf_counter()
-    request: dict[str, Any] = {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement}
     request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
     request.update(declared=None if declared is None else list(declared), deadline=budget_s and time.time() + budget_s)
     with located(original) as first, located(folded) as second:
@@ -77,7 +78,8 @@ def verify(
     return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
 
 
-def _check(effort: str, levels: Sequence[str], placement: str) -> None:
+def _asked(effort: str, seed: int, levels: Sequence[str], placement: str, outside: bool) -> dict[str, Any]:
+    """The start of a request to the children. Raises UsageProblem for what there is not."""
     if placement not in POLICIES:
         raise UsageProblem(f"unknown placement policy {placement!r}", f"Choose one of: {', '.join(POLICIES)}.")
     if effort not in SECONDS:
@@ -87,6 +89,7 @@ def _check(effort: str, levels: Sequence[str], placement: str) -> None:
             raise UsageProblem(f"unknown optimization level {level!r}", f"Choose from: {', '.join(LEVELS)}.")
     if not levels:
         raise UsageProblem("no optimization level to compare at", f"Choose from: {', '.join(LEVELS)}.")
+    return {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement, "outside": outside}
 
 
 @contextmanager

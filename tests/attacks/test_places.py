@@ -1,0 +1,268 @@
+"""Where OUT cannot be written, or another writes it, too: words, an exit code, and everything as it was."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import pytest
+
+from bnfold import staging
+from bnfold_cli.main import run
+from tests.attacks.killing import IN, OUT, PAIR, START, Scene, bytes_in, scene, written
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="devices and locks as Linux has them")
+ROOT = pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root may be somebody else")
+NOBODY = 65534
+
+
+@pytest.fixture(params=[False, True], ids=["no OUT", "an old OUT"])
+def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
+    """A model with external data to fold, and after the test the folder is as it was."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    found = scene(folder, exists=request.param)
+    yield found
+    assert bytes_in(folder) == {**found.inputs, **found.old}
+
+
+def refused(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
+    """The error of a command with this exit code, which has a hint and says nothing else."""
+    capsys.readouterr()
+    assert run(arguments) == code
+    out, told = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in told.splitlines()] == ["error", "hint"]
+    assert out == ""
+    return told
+
+
+def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    """A limit on the size of files stands for it: the write that exceeds it fails in the system, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        told = refused(made.arguments, 4, capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "out.onnx cannot be written: File too large" in told
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [("fsync", errno.EDQUOT), ("replace", errno.EIO), ("mkdir", errno.EDQUOT), ("open", errno.ENOSPC)],
+)
+def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code: int) -> None:
+    """Whichever call on the folder fails first: the disk is full, the quota is used up, the disk is broken."""
+    honest, count, failed = getattr(os, call), 0, True
+
+    def failing(*arguments, **more):
+        nonlocal count, failed
+        ours = call == "fsync" or str(made.folder) in str(arguments[0])
+        count += ours
+        if ours and count == nth and not (call == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)):
+            failed = True
+            raise OSError(code, os.strerror(code))
+        return honest(*arguments, **more)
+
+    nth = 0
+    while failed:
+        nth, count, failed = nth + 1, 0, False
+        with monkeypatch.context() as patched:
+            patched.setattr(os, call, failing)
+            found = run(made.arguments)
+        told = capsys.readouterr().err
+        if failed and found:
+            assert found == 4, told
+            assert f"cannot be written: {os.strerror(code)}" in told
+            assert bytes_in(made.folder) == {**made.inputs, **made.old}, nth
+        else:
+            assert made.state() == "after"
+            made.rerun()
+            made.reset()
+        failed = failed or (call in ("fsync", "open") and nth < 4)
+    assert nth > 1
+
+
+@ROOT
+def test_a_folder_that_may_not_be_written(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    """As somebody else: to root, permissions are no obstacle."""
+    for path in (made.folder, *made.folder.parents):
+        if path.stat().st_uid == 0 and path.stat().st_mode & 0o055 != 0o055:
+            path.chmod(path.stat().st_mode | 0o055)
+    os.seteuid(NOBODY)
+    try:
+        told = refused(made.arguments, 4, capsys)
+    finally:
+        os.seteuid(0)
+    assert "out.onnx cannot be written: Permission denied" in told
+
+
+def test_another_file_system(made: Scene) -> None:
+    shared = Path("/dev/shm")
+    if not shared.is_dir() or shared.stat().st_dev == made.folder.stat().st_dev:
+        pytest.skip("there is no other file system")
+    with TemporaryDirectory(dir=shared) as other:
+        assert run([*made.arguments[:2], str(Path(other, OUT)), *made.arguments[3:]]) == 0
+        assert bytes_in(Path(other)) == made.new
+
+
+def test_two_folds_one_after_the_other_in_the_middle_of_the_first(made: Scene, capsys, monkeypatch) -> None:
+    """The second begins and ends between the first one's start and its end: one of them is what OUT is."""
+    place, second = staging._place, []
+
+    def interleaved(*arguments):
+        monkeypatch.setattr(staging, "_place", place)
+        second.append(run(made.arguments))
+        place(*arguments)
+
+    monkeypatch.setattr(staging, "_place", interleaved)
+    first = run(made.arguments)
+    assert second == [0]
+    assert first == (0 if "--force" in made.arguments else 2)
+    assert bytes_in(made.folder) == {**made.inputs, **made.new}
+    assert first == 0 or "out.onnx exists" in capsys.readouterr().err
+    made.reset()
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_two_processes_race_for_one_output(tmp_path: Path, force: bool) -> None:
+    made = scene(tmp_path, exists=False)
+    other = written(tmp_path, "other.onnx", 5)
+    more = ["--force"] if force else []
+    commands = [[*START, *made.arguments, *more], [*START, "fold", str(other), *made.arguments[2:], *more]]
+    running = [subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for each in commands]
+    said = [each.communicate()[1] for each in running]
+    codes = [each.returncode for each in running]
+    assert sorted(codes) == ([0, 0] if force else [0, 2]), said
+    pair = {name: found for name, found in bytes_in(tmp_path).items() if name in PAIR}
+    assert run([*commands[1][len(START) : -1 if force else None], "--force"]) == 0
+    theirs = {name: found for name, found in bytes_in(tmp_path).items() if name in PAIR}
+    assert theirs != made.new
+    assert pair in ((made.new, theirs) if force else [(made.new, theirs)[codes.index(0)]])
+    assert {*bytes_in(tmp_path)} == {IN, f"{IN}.bin", "other.onnx", "other.onnx.bin", *PAIR}
+
+
+def test_threads_write_one_output(tmp_path: Path) -> None:
+    """Each thread's file is whole, and nothing else is left."""
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    threads = [threading.Thread(target=staging.write, args=(tmp_path / "r", content)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    assert (tmp_path / "r").read_bytes() in contents
+
+
+@LINUX
+def test_a_draft_of_the_living_stays_and_one_of_the_dead_goes_though_a_fork_lives(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys; from pathlib import Path; from bnfold.staging import staged\n"
+        "with staged(Path(sys.argv[1])) as draft:\n"
+        "    child = os.fork()\n"
+        "    if not child: signal.pause()\n"
+        "    print(child, flush=True); sys.stdin.readline()\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "o.onnx")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    try:
+        staging.sweep(tmp_path / "o.onnx")
+        assert len([*tmp_path.iterdir()]) == 1
+        process.kill()
+        process.wait()
+        staging.sweep(tmp_path / "o.onnx")
+        assert [*tmp_path.iterdir()] == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.communicate()
+
+
+def test_what_looks_like_a_draft_but_is_none_stays(tmp_path: Path) -> None:
+    name = f".o.onnx.{'0' * 16}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "precious").write_text("mine")
+    (tmp_path / "away").mkdir()
+    (tmp_path / f".o.onnx.{'1' * 16}").symlink_to(tmp_path / "away")
+    staging.write(tmp_path / "o.onnx", b"new")
+    assert (tmp_path / name / "precious").read_text() == "mine"
+    assert (tmp_path / f".o.onnx.{'1' * 16}").is_symlink()
+
+
+@pytest.mark.parametrize("name", ["m.onnx.bin", "a link", "its name is OUT.data"])
+def test_a_data_file_of_the_input_is_never_replaced(made: Scene, capsys, name: str) -> None:
+    source, out = made.folder / IN, made.folder / "m.onnx.bin"
+    if name == "a link":
+        out = made.folder / "l.onnx"
+        out.symlink_to(made.folder / "m.onnx.bin")
+    if name == "its name is OUT.data":
+        model = onnx.load(source, load_external_data=False)
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = "l.onnx.data" if entry.key == "location" else entry.value
+        source, out = made.folder / "n.onnx", made.folder / "l.onnx"
+        source.write_bytes(model.SerializeToString())
+        (made.folder / "m.onnx.bin").rename(made.folder / "l.onnx.data")
+    before = bytes_in(made.folder)
+    told = refused(["fold", str(source), str(out), "--verify", "off", "--force"], 2, capsys)
+    assert "is a data file of the input" in told
+    assert bytes_in(made.folder) == before
+    for extra in ("l.onnx", "n.onnx", "l.onnx.data"):
+        (made.folder / extra).unlink(missing_ok=True)
+    made.reset()
+
+
+@ROOT
+@LINUX
+def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    """Devices of our own: a test that fails must not take /dev/null from the machine."""
+    null, full, out = (made.folder.parent / name for name in ("null", "full", "stdout"))
+    os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+    out.symlink_to("/proc/self/fd/1")
+    told = refused([*made.arguments[:2], str(null), "--verify", "off", "--force"], 2, capsys)
+    assert "null is no file" in told
+    assert run([*made.arguments, "--json", str(full)]) == 4
+    assert "full cannot be written: No space left on device" in capsys.readouterr().err
+    made.reset()
+    done = subprocess.run([*START, *made.arguments, "--json", str(out)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("{")
+    assert stat.S_ISCHR(null.stat().st_mode)
+    assert stat.S_ISCHR(full.stat().st_mode)
+    assert out.is_symlink()
+    made.reset()
+
+
+def test_a_pipe_is_no_output(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(made.folder.parent / "pipe")
+    told = refused([*made.arguments[:2], str(made.folder.parent / "pipe"), "--verify", "off", "--force"], 2, capsys)
+    assert "pipe is no file" in told
+
+
+def test_a_report_is_written_through_a_link(tmp_path: Path) -> None:
+    made = scene(tmp_path, exists=False)
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    assert run([*made.arguments, "--json", str(tmp_path / "link")]) == 0
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "real").read_text())["schema"] == "bnfold.fold/1"
+
+
+def test_recalibrate_never_replaces_a_data_file_of_its_input(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    np.savez(made.folder.parent / "d.npz", np.zeros(1))
+    data = ["--data", str(made.folder.parent / "d.npz"), "--force"]
+    told = refused(["recalibrate", str(made.folder / IN), str(made.folder / "m.onnx.bin"), *data], 2, capsys)
+    assert "is a data file of the input" in told
