@@ -12,6 +12,7 @@ from .work import Answer
 PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
 TOOLS = ["bnfold", *PEERS]
 FAULTS = ["raised", "crashed", "hung", "invalid", "does not run", "wrong", "override lost"]
+TIRED = "tired"  # it raised, but not in a fresh process
 OPENED = ["opening it crashed", "opening it hung"]
 NAMES = re.compile(r"'[^']*'|\"[^\"]*\"|[tc]\d+\w*|/\S+|0x[0-9a-f]+|-?\d+(\.\d+)?(e[-+]?\d+)?")
 
@@ -36,7 +37,7 @@ def summary(rows: Sequence[Answer], tools: Iterable[str]) -> dict[str, Any]:
 def of_tool(rows: Sequence[Answer], tool: str) -> dict[str, Any]:
     own = [(row["original"], row["tools"][tool]) for row in rows if "bn" in row["original"]]
     found: dict[str, Any] = {"folded": sum(o["bn"] - t["bn"] for o, t in own if "bn" in t and sound(t))}
-    found |= {fault: sum(fault in t for _, t in own) for fault in ("declined", *FAULTS)}
+    found |= {fault: sum(fault in t for _, t in own) for fault in ("declined", TIRED, *FAULTS)}
     found["opening crashes"] = sum(any(key in t for key in OPENED) for _, t in own)
     found["graphs with a fault"] = sum(not sound(t) for _, t in own)
     ratios = [t["error"] / o["own"] for o, t in own if sound(t) and o["own"] and "error" in t and t["bn"] < o["bn"]]
@@ -73,7 +74,7 @@ def findings(rows: Sequence[Answer]) -> list[dict[str, Any]]:
     kinds: dict[tuple[str, str, str], list[Answer]] = {}
     for row in rows:
         for tool, answer in row["tools"].items():
-            for fault in (f for f in (*FAULTS, *OPENED) if f in answer):
+            for fault in (f for f in (*FAULTS, *OPENED, TIRED) if f in answer):
                 kinds.setdefault((tool, fault, NAMES.sub("_", str(answer[fault]))), []).append(row)
     return [finding(*key, seen) for key, seen in sorted(kinds.items(), key=lambda item: (item[0][:2], -len(item[1])))]
 

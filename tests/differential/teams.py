@@ -45,7 +45,13 @@ class Child:
         return json.loads(told) if told else self._dead() if told is not None else self._hung()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "BNFOLD_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "BNFOLD_THREADS": "1",
+            "ORT_DISABLE_TELEMETRY": "1",
+        }
         return subprocess.Popen(
             self.command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
         )
@@ -98,14 +104,28 @@ class Team:
     def row(self, index: int) -> Answer:
         """Everything that is found about one graph; its files are gone afterwards."""
         onnx.save(draw(self.seed, index).stored, source(self.folder, index))
-        made = {tool: worker.ask(str(index)) for tool, worker in self.workers.items()}
+        made = {tool: self.made(tool, index) for tool in self.workers}
         found = {"index": index, "original": self.judge.ask(f"{index} original"), "tools": {}}
         runs = found["original"].get("own") is not None
-        for tool, answer in made.items():
-            found["tools"][tool] = self.seen(index, tool) if not answer else declined(tool, answer, runs)
+        for tool, (answer, tired) in made.items():
+            told = self.seen(index, tool) if not answer else declined(tool, answer, runs)
+            found["tools"][tool] = told | ({"tired": tired["raised"]} if tired else {})
         for path in (source(self.folder, index), *(target(self.folder, index, tool) for tool in made)):
             path.unlink(missing_ok=True)
         return found
+
+    def made(self, tool: str, index: int) -> tuple[Answer, Answer | None]:
+        """What a tool answers; if it raises in a process that did other graphs before, what it answers in a fresh one.
+
+        Second: what it raised, where a fresh process did not.
+        """
+        worker = self.workers[tool]
+        used, answer = worker.process is not None, worker.ask(str(index))
+        if not used or "raised" not in answer:
+            return answer, None
+        worker.close()
+        again = worker.ask(str(index))
+        return again, answer if "raised" not in again else None
 
     def seen(self, index: int, tool: str) -> Answer:
         """The judge's answer; where the judge died of it, that it crashes whoever opens it."""
