@@ -56,6 +56,7 @@ def table(told: dict[str, Any]) -> str:
     columns = [
         "folded",
         "declined",
+        TIRED,
         *FAULTS,
         "opening crashes",
         "disagree",
