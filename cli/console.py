@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bnfold.errors import EnvironmentProblem
+from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.junit import Check, to_xml
 
 data = Console(highlight=False)
@@ -60,6 +60,12 @@ def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
     with Progress(*columns, console=words, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda level, levels, done: bar.update(task, completed=level, total=levels, description=f"run {done}")
+
+
+def require_one_on_stdout(*targets: str | None) -> None:
+    """Raises UsageProblem where two reports would mingle on stdout."""
+    if targets.count("-") > 1:
+        raise UsageProblem("two reports cannot both go to stdout", "Give one of them a path.")
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:

@@ -65,6 +65,9 @@ def verify(
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
     from bnfold.verification.asked import dim_asked, shape_asked
+    from bnfold_cli import console
+
+    console.require_one_on_stdout(junit, json)
 
     chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
