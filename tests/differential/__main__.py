@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,31 +29,48 @@ from .work import Answer
 WHEELS = {"onnxruntime": "onnxruntime-gpu"}
 
 
-def rows(tools: Sequence[str], indices: Sequence[int], seed: int) -> Iterator[Answer]:
-    """What is found about each graph, as soon as it is."""
-    with tempfile.TemporaryDirectory(prefix="bnfold-differential-") as folder:
-        team = Team(tools, Path(folder), seed)
-        try:
-            for index in indices:
-                yield team.row(index)
-        finally:
-            team.close()
-
-
-def shares(tools: Sequence[str], graphs: int, seed: int, jobs: int) -> list[Answer]:
-    """All rows, from `jobs` teams at a time."""
-    done: list[Answer] = []
-    started = time.monotonic()
+def shares(
+    tools: Sequence[str], graphs: int, seed: int, jobs: int = 1, known: Mapping[int, Answer] | None = None
+) -> Iterator[Answer]:
+    """A row per graph, as soon as it is found, by `jobs` teams at a time; what is `known` is not done again."""
+    known, found = known or {}, queue.SimpleQueue[Answer | None]()
 
     def work(first: int) -> None:
-        for row in rows(tools, range(first, graphs, jobs), seed):
-            done.append(row)
-            if len(done) % 100 == 0:
-                print(f"{len(done)} graphs, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="bnfold-differential-") as folder:
+            team = Team(tools, Path(folder), seed)
+            try:
+                for index in range(first, graphs, jobs):
+                    found.put(team.row(index, known.get(index)))
+            finally:
+                team.close()
+                found.put(None)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for future in as_completed([pool.submit(work, first) for first in range(jobs)]):
-            future.result()
+        running = [pool.submit(work, first) for first in range(jobs)]
+        for _ in running:
+            yield from iter(found.get, None)
+        for each in running:
+            each.result()
+
+
+def kept(path: Path | None) -> dict[int, Answer]:
+    """The rows of an earlier run; where there are two of a graph, the later."""
+    if not path or not path.exists():
+        return {}
+    rows = map(json.loads, path.read_text().splitlines())
+    return {row["index"]: row for row in rows}
+
+
+def gathered(rows: Iterator[Answer], path: Path | None) -> list[Answer]:
+    """All rows, each written to `path` at once."""
+    done, started = [], time.monotonic()
+    for row in rows:
+        done.append(row)
+        if path:
+            with path.open("a") as sink:
+                sink.write(json.dumps(row) + "\n")
+        if len(done) % 100 == 0:
+            print(f"{len(done)} graphs, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     return sorted(done, key=lambda row: row["index"])
 
 
@@ -63,20 +81,19 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--tools", nargs="+", default=TOOLS, choices=TOOLS)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--rows", type=Path, help="also write every row, for a closer look")
+    parser.add_argument("--rows", type=Path, help="where rows are kept; a run goes on where it stopped")
     options = parser.parse_args()
     begun = time.monotonic()
-    found = shares(options.tools, options.graphs, options.seed, options.jobs)
+    known = kept(options.rows)
+    found = gathered(shares(options.tools, options.graphs, options.seed, options.jobs, known), options.rows)
     told = summary(found, options.tools)
     print(table(told))
     record = {"schema": "bnfold.differential/1", "graphs": options.graphs, "seed": options.seed}
-    record |= {"seconds": round(time.monotonic() - begun), "jobs": options.jobs, "environment": environment()}
+    record |= {"seconds": round(time.monotonic() - begun), "known before": len(known), "environment": environment()}
     record |= {"versions": {t: version(WHEELS.get(t, t)) for t in PEERS if t in options.tools}}
     record |= {"summary": told, "findings": findings(found)}
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
-    if options.rows:
-        options.rows.write_text("".join(json.dumps(row) + "\n" for row in found))
     return int(any(finding["tool"] == "bnfold" for finding in record["findings"]))
 
 

@@ -101,11 +101,12 @@ class Team:
         self.workers = {tool: Child(tool, folder, seed) for tool in tools}
         self.judge = Child("judge", folder, seed)
 
-    def row(self, index: int) -> Answer:
-        """Everything that is found about one graph; its files are gone afterwards."""
+    def row(self, index: int, known: Answer | None = None) -> Answer:
+        """Everything that is found about one graph, but by tools that are `known`; its files are gone afterwards."""
         onnx.save(draw(self.seed, index).stored, source(self.folder, index))
-        made = {tool: self.made(tool, index) for tool in self.workers}
-        found = {"index": index, "original": self.judge.ask(f"{index} original"), "tools": {}}
+        before = known["tools"] if known else {}
+        made = {tool: self.made(tool, index) for tool in self.workers if tool not in before}
+        found = {"index": index, "original": self.judge.ask(f"{index} original"), "tools": {**before}}
         runs = found["original"].get("own") is not None
         for tool, (answer, tired) in made.items():
             told = self.seen(index, tool) if not answer else declined(tool, answer, runs)
