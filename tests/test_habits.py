@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
 
 import pytest
@@ -85,3 +88,30 @@ def test_it_would_be_noticed(source):
 )
 def test_what_is_harmless_is_not(source):
     assert list(offences(source)) == []
+
+
+BROUGHT = {"google": "onnx", "onnx_ir": "onnxscript", "PIL": "torchvision"}  # what a package cannot be without
+NAMED = {"sklearn": "scikit-learn"}
+
+
+def requirements() -> dict[str, str]:
+    """Every package that pyproject.toml names, extras included, with its bounds."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    found = (re.match(r"([\w-]+)(?:\[[\w,]+\])?([^;]*)", each) for each in asked)
+    return {match[1]: match[2].strip() for match in found if match[1] != "bnfold"}
+
+
+def test_every_import_is_declared():
+    known = {name.replace("-", "_") for name in requirements()}
+    for path in files():
+        nodes = [*ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+        names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        names |= {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom) and not n.level}
+        tops = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"bnfold", "bnfold_cli"}
+        packages = {BROUGHT.get(top, NAMED.get(top, top)).replace("-", "_") for top in tops}
+        assert packages <= known, path
+
+
+def test_every_requirement_has_a_lower_bound():
+    assert {name: bounds for name, bounds in requirements().items() if ">=" not in bounds} == {}
