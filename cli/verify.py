@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnfold_cli import console
+
 if TYPE_CHECKING:
     from bnfold.verification import SelfTest, Verification
 
@@ -62,27 +64,22 @@ def verify(
     with its default, and where each node ran is proved. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5
     for VACUOUS (the comparison could not have failed) and INCONCLUSIVE.
     """
-    from bnfold import verification
+    from bnfold.verification import self_test as plant
+    from bnfold.verification import verify as run
     from bnfold.verification.asked import dim_asked, shape_asked
-    from bnfold_cli import console
 
     console.require_one_on_stdout(junit, json)
-
     chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
     asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
-    found = verification.verify(
-        original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked
-    )
-    planted = verification.self_test(original, folded, effort=effort, seed=seed) if self_test else None
+    found = run(original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked)
+    planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
     tell(found, planted, json, junit)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
 
 
 def tell(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
-    from bnfold_cli import console
-
     if "-" not in (json, junit):
         console.table("Error against float64", found.COLUMNS, found.rows())
         if planted:
