@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,11 +70,11 @@ class Affine:
         """The scale without the shift."""
         return Affine(self.scale, np.zeros_like(self.scale))
 
-    @property
+    @cached_property
     def has_scale(self) -> bool:
         return bool((self.scale != 1).any())
 
-    @property
+    @cached_property
     def has_shift(self) -> bool:
         return bool((self.shift != 0).any())
 
@@ -125,3 +126,6 @@ def compress(coefficients: Array) -> Array:
         if np.array_equal(np.broadcast_to(first, coefficients.shape), coefficients):
             coefficients = first
     return coefficients
+
+
+IDENTITY = Affine.of(1.0)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 SECONDS = 120.0
@@ -27,8 +28,13 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECON
     Nothing but bytes comes back: whoever takes over the fork can send us no object. Where a process has several
     threads, or on macOS, a fork is not safe, and on Windows there is none: there the call is made in this process.
     """
+    return begun(doing, call, seconds)()
+
+
+def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[[], bytes]:
+    """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile."""
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
-        return _answer(_outcome(call))
+        return lambda: _answer(_outcome(call))
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -36,8 +42,12 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECON
     if not child:
         _serve(call, theirs)
     os.close(theirs)
-    with open(ours, "rb") as stream:
-        told = _read(stream.fileno(), time.monotonic() + seconds)
+    return partial(_awaited, doing, child, ours, time.monotonic() + seconds, seconds)
+
+
+def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float) -> bytes:
+    with open(pipe, "rb") as stream:
+        told = _read(stream.fileno(), deadline)
     if told is None:
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

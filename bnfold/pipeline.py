@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,13 +15,13 @@ from onnx.external_data_helper import uses_external_data
 
 from . import external, onnx_io
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
-from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
-from .native import Failed, guarded
-from .promises import Promises
+from .native import Failed, begun
+from .promises import Overflow, Promises
 from .tensors import all_tensors
 
 if TYPE_CHECKING:
+    from .folding import FoldResult
     from .verification import Verification
 
 EFFORTS = ("fast", "full", "off")
@@ -131,15 +131,25 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
     written.
     """
-    started = time.perf_counter()
     target = target or default_target(source)
+    try:
+        return folded_file(source, target, options, Promises(trusting=True))
+    except Overflow:
+        return folded_file(source, target, options, Promises())
+
+
+def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
+    """`fold_file` with `promises` that may be trusting. Raises Overflow if they should not have been."""
+    started = time.perf_counter()
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(source, target, failed, options)
-    require_valid(record, source)
+    require_checked = check(record, source)
+    from .folding import fold_in_place  # while the check goes on
+
+    require_checked()
     before = size_of(record, source)
     with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
-        promises = Promises()
         result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
@@ -203,16 +213,26 @@ def require_free(source: Path, target: Path, force: bool) -> None:
 
 def require_valid(record: onnx.ModelProto, path: Path) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
+    check(record, path)()
+
+
+def check(record: onnx.ModelProto, path: Path) -> Callable[[], None]:
+    """`require_valid`, begun; what is returned waits for the answer of onnx's checker, and refuses."""
     external.require_data(record, path.parent)
     require_ranks(record, path)
     bare = onnx.ModelProto()
     bare.CopyFrom(record)
     for tensor in filter(uses_external_data, all_tensors(bare)):
         tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
-    try:
-        guarded("onnx's checker", lambda: onnx.checker.check_model(bare))
-    except Failed as why:
-        raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
+    answer = begun("onnx's checker", lambda: onnx.checker.check_model(bare))
+
+    def refuse() -> None:
+        try:
+            answer()
+        except Failed as why:
+            raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
+
+    return refuse
 
 
 def require_ranks(record: onnx.ModelProto, path: Path) -> None:

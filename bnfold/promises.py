@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
+import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
 from . import wire
+from .affine import Array
 from .processors import threads
 from .tensors import Held, restate
+
+
+class Overflow(Exception):
+    """A promised constant is not finite: what was taken on trust does not hold."""
 
 
 class Promises:
     """Large new constants that a record refers to by number, and that are computed when it is written.
 
     `flushed` counts the numbers that were too small for their type and became zero, as far as they were written.
+    Where that is `trusting`, large weights are not read before: whether they fit their type shows when they are
+    written, which raises Overflow if they do not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, trusting: bool = False) -> None:
         self.held: list[Held] = []
         self.flushed = 0
+        self.trusting = trusting
+
+    def trust(self, tensors: Iterable[gs.Tensor]) -> None:
+        """Take it that the large ones among constants are finite, and in range."""
+        for tensor in tensors if self.trusting else ():
+            if isinstance(tensor, Held) and length(tensor) >= wire.LARGE:
+                tensor.trust()
 
     @property
     def read_from(self) -> set[tuple[str, str]]:
@@ -45,7 +62,7 @@ class Promises:
 
     def keep(self, number: int, sink: BinaryIO) -> None:
         """Write one constant."""
-        self.flushed += written(self.held[number], sink)
+        self.flushed += written(self.held[number], sink, finite=True)
 
     def keep_all(self, file: Path, places: Sequence[tuple[int, int]]) -> None:
         """Write constants, each given by its number and its place in a file: on every processor."""
@@ -54,7 +71,7 @@ class Promises:
             number, at = place
             with file.open("r+b") as sink:
                 sink.seek(at)
-                return written(self.held[number], sink)
+                return written(self.held[number], sink, finite=True)
 
         with ThreadPoolExecutor(threads()) as pool:
             self.flushed += sum(pool.map(keep, places))
@@ -67,24 +84,37 @@ def settle(held: Held, promises: Promises | None) -> int:
     """
     message, shape = held.home, held.shape
     assert message is not None
-    length = math.prod(shape) * held.kind.itemsize
     more = {wire.OUTSIDE: ""} if uses_external_data(message) and not wire.reference(message) else {}
-    if promises is None or length < wire.LARGE:
+    if promises is None or length(held) < wire.LARGE:
         sink = io.BytesIO()
         flushed = written(held, sink)
         restate(message, shape, held.kind)
         message.raw_data = sink.getvalue()
         return flushed
-    number = promises.made(held)
+    size, number = length(held), promises.made(held)
     restate(message, shape, held.kind)
-    wire.promise(message, number, length, **more)
+    wire.promise(message, number, size, **more)
     return 0
 
 
-def written(held: Held, sink: BinaryIO) -> int:
-    """Write rounded values as ONNX stores them; how many of them became zero."""
+def length(held: Held) -> int:
+    """Bytes that the values of a constant take."""
+    return math.prod(held.shape) * held.kind.itemsize
+
+
+def written(held: Held, sink: BinaryIO, finite: bool = False) -> int:
+    """Write rounded values as ONNX stores them; how many became zero. Raises Overflow if not all are `finite`."""
     flushed = 0
     for part, small in held.rounded():
-        sink.write(numpy_helper.tobytes_little_endian(part))
+        if finite and not np.isfinite(part).all():
+            raise Overflow
+        sink.write(little_endian(part))
         flushed += small
     return flushed
+
+
+def little_endian(values: Array) -> memoryview:
+    """The bytes of an array as ONNX stores them: the very memory, where this machine stores numbers like that."""
+    if sys.byteorder == "big":
+        return memoryview(numpy_helper.tobytes_little_endian(values))
+    return np.ascontiguousarray(values).view(np.uint8).data

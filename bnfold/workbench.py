@@ -44,6 +44,8 @@ class Workbench:
         self.scopes = scopes_of(view, record)
         self.visible = visibility(self.scopes)
         self._home = homes(self.scopes, folder)
+        if promises:
+            promises.trust(x for s in self.scopes for n in s.nodes for x in n.inputs)
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
         pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
         self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}

@@ -17,8 +17,8 @@ from rich.table import Table
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.junit import Check, to_xml
 
-data = Console(highlight=False)
-words = Console(stderr=True, highlight=False, soft_wrap=True)
+data = Console(highlight=False, emoji=False)  # a name may hold :x:
+words = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def speak_as_one() -> None:

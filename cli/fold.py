@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 SUITE = "bnfold fold"
+SHOWN = 100  # rows of what was kept
 Paths = Annotated[
     list[Path],
     typer.Argument(
@@ -175,9 +176,12 @@ def show(report: FoldReport) -> None:
         original, folded = report.verification.errors
         sizes.append(("worst error against float64", f"{original:.2g}", f"{folded:.2g}"))  # type: ignore[arg-type]
     table(str(report.source), ("", "before", "after"), sizes)
-    if result.batch_norms_kept:
-        rows = [(k.node or k.output, *k.reasons) for k in result.batch_norms_kept]
+    kept = result.batch_norms_kept
+    if kept:
+        rows = [(k.node or k.output, *k.reasons) for k in kept[:SHOWN]]
         table("kept", ("BatchNormalization", "not into what is before it, because", "nor after it, because"), rows)
+    if kept[SHOWN:]:
+        say(f"and {len(kept) - SHOWN} more: `bnfold explain {report.source}` lists them all")
 
 
 def tell(report: FoldReport) -> None:

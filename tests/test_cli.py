@@ -215,9 +215,9 @@ def test_pass_through_copies_a_model_without_bn(here):
 
 def test_a_fold_that_fails_its_check_writes_nothing(here, capfd, monkeypatch):
     """A fold with a planted fault: every second coefficient of the shift is forgotten."""
-    import bnfold.pipeline as pipeline
+    import bnfold.folding as folding
 
-    honest = pipeline.fold_in_place
+    honest = folding.fold_in_place
 
     def faulty(record, *rest):
         result = honest(record, *rest)
@@ -227,7 +227,7 @@ def test_a_fold_that_fails_its_check_writes_nothing(here, capfd, monkeypatch):
         bias.CopyFrom(numpy_helper.from_array(values, bias.name))
         return result
 
-    monkeypatch.setattr(pipeline, "fold_in_place", faulty)
+    monkeypatch.setattr(folding, "fold_in_place", faulty)
     written(Path("m.onnx"), conv_bn())
     before = listing(here)
     assert run(["fold", "m.onnx"]) == 1

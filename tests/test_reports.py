@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold import pipeline
+from bnfold import folding
 from bnfold_cli.main import run
 from tests.verify_nets import GEMM, one_channel
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fold that gets the first weight wrong."""
-    sound = pipeline.fold_in_place
+    sound = folding.fold_in_place
 
     def fold(*given):
         result = sound(*given)
@@ -36,7 +36,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
         weight.CopyFrom(numpy_helper.from_array(one_channel(numpy_helper.to_array(weight)), weight.name))
         return result
 
-    monkeypatch.setattr(pipeline, "fold_in_place", fold)
+    monkeypatch.setattr(folding, "fold_in_place", fold)
 
 
 def outcomes(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +16,8 @@ from onnx.reference import ReferenceEvaluator
 import bnfold
 from bnfold.links import link
 from bnfold.messages import arrange, drop
+from bnfold_cli.fold import SHOWN
+from bnfold_cli.main import run
 from tests.benchmarks.scale import mixed, norms, passed_through
 from tests.build import BN, bn, build, operators
 
@@ -112,3 +115,12 @@ def test_ten_times_the_nodes_take_some_ten_times_as_long(made: Callable[[int], o
         bnfold.fold(model)
         seconds.append(time.perf_counter() - begin)
     assert seconds[1] < 16 * seconds[0]
+
+
+def test_the_table_of_what_is_kept_stays_short(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = norms(2 * SHOWN + 6)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert run(["fold", str(tmp_path / "m.onnx"), "--verify", "off"]) == 0
+    out, err = capfd.readouterr()
+    assert len({word for word in out.split() if word.startswith("BatchNormalization") and word[-1].isdigit()}) == SHOWN
+    assert f"and {len(bnfold.fold(model).batch_norms_kept) - SHOWN} more: `bnfold explain" in err

@@ -163,7 +163,8 @@ def conv_bn(width: int) -> onnx.ModelProto:
     )
 
 
-def test_folding_a_file_is_folding_the_model_to_the_last_byte(tmp_path: Path) -> None:
+def wide_conv_bn() -> onnx.ModelProto:
+    """`conv_bn` with a weight that is promised."""
     model = conv_bn(200)
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.random.default_rng(1).standard_normal((512, 3, 3, 3)).astype(np.float32), "w")
@@ -171,6 +172,27 @@ def test_folding_a_file_is_folding_the_model_to_the_last_byte(tmp_path: Path) ->
     for held in model.graph.initializer[1:5]:
         held.CopyFrom(numpy_helper.from_array(np.random.default_rng(2).random(512).astype(np.float32) + 0.5, held.name))
     del model.graph.output[0].type.tensor_type.shape.dim[:]
+    return model
+
+
+@pytest.mark.parametrize("spoilt", [2e38, np.inf, np.nan])
+def test_a_large_weight_that_would_not_be_finite_is_kept_as_in_memory(tmp_path: Path, spoilt: float) -> None:
+    model, path = wide_conv_bn(), tmp_path / "m.onnx"
+    values = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    values[-1, -1] = spoilt
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w"))
+    scale = np.full(512, 4, np.float32)
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(scale, model.graph.initializer[1].name))
+    path.write_bytes(model.SerializeToString())
+    (kept,) = fold_file(path, tmp_path / "out.onnx", OFF).result.batch_norms_kept
+    assert kept.not_hoisted.code == "OVERFLOW"
+    assert (kept,) == bnfold.fold(path).batch_norms_kept
+    assert (tmp_path / "out.onnx").read_bytes() == path.read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["m.onnx", "out.onnx"]
+
+
+def test_folding_a_file_is_folding_the_model_to_the_last_byte(tmp_path: Path) -> None:
+    model = wide_conv_bn()
     model.graph.initializer[0].doc_string = "kept"
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString(deterministic=True))

@@ -14,12 +14,12 @@ import json
 import random
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.children import Run, command, python, tell_peak
+from tests.benchmarks.children import Run, as_installed, command, python
+from tests.benchmarks.tools import TOOLS
 
 MODELS = ["vgg11_bn", "inception_v4", "resnet18"]
 MODULE = "tests.benchmarks.against_peers"
@@ -27,69 +27,11 @@ SUFFIX = {"onnxruntime": "onnxruntime-gpu"}
 PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
 
 
-def load_save(source: str, target: str) -> None:
-    """What every tool that works on a ModelProto does at least."""
-    import onnx
-
-    onnx.save(onnx.load(source), target)
-
-
-def onnxruntime(source: str, target: str) -> None:
-    """At ORT_ENABLE_BASIC, the level whose result is still plain ONNX."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = target
-    options.log_severity_level = 4
-    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-
-
-def onnxsim(source: str, target: str) -> None:
-    import onnx
-    import onnxsim as tool
-
-    onnx.save(tool.simplify(onnx.load(source))[0], target)
-
-
-def onnxslim(source: str, target: str) -> None:
-    import onnxslim as tool
-
-    tool.slim(source, target)
-
-
-def onnxoptimizer(source: str, target: str) -> None:
-    import onnx
-    import onnxoptimizer as tool
-
-    onnx.save(tool.optimize(onnx.load(source), tool.get_fuse_and_elimination_passes()), target)
-
-
-def onnxscript(source: str, target: str) -> None:
-    import onnx
-    import onnxscript.optimizer as tool
-
-    onnx.save(tool.optimize(onnx.load(source)), target)
-
-
-def bnfold(source: str, target: str) -> None:
-    """The command, without its verification, which no peer has."""
-    from bnfold_cli.main import run
-
-    assert run(["fold", source, target, "--verify", "off"]) == 0
-
-
-TOOLS: dict[str, Callable[[str, str], None]] = {
-    "load and save": load_save,
-    **{tool.__name__: tool for tool in (bnfold, onnxruntime, onnxsim, onnxslim, onnxoptimizer, onnxscript)},
-}
-
-
 def ran(tool: str, source: Path, target: Path) -> Run:
     target.unlink(missing_ok=True)
     if tool == "cp":
         return command(["cp", source, target])
-    return python("-m", MODULE, "--tool", tool, source, target)
+    return python("-m", "tests.benchmarks.tools", tool, source, target)
 
 
 def examined(source: str, target: str) -> dict[str, Any]:
@@ -181,6 +123,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where results are written (default: a temporary folder)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    as_installed()
     from bnfold.bench.environment import environment
     from tests.zoo_models import exported
 
@@ -199,17 +142,8 @@ def main() -> None:
             )
 
 
-def child(what: str, *arguments: str) -> None:
-    """One tool, or the examination of what it wrote, in a process of its own."""
-    if what == "--examine":
-        print(json.dumps(examined(*arguments)))
-    else:
-        TOOLS[arguments[0]](*arguments[1:])
-        tell_peak()
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] in (["--tool"], ["--examine"]):
-        child(*sys.argv[1:])
+    if sys.argv[1:2] == ["--examine"]:
+        print(json.dumps(examined(*sys.argv[2:])))
     else:
         main()

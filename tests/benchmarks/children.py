@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.benchmarks.tools import tell_peak
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,6 +24,12 @@ class Run(NamedTuple):
     code: int
     words: str  # the last line it wrote, of errors if it failed
     answer: str  # what it wrote to stdout
+
+
+def as_installed() -> None:
+    """Compile bnfold's own bytecode, as pip does when it installs: a working copy may have none."""
+    for folder in ("bnfold", "cli"):
+        compileall.compile_dir(ROOT / folder, quiet=1)
 
 
 def python(*arguments: str | Path, timeout: float = 1800.0) -> Run:
@@ -40,13 +49,6 @@ def command(arguments: Sequence[str | Path], timeout: float = 1800.0) -> Run:
     peaks = [line for line in done.stdout.splitlines() if line.startswith("peak_kb ")]
     peak = int(peaks[-1].split()[1]) / 1000 if peaks else None
     return Run(seconds, peak, done.returncode, lines[-1] if lines else "", done.stdout)
-
-
-def tell_peak() -> None:
-    """Say on stdout what this process held at most. Not `ru_maxrss`, which starts with what the parent held."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        print("peak_kb", status.read_text().split("VmHWM:")[1].split()[0])
 
 
 def fold(arguments: Sequence[str]) -> None:

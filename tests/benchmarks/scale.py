@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.benchmarks.children import Run, command, python
+from tests.benchmarks.children import Run, as_installed, command, python
 
 CHANNELS = 4
 SIDE = 4096  # of the matrices of the large model
@@ -239,6 +239,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    as_installed()
     if options.plan:
         print(json.dumps(planning(options.plan)))
         return

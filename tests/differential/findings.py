@@ -18,7 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from bnfold.verification.doubles import doubled
-from tests.benchmarks.against_peers import TOOLS
+from tests.benchmarks.tools import TOOLS
 from tests.build import BN, bn, build
 from tests.test_dtypes import in_type
 

@@ -34,7 +34,7 @@ def bnfold(read: str, write: str) -> None:
 
 def transform(tool: str, folder: Path) -> Callable[[str], Answer]:
     """Run a tool; what it raises is an answer."""
-    from tests.benchmarks.against_peers import TOOLS
+    from tests.benchmarks.tools import TOOLS
 
     call = {**TOOLS, "bnfold": bnfold}[tool]
 

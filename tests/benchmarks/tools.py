@@ -1,0 +1,84 @@
+"""What `against_peers` compares: each tool in as few lines as its documentation gives, and nothing else imported.
+
+python -m tests.benchmarks.tools TOOL SOURCE TARGET
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+
+def load_save(source: str, target: str) -> None:
+    """What every tool that works on a ModelProto does at least."""
+    import onnx
+
+    onnx.save(onnx.load(source), target)
+
+
+def onnxruntime(source: str, target: str) -> None:
+    """At ORT_ENABLE_BASIC, the level whose result is still plain ONNX."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = target
+    options.log_severity_level = 4
+    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def onnxsim(source: str, target: str) -> None:
+    import onnx
+    import onnxsim as tool
+
+    onnx.save(tool.simplify(onnx.load(source))[0], target)
+
+
+def onnxslim(source: str, target: str) -> None:
+    import onnxslim as tool
+
+    tool.slim(source, target)
+
+
+def onnxoptimizer(source: str, target: str) -> None:
+    import onnx
+    import onnxoptimizer as tool
+
+    onnx.save(tool.optimize(onnx.load(source), tool.get_fuse_and_elimination_passes()), target)
+
+
+def onnxscript(source: str, target: str) -> None:
+    import onnx
+    import onnxscript.optimizer as tool
+
+    onnx.save(tool.optimize(onnx.load(source)), target)
+
+
+def bnfold(source: str, target: str) -> None:
+    """The command, without its verification, which no peer has."""
+    from bnfold_cli.main import main
+
+    sys.argv[1:] = ["fold", source, target, "--verify", "off"]
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+TOOLS: dict[str, Callable[[str, str], None]] = {
+    "load and save": load_save,
+    **{tool.__name__: tool for tool in (bnfold, onnxruntime, onnxsim, onnxslim, onnxoptimizer, onnxscript)},
+}
+
+
+def tell_peak() -> None:
+    """Say on stdout what this process held at most. Not `ru_maxrss`, which starts with what the parent held."""
+    with suppress(OSError), open("/proc/self/status") as status:
+        print("peak_kb", status.read().split("VmHWM:")[1].split()[0])
+
+
+if __name__ == "__main__":
+    TOOLS[sys.argv[1]](*sys.argv[2:])
+    tell_peak()
