@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from .recalibration import recalibrate as recalibrate
     from .verification import Verification as Verification
     from .verification import verify as verify
+
+# From 1.29 on, onnxruntime tells its maker about the models it opens, unless this says no before it is first imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {  # public name: the room it lives in, imported when it is first asked for
     "Benchmark": "bench",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import select
 import signal
 import sys
@@ -12,9 +11,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 SECONDS = 120.0
+ANSWER, WHY = b"+", b"-"  # how what a fork tells begins
 MEMORY = 8 << 30  # bytes that the fork may allocate beside what it inherits
 
 
@@ -22,16 +22,16 @@ class Failed(Exception):
     """The call raised an error, or did not come back; the text says which, in one line."""
 
 
-def guarded(doing: str, call: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """What `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`.
+def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
+    """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`.
 
-    The answer must be one that pickle takes. Where a process has several threads, or on macOS, a fork is not safe, and
-    on Windows there is none: there the call is made in this process.
+    Nothing but bytes comes back: whoever takes over the fork can send us no object. Where a process has several
+    threads, or on macOS, a fork is not safe, and on Windows there is none: there the call is made in this process.
     """
     return begun(doing, call, seconds)()
 
 
-def begun(doing: str, call: Callable[[], Any], seconds: float = SECONDS) -> Callable[[], Any]:
+def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[[], bytes]:
     """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile."""
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
         return lambda: _answer(_outcome(call))
@@ -45,7 +45,7 @@ def begun(doing: str, call: Callable[[], Any], seconds: float = SECONDS) -> Call
     return partial(_awaited, doing, child, ours, time.monotonic() + seconds, seconds)
 
 
-def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float) -> Any:
+def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float) -> bytes:
     with open(pipe, "rb") as stream:
         told = _read(stream.fileno(), deadline)
     if told is None:
@@ -55,14 +55,14 @@ def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float)
         raise Failed(f"{doing} took longer than {seconds:g} s and was stopped")
     if status:
         raise Failed(f"{doing} crashed ({signal.Signals(-status).name})" if status < 0 else f"{doing} failed")
-    return _answer(pickle.loads(told))
+    return _answer(told)
 
 
-def _serve(call: Callable[[], Any], pipe: int) -> NoReturn:
+def _serve(call: Callable[[], bytes | None], pipe: int) -> NoReturn:
     """The fork's side. It must not return: everything behind the call belongs to the process it came from."""
     try:
         _limit()
-        told = pickle.dumps(_outcome(call))
+        told = _outcome(call)
         while told:
             told = told[os.write(pipe, told) :]
         os._exit(0)
@@ -79,20 +79,20 @@ def _limit() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def _outcome(call: Callable[[], Any]) -> tuple[str, Any]:
+def _outcome(call: Callable[[], bytes | None]) -> bytes:
+    """ANSWER and what the call returned, or WHY and what it raised."""
     try:
-        return "", call()
+        return ANSWER + (call() or b"")
     except MemoryError:
-        return "there is not enough memory", None
+        return WHY + b"there is not enough memory"
     except Exception as why:  # of onnx's checker and of protobuf, which have no class in common
-        return next(iter(str(why).strip().splitlines()), type(why).__name__), None
+        return WHY + next(iter(str(why).strip().splitlines()), type(why).__name__).encode(errors="replace")
 
 
-def _answer(outcome: tuple[str, Any]) -> Any:
-    why, answer = outcome
-    if why:
-        raise Failed(why)
-    return answer
+def _answer(outcome: bytes) -> bytes:
+    if not outcome.startswith(ANSWER):
+        raise Failed(outcome.removeprefix(WHY).decode(errors="replace"))
+    return outcome.removeprefix(ANSWER)
 
 
 def _read(pipe: int, deadline: float) -> bytes | None:

@@ -196,6 +196,8 @@ def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
     whole = TensorProto()
     whole.CopyFrom(tensor)
     load_external_data_for_tensor(whole, str(folder))
+    whole.data_location = TensorProto.DEFAULT  # which onnx itself says from 1.23 on
+    del whole.external_data[:]
     return whole
 
 

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from onnx import NodeProto, helper
 
 from .constants import value_of
-from .graph import dtype
+from .graph import dtype, stored
 from .messages import drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .promises import Promises, settle
@@ -157,6 +157,7 @@ class Workbench:
         self.record.graph.initializer.append(tensor)
         held.home = self.record.graph.initializer[-1]
         self._home[id(held)] = self.scopes[0]
+        self.scopes[0].stored[held.name] = held.home
         if self.record.ir_version < 4:
             self.record.graph.input.append(helper.make_tensor_value_info(held.name, kind, held.shape))
 
@@ -254,7 +255,7 @@ class Workbench:
         """Take out what lost its last consumer, and what was computed for it alone."""
         while self._lost:
             tensor = self._lost.pop()
-            if tensor.outputs or tensor in self.visible:
+            if tensor.outputs or stored(tensor).outputs or tensor in self.visible:
                 continue
             if isinstance(tensor, Held) and tensor.maker is not None:
                 self._removed.add(id(tensor.maker))

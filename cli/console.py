@@ -11,6 +11,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnfold.errors import UsageProblem
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -119,6 +121,12 @@ def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
     with Progress(*columns, console=words.rich, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda level, levels, done: bar.update(task, completed=level, total=levels, description=f"run {done}")
+
+
+def require_one_on_stdout(*targets: str | None) -> None:
+    """Raises UsageProblem where two reports would mingle on stdout."""
+    if targets.count("-") > 1:
+        raise UsageProblem("two reports cannot both go to stdout", "Give one of them a path.")
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:

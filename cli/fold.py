@@ -11,7 +11,7 @@ import typer
 
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.junit import Check, broken_off
-from bnfold_cli.console import complain, say, table, write_json, write_junit
+from bnfold_cli.console import complain, require_one_on_stdout, say, table, write_json, write_junit
 
 if TYPE_CHECKING:
     from bnfold.fleet import Outcome
@@ -104,6 +104,7 @@ def fold(
     """
     from bnfold.pipeline import Options
 
+    require_one_on_stdout(junit, json)
     options = Options(
         verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external, allow_external_outside
     )
@@ -131,7 +132,10 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
         show(report)
     tell(report)
-    return int(reports.strict and bool(report.result.batch_norms_kept))
+    kept = len(report.result.batch_norms_kept) if reports.strict else 0
+    if kept:
+        complain(f"{model}: {kept} BatchNormalization kept", "`bnfold explain` says why.")
+    return int(bool(kept))
 
 
 def fold_many(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnfold_cli import console
+
 if TYPE_CHECKING:
     from bnfold.verification import SelfTest, Verification
 
@@ -71,6 +73,7 @@ def verify(
     from bnfold.verification import verify as run
     from bnfold.verification.asked import dim_asked, shape_asked
 
+    console.require_one_on_stdout(junit, json)
     chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
     asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
@@ -83,8 +86,6 @@ def verify(
 
 def tell(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
-    from bnfold_cli import console
-
     if "-" not in (json, junit):
         console.table("Error against float64", found.COLUMNS, found.rows())
         if planted:

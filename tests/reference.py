@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_conv_transpose import ConvTranspose as _ConvTranspose
 from onnx.reference.ops.op_grid_sample import GridSample as _GridSample
+from onnx.reference.ops.op_max_pool import MaxPool as _MaxPool
 from onnx.reference.ops.op_resize import Resize as _Resize
 
 
@@ -66,6 +67,20 @@ class GlobalLpPool(OpRun):
     def _run(self, x, p=None):
         axes = tuple(range(2, x.ndim))
         return ((np.abs(x) ** (p or 2)).sum(axis=axes, keepdims=True) ** (1 / (p or 2)),)
+
+
+class MaxPool(_MaxPool):
+    """onnx 1.23 miscounts where the output Indices is named, and loses the pads of MaxPool-1 on small images."""
+
+    def _run(self, x, kernel_shape=None, pads=None, **attrs):
+        plain = all(n == 1 for name in ("strides", "dilations") for n in attrs.get(name) or ())
+        if attrs.get("ceil_mode") or attrs.get("auto_pad", "NOTSET") != "NOTSET" or not plain:
+            return super()._run(x, kernel_shape=kernel_shape, pads=pads, **attrs)
+        half = len(kernel_shape)
+        around = zip((pads or [0] * 2 * half)[:half], (pads or [0] * 2 * half)[half:], strict=True)
+        padded = np.pad(x, [(0, 0), (0, 0), *around], constant_values=-np.inf)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, kernel_shape, axis=tuple(range(2, x.ndim)))
+        return (windows.max(axis=tuple(range(x.ndim, windows.ndim))),)
 
 
 class LpPool(OpRun):
@@ -131,7 +146,7 @@ class DequantizeLinear(OpRun):
 
 
 REPLACED: list[type[OpRun]] = [
-    *(ConvTranspose, BatchNormalization, GroupNormalization, GlobalLpPool, LpPool),
+    *(ConvTranspose, BatchNormalization, GroupNormalization, GlobalLpPool, LpPool, MaxPool),
     *(Resize, Upsample, GridSample, DequantizeLinear),
 ]
 

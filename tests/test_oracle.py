@@ -8,11 +8,14 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import bnfold
 from bnfold.verification.convolution import conv
 from bnfold.verification.doubles import doubled
 from bnfold.verification.oracle import CannotEvaluate, Oracle, evaluate
 from bnfold.verification.windows import Window
+from tests.build import BN, bn, build
 from tests.data import data_path
+from tests.test_dtypes import in_type
 
 RNG = np.random.default_rng(5)
 
@@ -311,3 +314,35 @@ def test_images_with_one_channel_at_work_are_convolved_like_all_others(group: in
     alone, both, other = (conv(each, w, None, window, group) for each in (x, x + full, full))
     np.testing.assert_allclose(alone, both - other, atol=1e-12)
     assert not alone[4].any()
+
+
+POOLS = [
+    (1, {"kernel_shape": [3], "pads": [1, 1]}),
+    (2, {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1], "storage_order": 1}),
+    (2, {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+    (2, {"kernel_shape": [2, 2], "dilations": [2, 3]}),
+    (3, {"kernel_shape": [2, 3, 2], "pads": [1, 1, 0, 0, 1, 1], "storage_order": 1}),
+]
+
+
+@pytest.mark.parametrize(("rank", "attributes"), POOLS)
+def test_the_indices_of_max_pool_are_those_of_onnxruntime(rank: int, attributes: dict[str, list[int]]) -> None:
+    """Of equal values the first counts: half of the values come more than once."""
+    x = np.round(normal(2, 3, *(8, 7, 6)[:rank]))
+    model = one_node("MaxPool", {"x": x}, **attributes)
+    model.graph.node[0].output.append("where")
+    model.graph.output.append(helper.make_tensor_value_info("where", TensorProto.INT64, None))
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    got = evaluate(model, {"x": x})
+    for name, want in zip(("y", "where"), session.run(None, {"x": x}), strict=True):
+        assert got[name].tolist() == want.tolist()
+
+
+def test_a_model_whose_max_pool_names_indices_can_be_verified() -> None:
+    """Found by random graphs: an output that nobody reads made the verification inconclusive."""
+    body = f"t = Conv (X, W)\n u = {BN('t', 'a')}\n Y, I = MaxPool <kernel_shape = [2, 2]> (u)"
+    model = in_type(build(body, "X[N,3,6,6]", "Y[N,4,3,3]", {"W": (4, 3, 3, 3), **bn("a", 4)}), "float32")
+    result = bnfold.fold(model)
+    assert bnfold.verify(model, result.model, declared=result.sites).verdict == "PASS"

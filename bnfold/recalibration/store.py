@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import tempfile
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
+
+import numpy as np
 
 from ..errors import EnvironmentProblem
 from .runs import Env
@@ -38,7 +40,7 @@ class Store:
         self.kept.append(None)
         with _room():
             self.file = self.file or tempfile.TemporaryFile(prefix="bnfold.")  # noqa: SIM115
-            pickle.dump(env, self.file, pickle.HIGHEST_PROTOCOL)
+            _write(env, self.file)
 
     def drained(self) -> Iterator[Env]:
         """Everything, in the order it came; the file goes with the last."""
@@ -49,7 +51,7 @@ class Store:
             env = self.kept.popleft()
             if env is None:
                 assert self.file is not None
-                yield pickle.load(self.file)
+                yield _read(self.file)
             else:
                 self.budget.used -= _bytes(env)
                 yield env
@@ -77,3 +79,20 @@ class _room:
 
 def _bytes(env: Env) -> int:
     return sum(value.nbytes for value in env.values())
+
+
+def _write(env: Env, file: IO[bytes]) -> None:
+    """A line of names and types, then the arrays in NumPy's own format, text as NumPy has it."""
+    file.write((json.dumps([(name, value.dtype.name) for name, value in env.items()]) + "\n").encode())
+    for value in env.values():
+        plain = value.astype(str) if value.dtype == object else value
+        np.lib.format.write_array(file, plain, allow_pickle=False)
+
+
+def _read(file: IO[bytes]) -> Env:
+    """What `_write` wrote. NumPy's format does not know bfloat16 by name: the line of types does."""
+    kinds = json.loads(file.readline())
+    read = ((name, kind, np.lib.format.read_array(file, allow_pickle=False)) for name, kind in kinds)
+    return {
+        name: value.astype(object) if kind == "object" else value.view(np.dtype(kind)) for name, kind, value in read
+    }

@@ -150,5 +150,7 @@ def shifted(node: gs.Node, shift: Array) -> Shares:
 @hoist("BatchNormalization")
 def hoist_batch_normalization(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (g * n(x) + b) + t == (s * g) * n(x) + (s * b + t); other outputs than y exist in training only"""
+    r = rank(node.inputs[1])
+    require(r == 1, "VARIES", f"the parameters of {label(node)} have rank {r}, not 1")
     out = affine.along(1, size(node.inputs[1], 0))
     return {1: out.scaling, 2: out}

@@ -1,0 +1,1 @@
+"""bnfold and its peers on random graphs: `python -m tests.differential`"""

@@ -1,0 +1,101 @@
+"""bnfold and its peers on random graphs, judged in float64:
+
+python -m tests.differential [--graphs 2000] [--seed 0] [--jobs 1] [--tools bnfold ...] [--json PATH]
+
+Every tool works in a child process, which may crash or hang. What a tool writes is checked by onnx's checker (with
+shape inference), run by onnxruntime with all optimizations off, and compared with a float64 evaluation of the original;
+where onnxruntime has no kernel for the original (float64 and bfloat16 Conv), the result is evaluated in float64 as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import queue
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+from bnfold.bench.environment import environment
+
+from .tally import PEERS, TOOLS, findings, summary, table
+from .teams import Team
+from .work import Answer
+
+WHEELS = {"onnxruntime": "onnxruntime-gpu"}
+
+
+def shares(
+    tools: Sequence[str], graphs: int, seed: int, jobs: int = 1, known: Mapping[int, Answer] | None = None
+) -> Iterator[Answer]:
+    """A row per graph, as soon as it is found, by `jobs` teams at a time; what is `known` is not done again."""
+    known, found = known or {}, queue.SimpleQueue[Answer | None]()
+
+    def work(first: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="bnfold-differential-") as folder:
+            team = Team(tools, Path(folder), seed)
+            try:
+                for index in range(first, graphs, jobs):
+                    found.put(team.row(index, known.get(index)))
+            finally:
+                team.close()
+                found.put(None)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(work, first) for first in range(jobs)]
+        for _ in running:
+            yield from iter(found.get, None)
+        for each in running:
+            each.result()
+
+
+def kept(path: Path | None) -> dict[int, Answer]:
+    """The rows of an earlier run; where there are two of a graph, the later."""
+    if not path or not path.exists():
+        return {}
+    rows = map(json.loads, path.read_text().splitlines())
+    return {row["index"]: row for row in rows}
+
+
+def gathered(rows: Iterator[Answer], path: Path | None) -> list[Answer]:
+    """All rows, each written to `path` at once."""
+    done, started = [], time.monotonic()
+    for row in rows:
+        done.append(row)
+        if path:
+            with path.open("a") as sink:
+                sink.write(json.dumps(row) + "\n")
+        if len(done) % 100 == 0:
+            print(f"{len(done)} graphs, {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    return sorted(done, key=lambda row: row["index"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--graphs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--tools", nargs="+", default=TOOLS, choices=TOOLS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--rows", type=Path, help="where rows are kept; a run goes on where it stopped")
+    options = parser.parse_args()
+    begun = time.monotonic()
+    known = kept(options.rows)
+    found = gathered(shares(options.tools, options.graphs, options.seed, options.jobs, known), options.rows)
+    told = summary(found, options.tools)
+    print(table(told))
+    record = {"schema": "bnfold.differential/1", "graphs": options.graphs, "seed": options.seed}
+    record |= {"seconds": round(time.monotonic() - begun), "known before": len(known), "environment": environment()}
+    record |= {"versions": {t: version(WHEELS.get(t, t)) for t in PEERS if t in options.tools}}
+    record |= {"summary": told, "findings": findings(found)}
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1) + "\n")
+    return int(any(finding["tool"] == "bnfold" for finding in record["findings"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
