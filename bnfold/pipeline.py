@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx.external_data_helper import uses_external_data
 
-from . import external, onnx_io
+from . import onnx_io
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
-from .native import Failed, guarded
 from .promises import Promises
-from .tensors import all_tensors
+from .validity import require_valid
 
 if TYPE_CHECKING:
     from .verification import Verification
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
-RANK = 64  # axes of an array in NumPy
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(source, target, failed, options)
-    require_valid(record, source)
+    require_valid(record, source, source.parent)
     before = size_of(record, source)
     with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
         promises = Promises()
@@ -199,29 +196,6 @@ def require_free(source: Path, target: Path, force: bool) -> None:
     for path in (target, target.parent / onnx_io.data_name(target)):
         if path.exists() and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
-
-
-def require_valid(record: onnx.ModelProto, path: Path) -> None:
-    """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
-    external.require_data(record, path.parent)
-    require_ranks(record, path)
-    bare = onnx.ModelProto()
-    bare.CopyFrom(record)
-    for tensor in filter(uses_external_data, all_tensors(bare)):
-        tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
-    try:
-        guarded("onnx's checker", lambda: onnx.checker.check_model(bare))
-    except Failed as why:
-        raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
-
-
-def require_ranks(record: onnx.ModelProto, path: Path) -> None:
-    for tensor in all_tensors(record):
-        if len(tensor.dims) > RANK:
-            raise ModelProblem(
-                f"'{tensor.name}' in {path} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
-                "Is the file damaged? Export the model again.",
-            )
 
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:

@@ -93,6 +93,7 @@ def sink_gemm(node: gs.Node, port: int, affine: Affine) -> Shares:
 def bias_factor(node: gs.Node, affine: Affine) -> float:
     """beta of a Gemm, or 1 where it is 0 and there is nothing to add."""
     beta = float(attribute(node, "beta", 1.0))
+    require(np.isfinite(beta), "NOT_FINITE", f"beta of {label(node)} is {beta}")
     require(beta != 0 or not affine.has_shift, "NO_BIAS", f"{label(node)} ignores its bias (beta=0)")
     return beta or 1.0
 

@@ -1,0 +1,85 @@
+"""Which models the rules may be asked about: valid by onnx's checker, and of one mind about types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import uses_external_data
+
+from . import external
+from .affine import Refused
+from .errors import BnfoldError, ModelProblem
+from .native import Failed, guarded
+from .tensors import DATA_FIELDS, all_tensors
+
+RANK = 64  # axes of an array in NumPy
+LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
+REPAIR = "Repair the model or export it again."
+
+
+def require_valid(record: ModelProto, name: object, folder: Path | None = None) -> None:
+    """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves.
+
+    `name` is what the model is called, `folder` where its data files are. Raises ModelProblem.
+    """
+    if folder is not None:
+        external.require_data(record, folder)
+    _require_ranks(record, name)
+    bare = _bare(record)
+    try:
+        guarded("onnx's checker", lambda: onnx.checker.check_model(bare))
+    except Failed as why:
+        raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
+
+
+def _bare(record: ModelProto) -> ModelProto:
+    """A copy in which tensors that are large, or lie elsewhere, are empty ones."""
+    bare = ModelProto()
+    bare.CopyFrom(record)
+    for tensor in all_tensors(bare):
+        if uses_external_data(tensor) or _is_large_and_whole(tensor):
+            tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    return bare
+
+
+def _is_large_and_whole(tensor: TensorProto) -> bool:
+    """Whether a tensor has much data, of the right length and in one field, so that there is nothing to check."""
+    if len(tensor.raw_data) < LARGE or tensor.data_type == TensorProto.STRING:
+        return False
+    return len(tensor.raw_data) == external.size(tensor) and not any(getattr(tensor, field) for field in DATA_FIELDS)
+
+
+def _require_ranks(record: ModelProto, name: object) -> None:
+    for tensor in all_tensors(record):
+        if len(tensor.dims) > RANK:
+            raise ModelProblem(
+                f"'{tensor.name}' in {name} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
+                "Is the file damaged? Export the model again.",
+            )
+
+
+@contextmanager
+def consistent(bare: ModelProto) -> Iterator[None]:
+    """A block that may rely on the types and shapes of a model, in which large tensors have no values.
+
+    The checker does not look at them, and to do so takes long; so it is done where something went wrong. Raises
+    ModelProblem if they contradict each other. If they do not, what went wrong is a defect of ours, and goes on.
+    """
+    try:
+        yield
+    except (BnfoldError, Refused):
+        raise
+    except Exception:
+        try:
+            guarded("shape inference", lambda: _infer(bare))
+        except Failed as why:
+            raise ModelProblem(f"the types or shapes of the model contradict each other: {why}", REPAIR) from why
+        raise
+
+
+def _infer(bare: ModelProto) -> None:
+    onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
