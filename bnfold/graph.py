@@ -53,6 +53,14 @@ def argument(node: gs.Node, name: str, index: int, default: Any = None) -> Any:
     return attribute(node, name, default)
 
 
+def number(node: gs.Node, value: Any) -> float:
+    """A setting as the one number that it must be. Refuses what is none, or several."""
+    found = np.asarray(value)
+    sound = found.size == 1 and found.dtype.kind in "biuf"
+    require(sound, "MALFORMED", f"a setting of {label(node)} is not one number")
+    return float(found.reshape(()))
+
+
 def is_constant(tensor: gs.Tensor) -> bool:
     """Whether the value is stored in the model, or follows from stored values alone."""
     return is_evaluable(tensor)

@@ -19,6 +19,25 @@ from .tensors import DATA_FIELDS, all_tensors
 RANK = 64  # axes of an array in NumPy
 LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
 REPAIR = "Repair the model or export it again."
+NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
+
+
+def require_known(model: ModelProto, name: object) -> None:
+    """Refuse what is no model, or is of a format or operator set that the installed onnx package does not know."""
+    if not model.HasField("graph") or not model.opset_import or model.ir_version < 1:
+        raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX)
+    if model.ir_version > onnx.IR_VERSION:
+        raise ModelProblem(
+            f"{name} has IR version {model.ir_version}; onnx {onnx.__version__} knows those up to {onnx.IR_VERSION}",
+            "Upgrade the onnx package, or export for an older version.",
+        )
+    newest = onnx.defs.onnx_opset_version()
+    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    if not 1 <= version <= newest:
+        raise ModelProblem(
+            f"{name} uses opset {version}; onnx {onnx.__version__} knows opsets 1 to {newest}",
+            "Upgrade the onnx package, or export for an older opset.",
+        )
 
 
 def require_valid(record: ModelProto, name: object, folder: Path | None = None) -> None:
@@ -26,6 +45,7 @@ def require_valid(record: ModelProto, name: object, folder: Path | None = None) 
 
     `name` is what the model is called, `folder` where its data files are. Raises ModelProblem.
     """
+    require_known(record, name)
     if folder is not None:
         external.require_data(record, folder)
     _require_ranks(record, name)

@@ -19,7 +19,7 @@ SMALL = 1024  # elements up to which shape inference is given the values of a te
 
 
 def import_view(bare: ModelProto) -> gs.Graph:
-    """The view of a model's `skeleton`, to which inferred shapes are added. Raises ModelProblem if it cannot be read."""
+    """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
     if not states_shapes(bare):
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))

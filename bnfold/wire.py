@@ -63,7 +63,7 @@ Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at
 
 
 def _holders() -> dict[str, dict[int, tuple[str, bool]]]:
-    """For each kind of message that may hold a tensor: the keys of the fields that do, their kind, whether they repeat."""
+    """For each kind of message that may hold a tensor: keys of the fields that do, their kind, whether they repeat."""
     kinds = ("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TensorProto")
     found = {}
     for kind in kinds[:-1]:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Array, require
-from ..graph import argument, attribute, constant, has, label, onto, opset, rank, size
+from ..graph import argument, attribute, constant, label, number, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
 from .pointwise import at_output
@@ -174,7 +174,7 @@ def pads_of(node: gs.Node) -> dict[int, tuple[int, int]]:
 
 def filling(node: gs.Node, affine: Affine, move: Callable[[], Affine]) -> Shares:
     """What the number that a Pad fills in receives; nothing where there is none, or it stays what it is."""
-    value = float(constant(node, 2)) if has(node, 2) else attribute(node, "value", 0.0)
+    value = number(node, argument(node, "value", 2, 0.0))
     fills = attribute(node, "mode", "constant") == "constant" and max([0, *chain(*pads_of(node).values())]) > 0
     return {2: setting(node, 2, value, move(), "PADDING")} if fills and not unmoved(node, value, affine) else {}
 
