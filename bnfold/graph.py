@@ -13,6 +13,7 @@ from .constants import is_evaluable, value_of
 from .tensors import TINY
 
 Dim = int | str | None
+LONGEST = 1 << 24  # elements along an axis: such a vector of coefficients has 128 MB
 
 
 def operator(node: gs.Node) -> str:
@@ -125,6 +126,12 @@ def rank(tensor: gs.Tensor) -> int:
     return len(dims(tensor))
 
 
+def bounded(length: int) -> int:
+    """A length along which coefficients are to be laid. Refuses one that no tensor with coefficients has."""
+    require(abs(length) <= LONGEST, "TOO_LARGE", f"an axis would have {length} elements")
+    return length
+
+
 def size(tensor: gs.Tensor, axis: int) -> int:
     """The length of one axis. Refuses if it is not static."""
     n = dims(tensor)[axis]
@@ -133,7 +140,7 @@ def size(tensor: gs.Tensor, axis: int) -> int:
         "SHAPE_UNKNOWN",
         f"the length of axis {axis} of '{tensor.name}' is not known before run time",
     )
-    return int(n)  # type: ignore[arg-type]
+    return bounded(int(n))  # type: ignore[arg-type]
 
 
 def shape(tensor: gs.Tensor) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -161,17 +162,21 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 
 
 def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
-    """What the rule of an operator answers.
-
-    Refuses where it cannot carry out its algebra, because the shapes of the node's tensors contradict each other.
-    """
+    """What the rule of an operator answers."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
-    try:
+    with algebra(node):
         return dict(rule(node, port, affine))
-    except (ValueError, IndexError) as why:  # of NumPy; onnx's checker does not look at shapes
+
+
+@contextmanager
+def algebra(node: gs.Node) -> Iterator[None]:
+    """Refuses where NumPy cannot carry it out: onnx's checker does not see to it that shapes fit, nor do we."""
+    try:
+        yield
+    except (ValueError, IndexError, ArithmeticError) as why:
         raise Refused("MALFORMED", f"the shapes of what {label(node)} reads and makes contradict each other") from why
 
 

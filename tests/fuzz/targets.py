@@ -150,7 +150,7 @@ def _unchanged(model: ModelProto, data: bytes) -> bool:
 
 
 def _folded(data: bytes, large: int) -> tuple[str, bytes | None]:
-    """How folding ended, and the file that it made."""
+    """How folding ended, and the model that it made, as protobuf writes it."""
     with placed(data, large) as path:
         target = path.with_name("o.onnx")
         try:
@@ -159,7 +159,8 @@ def _folded(data: bytes, large: int) -> tuple[str, bytes | None]:
             require([*path.parent.iterdir()] == [path], f"something is left of a refusal: {problem}")
             return refusal(problem), None
         require(path.read_bytes() == data, "the input was changed")
-        return ("folded" if report.result.folded else "kept"), target.read_bytes()
+        again = ModelProto.FromString(target.read_bytes())  # tensors that stayed keep the order of their fields
+        return ("folded" if report.result.folded else "kept"), _plain(again)
 
 
 def require_valid(data: bytes) -> None:

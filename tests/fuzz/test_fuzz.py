@@ -1,0 +1,79 @@
+"""The targets over what was found, and over a few hundred inputs that are the same every time: see README.md."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz import findings
+from tests.fuzz.mutations import mutated
+from tests.fuzz.seeds import corpus
+from tests.fuzz.targets import TARGETS, run
+from tests.fuzz.wires import scrambled
+
+KEPT = sorted((Path(__file__).parent / "kept").glob("*.onnx"))
+CALM = settings(deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+seeds, numbers = st.sampled_from(corpus()), st.integers(0, 2**64 - 1)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # onnx, NumPy and onnx-graphsurgeon on such models
+
+
+@pytest.mark.parametrize("name", findings.FOUND)
+@pytest.mark.parametrize("target", ["wire_format", "folding", "meaning"])
+def test_what_was_found_stays_fixed(name: str, target: str) -> None:
+    run(TARGETS[target], findings.FOUND[name]())
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_files_that_were_found_stay_fixed(path: Path) -> None:
+    for target in ("wire_format", "folding"):
+        run(TARGETS[target], path.read_bytes())
+
+
+def test_seeds_are_sound_and_most_of_them_fold() -> None:
+    """Else the fuzzers would look at refusals alone."""
+    ended = Counter(run(TARGETS["folding"], data) for data in corpus()[::12])
+    assert set(ended) == {"folded", "kept"}
+    assert ended["folded"] > 0.6 * ended.total()
+
+
+def test_bytes_are_read_as_protobuf_reads_them() -> None:
+    ended: Counter[str] = Counter()
+
+    @settings(CALM, max_examples=1500)
+    @given(seeds, numbers)
+    def check(data: bytes, number: int) -> None:
+        ended[run(TARGETS["wire_format"], scrambled(Random(number), data))] += 1
+
+    check()
+    assert ended["read, tensors in the file"] > 100
+    assert ended["refused (3)"] > 100
+
+
+def test_changed_models_fold_or_stay_or_are_refused() -> None:
+    ended: Counter[str] = Counter()
+
+    @settings(CALM, max_examples=150)
+    @given(seeds, seeds, numbers)
+    def check(data: bytes, other: bytes, number: int) -> None:
+        ended[run(TARGETS["folding"], mutated(Random(number), data, other))] += 1
+
+    check()
+    assert min(ended[end] for end in ("folded", "kept", "refused (3)")) > 10
+
+
+def test_changed_models_keep_their_meaning() -> None:
+    ended: Counter[str] = Counter()
+
+    @settings(CALM, max_examples=100)
+    @given(seeds, seeds, numbers)
+    def check(data: bytes, other: bytes, number: int) -> None:
+        ended[run(TARGETS["meaning"], mutated(Random(number), data, other))] += 1
+
+    check()
+    assert ended["same"] > 10
