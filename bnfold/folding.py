@@ -21,7 +21,7 @@ from .graph import label, operator
 from .inlining import holders, inlined
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
-from .validity import consistent, require_valid
+from .validity import consistent, require_known, require_valid
 from .workbench import Workbench
 
 Model = onnx.ModelProto | str | PathLike[str]
@@ -103,6 +103,8 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     statistics that are not numbers.
     """
     record, folder = onnx_io.consumable(model)
+    if isinstance(model, onnx.ModelProto):
+        require_known(model, "the model")
     require_valid(record, "the model" if folder is None else model, folder)
     return fold_in_place(record, folder, freeze_initializers)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto
 from onnx.external_data_helper import uses_external_data
 
 from . import external
 from .affine import Refused
 from .errors import BnfoldError, ModelProblem
+from .messages import bodies, every_node
 from .native import Failed, guarded
 from .tensors import DATA_FIELDS, all_tensors
 
@@ -26,6 +28,7 @@ def require_known(model: ModelProto, name: object) -> None:
     """Refuse what is no model, or is of a format or operator set that the installed onnx package does not know."""
     if not model.HasField("graph") or not model.opset_import or model.ir_version < 1:
         raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX)
+    _require_text(model, name)
     if model.ir_version > onnx.IR_VERSION:
         raise ModelProblem(
             f"{name} has IR version {model.ir_version}; onnx {onnx.__version__} knows those up to {onnx.IR_VERSION}",
@@ -40,12 +43,37 @@ def require_known(model: ModelProto, name: object) -> None:
         )
 
 
+def _require_text(model: ModelProto, name: object) -> None:
+    """Refuse a name that is no UTF-8: protobuf reads it, but gives bytes where everybody goes by text."""
+    wrong = next((word for word in _words(model) if isinstance(word, bytes)), None)
+    if wrong is not None:
+        raise ModelProblem(f"{name} holds a name that is not UTF-8: {wrong[:40]!r}", "Is the file damaged?")
+
+
+def _words(model: ModelProto) -> Iterator[str | bytes]:
+    """What tensors, nodes, operators, attributes, functions and data files are called."""
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    yield from _values(model.graph)
+    for node in every_node(chain(model.graph.node, *(function.node for function in model.functions))):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+        for graph in bodies(node):
+            yield from _values(graph)
+    for tensor in all_tensors(model):
+        yield from (tensor.name, *(word for entry in tensor.external_data for word in (entry.key, entry.value)))
+
+
+def _values(graph: GraphProto) -> Iterator[str | bytes]:
+    return (value.name for value in chain(graph.input, graph.output, graph.value_info))
+
+
 def require_valid(record: ModelProto, name: object, folder: Path | None = None) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves.
 
     `name` is what the model is called, `folder` where its data files are. Raises ModelProblem.
     """
-    require_known(record, name)
     if folder is not None:
         external.require_data(record, folder)
     _require_ranks(record, name)

@@ -107,6 +107,9 @@ def normalize(model: ModelProto, seed: int) -> None:
         axes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if value.type.tensor_type.elem_type == TensorProto.DOUBLE and len(axes) > 1 and axes[1]:
             insert(graph, side, value.name, axes[1], seed)
+    for node in graph.node if model.opset_import[0].version < 7 else ():
+        if node.op_type == "BatchNormalization":
+            node.attribute.append(helper.make_attribute("is_test", 1))
 
 
 def insert(graph: onnx.GraphProto, side: str, name: str, channels: int, seed: int) -> None:

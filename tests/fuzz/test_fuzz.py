@@ -45,14 +45,14 @@ def test_seeds_are_sound_and_most_of_them_fold() -> None:
 def test_bytes_are_read_as_protobuf_reads_them() -> None:
     ended: Counter[str] = Counter()
 
-    @settings(CALM, max_examples=1500)
+    @settings(CALM, max_examples=500)
     @given(seeds, numbers)
     def check(data: bytes, number: int) -> None:
         ended[run(TARGETS["wire_format"], scrambled(Random(number), data))] += 1
 
     check()
-    assert ended["read, tensors in the file"] > 100
-    assert ended["refused (3)"] > 100
+    assert ended["read, tensors in the file"] > 50
+    assert ended["refused (3)"] > 50
 
 
 def test_changed_models_fold_or_stay_or_are_refused() -> None:
@@ -76,4 +76,4 @@ def test_changed_models_keep_their_meaning() -> None:
         ended[run(TARGETS["meaning"], mutated(Random(number), data, other))] += 1
 
     check()
-    assert ended["same"] > 10
+    assert ended["same"] > 5
