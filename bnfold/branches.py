@@ -18,8 +18,8 @@ import onnx_graphsurgeon as gs
 
 from .affine import Array, Refused, require
 from .affine_nodes import affine_of
-from .graph import attribute, constant, has, label, operator, size
-from .plan import Plan, Replace, SetAttributes, Visible, algebra, require_in_range
+from .graph import algebra, attribute, constant, has, label, operator, size
+from .plan import Plan, Replace, SetAttributes, Visible, require_in_range
 
 SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
 

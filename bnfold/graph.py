@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,19 @@ def operator(node: gs.Node) -> str:
 def label(node: gs.Node) -> str:
     """How a node is called in sentences: its operator and its name, or what it produces where it has none."""
     return f"{node.op} '{node.name}'" if node.name else f"{node.op} -> '{node.outputs[0].name}'"
+
+
+@contextmanager
+def algebra(node: gs.Node) -> Iterator[None]:
+    """Refuses where NumPy cannot carry it out.
+
+    Which shapes fit, and which settings are lists, onnx's checker does not see to, nor does each rule.
+    """
+    try:
+        yield
+    except (ValueError, IndexError, TypeError, ArithmeticError) as why:
+        words = f"the shapes or settings of {label(node)} contradict what it reads or makes"
+        raise Refused("MALFORMED", words) from why
 
 
 def opset(node: gs.Node) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal
@@ -14,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Affine, Array, Refused, require
 from .constants import value_of
-from .graph import dims, dtype, has, is_constant, label, onto, operator
+from .graph import algebra, dims, dtype, has, is_constant, label, onto, operator
 from .rules import HOIST, OUT, SINK, Shares
 from .rules.nonlinear import NONLINEAR
 from .tensors import TINY, Held, rounded
@@ -169,15 +168,6 @@ def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
     with algebra(node):
         return dict(rule(node, port, affine))
-
-
-@contextmanager
-def algebra(node: gs.Node) -> Iterator[None]:
-    """Refuses where NumPy cannot carry it out: onnx's checker does not see to it that shapes fit, nor do we."""
-    try:
-        yield
-    except (ValueError, IndexError, ArithmeticError) as why:
-        raise Refused("MALFORMED", f"the shapes of what {label(node)} reads and makes contradict each other") from why
 
 
 def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.Tensor, Affine]]:
