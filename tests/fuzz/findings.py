@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.attacks.hostile import Change, node, sound, stored
-from tests.fuzz.wires import BYTES, END, START, VARINT, scrambled, taken_apart, varint, written  # noqa: F401
+from tests.fuzz.wires import BYTES, END, START, VARINT, taken_apart, varint, written
 
 GRAPH, NODE, INITIALIZER, ATTRIBUTE, TENSOR, RAW = 7, 1, 5, 5, 5, 9  # numbers of fields
 
@@ -84,13 +84,24 @@ def scaled(groups: int) -> Change:
 
 def endless_beta(model: ModelProto) -> None:
     """Gemm without C, and an infinite factor for it: 0 would become NaN."""
+    as_gemm(model, beta=float("-inf"))
+
+
+def misfit(model: ModelProto) -> None:
+    """Gemm with a C that is neither one number nor one for each column."""
+    as_gemm(model, "three")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "three"))
+
+
+def as_gemm(model: ModelProto, *bias: str, **settings: float) -> None:
+    """A Gemm in the place of the Conv."""
     del model.graph.node[:], model.graph.input[:], model.graph.output[:]
     info = helper.make_tensor_value_info
     model.graph.input.append(info("x", TensorProto.FLOAT, [2, 4]))
     model.graph.output.append(info("y", TensorProto.FLOAT, [2, 4]))
     weight = np.arange(16, dtype=np.float32).reshape(4, 4)
     model.graph.initializer.append(numpy_helper.from_array(weight, "k"))
-    gemm = helper.make_node("Gemm", ["x", "k"], ["c"], beta=float("-inf"))
+    gemm = helper.make_node("Gemm", ["x", "k", *bias], ["c"], **settings)
     norm = helper.make_node("BatchNormalization", ["c", *"gbmv"], ["y"])
     model.graph.node.extend([gemm, norm])
 
@@ -116,9 +127,10 @@ def branch_of_negative_groups(model: ModelProto) -> None:
 def wide_branch(model: ModelProto) -> None:
     """Two branches whose common kernel would be as wide as their padding."""
     branch_of_negative_groups(model)
-    for n, pad in ((node(model, "conv"), 0), (model.graph.node[1], 2**31)):
+    wide = 2**20
+    for n, pads in ((node(model, "conv"), [wide, wide, 0, 0]), (model.graph.node[1], [0, 0, wide, wide])):
         del n.attribute[:]
-        n.attribute.extend([helper.make_attribute("pads", [pad] * 4), helper.make_attribute("dilations", [1, 1])])
+        n.attribute.append(helper.make_attribute("pads", pads))
 
 
 def garbled(name: str) -> bytes:
@@ -156,6 +168,10 @@ FOUND: dict[str, Callable[[], bytes]] = {
     "wire: a tensor in two parts": split_tensor,
     "wire: data twice, once as numbers": lambda: plain(both),
     "Gemm with an infinite beta": lambda: plain(endless_beta),
+    "a bias that does not fit": lambda: plain(misfit),
+    "axes in a table": lambda: plain(
+        operator(helper.make_node("ReduceSum", ["c", "k"], ["d"]), k=np.array([[2], [3]]))
+    ),
     "a node that reads what it makes": lambda: plain(cyclic),
     "groups that do not part the channels": lambda: plain(scaled(3)),
     "no groups": lambda: plain(scaled(0)),

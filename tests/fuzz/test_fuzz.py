@@ -6,10 +6,13 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import bnfold
+from bnfold.errors import ModelProblem
 from tests.fuzz import findings
 from tests.fuzz.mutations import mutated
 from tests.fuzz.seeds import corpus
@@ -27,6 +30,31 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # onnx, NumPy and onnx-graphs
 @pytest.mark.parametrize("target", ["wire_format", "folding", "meaning"])
 def test_what_was_found_stays_fixed(name: str, target: str) -> None:
     run(TARGETS[target], findings.FOUND[name]())
+
+
+SAID = {  # what was found -> words of why it is kept
+    "Gemm with an infinite beta": "beta of Gemm -> 'c' is -inf",
+    "a bias that does not fit": "input 2 of Gemm -> 'c' does not have the shape that the operator needs",
+    "axes in a table": "the shapes or settings of ReduceSum -> 'd' contradict what it reads or makes",
+    "groups that do not part the channels": "Conv 'conv' has 3 groups of 4 channels",
+    "Clip by a vector": "a setting of Clip -> 'd' is not one number",
+    "Pad by a vector": "a setting of Pad -> 'd' is not one number",
+    "a Tile of more than memory": "an axis would have 4398046511104 elements",
+    "blocks of more than memory": "an axis would have 1099511627776 elements",
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_it_is_kept_in_words(name: str) -> None:
+    model = onnx.ModelProto.FromString(findings.FOUND[name]())
+    (kept,) = bnfold.fold(model).kept
+    assert SAID[name] in "; ".join(kept.reasons)
+
+
+def test_names_that_are_no_text_are_refused_in_words() -> None:
+    model = onnx.ModelProto.FromString(findings.FOUND["conv in bytes that are no text"]())
+    with pytest.raises(ModelProblem, match=r"holds a name that is not UTF-8: b'\\xffonv'"):
+        bnfold.fold(model)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
