@@ -204,5 +204,5 @@ def rename(draw: Random, model: ModelProto, donor: ModelProto) -> None:
 
 GENTLE: Sequence[Mutation] = (
     *(rewire, rewire, return_more, reoperate, insert, insert, normalize, normalize, setting, setting, setting),
-    *(rescale, recast, reshape, reshape, resize, offer, unpack, literal, sparse, omit, rename, opset),
+    *(rescale, recast, reshape, reshape, resize, offer, unpack, literal, sparse, omit, rename),
 )

@@ -123,5 +123,5 @@ def nest(draw: Random, model: ModelProto, donor: ModelProto) -> None:
 
 ROUGH: Sequence[Mutation] = (
     *(clear, remove, double, shuffle, put, put, put, graft, graft),
-    *(cut_data, refer, format_version, nest),
+    *(cut_data, refer, opset, format_version, nest),
 )
