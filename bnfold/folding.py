@@ -21,7 +21,7 @@ from .graph import label, operator
 from .inlining import holders, inlined
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
-from .validity import consistent, require_known, require_valid
+from .validity import blamed, consistent, require_acyclic, require_valid
 from .workbench import Workbench
 
 Model = onnx.ModelProto | str | PathLike[str]
@@ -99,14 +99,16 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
 
     `model` is a path or a ModelProto, which is left as it was. Initializers that are also graph inputs may be
     overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
-    to the stored type. Raises ModelProblem for a model that cannot be read, is not valid, is in training mode, or has
-    statistics that are not numbers.
+    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
+    are not numbers; for a file that is not valid ONNX, and for a model in memory where that prevents the fold.
     """
     record, folder = onnx_io.consumable(model)
-    if isinstance(model, onnx.ModelProto):
-        require_known(model, "the model")
-    require_valid(record, "the model" if folder is None else model, folder)
-    return fold_in_place(record, folder, freeze_initializers)
+    if not isinstance(model, onnx.ModelProto):
+        require_valid(record, model, folder)
+        return fold_in_place(record, folder, freeze_initializers)
+    require_acyclic(record)
+    with blamed(model):
+        return fold_in_place(record, None, freeze_initializers)
 
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:

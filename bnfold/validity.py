@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path
 
@@ -108,6 +109,30 @@ def _require_ranks(record: ModelProto, name: object) -> None:
                 f"'{tensor.name}' in {name} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
                 "Is the file damaged? Export the model again.",
             )
+
+
+def require_acyclic(model: ModelProto) -> None:
+    """Raises ModelProblem where a node of some graph reads what is computed from its own output."""
+    functions = [function.node for function in model.functions]
+    inner = (graph.node for node in every_node(chain(model.graph.node, *functions)) for graph in bodies(node))
+    for nodes in (model.graph.node, *functions, *inner):
+        try:
+            TopologicalSorter({name: node.input for node in nodes for name in node.output}).prepare()
+        except CycleError as why:
+            raise ModelProblem("a node of the model reads what is computed from its own output", REPAIR) from why
+
+
+@contextmanager
+def blamed(model: ModelProto) -> Iterator[None]:
+    """A block about a model in memory that nobody has checked. Raises ModelProblem if it fails and is not valid."""
+    try:
+        yield
+    except (BnfoldError, Refused):
+        raise
+    except Exception:
+        require_known(model, "the model")
+        require_valid(model, "the model")
+        raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.validity import require_known
 from tests.fuzz import findings
 from tests.fuzz.mutations import mutated
 from tests.fuzz.seeds import corpus
@@ -54,6 +55,12 @@ def test_it_is_kept_in_words(name: str) -> None:
 def test_names_that_are_no_text_are_refused_in_words() -> None:
     model = onnx.ModelProto.FromString(findings.FOUND["conv in bytes that are no text"]())
     with pytest.raises(ModelProblem, match=r"holds a name that is not UTF-8: b'\\xffonv'"):
+        require_known(model, "m.onnx")
+
+
+def test_a_cycle_in_memory_is_refused_in_words() -> None:
+    model = onnx.ModelProto.FromString(findings.FOUND["a node that reads what it makes"]())
+    with pytest.raises(ModelProblem, match="reads what is computed from its own output"):
         bnfold.fold(model)
 
 
