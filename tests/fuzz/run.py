@@ -46,6 +46,8 @@ class Tally:
             self.one("meaning", data)
         if self.inputs % 997 == 0:
             self.one("verification", data)
+        if self.inputs % 1000 == 0:
+            print(self, flush=True)
 
     def one(self, name: str, data: bytes) -> None:
         from tests.fuzz.targets import TARGETS, Finding, run
