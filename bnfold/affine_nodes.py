@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Affine, Array, Refused, at_rank, require
 from .errors import ModelProblem
-from .graph import attribute, constant, dims, is_constant, is_floating, label, operator, opset, rank
+from .graph import algebra, attribute, constant, dims, is_constant, is_floating, label, operator, opset, rank
 
 BATCH_NORMALIZATION = "BatchNormalization"
 EPSILON = float(np.float32(1e-5))  # the default of the ONNX specification, a float32 like every attribute
@@ -31,7 +31,8 @@ def affine_of(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     if read is None or not all(is_floating(x) for x in node.inputs):
         return None
     try:
-        return read(node)
+        with algebra(node):
+            return read(node)
     except Refused:
         return None
 
@@ -44,8 +45,9 @@ def batch_normalization(node: gs.Node) -> Affine:
     require_alike(node, scale, bias, mean, var)
     spread = var + attribute(node, "epsilon", EPSILON)
     require((spread > 0).all(), "NOT_FINITE", f"var + epsilon of {label(node)} is not positive")
-    factor = scale / np.sqrt(spread)
-    return over_channels(node, Affine.of(factor, bias - factor * mean))
+    with algebra(node):
+        factor = scale / np.sqrt(spread)
+        return over_channels(node, Affine.of(factor, bias - factor * mean))
 
 
 def over_channels(node: gs.Node, affine: Affine) -> Affine:

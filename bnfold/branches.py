@@ -18,7 +18,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Array, Refused, require
 from .affine_nodes import affine_of
-from .graph import attribute, constant, has, label, operator, size
+from .graph import algebra, attribute, constant, has, label, operator, size
 from .plan import Plan, Replace, SetAttributes, Visible, require_in_range
 
 SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
@@ -68,8 +68,9 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
     The node is one that `may_merge`. Raises Refused where the operands are no branches over one tensor, or cannot be
     one convolution.
     """
-    branches = parallel(visible, node)
-    merged = merge(node, branches, SIGNS[operator(node)])
+    with algebra(node):
+        branches = parallel(visible, node)
+        merged = merge(node, branches, SIGNS[operator(node)])
     keeper = max((b for b in branches if b.has_weight), key=lambda b: math.prod(b.kernel)).node
     require_in_range(keeper, 1, merged.weight)
     require_in_range(keeper, 2, merged.bias)
@@ -130,7 +131,9 @@ def weighted_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
 
 def conv_branch(made_by: gs.Node) -> Branch | None:
     weight = constant(made_by, 1)
-    spatial = weight.ndim - 2
+    spatial, group = weight.ndim - 2, attribute(made_by, "group", 1)
+    if group < 1 or len(weight) % group:
+        return None
     pads = attribute(made_by, "pads") or [0] * (2 * spatial)
     if attribute(made_by, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or min(pads, default=0) < 0:
         return None
@@ -141,7 +144,7 @@ def conv_branch(made_by: gs.Node) -> Branch | None:
         node=made_by,
         weight=weight,
         bias=constant(made_by, 2) if has(made_by, 2) else np.zeros(len(weight)),
-        group=attribute(made_by, "group", 1),
+        group=group,
         strides=tuple(attribute(made_by, "strides") or [1] * spatial),
         dilations=dilations,
         begin=tuple(pads[:spatial]),
@@ -201,18 +204,23 @@ def merge(node: gs.Node, branches: Sequence[Branch], signs: Sequence[int]) -> Br
     kernel = tuple((b + e) // d + 1 for b, e, d in zip(begin, end, dilations, strict=True))
     group = math.gcd(*(b.group for b in branches))
     inputs = first.weight.shape[1] * first.group
-    weight = np.zeros((len(first.weight), inputs // group, *kernel))
+    shape = len(first.weight), inputs // group, *kernel
+    require_cheap(node, math.prod(shape), sum(b.multiplies for b in branches))
+    weight = np.zeros(shape)
     for branch, sign in zip(branches, signs, strict=True):
         places = tuple(placed(node, branch, begin, dilations))
         weight[(slice(None), slice(None), *places)] += sign * regrouped(branch, inputs, group)
     bias = sum(sign * b.bias for b, sign in zip(branches, signs, strict=True))
-    cost, parts = weight.size, sum(b.multiplies for b in branches)
+    return replace(first, weight=weight, bias=np.asarray(bias), group=group, dilations=dilations, begin=begin)
+
+
+def require_cheap(node: gs.Node, cost: int, parts: int) -> None:
+    """Refuse a weight of more numbers than those of the branches together: before there is memory for it."""
     require(
         cost <= parts,
         "COST",
-        f"one convolution for the branches into {label(node)} would multiply {cost / parts:.2g} times as much",
+        f"one convolution for the branches into {label(node)} would multiply {cost / max(1, parts):.2g} times as much",
     )
-    return replace(first, weight=weight, bias=np.asarray(bias), group=group, dilations=dilations, begin=begin)
 
 
 def common_dilation(node: gs.Node, branches: Sequence[Branch], axis: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto, helper, numpy_helper
 
-from .affine import Array, require
+from .affine import Array, Refused, require
 from .tensors import widened
 
 COMPUTED = {  # operators that exporters put between a stored value and its use
@@ -58,7 +58,10 @@ def _is_static(dims: Any) -> bool:
 
 
 def value_of(tensor: gs.Tensor) -> Array:
-    """The value of an evaluable tensor. Floating point is widened to float64 and computed in float64."""
+    """The value of an evaluable tensor. Floating point is widened to float64 and computed in float64.
+
+    Refuses where it turns out that it cannot be computed, or would be too large.
+    """
     if isinstance(tensor, gs.Constant):
         return widened(tensor.values)
     values: dict[int, Array | None] = {}
@@ -115,7 +118,13 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     ]
     graph = helper.make_graph([proto], "constant", infos, [ValueInfoProto(name="y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
-    (result,) = ReferenceEvaluator(model).run(None, given)
+    try:
+        (result,) = ReferenceEvaluator(model).run(None, given)
+    except (
+        Exception
+    ) as why:  # whatever it raises where shapes do not fit, an index is too large, or it knows no such node
+        name = node.outputs[0].name
+        raise Refused("NOT_CONSTANT", f"the constant '{name}' cannot be computed: {type(why).__name__}") from why
     return np.asarray(result)
 
 

@@ -21,6 +21,7 @@ from .graph import label, operator
 from .inlining import holders, inlined
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
+from .validity import blamed, consistent, require_acyclic, require_valid
 from .workbench import Workbench
 
 Model = onnx.ModelProto | str | PathLike[str]
@@ -98,10 +99,16 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
 
     `model` is a path or a ModelProto, which is left as it was. Initializers that are also graph inputs may be
     overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
-    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics
-    that are not numbers.
+    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
+    are not numbers; for a file that is not valid ONNX, and for a model in memory where that prevents the fold.
     """
-    return fold_in_place(*onnx_io.consumable(model), freeze_initializers)
+    record, folder = onnx_io.consumable(model)
+    if not isinstance(model, onnx.ModelProto):
+        require_valid(record, model, folder)
+        return fold_in_place(record, folder, freeze_initializers)
+    require_acyclic(record)
+    with blamed(model):
+        return fold_in_place(record, None, freeze_initializers)
 
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:
@@ -109,7 +116,9 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded 
     if isinstance(model, onnx.ModelProto):
         result = fold(model, freeze_initializers=freeze_initializers)
     else:
-        result = fold_in_place(onnx_io.load(model, whole=False), Path(model).parent, freeze_initializers, Promises())
+        record, folder = onnx_io.load(model, whole=False), Path(model).parent
+        require_valid(record, model, folder)
+        result = fold_in_place(record, folder, freeze_initializers, Promises())
     return (*result.folded, *result.kept)
 
 
@@ -143,6 +152,12 @@ def fold_as_it_stands(
 ) -> FoldResult:
     """`fold_in_place`, every graph and function for itself."""
     bench = Workbench(record, folder, freeze_initializers, promises)
+    with consistent(bench.bare):
+        return carried_out(bench)
+
+
+def carried_out(bench: Workbench) -> FoldResult:
+    """Fold what can be folded, until nothing is left that can be."""
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
         hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]

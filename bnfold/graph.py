@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from .constants import is_evaluable, value_of
 from .tensors import TINY
 
 Dim = int | str | None
+LONGEST = 1 << 24  # elements along an axis: such a vector of coefficients has 128 MB
 
 
 def operator(node: gs.Node) -> str:
@@ -23,6 +26,19 @@ def operator(node: gs.Node) -> str:
 def label(node: gs.Node) -> str:
     """How a node is called in sentences: its operator and its name, or what it produces where it has none."""
     return f"{node.op} '{node.name}'" if node.name else f"{node.op} -> '{node.outputs[0].name}'"
+
+
+@contextmanager
+def algebra(node: gs.Node) -> Iterator[None]:
+    """Refuses where NumPy cannot carry it out.
+
+    Which shapes fit, and which settings are lists, onnx's checker does not see to, nor does each rule.
+    """
+    try:
+        yield
+    except (ValueError, IndexError, TypeError, ArithmeticError) as why:
+        words = f"the shapes or settings of {label(node)} contradict what it reads or makes"
+        raise Refused("MALFORMED", words) from why
 
 
 def opset(node: gs.Node) -> int:
@@ -51,6 +67,14 @@ def argument(node: gs.Node, name: str, index: int, default: Any = None) -> Any:
     if has(node, index):
         return constant(node, index).tolist()
     return attribute(node, name, default)
+
+
+def number(node: gs.Node, value: Any) -> float:
+    """A setting as the one number that it must be. Refuses what is none, or several."""
+    found = np.asarray(value)
+    sound = found.size == 1 and found.dtype.kind in "biuf"
+    require(sound, "MALFORMED", f"a setting of {label(node)} is not one number")
+    return float(found.reshape(()))
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
@@ -117,6 +141,12 @@ def rank(tensor: gs.Tensor) -> int:
     return len(dims(tensor))
 
 
+def bounded(length: int) -> int:
+    """A length along which coefficients are to be laid. Refuses one that no tensor with coefficients has."""
+    require(abs(length) <= LONGEST, "TOO_LARGE", f"an axis would have {length} elements")
+    return length
+
+
 def size(tensor: gs.Tensor, axis: int) -> int:
     """The length of one axis. Refuses if it is not static."""
     n = dims(tensor)[axis]
@@ -125,7 +155,7 @@ def size(tensor: gs.Tensor, axis: int) -> int:
         "SHAPE_UNKNOWN",
         f"the length of axis {axis} of '{tensor.name}' is not known before run time",
     )
-    return int(n)  # type: ignore[arg-type]
+    return bounded(int(n))  # type: ignore[arg-type]
 
 
 def shape(tensor: gs.Tensor) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
-import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
@@ -19,9 +18,9 @@ from .errors import ModelProblem
 from .promises import Promises
 from .staging import data_name, staged
 from .tensors import all_tensors
+from .validity import NOT_ONNX, require_known
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
-NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
 def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
@@ -38,7 +37,7 @@ def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
         model.ParseFromString(data)
     except DecodeError as problem:
         raise ModelProblem(f"{where} is not an ONNX model, or is cut off", NOT_ONNX) from problem
-    _require_known(model, where)
+    require_known(model, where)
     return model
 
 
@@ -72,24 +71,6 @@ def _thin(stream: BinaryIO, name: str) -> bytes:
             return wire.thin(held, name, wire.stamp(stream.fileno()))
         except wire.Unreadable:
             return held[:]
-
-
-def _require_known(model: ModelProto, where: Path) -> None:
-    """Refuse what is no model, or is of a format or operator set that the installed onnx package does not know."""
-    if not model.HasField("graph") or not model.opset_import or model.ir_version < 1:
-        raise ModelProblem(f"{where} is not an ONNX model", NOT_ONNX)
-    if model.ir_version > onnx.IR_VERSION:
-        raise ModelProblem(
-            f"{where} has IR version {model.ir_version}; onnx {onnx.__version__} knows those up to {onnx.IR_VERSION}",
-            "Upgrade the onnx package, or export for an older version.",
-        )
-    newest = onnx.defs.onnx_opset_version()
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
-    if not 1 <= version <= newest:
-        raise ModelProblem(
-            f"{where} uses opset {version}; onnx {onnx.__version__} knows opsets 1 to {newest}",
-            "Upgrade the onnx package, or export for an older opset.",
-        )
 
 
 def save(

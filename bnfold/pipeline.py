@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
-from onnx.external_data_helper import uses_external_data
 
 from . import external, onnx_io, staging
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
-from .native import Failed, begun
 from .promises import Overflow, Promises
-from .tensors import all_tensors
+from .validity import check
 
 if TYPE_CHECKING:
     from .folding import FoldResult
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
-RANK = 64  # axes of an array in NumPy
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(record, source, target, failed, options)
-    require_checked = check(record, source, options.allow_external_outside)
+    require_checked = check(record, source, source.parent, options.allow_external_outside)
     from .folding import fold_in_place  # while the check goes on
 
     require_checked()
@@ -225,39 +222,6 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
             raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
         if os.path.lexists(path) and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
-
-
-def require_valid(record: onnx.ModelProto, path: Path, outside: bool = False) -> None:
-    """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
-    check(record, path, outside)()
-
-
-def check(record: onnx.ModelProto, path: Path, outside: bool = False) -> Callable[[], None]:
-    """`require_valid`, begun; what is returned waits for the answer of onnx's checker, and refuses."""
-    external.require_data(record, path.parent, outside)
-    require_ranks(record, path)
-    bare = onnx.ModelProto()
-    bare.CopyFrom(record)
-    for tensor in filter(uses_external_data, all_tensors(bare)):
-        tensor.CopyFrom(onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
-    answer = begun("onnx's checker", lambda: onnx.checker.check_model(bare))
-
-    def refuse() -> None:
-        try:
-            answer()
-        except Failed as why:
-            raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
-
-    return refuse
-
-
-def require_ranks(record: onnx.ModelProto, path: Path) -> None:
-    for tensor in all_tensors(record):
-        if len(tensor.dims) > RANK:
-            raise ModelProblem(
-                f"'{tensor.name}' in {path} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
-                "Is the file damaged? Export the model again.",
-            )
 
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Affine, Array, Refused, require
 from .constants import value_of
-from .graph import dtype, has, is_constant, label, onto, operator
+from .graph import algebra, dims, dtype, has, is_constant, label, onto, operator
 from .rules import HOIST, OUT, SINK, Shares
 from .rules.nonlinear import NONLINEAR
 from .tensors import TINY, Held, rounded
@@ -166,7 +166,8 @@ def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
-    return dict(rule(node, port, affine))
+    with algebra(node):
+        return dict(rule(node, port, affine))
 
 
 def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.Tensor, Affine]]:
@@ -186,10 +187,18 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.
 
 def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
     """A share that has reached a constant, or an omitted input, which stands for a stored zero."""
+    require_fitting(node, index, share)
     require_representable(node, index, share)
     plan.edits.append(SetConstant(node, index, share))
     if not has(node, index) and operator(node) in BECOMES:
         plan.edits.append(Retype(node, BECOMES[operator(node)]))
+
+
+def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
+    """Refuse where a constant has neither the lengths along which the share varies, nor is repeated along them."""
+    own = dims(node.inputs[index])[::-1] if has(node, index) else ()
+    fit = all(1 in (n, m) or n == m for n, m in zip(share.extent[::-1], own, strict=False))
+    require(fit, "MALFORMED", f"input {index} of {label(node)} does not have the shape that the operator needs")
 
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:

@@ -18,12 +18,8 @@ from .native import Failed, guarded
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
 
-def import_view(record: ModelProto, overridable: set[str]) -> gs.Graph:
-    """The view of a model, with inferred shapes; initializers that a caller may override appear as plain inputs.
-
-    The weights themselves are not copied. Raises ModelProblem if the graph cannot be read.
-    """
-    bare = skeleton(record, overridable)
+def import_view(bare: ModelProto) -> gs.Graph:
+    """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
     if not states_shapes(bare):
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
@@ -77,7 +73,10 @@ def adopt(node: gs.Node, opset: int) -> None:
 
 
 def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
-    """A copy of the model in which large tensors have a type and a shape but no values."""
+    """A copy of the model in which large tensors have a type and a shape but no values.
+
+    Initializers that a caller may override are left out: what they are is only known by the input of their name.
+    """
     bare = ModelProto(ir_version=record.ir_version, opset_import=record.opset_import, functions=record.functions)
     source = record.graph
     bare.graph.name = source.name

@@ -24,9 +24,10 @@ from onnx.external_data_helper import uses_external_data
 LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
 MARK = f"\0{os.urandom(8).hex()}:"  # starts what is found in no file
 OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data file, as those of the old one did
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups, the others, are in no ONNX file
+VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
 DEEPEST = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
+LONGEST = 5  # bytes of a key or a length, as protobuf's own parser has it
 Buffer = bytes | mmap.mmap
 
 
@@ -63,18 +64,20 @@ Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at
 
 
 def _holders() -> dict[str, dict[int, tuple[str, bool]]]:
-    """For each kind of message that may hold a tensor: the fields that do, their kind, and whether they repeat."""
+    """For each kind of message that may hold a tensor: keys of the fields that do, their kind, whether they repeat."""
     kinds = ("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TensorProto")
     found = {}
     for kind in kinds[:-1]:
         described: Descriptor = getattr(onnx, kind).DESCRIPTOR
         fields = ((field, field.message_type) for field in described.fields if field.message_type)
-        found[kind] = {f.number: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds}
+        found[kind] = {f.number << 3 | BYTES: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds}
     return found
 
 
 HOLDERS = _holders()
 _NUMBER = {field.name: field.number for field in TensorProto.DESCRIPTOR.fields}
+_RAW = _NUMBER["raw_data"] << 3 | BYTES
+_OTHER = {number for name, number in _NUMBER.items() if name.endswith(("_data", "_location"))} - {_NUMBER["raw_data"]}
 
 
 def stamp(file: int | Path) -> str:
@@ -114,53 +117,69 @@ def rewritten(
         raise Unreadable("messages are nested too deeply")
     pieces: list[Piece] = []
     kept, seen = start, set()
-    for number, tag, body, end in fields(buffer, start, stop):
-        inner, repeated = HOLDERS[kind].get(number, ("", False))
-        if not inner or not worth(body, end):
+    for key, tag, body, end in fields(buffer, start, stop):
+        inner, repeated = HOLDERS[kind].get(key, ("", False))
+        if not inner:
             continue
-        if number in seen and not repeated:
-            raise Unreadable("a field is there twice")
-        seen.add(number)
+        if key in seen and not repeated:
+            raise Unreadable("a message is there in two parts")
+        seen.add(key)
+        if not worth(body, end):
+            continue
         is_tensor = inner == "TensorProto"
         new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change, depth + 1)
         if new is not None:
-            pieces += [buffer[kept:tag], head(number, sum(map(len, new))), *new]
+            pieces += [buffer[kept:tag], head(key >> 3, sum(map(len, new))), *new]
             kept = end
     return [*pieces, buffer[kept:stop]] if pieces else None
 
 
 def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """Number, place, and begin and end of the content of every field of a message."""
+    """Key (number and wire type), place, and begin and end of the content of every field of a message."""
     at = start
     while at < stop:
         tag = at
-        key, at = varint(buffer, at, stop)
-        wire = key & 7
-        if wire == VARINT:
-            _, end = varint(buffer, at, stop)
-        elif wire == BYTES:
-            length, at = varint(buffer, at, stop)
-            end = at + length
-        elif wire in WIDTH:
-            end = at + WIDTH[wire]
-        else:
-            raise Unreadable("a group")
-        if end > stop:
-            raise Unreadable("a field is cut off")
-        yield key >> 3, tag, at, end
-        at = end
+        key, at = varint(buffer, at, stop, LONGEST)
+        body, at = _content(buffer, at, stop, key)
+        yield key, tag, body, at
 
 
-def varint(buffer: Buffer, at: int, stop: int) -> tuple[int, int]:
+def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tuple[int, int]:
+    """Begin and end of the content of the field whose key stands before `at`; the end of a group belongs to it."""
+    wire, end = key & 7, stop + 1
+    if wire == VARINT:
+        _, end = varint(buffer, at, stop)
+    elif wire == BYTES:
+        length, at = varint(buffer, at, stop, LONGEST)
+        end = at + length
+    elif wire in WIDTH:
+        end = at + WIDTH[wire]
+    elif wire == START and depth < DEEPEST:
+        end = _behind_group(buffer, at, stop, key - START + END, depth + 1)
+    if end > stop:
+        raise Unreadable("a field is cut off, or of no wire type")
+    return at, end
+
+
+def _behind_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
+    """The place behind the key that ends a group of fields."""
+    while True:
+        key, at = varint(buffer, at, stop, LONGEST)
+        if key == closing:
+            return at
+        _, at = _content(buffer, at, stop, key, depth)
+
+
+def varint(buffer: Buffer, at: int, stop: int, longest: int = 10) -> tuple[int, int]:
     """A number in groups of seven bits, and the place behind it."""
     value = shift = 0
-    while at < stop and shift < 70:
+    while at < stop and shift < 7 * longest:
         byte = buffer[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7
         if byte < 0x80:
             return value, at
-    raise Unreadable("a number is cut off")
+    raise Unreadable("a number is cut off, or too long")
 
 
 def head(number: int, length: int) -> bytes:
@@ -177,13 +196,12 @@ def _varint(value: int) -> bytes:
 
 
 def _referring(name: str, stamp: str) -> Change:
-    """Put a reference in the place of a tensor's data, if these are large."""
+    """Put a reference in the place of a tensor's data, if these are large and all that it has."""
 
     def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
         found = list(fields(buffer, start, stop))
-        data = [entry for entry in found if entry[0] == _NUMBER["raw_data"]]
-        external = {_NUMBER["external_data"], _NUMBER["data_location"]}
-        if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] in external for entry in found):
+        data = [entry for entry in found if entry[0] == _RAW]
+        if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] >> 3 in _OTHER for entry in found):
             return None
         _, tag, body, end = data[0]
         made, message = TensorProto(), f"{start}:{stop}"
@@ -206,7 +224,7 @@ def _restored(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
     tensor.ClearField("data_location")
     tensor.raw_data = b""
     around = tensor.SerializeToString(deterministic=True)
-    _, tag, _, end = next(entry for entry in fields(around, 0, len(around)) if entry[0] == _NUMBER["raw_data"])
+    _, tag, _, end = next(entry for entry in fields(around, 0, len(around)) if entry[0] == _RAW)
     found = Promise(int(entries["promise"]), int(entries["length"]))
     return [around[:tag], head(_NUMBER["raw_data"], len(found)), found, around[end:]]
 

@@ -20,14 +20,14 @@ from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .promises import Promises, settle
 from .scopes import Scope, homes, scopes_of, visibility
 from .tensors import Held
-from .view import adopt, import_view
+from .view import adopt, import_view, skeleton
 
 
 class Workbench:
     """One model under the hammer. `record` is edited in place: hand over a copy to keep the original.
 
-    `folder` is where external data lies; with `promises` large new constants are promised. Raises ModelProblem if the
-    graph cannot be read.
+    `folder` is where external data lies; with `promises` large new constants are promised. `bare` is the skeleton of
+    the model as it was read. Raises ModelProblem if the graph cannot be read.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class Workbench:
         self.record, self.folder, self.promises = record, folder, promises
         self.notes: list[str] = []
         self.flushed = 0  # numbers that became zero; counted when the model is closed
-        view = import_view(record, self._overridable(freeze))
+        self.bare = skeleton(record, self._overridable(freeze))
+        view = import_view(self.bare)
         self.scopes = scopes_of(view, record)
         self.visible = visibility(self.scopes)
         self._home = homes(self.scopes, folder)

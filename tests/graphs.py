@@ -187,16 +187,16 @@ LAYERS = {
 }
 
 
-@st.composite
-def models(draw) -> onnx.ModelProto:
-    steps = draw(st.lists(st.tuples(st.sampled_from(sorted(LAYERS)), st.sampled_from(BACK)), min_size=1, max_size=7))
-    net = Net(draw(st.integers(0, 2**16)))
+def assembled(steps: list[tuple[str, int]], seed: int) -> onnx.ModelProto | None:
+    """A model of layers, each given by its name and how many tensors back it reads; None if it has no output."""
+    net = Net(seed)
     for layer, back in steps:
         names = list(net.live)
         LAYERS[layer](net, names[max(0, len(names) - 1 - back)])
     used = {i for n in net.nodes for i in n.input}
     outputs = [t for t in net.live if t not in used and t != "X"]
-    assume(outputs)
+    if not outputs:
+        return None
     graph = helper.make_graph(
         net.nodes,
         "g",
@@ -205,3 +205,11 @@ def models(draw) -> onnx.ModelProto:
         net.inits,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@st.composite
+def models(draw) -> onnx.ModelProto:
+    steps = draw(st.lists(st.tuples(st.sampled_from(sorted(LAYERS)), st.sampled_from(BACK)), min_size=1, max_size=7))
+    model = assembled(steps, draw(st.integers(0, 2**16)))
+    assume(model is not None)
+    return model

@@ -15,7 +15,7 @@ from bnfold.affine import Affine, Refused
 from bnfold.plan import BECOMES
 from bnfold.rules import HOIST, OUT, SINK
 from bnfold.rules.nonlinear import NONLINEAR
-from bnfold.view import import_view
+from bnfold.view import import_view, skeleton
 from tests import cases
 from tests.case import Case
 from tests.reference import evaluate_node
@@ -44,7 +44,7 @@ def node_of(case: Case, inputs: list, constants: set[int]):
         [numpy_helper.from_array(inputs[i], names[i]) for i in sorted(constants)],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=9)
-    return import_view(model, set()).nodes[0], outputs
+    return import_view(skeleton(model, set())).nodes[0], outputs
 
 
 def typed(name: str, value: np.ndarray) -> onnx.ValueInfoProto:

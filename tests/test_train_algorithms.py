@@ -12,7 +12,7 @@ from bnfold.affine_nodes import affine_of
 from bnfold.moments import Moments
 from bnfold.train.algorithms import MiniBatch, batch_normalize, exploding_bias, inference, population
 from bnfold.train.to_onnx import converted
-from bnfold.view import import_view
+from bnfold.view import import_view, skeleton
 
 FORMS = {
     "per activation": (MiniBatch.per_activation, (5, 3, 2), (3, 2)),
@@ -133,7 +133,7 @@ def test_line_11_is_the_affine_that_is_folded(norm: nn.BatchNorm2d) -> None:
             value.copy_(torch.randn(5, generator=generator))
         norm.running_var.copy_(torch.rand(5, generator=generator) + 0.1)
     net = nn.Sequential(nn.Conv2d(2, 5, 1), norm).eval()
-    graph = import_view(converted(net, (2, 3, 3), 20, {}), set())
+    graph = import_view(skeleton(converted(net, (2, 3, 3), 20, {}), set()))
     node = next(node for node in graph.nodes if node.op == "BatchNormalization")
     _, affine = affine_of(node)
     eps = float(np.float32(norm.eps))  # as an attribute is stored

@@ -10,7 +10,8 @@ import onnx
 
 from .. import onnx_io, staging
 from ..feeds.calibration import from_path
-from ..pipeline import require_free, require_valid
+from ..pipeline import require_free
+from ..validity import require_valid
 from .asked import Options
 from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
 
@@ -52,7 +53,7 @@ def check_file(source: Path, data: Path, options: Options, watch: Watch) -> Chec
 
 def _read(source: Path) -> onnx.ModelProto:
     record = onnx_io.load(source, whole=False)
-    require_valid(record, source)
+    require_valid(record, source, source.parent)
     return record
 
 

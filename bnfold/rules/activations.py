@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, require
-from ..graph import argument, attribute, carries_data, constant, is_floating, label, opset
+from ..graph import argument, attribute, carries_data, constant, is_floating, label, number, opset
 from . import OUT, Shares, commutes, hoist, sink
 from .guards import inverse, no_negative_scale, only_scale, setting, unmoved, unmoved_constant
 from .pointwise import at_output
@@ -91,7 +91,8 @@ def bound(node: gs.Node, name: str, index: int) -> float | None:
     """A bound of a Clip, if there is one and it is not the end of the range of numbers."""
     value = argument(node, name, index)
     end = (-1 if index == LOWEST else 1) * float(np.finfo(np.float32).max)
-    return None if value is None or float(value) == end or np.isinf(value) else float(value)
+    held = end if value is None else number(node, value)
+    return None if held == end or np.isinf(held) else held
 
 
 @hoist("Max", "Min")

@@ -25,7 +25,8 @@ def hoist_conv(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_conv(node: gs.Node, port: int, affine: Affine) -> Shares:
     """W . (s * x + t) + b == (W * s) . x + (b + sum(W * t)), away from zero padding"""
     carries_data(port, node)
-    weight, group = constant(node, W), attribute(node, "group", 1)
+    weight = constant(node, W)
+    group = groups(node, len(weight))
     into = affine.along(1, weight.shape[1] * group)
     require(
         not (into.has_shift and pads_input(node)),
@@ -35,6 +36,13 @@ def sink_conv(node: gs.Node, port: int, affine: Affine) -> Shares:
     rows = into.map(lambda c: c.reshape(group, -1).repeat(len(weight) // group, axis=0))
     rows = rows.map(lambda c: c.reshape(*c.shape, *[1] * (weight.ndim - 2)))
     return {W: rows.scaling, B: added((weight * rows.shift).sum(axis=tuple(range(1, weight.ndim))))}
+
+
+def groups(node: gs.Node, rows: int) -> int:
+    """How many groups a convolution has. Refuses where the rows of its weight cannot be parted into so many."""
+    group = int(attribute(node, "group", 1))
+    require(group > 0 and rows % group == 0, "MALFORMED", f"{label(node)} has {group} groups of {rows} channels")
+    return group
 
 
 def pads_input(node: gs.Node) -> bool:
@@ -51,7 +59,8 @@ def added(shift: np.ndarray) -> Affine:
 @hoist("ConvTranspose")
 def hoist_conv_transpose(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (W . x + b) + t == (s * W) . x + (s * b + t), with W of shape (C_in, C_out / group, *kernel)"""
-    (channels, per_group, *kernel), group = shape(node.inputs[W]), attribute(node, "group", 1)
+    channels, per_group, *kernel = shape(node.inputs[W])
+    group = groups(node, channels)
     out = affine.along(1, per_group * group)
     rows = out.scaling.map(lambda c: c.reshape(group, -1).repeat(channels // group, axis=0))
     return {W: rows.map(lambda c: c.reshape(*c.shape, *[1] * len(kernel))), B: out}
@@ -93,6 +102,7 @@ def sink_gemm(node: gs.Node, port: int, affine: Affine) -> Shares:
 def bias_factor(node: gs.Node, affine: Affine) -> float:
     """beta of a Gemm, or 1 where it is 0 and there is nothing to add."""
     beta = float(attribute(node, "beta", 1.0))
+    require(np.isfinite(beta), "NOT_FINITE", f"beta of {label(node)} is {beta}")
     require(beta != 0 or not affine.has_shift, "NO_BIAS", f"{label(node)} ignores its bias (beta=0)")
     return beta or 1.0
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Array, compress, require
-from ..graph import Dim, argument, attribute, dims, label, rank, size
+from ..graph import Dim, argument, attribute, bounded, dims, label, rank, size
 from . import OUT, Shares, hoist, sink
 
 
@@ -147,7 +147,7 @@ def unsqueezed(node: gs.Node) -> tuple[int, ...]:
 @hoist("DepthToSpace")
 def hoist_depth_to_space(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * depth_to_space(x) + t == depth_to_space(s' * x + t'), where channels that make one channel share s and t"""
-    block = attribute(node, "blocksize") ** 2
+    block = block_of(node)
     out = affine.along(1, size(node.inputs[0], 1) // block)
     return {0: out.map(lambda c: c.repeat(block) if channels_first(node) else np.tile(c, block)).on(1, 4)}
 
@@ -155,10 +155,15 @@ def hoist_depth_to_space(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("DepthToSpace")
 def sink_depth_to_space(node: gs.Node, port: int, affine: Affine) -> Shares:
     """depth_to_space(s * x + t) == s' * depth_to_space(x) + t', for s and t shared by channels that make one channel"""
-    block = attribute(node, "blocksize") ** 2
+    block = block_of(node)
     into = affine.along(1, size(node.inputs[0], 1))
     into = into.map(lambda c: c.reshape(-1, block).T if channels_first(node) else c.reshape(block, -1))
     return {OUT: in_common(node, into).on(1, 4)}
+
+
+def block_of(node: gs.Node) -> int:
+    """How many elements a block has."""
+    return bounded(int(attribute(node, "blocksize")) ** 2)
 
 
 def channels_first(node: gs.Node) -> bool:
@@ -169,16 +174,18 @@ def channels_first(node: gs.Node) -> bool:
 @hoist("SpaceToDepth")
 def hoist_space_to_depth(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * space_to_depth(x) + t == space_to_depth(s' * x + t'), for s and t shared by channels made from one channel"""
-    block = attribute(node, "blocksize") ** 2
-    out = affine.along(1, size(node.inputs[0], 1) * block)
+    block = block_of(node)
+    out = affine.along(1, bounded(size(node.inputs[0], 1) * block))
     return {0: in_common(node, out.map(lambda c: c.reshape(block, -1))).on(1, 4)}
 
 
 @sink("SpaceToDepth")
 def sink_space_to_depth(node: gs.Node, port: int, affine: Affine) -> Shares:
     """space_to_depth(s * x + t) == s' * space_to_depth(x) + t', where what was one channel keeps its s and t"""
-    into = affine.along(1, size(node.inputs[0], 1))
-    return {OUT: into.map(lambda c: np.tile(c, attribute(node, "blocksize") ** 2)).on(1, 4)}
+    channels, block = size(node.inputs[0], 1), block_of(node)
+    bounded(channels * block)
+    into = affine.along(1, channels)
+    return {OUT: into.map(lambda c: np.tile(c, block)).on(1, 4)}
 
 
 def in_common(node: gs.Node, affine: Affine) -> Affine:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from operator import itemgetter
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Array, require
-from ..graph import argument, attribute, constant, has, label, onto, opset, rank, size
+from ..graph import argument, attribute, bounded, constant, label, number, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
 from .pointwise import at_output
@@ -69,7 +69,7 @@ def sink_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 def ranges(sizes: list[int]) -> list[Array]:
     """The positions of consecutive parts."""
-    ends = np.cumsum([0, *sizes]).tolist()
+    ends = map(bounded, accumulate(sizes, initial=0))
     return [np.arange(a, b) for a, b in pairwise(ends)]
 
 
@@ -139,6 +139,8 @@ def repeats(node: gs.Node, affine: Affine) -> Moves:
     require(opset(node) >= 6, "OLD_OPSET", f"{label(node)} is of opset {opset(node)}, which repeats one axis only")
     varied = [axis for axis in range(affine.rank) if affine.extent[axis] != 1]
     counts = constant(node, 1).tolist() if varied else []
+    for axis in varied:
+        bounded(affine.extent[axis] * counts[axis])
     return {axis: partial(np.tile, reps=counts[axis]) for axis in varied}
 
 
@@ -160,6 +162,7 @@ def padding(node: gs.Node, affine: Affine) -> Moves:
     pads = {axis: amounts for axis, amounts in pads_of(node).items() if any(amounts) and affine.extent[axis] != 1}
     mode = attribute(node, "mode", "constant")
     repeats = mode != "constant" and min([0, *chain(*pads.values())]) == 0
+    bounded(max([0, *chain(*pads.values())]))
     require(repeats or not pads, "VARIES", f"it varies along an axis that {label(node)} pads with one number, or cuts")
     return {axis: partial(np.pad, pad_width=amounts, mode=mode) for axis, amounts in pads.items()}
 
@@ -174,7 +177,7 @@ def pads_of(node: gs.Node) -> dict[int, tuple[int, int]]:
 
 def filling(node: gs.Node, affine: Affine, move: Callable[[], Affine]) -> Shares:
     """What the number that a Pad fills in receives; nothing where there is none, or it stays what it is."""
-    value = float(constant(node, 2)) if has(node, 2) else attribute(node, "value", 0.0)
+    value = number(node, argument(node, "value", 2, 0.0))
     fills = attribute(node, "mode", "constant") == "constant" and max([0, *chain(*pads_of(node).values())]) > 0
     return {2: setting(node, 2, value, move(), "PADDING")} if fills and not unmoved(node, value, affine) else {}
 

@@ -1,0 +1,1 @@
+"""Models that no exporter writes, by the thousand: see README.md."""
