@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import Array, Refused, require
+from .affine import Array, Refused, require, require_room
 from .affine_nodes import affine_of
 from .graph import attribute, constant, has, label, operator, size
 from .plan import Plan, Replace, SetAttributes, Visible, require_in_range
@@ -177,6 +177,7 @@ def diagonal_branches(visible: Visible, tensor: gs.Tensor, like: Branch) -> Iter
     except Refused:
         pass
     channels = like.weight.shape[1] * like.group
+    require_room(channels)
     yield diagonal(tensor, None, np.ones(channels), np.zeros(channels), like)
 
 
@@ -201,17 +202,18 @@ def merge(node: gs.Node, branches: Sequence[Branch], signs: Sequence[int]) -> Br
     kernel = tuple((b + e) // d + 1 for b, e, d in zip(begin, end, dilations, strict=True))
     group = math.gcd(*(b.group for b in branches))
     inputs = first.weight.shape[1] * first.group
-    weight = np.zeros((len(first.weight), inputs // group, *kernel))
-    for branch, sign in zip(branches, signs, strict=True):
-        places = tuple(placed(node, branch, begin, dilations))
-        weight[(slice(None), slice(None), *places)] += sign * regrouped(branch, inputs, group)
-    bias = sum(sign * b.bias for b, sign in zip(branches, signs, strict=True))
-    cost, parts = weight.size, sum(b.multiplies for b in branches)
+    sizes = len(first.weight), inputs // group, *kernel
+    cost, parts = math.prod(sizes), sum(b.multiplies for b in branches)
     require(
         cost <= parts,
         "COST",
         f"one convolution for the branches into {label(node)} would multiply {cost / parts:.2g} times as much",
     )
+    weight = np.zeros(sizes)
+    for branch, sign in zip(branches, signs, strict=True):
+        places = tuple(placed(node, branch, begin, dilations))
+        weight[(slice(None), slice(None), *places)] += sign * regrouped(branch, inputs, group)
+    bias = sum(sign * b.bias for b, sign in zip(branches, signs, strict=True))
     return replace(first, weight=weight, bias=np.asarray(bias), group=group, dilations=dilations, begin=begin)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from .affine import Affine, Array, Refused, require
+from .affine import Affine, Array, Refused, require, require_room
 from .constants import is_evaluable, value_of
 from .tensors import TINY
 
@@ -118,13 +118,14 @@ def rank(tensor: gs.Tensor) -> int:
 
 
 def size(tensor: gs.Tensor, axis: int) -> int:
-    """The length of one axis. Refuses if it is not static."""
+    """The length of one axis. Refuses if it is not static, or beyond the limit of what may be computed."""
     n = dims(tensor)[axis]
     require(
         isinstance(n, int),
         "SHAPE_UNKNOWN",
         f"the length of axis {axis} of '{tensor.name}' is not known before run time",
     )
+    require_room(n)  # type: ignore[arg-type]
     return int(n)  # type: ignore[arg-type]
 
 

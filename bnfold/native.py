@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, NoReturn
 
+from .limits import cap, current
+
 SECONDS = 120.0
-MEMORY = 8 << 30  # bytes that the fork may allocate beside what it inherits
 
 
 class Failed(Exception):
@@ -24,11 +24,14 @@ class Failed(Exception):
 def guarded(doing: str, call: Callable[[], Any], seconds: float = SECONDS) -> Any:
     """What `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`.
 
+    It usually has `seconds`; see `limits` for these and for its memory.
+
     The answer must be one that pickle takes. Where a process has several threads, or on macOS, a fork is not safe, and
     on Windows there is none: there the call is made in this process.
     """
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
         return _answer(_outcome(call))
+    seconds = current().time(seconds)
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -51,22 +54,13 @@ def guarded(doing: str, call: Callable[[], Any], seconds: float = SECONDS) -> An
 def _serve(call: Callable[[], Any], pipe: int) -> NoReturn:
     """The fork's side. It must not return: everything behind the call belongs to the process it came from."""
     try:
-        _limit()
+        cap(current().bytes())
         told = pickle.dumps(_outcome(call))
         while told:
             told = told[os.write(pipe, told) :]
         os._exit(0)
     finally:
         os._exit(1)
-
-
-def _limit() -> None:
-    """Cap what the fork may allocate, where the system tells what it has inherited."""
-    import resource
-
-    with suppress(OSError, ValueError), open("/proc/self/statm") as statm:
-        held = int(statm.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _outcome(call: Callable[[], Any]) -> tuple[str, Any]:

@@ -18,9 +18,10 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from . import external, wire
+from .bounds import require_bounded
 from .errors import EnvironmentProblem, ModelProblem
+from .messages import all_tensors
 from .promises import Promises
-from .tensors import all_tensors
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
 NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
@@ -41,6 +42,7 @@ def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
     except DecodeError as problem:
         raise ModelProblem(f"{where} is not an ONNX model, or is cut off", NOT_ONNX) from problem
     _require_known(model, where)
+    require_bounded(model, where)
     return model
 
 
@@ -48,6 +50,7 @@ def consumable(model: ModelProto | str | PathLike[str]) -> tuple[ModelProto, Pat
     """A model that may be changed, read from its file or copied, and the folder of its data. Raises ModelProblem."""
     if not isinstance(model, ModelProto):
         return load(model), Path(model).parent
+    require_bounded(model, "the model")
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy, None

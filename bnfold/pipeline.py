@@ -17,9 +17,10 @@ from . import external, onnx_io
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .folding import FoldResult, fold_in_place
 from .junit import FAILED, PASSED, Check
+from .limits import timed
+from .messages import all_tensors
 from .native import Failed, guarded
 from .promises import Promises
-from .tensors import all_tensors
 
 if TYPE_CHECKING:
     from .verification import Verification
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
-RANK = 64  # axes of an array in NumPy
+SECONDS = 600.0  # in which a fold is planned
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     before = size_of(record, source)
     with onnx_io.staged(target, keep=not options.dry_run, beside=options.keeps_external) as draft:
         promises = Promises()
-        result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
+        with timed(f"the fold of {source}", SECONDS):
+            result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
         stage(record if result.folded else None, source, draft, promises, options.keeps_external)
@@ -204,7 +206,6 @@ def require_free(source: Path, target: Path, force: bool) -> None:
 def require_valid(record: onnx.ModelProto, path: Path) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves."""
     external.require_data(record, path.parent)
-    require_ranks(record, path)
     bare = onnx.ModelProto()
     bare.CopyFrom(record)
     for tensor in filter(uses_external_data, all_tensors(bare)):
@@ -213,15 +214,6 @@ def require_valid(record: onnx.ModelProto, path: Path) -> None:
         guarded("onnx's checker", lambda: onnx.checker.check_model(bare))
     except Failed as why:
         raise ModelProblem(f"{path} is not valid ONNX: {why}", "Repair the model or export it again.") from why
-
-
-def require_ranks(record: onnx.ModelProto, path: Path) -> None:
-    for tensor in all_tensors(record):
-        if len(tensor.dims) > RANK:
-            raise ModelProblem(
-                f"'{tensor.name}' in {path} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
-                "Is the file damaged? Export the model again.",
-            )
 
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:

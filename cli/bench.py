@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnfold_cli.limit import Limit
+
 if TYPE_CHECKING:
     from bnfold.bench import Benchmark
 
@@ -54,6 +56,7 @@ def bench(
     threads: Threads = None,
     margin: Margin = "1%",
     fail_if: FailIf = None,
+    limit: Limit = None,
     json: Json = None,
     raw: Raw = None,
     plot: Plot = None,
@@ -66,6 +69,7 @@ def bench(
     of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
     from bnfold.bench import benchmark, gate
+    from bnfold.limits import asked
     from bnfold.verification.asked import dim_asked
 
     gates = [gate.gate(text) for text in fail_if or []]
@@ -73,7 +77,8 @@ def bench(
     how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
     how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(dim_asked, dim or []))}
     how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
-    found = benchmark(original, folded, **how)
+    with asked(limit or ()):
+        found = benchmark(original, folded, **how)
     failed = gate.failures(found, gates)
     _write(found, raw, plot)
     tell(found, failed, json)

@@ -11,7 +11,9 @@ import typer
 
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.junit import Check, broken_off
+from bnfold.limits import asked
 from bnfold_cli.console import complain, say, table, write_json, write_junit
+from bnfold_cli.limit import Limit
 
 if TYPE_CHECKING:
     from bnfold.fleet import Outcome
@@ -86,6 +88,7 @@ def fold(
     pass_through: PassThrough = False,
     external: External = "copy",
     keep_failed: KeepFailed = False,
+    limit: Limit = None,
     junit: Junit = None,
     json: Json = None,
 ) -> int:
@@ -100,7 +103,7 @@ def fold(
 
     options = Options(verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external)
     reports = Reports(strict, junit, json)
-    with failure_noted(junit):
+    with failure_noted(junit), asked(limit or ()):
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
         require_one(paths, jobs, engine)

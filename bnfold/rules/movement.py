@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, Array, compress, require
+from ..affine import Affine, Array, compress, require, require_room
 from ..graph import Dim, argument, attribute, dims, label, rank, size
 from . import OUT, Shares, hoist, sink
 
@@ -58,6 +58,7 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
             f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}, "
             "not all known before run time",
         )
+        require_room(*first, *lengths(before), *last)
         whole = np.broadcast_to(c, (*first, *lengths(before), *last))
         return compress(whole.reshape((*first, *lengths(after), *last)))
 
@@ -177,8 +178,10 @@ def hoist_space_to_depth(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("SpaceToDepth")
 def sink_space_to_depth(node: gs.Node, port: int, affine: Affine) -> Shares:
     """space_to_depth(s * x + t) == s' * space_to_depth(x) + t', where what was one channel keeps its s and t"""
+    block = attribute(node, "blocksize") ** 2
     into = affine.along(1, size(node.inputs[0], 1))
-    return {OUT: into.map(lambda c: np.tile(c, attribute(node, "blocksize") ** 2)).on(1, 4)}
+    require_room(len(into.scale), block)
+    return {OUT: into.map(lambda c: np.tile(c, block)).on(1, 4)}
 
 
 def in_common(node: gs.Node, affine: Affine) -> Affine:

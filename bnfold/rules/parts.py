@@ -10,7 +10,7 @@ from operator import itemgetter
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, Array, require
+from ..affine import Affine, Array, require, require_room
 from ..graph import argument, attribute, constant, has, label, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
@@ -28,6 +28,7 @@ def put_back(node: gs.Node, affine: Affine, axis: int, positions: Array, length:
     """The coefficients along an axis of `length` from which these positions are taken, and 1 and 0 at all others."""
 
     def spread(c: Array, neutral: float) -> Array:
+        require_room(*c.shape[:axis], length, *c.shape[axis + 1 :])
         whole = np.full((*c.shape[:axis], length, *c.shape[axis + 1 :]), neutral)
         whole[(slice(None),) * axis + (positions,)] = c
         same = np.array_equal(whole.take(positions, axis), np.broadcast_to(c, whole.take(positions, axis).shape))
@@ -69,6 +70,7 @@ def sink_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 def ranges(sizes: list[int]) -> list[Array]:
     """The positions of consecutive parts."""
+    require_room(sum(sizes))
     ends = np.cumsum([0, *sizes]).tolist()
     return [np.arange(a, b) for a, b in pairwise(ends)]
 
@@ -139,6 +141,8 @@ def repeats(node: gs.Node, affine: Affine) -> Moves:
     require(opset(node) >= 6, "OLD_OPSET", f"{label(node)} is of opset {opset(node)}, which repeats one axis only")
     varied = [axis for axis in range(affine.rank) if affine.extent[axis] != 1]
     counts = constant(node, 1).tolist() if varied else []
+    for axis in varied:
+        require_room(size(node.inputs[0], axis), counts[axis])
     return {axis: partial(np.tile, reps=counts[axis]) for axis in varied}
 
 
@@ -161,6 +165,7 @@ def padding(node: gs.Node, affine: Affine) -> Moves:
     mode = attribute(node, "mode", "constant")
     repeats = mode != "constant" and min([0, *chain(*pads.values())]) == 0
     require(repeats or not pads, "VARIES", f"it varies along an axis that {label(node)} pads with one number, or cuts")
+    require_room(max(map(sum, pads.values()), default=0))
     return {axis: partial(np.pad, pad_width=amounts, mode=mode) for axis, amounts in pads.items()}
 
 
@@ -200,6 +205,7 @@ def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     taken_from, length = constant(node, 1), size(node.inputs[0], axis)
 
     def flat(c: Array) -> Array:
+        require_room(*c.shape[:axis], taken_from.size, *c.shape[end:])
         whole = np.broadcast_to(c, (*c.shape[:axis], *taken_from.shape, *c.shape[end:]))
         return whole.reshape(*c.shape[:axis], -1, *c.shape[end:])
 
@@ -211,6 +217,7 @@ def sink_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t)[i] == s[i] * x[i] + t[i]"""
     axis, end = gathered(node)
     indices = constant(node, 1) if affine.extent[axis] != 1 else np.zeros((1,) * (end - axis), int)
+    require_room(*affine.extent[:axis], indices.size, *affine.extent[axis + 1 :])
     return {OUT: affine.map(lambda c: c.take(indices if c.shape[axis] != 1 else np.zeros_like(indices), axis))}
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import EncodeError
 
+from ..bounds import require_bounded
 from ..errors import ModelProblem
 
 _numbers = itertools.count()
 
 
 def load(path: str) -> onnx.ModelProto:
-    """The model at `path` with its external data. Raises ModelProblem in words."""
+    """The model at `path` with its external data. Raises ModelProblem in words, also for one beyond the limits."""
     try:
         model = onnx.load(path)
     except FileNotFoundError as why:
@@ -26,6 +27,7 @@ def load(path: str) -> onnx.ModelProto:
         raise ModelProblem(f"{path} is not a readable ONNX model", "Is the file complete, and really ONNX?") from why
     if not model.graph.node and not model.graph.output:
         raise ModelProblem(f"{path} holds no ONNX graph", "Is the file complete, and really ONNX?")
+    require_bounded(model, path)
     return model
 
 
