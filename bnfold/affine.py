@@ -118,7 +118,8 @@ class Affine:
         return self.map(lambda c: np.broadcast_to(c.ravel(), (size,)).copy())
 
     def on(self, axis: int, rank: int) -> Affine:
-        """1-D coefficients laid along one axis of a tensor of `rank`."""
+        """1-D coefficients laid along one axis of a tensor of `rank`. Refuses where it has no such axis."""
+        require(-rank <= axis < rank, "VARIES", f"a tensor of rank {rank} has no axis {axis}")
         shape = [1] * rank
         shape[axis] = -1
         return self.map(lambda c: c.reshape(shape))

@@ -12,6 +12,7 @@ from .limits import current
 from .messages import all_tensors, every_node
 
 RANK = 64  # axes of an array in NumPy
+DEEPEST = 100  # functions that call functions, as onnx's checker has it
 WIDEST = 1 << 31  # elements of an axis that a window is laid over
 POSITIVE = ("strides", "dilations", "kernel_shape", "group", "blocksize")
 WINDOWS = frozenset(
@@ -61,12 +62,16 @@ def require_few(model: onnx.ModelProto, name: object) -> None:
     sizes = expanded(model.functions, name)
     nodes = sum(sizes.get(call, (1, 0))[0] for call in _calls(model.graph.node))
     depth = max((depth for _, depth in sizes.values()), default=0)
-    for what, found, most in (("nodes", nodes, current().nodes), ("depth", depth, current().depth)):
-        if found > most:
-            words = f"{found} nodes, functions expanded" if what == "nodes" else f"functions in functions, {found} deep"
-            raise ModelProblem(
-                f"{name} has {words}; the limit is {most}", f"If the file is to be trusted: --limit {what}={found}."
-            )
+    if depth > DEEPEST:
+        raise ModelProblem(
+            f"{name} has functions in functions, {depth} deep; the limit is {DEEPEST}",
+            "onnx's checker has the same limit: let the exporter inline some of them.",
+        )
+    if nodes > current().nodes:
+        raise ModelProblem(
+            f"{name} has {nodes} nodes, functions expanded; the limit is {current().nodes}",
+            f"If the file is to be trusted: --limit nodes={nodes}.",
+        )
 
 
 def _calls(nodes: Iterable[NodeProto]) -> list[Key]:

@@ -64,7 +64,9 @@ def constant(node: gs.Node, index: int) -> Array:
     require(
         is_constant(tensor), "NOT_CONSTANT", f"'{tensor.name}', an input of {label(node)}, is not a stored constant"
     )
-    return value_of(tensor)
+    value = value_of(tensor)
+    require(value.dtype.kind not in "OSU", "DTYPE", f"'{tensor.name}', an input of {label(node)}, holds no numbers")
+    return value
 
 
 def dtype(tensor: gs.Tensor) -> np.dtype[Any]:

@@ -28,12 +28,11 @@ UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
 
 @dataclass(frozen=True)
 class Limits:
-    """`nodes` of a model, its functions expanded at every call; `depth` of functions that call functions; `elements` of
-    a tensor that is computed; `seconds` that a process may work (0: what is usual for its task, minutes for most);
-    `memory` in bytes that a process may hold (0: 0.8 of the machine's)."""
+    """`nodes` of a model, its functions expanded at every call; `elements` of a tensor that is computed; `seconds` that
+    a process may work (0: what is usual for its task, minutes for most); `memory` in bytes that a process may hold (0:
+    0.8 of the machine's)."""
 
     nodes: int = 2_000_000
-    depth: int = 100
     elements: int = 1 << 28
     seconds: float = 0
     memory: int = 0

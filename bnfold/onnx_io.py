@@ -89,7 +89,12 @@ def _require_known(model: ModelProto, where: Path) -> None:
             "Upgrade the onnx package, or export for an older version.",
         )
     newest = onnx.defs.onnx_opset_version()
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    version, *others = {o.version: None for o in model.opset_import if o.domain in ("", "ai.onnx")} or {1: None}
+    if others:
+        raise ModelProblem(
+            f"{where} imports ONNX's operators of opsets {version} and {others[0]}: which is meant is not said",
+            "Repair the model or export it again.",
+        )
     if not 1 <= version <= newest:
         raise ModelProblem(
             f"{where} uses opset {version}; onnx {onnx.__version__} knows opsets 1 to {newest}",

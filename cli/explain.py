@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bnfold_cli.console import say, table, write_json
 from bnfold_cli.limit import Limit
+
+if TYPE_CHECKING:
+    from bnfold.folding import Folded, Kept
 
 
 def explain(
@@ -32,8 +35,12 @@ def explain(
     if json:
         rows = {"folded": [asdict(f) for f in folded], "kept": [asdict(k) for k in kept]}
         write_json({"schema": "bnfold.explain/1", "model": str(model), **rows}, json)
-    if json == "-":
-        return
+    if json != "-":
+        show(folded, kept)
+
+
+def show(folded: list[Folded], kept: list[Kept]) -> None:
+    """A table of what folds, one of what stays, and how many."""
     if folded:
         columns = ("node", "operator", "folds into", "on the way through")
         table(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnfold.limits import asked
 from bnfold_cli.limit import Limit
 
 if TYPE_CHECKING:
@@ -65,16 +66,15 @@ def verify(
     with its default, and where each node ran is proved. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5
     for VACUOUS (the comparison could not have failed) and INCONCLUSIVE.
     """
-    from bnfold import limits
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
     from bnfold.verification.asked import dim_asked, shape_asked
 
     chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
-    asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
-    with limits.asked(limit or ()):
-        found = run(original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked)
+    chosen |= {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ())), "budget_s": budget}
+    with asked(limit or ()):
+        found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
         planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
     tell(found, planted, json, junit)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]

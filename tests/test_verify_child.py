@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from bnfold.errors import ModelProblem
+from bnfold.limits import Limits, within
 from bnfold.verification import child, verify, verifying
 from tests.verify_nets import CONV, GEMM, one_channel
 
@@ -27,7 +28,8 @@ def test_a_child_that_takes_too_long_is_stopped() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on private memory is Linux's")
 def test_a_child_that_wants_too_much_memory_is_stopped() -> None:
-    with pytest.raises(child.Crashed, match="a crash on purpose failed: out of memory"):
+    stopped = pytest.raises(child.Crashed, match="a crash on purpose failed: out of memory")
+    with within(Limits(memory=2**30)), stopped:
         child.run("crash", {"bytes": 2**31}, seconds=30)
 
 
