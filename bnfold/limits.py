@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from .errors import EnvironmentProblem, UsageProblem
@@ -24,6 +25,7 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
+CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html
 
 
 @dataclass(frozen=True)
@@ -90,33 +92,40 @@ def _parsed(text: str) -> tuple[str, Any]:
 
 
 def most_memory() -> int:
-    """What keeps one process from taking the machine down: most of its memory."""
-    try:
-        return int(SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return UNKNOWN
+    """What keeps one process from taking the machine down: most of its memory, or of what its container may have."""
+    sizes = []
+    with suppress(AttributeError, ValueError, OSError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # "max" where there is no limit
+        sizes.append(int(Path(CONTAINER).read_text(encoding="ascii")))
+    return int(SHARE * min(sizes, default=UNKNOWN))
 
 
-def cap(most: int) -> None:
-    """Cap the private memory this process may ask for (not on Windows); beyond it allocations fail."""
-    if sys.platform != "win32":
-        import resource
+def cap(most: int) -> int:
+    """Cap the private memory this process may ask for (not on Windows); beyond it allocations fail.
 
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        with suppress(ValueError, OSError):  # the system may have a lower limit of its own
-            resource.setrlimit(resource.RLIMIT_DATA, (hard if most == UNCAPPED else most, hard))
+    UNCAPPED leaves only the system's own limit. Returns the former cap.
+    """
+    if sys.platform == "win32":
+        return UNCAPPED
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(ValueError, OSError):  # the system's own limit may be lower
+        resource.setrlimit(resource.RLIMIT_DATA, (hard if most == UNCAPPED else most, hard))
+    return soft
 
 
 @contextmanager
 def capped() -> Iterator[None]:
     """Cap this process's memory for a block. Raises EnvironmentProblem where that is too little."""
-    cap(current().bytes())
+    former = cap(current().bytes())
     try:
         yield
     except MemoryError as why:
         raise EnvironmentProblem(f"more than {words(current().bytes())} of memory would be needed", MORE) from why
     finally:
-        cap(UNCAPPED)
+        cap(former)
 
 
 MORE = "If the file is to be trusted, --limit allows more: seconds=3600, memory=32GB."

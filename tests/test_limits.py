@@ -10,6 +10,7 @@ from contextlib import suppress
 
 import pytest
 
+from bnfold import limits
 from bnfold.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
 from bnfold.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
@@ -128,3 +129,26 @@ def test_a_sentence_is_not_endless():
     said = str(BnfoldError("a" * 10_000 + "b", "hint"))
     assert len(said) < 2100
     assert said.endswith("aab")
+
+
+def test_a_container_has_less_than_its_machine(tmp_path, monkeypatch):
+    whole = limits.most_memory()
+    for content, expected in (("1000000\n", 800_000), ("max\n", None)):
+        (tmp_path / "memory.max").write_text(content)
+        monkeypatch.setattr(limits, "CONTAINER", str(tmp_path / "memory.max"))
+        assert limits.most_memory() == expected or (expected is None and limits.most_memory() >= whole)
+
+
+@linux
+def test_a_cap_is_taken_off_again():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with limits.asked(["memory=100GB"]):
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 10**11
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    with (
+        pytest.raises(EnvironmentProblem, match=r"^more than 100 GB of memory would be needed$"),
+        limits.asked(["memory=100GB"]),
+    ):
+        bytearray(10**12)

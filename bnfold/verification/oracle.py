@@ -56,7 +56,9 @@ class Oracle:
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
             self._evaluator = _Evaluator(wide)
-        except (TypeError, RuntimeError, ValueError, NotImplementedError) as why:
+        except CannotEvaluate:
+            raise
+        except Exception as why:  # whatever an operator does not find in its node
             raise CannotEvaluate("the graph", why) from why
         self._graph = wide.graph
         self._opset = opset(model)
