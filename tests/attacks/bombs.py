@@ -212,15 +212,16 @@ VERIFIED: dict[str, Row] = {  # folded; what runs in verification would take all
     "a Pad": survived(behind(helper.make_node("Pad", ["y", "n"], ["q"]), n=sizes(0, 0, 0, 0, 0, 0, 2**30, 2**30))),
     "a ConstantOfShape": survived(
         behind(
-            helper.make_node("ConstantOfShape", ["n"], ["k"]), helper.make_node("Add", ["y", "k"], ["q"]),
+            helper.make_node("ConstantOfShape", ["n"], ["k"]), helper.make_node("ReduceMax", ["k"], ["r"]),
+            helper.make_node("Add", ["y", "r"], ["q"]),
             n=sizes(2**40),
         )
     ),
     "a Range": survived(
         behind(
-            helper.make_node("Range", ["a", "b", "s"], ["k"]), helper.make_node("ReduceSum", ["k"], ["r"]),
+            helper.make_node("Range", ["low", "high", "by"], ["k"]), helper.make_node("ReduceSum", ["k"], ["r"]),
             helper.make_node("Mul", ["y", "r"], ["q"]),
-            a=np.float32(0), b=np.float32(1e30), s=np.float32(1),
+            low=np.float32(0), high=np.float32(1e12), by=np.float32(1),
         )
     ),
     "a Loop without end": survived(
