@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from .limits import current
 
 Array = npt.NDArray[Any]
 
@@ -28,6 +31,13 @@ def require(condition: object, code: str, reason: str) -> None:
     """Refuse unless `condition` holds."""
     if not condition:
         raise Refused(code, reason)
+
+
+def require_room(*lengths: int) -> None:
+    """Refuse to make an array with axes of these lengths where it would have more elements than the limit."""
+    elements = math.prod(lengths)
+    most = current().elements
+    require(elements <= most, "TOO_LARGE", f"{elements} numbers would have to be computed; the limit is {most}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,10 +115,12 @@ class Affine:
         elsewhere = [n for i, n in enumerate(self.extent) if i != axis]
         require(all(n == 1 for n in elsewhere), "VARIES", f"it varies on more than axis {axis}")
         require(self.extent[axis] in (1, size), "VARIES", f"it has {self.extent[axis]} channels, not {size}")
+        require_room(size)
         return self.map(lambda c: np.broadcast_to(c.ravel(), (size,)).copy())
 
     def on(self, axis: int, rank: int) -> Affine:
-        """1-D coefficients laid along one axis of a tensor of `rank`."""
+        """1-D coefficients laid along one axis of a tensor of `rank`. Refuses where it has no such axis."""
+        require(-rank <= axis < rank, "VARIES", f"a tensor of rank {rank} has no axis {axis}")
         shape = [1] * rank
         shape[axis] = -1
         return self.map(lambda c: c.reshape(shape))

@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from .affine import Array, Refused, require
+from .affine import Array, Refused, require, require_room
 from .affine_nodes import affine_of
 from .graph import algebra, attribute, constant, has, label, operator, size
 from .plan import Plan, Replace, SetAttributes, Visible, require_in_range
@@ -180,6 +180,7 @@ def diagonal_branches(visible: Visible, tensor: gs.Tensor, like: Branch) -> Iter
     except Refused:
         pass
     channels = like.weight.shape[1] * like.group
+    require_room(channels)
     yield diagonal(tensor, None, np.ones(channels), np.zeros(channels), like)
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto, helper, numpy_helper
 
-from .affine import Array, Refused, require
+from .affine import Array, Refused, require_room
 from .tensors import widened
 
 COMPUTED = {  # operators that exporters put between a stored value and its use
     *("Add", "Cast", "CastLike", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul"),
     *("Neg", "Pow", "Reciprocal", "Reshape", "Shape", "Slice", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze"),
 }
+BROADCAST = ("Add", "Div", "Expand", "Mul", "Pow", "Sub")
 SCALARS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-LIMIT = 1 << 28  # elements that a computed constant may have
 
 
 def is_evaluable(tensor: gs.Tensor) -> bool:
@@ -109,7 +109,7 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     attributes: dict[str, Any] = {k: v.values if isinstance(v, gs.Tensor) else v for k, v in node.attrs.items()}
     if node.op == "ConstantOfShape" and "value" in attributes:
         attributes["value"] = numpy_helper.from_array(widened(np.asarray(attributes["value"])))
-    _refuse_bombs(node, inputs)
+    require_room(*_largest(node, inputs))
     names = ["" if x is None else f"x{i}" for i, x in enumerate(inputs)]
     given = {name: x for name, x in zip(names, inputs, strict=True) if x is not None}
     proto = helper.make_node(node.op, names, ["y"], **attributes)
@@ -128,11 +128,17 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     return np.asarray(result)
 
 
-def _refuse_bombs(node: gs.Node, inputs: list[Array | None]) -> None:
-    shape = inputs[{"ConstantOfShape": 0, "Expand": 1}.get(node.op, 0)]
-    if node.op in ("ConstantOfShape", "Expand") and shape is not None:
-        elements = math.prod(int(n) for n in shape)
-        require(elements <= LIMIT, "TOO_LARGE", f"the constant '{node.outputs[0].name}' would have {elements} elements")
+def _largest(node: gs.Node, inputs: list[Array | None]) -> tuple[int, ...]:
+    """The shape of what a node computes or, where operators only rearrange what there is, of at least as much."""
+    given = [x for x in inputs if x is not None]
+    if node.op == "ConstantOfShape":
+        return tuple(map(int, given[0]))
+    if node.op == "Gather":
+        return given[1].size, given[0].size // max(1, given[0].shape[node.attrs.get("axis", 0)])
+    if node.op in BROADCAST:
+        shapes = [given[0].shape, tuple(map(int, given[1]))] if node.op == "Expand" else [x.shape for x in given]
+        return tuple(map(max, zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)))
+    return (sum(x.size for x in given),)
 
 
 def _cast(node: gs.Node, inputs: list[Array | None]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+LONGEST = 2000  # characters of a sentence
+
 
 class BnfoldError(Exception):
     """Base of every error bnfold raises on purpose.
@@ -12,8 +14,13 @@ class BnfoldError(Exception):
     exit_code = 70
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(short(message))
+        self.hint = short(hint)
+
+
+def short(text: str) -> str:
+    """A sentence about a file that holds endless names, without the middle of it."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 class CheckFailed(BnfoldError):

@@ -17,8 +17,8 @@ from onnx.external_data_helper import uses_external_data
 
 from . import wire
 from .errors import ModelProblem
+from .messages import all_tensors
 from .promises import Promises
-from .tensors import all_tensors
 
 BLOCK = 1 << 24
 NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits

@@ -15,6 +15,7 @@ from typing import Any
 from . import engines
 from .errors import EnvironmentProblem, UsageProblem
 from .junit import Check
+from .limits import current
 from .pipeline import DEFAULT, Options, default_target, require_beside
 from .processors import threads
 
@@ -36,7 +37,9 @@ class Task:
     def request(self) -> dict[str, Any]:
         """Plain data for `worker.fold_apart`, wherever that runs."""
         paths = {"folder": os.getcwd(), "source": str(self.source), "target": str(self.target)}
-        return {**paths, "options": asdict(self.options), "strict": self.strict, "threads": self.threads}
+        return {**paths, "options": asdict(self.options), "strict": self.strict, "threads": self.threads} | {
+            "limits": asdict(current())
+        }
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,9 @@ def constant(node: gs.Node, index: int) -> Array:
     require(
         is_constant(tensor), "NOT_CONSTANT", f"'{tensor.name}', an input of {label(node)}, is not a stored constant"
     )
-    return value_of(tensor)
+    value = value_of(tensor)
+    require(value.dtype.kind not in "OSU", "DTYPE", f"'{tensor.name}', an input of {label(node)}, holds no numbers")
+    return value
 
 
 def dtype(tensor: gs.Tensor) -> np.dtype[Any]:
@@ -148,7 +150,7 @@ def bounded(length: int) -> int:
 
 
 def size(tensor: gs.Tensor, axis: int) -> int:
-    """The length of one axis. Refuses if it is not static."""
+    """The length of one axis. Refuses if it is not static, or beyond the limit of what may be computed."""
     n = dims(tensor)[axis]
     require(
         isinstance(n, int),

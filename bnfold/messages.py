@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from onnx import AttributeProto, GraphProto, NodeProto, ValueInfoProto, helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    SparseTensorProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
 
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
@@ -25,6 +34,34 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
         yield node
         for graph in bodies(node):
             yield from every_node(graph.node)
+
+
+def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor that a model stores: initializers and tensor attributes, also inside subgraphs and functions."""
+    yield from _in_graph(model.graph)
+    for function in model.functions:
+        yield from _in_nodes(function.node)
+
+
+def _in_graph(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    yield from _in_sparse(graph.sparse_initializer)
+    yield from _in_nodes(graph.node)
+
+
+def _in_sparse(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
+    for tensor in tensors:
+        if tensor.HasField("values"):
+            yield from (tensor.values, tensor.indices)
+
+
+def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            yield from _in_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
+            for graph in graphs(attribute):
+                yield from _in_graph(graph)
 
 
 def is_batch_norm(node: NodeProto) -> bool:

@@ -9,13 +9,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
+from .limits import cap, current
+
 SECONDS = 120.0
 ANSWER, WHY = b"+", b"-"  # how what a fork tells begins
-MEMORY = 8 << 30  # bytes that the fork may allocate beside what it inherits
 
 
 class Failed(Exception):
@@ -25,8 +25,9 @@ class Failed(Exception):
 def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
     """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`.
 
-    Nothing but bytes comes back: whoever takes over the fork can send us no object. Where a process has several
-    threads, or on macOS, a fork is not safe, and on Windows there is none: there the call is made in this process.
+    It usually has `seconds`; see `limits` for these and for its memory. Nothing but bytes comes back: whoever takes
+    over the fork can send us no object. Where a process has several threads, or on macOS, a fork is not safe, and on
+    Windows there is none: there the call is made in this process.
     """
     return begun(doing, call, seconds)()
 
@@ -35,6 +36,7 @@ def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS
     """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile."""
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
         return lambda: _answer(_outcome(call))
+    seconds = current().time(seconds)
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -61,22 +63,13 @@ def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float)
 def _serve(call: Callable[[], bytes | None], pipe: int) -> NoReturn:
     """The fork's side. It must not return: everything behind the call belongs to the process it came from."""
     try:
-        _limit()
+        cap(current().bytes())
         told = _outcome(call)
         while told:
             told = told[os.write(pipe, told) :]
         os._exit(0)
     finally:
         os._exit(1)
-
-
-def _limit() -> None:
-    """Cap what the fork may allocate, where the system tells what it has inherited."""
-    import resource
-
-    with suppress(OSError, ValueError), open("/proc/self/statm") as statm:
-        held = int(statm.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _outcome(call: Callable[[], bytes | None]) -> bytes:

@@ -14,10 +14,11 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx import ModelProto
 
 from . import external, wire
+from .bounds import require_bounded
 from .errors import ModelProblem
+from .messages import all_tensors
 from .promises import Promises
 from .staging import data_name, staged
-from .tensors import all_tensors
 from .validity import NOT_ONNX, require_known
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
@@ -38,6 +39,7 @@ def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
     except DecodeError as problem:
         raise ModelProblem(f"{where} is not an ONNX model, or is cut off", NOT_ONNX) from problem
     require_known(model, where)
+    require_bounded(model, where)
     return model
 
 
@@ -45,6 +47,7 @@ def consumable(model: ModelProto | str | PathLike[str]) -> tuple[ModelProto, Pat
     """A model that may be changed, read from its file or copied, and the folder of its data. Raises ModelProblem."""
     if not isinstance(model, ModelProto):
         return load(model), Path(model).parent
+    require_bounded(model, "the model")
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy, None

@@ -16,6 +16,7 @@ import onnx
 from . import external, onnx_io, staging
 from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
+from .limits import timed
 from .promises import Overflow, Promises
 from .validity import check
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
+SECONDS = 600.0  # in which a fold is planned
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
     with staging.staged(
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
     ) as draft:
-        result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
+        with timed(f"the fold of {source}", SECONDS):
+            result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)
         stage(record if result.folded else None, source, draft, promises, options)

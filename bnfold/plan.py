@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -204,7 +204,8 @@ def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
     tensor = node.inputs[index] if has(node, index) else None
-    if isinstance(tensor, Held) and tensor.kind in TINY:
+    floating_kind(node, index)
+    if isinstance(tensor, Held):
         with np.errstate(over="ignore", invalid="ignore"):
             if 2 * share.reach(tensor.reach) < float(ml_dtypes.finfo(tensor.kind).max):  # type: ignore[no-untyped-call]
                 return
@@ -213,11 +214,17 @@ def require_representable(node: gs.Node, index: int, share: Affine) -> None:
 
 
 def require_in_range(node: gs.Node, index: int, value: Array) -> None:
-    kind = dtype(node.inputs[index if has(node, index) else 1])
-    require(kind in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
+    kind = floating_kind(node, index)
     new, _ = rounded(value, kind)
     finite = np.isfinite(new.astype(np.float64)).all()
     require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")
+
+
+def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:
+    """The element type of a constant (that of the weight, if it is omitted). Refuses what is not floating point."""
+    kind = dtype(node.inputs[index if has(node, index) else 1])
+    require(kind in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
+    return kind
 
 
 def require_once(plan: Plan) -> None:

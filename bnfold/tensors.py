@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from onnx.external_data_helper import load_external_data_for_tensor, uses_extern
 from . import wire
 from .affine import IDENTITY, Array, at_rank
 from .errors import ModelProblem
-from .messages import graphs
+from .limits import current
 
 DATA_FIELDS = (
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
@@ -203,6 +203,12 @@ def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
 
 def dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> Array:
     """A sparse tensor as an array. Its indices are positions in row-major order, or one row per value."""
+    if math.prod(sparse.dims) > current().elements:
+        raise ModelProblem(
+            f"'{sparse.values.name}' is a sparse tensor of {math.prod(sparse.dims)} elements; "
+            f"the limit is {current().elements}",
+            f"If the file is to be trusted: --limit elements={math.prod(sparse.dims)}.",
+        )
     values, indices = read(sparse.values, folder), read(sparse.indices, folder)
     result = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
@@ -228,31 +234,3 @@ def restate(message: TensorProto, shape: tuple[int, ...], kind: np.dtype[Any]) -
         message.ClearField(field)
     message.dims[:] = shape
     message.data_type = helper.np_dtype_to_tensor_dtype(kind)
-
-
-def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor that a model stores: initializers and tensor attributes, also inside subgraphs and functions."""
-    yield from _in_graph(model.graph)
-    for function in model.functions:
-        yield from _in_nodes(function.node)
-
-
-def _in_graph(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    yield from _in_sparse(graph.sparse_initializer)
-    yield from _in_nodes(graph.node)
-
-
-def _in_sparse(tensors: Iterable[onnx.SparseTensorProto]) -> Iterator[TensorProto]:
-    for tensor in tensors:
-        if tensor.HasField("values"):
-            yield from (tensor.values, tensor.indices)
-
-
-def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            yield from _in_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
-            for graph in graphs(attribute):
-                yield from _in_graph(graph)

@@ -15,11 +15,10 @@ from onnx.external_data_helper import uses_external_data
 from . import external
 from .affine import Refused
 from .errors import BnfoldError, ModelProblem
-from .messages import bodies, every_node
+from .messages import all_tensors, bodies, every_node
 from .native import Failed, begun, guarded
-from .tensors import DATA_FIELDS, all_tensors
+from .tensors import DATA_FIELDS
 
-RANK = 64  # axes of an array in NumPy
 LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
 REPAIR = "Repair the model or export it again."
 NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
@@ -36,7 +35,11 @@ def require_known(model: ModelProto, name: object) -> None:
             "Upgrade the onnx package, or export for an older version.",
         )
     newest = onnx.defs.onnx_opset_version()
-    version = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    version, *others = {o.version: None for o in model.opset_import if o.domain in ("", "ai.onnx")} or {1: None}
+    if others:
+        raise ModelProblem(
+            f"{name} imports ONNX's operators of opsets {version} and {others[0]}: which is meant is not said", REPAIR
+        )
     if not 1 <= version <= newest:
         raise ModelProblem(
             f"{name} uses opset {version}; onnx {onnx.__version__} knows opsets 1 to {newest}",
@@ -85,7 +88,6 @@ def check(record: ModelProto, name: object, folder: Path | None = None, outside:
     """
     if folder is not None:
         external.require_data(record, folder, outside)
-    _require_ranks(record, name)
     bare = _bare(record)
     answer = begun("onnx's checker", lambda: onnx.checker.check_model(bare))
 
@@ -113,15 +115,6 @@ def _is_large_and_whole(tensor: TensorProto) -> bool:
     if len(tensor.raw_data) < LARGE or tensor.data_type == TensorProto.STRING:
         return False
     return len(tensor.raw_data) == external.size(tensor) and not any(getattr(tensor, field) for field in DATA_FIELDS)
-
-
-def _require_ranks(record: ModelProto, name: object) -> None:
-    for tensor in all_tensors(record):
-        if len(tensor.dims) > RANK:
-            raise ModelProblem(
-                f"'{tensor.name}' in {name} has {len(tensor.dims)} axes; NumPy knows up to {RANK}",
-                "Is the file damaged? Export the model again.",
-            )
 
 
 def require_acyclic(model: ModelProto) -> None:

@@ -18,8 +18,10 @@ from typing import Any
 from . import staging
 from .errors import BnfoldError, EnvironmentProblem
 from .junit import broken_off
+from .limits import MORE, Limits, Watch, capped, within
 from .pipeline import FoldReport, Options, failed_target, fold_file
 
+SECONDS = 14_400.0  # for one model; more than what everything that it starts may usually take together
 PAUSE = 0.02  # seconds between two looks at a process
 GRACE = 10.0  # seconds in which a process that was told to stop may clean up
 _START = "import sys; sys.path.append(sys.argv[1]); from bnfold.worker import serve; serve(sys.argv[2])"
@@ -31,10 +33,11 @@ def fold_apart(request: Mapping[str, Any]) -> Plain:
     """Fold one model in a fresh interpreter: the worker of every engine.
 
     `request` is plain data, as `fleet.Task.request` makes it: `folder`, from where `source` and `target` are found,
-    `options` (the fields of `pipeline.Options`), `strict`, `threads`. So is the answer: `exit_code` (as the command
-    line has it), `error` and `hint` ("" if all is well), `report` (schema `bnfold.fold/1`, or None), `checks` (for
-    JUnit) and `seconds`. What is wrong with a model, even a crash, is an answer and no exception. KeyboardInterrupt
-    stops the process and all that it started, and leaves nothing half written.
+    `options` (the fields of `pipeline.Options`), `strict`, `threads`, `limits` (those of `limits.Limits`). So is the
+    answer: `exit_code` (as the command line has it), `error` and `hint` ("" if all is well), `report` (schema
+    `bnfold.fold/1`, or None), `checks` (for JUnit) and `seconds`. What is wrong with a model, even a crash, is an
+    answer and no exception. KeyboardInterrupt stops the process and all that it started, and leaves nothing half
+    written.
 
     Any engine that maps a function over plain data can run a fleet with it (Ray does in `engines`; Dask, or an array
     of batch jobs, would): where it runs, bnfold is installed and the paths lead to the files.
@@ -64,8 +67,16 @@ class Running:
                 command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, env=environment, start_new_session=True
             )
 
+        limits = Limits(**request["limits"])
+        self.watch, self.exceeded = Watch(self.process.pid, limits.time(SECONDS), limits.bytes()), ""
+
     @property
     def ended(self) -> bool:
+        """Whether it is over; one that exceeds its limits is ended now."""
+        if self.process.poll() is None and (why := self.watch.broken()):
+            self.exceeded = why
+            self.send(getattr(signal, "SIGKILL", signal.SIGTERM))
+            self.process.wait()
         return self.process.poll() is not None
 
     def answer(self) -> Plain:
@@ -77,6 +88,8 @@ class Running:
 
     def _last_words(self) -> BnfoldError:
         status, doing = self.process.returncode, f"the process that folds {self.request['source']}"
+        if self.exceeded:
+            return EnvironmentProblem(f"{doing} {self.exceeded}", MORE)
         if status == -signal.SIGKILL:
             return EnvironmentProblem(f"{doing} was killed", "Most often memory was short: try fewer --jobs.")
         if status < 0:
@@ -128,7 +141,8 @@ def serve(place: str) -> None:
 def _answered(request: Mapping[str, Any]) -> Plain:
     try:
         _enter(request["folder"])
-        report = fold_file(Path(request["source"]), Path(request["target"]), Options(**request["options"]))
+        with within(Limits(**request["limits"])), capped():
+            report = fold_file(Path(request["source"]), Path(request["target"]), Options(**request["options"]))
         return success(report, request["strict"])
     except BnfoldError as problem:
         return failure(problem)

@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnfold.limits import asked
+from bnfold_cli.limit import Limit
+
 if TYPE_CHECKING:
     from bnfold.bench import Benchmark
+    from bnfold.bench.gate import Gate
 
 Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")]
@@ -54,6 +58,7 @@ def bench(
     threads: Threads = None,
     margin: Margin = "1%",
     fail_if: FailIf = None,
+    limit: Limit = None,
     json: Json = None,
     raw: Raw = None,
     plot: Plot = None,
@@ -68,26 +73,26 @@ def bench(
     from bnfold.bench import benchmark, gate
     from bnfold.verification.asked import dim_asked
 
-    gates = [gate.gate(text) for text in fail_if or []]
-    _check(raw, plot)
+    gates = _checked(fail_if or [], raw, plot)
     how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
     how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(dim_asked, dim or []))}
     how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
-    found = benchmark(original, folded, **how)
-    failed = gate.failures(found, gates)
+    with asked(limit or ()):
+        found = benchmark(original, folded, **how)
     _write(found, raw, plot)
-    tell(found, failed, json)
+    tell(found, failed := gate.failures(found, gates), json)
     return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
 
 
-def _check(raw: Path | None, plot: Path | None) -> None:
-    """What can be refused before minutes are spent."""
-    from bnfold.bench import files
+def _checked(fail_if: list[str], raw: Path | None, plot: Path | None) -> list[Gate]:
+    """The gates that are meant; what can be refused is, before minutes are spent."""
+    from bnfold.bench import files, gate
 
     if plot:
         files.check_plot(plot)
     for path in filter(None, (raw, plot)):
         files.check_place(path)
+    return [gate.gate(text) for text in fail_if]
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:

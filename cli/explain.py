@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bnfold_cli.console import say, table, write_json
+from bnfold_cli.limit import Limit
+
+if TYPE_CHECKING:
+    from bnfold.folding import Folded, Kept
 
 
 def explain(
@@ -15,6 +19,7 @@ def explain(
     freeze_initializers: Annotated[
         bool, typer.Option("--freeze-initializers", help="Count initializers that callers may override as constants.")
     ] = False,
+    limit: Limit = None,
     json: Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the answer as JSON.")] = None,
 ) -> None:
     """Say of every affine node where `fold` would put it, or why it must stay."""
@@ -22,14 +27,20 @@ def explain(
 
     from bnfold.folding import Folded, Kept
     from bnfold.folding import explain as ask
+    from bnfold.limits import asked
 
-    fates = ask(model, freeze_initializers=freeze_initializers)
+    with asked(limit or ()):
+        fates = ask(model, freeze_initializers=freeze_initializers)
     folded, kept = [f for f in fates if isinstance(f, Folded)], [k for k in fates if isinstance(k, Kept)]
     if json:
         rows = {"folded": [asdict(f) for f in folded], "kept": [asdict(k) for k in kept]}
         write_json({"schema": "bnfold.explain/1", "model": str(model), **rows}, json)
-    if json == "-":
-        return
+    if json != "-":
+        show(folded, kept)
+
+
+def show(folded: list[Folded], kept: list[Kept]) -> None:
+    """A table of what folds, one of what stays, and how many."""
     if folded:
         columns = ("node", "operator", "folds into", "on the way through")
         table(

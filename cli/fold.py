@@ -11,7 +11,9 @@ import typer
 
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.junit import Check, broken_off
+from bnfold.limits import asked
 from bnfold_cli.console import complain, require_one_on_stdout, say, table, write_json, write_junit
+from bnfold_cli.limit import Limit
 
 if TYPE_CHECKING:
     from bnfold.fleet import Outcome
@@ -92,6 +94,7 @@ def fold(
     external: External = "copy",
     allow_external_outside: Outside = False,
     keep_failed: KeepFailed = False,
+    limit: Limit = None,
     junit: Junit = None,
     json: Json = None,
 ) -> int:
@@ -109,7 +112,7 @@ def fold(
         verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external, allow_external_outside
     )
     reports = Reports(strict, junit, json)
-    with failure_noted(junit):
+    with failure_noted(junit), asked(limit or ()):
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
         require_one(paths, jobs, engine)

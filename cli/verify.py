@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bnfold.limits import asked
 from bnfold_cli import console
+from bnfold_cli.limit import Limit
 
 if TYPE_CHECKING:
     from bnfold.verification import SelfTest, Verification
@@ -59,6 +61,7 @@ def verify(
     seed: Seed = 0,
     allow_external_outside: Outside = False,
     self_test: Planted = False,
+    limit: Limit = None,
     junit: Junit = None,
     json: Json = None,
 ) -> int:
@@ -76,10 +79,11 @@ def verify(
     console.require_one_on_stdout(junit, json)
     chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
-    asked: dict[str, Any] = {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ()))}
-    asked["allow_external_outside"] = allow_external_outside
-    found = run(original, folded, effort=effort, seed=seed, placement=placement, budget_s=budget, **chosen, **asked)
-    planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
+    chosen |= {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ())), "budget_s": budget}
+    chosen["allow_external_outside"] = allow_external_outside
+    with asked(limit or ()):
+        found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
+        planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
     tell(found, planted, json, junit)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
 

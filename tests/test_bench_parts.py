@@ -420,7 +420,7 @@ def test_the_budget_holds_with_the_control_and_the_cold_costs() -> None:
 def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stuck(job: str, request: Any, *, seconds: float) -> dict[str, Any]:
+    def stuck(job: str, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
         seen.append(seconds)
         raise benching.child.Crashed("it took too long")
 

@@ -450,11 +450,11 @@ def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
 
 
 def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str, Mapping[str, str], int | None]] = []
+    asked: list[tuple[str, str, Mapping[str, str], bool]] = []
 
     def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
         if job == "numbers":
-            asked.append((request["provider"], request["math"], how["environment"], how["memory"]))
+            asked.append((request["provider"], request["math"], how["environment"], how["reserves"]))
             return {"levels": [], "derived": [], "blocked": [], "notes": ["the same note"]}
         raise child.Crashed("not asked for here")
 
@@ -463,12 +463,12 @@ def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.Mon
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda", "tensorrt"])
     assert found.notes == ("the same note", *(f"{way.words}: the same note" for way in WAYS[1:]))
-    assert asked[0][:3] == ("cpu", "default", {})
+    assert asked[0] == ("cpu", "default", {}, False)
     assert asked[1:] == [
-        ("cuda", "strict", {}, None),
-        ("cuda", "default", {}, None),
-        ("tensorrt", "strict", {"NVIDIA_TF32_OVERRIDE": "0"}, None),
-        ("tensorrt", "default", {}, None),
+        ("cuda", "strict", {}, True),
+        ("cuda", "default", {}, True),
+        ("tensorrt", "strict", {"NVIDIA_TF32_OVERRIDE": "0"}, True),
+        ("tensorrt", "default", {}, True),
     ]
 
 
@@ -476,9 +476,9 @@ def test_a_child_sees_the_environment_it_is_given(monkeypatch: pytest.MonkeyPatc
     seen: list[str] = []
     real = child._wait
 
-    def wait(command: list[str], noise: Any, seconds: float, environment: dict[str, str]) -> int | None:
+    def wait(command: list[str], noise: Any, environment: dict[str, str], *limits: Any) -> int | str:
         seen.append(environment.get("NVIDIA_TF32_OVERRIDE", "unset"))
-        return real(command, noise, seconds, environment)
+        return real(command, noise, environment, *limits)
 
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
     monkeypatch.setattr(child, "_wait", wait)

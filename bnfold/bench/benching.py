@@ -134,11 +134,15 @@ class Session:
         columns = ([one[key] for one in each] for each in zip(*self.answers, strict=True) for key in keys)
         return all(speedup(ratios).half_width <= NARROW for ratios in columns)
 
+    @property
+    def gpu(self) -> bool:
+        return any(each.provider != "cpu" for each in self.asked)
+
     def child(self, job: str, provider: str, more: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """The answer of a child. Raises Inconclusive if it does not survive."""
         asked = {**self.request, "provider": provider, **more}
         try:
-            return child.run(job, asked, seconds=max(PATIENCE[provider], 4 * seconds))
+            return child.run(job, asked, seconds=max(PATIENCE[provider], 4 * seconds), reserves=self.gpu)
         except child.Crashed as why:
             raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
 

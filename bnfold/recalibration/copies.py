@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from ..messages import bodies
-from ..tensors import all_tensors, read, to_tensor
+from ..messages import all_tensors, bodies
+from ..tensors import read, to_tensor
 from ..verification.protos import fed, stored
 from .norms import attribute
 

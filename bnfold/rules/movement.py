@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, Array, compress, require
+from ..affine import Affine, Array, compress, require, require_room
 from ..graph import Dim, argument, attribute, bounded, dims, label, rank, size
 from . import OUT, Shares, hoist, sink
 
@@ -58,6 +58,7 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
             f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}, "
             "not all known before run time",
         )
+        require_room(*first, *lengths(before), *last)
         whole = np.broadcast_to(c, (*first, *lengths(before), *last))
         return compress(whole.reshape((*first, *lengths(after), *last)))
 

@@ -10,7 +10,7 @@ from operator import itemgetter
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, Array, require
+from ..affine import Affine, Array, require, require_room
 from ..graph import argument, attribute, bounded, constant, label, number, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
@@ -28,6 +28,7 @@ def put_back(node: gs.Node, affine: Affine, axis: int, positions: Array, length:
     """The coefficients along an axis of `length` from which these positions are taken, and 1 and 0 at all others."""
 
     def spread(c: Array, neutral: float) -> Array:
+        require_room(*c.shape[:axis], length, *c.shape[axis + 1 :])
         whole = np.full((*c.shape[:axis], length, *c.shape[axis + 1 :]), neutral)
         whole[(slice(None),) * axis + (positions,)] = c
         same = np.array_equal(whole.take(positions, axis), np.broadcast_to(c, whole.take(positions, axis).shape))
@@ -164,6 +165,7 @@ def padding(node: gs.Node, affine: Affine) -> Moves:
     repeats = mode != "constant" and min([0, *chain(*pads.values())]) == 0
     bounded(max([0, *chain(*pads.values())]))
     require(repeats or not pads, "VARIES", f"it varies along an axis that {label(node)} pads with one number, or cuts")
+    require_room(max(map(sum, pads.values()), default=0))
     return {axis: partial(np.pad, pad_width=amounts, mode=mode) for axis, amounts in pads.items()}
 
 
@@ -203,6 +205,7 @@ def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     taken_from, length = constant(node, 1), size(node.inputs[0], axis)
 
     def flat(c: Array) -> Array:
+        require_room(*c.shape[:axis], taken_from.size, *c.shape[end:])
         whole = np.broadcast_to(c, (*c.shape[:axis], *taken_from.shape, *c.shape[end:]))
         return whole.reshape(*c.shape[:axis], -1, *c.shape[end:])
 
@@ -214,6 +217,7 @@ def sink_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t)[i] == s[i] * x[i] + t[i]"""
     axis, end = gathered(node)
     indices = constant(node, 1) if affine.extent[axis] != 1 else np.zeros((1,) * (end - axis), int)
+    require_room(*affine.extent[:axis], indices.size, *affine.extent[axis + 1 :])
     return {OUT: affine.map(lambda c: c.take(indices if c.shape[axis] != 1 else np.zeros_like(indices), axis))}
 
 

@@ -19,11 +19,11 @@ import onnx
 from onnx import helper
 
 from .copies import without_data
-from .impulses import Impulses, elements, everything, impulses
+from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .inputs import feeds
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
-from .pieces import NotDerived, Piece, other_operand, piece, require_linear, summing
+from .pieces import Piece, other_operand, piece, require_linear, summing
 from .protos import FLOATS, produced
 from .records import finite
 from .regions import changed

@@ -14,11 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
+from ..limits import UNCAPPED, Limits, Watch, cap, current, within
 
 JOBS = {  # the only functions a child runs: name -> module, function
     "structure": ("bnfold.verification.structure", "check"),
@@ -31,6 +34,7 @@ JOBS = {  # the only functions a child runs: name -> module, function
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}
 _START = "import sys; sys.path.append(sys.argv[1]); from bnfold.verification.child import serve; serve(*sys.argv[2:])"
+PAUSE = 0.25  # seconds between two looks at what a child holds
 # Many small matrix products: the threads of numpy's library would mostly wait for each other.
 _CALM = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _stage_file: Path | None = None
@@ -51,42 +55,42 @@ def run(
     request: Mapping[str, Any],
     *,
     seconds: float,
-    memory: int | None = None,
     environment: Mapping[str, str] | None = None,
+    reserves: bool = False,
 ) -> dict[str, Any]:
-    """Run one of `JOBS` in a child with at most `seconds` of time and `memory` bytes; returns its answer.
+    """Run one of `JOBS` in a child, which usually has `seconds`, within the limits in force; returns its answer.
 
-    `environment` is added to what the child sees of this process's own.
+    `environment` is added to what the child sees of this process's own. A child that `reserves` memory, as CUDA does,
+    far more of it than it uses, is only watched; any other is refused what exceeds the limit.
 
     Raises `Crashed` if it dies or exceeds a limit, and passes on the errors bnfold raises on purpose.
     """
+    limits = current()
+    told = json.dumps({**asdict(limits), "seconds": 0}), "" if reserves else "capped"
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         asked, answer, doing, noise = (Path(folder, name) for name in ("ask.json", "answer.json", "stage", "noise"))
         asked.write_text(json.dumps(dict(request)), encoding="utf-8")
-        command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), job, folder, str(memory or 0)]
+        command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), job, folder, *told]
         with noise.open("wb") as stream:
-            status = _wait(command, stream, seconds, _CALM | os.environ | dict(environment or {}))
+            status = _wait(command, stream, _CALM | os.environ | dict(environment or {}), limits, seconds)
         if answer.exists() and status == 0:
             return _answer(json.loads(answer.read_text(encoding="utf-8")))
-        raise Crashed(_last_words(status, doing, noise, seconds))
+        raise Crashed(_last_words(status, doing, noise))
 
 
-def most_memory() -> int:
-    """A limit that keeps a child from taking the machine down: most of its memory (0: the system does not tell)."""
-    try:
-        return int(0.8 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, ValueError, OSError):
-        return 0
-
-
-def _wait(command: list[str], noise: Any, seconds: float, environment: dict[str, str]) -> int | None:
-    """The exit status of `command`, or None if it had to be stopped after `seconds`."""
-    try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, timeout=seconds, env=environment
-        ).returncode
-    except subprocess.TimeoutExpired:
-        return None
+def _wait(command: list[str], noise: Any, environment: dict[str, str], limits: Limits, usual: float) -> int | str:
+    """The exit status of `command`, or which limit it exceeded, so that it had to be stopped."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, env=environment) as process:
+        watch = Watch(process.pid, limits.time(usual), limits.bytes())
+        try:
+            while process.poll() is None:
+                if why := watch.broken():
+                    return why
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PAUSE)
+        finally:
+            process.kill()
+    return process.returncode
 
 
 def _answer(answer: dict[str, Any]) -> dict[str, Any]:
@@ -97,26 +101,28 @@ def _answer(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _last_words(status: int | None, doing: Path, noise: Path, seconds: float) -> str:
+def _last_words(status: int | str, doing: Path, noise: Path) -> str:
     what = doing.read_text(encoding="utf-8") if doing.exists() else "the start of a child process"
-    if status is None:
-        return f"{what} took longer than {seconds:g} s and was stopped"
+    if isinstance(status, str):
+        return f"{what} {status}"
     if status < 0:
         return f"{what} crashed ({signal.Signals(-status).name})"
     lines = noise.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return f"{what} failed: {lines[-1] if lines else f'exit status {status}'}"
 
 
-def serve(job: str, folder: str, memory: str) -> None:
+def serve(job: str, folder: str, limits: str, capped: str) -> None:
     """The child's side: read the request, do the job, write the answer."""
     global _stage_file
     _stage_file = Path(folder, "stage")
-    _limit(int(memory))
+    held_to = Limits(**json.loads(limits))
+    cap(held_to.bytes() if capped else UNCAPPED)
     module, function = JOBS[job]
     try:
-        answer = getattr(import_module(module), function)(
-            json.loads(Path(folder, "ask.json").read_text(encoding="utf-8"))
-        )
+        with within(held_to):
+            answer = getattr(import_module(module), function)(
+                json.loads(Path(folder, "ask.json").read_text(encoding="utf-8"))
+            )
     except BnfoldError as problem:
         answer = {"error": type(problem).__name__, "message": str(problem), "hint": problem.hint}
     except Exception as defect:
@@ -130,15 +136,6 @@ def serve(job: str, folder: str, memory: str) -> None:
 
 def _is_memory(defect: BaseException) -> bool:
     return isinstance(defect, MemoryError) or "bad_alloc" in str(defect)
-
-
-def _limit(memory: int) -> None:
-    """Cap the memory this process may ask for, where the system can (not on Windows)."""
-    if memory and sys.platform != "win32":
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
 
 
 def _crash(request: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from onnx.inliner import inline_local_functions
 
 from .protos import FLOATS, domain, every_node, stored, subgraphs
 from .windows import Array
@@ -71,9 +72,10 @@ def jittered(model: onnx.ModelProto, seed: int, dropped: int = 0) -> onnx.ModelP
     Up or down at random, but equal values of a row together, as they are rounded together; zeros stay zeros. What this
     does to the results is what rounding the constants once more is entitled to do to them: it is the scale on which a
     fold is judged. Where the arithmetic drops `dropped` bits of a float32 number, the last place is above these.
+    Functions are inlined, so that their constants, and those that they are given, are moved as well.
     """
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(inline_local_functions(model) if model.functions else model)
     _dense(copy.graph)
     movable = _movable(copy.graph)
     for name, tensor in stored(copy.graph).items():

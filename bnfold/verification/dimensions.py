@@ -43,9 +43,9 @@ def _implied(graph: onnx.GraphProto) -> dict[str, int]:
             continue
         dims = weights[node.input[1]].dims
         given = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
-        if node.op_type == "Conv":
+        if node.op_type == "Conv" and len(dims) > 1:
             found[f"{node.input[0]}/1"] = dims[1] * given.get("group", 1)
-        elif node.op_type == "Gemm":
+        elif node.op_type == "Gemm" and len(dims) == 2:
             found[f"{node.input[0]}/1"] = dims[1] if given.get("transB") else dims[0]
         elif node.op_type == "MatMul" and len(dims) == 2:
             found.update((f"{node.input[0]}/{axis}", dims[0]) for axis in _last_axis(graph, node.input[0]))

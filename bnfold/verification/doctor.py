@@ -101,7 +101,7 @@ def examined(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
     wheels = installed(_WHEELS[provider])
     try:
-        found = child.run("probe", {"provider": provider}, seconds=SECONDS)
+        found = child.run("probe", {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
     except child.Crashed as why:
         fix = "Check the NVIDIA driver with nvidia-smi; reinstall the wheels: " + INSTALL[provider]
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})

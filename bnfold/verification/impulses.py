@@ -13,7 +13,12 @@ from onnx import helper
 
 from .windows import Array, Window
 
+WIDEST = 4096  # elements, from the first tap of a window to the last, or from one window to the next
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
+
+
+class NotDerived(Exception):
+    """A site is not linear, or in pieces that cannot be fed on their own; the text says so."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ def _images(operator: str, given: dict[str, object], weight: tuple[int, ...], ex
     if isinstance(geometry[3], bytes):
         geometry[3] = geometry[3].decode()
     window = Window.of(example[2:], weight[2:], *geometry)  # type: ignore[arg-type]
+    if max(*window.extents, *window.strides) > WIDEST:
+        raise NotDerived(f"its windows of {window.extents}, {window.strides} apart, are too wide")
     axes = [_line(operator, window, axis) for axis in range(len(example) - 2)]
     sizes = tuple(size for size, _ in axes)
     places = [

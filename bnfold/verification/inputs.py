@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from ..limits import current
 from .dimensions import Sizes, shapes_of
 from .given import loaded
 from .protos import FLOATS, fed, shape, stored
@@ -18,7 +20,7 @@ _INTEGERS = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for 
 
 
 class CannotFeed(Exception):
-    """An input is of a type that no values are made for; the text names it."""
+    """An input is of a type that no values are made for, or of too many of them; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ def _fixed(value: onnx.ValueInfoProto) -> bool:
 def _value(
     value: onnx.ValueInfoProto, case: Case, sizes: list[int], limit: int | None, random: np.random.Generator
 ) -> Array:
-    kind = value.type.tensor_type.elem_type
+    kind, most = value.type.tensor_type.elem_type, current().elements
+    if prod(sizes) > most:
+        raise CannotFeed(f"input {value.name!r} would have {prod(sizes)} elements; the limit is {most}")
     if kind in (*FLOATS, TensorProto.DOUBLE):
         return DRAWS[case.distribution](random, sizes).astype(helper.tensor_dtype_to_np_dtype(kind))
     if kind == TensorProto.BOOL:

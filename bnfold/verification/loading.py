@@ -10,13 +10,17 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
+from ..bounds import require_bounded
 from ..errors import ModelProblem
 
 _numbers = itertools.count()
 
 
 def load(path: str, outside: bool = False) -> onnx.ModelProto:
-    """The model at `path` with its external data, also that from `outside` its folder. Raises ModelProblem in words."""
+    """The model at `path` with its external data, also that from `outside` its folder.
+
+    Raises ModelProblem in words, also for one beyond the limits.
+    """
     try:
         model = onnx.load(path, load_external_data=not outside)
         if outside:
@@ -29,6 +33,7 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
         raise ModelProblem(f"{path} is not a readable ONNX model", "Is the file complete, and really ONNX?") from why
     if not model.graph.node and not model.graph.output:
         raise ModelProblem(f"{path} holds no ONNX graph", "Is the file complete, and really ONNX?")
+    require_bounded(model, path)
     return model
 
 

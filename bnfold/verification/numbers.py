@@ -13,7 +13,7 @@ import numpy as np
 from . import libraries, sessions
 from .algebra import derivations
 from .child import stage
-from .inputs import Case, feeds
+from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
 from .loading import placed
 from .measure import Tally, is_unsteady
@@ -135,11 +135,11 @@ def _run_cases(trial: Trial, running: Opened, tallies: Tallies) -> list[Case]:
 def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Case | None:
     """One input through every session and the oracle. A batch the model does not take is replaced by a batch of 1."""
     names = list(tallies[0])
-    values = feeds(trial.original.graph, case, trial.sizes)
     stage(f"onnxruntime, running the original ({case})")
     try:
+        values = feeds(trial.original.graph, case, trial.sizes)
         first = sessions.outputs(running.original, names, values)
-    except CannotRun as why:
+    except (CannotRun, CannotFeed) as why:
         require_drawn(case, why)
         if case.larger or case.batch == 1:
             trial.notes.append(f"the original does not run on {case}: {why}")

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from ..bounds import expanded
 from .doubles import doubled
 from .operators import REPLACED, Resize10
 from .protos import called, opset, subgraphs
@@ -51,9 +52,13 @@ class Oracle:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         wide = doubled(model)
+        order = {key: place for place, key in enumerate(expanded(wide.functions))}
+        wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
             self._evaluator = _Evaluator(wide)
-        except (TypeError, RuntimeError, ValueError, NotImplementedError) as why:
+        except CannotEvaluate:
+            raise
+        except Exception as why:  # whatever an operator does not find in its node
             raise CannotEvaluate("the graph", why) from why
         self._graph = wide.graph
         self._opset = opset(model)

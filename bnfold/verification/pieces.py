@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from .impulses import MIXING
+from .impulses import MIXING, NotDerived
 from .protos import called, produced, stored, subgraphs
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
@@ -41,10 +41,6 @@ class Piece:
         graph.input.extend(helper.make_tensor_value_info(n, kinds[n], None) for n in self.entering)
         graph.output.append(onnx.ValueInfoProto(name=output))
         return onnx.ModelProto(ir_version=like.ir_version, graph=graph, opset_import=like.opset_import)
-
-
-class NotDerived(Exception):
-    """A site is not linear, or in pieces that cannot be fed on their own; the text says so."""
 
 
 def summing(piece: Piece, name: str) -> list[onnx.NodeProto]:

@@ -33,6 +33,7 @@ from .windows import Array
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
 WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs together; one input is always run
 ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the sites that are compared, per input
+ALONE = 4_000  # elements that take as long to compare as it takes to begin with a tensor
 SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
 JITTERS = (
     (16_000_000, 4),
@@ -147,7 +148,7 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     counts = {name: np.size(value) for name, value in truth(trial, case, values, names).items()}
     needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial), *_entering(trial), *_moved_on(trial)}
     others = [n for n in names if n not in needed]
-    every = max(1, -(-sum(counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
+    every = max(1, -(-sum(ALONE + counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
     chosen = needed | set(others[::every])
     trial.names = [n for n in names if n in chosen]
     trial.elements = sum(counts.values())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import onnx
 
-from .protos import called, every_node, graphs, subgraphs
+from .protos import called, every_node, subgraphs
 
 Digests = dict[tuple[str, str], list[bytes]]  # by kind of message and name, in the order of the file
 FIELDS = {"initializer": "name", "value_info": "name", "quantization_annotation": "tensor_name"}
@@ -53,12 +53,10 @@ def digests(model: onnx.ModelProto) -> Digests:
 
 
 def _every(model: onnx.ModelProto) -> Iterator[tuple[str, str, Any]]:
-    for graph in graphs(model.graph):
-        yield from _in_graph(graph)
+    yield from _in_graph(model.graph)
     for function in model.functions:
         yield "function", called_as(function), _bare(function, "node")
-        for inner in graphs(onnx.GraphProto(node=function.node)):
-            yield from _in_graph(inner)
+        yield from _in_nodes(function.node)
     for number, training in enumerate(model.training_info):
         yield "training_info", str(number), training
 
@@ -70,11 +68,18 @@ def called_as(function: onnx.FunctionProto) -> str:
 
 def _in_graph(graph: onnx.GraphProto) -> Iterator[tuple[str, str, Any]]:
     yield "graph", graph.name, onnx.GraphProto(doc_string=graph.doc_string, metadata_props=graph.metadata_props)
-    for node in graph.node:
-        yield "node", _first(node), _without_graphs(node) if any(subgraphs(node)) else node
+    yield from _in_nodes(graph.node)
     for field, key in FIELDS.items():
         yield from ((field, getattr(message, key), message) for message in getattr(graph, field))
     yield from (("sparse_initializer", sparse.values.name, sparse) for sparse in graph.sparse_initializer)
+
+
+def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str, Any]]:
+    for node in nodes:
+        inner = list(subgraphs(node))
+        yield "node", _first(node), _without_graphs(node) if inner else node
+        for graph in inner:
+            yield from _in_graph(graph)
 
 
 def _first(node: onnx.NodeProto) -> str:

@@ -124,7 +124,7 @@ class _Numbers(NamedTuple):
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say; every way in one of its own: what CUDA reads from the environment it reads once."""
     try:
-        answer = child.run("structure", request, seconds=SECONDS[request["effort"]], memory=child.most_memory())
+        answer = child.run("structure", request, seconds=SECONDS[request["effort"]])
     except child.Crashed as why:
         structure, crash = None, [str(why)]
     else:
@@ -138,10 +138,9 @@ def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure
 
 def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
     asked = {**request, "provider": way.provider, "math": way.math}
-    memory = None if way.gpu else child.most_memory()  # CUDA reserves far more than it uses
     try:
         answer = child.run(
-            "numbers", asked, seconds=SECONDS[request["effort"]], memory=memory, environment=way.environment
+            "numbers", asked, seconds=SECONDS[request["effort"]], environment=way.environment, reserves=way.gpu
         )
     except child.Crashed as why:
         return _Numbers(blocked=(_of(way, str(why)),))

@@ -1,0 +1,16 @@
+"""`--limit`, which several commands have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=NUMBER",
+        help="What a file may cost: nodes=, elements= (of a computed tensor), seconds= and memory= (of a "
+        "process), as in memory=8GB. Repeatable.",
+    ),
+]

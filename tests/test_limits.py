@@ -1,0 +1,154 @@
+"""Limits: how they are said, and that every process that is started is held to them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+
+from bnfold import limits
+from bnfold.affine import Refused, require_room
+from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
+from bnfold.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
+from bnfold.verification import child
+from bnfold_cli.main import run
+from tests.attacks.bombs import ladder
+from tests.attacks.hostile import chain, changed
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
+
+
+def test_limits_are_said_in_words():
+    asked = parsed(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
+    assert asked == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
+    assert parsed([]) == DEFAULTS
+    for wrong in ("depth=1", "nodes", "nodes=", "nodes=-1", "nodes=0", "memory=8XB", "seconds=nan", "=1", "memory=1e9"):
+        with pytest.raises(UsageProblem, match="is no limit"):
+            parsed([wrong])
+
+
+def test_the_usual_counts_where_nothing_else_is_said():
+    assert Limits().time(7) == 7
+    assert Limits(seconds=3).time(7) == 3
+    assert Limits(memory=5).bytes() == 5
+    assert Limits().bytes() > 10**8
+
+
+def test_limits_hold_for_a_block():
+    with within(Limits(elements=10)):
+        require_room(2, 5)
+        with pytest.raises(Refused, match="^11 numbers would have to be computed; the limit is 10$"):
+            require_room(11)
+    assert current() == DEFAULTS
+
+
+def test_a_block_is_stopped_in_words():
+    started = time.perf_counter()
+    stopped = pytest.raises(EnvironmentProblem, match=r"^a walk took longer than 0.2 s and was stopped$")
+    with within(Limits(seconds=0.2)), stopped, timed("a walk", 100):
+        while True:
+            with suppress(Exception):  # as rules may
+                time.sleep(0.01)
+    assert time.perf_counter() - started < 5
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_a_fold_that_takes_too_long_leaves_nothing(tmp_path, capsys):
+    path = changed(ladder(300))(tmp_path)
+    assert run(["fold", str(path), "--limit", "seconds=0.3"]) == 4
+    assert "error: the fold of" in (told := capsys.readouterr().err)
+    assert "took longer than 0.3 s and was stopped" in told
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_too_many_nodes_are_refused_by_every_command(tmp_path, capsys):
+    path = str(changed(chain(50))(tmp_path))
+    for command in (["fold", path], ["explain", path], ["verify", path, path], ["bench", path, path, "--quick"]):
+        assert run([*command, "--limit", "nodes=51"]) == 3
+        assert "has 52 nodes, functions expanded; the limit is 51" in capsys.readouterr().err
+
+
+@linux
+def test_memory_that_is_short_is_a_sentence(tmp_path, capsys):
+    path = str(changed(chain(5000))(tmp_path))
+    command = [sys.executable, "-m", "bnfold_cli", "fold", path, "--verify", "off", "--limit", "memory=50MB"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode in (3, 4)  # onnx's checker or we ourselves
+    assert "memory" in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@linux
+def test_a_process_is_watched():
+    process = subprocess.Popen(
+        [sys.executable, "-c", "x = bytearray(b'1') * 100_000_000; input()"], stdin=subprocess.PIPE
+    )
+    try:
+        watch = Watch(process.pid, 60, 50_000_000)
+        while not (why := watch.broken()) and time.monotonic() - watch.started < 30:
+            time.sleep(0.02)
+        assert why == "held more than 50 MB of memory and was stopped"
+        assert Watch(process.pid, 60, 10**9).broken() == ""
+        assert Watch(process.pid, 0, 10**9).broken() == "took longer than 0 s and was stopped"
+    finally:
+        process.kill()
+        process.communicate()
+    assert Watch(process.pid, 60, 1).broken() == ""  # it is gone
+
+
+@linux
+def test_a_child_that_reserves_memory_is_watched_but_not_capped():
+    asked = {"bytes": 2**30}
+    with within(Limits(memory=2**29)), pytest.raises(child.Crashed, match=r"held more than 537 MB of memory and was"):
+        child.run("crash", asked, seconds=60, reserves=True)
+
+
+def test_children_are_told_the_limits(monkeypatch):
+    with within(Limits(seconds=0.7)), pytest.raises(child.Crashed, match=r"took longer than 0\.7 s and was stopped"):
+        child.run("crash", {"seconds": 100}, seconds=60)
+
+
+def test_a_model_of_a_fleet_is_held_to_the_limits(tmp_path, capsys):
+    for name, count in (("a", 300), ("b", 1)):
+        (tmp_path / name).mkdir()
+        changed(ladder(count))(tmp_path / name).rename(tmp_path / f"{name}.onnx")
+    command = ["fold", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), "--out-dir", str(tmp_path / "out")]
+    assert run([*command, "--verify", "off", "--limit", "nodes=100"]) == 3
+    assert "the limit is 100" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.folded.onnx"]
+    assert run([*command[:2], "--out-dir", str(tmp_path / "late"), "--limit", "seconds=0.1"]) == 4
+    assert "took longer than 0.1 s and was stopped" in capsys.readouterr().err
+    assert not (tmp_path / "late").exists()
+
+
+def test_a_sentence_is_not_endless():
+    said = str(BnfoldError("a" * 10_000 + "b", "hint"))
+    assert len(said) < 2100
+    assert said.endswith("aab")
+
+
+def test_a_container_has_less_than_its_machine(tmp_path, monkeypatch):
+    whole = limits.most_memory()
+    for content, expected in (("1000000\n", 800_000), ("max\n", None)):
+        (tmp_path / "memory.max").write_text(content)
+        monkeypatch.setattr(limits, "CONTAINER", str(tmp_path / "memory.max"))
+        assert limits.most_memory() == expected or (expected is None and limits.most_memory() >= whole)
+
+
+@linux
+def test_a_cap_is_taken_off_again():
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with limits.asked(["memory=100GB"]):
+        assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 10**11
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    with (
+        pytest.raises(EnvironmentProblem, match=r"^more than 100 GB of memory would be needed$"),
+        limits.asked(["memory=100GB"]),
+    ):
+        bytearray(10**12)
