@@ -43,7 +43,7 @@ BOTH = [
     img("Neg"),
     img("Identity"),
     img("Dropout"),
-    img("Dropout", attrs={"ratio": 0.3}, opset=10),
+    *(img("Dropout", attrs={"ratio": 0.3}, opset=opset) for opset in (7, 10)),
     img("Cast", attrs={"to": DOUBLE}),
     img("CastLike", (1,)),
     img("Relu", **SCALE),
@@ -115,8 +115,12 @@ BOTH = [
     img("Pad", np.array([0, 0, 1, 2, 0, 0, 0, 3]), shift=False),
     img("Pad", np.array([1, 2, 0, 3]), 0.0, np.array([-1, 0]), attrs={"mode": "constant"}, shift=False),
     img("Pad", np.zeros(8, int), 0.7),
+    img("Pad", attrs={"pads": [0, 0, 1, 2, 0, 0, 0, 3], "value": -np.inf}, opset=10, **UP),
+    img("Pad", attrs={"mode": "edge", "paddings": [0, 0, 1, 2, 0, 0, 0, 3]}, opset=1),
     *(img("DepthToSpace", attrs={"blocksize": 2, "mode": m}, axis=None) for m in ("DCR", "CRD")),
     Case("SpaceToDepth", ((2, 4, 6, 4),), (), {"blocksize": 2}, axis=None),
+    img("DepthToSpace", attrs={"blocksize": 1}),
+    img("SpaceToDepth", attrs={"blocksize": 1}),
 ]
 
 ODD_BOTH = [  # written so that a careless rule goes wrong

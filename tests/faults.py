@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,15 @@ class Place:
     is_condition: bool = False
 
 
+@cache
+def source_of(path: Path) -> bytes:
+    """A file as it was when it was first asked for, whoever edits it meanwhile."""
+    return path.read_bytes()
+
+
 def faults(project: Path, file: str) -> Iterator[Fault]:
     """Every fault of a file; of those with the same name in a function, the later ones are numbered."""
-    source = (project / file).read_bytes()
+    source = source_of(project / file)
     names: Counter[str] = Counter()
     for place in places(ast.parse(source), "", range(1, 1 << 30)):
         for at, to, instead, words in changes(place):
@@ -82,7 +89,7 @@ def places(node: ast.AST, function: str, lines: range) -> Iterator[Place]:
             if isinstance(child, ast.FunctionDef):
                 inner, reach = child.name, range(child.body[0].lineno, (child.end_lineno or 0) + 1)
             yield Place(child, inner, reach, name in ("test", "ifs"))
-            if not isinstance(child, ast.JoinedStr):
+            if not isinstance(child, ast.JoinedStr) and not is_negative(child):
                 yield from places(child, inner, reach)
 
 
@@ -93,6 +100,11 @@ def is_left_alone(node: ast.AST) -> bool:
         return re.match("__all__|[A-Z][a-z]", ast.unparse(node.targets[0])) is not None  # or the name of a type
     literal = isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal"
     return literal or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def is_negative(node: ast.AST) -> bool:
+    """Whether it is a number with a sign, which is one number."""
+    return isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant)
 
 
 def header(statement: Any) -> range:
@@ -145,9 +157,9 @@ def expressions(node: Any) -> Iterator[ast.AST | str | None]:
         yield from comparisons(node)
     if isinstance(node, ast.BoolOp | ast.BinOp):
         yield from operators(node)
-    if isinstance(node, ast.UnaryOp) and not isinstance(node.operand, ast.Constant):
+    if isinstance(node, ast.UnaryOp) and not is_negative(node):
         yield node.operand
-    if isinstance(node, ast.Constant | ast.JoinedStr):
+    if isinstance(node, ast.Constant | ast.JoinedStr) or is_negative(node):
         yield constant(node)
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
         yield NAMES.get(node.id)
@@ -175,7 +187,7 @@ def operators(node: Any) -> Iterator[ast.AST]:
 
 def constant(node: Any) -> str:
     """One more, the other truth value, 0 for None, an empty text for one with words."""
-    value = getattr(node, "value", "an f-string")
+    value = "an f-string" if isinstance(node, ast.JoinedStr) else ast.literal_eval(node)
     if isinstance(value, bool):
         return str(not value)
     if isinstance(value, int | float):
@@ -184,10 +196,15 @@ def constant(node: Any) -> str:
 
 
 def calls(node: ast.Call) -> Iterator[ast.AST]:
-    """Two neighbouring arguments swapped, but for two texts (names of operators), or a keyword left out."""
+    """Two neighbouring arguments swapped where their order means something, or a keyword left out."""
     for i, (a, b) in enumerate(zip(node.args, node.args[1:], strict=False)):
-        texts = isinstance(a, ast.Constant) and isinstance(b, ast.Constant)
-        if not texts and not isinstance(a, ast.Starred) and not isinstance(b, ast.Starred):
+        names = isinstance(a, ast.Constant) and isinstance(b, ast.Constant)
+        if (
+            not names
+            and ast.unparse(node.func) not in ("min", "max")
+            and not isinstance(a, ast.Starred)
+            and not isinstance(b, ast.Starred)
+        ):
             yield changed(node, args=[*node.args[:i], b, a, *node.args[i + 2 :]])
     for i, keyword in enumerate(node.keywords):
         if keyword.arg:

@@ -37,10 +37,10 @@ from typing import Any
 import coverage
 
 from tests.delete_guards import ROOT, forked
-from tests.faults import Fault, faults
+from tests.faults import Fault, faults, source_of
 
 FILES = [*sorted(ROOT.glob("bnfold/rules/*.py")), ROOT / "bnfold" / "plan.py", ROOT / "bnfold" / "onnx_io.py"]
-OF_THE_ALGEBRA = "refusals branches traps* laws crossings affine_nodes algebra dtypes scenarios exact"
+OF_THE_ALGEBRA = "refusals branches traps* laws crossings affine_nodes algebra dtypes scenarios exact plan"
 OF_FILES = "onnx_io scopes lossless wire scale untouched"
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
 LEAST = 0.9  # of the faults that are not equivalent
@@ -161,10 +161,11 @@ class Hunt:
     def attempt(self, fault: Fault, items: list[Any]) -> int:
         """Whether a test notices a fault; that it cannot even be planted, any test would."""
         reached = {test for place, tests in self.notes.lines.items() if fault.is_reached(place) for test in tests}
-        chosen = self.affordable([item for item in items if item.nodeid in reached])
+        in_reach = [item for item in items if item.nodeid in reached and fault.function]
+        chosen = self.affordable(in_reach or items)  # what runs at import, any test may notice
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         try:
-            plant(fault.file, fault.out_of((ROOT / fault.file).read_bytes()))
+            plant(fault.file, fault.out_of(source_of(ROOT / fault.file)))
         except Exception:
             return KILLED
         if chosen:
@@ -183,7 +184,7 @@ class Hunt:
 
 def noting(notes: Notes, items: list[Any], into: Path) -> int:
     for path in FILES:
-        plant(str(path.relative_to(ROOT)), path.read_bytes())
+        plant(str(path.relative_to(ROOT)), source_of(path))
     items[0].config.pluginmanager.register(notes)
     notes.trace(lambda: run_all(items))
     notes.write(into)
@@ -244,6 +245,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", metavar="FILE", help="relative to the project; all by default")
     parser.add_argument("--sample", type=int, default=1, metavar="N", help="every Nth fault of each file")
+    parser.add_argument("--first", type=int, default=0, metavar="K", help="of them, starting with the Kth")
     parser.add_argument("--match", default="", metavar="REGEX", help="only the faults in whose name it occurs")
     parser.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="of tests for one fault")
     parser.add_argument("--notes", type=Path, metavar="FILE", help="of the first run; made if it is not there")
@@ -258,7 +260,7 @@ def main() -> int:
     known = equivalent()
     gone = {*known} - {f.name for f in every} if not asked.files else set()
     assert not gone, f"{EQUIVALENT.name} lists what does not exist: {sorted(gone)}"
-    found = [f for file in files for f in [*(f for f in every if f.file == file)][:: asked.sample]]
+    found = [f for file in files for f in [*(f for f in every if f.file == file)][asked.first :: asked.sample]]
     found = [f for f in found if re.search(asked.match, str(f))]
     if asked.list:
         print(*found, sep="\n")

@@ -163,7 +163,7 @@ def sink_depth_to_space(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 def channels_first(node: gs.Node) -> bool:
     """Whether the channels that make one channel are neighbours (CRD), or lie as far apart as they can (DCR)."""
-    return bool(attribute(node, "mode", "DCR") == "CRD")
+    return bool(attribute(node, "mode") == "CRD")
 
 
 @hoist("SpaceToDepth")
