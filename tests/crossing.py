@@ -137,6 +137,8 @@ ODD_BOTH = [  # written so that a careless rule goes wrong
     Case("Where", (np.array([True, False]), (5, 1)), ((2,),), port=1),
     small("MaxPool", CEIL, outputs=2),
     img("Resize", np.array([1.0, 2.0, 1.0, 2.0]), order=(0, None, 1)),
+    img("Resize", NONE, np.array([1.0, 1.2, 1.0, 1.0]), attrs={"mode": "linear"}, opset=11),
+    Case("Resize", ((2, 4, 10, 5),), (np.array([4, 9]),), {"axes": [1, 2], "keep_aspect_ratio_policy": "not_larger", "mode": "linear"}, order=(0, None, None, 1)),
     Case("GridSample", (SMALL, GRID), (), {"padding_mode": "zeros"}),
     img("Expand", np.array([3, 2, 4, 6, 5])),
     Case("Expand", ((4, 1, 1),), (np.array([2, 4, 6, 5]),), axis=0),
