@@ -8,21 +8,27 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from bnfold import fold
-from bnfold.plan import MANY, InsertAdd, Replace, Retype, SetAttributes, SetConstant, Visible, others
+from bnfold import fold, plan
+from bnfold.affine import Refused
+from bnfold.plan import MANY, others, require_in_range
 from tests.build import BN, bn, build, operators
 
 
-@pytest.mark.parametrize("kind", [SetConstant, Retype, Replace, InsertAdd, SetAttributes, Visible])
-def test_what_a_plan_says_does_not_change(kind):
+EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
+
+
+@pytest.mark.parametrize("name", [*EDITS, "Visible"])
+def test_what_a_plan_says_does_not_change(name):
+    kind = getattr(plan, name)
     names = [f.name for f in fields(kind)]
     made = kind(*names)
     with pytest.raises(FrozenInstanceError):
         setattr(made, names[0], None)
 
 
-@pytest.mark.parametrize("kind", [SetConstant, Retype, Replace, InsertAdd, SetAttributes])
-def test_edits_hold_arrays_and_are_told_apart_by_identity(kind):
+@pytest.mark.parametrize("name", EDITS)
+def test_edits_hold_arrays_and_are_told_apart_by_identity(name):
+    kind = getattr(plan, name)
     values = [np.zeros(2) for _ in fields(kind)]
     assert kind(*values) != kind(*values)
     assert len({kind(*values), kind(*values)}) == 2
@@ -64,3 +70,25 @@ def test_shifts_for_two_products_of_one_sum_need_two_homes():
     assert result.kept[0].not_hoisted.words.endswith(
         "has no bias to take the shift, and a Gemm, which has one, multiplies matrices only"
     )
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "code", "words"),
+    [
+        (np.full((2, 2), 60000, np.float16), 2.0, "OVERFLOW", "the folded constant of Conv 'n' would overflow float16 or is not a number"),
+        (np.full((2, 2), np.nan, np.float32), 2.0, "OVERFLOW", "the folded constant of Conv 'n' would overflow float32 or is not a number"),
+        (np.full((2, 2), 3), 2.0, "DTYPE", "the constant of Conv 'n' holds int64, which is not floating point"),
+    ],
+)  # fmt: skip
+def test_what_a_constant_cannot_hold_is_said(stored, scale, code, words):
+    node = gs.Node("Conv", "n", inputs=[gs.Variable("x"), gs.Constant("w", stored)])
+    with pytest.raises(Refused) as raised:
+        require_in_range(node, 1, stored.astype(np.float64) * scale)
+    assert (raised.value.code, str(raised.value)) == (code, words)
+
+
+def test_the_largest_number_fits():
+    largest = np.full((2, 2), np.finfo(np.float16).max)
+    require_in_range(
+        gs.Node("Conv", "n", inputs=[gs.Variable("x"), gs.Constant("w", largest)]), 1, largest
+    )  # says nothing
