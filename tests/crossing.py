@@ -53,6 +53,7 @@ BOTH = [
     img("PRelu", SIGNED, **SCALE),
     Case("PRelu", (IMG, IMG), **SCALE),
     img("PRelu", SLOPES, opset=6, **SCALE),
+    img("PRelu", SLOPES, opset=7, shift=False),
     img("Abs", **SCALE),
     img("Clip", 0.0, 2.0, axis=None, **UP),
     img("Clip", -0.5, 0.5, axis=None, **UP),

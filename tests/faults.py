@@ -141,7 +141,7 @@ def statements(node: Any) -> Iterator[str | None]:
         yield "return None"
     if isinstance(node, ast.Return) and node.value is None:
         yield "pass"
-    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+    if isinstance(node, ast.Assign | ast.AnnAssign) and node.value and ast.unparse(node.value) != "None":
         target = node.targets[0] if isinstance(node, ast.Assign) else node.target
         yield f"{ast.unparse(target)} = None" if not isinstance(target, ast.Tuple) else None
     if isinstance(node, ast.AugAssign):

@@ -13,7 +13,6 @@ from bnfold.affine import Refused
 from bnfold.plan import MANY, others, require_in_range
 from tests.build import BN, bn, build, operators
 
-
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
 
 
