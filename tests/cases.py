@@ -58,7 +58,7 @@ HOIST = [
     Case("MatMul", (SEQ,), ((2, 4, 5),), axis=0, shift=False),
     Case("BatchNormalization", (IMG,), ((4,), (4,), (4,), np.full(4, 1.3))),
     Case("Add", (IMG, IMG)),
-    Case("Add", (IMG,), ((4, 1, 1),)),
+    *(Case("Add", (IMG,), ((4, 1, 1),), opset=opset) for opset in (7, 19)),
     Case("Add", (IMG,), ((),), order=(1, 0)),
     Case("Add", (IMG,), (IMG,), axis=3),
     Case("Sum", (IMG, IMG), ((4, 1, 1),)),
@@ -80,6 +80,7 @@ HOIST = [
     Case("Reshape", (IMG,), (np.array([2, 2, 2, 6, 5]),)),
     Case("Squeeze", ((2, 4, 1),), (np.array([2]),)),
     Case("Squeeze", ((2, 4, 1),)),
+    Case("Squeeze", ((2, 1, 4, 1),), (np.array([3]),), axis=2),
     Case("Squeeze", ((2, 4, 1),), attrs={"axes": [2]}, opset=11),
     Case("Unsqueeze", ((2, 4),), (np.array([-1]),)),
     Case("Unsqueeze", ((2, 4),), attrs={"axes": [0, 3]}, opset=11),
@@ -145,6 +146,7 @@ SINK = [
     Case("Sub", (IMG,), ((4, 1, 1),), scale="nonzero"),
     Case("Sub", (IMG,), ((4, 1, 1),), scale="nonzero", order=(1, 0), port=1),
     Case("Mul", (IMG,), ((4, 1, 1),)),
+    Case("Mul", (IMG,), ((4, 1, 1),), order=(1, 0), port=1),
     Case("Mul", (IMG, (2, 4, 1, 1)), shift=False),
     Case("Div", (IMG,), ((4, 1, 1),)),
     Case("Div", (IMG, IMG), shift=False),
@@ -156,6 +158,7 @@ SINK = [
     Case("Reshape", (IMG,), (np.array([8, 30]),)),
     Case("Squeeze", ((2, 4, 1),), (np.array([2]),)),
     Case("Squeeze", ((2, 4, 1),)),
+    Case("Squeeze", ((2, 1, 4, 1),), (np.array([1]),), axis=2),
     Case("Unsqueeze", ((2, 4),), (np.array([2, -1]),)),
     Case("Concat", (IMG, (2, 3, 6, 5)), attrs={"axis": 1}),
     Case("Concat", ((2, 3, 6, 5), IMG), attrs={"axis": 1}, port=1),
@@ -177,6 +180,7 @@ SINK = [
     Case("Tile", (IMG,), (np.array([1, 3, 1, 2]),)),
     Case("Expand", ((4, 1, 1),), (np.array([2, 4, 6, 5]),), axis=0),
     *(Case("Pad", (IMG,), (np.array([0, 1, 0, 2, 0, 2, 3, 0]),), {"mode": m}) for m in ("reflect", "edge", "wrap")),
+    Case("Pad", (IMG,), (np.array([1, 2]), np.array([-3])), {"mode": "edge"}, order=(0, 1, None, 2)),
     *(Case(f"Reduce{op}", (IMG,), attrs={"axes": [2, 3]}, opset=12, **how) for op, how in REDUCTIONS),
     *(Case(f"Reduce{op}", (IMG,), (np.array([-1, 0]),), {"keepdims": 0}, opset=18, **how) for op, how in REDUCTIONS),
     *(Case(f"Reduce{op}", (SEQ,), opset=18, axis=None, **how) for op, how in REDUCTIONS),
@@ -190,6 +194,7 @@ SINK = [
     Case("GroupNormalization", (IMG,), ((4,), (4,)), {"num_groups": 4}, scale="one", opset=21),
     Case("LayerNormalization", (SEQ,), ((4,), (4,)), scale="one"),
     Case("LayerNormalization", (SEQ,), ((3, 4),), {"axis": 1}, axis=0, scale="one", outputs=3),
+    Case("LayerNormalization", (SEQ,), ((4,),), scale="one", outputs=2),
     *(
         Case(op, (SEQ,), ((1, gates * 5, 4), (1, gates * 5, 5), (1, 2 * gates * 5)), {"hidden_size": 5}, axis=2)
         for op, gates in GATES

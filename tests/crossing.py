@@ -43,7 +43,7 @@ BOTH = [
     img("Neg"),
     img("Identity"),
     img("Dropout"),
-    img("Dropout", attrs={"ratio": 0.3}, opset=10),
+    *(img("Dropout", attrs={"ratio": 0.3}, opset=opset) for opset in (7, 10)),
     img("Cast", attrs={"to": DOUBLE}),
     img("CastLike", (1,)),
     img("Relu", **SCALE),
@@ -53,6 +53,7 @@ BOTH = [
     img("PRelu", SIGNED, **SCALE),
     Case("PRelu", (IMG, IMG), **SCALE),
     img("PRelu", SLOPES, opset=6, **SCALE),
+    img("PRelu", SLOPES, opset=7, shift=False),
     img("Abs", **SCALE),
     img("Clip", 0.0, 2.0, axis=None, **UP),
     img("Clip", -0.5, 0.5, axis=None, **UP),
@@ -115,8 +116,12 @@ BOTH = [
     img("Pad", np.array([0, 0, 1, 2, 0, 0, 0, 3]), shift=False),
     img("Pad", np.array([1, 2, 0, 3]), 0.0, np.array([-1, 0]), attrs={"mode": "constant"}, shift=False),
     img("Pad", np.zeros(8, int), 0.7),
+    img("Pad", attrs={"pads": [0, 0, 1, 2, 0, 0, 0, 3], "value": -np.inf}, opset=10, **UP),
+    img("Pad", attrs={"mode": "edge", "paddings": [0, 0, 1, 2, 0, 0, 0, 3]}, opset=1),
     *(img("DepthToSpace", attrs={"blocksize": 2, "mode": m}, axis=None) for m in ("DCR", "CRD")),
     Case("SpaceToDepth", ((2, 4, 6, 4),), (), {"blocksize": 2}, axis=None),
+    img("DepthToSpace", attrs={"blocksize": 1}),
+    img("SpaceToDepth", attrs={"blocksize": 1}),
 ]
 
 ODD_BOTH = [  # written so that a careless rule goes wrong
@@ -133,6 +138,8 @@ ODD_BOTH = [  # written so that a careless rule goes wrong
     Case("Where", (np.array([True, False]), (5, 1)), ((2,),), port=1),
     small("MaxPool", CEIL, outputs=2),
     img("Resize", np.array([1.0, 2.0, 1.0, 2.0]), order=(0, None, 1)),
+    img("Resize", NONE, np.array([1.0, 1.2, 1.0, 1.0]), attrs={"mode": "linear"}, opset=11),
+    Case("Resize", ((2, 4, 10, 5),), (np.array([4, 9]),), {"axes": [1, 2], "keep_aspect_ratio_policy": "not_larger", "mode": "linear"}, order=(0, None, None, 1)),
     Case("GridSample", (SMALL, GRID), (), {"padding_mode": "zeros"}),
     img("Expand", np.array([3, 2, 4, 6, 5])),
     Case("Expand", ((4, 1, 1),), (np.array([2, 4, 6, 5]),), axis=0),

@@ -34,6 +34,10 @@ GRAPHS = {  # graph -> the operators that must be left of it
     "the branch that nobody else reads": ("a = Conv(X, W) r = Relu(a) b = Conv<pads=[1,1,1,1]>(r, U) s = Add(a, b) Y = Add(s, k)", X, Y4, {**W, **U, **K}, "Conv Relu Conv Add"),
     "a branch with a bias, moved": ("a = Sigmoid(X) b = Conv<pads=[1,1,1,1]>(X, U) p = Transpose<perm=[0,1,3,2]>(b) s = Add(a, p) Y = Add(s, k)", X4, "Y[N,4,6,6]", {**U, **K}, "Sigmoid Conv Transpose Add"),
     "the factor that is linear": ("a = Conv(X, W) q = GlobalAveragePool(X) g = Conv(q, Q) h = Sigmoid(g) m = Mul(a, h) Y = Mul(m, k)", X, Y4, {**W, **K, "Q": (4, 3, 1, 1)}, "Conv GlobalAveragePool Conv Sigmoid Mul"),
+    "a scale of 0 past a negative slope": ("a = Conv(X, W) c = PRelu(a, s) Y = Mul(c, k)", X, Y4, {**W, "s": np.array([-1.0, 1, 1, 1])[:, None, None], "k": np.array([0.0, 1, -2, 3])[:, None, None]}, "Conv PRelu"),
+    "a product scaled as a whole": ("l = MatMul(X, V) Y = Mul(l, k)", "X[N,3]", "Y[N,5]", {"V": (3, 5), "k": [2.0]}, "MatMul"),
+    "a product of higher rank, scaled": ("l = MatMul(X, V) Y = Mul(l, k)", "X[N,7,3]", "Y[N,7,5]", {"V": (3, 5), "k": (5,)}, "MatMul"),
+    "a reshape beside an unknown length": ("c = Mul(X, g) t = Reshape(c, n) Y = Mul(t, k)", "X[2,3,N]", "Y[6,M]", {"g": (2, 3, 1), "n": [6, -1], "k": (6, 1)}, "Mul Reshape"),
 }  # fmt: skip
 
 

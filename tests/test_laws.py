@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -15,6 +16,7 @@ from bnfold.affine import Affine, Refused
 from bnfold.plan import BECOMES
 from bnfold.rules import HOIST, OUT, SINK
 from bnfold.rules.nonlinear import NONLINEAR
+from bnfold.rules.pointwise import LETS_SHIFT_BY, TAKES_SHIFT
 from bnfold.view import import_view, skeleton
 from tests import cases
 from tests.case import Case
@@ -157,3 +159,12 @@ def test_every_rule_has_a_case_and_a_law():
     assert {c.op for c in cases.SINK} == set(SINK)
     assert all(rule.__doc__ for rule in [*HOIST.values(), *SINK.values()])
     assert not {*HOIST, *SINK} & {*NONLINEAR}
+    assert all(
+        callable(getattr(sys.modules[rule.__module__], rule.__name__)) for rule in [*HOIST.values(), *SINK.values()]
+    )
+    assert {*TAKES_SHIFT, *LETS_SHIFT_BY} <= {*HOIST}
+
+
+def test_what_is_never_linear_is_an_operator():
+    later = {"CumProd", "Swish"}  # than the oldest onnx that bnfold runs with
+    assert {*NONLINEAR} <= later | {schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain}

@@ -124,6 +124,25 @@ def test_the_reason_is_said(name):
     assert kept in [k for k in explain(model) if isinstance(k, Kept)]
 
 
+def test_parameters_of_each_place_are_said():
+    """Before opset 9, a BatchNormalization might have parameters for each element."""
+    body = f"c = Sigmoid(X) b = {B0.replace('X', 'c')} Y = BatchNormalization<spatial=0>(b, qg, qb, qm, qv)"
+    model = build(body, X, X3, {**P3, **{f"q{p}": (3, 6, 6) for p in "gbmv"}}, opset=8)
+    words = "the parameters of BatchNormalization -> 'Y' have rank 3, not 1"
+    assert ("VARIES", words) in [(k.not_sunk.code, k.not_sunk.words) for k in fold(model).kept]
+
+
+@pytest.mark.parametrize(("rounding", "kept"), [("ceil", 1), ("floor", 0)])
+def test_a_resize_that_takes_the_next_channel_is_said(rounding, kept):
+    """Rounded up, half a place beyond each is the next one, even where the length stays."""
+    how = f'coordinate_transformation_mode="tf_half_pixel_for_nn", nearest_mode="{rounding}"'
+    body = f'c = Conv(X, W) r = Resize<{how}>(c, "", "", sizes) Y = {BN("r", "p")}'
+    constants = {**W, "sizes": [2, 4, 8, 8], **bn("p", 4)}
+    result = fold(build(body, "X[2,3,6,6]", "Y[2,4,8,8]", constants))
+    words = "it varies along axis 1, whose elements Resize -> 'r' mixes"
+    assert [(k.not_hoisted.code, k.not_hoisted.words) for k in result.kept] == [("VARIES", words)] * kept
+
+
 def conv_bn(**attributes) -> onnx.ModelProto:
     model = build(f"c = Conv(X, W) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, opset=attributes.pop("opset", 17))
     model.graph.node[1].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())

@@ -9,7 +9,7 @@ from ..affine import Affine, Array, Refused, at_rank, require
 from ..graph import attribute, carries_data, constant, dims, fits, is_constant, label, opset, rank, shape, size
 from . import OUT, Shares, hoist, sink
 
-X, W, B = 0, 1, 2
+W, B = 1, 2
 LACKS = (-1, -2)  # the axis of A @ B that A, or B, has no part in
 
 

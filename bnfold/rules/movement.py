@@ -169,7 +169,7 @@ def block_of(node: gs.Node) -> int:
 
 def channels_first(node: gs.Node) -> bool:
     """Whether the channels that make one channel are neighbours (CRD), or lie as far apart as they can (DCR)."""
-    return bool(attribute(node, "mode", "DCR") == "CRD")
+    return bool(attribute(node, "mode") == "CRD")
 
 
 @hoist("SpaceToDepth")

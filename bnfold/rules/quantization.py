@@ -30,7 +30,7 @@ def on_scale(node: gs.Node, affine: Affine) -> Affine:
     no_shift(node, affine)
     require(affine.is_positive, "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
     affine = affine.map(compress)
-    axis, own = attribute(node, "axis", 1) % max(1, affine.rank), dims(node.inputs[SCALE])
+    axis, own = attribute(node, "axis", 1), dims(node.inputs[SCALE])
     if len(own) == 1:
         return affine.along(axis, size(node.inputs[SCALE], 0))
     uniform(node, affine, [axis] if attribute(node, "block_size", 0) else range(affine.rank))
