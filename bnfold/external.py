@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Iterable
@@ -135,6 +134,8 @@ def _require_apart(places: Iterable[tuple[Path, int, int, str]]) -> None:
 
 def _require_digest(file: Path, digest: str) -> None:
     """Raises ModelProblem unless a file has this SHA-1, as the specification of ONNX has it for `checksum`."""
+    import hashlib
+
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha1").hexdigest()
     if found != digest.strip().lower():

@@ -194,7 +194,9 @@ def _is_dead(folder: Path) -> bool:
     try:
         lock = os.open(folder / LOCK, os.O_RDWR)
     except FileNotFoundError:  # it ended before there was more than a folder, or when hardly more was left of it
-        return not any(folder.iterdir())
+        with suppress(OSError):
+            return not any(folder.iterdir())
+        return False  # its own process has removed it just now
     except OSError:  # that of another user
         return False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -74,18 +75,23 @@ def verify(
     """
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
-    from bnfold.verification.asked import dim_asked, shape_asked
 
     console.require_one_on_stdout(junit, json)
-    chosen: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
-    shapes = {name: sizes for text in shape or () for name, sizes in shape_asked(text).items()}
-    chosen |= {"inputs": inputs or (), "shapes": shapes, "dims": dict(map(dim_asked, dim or ())), "budget_s": budget}
-    chosen["allow_external_outside"] = allow_external_outside
+    ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
+    ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
     with asked(limit or ()):
-        found = run(original, folded, effort=effort, seed=seed, placement=placement, **chosen)
+        found = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
         planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
     tell(found, planted, json, junit)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
+
+
+def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
+    """The shapes and dimensions that are asked for."""
+    from bnfold.verification.asked import dim_asked, shape_asked
+
+    shapes = {name: sizes for text in shape for name, sizes in shape_asked(text).items()}
+    return {"shapes": shapes, "dims": dict(map(dim_asked, dim))}
 
 
 def tell(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import onnx_io, wire
+from bnfold import onnx_io, staging, wire
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem
 from bnfold.promises import Promises
 
@@ -106,7 +106,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("beside", [True, False])
 def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, beside: bool) -> None:
-    with onnx_io.staged(tmp_path / "m.onnx", beside=beside) as draft:
+    with staging.staged(tmp_path / "m.onnx", beside=beside) as draft:
         assert draft.suffix == ".onnx"
         assert draft.name.startswith(".m.onnx." if beside else "m.onnx")
         assert tmp_path in (draft.parent, draft.parent.parent)
@@ -122,7 +122,7 @@ def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, beside: bool) -> 
 @pytest.mark.parametrize(("keep", "problem"), [(False, None), (True, KeyboardInterrupt), (True, ValueError)])
 def test_a_draft_that_is_not_wanted_leaves_nothing(tmp_path: Path, beside: bool, keep: bool, problem) -> None:
     def draw_up() -> None:
-        with onnx_io.staged(tmp_path / "m.onnx", keep, beside) as draft:
+        with staging.staged(tmp_path / "m.onnx", keep=keep, beside=beside) as draft:
             draft.write_text("new")
             if problem:
                 raise problem
@@ -142,30 +142,17 @@ def test_a_draft_that_is_not_wanted_leaves_nothing(tmp_path: Path, beside: bool,
     [(OSError(28, "No space left on device"), "No space left on device"), (OSError("a quota"), "a quota")],
 )
 def test_a_disk_that_refuses_is_said(tmp_path: Path, problem: OSError, words: str) -> None:
-    with pytest.raises(EnvironmentProblem) as raised, onnx_io.staged(tmp_path / "m.onnx"):
+    with pytest.raises(EnvironmentProblem) as raised, staging.staged(tmp_path / "m.onnx"):
         raise problem
     assert (str(raised.value), raised.value.hint) == (f"{tmp_path}/m.onnx cannot be written: {words}", PLACE)
     assert names(tmp_path) == []
 
 
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentProblem) as raised, onnx_io.staged(tmp_path / "none" / "m.onnx"):
+    with pytest.raises(EnvironmentProblem) as raised, staging.staged(tmp_path / "none" / "m.onnx"):
         pytest.fail("there is no place for a draft")
     words = f"{tmp_path}/none/m.onnx cannot be written: No such file or directory"
     assert (str(raised.value), raised.value.hint) == (words, PLACE)
-
-
-def test_what_a_killed_process_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
-    for name in (".m.onnx.ab_cd123", ".m.onnx.deadbeef"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "m.onnx").write_text("half")
-    (tmp_path / ".m.onnx.abcdefgh.onnx").write_text("half")
-    others = [".m.onnx.abcdefghi", ".m.onnx.short", ".mXonnx.abcdefgh", ".n.onnx.abcdefgh", "m.onnx", "m.onnx.abcdefgh"]
-    for name in others:
-        (tmp_path / name).write_text("of somebody else")
-    onnx_io.sweep(tmp_path / "m.onnx")
-    assert names(tmp_path) == sorted(others)
-    onnx_io.sweep(tmp_path / "none" / "m.onnx")  # no folder, nothing to sweep
 
 
 def test_a_message_may_have_2_GiB_less_a_byte(tmp_path: Path, monkeypatch) -> None:

@@ -25,7 +25,7 @@ def compared(original: Path, folded: Path) -> str:
     """`same`, `different`, or why it cannot be told."""
     try:
         with mock.patch.object(native, "os", os):  # fork, whatever `survival` says
-            return str(native.guarded("onnxruntime", lambda: _compared(original, folded), SECONDS))
+            return native.guarded("onnxruntime", lambda: _compared(original, folded).encode(), SECONDS).decode()
     except native.Failed as why:
         return f"not told: {'crash' if 'crashed' in str(why) else 'failed'}"
 
