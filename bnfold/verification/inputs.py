@@ -89,7 +89,7 @@ def feeds(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, Array]:
     random = np.random.default_rng([case.seed, *case.distribution.encode()])
     limits, sizes = _limits(graph), {**sizes, **dict(case.given)}
     shapes = shapes_of(graph, sizes, case.batch, case.larger)
-    return {v.name: _value(v, case, shapes[v.name], limits.get(v.name), random) for v in fed(graph)}
+    return {v.name: np.asarray(_value(v, case, shapes[v.name], limits.get(v.name), random)) for v in fed(graph)}
 
 
 def shapes(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, list[int]]:

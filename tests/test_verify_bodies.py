@@ -1,0 +1,94 @@
+"""Verification around bodies (If, and attributes of several graphs), and of inputs that are single numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import bnfold
+from bnfold.errors import ModelProblem
+from bnfold.verification import loading
+from tests.test_wire import parsed
+
+BEFORE = """z = If (c) <
+  then_branch = t () => (float[2,3,8,8] p) { p = Relu (x) },
+  else_branch = e () => (float[2,3,8,8] q) { q = If (c) <
+    then_branch = t2 () => (float[2,3,8,8] r) { r = Neg (x) },
+    else_branch = e2 () => (float[2,3,8,8] s) { s = Identity (x) }> }>"""
+BEHIND = """y = If (c) <
+  then_branch = t3 () => (float[2,4,6,6] u) { u = Relu (n) },
+  else_branch = e3 () => (float[2,4,6,6] o) { o = Identity (n) }>"""
+BN = "n = BatchNormalization (k, g, b, m, v)"
+
+
+def weights() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {"w": rng.standard_normal((4, 3, 3, 3)), **{k: rng.random(4) + 0.5 for k in "gbmv"}}
+
+
+def verified(model: onnx.ModelProto, folder: Path, **options) -> bnfold.Verification:
+    result = bnfold.fold(model)
+    assert len(result.batch_norms_folded) == 1
+    onnx.save(model, folder / "m.onnx")
+    bnfold.save(result.model, folder / "f.onnx")
+    return bnfold.verify(folder / "m.onnx", folder / "f.onnx", declared=result.sites, **options)
+
+
+def test_a_site_between_bodies_passes_and_a_fault_in_it_does_not(tmp_path: Path) -> None:
+    model = parsed(
+        f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] y) {{ {BEFORE} k = Conv (z, w) {BN} {BEHIND} }}", weights()
+    )
+    found = verified(model, tmp_path, effort="full")
+    assert found.passed
+    assert {"off", "isolated", "default", "algebra"} == {row[0] for row in found.rows()}
+    folded = onnx.load(tmp_path / "f.onnx")
+    bias = next(t for t in folded.graph.initializer if list(t.dims) == [4])
+    wrong = onnx.numpy_helper.to_array(bias).copy()
+    wrong[2] *= 1.01
+    bias.CopyFrom(onnx.numpy_helper.from_array(wrong, bias.name))
+    onnx.save(folded, tmp_path / "f.onnx")
+    assert bnfold.verify(tmp_path / "m.onnx", tmp_path / "f.onnx").verdict == "FAIL"
+
+
+@pytest.mark.parametrize("kind", ["float", "double", "bool", "int64", "uint8"])
+def test_an_input_may_be_a_single_number(tmp_path: Path, kind: str) -> None:
+    model = parsed(
+        f"(float[2,3,8,8] x, {kind} c) => (float[2,4,6,6] y, float d) "
+        "{ k = Conv (x, w) y = BatchNormalization (k, g, b, m, v) d = Cast <to = 1> (c) }",
+        weights(),
+    )
+    assert verified(model, tmp_path, effort="full").passed
+
+
+def test_what_several_graphs_of_one_attribute_name_stays(tmp_path: Path) -> None:
+    """No runtime knows such an operator: it may return any of these tensors."""
+    model = parsed(
+        "(float[2,3,8,8] x) => (float[2,4,6,6] n) { k = Conv (x, w) n = BatchNormalization (k, g, b, m, v) }", weights()
+    )
+    info = helper.make_tensor_value_info("k", TensorProto.FLOAT, [2, 4, 6, 6])
+    inner = helper.make_node("If", ["c"], ["i"], then_branch=helper.make_graph([], "t", [], [info]))
+    graph = helper.make_graph([inner], "g", [], [helper.make_tensor_value_info("i", TensorProto.FLOAT, None)])
+    model.graph.node.append(helper.make_node("Many", ["x"], ["z"], domain="my", bodies=[graph, graph]))
+    model.opset_import.append(helper.make_opsetid("my", 1))
+    (kept,) = bnfold.fold(model).batch_norms_kept
+    assert kept.not_hoisted.code == "SUBGRAPH"
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (None, "a file of the model is missing"),
+        (b"no model", "is not a readable ONNX model"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "holds no ONNX graph"),
+    ],
+)
+def test_what_verification_cannot_read_is_said(tmp_path: Path, made: bytes | None, words: str) -> None:
+    path = tmp_path / "m.onnx"
+    if made is not None:
+        path.write_bytes(made)
+    with pytest.raises(ModelProblem, match=words):
+        loading.load(str(path))
