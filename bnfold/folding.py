@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
 from os import PathLike
@@ -12,16 +12,17 @@ from pathlib import Path
 import onnx
 import onnx_graphsurgeon as gs
 
-from . import onnx_io
+from . import external, onnx_io
 from .affine import Affine, Refused
 from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge, may_merge
 from .cleanup import cancel
+from .errors import BnfoldError
 from .graph import label, operator
 from .inlining import holders, inlined
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
-from .validity import blamed, consistent, require_acyclic, require_valid
+from .validity import consistent, require_acyclic, require_known, require_valid
 from .workbench import Workbench
 
 Model = onnx.ModelProto | str | PathLike[str]
@@ -100,26 +101,38 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     `model` is a path or a ModelProto, which is left as it was. Initializers that are also graph inputs may be
     overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
     to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
-    are not numbers; for a file that is not valid ONNX, and for a model in memory where that prevents the fold.
+    are not numbers; and for one that is not valid ONNX, where that prevents the fold.
     """
-    record, folder = onnx_io.consumable(model)
-    if not isinstance(model, onnx.ModelProto):
-        require_valid(record, model, folder)
+    with opened(model) as (record, folder):
         return fold_in_place(record, folder, freeze_initializers)
-    require_acyclic(record)
-    with blamed(model):
-        return fold_in_place(record, None, freeze_initializers)
 
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:
     """What `fold` would do with each affine node: its new home, or both reasons for keeping it."""
-    if isinstance(model, onnx.ModelProto):
-        result = fold(model, freeze_initializers=freeze_initializers)
-    else:
-        record, folder = onnx_io.load(model, whole=False), Path(model).parent
-        require_valid(record, model, folder)
+    with opened(model, whole=False) as (record, folder):
         result = fold_in_place(record, folder, freeze_initializers, Promises())
     return (*result.folded, *result.kept)
+
+
+@contextmanager
+def opened(model: Model, whole: bool = True) -> Iterator[tuple[onnx.ModelProto, Path | None]]:
+    """A record of the model that may be consumed, and the folder of its data.
+
+    Whether it is valid is looked at where something goes wrong: then it is to blame. Raises ModelProblem.
+    """
+    record, folder = onnx_io.consumable(model, whole=whole)
+    if folder is not None:
+        external.require_data(record, folder)
+    require_acyclic(record)
+    try:
+        yield record, folder
+    except (BnfoldError, Refused):
+        raise
+    except Exception:
+        record, folder = onnx_io.consumable(model)
+        require_known(record, "the model")
+        require_valid(record, "the model", folder)
+        raise
 
 
 def fold_in_place(

@@ -43,10 +43,10 @@ def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
     return model
 
 
-def consumable(model: ModelProto | str | PathLike[str]) -> tuple[ModelProto, Path | None]:
-    """A model that may be changed, read from its file or copied, and the folder of its data. Raises ModelProblem."""
+def consumable(model: ModelProto | str | PathLike[str], *, whole: bool = True) -> tuple[ModelProto, Path | None]:
+    """A model that may be changed, read from its file or copied, and the folder of its data. See `load`."""
     if not isinstance(model, ModelProto):
-        return load(model), Path(model).parent
+        return load(model, whole=whole), Path(model).parent
     require_bounded(model, "the model")
     copy = ModelProto()
     copy.CopyFrom(model)

@@ -123,22 +123,9 @@ def require_acyclic(model: ModelProto) -> None:
     inner = (graph.node for node in every_node(chain(model.graph.node, *functions)) for graph in bodies(node))
     for nodes in (model.graph.node, *functions, *inner):
         try:
-            TopologicalSorter({name: node.input for node in nodes for name in node.output}).prepare()
+            TopologicalSorter({x: node.input for node in nodes for x in node.output if x}).prepare()
         except CycleError as why:
             raise ModelProblem("a node of the model reads what is computed from its own output", REPAIR) from why
-
-
-@contextmanager
-def blamed(model: ModelProto) -> Iterator[None]:
-    """A block about a model in memory that nobody has checked. Raises ModelProblem if it fails and is not valid."""
-    try:
-        yield
-    except (BnfoldError, Refused):
-        raise
-    except Exception:
-        require_known(model, "the model")
-        require_valid(model, "the model")
-        raise
 
 
 @contextmanager

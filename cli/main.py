@@ -97,5 +97,6 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     code = run()
-    gc.freeze()  # what is alive dies with the process: the interpreter need not search it for garbage as it ends
+    if "torch" not in sys.modules:  # whose extensions complain of what is left
+        gc.freeze()  # what is alive dies with the process: the interpreter need not search it for garbage as it ends
     sys.exit(code)

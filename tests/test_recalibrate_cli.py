@@ -291,7 +291,7 @@ def test_a_full_temporary_folder(here, capfd, monkeypatch):  # noqa: F811
     written(Path("m.onnx"), model)
     where = samples(X=data(model))
     before = listing(here)
-    monkeypatch.setattr("bnfold.recalibration.store.pickle.dump", full)
+    monkeypatch.setattr("numpy.lib.format.write_array", full)
     assert run(["recalibrate", "m.onnx", "--data", where, "--memory-limit", "1K"]) == 4
     assert "cannot hold what lies between two layers: No space left on device" in said(capfd)[0]
     assert listing(here) == before

@@ -14,6 +14,7 @@ from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
 import bnfold
+from bnfold.errors import ModelProblem
 from bnfold.links import link
 from bnfold.messages import arrange, drop
 from bnfold_cli.fold import SHOWN
@@ -54,9 +55,17 @@ def test_a_constant_of_doubled_constants_is_computed_once() -> None:
     assert bnfold.fold(model).kept[0].not_hoisted.code == "GRAPH_INPUT"
 
 
-def test_a_circle_of_nodes_is_no_constant() -> None:
+def test_a_circle_of_nodes_is_refused() -> None:
     model = build("a = Neg(b) b = Neg(a) Y = Mul(X, a)", "X[1,3]", "Y[1,3]", {})
-    assert [kept.operator for kept in bnfold.fold(model).kept] == []
+    with pytest.raises(ModelProblem, match="reads what is computed from its own output"):
+        bnfold.fold(model)
+
+
+def test_what_is_omitted_is_no_circle() -> None:
+    model = build(f"c = Conv(X, W) b = {BN('c', 'p')} Y = MaxPool<kernel_shape = [1, 1]>(b)", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
+    model.graph.node[0].input.append("")
+    model.graph.node[2].output.append("")
+    assert operators(bnfold.fold(model).model) == ["Conv", "MaxPool"]
 
 
 def test_the_rank_is_found_behind_any_number_of_norms() -> None:

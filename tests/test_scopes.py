@@ -9,6 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import fold
+from bnfold.errors import ModelProblem
 from tests.build import BN, assert_same, bn, values
 
 D = onnx.TensorProto.DOUBLE
@@ -176,11 +177,12 @@ def test_a_function_within_a_function_is_inlined_as_well():
     assert_same(model, result.model)
 
 
-def test_a_function_that_calls_itself_stays():
+def test_a_function_that_calls_itself_is_refused():
     model = with_function(constants_inside=False)
     (block,) = model.functions
     block.node.append(helper.make_node("Block", ["y", *block.input[1:]], ["q"], domain="my"))
-    assert fold(model).model == model
+    with pytest.raises(ModelProblem, match="calls itself"):
+        fold(model)
 
 
 def test_a_function_stays_where_inlining_would_not_help():
