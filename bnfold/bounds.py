@@ -9,7 +9,7 @@ from onnx import AttributeProto, NodeProto
 
 from .errors import ModelProblem
 from .limits import current
-from .messages import all_tensors, every_node
+from .messages import all_nodes, all_tensors, every_node
 
 RANK = 64  # axes of an array in NumPy
 DEEPEST = 100  # functions that call functions, as onnx's checker has it
@@ -26,7 +26,7 @@ def require_bounded(model: onnx.ModelProto, name: object) -> None:
     """Raises ModelProblem where a model, which is called `name`, exceeds a limit or has windows of no size."""
     require_ranks(model, name)
     require_few(model, name)
-    for node in [*every_node(model.graph.node), *(n for f in model.functions for n in every_node(f.node))]:
+    for node in all_nodes(model):
         if node.op_type in WINDOWS and node.domain in ("", "ai.onnx"):
             require_window(node, name)
 

@@ -120,9 +120,7 @@ def _evaluate(node: gs.Node, inputs: list[Array | None]) -> Array:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
     try:
         (result,) = ReferenceEvaluator(model).run(None, given)
-    except (
-        Exception
-    ) as why:  # whatever it raises where shapes do not fit, an index is too large, or it knows no such node
+    except Exception as why:  # whatever it raises where shapes do not fit, or it knows no such node
         name = node.outputs[0].name
         raise Refused("NOT_CONSTANT", f"the constant '{name}' cannot be computed: {type(why).__name__}") from why
     return np.asarray(result)

@@ -49,9 +49,9 @@ def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
     if not os.path.isfile(file):  # no error for a name that the system refuses
         raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(file)[:200]}", TOGETHER)
     offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
-    needed, there = size(tensor), max(0, file.stat().st_size - offset)
-    found = Place(file, offset, length or there)
-    if offset + found.length > file.stat().st_size:
+    needed, end = size(tensor), file.stat().st_size
+    found = Place(file, offset, length or max(0, end - offset))
+    if offset + found.length > end:
         raise ModelProblem(
             f"{file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
         )

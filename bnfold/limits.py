@@ -151,25 +151,26 @@ def timed(doing: str, usual: float) -> Iterator[None]:
         return
     seconds = current().time(usual)
     try:
-        with _alarm(seconds):
+        with alarm(seconds, _Late()):
             yield
     except _Late as why:
         raise EnvironmentProblem(f"{doing} took longer than {seconds:g} s and was stopped", MORE) from why
 
 
 @contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    former = signal.signal(signal.SIGALRM, _ring)
+def alarm(seconds: float, late: BaseException) -> Iterator[None]:
+    """Raise `late` in the middle of a block that takes longer; in the main thread of a POSIX system only."""
+
+    def ring(number: int, frame: object) -> None:
+        raise late
+
+    former = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
-
-
-def _ring(number: int, frame: object) -> None:
-    raise _Late
 
 
 @dataclass

@@ -64,6 +64,12 @@ def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
                 yield from _in_graph(graph)
 
 
+def all_nodes(model: ModelProto) -> Iterator[NodeProto]:
+    """Every node of a model, also inside subgraphs and functions."""
+    for part in (model.graph, *model.functions):
+        yield from every_node(part.node)
+
+
 def is_batch_norm(node: NodeProto) -> bool:
     return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
 

@@ -15,7 +15,7 @@ from onnx.external_data_helper import uses_external_data
 from . import external
 from .affine import Refused
 from .errors import BnfoldError, ModelProblem
-from .messages import all_tensors, bodies, every_node
+from .messages import all_nodes, all_tensors, bodies
 from .native import Failed, begun, guarded
 from .tensors import DATA_FIELDS
 
@@ -49,8 +49,8 @@ def require_known(model: ModelProto, name: object) -> None:
 
 def _require_text(model: ModelProto, name: object) -> None:
     """Refuse a name that is no UTF-8: protobuf reads it, but gives bytes where everybody goes by text."""
-    wrong = next((word for word in _words(model) if isinstance(word, bytes)), None)
-    if wrong is not None:
+    if bytes in map(type, _words(model)):
+        wrong = next(word for word in _words(model) if isinstance(word, bytes))
         raise ModelProblem(f"{name} holds a name that is not UTF-8: {wrong[:40]!r}", "Is the file damaged?")
 
 
@@ -59,7 +59,7 @@ def _words(model: ModelProto) -> Iterator[str | bytes]:
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output)
     yield from _values(model.graph)
-    for node in every_node(chain(model.graph.node, *(function.node for function in model.functions))):
+    for node in all_nodes(model):
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         for attribute in node.attribute:
             yield from (attribute.name, attribute.ref_attr_name)
@@ -119,11 +119,10 @@ def _is_large_and_whole(tensor: TensorProto) -> bool:
 
 def require_acyclic(model: ModelProto) -> None:
     """Raises ModelProblem where a node of some graph reads what is computed from its own output."""
-    functions = [function.node for function in model.functions]
-    inner = (graph.node for node in every_node(chain(model.graph.node, *functions)) for graph in bodies(node))
-    for nodes in (model.graph.node, *functions, *inner):
+    inner = (graph for node in all_nodes(model) for graph in bodies(node))
+    for part in (model.graph, *model.functions, *inner):
         try:
-            TopologicalSorter({x: node.input for node in nodes for x in node.output if x}).prepare()
+            TopologicalSorter({x: node.input for node in part.node for x in node.output if x}).prepare()
         except CycleError as why:
             raise ModelProblem("a node of the model reads what is computed from its own output", REPAIR) from why
 

@@ -126,33 +126,42 @@ def chain(*layers):
     return layer
 
 
-def siblings(net: Net, x: str) -> None:
+def siblings_of(conv):
     """Two convolutions of one tensor, joined along the channels or, where they fit, summed."""
-    conv(net, x, 1)
-    a = last(net)
-    conv(net, x, 1, group=int(net.rng.choice([1, 2])))
-    b = last(net)
-    n, c, h, w = net.live[a]
-    if net.rng.random() < 0.5:
-        net.add("Concat", [a, b], (n, 2 * c, h, w), axis=1)
-    else:
-        net.add(str(net.rng.choice(["Add", "Sub"])), [a, b], (n, c, h, w))
+
+    def layer(net, x: str) -> None:
+        conv(net, x, 1)
+        a = last(net)
+        conv(net, x, 1, group=int(net.rng.choice([1, 2])))
+        b = last(net)
+        n, c, *sizes = net.live[a]
+        if net.rng.random() < 0.5:
+            net.add("Concat", [a, b], (n, 2 * c, *sizes), axis=1)
+        else:
+            net.add(str(net.rng.choice(["Add", "Sub"])), [a, b], (n, c, *sizes))
+
+    return layer
 
 
-def branches(net: Net, x: str) -> None:
+def branches_with(bn):
     """RepVGG's block: 3x3, 1x1 and, where the channels fit, the tensor itself, all normalized and summed."""
-    n, c, h, w = net.live[x]
-    parts = []
-    for kernel in (3, 1):
-        net.add("Conv", [x, net.const(4, c, kernel, kernel)], (n, 4, h, w), pads=[kernel // 2] * 4)
-        bn(net, last(net))
-        parts.append(last(net))
-    if c == 4:
-        bn(net, x)
-        parts.append(last(net))
-    for part in parts[1:]:
-        net.add("Add", [parts[0], part], (n, 4, h, w))
-        parts[0] = last(net)
+
+    def layer(net, x: str) -> None:
+        n, c, *sizes = net.live[x]
+        parts = []
+        for kernel in (3, 1):
+            weight = net.const(4, c, *[kernel] * len(sizes))
+            net.add("Conv", [x, weight], (n, 4, *sizes), pads=[kernel // 2] * 2 * len(sizes))
+            bn(net, last(net))
+            parts.append(last(net))
+        if c == 4:
+            bn(net, x)
+            parts.append(last(net))
+        for part in parts[1:]:
+            net.add("Add", [parts[0], part], (n, 4, *sizes))
+            parts[0] = last(net)
+
+    return layer
 
 
 conv0, conv1, conv2 = (lambda n, x: conv(n, x, 0)), (lambda n, x: conv(n, x, 1)), (lambda n, x: conv(n, x, 1, group=2))
@@ -166,8 +175,8 @@ LAYERS = {
     "shared conv, bn": chain(shared_conv, bn),
     "conv transpose, bn": chain(conv_transpose, bn),
     "linear, bn": chain(linear, bn),
-    "siblings, bn": chain(siblings, bn),
-    "branches": branches,
+    "siblings, bn": chain(siblings_of(conv), bn),
+    "branches": branches_with(bn),
     "conv, scale, shift": chain(conv1, mul, add_),
     "conv, sub, div, neg": chain(conv1, sub_, div, neg),
     "bn, conv": chain(bn, conv0),

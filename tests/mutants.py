@@ -48,7 +48,7 @@ SECONDS, MEMORY = 600, 12 << 30  # of one fork
 KILLED, SURVIVED = 1, 0
 
 
-def test_files() -> list[str]:
+def files_of_tests() -> list[str]:
     names = [f"test_{name}.py" for name in f"{OF_THE_ALGEBRA} {OF_FILES}".split()] + ["attacks/test_*.py"]
     return [str(path) for name in names for path in sorted((ROOT / "tests").glob(name))]
 
@@ -226,7 +226,7 @@ def hunt(tried: list[Fault], patience: float, notes: Path, say: Callable[[str], 
     settings.register_profile("mutants", derandomize=True, database=None, deadline=None, phases=phases)
     settings.load_profile("mutants")
     plugin = Hunt(tried, patience, notes, say)
-    pytest.main(["-q", "-p", "no:cacheprovider", "--tb=no", "--assert=plain", *test_files()], plugins=[plugin])
+    pytest.main(["-q", "-p", "no:cacheprovider", "--tb=no", "--assert=plain", *files_of_tests()], plugins=[plugin])
     assert plugin.notes.seconds, "the tests were not collected"
     return plugin.survivors
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,13 +137,6 @@ SURVIVED = {  # what does no harm: it is folded, or kept as it is
     ),
     "a name that reads backwards": changed(lambda m: setattr(node(m, "norm"), "name", "\u202egnp.exe")),
 }
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    made.mkdir()
-    return made
 
 
 @pytest.mark.parametrize("name", REFUSED)

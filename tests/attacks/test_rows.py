@@ -17,13 +17,6 @@ from tests.attacks.measured import measured
 ROWS = {**bombs.ROWS, **malformed.ROWS}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    made = tmp_path / "model"
-    made.mkdir()
-    return made
-
-
 @pytest.mark.parametrize("name", ROWS)
 def test_refused_in_words_or_survived(name, folder, capsys):
     make, code, words = ROWS[name]

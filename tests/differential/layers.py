@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from tests.graphs import chain, last
+from tests.graphs import branches_with, chain, siblings_of
 
 from .wide import Wide
 
@@ -183,36 +183,7 @@ def turned_matmul(net: Wide, x: str) -> None:
     del net.live[m]
 
 
-def siblings(net: Wide, x: str) -> None:
-    """Two convolutions of one tensor, joined along the channels or summed."""
-    conv(1)(net, x)
-    a = last(net)
-    conv(1, group=int(net.rng.choice([1, 2])))(net, x)
-    b = last(net)
-    n, c, *sizes = net.live[a]
-    if net.chance(0.5):
-        net.add("Concat", [a, b], (n, 2 * c, *sizes), axis=1)
-    else:
-        net.add(str(net.rng.choice(["Add", "Sub"])), [a, b], (n, c, *sizes))
-
-
-def branches(net: Wide, x: str) -> None:
-    """RepVGG's block: 3x3, 1x1 and, where the channels fit, the tensor itself, all normalized and summed."""
-    n, c, *sizes = net.live[x]
-    parts = []
-    for kernel in (3, 1):
-        weight = net.const(4, c, *[kernel] * len(sizes))
-        net.add("Conv", [x, weight], (n, 4, *sizes), pads=[kernel // 2] * 2 * len(sizes))
-        bn(net, last(net))
-        parts.append(last(net))
-    if c == 4:
-        bn(net, x)
-        parts.append(last(net))
-    for part in parts[1:]:
-        net.add("Add", [parts[0], part], (n, 4, *sizes))
-        parts[0] = last(net)
-
-
+siblings = siblings_of(lambda net, x, pad, group=1: conv(pad, group)(net, x))
 mul, add, sub, div = (pointwise(op) for op in ("Mul", "Add", "Sub", "Div"))
 average, greatest = pool("AveragePool"), pool("MaxPool")
 LAYERS: dict[str, Layer] = {
@@ -226,7 +197,7 @@ LAYERS: dict[str, Layer] = {
     "grouped conv transpose, bn": chain(conv_transpose(2), bn),
     "linear, bn": chain(linear, bn),
     "siblings, bn": chain(siblings, bn),
-    "branches": spatial(branches),
+    "branches": spatial(branches_with(bn)),
     "conv, scale, shift": chain(conv(1), mul, add),
     "conv, sub, div, neg": chain(conv(1), sub, div, plain("Neg")),
     "bn, conv": chain(bn, conv(0)),

@@ -6,7 +6,6 @@ to fold against "a fold, kept nodes, or a refusal in words", `meaning` the folde
 
 from __future__ import annotations
 
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from onnx.external_data_helper import uses_external_data
 import bnfold
 from bnfold import onnx_io, view, wire
 from bnfold.errors import BnfoldError, CheckFailed, ModelProblem
+from bnfold.limits import alarm
 from bnfold.native import Failed, guarded
 from bnfold.pipeline import Options, fold_file
 from tests.fuzz.survival import tried
@@ -50,22 +50,6 @@ def placed(data: bytes, large: int = FEW) -> Iterator[Path]:
         path = Path(folder, "m.onnx")
         path.write_bytes(data)
         yield path
-
-
-@contextmanager
-def in_time() -> Iterator[None]:
-    """A finding, where a block takes too long."""
-
-    def stop(number: int, frame: object) -> None:
-        raise Finding(f"it took longer than {SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def refusal(problem: BnfoldError) -> str:
@@ -212,7 +196,7 @@ TARGETS: dict[str, Target] = {t.__name__: t for t in (wire_format, folding, mean
 def run(target: Target, data: bytes) -> str:
     """One execution; anything but an answer or a `Finding` is a finding, too."""
     try:
-        with in_time(), tried(data):
+        with alarm(SECONDS, Finding(f"it took longer than {SECONDS} s")), tried(data):
             return target(data)
     except Finding:
         raise

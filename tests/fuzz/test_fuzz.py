@@ -90,25 +90,24 @@ def test_bytes_are_read_as_protobuf_reads_them() -> None:
     assert ended["refused (3)"] > 50
 
 
-def test_changed_models_fold_or_stay_or_are_refused() -> None:
+def ends(target: str, examples: int) -> Counter[str]:
+    """How often a target came to what, of changed models."""
     ended: Counter[str] = Counter()
 
-    @settings(CALM, max_examples=150)
+    @settings(CALM, max_examples=examples)
     @given(seeds, seeds, numbers)
     def check(data: bytes, other: bytes, number: int) -> None:
-        ended[run(TARGETS["folding"], mutated(Random(number), data, other))] += 1
+        ended[run(TARGETS[target], mutated(Random(number), data, other))] += 1
 
     check()
+    return ended
+
+
+def test_changed_models_fold_or_stay_or_are_refused() -> None:
+    ended = ends("folding", 150)
     assert min(ended[end] for end in ("folded", "kept", "refused (3)")) > 10
 
 
 def test_changed_models_keep_their_meaning() -> None:
-    ended: Counter[str] = Counter()
-
-    @settings(CALM, max_examples=100)
-    @given(seeds, seeds, numbers)
-    def check(data: bytes, other: bytes, number: int) -> None:
-        ended[run(TARGETS["meaning"], mutated(Random(number), data, other))] += 1
-
-    check()
+    ended = ends("meaning", 100)
     assert ended["same"] > 5, ended
