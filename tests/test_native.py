@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 import bnfold
 from bnfold.native import Failed, guarded
 from bnfold_cli.main import run
+from tests.test_fleet import offspring, processes, until
 from tests.verify_nets import GEMM
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="there is no safe fork on this system")
@@ -73,3 +75,30 @@ def test_a_checker_or_shape_inference_that_crashes_is_survived(
     assert run(["fold", str(tmp_path / "m.onnx")]) == 3
     assert "is not valid ONNX: onnx's checker crashed (SIGSEGV)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+WORK = {  # what a process starts; in its temporary folder there is a file `stage` as soon as that is at work
+    "a fork": "from bnfold.native import guarded; guarded('a sleep', lambda: open(stage, 'w').close() or time.sleep(600))",
+    "a child": "from bnfold.verification import child; child.run('crash', {'seconds': 600}, seconds=600)",
+}
+
+
+@needs_fork
+@pytest.mark.parametrize("what", WORK)
+def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path: Path, what: str) -> None:
+    """For nobody is left to enforce the limits."""
+    code = f"import os, time; stage = os.environ['TMPDIR'] + '/stage'; {WORK[what]}"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
+    try:
+        until(lambda: [*tmp_path.rglob("stage")])
+        (started,) = offspring(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: started not in processes())
+
+
+def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
+    code = "from bnfold.limits import tied; tied(1234567890); print('it goes on')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "it goes on\n"))
