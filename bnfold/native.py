@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -40,9 +41,13 @@ def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    parent, child = os.getpid(), os.fork()
+    parent, collects = os.getpid(), gc.isenabled()
+    gc.disable()  # garbage is not the fork's to collect: an onnxruntime session would wait for threads it does not have
+    child = os.fork()
     if not child:
         _serve(call, theirs, parent)
+    if collects:
+        gc.enable()
     os.close(theirs)
     return partial(_awaited, doing, child, ours, time.monotonic() + seconds, seconds)
 

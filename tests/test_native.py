@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -49,6 +50,25 @@ def test_a_crash_a_hang_and_hunger_are_sentences() -> None:
         guarded("the checker", lambda: time.sleep(60), seconds=0.1)
     with pytest.raises(Failed, match="not enough memory"):
         guarded("the checker", lambda: bytes(bytearray(64 << 30)))
+
+
+class Bound:
+    """Garbage that only its own process can take away, as an onnxruntime session that has threads is."""
+
+    def __init__(self) -> None:
+        self.myself, self.home = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            time.sleep(60)
+
+
+@needs_fork
+@pytest.mark.usefixtures("alone")
+def test_a_fork_leaves_garbage_alone() -> None:
+    Bound()
+    assert guarded("lists", lambda: str(len([[] for _ in range(100_000)])).encode(), seconds=10) == b"100000"
+    assert gc.isenabled()
 
 
 def test_beside_other_threads_the_call_is_made_here() -> None:
