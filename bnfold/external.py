@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+import onnx
 from onnx import ModelProto, TensorProto, helper
 from onnx.external_data_helper import uses_external_data
 
@@ -62,6 +63,11 @@ def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
 
 def require_length(tensor: TensorProto, length: int) -> None:
     """Raises ModelProblem unless the data of a tensor, of `length` bytes, are what its type and shape need."""
+    if not _bits(tensor.data_type):
+        raise ModelProblem(
+            f"'{tensor.name}' is of type {tensor.data_type}, which onnx {onnx.__version__} does not know",
+            "Upgrade the onnx package, or export for an older version.",
+        )
     if length != (needed := size(tensor)):
         raise ModelProblem(
             f"'{tensor.name}' holds {length} bytes of data; its type and shape need {needed}",
