@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
+import onnx
 from onnx import ModelProto, TensorProto, helper
 from onnx.external_data_helper import uses_external_data
 
@@ -49,18 +51,28 @@ def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
     if not os.path.isfile(file):  # no error for a name that the system refuses
         raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(file)[:200]}", TOGETHER)
     offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
-    needed, end = size(tensor), file.stat().st_size
+    end = file.stat().st_size
     found = Place(file, offset, length or max(0, end - offset))
     if offset + found.length > end:
         raise ModelProblem(
             f"{file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
         )
-    if found.length != needed:
+    require_length(tensor, found.length)
+    return found
+
+
+def require_length(tensor: TensorProto, length: int) -> None:
+    """Raises ModelProblem unless the data of a tensor, of `length` bytes, are what its type and shape need."""
+    if not _bits(tensor.data_type):
         raise ModelProblem(
-            f"'{tensor.name}' holds {found.length} bytes of data; its type and shape need {needed}",
+            f"'{tensor.name}' is of type {tensor.data_type}, which onnx {onnx.__version__} does not know",
+            "Upgrade the onnx package, or export for an older version.",
+        )
+    if length != (needed := size(tensor)):
+        raise ModelProblem(
+            f"'{tensor.name}' holds {length} bytes of data; its type and shape need {needed}",
             "The file is damaged; make it again.",
         )
-    return found
 
 
 def _entries(tensor: TensorProto) -> dict[str, str]:
@@ -97,12 +109,16 @@ def _number(tensor: TensorProto, text: str) -> int:
 
 def size(tensor: TensorProto) -> int:
     """Bytes that the data of a tensor take by its type and shape; 0 if its type is unknown."""
+    return int(-(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8))
+
+
+@cache
+def _bits(kind: int) -> int:
+    """Of one number of a type; 0 if there is no such type."""
     try:
-        kind = TensorProto.DataType.Name(tensor.data_type)
-        bits = NARROW.get(kind) or 8 * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        return NARROW.get(TensorProto.DataType.Name(kind)) or 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize
     except (KeyError, ValueError):
         return 0
-    return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
 def require_data(model: ModelProto, folder: Path, outside: bool = False) -> None:

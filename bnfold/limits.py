@@ -25,6 +25,8 @@ UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
+SOON = 1e-6  # seconds; a timer of none would never ring
+PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html
 
 
@@ -159,18 +161,38 @@ def timed(doing: str, usual: float) -> Iterator[None]:
 
 @contextmanager
 def alarm(seconds: float, late: BaseException) -> Iterator[None]:
-    """Raise `late` in the middle of a block that takes longer; in the main thread of a POSIX system only."""
+    """Raise `late` in the middle of a block that takes longer; in the main thread of a POSIX system only.
+
+    Within another one, the alarm that is due first rings; the other one goes on behind the block.
+    """
+    outer = signal.getitimer(signal.ITIMER_REAL)[0]
+    if 0 < outer <= seconds:
+        yield
+        return
 
     def ring(number: int, frame: object) -> None:
         raise late
 
-    former = signal.signal(signal.SIGALRM, ring)
+    former, started = signal.signal(signal.SIGALRM, ring), time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), SOON))
+
+
+def tied(parent: int) -> None:
+    """Let the system kill this process as soon as `parent`, the process that started it, is gone (on Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(1)
 
 
 @dataclass

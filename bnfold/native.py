@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
-from .limits import cap, current
+from .limits import cap, current, tied
 
 SECONDS = 120.0
 ANSWER, WHY = b"+", b"-"  # how what a fork tells begins
@@ -40,9 +41,13 @@ def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS
     ours, theirs = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
+    parent, collects = os.getpid(), gc.isenabled()
+    gc.disable()  # garbage is not the fork's to collect: an onnxruntime session would wait for threads it does not have
     child = os.fork()
     if not child:
-        _serve(call, theirs)
+        _serve(call, theirs, parent)
+    if collects:
+        gc.enable()
     os.close(theirs)
     return partial(_awaited, doing, child, ours, time.monotonic() + seconds, seconds)
 
@@ -60,9 +65,10 @@ def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float)
     return _answer(told)
 
 
-def _serve(call: Callable[[], bytes | None], pipe: int) -> NoReturn:
+def _serve(call: Callable[[], bytes | None], pipe: int, parent: int) -> NoReturn:
     """The fork's side. It must not return: everything behind the call belongs to the process it came from."""
     try:
+        tied(parent)
         cap(current().bytes())
         told = _outcome(call)
         while told:

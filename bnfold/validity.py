@@ -96,6 +96,9 @@ def check(record: ModelProto, name: object, folder: Path | None = None, outside:
             answer()
         except Failed as why:
             raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
+        for tensor in all_tensors(record):  # the checker does not count bytes
+            if tensor.HasField("raw_data") and not uses_external_data(tensor):
+                external.require_length(tensor, len(tensor.raw_data))
 
     return refuse
 

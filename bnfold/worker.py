@@ -18,13 +18,13 @@ from typing import Any
 from . import staging
 from .errors import BnfoldError, EnvironmentProblem
 from .junit import broken_off
-from .limits import MORE, Limits, Watch, capped, within
+from .limits import MORE, Limits, Watch, capped, tied, within
 from .pipeline import FoldReport, Options, failed_target, fold_file
 
 SECONDS = 14_400.0  # for one model; more than what everything that it starts may usually take together
 PAUSE = 0.02  # seconds between two looks at a process
 GRACE = 10.0  # seconds in which a process that was told to stop may clean up
-_START = "import sys; sys.path.append(sys.argv[1]); from bnfold.worker import serve; serve(sys.argv[2])"
+_START = "import sys; sys.path.append(sys.argv[1]); from bnfold.worker import serve; serve(*sys.argv[2:])"
 
 Plain = dict[str, Any]
 
@@ -60,11 +60,16 @@ class Running:
         self.place = tempfile.TemporaryDirectory(prefix="bnfold-")
         self.told, self.noise = (Path(self.place.name, name) for name in ("answer.json", "noise"))
         Path(self.place.name, "ask.json").write_text(json.dumps(dict(request)), encoding="utf-8")
-        command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[1]), self.place.name]
+        told = str(Path(__file__).parents[1]), self.place.name, str(os.getpid())
         environment = {**os.environ, "BNFOLD_THREADS": str(request["threads"]), "TMPDIR": self.place.name}
         with self.noise.open("wb") as noise:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, env=environment, start_new_session=True
+                [sys.executable, "-P", "-c", _START, *told],
+                stdin=subprocess.DEVNULL,
+                stdout=noise,
+                stderr=noise,
+                env=environment,
+                start_new_session=True,
             )
 
         limits = Limits(**request["limits"])
@@ -131,8 +136,9 @@ def stop(running: Sequence[Running]) -> None:
         each.close(sound=False)
 
 
-def serve(place: str) -> None:
+def serve(place: str, parent: str) -> None:
     """The side of the new process: read the request, fold, write the answer. SIGTERM interrupts it, as Ctrl-C would."""
+    tied(int(parent))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     request = json.loads(Path(place, "ask.json").read_text(encoding="utf-8"))
     Path(place, "answer.json").write_text(json.dumps(_answered(request)), encoding="utf-8")

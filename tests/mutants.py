@@ -84,7 +84,7 @@ def forget_rules(name: str) -> None:
             del table[operator]
 
 
-@dataclass
+@dataclass(eq=False)  # pytest takes plugins that have a hash
 class Notes:
     """A pytest plugin for the first run: which tests fail, how long each takes, and which lines it reaches."""
 
@@ -126,7 +126,7 @@ class Impatient:
             os._exit(KILLED)
 
 
-@dataclass
+@dataclass(eq=False)
 class Hunt:
     """A pytest plugin that tries the faults on the tests that pytest has collected."""
 

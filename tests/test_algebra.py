@@ -93,6 +93,39 @@ def test_what_is_not_linear_is_said_not_to_be_derived() -> None:
     assert not any("algebra" in reason for reason in found.reasons)
 
 
+def cancelling(ulps: int = 0) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Two normalizations, the second worked into the first, whose bias and mean then all but cancel.
+
+    That bias is right, or as many units of its last place too large.
+    """
+    r = np.random.default_rng(0)
+    first = {k: rounded(r.uniform(0.5, 1.5, 4)) for k in "stmv"}
+    factor = rounded(r.uniform(0.5, 1.5, 4))
+    slope = first["s"] / np.sqrt(first["v"] + float(np.float32(EPSILON)))
+    beyond = rounded((first["m"] * slope - first["t"]) * factor * (1 + 1e-4))
+    original = chain(
+        "a = BatchNormalization (x, s, t, m, v) r = Neg (a) h = Neg (r) g = Mul (h, k) y = Add (g, c)",
+        {**first, "k": factor[:, None], "c": beyond[:, None]},
+    )
+    bias = (first["t"] * factor + beyond).astype(np.float32)
+    bias = (bias.view(np.int32) + ulps).view(np.float32)
+    folded = {**first, "s": first["s"] * factor, "t": bias}
+    return original, chain("a = BatchNormalization (x, s, t, m, v) r = Neg (a) y = Neg (r)", folded)
+
+
+def test_what_is_left_of_a_bias_and_a_mean_is_as_good_as_they_are() -> None:
+    found = verify(*cancelling())
+    assert found.passed, found.reasons
+    assert site(found, "y").exact
+
+
+@pytest.mark.parametrize("ulps", [40, -40])
+def test_a_bias_that_is_wrong_is_found_where_it_all_but_cancels_too(ulps: int) -> None:
+    found = verify(*cancelling(ulps))
+    assert found.verdict == "FAIL"
+    assert not site(found, "y").ok
+
+
 @pytest.mark.parametrize("pads", [(0, 0), (1, 1), (2, 0), (0, 3)])
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (2, 3, 1), (5, 2, 2)])
 def test_impulses_show_every_tap_alone(kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ import math
 import sys
 import types
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.bench import Benchmark, answers, benching, benchmark, files, gate, nvml
+from bnfold.bench import Benchmark, answers, benching, benchmark, environment, files, gate, launch, nvml
 from bnfold.bench.results import Block, Cell
 from bnfold.bench.runner import Runner, calls, run_options
 from bnfold.bench.settings import Setting, settings
 from bnfold.bench.statistics import Interval, judged, paired, rank, speedup, times, trusted
-from bnfold.errors import EnvironmentProblem, Inconclusive, UsageProblem
+from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
 from bnfold.verification import sessions
 from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
@@ -482,3 +483,40 @@ def test_a_model_against_itself_is_never_faster(tmp_path: Path) -> None:
     onnx.save(dense(12), path)
     verdicts = [benchmark(path, path, levels=["default"], threads=1, budget_s=8, seed=s).verdict for s in range(20)]
     assert {*verdicts} <= {"EQUIVALENT", "INCONCLUSIVE"}
+
+
+def test_a_kind_of_picture_that_nobody_draws_is_refused_before_anything_is_timed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(dense(4), tmp_path / "m.onnx")
+    assert run(["bench", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), "--plot", "p.gif"]) == 2
+    assert "error: --plot p.gif: no picture is written as '.gif'" in capsys.readouterr().err
+
+
+def test_a_model_that_loads_and_does_not_run_is_no_measurement(tmp_path: Path) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float y) <int64[1] d = {7}> { y = Reshape (x, d) }'
+    model = onnx.parser.parse_model(text)
+    with pytest.raises(ModelProblem, match="onnxruntime cannot run .*Reshape"):
+        benchmark(model, model, budget_s=4.0, launches=2)
+
+
+def test_the_most_memory_is_known_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = launch._peak()
+    monkeypatch.setattr(Path, "read_text", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
+    assert told is not None
+    assert 0.5 < launch._peak() / told < 2
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert launch._peak() is None
+
+
+@pytest.mark.parametrize("installed", [("onnxruntime",), ()])
+def test_which_onnxruntime_was_measured_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[str, ...]
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(environment, "version", version)
+    assert environment._runtime() == ("onnxruntime 1.0" if installed else None)

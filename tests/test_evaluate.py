@@ -26,14 +26,20 @@ HALVES = Normalization(255, (0.5,) * 3, (0.25,) * 3)
 
 
 def classifier(
-    seed: int = 0, softmax: bool = False, normalization: Normalization | None = None, classes: int = 7, size: int = 16
+    seed: int = 0,
+    softmax: bool = False,
+    normalization: Normalization | None = None,
+    classes: int = 7,
+    size: int | str = 16,
 ) -> onnx.ModelProto:
     """Conv, BatchNormalization, Relu, mean, Gemm."""
     body = f"c = Conv(X, W) d = {BN('c', 'p')} r = Relu(d) m = GlobalAveragePool(r) f = Flatten(m) {'l' if softmax else 'Y'} = Gemm(f, V)"
     body += " Y = Softmax(l)" if softmax else ""
     rng = np.random.default_rng(seed)
     constants = {"W": rng.normal(0, 0.3, (8, 3, 3, 3)), "V": rng.normal(0, 1, (8, classes)), **bn("p", 8)}
-    model = single(build(body, f"X[N,3,{size},{size}]", f"Y[N,{classes}]", constants))
+    model = single(
+        build(body, f"X[N,3,{size if isinstance(size, str) else f'{size},{size}'}]", f"Y[N,{classes}]", constants)
+    )
     if normalization:
         helper.set_model_props(model, {"bnfold.normalization": normalization.to_json()})
     return model
@@ -79,6 +85,12 @@ def test_a_folded_model_scores_the_same():
     assert (found.models[0].top1, found.models[0].top5) == (found.models[1].top1, found.models[1].top5)
 
 
+def test_a_classifier_of_rows_of_numbers():
+    model = of_numbers()
+    found = evaluate([written(Path("a.onnx"), model)], saved("d.npz", X=ROWS, labels=LABELS))
+    assert (found.models[0].top1, found.models[0].top5) == tops(probabilities(model, ROWS), LABELS)
+
+
 def test_a_fixed_batch():
     model = classifier()
     wanted = evaluate([written(Path("a.onnx"), model)], saved("d.npz", X=X, labels=LABELS))
@@ -105,6 +117,15 @@ def test_crops_have_the_size_of_the_network(number, shape):
     found = crops(image, number, 16, 16)
     assert found.shape == (number, shape[0], 16, 16)
     assert image.min() - 1e-6 <= found.min() <= found.max() <= image.max() + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 20), (3, 9, 30), (3, 30, 9)])
+def test_a_network_of_wide_images_sees_the_middle_of_the_least_image_that_covers_them(shape):
+    image = np.broadcast_to(np.linspace(0, 1, shape[1])[None, :, None], shape).astype(np.float32)
+    found = crops(image, 1, 16, 48)
+    assert found.shape == (1, 3, 16, 48)
+    assert abs(found.mean() - 0.5) < 0.05
+    np.testing.assert_allclose(found, found[..., :1].repeat(48, -1), atol=1e-5)
 
 
 def test_where_crops_are_cut():
@@ -145,6 +166,11 @@ def drawn(folder: str, classes: str, count: int = 12) -> str:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(RNG.integers(0, 256, (16, 16, 3), np.uint8)).save(place / f"{i}.png")
     return folder
+
+
+def test_a_data_set_tells_what_a_model_does_not_say_of_normalization():
+    found = evaluate([written(Path("a.onnx"), of_digits())], "digits")
+    assert found.notes[1] == "a.onnx says nothing of normalization: that of digits was used"
 
 
 def test_a_folder_of_class_folders():
@@ -196,6 +222,24 @@ def named(model: onnx.ModelProto, classes: str) -> onnx.ModelProto:
     return model
 
 
+def of_numbers(kind: str = "Gemm") -> onnx.ModelProto:
+    """A classifier of rows of numbers, not of images."""
+    body = {
+        "Gemm": "Y = Gemm(X, W)",
+        "Log": "l = Gemm(X, W) Y = Log(l)",
+        "Reshape": "l = Gemm(X, W) Y = Reshape(l, S)",
+    }[kind]
+    constants = {"W": (5, 7), **({"S": np.array([30, 35])} if kind == "Reshape" else {})}
+    return single(build(body, "X[N,5]", "Y[N,7]" if kind != "Reshape" else "Y[30,35]", constants))
+
+
+def unloadable() -> onnx.ModelProto:
+    model = classifier()
+    model.graph.node[-1].domain = "acme"
+    model.opset_import.append(helper.make_opsetid("acme", 1))
+    return model
+
+
 def answering(rank: int) -> onnx.ModelProto:
     model = classifier()
     model.graph.initializer.append(numpy_helper.from_array(np.array([2] if rank == 3 else []), "axes"))
@@ -208,7 +252,19 @@ def answering(rank: int) -> onnx.ModelProto:
     return model
 
 
+def with_props(model: onnx.ModelProto, **props: str) -> onnx.ModelProto:
+    helper.set_model_props(model, props)
+    return model
+
+
+def of_digits(**props: str) -> onnx.ModelProto:
+    """For scikit-learn's handwritten digits."""
+    body = "f = Flatten(X) Y = Gemm(f, W)"
+    return with_props(single(build(body, "X[N,1,8,8]", "Y[N,10]", {"W": (64, 10)})), **props)
+
+
 GOOD = {"X": X, "labels": LABELS}
+ROWS = RNG.normal(0, 1, (150, 5)).astype(np.float32)
 BAD = {  # models, data, options -> exit code, error
     "no labels": ([classifier()], {"X": X}, [], 3, "d.npz has no 'labels', but X"),
     "no input": ([classifier()], {"Z": X, "labels": LABELS}, [], 3, "d.npz has no X"),
@@ -231,6 +287,14 @@ BAD = {  # models, data, options -> exit code, error
     "an empty folder": ([classifier()], None, ["--data", "empty"], 3, "empty has no images"),
     "a folder without classes": ([named(classifier(), "abcdefg")], None, ["--data", "images/a"], 3, "images/a has no sub-folders of images"),
     "a class the model does not know": ([named(classifier(), "bcdefgh")], None, ["--data", "images"], 3, "images has the class 'a', which the model does not know"),
+    "crops of no images": ([of_numbers()], {"X": ROWS, "labels": LABELS}, ["--crops", "10"], 3, "the model does not take one batch of images of one size, but X [?, 5]"),
+    "144 crops of no square": ([classifier(size="32,48")], GOOD, ["--crops", "144"], 2, "144 crops are cut from squares, and the model takes 32x48"),
+    "an operator that nobody knows": ([unloadable()], GOOD, [], 3, "onnxruntime cannot load m0.onnx: "),
+    "data that it cannot run on": ([of_numbers("Reshape")], {"X": ROWS, "labels": LABELS}, [], 3, "m0.onnx cannot run on this data: "),
+    "answers that are no numbers": ([of_numbers("Log")], {"X": ROWS, "labels": LABELS}, [], 3, "m0.onnx answers with NaN or infinity"),
+    "damaged metadata": ([with_props(classifier(), **{"bnfold.normalization": "{"})], GOOD, [], 3, "the metadata bnfold.normalization of the model are damaged"),
+    "damaged classes": ([with_props(classifier(), **{"bnfold.classes": "7"})], GOOD, [], 3, "the metadata bnfold.classes of the model are damaged"),
+    "classes of other data": ([of_digits(**{"bnfold.classes": json.dumps([*"abcdefghij"])})], None, ["--data", "digits"], 3, "m0.onnx knows the classes a, b, c, d, e, ..; digits has 0, 1, 2, 3, 4, .."),
     "NaN": ([classifier()], {"X": X * np.nan, "labels": LABELS}, [], 3, "d.npz: 'X' holds NaN"),
 }  # fmt: skip
 

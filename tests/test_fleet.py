@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,6 +22,7 @@ import pytest
 
 from bnfold import engines, fleet
 from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.pipeline import Options
 from bnfold.processors import threads
 from bnfold.worker import fold_apart
 from bnfold_cli.main import run
@@ -323,6 +325,29 @@ def test_a_worker_that_is_killed_is_one_error(slow, capfd):
     assert "error: the process that folds s0.onnx was killed\nhint: Most often memory was short" in err
     assert names(slow / "out") == ["a.folded.onnx"]
     assert started.isdisjoint(processes())
+
+
+@LINUX
+def test_a_fleet_that_is_killed_leaves_no_process(slow):
+    with folding("s0.onnx", "s1.onnx", "--out-dir", "out", "--jobs", "2", "--verify", "full") as process:
+        until(lambda: len(drafts(slow / "out")) == 2)
+        started = until(lambda: len(found := offspring(process.pid)) >= 4 and found)
+        process.kill()
+        process.wait()
+        until(lambda: started.isdisjoint(processes()))
+    assert all(name.startswith(".") for name in names(slow / "out"))
+    with folding("s0.onnx", "s1.onnx", "--out-dir", "out", "--verify", "off") as process:
+        assert process.wait() == 0
+    assert names(slow / "out") == ["s0.folded.onnx", "s1.folded.onnx"]
+
+
+def test_on_another_thread_signals_are_left_alone(models):
+    """They come to the main thread only; a fleet may run beside it."""
+    planned = fleet.tasks([Path("a.onnx"), Path("b.onnx")], Path("out"), Options(verify="off"))
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(fleet.fold_all, planned, Path("out"), jobs=2).result()
+    assert found.exit_code == 0
+    assert names(models / "out") == ["a.folded.onnx", "b.folded.onnx"]
 
 
 def test_without_ray_one_is_told_what_to_install(models, capfd, monkeypatch):

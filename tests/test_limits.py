@@ -57,11 +57,40 @@ def test_a_block_is_stopped_in_words():
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
+class Rung(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("outer", "inner", "rings"), [(0.05, 30, "outer"), (30, 0.05, "inner")])
+def test_of_two_alarms_the_one_that_is_due_first_rings(outer, inner, rings):
+    with pytest.raises(Rung, match=rings), limits.alarm(outer, Rung("outer")), limits.alarm(inner, Rung("inner")):
+        time.sleep(10)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def two_alarms_in_another():
+    with pytest.raises(Rung, match="inner"), limits.alarm(0.05, Rung("inner")):
+        time.sleep(10)
+    with limits.alarm(0.1, Rung("inner")):
+        pass
+    time.sleep(10)
+
+
+def test_an_alarm_goes_on_behind_others():
+    with pytest.raises(Rung, match="outer"), limits.alarm(0.2, Rung("outer")):
+        two_alarms_in_another()
+    with limits.alarm(20, Rung("outer")):
+        with limits.alarm(10, Rung("inner")):
+            time.sleep(0.1)
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] < 19.95
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 def test_a_fold_that_takes_too_long_leaves_nothing(tmp_path, capsys):
-    path = changed(ladder(300))(tmp_path)
-    assert run(["fold", str(path), "--limit", "seconds=0.3"]) == 4
+    path = changed(ladder(1000))(tmp_path)
+    assert run(["fold", str(path), "--limit", "seconds=1.5"]) == 4
     assert "error: the fold of" in (told := capsys.readouterr().err)
-    assert "took longer than 0.3 s and was stopped" in told
+    assert "took longer than 1.5 s and was stopped" in told
     assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,6 +17,7 @@ import pytest
 import bnfold
 from bnfold.native import Failed, guarded
 from bnfold_cli.main import run
+from tests.test_fleet import offspring, processes, until
 from tests.verify_nets import GEMM
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="there is no safe fork on this system")
@@ -49,6 +52,25 @@ def test_a_crash_a_hang_and_hunger_are_sentences() -> None:
         guarded("the checker", lambda: bytes(bytearray(64 << 30)))
 
 
+class Bound:
+    """Garbage that only its own process can take away, as an onnxruntime session that has threads is."""
+
+    def __init__(self) -> None:
+        self.myself, self.home = self, os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            time.sleep(60)
+
+
+@needs_fork
+@pytest.mark.usefixtures("alone")
+def test_a_fork_leaves_garbage_alone() -> None:
+    Bound()
+    assert guarded("lists", lambda: str(len([[] for _ in range(100_000)])).encode(), seconds=10) == b"100000"
+    assert gc.isenabled()
+
+
 def test_beside_other_threads_the_call_is_made_here() -> None:
     release = threading.Event()
     other = threading.Thread(target=release.wait)
@@ -73,3 +95,30 @@ def test_a_checker_or_shape_inference_that_crashes_is_survived(
     assert run(["fold", str(tmp_path / "m.onnx")]) == 3
     assert "is not valid ONNX: onnx's checker crashed (SIGSEGV)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+WORK = {  # what a process starts; in its temporary folder there is a file `stage` as soon as that is at work
+    "a fork": "from bnfold.native import guarded; guarded('a sleep', lambda: open(stage, 'w').close() or time.sleep(600))",
+    "a child": "from bnfold.verification import child; child.run('crash', {'seconds': 600}, seconds=600)",
+}
+
+
+@needs_fork
+@pytest.mark.parametrize("what", WORK)
+def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path: Path, what: str) -> None:
+    """For nobody is left to enforce the limits."""
+    code = f"import os, time; stage = os.environ['TMPDIR'] + '/stage'; {WORK[what]}"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)})
+    try:
+        until(lambda: [*tmp_path.rglob("stage")])
+        (started,) = offspring(process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    until(lambda: started not in processes())
+
+
+def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
+    code = "from bnfold.limits import tied; tied(1234567890); print('it goes on')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "it goes on\n"))

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import onnx_io, staging, wire
+from bnfold import external, onnx_io, staging, wire
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem
 from bnfold.promises import Promises
 
@@ -238,3 +238,45 @@ def test_a_model_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkey
     monkeypatch.setattr(os, "fsync", fsync)
     onnx_io.save(model(), tmp_path / "m.onnx")
     assert model().ByteSize() in synced
+
+
+def test_a_name_that_the_system_refuses_is_said(tmp_path: Path) -> None:
+    for whole in (False, True):
+        with pytest.raises(ModelProblem, match="cannot be read: File name too long"):
+            onnx_io.load(tmp_path / ("m" * 300 + ".onnx"), whole=whole)
+
+
+@pytest.mark.parametrize("what", ["no such call", "another file system", "interrupted"])
+def test_data_are_copied_where_the_system_cannot_do_it_or_not_all_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    data, calls = os.urandom(100_000), []
+
+    def copy_file_range(source: int, sink: int, count: int, at: int) -> int:
+        calls.append(count)
+        if what == "another file system" or len(calls) > 1:
+            raise OSError(18, "Invalid cross-device link")
+        return os.pwrite(sink, os.pread(source, 1000, at), os.lseek(sink, 0, os.SEEK_CUR))
+
+    if what == "no such call":
+        monkeypatch.delattr(os, "copy_file_range", raising=False)
+    else:
+        monkeypatch.setattr(os, "copy_file_range", copy_file_range, raising=False)
+    (tmp_path / "source").write_bytes(data)
+    with (tmp_path / "sink").open("wb") as sink:
+        sink.write(b"before")
+        external.copy(external.Place(tmp_path / "source", 10, 90_000), sink)
+        sink.write(b"after")
+    assert (tmp_path / "sink").read_bytes() == b"before" + data[10:90_010] + b"after"
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_said(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(1000))
+    with (tmp_path / "sink").open("wb") as sink, pytest.raises(ModelProblem, match="became shorter while it was read"):
+        external.copy(external.Place(tmp_path / "source", 500, 501), sink)
+
+
+def test_a_type_that_nobody_knows_has_no_size() -> None:
+    assert external.size(TensorProto(dims=[3], data_type=99)) == 0
+    assert external.size(TensorProto(dims=[3], data_type=TensorProto.INT4)) == 2
+    assert external.size(TensorProto(dims=[3, 2], data_type=TensorProto.BFLOAT16)) == 12

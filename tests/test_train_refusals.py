@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,8 +15,9 @@ import torch
 
 import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
-from bnfold.train import TrainOptions, TrainResult, runs, train
+from bnfold.train import TrainOptions, TrainResult, runs, to_onnx, train
 from bnfold.train.config import VERSION
+from bnfold.train.export import export
 from bnfold.train.options import need
 from tests.test_train import short
 
@@ -142,6 +144,31 @@ def test_a_broken_config_is_named(finished: TrainResult, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps({**stored, "version": 7}))
     with pytest.raises(ModelProblem, match=r"config\.json has version 7"):
         train(TrainOptions(out=tmp_path, resume=True))
+
+
+def test_an_architecture_of_another_version_is_named(finished: TrainResult, tmp_path: Path) -> None:
+    shutil.copytree(finished.run, tmp_path / "run")
+    stated = json.loads((tmp_path / "run" / "config.json").read_text())
+    stated["settings"]["arch"] = "of-tomorrow"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(stated))
+    with pytest.raises(ModelProblem, match="run is of an architecture unknown here: of-tomorrow") as caught:
+        export(tmp_path / "run", tmp_path / "m.onnx")
+    assert caught.value.hint == "Use the bnfold that trained it."
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_a_run_that_somebody_else_made_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match="exists"):
+        runs.create(tmp_path, None)  # type: ignore[arg-type]
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_onnxruntime_that_is_too_old_for_the_file_says_so(finished: TrainResult, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(to_onnx.onnxruntime, "InferenceSession", lambda *_, **__: (_ for _ in ()).throw(RuntimeError()))
+        with pytest.raises(UsageProblem, match="The installed onnxruntime cannot load the exported file"):
+            export(finished.run, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
 
 
 def test_a_package_that_is_missing_says_how_to_install_it() -> None:

@@ -60,7 +60,8 @@ def _peak() -> int | None:
         return None
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def values_of(request: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Array]:

@@ -57,8 +57,8 @@ class Stage:
         self._session = None
 
     def left(self, env: Env) -> Env:
-        """What the segments behind need."""
-        return {name: env[name] for name in self.segment.keep}
+        """What the segments behind need. Raises ModelProblem for what is no tensor."""
+        return {name: _tensor(name, env[name]) for name in self.segment.keep}
 
     def _serialized(self, feeds: Env) -> bytes:
         extra, wanted = self.levels.constants(self.segment.nodes)
@@ -145,9 +145,13 @@ def _var(norm: Norm) -> str:
     return f"{norm.output}/bnfold/var"
 
 
-def _input(name: str, value: Any) -> onnx.ValueInfoProto:
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubOUS":
+def _tensor(name: str, value: Any) -> Array:
+    if not isinstance(value, np.ndarray):
         raise ModelProblem(f"'{name}', which is needed later on, is no tensor", "Sequences cannot be kept.")
+    return value
+
+
+def _input(name: str, value: Array) -> onnx.ValueInfoProto:
     if value.dtype.kind in "OUS":
         return helper.make_tensor_value_info(name, TensorProto.STRING, None)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)

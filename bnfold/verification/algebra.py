@@ -23,7 +23,7 @@ from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .inputs import feeds
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
-from .pieces import Piece, other_operand, piece, require_linear, summing
+from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
 from .protos import FLOATS, produced
 from .records import finite
 from .regions import changed
@@ -119,7 +119,8 @@ class _Trial:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
-        self.oracles = [Oracle(p.model(m, kinds, site)) for p, m in zip(pieces, models, strict=True)]
+        made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]
+        self.oracles, self.sizes = [Oracle(model) for model in made], Oracle(of_sizes(made[1]))
         self.dtype = pair.examples[site].dtype
         self.ratio, self.responses = 0.0, 0
         self.single = len(pieces[1].nodes) == 1  # a response is one constant, not a sum or product of several
@@ -141,15 +142,17 @@ class _Trial:
 
     def feed(self, name: str, probe: Impulses) -> float:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
-        base = self.responses_to(name, np.zeros((1, *probe.shape)))
-        self.judge(base[0], base[1], np.zeros(()))
+        base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
+        sizes = np.asarray(self.answer(self.sizes, self.pieces[1], name, nothing))
+        self.judge(base[0], base[1], sizes, sizes)
         chosen = self.drawn(probe, max(base[0].size, prod(probe.shape)))
         batch = max(1, BLOCK // prod(probe.shape))
         for start in range(0, len(chosen), batch):
             answers = self.responses_to(name, probe.batch(chosen[start : start + batch]))
             if answers[0].shape[1:] != base[0].shape[1:]:
                 raise NotDerived("its pieces take one size of batch only")
-            self.judge(answers[0] - base[0], answers[1] - base[1], np.abs(base[0]) + np.abs(answers[0]))
+            found = answers[1] - base[1]
+            self.judge(answers[0] - base[0], found, np.abs(base[0]) + np.abs(answers[0]), np.abs(found))
         return len(chosen) / probe.count
 
     def drawn(self, probe: Impulses, elements: int) -> Array:
@@ -161,15 +164,15 @@ class _Trial:
 
     def responses_to(self, name: str, value: Array) -> list[Array]:
         """What both pieces make of `value` for one entering tensor and zeros for the others."""
-        feeds = {n: np.zeros(self.silent(n, name, value.shape)) for n in self.entering} | {name: value}
-        made = [
-            oracle.evaluate({n: feeds[n] for n in piece.entering})
-            for oracle, piece in zip(self.oracles, self.pieces, strict=True)
-        ]
-        found = [np.asarray(each[self.site]) for each in made]
+        pairs = zip(self.oracles, self.pieces, strict=True)
+        found = [self.answer(oracle, piece, name, value) for oracle, piece in pairs]
         if found[0].shape != found[1].shape:
             raise NotDerived("its pieces do not take pictures of another size")
         return found
+
+    def answer(self, oracle: Oracle, piece: Piece, name: str, value: Array) -> Array:
+        feeds = {n: np.zeros(self.silent(n, name, value.shape)) for n in piece.entering} | {name: value}
+        return np.asarray(oracle.evaluate({n: feeds[n] for n in piece.entering})[self.site])
 
     def silent(self, name: str, fed: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of an entering tensor beside another of `shape`: pictures are all made small alike."""
@@ -177,15 +180,17 @@ class _Trial:
         same = shape[1:] == other[1:] or len(usual) != len(shape)
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])
 
-    def judge(self, expected: Array, got: Array, summed: Array) -> None:
-        """The difference in roundoffs of the folded model's response, float64's own noise taken off.
+    def judge(self, expected: Array, got: Array, summed: Array, sizes: Array) -> None:
+        """The difference in roundoffs of what the folded model's response is made of, float64's own noise taken off.
 
-        A response that is one rounded constant is the right one up to half the distance to its neighbour.
+        A response that is one rounded constant is the right one up to half the distance to its neighbour. Where a bias
+        and a mean cancel, what is left is as good as they are.
         """
         with np.errstate(all="ignore"):
             off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(self.dtype)
-            size = power_below(got) if self.single else np.abs(got)
-            ratio = np.where(off > 0, off / (roundoff(self.dtype) * size), 0.0)
+            ratio = np.where(
+                off > 0, off / (roundoff(self.dtype) * (power_below(sizes) if self.single else sizes)), 0.0
+            )
         worst = float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
         self.ratio = max(self.ratio, worst if np.isfinite(got).all() else np.inf)
         self.responses += int(np.count_nonzero(expected))

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
-from ..limits import UNCAPPED, Limits, Watch, cap, current, within
+from ..limits import UNCAPPED, Limits, Watch, cap, current, tied, within
 
 JOBS = {  # the only functions a child runs: name -> module, function
     "structure": ("bnfold.verification.structure", "check"),
@@ -66,7 +66,7 @@ def run(
     Raises `Crashed` if it dies or exceeds a limit, and passes on the errors bnfold raises on purpose.
     """
     limits = current()
-    told = json.dumps({**asdict(limits), "seconds": 0}), "" if reserves else "capped"
+    told = json.dumps({**asdict(limits), "seconds": 0}), "" if reserves else "capped", str(os.getpid())
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         asked, answer, doing, noise = (Path(folder, name) for name in ("ask.json", "answer.json", "stage", "noise"))
         asked.write_text(json.dumps(dict(request)), encoding="utf-8")
@@ -111,9 +111,10 @@ def _last_words(status: int | str, doing: Path, noise: Path) -> str:
     return f"{what} failed: {lines[-1] if lines else f'exit status {status}'}"
 
 
-def serve(job: str, folder: str, limits: str, capped: str) -> None:
+def serve(job: str, folder: str, limits: str, capped: str, parent: str) -> None:
     """The child's side: read the request, do the job, write the answer."""
     global _stage_file
+    tied(int(parent))
     _stage_file = Path(folder, "stage")
     held_to = Limits(**json.loads(limits))
     cap(held_to.bytes() if capped else UNCAPPED)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from .impulses import MIXING, NotDerived
-from .protos import called, produced, stored, subgraphs
+from .protos import FLOATS, called, produced, stored, subgraphs
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
@@ -41,6 +42,33 @@ class Piece:
         graph.input.extend(helper.make_tensor_value_info(n, kinds[n], None) for n in self.entering)
         graph.output.append(onnx.ValueInfoProto(name=output))
         return onnx.ModelProto(ir_version=like.ir_version, graph=graph, opset_import=like.opset_import)
+
+
+def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a piece's model with sizes in place of numbers: it adds up what, with signs, the piece would add up.
+
+    What it answers to zeros is how large the numbers are that the piece's answer is the sum of, cancelled or not.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in stored(copy.graph).values():
+        if tensor.data_type in (*FLOATS, onnx.TensorProto.DOUBLE):
+            tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)), tensor.name))
+    nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    return copy
+
+
+def _of_sizes(node: onnx.NodeProto, name: str) -> Iterator[onnx.NodeProto]:
+    """A node that subtracts nothing: a BatchNormalization takes a mean below zero off."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.op_type = {"Sub": "Add", "Neg": "Identity"}.get(called(node), node.op_type)
+    if called(node) == "BatchNormalization":
+        yield helper.make_node("Neg", [node.input[3]], [name])
+        copy.input[3] = name
+    yield copy
 
 
 def summing(piece: Piece, name: str) -> list[onnx.NodeProto]:

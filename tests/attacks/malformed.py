@@ -59,6 +59,11 @@ def data(name: str, **fields: object) -> Change:
     return change
 
 
+def unread(**fields: object) -> Change:
+    """One more initializer of 4 numbers, which nobody reads."""
+    return lambda model: model.graph.initializer.append(TensorProto(name="z", data_type=1, dims=[4], **fields))
+
+
 def shaped(name: str, *dims: int) -> Change:
     """An initializer of ones of another shape."""
     return lambda m: stored(m, name).CopyFrom(numpy_helper.from_array(np.ones(dims, np.float32), name))
@@ -198,6 +203,10 @@ ROWS: dict[str, Row] = {
     "values of another field": refused(data("g", int32_data=[1] * WIDTH), NO_ONNX),
     "values too few": refused(data("g", float_data=[1.0]), NO_ONNX),
     "values too many": refused(data("g", float_data=[1.0] * 9), "cannot reshape array of size 9 into shape (4,)"),
+    "bytes too few": refused(data("g", raw_data=bytes(12)), NO_ONNX),
+    "bytes too many, for nobody": refused(
+        unread(raw_data=bytes(80)), "'z' holds 80 bytes of data; its type and shape need 16"
+    ),
     "no values for a shape": refused(data("g"), NO_ONNX),
     "statistics of integers": survived(
         lambda m: stored(m, "v").CopyFrom(numpy_helper.from_array(np.ones(WIDTH, np.int64), "v"))
