@@ -40,7 +40,12 @@ def _operands(tensor: gs.Tensor) -> list[gs.Tensor] | None:
         return []
     if len(tensor.inputs) != 1 or not _computes_a_constant(tensor.inputs[0]):
         return None
-    return [] if tensor.inputs[0].op == "Shape" else list(tensor.inputs[0].inputs)
+    return _read(tensor.inputs[0])
+
+
+def _read(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs whose values count: Shape looks at no value, CastLike at none of its second input."""
+    return list(node.inputs[: {"Shape": 0, "CastLike": 1}.get(node.op)])
 
 
 def _computes_a_constant(node: gs.Node) -> bool:
@@ -50,6 +55,8 @@ def _computes_a_constant(node: gs.Node) -> bool:
         return "value" in node.attrs or any(name in node.attrs for name in SCALARS)
     if node.op == "Shape":
         return _is_static(node.inputs[0].shape)
+    if node.op == "CastLike":
+        return node.inputs[1].dtype is not None
     return node.op in COMPUTED
 
 
@@ -90,7 +97,7 @@ def _value(tensor: gs.Tensor, values: dict[int, Array | None]) -> Array | None:
     if node.op == "Shape":
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
         return np.asarray(node.inputs[0].shape[start:end], np.int64)
-    return _evaluate(node, [values[id(x)] for x in node.inputs])
+    return _evaluate(node, [values[id(x)] for x in _read(node)])
 
 
 def _literal(node: gs.Node) -> Array:
@@ -142,5 +149,6 @@ def _largest(node: gs.Node, inputs: list[Array | None]) -> tuple[int, ...]:
 def _cast(node: gs.Node, inputs: list[Array | None]) -> Array:
     value = inputs[0]
     assert value is not None
-    like = helper.tensor_dtype_to_np_dtype(node.attrs["to"]) if node.op == "Cast" else np.asarray(inputs[1]).dtype
+    kind = node.attrs["to"] if node.op == "Cast" else node.inputs[1].dtype
+    like = kind if isinstance(kind, np.dtype) else helper.tensor_dtype_to_np_dtype(kind)
     return widened(value.astype(like)) if like.kind in "iub" else value.astype(np.float64)

@@ -118,10 +118,11 @@ def is_floating(tensor: gs.Tensor) -> bool:
 
 def dims(tensor: gs.Tensor) -> tuple[Dim, ...]:
     """The dimensions: an int where static, a name or None where not. Refuses if not even the rank is known."""
-    if tensor.shape is not None:
-        return tuple(tensor.shape)
-    if is_constant(tensor):
+    known = tensor.shape is not None
+    if is_constant(tensor) and not (known and all(isinstance(n, int) for n in tensor.shape)):
         return value_of(tensor).shape
+    if known:
+        return tuple(tensor.shape)
     r = rank_by_neighbours(tensor)
     require(r is not None, "SHAPE_UNKNOWN", f"the rank of '{tensor.name}' is not known before run time")
     return (None,) * int(r or 0)

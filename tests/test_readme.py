@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ NEEDED = {  # the data of samples; without them a sample downloads its own, whic
     "06_recalibrate_for_a_new_domain": ("mnist", "onnx/burn_mnist.onnx"),
     "paper_mnist": ("mnist",),
 }
+SLOW = ("03_train_export_fold_verify_bench", "05_reparameterize_repvgg")  # each has a quick test of its own
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.S)
 NUMBERS = re.compile(r"\d+(\.\d+)?(e-?\d+)?")
 RULES = re.compile(r"[─━┃│┏┓┗┛┡┩╇┳┴┬┼├┤└┘┌┐ ]+")
@@ -45,7 +47,12 @@ def run(command: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("sample", sorted(p.parent.name for p in ROOT.glob("samples/*/README.md")))
+def all_samples() -> list[Any]:
+    names = sorted(p.parent.name for p in ROOT.glob("samples/*/README.md"))
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in names]
+
+
+@pytest.mark.parametrize("sample", all_samples())
 def test_a_sample_does_what_its_readme_says(sample, tmp_path):
     for needed in NEEDED.get(sample, ()):
         data_path(needed)

@@ -123,6 +123,10 @@ GRAPHS = {
         f"z = Expand(zero, four) c = Conv(X, W, z) Y = {BN('c', 'p')}",
         *(X, Y, {**W, "zero": [0.5], "four": [4], **bn("p", 4)}, "Conv"),
     ),
+    "bias of zeros as PyTorch writes it with optimize=False": (
+        f"s = Shape<start=0, end=1>(W) d = Expand(s, one) k = CastLike(zero, X) z = Expand(k, d) c = Conv(X, W, z) Y = {BN('c', 'p')}",
+        *(X, Y, {**W, "zero": 0.5, "one": [1], **bn("p", 4)}, "Conv"),
+    ),
     "parameters behind Identity": (
         "g = Identity(pg) v = Identity(pv) c = Conv(X, W) Y = BatchNormalization(c, g, pb, pm, v)",
         *(X, Y, {**W, **bn("p", 4)}, "Conv"),
