@@ -62,6 +62,10 @@ KeepFailed = Annotated[
 ]
 Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
+Page = Annotated[
+    str | None,
+    typer.Option("--report", metavar="PATH|-", help="Write a page of HTML, also of a fold that did not pass."),
+]
 
 
 class Reports(NamedTuple):
@@ -70,6 +74,7 @@ class Reports(NamedTuple):
     strict: bool
     junit: str | None
     json: str | None
+    page: str | None = None
 
     def write(self, payload: dict[str, Any], checks: list[Check], seconds: float) -> bool:
         """Write them; returns whether stdout is free for tables."""
@@ -77,7 +82,26 @@ class Reports(NamedTuple):
             write_junit(SUITE, checks, seconds, self.junit)
         if self.json:
             write_json(payload, self.json)
-        return "-" not in (self.json, self.junit)
+        return "-" not in (self.json, self.junit, self.page)
+
+    @contextmanager
+    def shown(self, model: Path, out: Path | None) -> Iterator[list[FoldReport]]:
+        """The page of the fold that the block puts into the list, or of one that did not pass."""
+        from bnfold_cli.report import require_place, write
+
+        if self.page:
+            require_place(self.page, [model, *([out] if out else [])])
+        found: list[Any] = []
+        try:
+            yield found
+        except BnfoldError as problem:
+            found = [problem.evidence] if problem.evidence else []
+            raise
+        finally:
+            if self.page and found:
+                from bnfold.report import of_fold
+
+                write(of_fold(found[0]), self.page)
 
 
 def fold(
@@ -97,6 +121,7 @@ def fold(
     limit: Limit = None,
     junit: Junit = None,
     json: Json = None,
+    report: Page = None,
 ) -> int:
     """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
 
@@ -107,12 +132,14 @@ def fold(
     """
     from bnfold.pipeline import Options
 
-    require_one_on_stdout(junit, json)
+    require_one_on_stdout(junit, json, report)
     options = Options(
         verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external, allow_external_outside
     )
-    reports = Reports(strict, junit, json)
+    reports = Reports(strict, junit, json, report)
     with failure_noted(junit), asked(limit or ()):
+        if out_dir and report:
+            raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
         require_one(paths, jobs, engine)
@@ -131,7 +158,9 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     """`fold IN [OUT]`"""
     from bnfold.pipeline import fold_file
 
-    report = fold_file(model, out, options)
+    with reports.shown(model, out) as found:
+        report = fold_file(model, out, options)
+        found.append(report)
     if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
         show(report)
     tell(report)
