@@ -71,7 +71,7 @@ def report(
 
 
 def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
-    """Before anything is computed: raises UsageProblem where a page would replace an input or, unasked, another file."""
+    """Before anything is computed: raises UsageProblem where a page would replace an input or, unasked, a file."""
     from bnfold.bench.files import check_place
 
     path = Path(target)

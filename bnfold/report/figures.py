@@ -68,13 +68,20 @@ def figures(data: Plain) -> Iterator[Figure]:
     change = after["nodes"] - before["nodes"]
     yield Figure("Nodes", _pair("nodes", data), f"{change:+d}".replace("-", "−") if change else "as many")
     share = f"{100 * (after['bytes'] / before['bytes'] - 1):+.2f} %".replace("-", "−") if before["bytes"] else ""
-    yield Figure("File", (size(before["bytes"]), size(after["bytes"])), share)
+    yield Figure("File", _sizes(before["bytes"], after["bytes"]), share)
     yield from _errors(data)
     yield from _speed(data)
 
 
 def _pair(key: str, data: Plain) -> tuple[str, str]:
     return f"{data['before'][key]:,}", f"{data['after'][key]:,}"
+
+
+def _sizes(before: int, after: int) -> tuple[str, str]:
+    """The unit once, where it is the same."""
+    first, second = size(before), size(after)
+    number, unit = first.split(" ")
+    return (number if second.endswith(f" {unit}") else first), second
 
 
 def _errors(data: Plain) -> Iterator[Figure]:
@@ -84,7 +91,7 @@ def _errors(data: Plain) -> Iterator[Figure]:
         return
     worst = found["worst_error"]
     note = "largest absolute error of an output, original and result"
-    yield Figure("Worst error", (f"{worst['original']:.1e}", f"{worst['folded']:.1e}"), note)
+    yield Figure("Worst error", (short(worst["original"]), short(worst["folded"])), note)
     ratio, limit, site = max((t["ratio"], t["limit"], t["site"]) for t in tensors)
     where = "at a fold site" if site else "at an output"
     yield Figure(
@@ -106,6 +113,11 @@ def span(interval: Plain) -> str:
     """`[0.996, 1.008]`"""
     low, high = interval["low"], interval["high"]
     return f"[{low:.3f}, {high:.3f}]" if low is not None and high is not None else "one launch, no interval"
+
+
+def short(value: float) -> str:
+    """Two digits."""
+    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e+")
 
 
 def size(count: int) -> str:

@@ -25,7 +25,7 @@ bn.chart = (id, heading, sentence, keys, draw) => {
 /** A logarithmic axis for these values: powers of ten, or 1, 2 and 5 times them where there are few. */
 bn.log = (values) => {
   const [low, high] = d3.extent(values), room = high > low ? 1.12 : 2, domain = [low / room, high * room];
-  const decades = Math.log10(domain[1] / domain[0]), steps = decades > 3 ? [1] : decades > 1 ? [1, 2, 5] : [1, 2, 3, 4, 5, 6, 7, 8, 9];
+  const decades = Math.log10(domain[1] / domain[0]), steps = decades > 3 ? [1] : decades > 0.9 ? [1, 2, 5] : decades > 0.4 ? [1, 2, 3, 5, 7] : [1, 2, 3, 4, 5, 6, 7, 8, 9];
   const powers = d3.range(Math.floor(Math.log10(domain[0])), Math.ceil(Math.log10(domain[1])) + 1);
   const ticks = powers.filter((p) => decades < 9 || p % 3 === 0).flatMap((p) => steps.map((step) => step * 10 ** p));
   return { type: "log", domain, ticks: ticks.filter((tick) => tick >= domain[0] && tick <= domain[1]), tickFormat: bn.power };

@@ -35,7 +35,7 @@ bn.ready(() => {
 
   const top = Math.max(10, ...sites.map((t) => t.ratio * 1.2));
   bn.chart("ratios", "Error over what rounding explains", "The worst channel of each site; 1 is as good as the original or as rounding once, above 8 is a FAIL.", [], (width) => clickable(Plot.plot({
-    width, height: 270, marginLeft: 62, marginBottom: 40, style: { background: "none" }, x,
+    width, height: 270, marginLeft: 40, marginBottom: 40, style: { background: "none" }, x,
     y: { type: top > 100 ? "symlog" : "linear", label: null, grid: true, domain: [0, top] },
     marks: [
       Plot.ruleY([8], { stroke: "var(--bad)", strokeDasharray: "5 4" }),

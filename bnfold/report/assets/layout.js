@@ -40,7 +40,7 @@ const cuts = (rank, edges) => {
   return found;
 };
 
-/** Positions inside one piece, its first rank at y = 0. */
+/** Positions inside one piece, its first rank at y = 0, and where its edges bend. */
 const placed = (nodes, edges, size) => {
   const graph = new dagre.graphlib.Graph();
   graph.setGraph({ rankdir: "TB", nodesep: 14, ranksep: 16, edgesep: 6 });
@@ -48,7 +48,8 @@ const placed = (nodes, edges, size) => {
   for (const node of nodes) graph.setNode(String(node), { width: size[0], height: size[1] });
   for (const [a, b] of edges) graph.setEdge(String(a), String(b));
   dagre.layout(graph);
-  return new Map(nodes.map((node) => [node, [graph.node(String(node)).x, graph.node(String(node)).y]]));
+  const bends = edges.map(([a, b]) => [a, b, graph.edge(String(a), String(b)).points.slice(1, -1).map(({ x, y }) => [x, y])]);
+  return { at: new Map(nodes.map((node) => [node, [graph.node(String(node)).x, graph.node(String(node)).y]])), bends };
 };
 
 /** Each piece: its nodes with their x and y, its height, and its left and right beside the line of the whole. */
@@ -59,14 +60,15 @@ const pieces = ({ count, edges, size }) => {
   piece.forEach((p, node) => nodes[p].push(node));
   for (const edge of edges) (piece[edge[0]] === piece[edge[1]] ? inner : across)[piece[edge[1]]].push(edge);
   ends.forEach((_, p) => {
-    const own = placed(nodes[p], inner[p], size);
+    const { at: own, bends } = placed(nodes[p], inner[p], size);
     const gaps = across[p].filter(([a]) => piece[a] === p - 1).map(([a, b]) => places.get(a)[0] - own.get(b)[0]);
     const xs = [...own.values()].map(([x]) => x), middle = (Math.min(...xs) + Math.max(...xs)) / 2;
     const shift = gaps.length ? gaps.reduce((a, b) => a + b, 0) / gaps.length : -middle;
     for (const [node, [x, y]] of own) places.set(node, [x + shift, y]);
     const all = nodes[p].map((node) => [node, ...places.get(node)]);
     const height = Math.max(...all.map(([, , y]) => y)) + size[1] / 2;
-    made.push({ nodes: all, height, left: Math.min(...all.map(([, x]) => x)) - size[0] / 2, right: Math.max(...all.map(([, x]) => x)) + size[0] / 2 });
+    const edges = bends.filter(([, , points]) => points.length > 1).map(([a, b, points]) => [a, b, points.map(([x, y]) => [x + shift, y])]);
+    made.push({ nodes: all, edges, height, left: Math.min(...all.map(([, x]) => x)) - size[0] / 2, right: Math.max(...all.map(([, x]) => x)) + size[0] / 2 });
   });
   return made;
 };

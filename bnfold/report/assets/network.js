@@ -38,8 +38,8 @@ bn.ready(() => {
       { selector: "node.kept, node.left", style: { shape: "cut-rectangle" } },
       { selector: "node.home", style: framed },
       { selector: "edge", style: { width: 1.6, "line-color": bn.colour("edge"), "target-arrow-color": bn.colour("edge"), "target-arrow-shape": "triangle", "arrow-scale": 0.75, "curve-style": "straight" } },
-      { selector: "edge.around", style: { "curve-style": "unbundled-bezier", "control-point-distances": [46], "control-point-weights": [0.5] } },
-      { selector: "edge.turn", style: { "curve-style": "straight", "line-style": "dashed", "line-dash-pattern": [4, 5], width: 1.1 } },
+      { selector: "edge.bent", style: { "curve-style": "round-segments", "edge-distances": "node-position", "segment-radii": [10], "segment-weights": (edge) => edge.data("weights"), "segment-distances": (edge) => edge.data("distances") } },
+      { selector: "edge.turn", style: { "line-style": "dashed", "line-dash-pattern": [4, 4], width: 1.3 } },
       { selector: "node.dim", style: { opacity: 0.25 } },
       { selector: "node.chosen", style: { "border-width": 5, "border-color": bn.colour("ink") } },
       { selector: "edge.near", style: { width: 3, "line-color": bn.colour("ink"), "target-arrow-color": bn.colour("ink"), "z-index": 9 } },
@@ -70,11 +70,13 @@ bn.ready(() => {
   const positions = (pieces) => {
     const { columns, widths } = wrapped(pieces), found = new Map();
     let x = 0;
+    found.bends = new Map();
     columns.forEach((column, number) => {
       const left = Math.min(...column.map((p) => p.left));
       let y = 0;
       for (const piece of column) {
-        for (const [node, px, py] of piece.nodes) found.set(node, { x: x + px - left, y: y + py, column: number });
+        for (const [node, px, py] of piece.nodes) found.set(node, { x: x + px - left, y: y + py, column: number, gutter: x - APART / 2 });
+        for (const [a, b, points] of piece.edges) found.bends.set(`${a} ${b}`, points.map(([px, py]) => [x + px - left, y + py]));
         y += piece.height + GAP;
       }
       x += widths[number] + APART;
@@ -82,11 +84,28 @@ bn.ready(() => {
     return found;
   };
 
-  /** Edges that turn to the next column are dashed; those that would run through other nodes go around them. */
+  /** Where an edge bends: as dagre says or, to another column, dashed through the gutter before it. */
+  const route = (at, a, b, key) => {
+    if (a.column === b.column) return at.bends.get(key) || [];
+    const above = b.y - SIZE[1] / 2 - 9, next = b.column - a.column === 1;
+    const leave = next ? [[b.gutter, a.y]] : [[a.x, a.y + SIZE[1] / 2 + 8], [b.gutter, a.y + SIZE[1] / 2 + 8]];
+    return [...leave, [b.gutter, above], [b.x, above]];
+  };
+
+  /** Points as cytoscape has them: how far along the line from node to node, and how far beside it. */
+  const segments = (a, b, points) => {
+    const [dx, dy] = [b.x - a.x, b.y - a.y], square = dx * dx + dy * dy || 1, length = Math.sqrt(square);
+    return {
+      weights: points.map(([x, y]) => ((x - a.x) * dx + (y - a.y) * dy) / square),
+      distances: points.map(([x, y]) => ((y - a.y) * dx - (x - a.x) * dy) / length),
+    };
+  };
   const bend = (at) => cy.batch(() => cy.edges().forEach((edge) => {
-    const a = at.get(edge.source().data("place")), b = at.get(edge.target().data("place"));
+    const places = [edge.source().data("place"), edge.target().data("place")], [a, b] = places.map((place) => at.get(place));
+    const points = route(at, a, b, places.join(" "));
+    edge.data(segments(a, b, points));
+    edge.toggleClass("bent", points.length > 0);
     edge.toggleClass("turn", a.column !== b.column);
-    edge.toggleClass("around", a.column === b.column && Math.abs(a.x - b.x) < 20 && b.y - a.y > 2.5 * SIZE[1]);
   }));
 
   const draw = (key) => {
@@ -101,15 +120,18 @@ bn.ready(() => {
     for (const button of document.querySelectorAll("[data-graph]")) button.setAttribute("aria-pressed", String(button.dataset.graph === key));
     cy.fit(undefined, 24);
     wait.hidden = true;
-    still();
   };
 
-  /** A picture for paper, in the colours of the light theme. */
+  /** A picture for paper: all of the network, in the colours that print has, ready before the page is laid out. */
   const still = () => {
+    if (!cy) return;
+    cy.style(style());
+    const picture = cy.renderer().bufferCanvasImage({ full: true, maxWidth: 2000, maxHeight: 1800, bg: bn.colour("card") });
     if (document.getElementById("still")) document.getElementById("still").remove();
-    const picture = bn.el("img", { id: "still", alt: `The network, ${shown} the fold` });
+    picture.id = "still";
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", `The network, ${shown} the fold`);
     box.after(picture);
-    picture.src = cy.png({ full: true, maxWidth: 2000, maxHeight: 1800, bg: bn.colour("card") });
   };
 
   const worker = () => {
@@ -138,8 +160,8 @@ bn.ready(() => {
       node.addClass("chosen");
       node.connectedEdges().addClass("near");
     });
-    if (by !== "graph") cy.animate({ center: { eles: node }, zoom: Math.max(cy.zoom(), 0.7), duration: 160 });
-    else if (!inView(node)) cy.animate({ center: { eles: node }, duration: 120 });
+    const small = by !== "graph" && cy.zoom() < 0.45;
+    if (small || !inView(node)) cy.animate({ center: { eles: node }, zoom: small ? 0.75 : cy.zoom(), duration: 160 });
   };
   const inView = (node) => {
     const p = node.renderedPosition();
@@ -220,7 +242,8 @@ bn.ready(() => {
     bn.cy = cy;
     document.documentElement.dataset.ready = String(Math.round(performance.now()));
   };
-  const recolour = () => { if (cy) { cy.style(style()); still(); } };
-  for (const query of ["(prefers-color-scheme: dark)", "print"]) matchMedia(query).addEventListener("change", recolour);
+  const recolour = () => { if (cy) cy.style(style()); };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
+  matchMedia("print").addEventListener("change", (print) => (print.matches ? still() : recolour()));
   setTimeout(begin);
 });
