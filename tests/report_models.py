@@ -55,10 +55,12 @@ def hostile() -> onnx.ModelProto:
         stored += [numpy_helper.from_array(v.astype(np.float32), k) for k, v in values.items()]
         weight, *rest = values
         made.append(helper.make_node("Conv", [x, weight], [f"{name} {i}c"], f"{name} conv"))
-        made.append(helper.make_node("Relu", [f"{name} {i}c"], [f"{name} {i}r"], f"{name} relu"))
-        source = f"{name} {i}r" if i == len(HOSTILE) - 1 else f"{name} {i}c"
+        source = f"{name} {i}c"
+        if i == len(HOSTILE) - 1:
+            made.append(helper.make_node("Sigmoid", [source], [f"{name} {i}r"], f"{name} early"))
+            source = f"{name} {i}r"
         made.append(helper.make_node("BatchNormalization", [source, *rest], [f"{name} {i}n"], f"{name} norm"))
-        made.append(helper.make_node("Relu", [f"{name} {i}n"], [f"{name} {i}y"], f"{name} last"))
+        made.append(helper.make_node("Sigmoid", [f"{name} {i}n"], [f"{name} {i}y"], f"{name} last"))
         x = f"{name} {i}y"
     made.append(helper.make_node("GlobalAveragePool", [x], ["features"], "pool"))
     return modelled(made, stored, 2)

@@ -30,7 +30,7 @@ def fates(before: Drawing, after: Drawing, record: Mapping[str, Any] | None, der
     """
     stays, places, makers = matched(before, after), _by_label(before), _makers(before)
     listed = [*record["folded"], *record["kept"]] if record else []
-    found = [_recorded(entry, makers.get((entry["operator"], entry["output"])), stays, derived) for entry in listed]
+    found = [_recorded(entry, _place(entry, makers, places), stays, derived) for entry in listed]
     named = {entry["before"] for entry in found}
     norms = (place for place, node in enumerate(before.nodes) if _is_norm(node) and place not in named)
     found += [_shown(before.nodes[place], place, stays.get(place)) for place in norms]
@@ -84,6 +84,12 @@ def _by_label(graph: Drawing) -> dict[str, int]:
             name = f"'{node['name']}'" if node.get("name") else f"-> '{node['outputs'][0]}'"
             found.setdefault(f"{node['op']} {name}", place)
     return found
+
+
+def _place(entry: Mapping[str, Any], makers: Mapping[tuple[str, str], int], places: Mapping[str, int]) -> int | None:
+    """Where the node of an entry stands in the original: by its output or, where that took another name, its own."""
+    found = makers.get((entry["operator"], entry["output"]))
+    return places.get(f"{entry['operator']} '{entry['node']}'") if found is None else found
 
 
 def _recorded(entry: Mapping[str, Any], place: int | None, stays: Mapping[int, int], derived: bool) -> Plain:

@@ -34,10 +34,17 @@ def verdict(data: Plain) -> Element:
         "header",
         tag("p", next(paths), tag("span", " → ", aria_label=" became "), next(paths), class_="models"),
         tag("h1", tag("span", word, class_=f"chip {CLASSES.get(word, 'open')}"), " ", words(figures.sentence(data))),
+        None if word == "PASS" else _why(data),
         tag("dl", *map(_figure, figures.figures(data)), class_="figures"),
         tag("p", *_about_errors(data), class_="note"),
         id="verdict",
     )
+
+
+def _why(data: Plain) -> Element | None:
+    """What stands in the way of PASS."""
+    found = data["verification"]
+    return tag("p", words("; ".join(found["reasons"])), class_="reason") if found else None
 
 
 def _figure(figure: figures.Figure) -> Element:
@@ -126,7 +133,10 @@ def nodes(data: Plain) -> Element:
         "names": "No record of the fold was given, and bnfold does not fold the original: what is seen is which nodes "
         "are gone.",
     }
-    heading = "Affine nodes: what became of each"
+    heading = "What became of each affine node"
+    merged = " Where branches merged, all nodes that went are listed." * any(
+        e["fate"] == "merge" for e in data["nodes"]
+    )
     if not data["nodes"]:
         return section("nodes", heading, tag("p", "The original has no BatchNormalization and no other affine node."))
     search = tag("input", type="search", id="filter", placeholder="Filter", aria_label="Filter the table")
@@ -137,7 +147,7 @@ def nodes(data: Plain) -> Element:
     return section(
         "nodes",
         heading,
-        tag("p", source[data["source"]], class_="note"),
+        tag("p", source[data["source"]] + merged, class_="note"),
         tag("div", search, choice, count, class_="tools"),
         _table(data),
     )
@@ -205,9 +215,7 @@ def statistics(data: Plain) -> Element:
     unread = f"{found['unread']} nodes hold no stored statistics and are left out." if found["unread"] else ""
     if not found["nodes"]:
         return section("statistics", heading, tag("p", f"The original has none with stored statistics. {unread}"))
-    say = (
-        f"{found['dead']} of {found['channels']} channels are dead: their variance is below {found['threshold']:g}, "
-        f"or their scale factor is 0. {unread}"
-    )
+    count = f"{found['dead']:,} of {found['channels']:,} channels are" if found["dead"] else "No channel is"
+    say = f"{count} dead: with a variance below {found['threshold']:g}, or a scale factor of 0. {unread}"
     charts = tag("div", tag("figure", id="factors"), tag("figure", id="variances"), class_="charts")
     return section("statistics", heading, tag("p", say), charts, tag("div", id="dead"))

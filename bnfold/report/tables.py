@@ -60,7 +60,7 @@ def _cell(cell: Plain) -> Iterator[str]:
 
 def _times(cell: Plain) -> Iterator[list[Child]]:
     for which, told in zip("AB", cell["times"], strict=False):
-        tails = ("" if told[key] is None else f"{told[key]:.3f}" for key in ("p50", "p90", "p99", "iqr"))
+        tails = ("–" if told[key] is None else f"{told[key]:.3f}" for key in ("p50", "p90", "p99", "iqr"))
         yield [setting(cell), which, f"{told['count']:,}", *tails]
 
 
@@ -114,6 +114,8 @@ def environment(data: Plain) -> Element:
 
 
 def _plain(value: Any) -> str:
+    if value in ([], {}):
+        return "none"
     if isinstance(value, list):
         value = ", ".join(f"{each:.2f}" if isinstance(each, float) else str(each) for each in value)
     return shown("unknown" if value in (None, "") else str(value))

@@ -28,8 +28,10 @@ bn.log = (values) => {
   const decades = Math.log10(domain[1] / domain[0]), steps = decades > 3 ? [1] : decades > 0.9 ? [1, 2, 5] : decades > 0.4 ? [1, 2, 3, 5, 7] : [1, 2, 3, 4, 5, 6, 7, 8, 9];
   const powers = d3.range(Math.floor(Math.log10(domain[0])), Math.ceil(Math.log10(domain[1])) + 1);
   const ticks = powers.filter((p) => decades < 9 || p % 3 === 0).flatMap((p) => steps.map((step) => step * 10 ** p));
-  return { type: "log", domain, ticks: ticks.filter((tick) => tick >= domain[0] && tick <= domain[1]), tickFormat: bn.power };
+  return { scale: { type: "log", domain, label: null, axis: null }, ticks: ticks.filter((tick) => tick >= domain[0] && tick <= domain[1]) };
 };
+bn.axisY = ({ ticks }) => [Plot.gridY(ticks), Plot.axisY(ticks, { text: ticks.map(bn.power), label: null })];
+bn.axisX = ({ ticks }) => [Plot.axisX(ticks, { text: ticks.map(bn.power), label: null })];
 
 /** `10⁻⁶`, `2·10⁻⁶`, or the number itself where that is short. */
 bn.power = (value) => {

@@ -23,10 +23,11 @@ bn.ready(() => {
   };
   const x = { label: "fold site, in the order of the graph", domain: [0.5, sites.length + 0.5], ticks: Math.min(sites.length, 10), tickFormat: (n) => (Number.isInteger(n) && n > 0 ? String(n) : "") };
 
+  const axis = bn.log(sites.flatMap(both).map((d) => d.error));
   bn.chart("sites", "Error per fold site", "Root mean square error against float64, over that of the true values.", [["original", "original", ""], ["accent", "result", "full"]], (width) => clickable(Plot.plot({
-    width, height: 270, marginLeft: 62, marginBottom: 40, style: { background: "none" }, x,
-    y: { ...bn.log(sites.flatMap(both).map((d) => d.error)), label: null, grid: true },
+    width, height: 270, marginLeft: 62, marginBottom: 40, style: { background: "none" }, x, y: axis.scale,
     marks: [
+      ...bn.axisY(axis),
       Plot.ruleX(sites, { x: "number", y1: (t) => Math.max(t.rms_original, least), y2: (t) => Math.max(t.rms_folded, least), stroke: "var(--line)" }),
       Plot.dot(sites.flatMap(both), { x: "number", y: "error", stroke: (d) => (d.which === "original" ? "var(--original)" : "var(--accent)"), fill: (d) => (d.which === "original" ? "none" : "var(--accent)"), r: sites.length > 150 ? 2 : 3.5, strokeWidth: 1.6 }),
       Plot.tip(sites, Plot.pointerX({ x: "number", y: (t) => Math.max(t.rms_folded, least), title: tip, fill: "var(--card)", stroke: "var(--soft)" })),
@@ -53,12 +54,14 @@ bn.ready(() => {
     if (!tensor) return;
     const { original, folded, every } = tensor.by_channel, last = original.length - 1;
     const rows = (list, which) => list.map((error, i) => ({ which, at: every ? i : (100 * i) / last, error: Math.max(error, least) }));
+    const axis = bn.log([...original, ...folded].map((error) => Math.max(error, least)));
     const say = every ? `Each of the ${original.length} channels of ${tensor.operator} ${bn.shown(tensor.name, 80)}, over the root mean square of its tensor's true values.`
       : `So many channels that they are told by quantiles: ${tensor.by_channel.channels} of ${tensor.operator} ${bn.shown(tensor.name, 80)}, from the least error to the largest.`;
     bn.chart("channels", "Error per channel", say, [["original", "original", ""], ["accent", "result", "full"]], (width) => Plot.plot({
       width, height: 240, marginLeft: 62, marginBottom: 40, style: { background: "none" },
-      x: { label: every ? "channel" : "% of channels", tickFormat: every ? "d" : undefined }, y: { ...bn.log([...original, ...folded].map((error) => Math.max(error, least))), label: null, grid: true },
+      x: { label: every ? "channel" : "% of channels", tickFormat: every ? "d" : undefined }, y: axis.scale,
       marks: [
+        ...bn.axisY(axis),
         Plot.dot(rows(original, "original"), { x: "at", y: "error", stroke: "var(--original)", r: original.length > 300 ? 2 : 3, strokeWidth: 1.4 }),
         Plot.dot(rows(folded, "folded"), { x: "at", y: "error", fill: "var(--accent)", r: original.length > 300 ? 1.6 : 2.6 }),
         Plot.tip(rows(folded, "folded"), Plot.pointerX({ x: "at", y: "error", title: (d) => `${every ? "channel" : "%"} ${bn.number(d.at)}\noriginal ${bn.number(original[every ? d.at : Math.round((d.at * last) / 100)])}\nresult ${bn.number(d.error)}`, fill: "var(--card)", stroke: "var(--soft)" })),

@@ -8,12 +8,13 @@ bn.ready(() => {
   ]).filter((bar) => bar.y2 > bar.y1);
   const draw = (id, heading, words, key) => {
     const found = histograms[key], zero = found.zero ? ` ${found.zero} are exactly 0 and have no place on this axis.` : "";
-    const shown = bars(found);
+    const shown = bars(found), axis = bn.log([10 ** found.edges[0], 10 ** found.edges[found.edges.length - 1]]);
     bn.chart(id, heading, words + zero, [["accent", "live", "full square"], ["bad", "dead", "full square"]], (width) => Plot.plot({
       width, height: 240, marginLeft: 52, marginBottom: 40, style: { background: "none" },
-      x: { ...bn.log([10 ** found.edges[0], 10 ** found.edges[found.edges.length - 1]]), label: null },
+      x: axis.scale,
       y: { label: "channels", grid: true, domain: [0, Math.max(1, ...shown.map((bar) => bar.y2))] },
       marks: [
+        ...bn.axisX(axis),
         Plot.rect(shown, { x1: "x1", x2: "x2", y1: "y1", y2: "y2", fill: (d) => (d.kind === "live" ? "var(--accent)" : "var(--bad)"), insetLeft: 0.5, insetRight: 0.5 }),
         Plot.ruleY([0], { stroke: "var(--soft)" }),
         Plot.tip(shown, Plot.pointerX({ x1: "x1", x2: "x2", y: "y2", title: (d) => `${bn.number(d.x1)} to ${bn.number(d.x2)}\n${d.y2 - d.y1} ${d.kind}`, fill: "var(--card)", stroke: "var(--soft)" })),
