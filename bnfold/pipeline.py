@@ -167,9 +167,9 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
         stage(record if result.folded else None, source, draft, promises, options)
         result = replace(result, flushed=result.flushed + promises.flushed)
         wanted = result.folded and options.verify != "off"
-        verification = looked_at(source, draft, options, result.sites) if wanted else None
-        report = FoldReport(source, target, result, before, size_of(record, draft), verification, False, False, 0.0)
         with kept_if_failed(record, source, failed, promises):
+            verification = verified(source, draft, options, result.sites) if wanted else None
+            report = FoldReport(source, target, result, before, size_of(record, draft), verification, False, False, 0.0)
             require_passed(report)
     seconds = time.perf_counter() - started
     return replace(report, written=not options.dry_run, unchanged=not result.folded, seconds=seconds)
@@ -243,7 +243,7 @@ def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: P
         onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
 
 
-def looked_at(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
+def verified(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
     """The verification of a draft."""
     from .verification import verify
 

@@ -87,10 +87,11 @@ class Reports(NamedTuple):
     @contextmanager
     def shown(self, model: Path, out: Path | None) -> Iterator[list[FoldReport]]:
         """The page of the fold that the block puts into the list, or of one that did not pass."""
+        from bnfold.pipeline import default_target
         from bnfold_cli.report import require_place, write
 
         if self.page:
-            require_place(self.page, [model, *([out] if out else [])])
+            require_place(self.page, [model, out or default_target(model)])
         found: list[Any] = []
         try:
             yield found
@@ -138,20 +139,18 @@ def fold(
     )
     reports = Reports(strict, junit, json, report)
     with failure_noted(junit), asked(limit or ()):
-        if out_dir and report:
-            raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
-        require_one(paths, jobs, engine)
-        return fold_one(paths[0], paths[1] if paths[1:] else None, options, reports)
+        return fold_one(*one(paths, jobs, engine), options, reports)
 
 
-def require_one(paths: list[Path], jobs: int | None, engine: str) -> None:
-    """Raises UsageProblem where many models seem to be meant, but no folder is named for them."""
+def one(paths: list[Path], jobs: int | None, engine: str) -> tuple[Path, Path | None]:
+    """IN and OUT. Raises UsageProblem where many models seem to be meant, but no folder is named for them."""
     if len(paths) > 2:
         raise UsageProblem(f"{len(paths)} paths are neither IN nor IN OUT", "--out-dir DIR folds many models into DIR.")
     if jobs or engine != "local":
         raise UsageProblem("--jobs and --engine are for many models", "--out-dir DIR folds many models into DIR.")
+    return paths[0], paths[1] if paths[1:] else None
 
 
 def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) -> int:
@@ -176,6 +175,8 @@ def fold_many(
     """`fold IN... --out-dir DIR`"""
     from bnfold.fleet import fold_all, tasks
 
+    if reports.page:
+        raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
     planned = tasks(paths, out_dir, options, reports.strict)
     found = fold_all(planned, out_dir, jobs=jobs, engine=engine, told=tell_outcome)
     if reports.write(found.to_json(), found.checks(), found.seconds):

@@ -78,8 +78,8 @@ def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
     if target == "-":
         return
     for held in inputs:
-        if held.exists() and path.exists() and path.samefile(held):
-            raise UsageProblem(f"{path} is an input", "Choose another name for the page; inputs are never changed.")
+        if path.absolute() == held.absolute() or (held.exists() and path.exists() and path.samefile(held)):
+            raise UsageProblem(f"{path} is another file of this command", "Choose another name for the page.")
     if path.is_dir():
         raise UsageProblem(f"{path} is a directory", "Name the file to write.")
     if path.exists() and not force:
