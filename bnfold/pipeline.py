@@ -137,7 +137,7 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
 
     A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
-    written.
+    written, and the `evidence` of the error is the report, whose `written` is false.
     """
     target = target or default_target(source)
     try:

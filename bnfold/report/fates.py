@@ -30,10 +30,11 @@ def fates(before: Drawing, after: Drawing, record: Mapping[str, Any] | None, der
     """
     stays, places, makers = matched(before, after), _by_label(before), _makers(before)
     listed = [*record["folded"], *record["kept"]] if record else []
-    found = [_recorded(entry, _place(entry, makers, places), stays, derived) for entry in listed]
+    alike = {a: b for a, b in stays.items() if before.nodes[a].get("op") == after.nodes[b].get("op")}
+    found = [_recorded(entry, _place(entry, makers, places), alike, derived) for entry in listed]
     named = {entry["before"] for entry in found}
     norms = (place for place, node in enumerate(before.nodes) if _is_norm(node) and place not in named)
-    found += [_shown(before.nodes[place], place, stays.get(place)) for place in norms]
+    found += [_shown(before.nodes[place], place, alike.get(place)) for place in norms]
     for entry in found:
         entry["homes"] = [stays[p] for p in (places.get(label) for label in entry["into"]) if p in stays]
     return sorted(found, key=lambda entry: len(before.nodes) if entry["before"] is None else entry["before"])

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 from .html import tag
 
 Plain = Mapping[str, Any]
-NOT_VERIFIED = "NOT VERIFIED"
+NOT_VERIFIED, UNCHANGED = "NOT VERIFIED", "UNCHANGED"
 
 
 class Figure(NamedTuple):
@@ -27,7 +27,15 @@ def stem(path: str) -> str:
 
 
 def verdict(data: Plain) -> str:
-    return str(data["verification"]["verdict"]) if data["verification"] else NOT_VERIFIED
+    if data["verification"]:
+        return str(data["verification"]["verdict"])
+    return UNCHANGED if _same(data) else NOT_VERIFIED
+
+
+def _same(data: Plain) -> bool:
+    """The result is a copy of the original."""
+    digests = [model.get("sha256") for model in data["models"].values()]
+    return None not in digests and len(set(digests)) == 1
 
 
 def sentence(data: Plain) -> str:
@@ -44,6 +52,8 @@ def _done(data: Plain) -> str:
         return (
             f"All {before} BatchNormalization nodes are {what}" if before > 1 else f"The BatchNormalization is {what}"
         )
+    if before == after:
+        return f"All {before} BatchNormalization nodes are kept" if before > 1 else "The BatchNormalization is kept"
     kept = f"{after} {'is' if after == 1 else 'are'} kept"
     return f"{before - after} of {before} BatchNormalization nodes are {what}, {kept}"
 
@@ -53,6 +63,7 @@ def _right(data: Plain) -> str:
     ending = {
         "PASS": ", and the result computes what the original computes, up to rounding.",
         "FAIL": ", but the result does not compute what the original computes.",
+        UNCHANGED: ", and the result is a copy of the original.",
         NOT_VERIFIED: ". That the result still computes the same has not been verified.",
     }
     unsure = ". Whether the result still computes the same could not be decided."

@@ -11,7 +11,7 @@ from .fates import FATES
 from .html import Child, name, shown, tag, words
 
 Plain = Mapping[str, Any]
-CLASSES = {"PASS": "good", "FAIL": "bad", "NOT VERIFIED": "open"}
+CLASSES = {"PASS": "good", "FAIL": "bad"}
 SHORT = {"hoist": "hoisted", "sink": "sunk", "merge": "merged", "gone": "gone", "kept": "kept", "left": "left"}
 SIGNS = {"hoist": "▲", "sink": "▼", "merge": "◆", "gone": "○", "kept": "■", "left": "□"}
 WAYS = {"hoist": "not into what is before it", "sink": "not into what is after it", "merge": "not merged"}
