@@ -127,8 +127,9 @@ def span(interval: Plain) -> str:
 
 
 def short(value: float) -> str:
-    """Two digits."""
-    return f"{value:.2g}".replace("e-0", "e-").replace("e+0", "e+")
+    """Two digits, with an exponent where there would be many zeros."""
+    text = f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.2g}"
+    return text.replace("e-0", "e-").replace("e+0", "e+")
 
 
 def size(count: int) -> str:

@@ -70,7 +70,7 @@ def network(data: Plain) -> Element:
     """The place of the graph, its tools, and the strip of all affine nodes."""
     present = [fate for fate in FATES if any(entry["fate"] == fate for entry in data["nodes"])]
     legend = [tag("li", _badge(fate), " ", FATES[fate]) for fate in present]
-    legend.append(tag("li", tag("span", "", class_="swatch home"), " holds constants of a folded node"))
+    legend.append(tag("li", tag("span", "", class_="swatch home"), " after the fold: holds constants of a folded node"))
     strip = [_cell(number, entry) for number, entry in enumerate(data["nodes"])]
     return section(
         "network",

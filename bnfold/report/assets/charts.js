@@ -11,6 +11,7 @@ bn.chart = (id, heading, sentence, keys, draw) => {
   place.replaceChildren(bn.el("h3", {}, heading), bn.el("p", {}, sentence), ...(key.length ? [bn.el("ul", { class: "keys" }, ...key)] : []), frame);
   const paint = () => {
     const svg = draw(Math.max(frame.clientWidth, 260));
+    for (const part of svg.querySelectorAll("[aria-label]")) part.removeAttribute("aria-label"); // a picture is one thing
     svg.setAttribute("role", "img");
     svg.setAttribute("aria-label", `${heading}. ${sentence}`);
     frame.replaceChildren(svg);

@@ -21,7 +21,7 @@ bn.ready(() => {
 
   const errors = (entry) => bn.sitesOf(entry).flatMap((tensor) => {
     const row = (title, a, b) => el("tr", {}, el("th", { scope: "row" }, title), el("td", { class: "number" }, bn.number(a)), el("td", { class: "number" }, bn.number(b)));
-    const head = el("tr", {}, el("th", {}), el("th", { scope: "col", class: "number" }, "original"), el("th", { scope: "col", class: "number" }, "result"));
+    const head = el("tr", {}, el("td"), el("th", { scope: "col", class: "number" }, "original"), el("th", { scope: "col", class: "number" }, "result"));
     const table = el("table", {}, el("thead", {}, head), el("tbody", {},
       row("relative rms error", tensor.rms_original, tensor.rms_folded), row("largest absolute error", tensor.max_abs_original, tensor.max_abs_folded)));
     const ratio = el("p", {}, `${bn.number(tensor.ratio)} times what rounding explains; limit ${tensor.limit}.`);
@@ -56,9 +56,10 @@ bn.ready(() => {
     return held.length ? part("Holds the constants of", list(held.map((entry) => entry.before === null ? bn.name(entry.output) : jump("before", entry.before)))) : [];
   };
 
-  const empty = () => place.replaceChildren(el("h3", {}, "Details"), el("p", { class: "note" }, "Choose a node: click it, or use the arrow keys in the graph, the coloured strip, or the table below."));
+  const empty = () => place.classList.add("none") || place.replaceChildren(el("h3", {}, "Details"), el("p", { class: "note" }, "Choose a node: click it, or use the arrow keys in the graph, the coloured strip, or the table below."));
   const show = ({ graph, node: at, entry: number }) => {
     if (at === null && number === null) return empty();
+    place.classList.remove("none");
     const node = at === null ? { kind: "node", op: nodes[number].operator, name: nodes[number].node } : graphs[graph].nodes[at];
     const own = number === null ? null : nodes[number], stands = own && (own.before === at && graph === "before" || own.after === at && graph === "after");
     const title = el("h3", {}, bn.el("bdi", {}, bn.shown(node.op || node.kind, 80)), own && (stands || at === null) ? bn.badge(own.fate) : null);

@@ -120,6 +120,7 @@ bn.ready(() => {
     for (const button of document.querySelectorAll("[data-graph]")) button.setAttribute("aria-pressed", String(button.dataset.graph === key));
     cy.fit(undefined, 24);
     wait.hidden = true;
+    highlight(bn.chosen);
   };
 
   /** A picture for paper: all of the network, in the colours that print has, ready before the page is laid out. */
@@ -152,16 +153,17 @@ bn.ready(() => {
     if (shown !== key) draw(key);
   };
 
-  const mark = (chosen, by) => {
+  const highlight = ({ graph, node }) => cy.batch(() => {
+    cy.elements(".chosen, .near").removeClass("chosen near");
+    if (node !== null && graph === shown) cy.$id(`n${node}`).addClass("chosen").connectedEdges().addClass("near");
+  });
+  const show = (chosen, by) => {
     if (chosen.node === null || shown !== chosen.graph) return;
     const node = cy.$id(`n${chosen.node}`);
-    cy.batch(() => {
-      cy.elements().removeClass("chosen near");
-      node.addClass("chosen");
-      node.connectedEdges().addClass("near");
-    });
+    highlight(chosen);
     const small = by !== "graph" && cy.zoom() < 0.45;
-    if (small || !inView(node)) cy.animate({ center: { eles: node }, zoom: small ? 0.75 : cy.zoom(), duration: 160 });
+    const duration = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 160;
+    if (small || !inView(node)) cy.animate({ center: { eles: node }, zoom: small ? 0.75 : cy.zoom(), duration });
   };
   const inView = (node) => {
     const p = node.renderedPosition();
@@ -170,7 +172,7 @@ bn.ready(() => {
   bn.listeners.push(async (chosen, by) => {
     if (!cy || chosen.node === null) return;
     await bn.showGraph(chosen.graph);
-    mark(chosen, by);
+    show(chosen, by);
   });
 
   /** Along the edges with the arrow keys; sideways among those at the same height. */
