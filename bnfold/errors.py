@@ -12,6 +12,7 @@ class BnfoldError(Exception):
     """
 
     exit_code = 70
+    evidence: object = None  # what there is to look at nevertheless
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(short(message))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from . import external, onnx_io, staging
-from .errors import CheckFailed, Inconclusive, ModelProblem, UsageProblem
+from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
 from .limits import timed
 from .promises import Overflow, Promises
@@ -137,7 +137,7 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
 
     A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
-    written.
+    written, and the `evidence` of the error is the report, whose `written` is false.
     """
     target = target or default_target(source)
     try:
@@ -166,12 +166,13 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
             raise nothing_to_fold(source)
         stage(record if result.folded else None, source, draft, promises, options)
         result = replace(result, flushed=result.flushed + promises.flushed)
+        wanted = result.folded and options.verify != "off"
         with kept_if_failed(record, source, failed, promises):
-            wanted = result.folded and options.verify != "off"
             verification = verified(source, draft, options, result.sites) if wanted else None
-        after = size_of(record, draft)
-    times = not options.dry_run, not result.folded, time.perf_counter() - started
-    return FoldReport(source, target, result, before, after, verification, *times)
+            report = FoldReport(source, target, result, before, size_of(record, draft), verification, False, False, 0.0)
+            require_passed(report)
+    seconds = time.perf_counter() - started
+    return replace(report, written=not options.dry_run, unchanged=not result.folded, seconds=seconds)
 
 
 def nothing_to_fold(source: Path) -> ModelProblem:
@@ -243,20 +244,29 @@ def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: P
 
 
 def verified(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft that passed; any other verdict is raised."""
+    """The verification of a draft."""
     from .verification import verify
 
     outside = options.allow_external_outside
-    verification = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
-    if verification.passed:
-        return verification
-    reason = "; ".join(verification.reasons)
-    if verification.verdict == "FAIL":
-        raise CheckFailed(
-            f"the folded model does not compute what {source} does: {reason}",
+    return verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+
+
+def require_passed(report: FoldReport) -> None:
+    """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified."""
+    found = report.verification
+    if found is None or found.passed:
+        return
+    reason = "; ".join(found.reasons)
+    problem: BnfoldError
+    if found.verdict == "FAIL":
+        problem = CheckFailed(
+            f"the folded model does not compute what {report.source} does: {reason}",
             "OUT was not written. This should not happen: please report it with the model.",
         )
-    raise Inconclusive(
-        f"the folded model could not be verified ({verification.verdict.lower()}): {reason}",
-        "OUT was not written. --verify off writes it unverified.",
-    )
+    else:
+        problem = Inconclusive(
+            f"the folded model could not be verified ({found.verdict.lower()}): {reason}",
+            "OUT was not written. --verify off writes it unverified.",
+        )
+    problem.evidence = report
+    raise problem

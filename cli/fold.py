@@ -62,6 +62,10 @@ KeepFailed = Annotated[
 ]
 Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
+Page = Annotated[
+    str | None,
+    typer.Option("--report", metavar="PATH|-", help="Write a page of HTML, also of a fold that did not pass."),
+]
 
 
 class Reports(NamedTuple):
@@ -70,6 +74,7 @@ class Reports(NamedTuple):
     strict: bool
     junit: str | None
     json: str | None
+    page: str | None = None
 
     def write(self, payload: dict[str, Any], checks: list[Check], seconds: float) -> bool:
         """Write them; returns whether stdout is free for tables."""
@@ -77,7 +82,27 @@ class Reports(NamedTuple):
             write_junit(SUITE, checks, seconds, self.junit)
         if self.json:
             write_json(payload, self.json)
-        return "-" not in (self.json, self.junit)
+        return "-" not in (self.json, self.junit, self.page)
+
+    @contextmanager
+    def shown(self, model: Path, out: Path | None) -> Iterator[list[FoldReport]]:
+        """The page of the fold that the block puts into the list, or of one that did not pass."""
+        from bnfold.pipeline import default_target
+        from bnfold_cli.report import require_place, write
+
+        if self.page:
+            require_place(self.page, [model, out or default_target(model)])
+        found: list[Any] = []
+        try:
+            yield found
+        except BnfoldError as problem:
+            found = [problem.evidence] if problem.evidence else []
+            raise
+        finally:
+            if self.page and found:
+                from bnfold.report import of_fold
+
+                write(of_fold(found[0]), self.page)
 
 
 def fold(
@@ -97,6 +122,7 @@ def fold(
     limit: Limit = None,
     junit: Junit = None,
     json: Json = None,
+    report: Page = None,
 ) -> int:
     """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
 
@@ -107,31 +133,33 @@ def fold(
     """
     from bnfold.pipeline import Options
 
-    require_one_on_stdout(junit, json)
+    require_one_on_stdout(junit, json, report)
     options = Options(
         verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external, allow_external_outside
     )
-    reports = Reports(strict, junit, json)
+    reports = Reports(strict, junit, json, report)
     with failure_noted(junit), asked(limit or ()):
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
-        require_one(paths, jobs, engine)
-        return fold_one(paths[0], paths[1] if paths[1:] else None, options, reports)
+        return fold_one(*one(paths, jobs, engine), options, reports)
 
 
-def require_one(paths: list[Path], jobs: int | None, engine: str) -> None:
-    """Raises UsageProblem where many models seem to be meant, but no folder is named for them."""
+def one(paths: list[Path], jobs: int | None, engine: str) -> tuple[Path, Path | None]:
+    """IN and OUT. Raises UsageProblem where many models seem to be meant, but no folder is named for them."""
     if len(paths) > 2:
         raise UsageProblem(f"{len(paths)} paths are neither IN nor IN OUT", "--out-dir DIR folds many models into DIR.")
     if jobs or engine != "local":
         raise UsageProblem("--jobs and --engine are for many models", "--out-dir DIR folds many models into DIR.")
+    return paths[0], paths[1] if paths[1:] else None
 
 
 def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) -> int:
     """`fold IN [OUT]`"""
     from bnfold.pipeline import fold_file
 
-    report = fold_file(model, out, options)
+    with reports.shown(model, out) as found:
+        report = fold_file(model, out, options)
+        found.append(report)
     if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
         show(report)
     tell(report)
@@ -147,6 +175,8 @@ def fold_many(
     """`fold IN... --out-dir DIR`"""
     from bnfold.fleet import fold_all, tasks
 
+    if reports.page:
+        raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
     planned = tasks(paths, out_dir, options, reports.strict)
     found = fold_all(planned, out_dir, jobs=jobs, engine=engine, told=tell_outcome)
     if reports.write(found.to_json(), found.checks(), found.seconds):

@@ -21,7 +21,19 @@ EXIT_CODES = (
 
 INTERRUPTED = 130  # also what the argument parser answers to Ctrl-C
 
-COMMANDS = ("train", "export", "recalibrate", "fold", "explain", "verify", "evaluate", "bench", "doctor", "demo")
+COMMANDS = (
+    "train",
+    "export",
+    "recalibrate",
+    "fold",
+    "explain",
+    "verify",
+    "evaluate",
+    "bench",
+    "report",
+    "doctor",
+    "demo",
+)
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ from .. import processors
 from ..errors import Inconclusive, UsageProblem
 from ..verification import child
 from ..verification.doctor import require
-from ..verification.verifying import located
+from ..verification.verifying import described, located
 from .answers import blocks, cell, notes
 from .environment import environment
 from .nvml import gpus
@@ -66,6 +66,7 @@ def benchmark(
         require(name for name in providers if name != "cpu")
         request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
         session = Session({**request, "engines": engines, "seed": seed}, asked, launches, started + budget_s)
+        session.models = {"original": described(first), "folded": described(second)}
         session.run()
     return _report(session, margin, time.perf_counter() - started)
 
@@ -78,6 +79,7 @@ class Session:
     asked: Sequence[Setting]
     launches: int
     deadline: float
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
     around: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each provider
     cells: list[dict[str, Any]] = field(default_factory=list)
@@ -165,4 +167,5 @@ def _report(session: Session, margin: float, seconds: float) -> Benchmark:
         notes=notes(around, session.facts, cells),
         seconds=seconds,
         blocks=blocks(session.asked, session.answers),
+        models=session.models,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from .settings import Setting
@@ -114,6 +114,7 @@ class Benchmark:
     notes: tuple[str, ...]
     seconds: float
     blocks: tuple[Block, ...]
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)  # path, bytes and SHA-256 of each
 
     COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95%]", "A/A [95%]", "verdict", "BN left")
     SCATTER: ClassVar = ("setting", "model", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")

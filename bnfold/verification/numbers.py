@@ -12,6 +12,7 @@ import numpy as np
 
 from . import libraries, sessions
 from .algebra import derivations
+from .channels import by_channel
 from .child import stage
 from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
@@ -196,9 +197,12 @@ def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str])
     found = [record(t, makers[n], n in outputs, n in trial.edits) for n, t in tallies.items() if _compared(t)]
     good = {entry["name"]: bool(entry["ok"]) for entry in found}
     excused = undone(trial.folded.graph, good, trial.edits)
-    return [
-        {**entry, "moved": entry["name"] in excused, "ok": entry["ok"] or entry["name"] in excused} for entry in found
-    ]
+    shown = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
+    return [_excused(entry, entry["name"] in excused) | {"by_channel": shown.get(entry["name"])} for entry in found]
+
+
+def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:
+    return {**entry, "moved": moved, "ok": entry["ok"] or moved}
 
 
 def _compared(tally: Tally) -> bool:

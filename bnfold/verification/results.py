@@ -15,6 +15,26 @@ SCHEMA = "bnfold.verify/1"
 
 
 @dataclass(frozen=True)
+class ChannelErrors:
+    """Root mean square errors of the channels of a fold site against float64, over that of its tensor's true values.
+
+    One for each channel along `axis`, in order; where a model has very many of them, not `every` one but quantiles,
+    evenly spaced from the smallest error to the largest, those of the original and of the folded model apart.
+    """
+
+    axis: int
+    channels: int
+    every: bool
+    original: tuple[float, ...]
+    folded: tuple[float, ...]
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> ChannelErrors:
+        """From JSON, which knows no tuples."""
+        return cls(**{**plain, "original": tuple(plain["original"]), "folded": tuple(plain["folded"])})
+
+
+@dataclass(frozen=True)
 class Compared:
     """One tensor under one level of onnxruntime's optimization.
 
@@ -47,6 +67,7 @@ class Compared:
     channels: int = 0  # of a fold site
     live: int = 0  # channels whose true values are not all the same, whatever the input
     rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
+    by_channel: ChannelErrors | None = None
 
     def place(self) -> str:
         """Where it is, for a sentence."""

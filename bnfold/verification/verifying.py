@@ -19,7 +19,7 @@ from .judge import judge
 from .loading import found, placed
 from .placement import POLICIES, Placement
 from .providers import MATHS, Way, ways
-from .results import PASS, Compared, Derived, Level, Structure, Verification
+from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +68,7 @@ def verify(
     request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
     request.update(declared=None if declared is None else list(declared), deadline=budget_s and time.time() + budget_s)
     with located(original) as first, located(folded) as second:
-        models = {"original": _describe(first), "folded": _describe(second)}
+        models = {"original": described(first), "folded": described(second)}
         require(way.provider for way in served if way.gpu)
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
     same = structure is not None and structure.identical
@@ -106,7 +106,8 @@ def located(model: str | os.PathLike[str] | onnx.ModelProto) -> Iterator[Path]:
         yield path
 
 
-def _describe(path: Path) -> dict[str, Any]:
+def described(path: Path) -> dict[str, Any]:
+    """Its path, bytes and SHA-256, by which a record tells which model it is about."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
@@ -154,6 +155,11 @@ def _of(way: Way, sentence: str) -> str:
 
 
 def _level(entry: Mapping[str, Any]) -> Level:
-    tensors = tuple(Compared(**tensor) for tensor in entry["tensors"])
+    tensors = tuple(map(_compared, entry["tensors"]))
     placements = tuple(Placement(**{**each, "broken": tuple(each["broken"])}) for each in entry["placements"])
     return Level(**{**entry, "cases": tuple(entry["cases"]), "tensors": tensors, "placements": placements})
+
+
+def _compared(entry: Mapping[str, Any]) -> Compared:
+    told = entry["by_channel"]
+    return Compared(**{**entry, "by_channel": ChannelErrors.of(told) if told else None})

@@ -1,0 +1,45 @@
+"""What the page is built of: style sheet, scripts of ours, and libraries exactly as their makers publish them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+LIBRARIES = ("d3", "plot", "cytoscape")  # in this order; dagre runs in a worker
+WORKER = "dagre"
+SCRIPTS = ("base.js", "charts.js", "errors.js", "statistics.js", "latency.js", "network.js", "details.js", "nodes.js")
+LAYOUT = "layout.js"
+
+
+@cache
+def text(name: str) -> str:
+    """One file of the folder `assets`."""
+    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def manifest() -> dict[str, Any]:
+    """The libraries by name: npm `package`, `version`, path `file` in it, `license`, and the `sha256` of the file."""
+    found: dict[str, Any] = json.loads(text("manifest.json"))
+    return found
+
+
+def library(name: str) -> str:
+    """The published file, behind its name, version and licence, which is to go wherever it goes."""
+    about = manifest()[name]
+    words = f"{about['package']} {about['version']} ({about['license']})\n\n{text(f'licenses/{name}.txt')}"
+    return f"/*! {words.strip()} */\n{text(f'{name}.min.js')}"
+
+
+def policy(scripts: list[str]) -> str:
+    """The content security policy: these scripts run, a worker of ours does, and nothing is fetched from anywhere."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {hashes}; worker-src blob:; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )

@@ -1,0 +1,64 @@
+"""HTML as a tree: text and attributes are escaped when it is written, so that no name of a model can be markup."""
+
+from __future__ import annotations
+
+import unicodedata
+from xml.etree.ElementTree import Element, tostring
+
+LONGEST = 300  # characters of a name that are shown
+Child = Element | str | None
+
+
+def tag(kind: str, /, *children: Child, **attributes: str | int | None) -> Element:
+    """An element. `class_` is class, `data_x` data-x; an attribute that is None is left out, and so is such a child."""
+    given = {key.rstrip("_").replace("_", "-"): str(value) for key, value in attributes.items() if value is not None}
+    made = Element(kind, given)
+    for child in children:
+        append(made, child)
+    return made
+
+
+def append(parent: Element, child: Child) -> None:
+    """Text goes behind what is there."""
+    if isinstance(child, Element):
+        parent.append(child)
+    elif child and len(parent):
+        parent[-1].tail = (parent[-1].tail or "") + child
+    elif child:
+        parent.text = (parent.text or "") + child
+
+
+def shown(text: str) -> str:
+    """A name, or a sentence with names in it, with what cannot be seen spelled out, and not too long."""
+    cut = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN else c for c in cut)
+
+
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+
+
+def name(text: str, kind: str = "code") -> Element:
+    """A name as its own piece of text, whichever direction its letters run in."""
+    return tag(kind, shown(text), dir="auto", class_="name")
+
+
+def words(text: str) -> Element:
+    """A sentence that may hold names."""
+    return tag("bdi", shown(text))
+
+
+def link(to: str, *children: Child) -> Element:
+    return tag("a", *children, href=f"#{to}")
+
+
+def table(columns: list[Child], rows: list[list[Child]], caption: str, **attributes: str) -> Element:
+    """A table with a caption for those who do not see it, in a frame that scrolls by itself."""
+    head = tag("thead", tag("tr", *(tag("th", column, scope="col") for column in columns)))
+    body = tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) for row in rows))
+    made = tag("table", tag("caption", caption, class_="unseen"), head, body, **attributes)
+    return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=caption)
+
+
+def written(tree: Element) -> str:
+    """As text, with a document type."""
+    return "<!doctype html>\n" + tostring(tree, encoding="unicode", method="html") + "\n"

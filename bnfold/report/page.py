@@ -1,0 +1,75 @@
+"""The page: what a person reads first is there without any script; graph, charts, search and sorting need one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from . import assets, sections, tables
+from .html import tag, written
+
+NAVIGATION = {
+    "network": "Network",
+    "nodes": "Nodes",
+    "errors": "Errors",
+    "statistics": "Channels",
+    "latency": "Latency",
+    "proof": "Verification",
+    "environment": "Environment",
+}
+
+
+def to_html(data: Mapping[str, Any]) -> str:
+    """The page about `data` (schema `bnfold.report/1`), which it holds as well: one file that needs no other."""
+    scripts = [*map(assets.library, assets.LIBRARIES), *map(assets.text, assets.SCRIPTS)]
+    page = tag("html", _head(data, scripts), _body(data, scripts), lang="en")
+    return written(page)
+
+
+def _head(data: Mapping[str, Any], scripts: list[str]) -> Element:
+    return tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=assets.policy(scripts)),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="generator", content=f"bnfold {data['bnfold']}"),
+        tag("title", sections.title(data)),
+        tag("link", rel="icon", href="data:,"),
+        tag("style", assets.text("page.css")),
+    )
+
+
+def _body(data: Mapping[str, Any], scripts: list[str]) -> Element:
+    links = [tag("a", words, href=f"#{name}") for name, words in NAVIGATION.items()]
+    return tag(
+        "body",
+        tag("a", "Skip to the verdict", href="#verdict", class_="skip"),
+        tag("nav", *links, aria_label="Sections"),
+        tag("main", *_sections(data)),
+        tag("footer", f"Made by bnfold {data['bnfold']}, {data['made']}. This page loads nothing from anywhere."),
+        tag("script", embedded(data), type="application/json", id="data"),
+        tag("script", f"{assets.library(assets.WORKER)}\n{assets.text(assets.LAYOUT)}", type="text/plain", id="worker"),
+        *(tag("script", script) for script in scripts),
+    )
+
+
+def _sections(data: Mapping[str, Any]) -> list[Element]:
+    return [
+        sections.verdict(data),
+        sections.network(data),
+        sections.nodes(data),
+        sections.errors(data),
+        sections.statistics(data),
+        tables.latency(data),
+        tables.proof(data),
+        tables.environment(data),
+    ]
+
+
+def embedded(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end the script that holds it, nor begin markup."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})

@@ -1,0 +1,115 @@
+"""Records that other commands wrote, read again: each of the kind that it should be, and about these two models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import ModelProblem, UsageProblem
+
+Plain = dict[str, Any]
+Kind = Any  # see `fits`
+NUMBER = (int, float)
+PAIR = [NUMBER]
+TENSOR: dict[str, Kind] = {
+    "name": str,
+    "operator": str,
+    "output": bool,
+    "site": bool,
+    "ok": bool,
+    "moved": bool,
+    "why": str,
+}
+TENSOR |= {"ratio": NUMBER, "limit": NUMBER}
+TENSOR |= dict.fromkeys(["rms_original", "rms_folded", "max_abs_original", "max_abs_folded"], NUMBER)
+LEVEL = {"level": str, "provider": str, "math": str, "ran": bool, "why": str, "same_graph": bool, "cases": [str]}
+SIZE = {"nodes": int, "batch_normalizations": int, "bytes": int}
+FOLDED = {"node": str, "operator": str, "output": str, "direction": str, "through": [str], "into": [str]}
+REASON = {"code": str, "words": str}
+KEPT = {"node": str, "operator": str, "output": str, "not_hoisted": REASON, "not_sunk": REASON}
+INTERVAL = {"estimate": NUMBER, "low": (int, float, type(None)), "high": (int, float, type(None))}
+TIMES = {"count": int, "p50": NUMBER, "p90": (int, float, type(None)), "p99": (int, float, type(None)), "iqr": NUMBER}
+CELL = {"level": str, "provider": str, "mode": str, "dims": list, "cuda_graph": bool, "ms": PAIR, "verdict": str}
+CELL |= {"speedup": INTERVAL, "control": INTERVAL, "log_ratios": PAIR, "log_controls": PAIR, "left": [int]}
+CELL |= {"times": [TIMES], "flags": [str]}
+COLD = {"provider": str, "model": str, "create_ms": NUMBER, "first_run_ms": NUMBER, "bytes": int}
+BOTH = {"original": int, "folded": int}
+KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its types
+    "verify": {
+        **{"verdict": str, "reasons": [str], "notes": [str], "models": dict, "seconds": NUMBER},
+        **{"worst_error": {"original": NUMBER, "folded": NUMBER}, "algebra": [{"name": str, "ratio": NUMBER}]},
+        "levels": [{**LEVEL, "tensors_compared": int, "tensors": [TENSOR]}],
+    },
+    "fold": {
+        **{"source": str, "target": str, "written": bool, "before": SIZE, "after": SIZE, "notes": [str]},
+        **{"folded": [FOLDED], "kept": [KEPT], "verification": (dict, type(None))},
+    },
+    "bench": {
+        **{"verdict": str, "summary": str, "cells": [CELL], "cold": [COLD], "nodes": BOTH, "environment": dict},
+        **{"batch_normalization": BOTH, "left_by_onnxruntime": BOTH, "same_graph": bool, "notes": [str]},
+        **{"launches": int, "margin": NUMBER},
+    },
+}
+
+
+def text(path: Path) -> str:
+    """What a file says. Raises ModelProblem where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as why:
+        raise ModelProblem(f"no file at {path}", "Relative paths start at the current directory.") from why
+    except (OSError, UnicodeDecodeError) as why:
+        raise ModelProblem(f"{path} cannot be read as text: {why}", "Name a file that bnfold wrote.") from why
+
+
+def record(path: Path, kind: str) -> Plain:
+    """A record of `bnfold KIND --json`. Raises ModelProblem where the file is none."""
+    try:
+        found = json.loads(text(path), parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("schema") != f"bnfold.{kind}/1" or not fits(found, KINDS[kind]):
+        usage = {"fold": "bnfold fold A"}.get(kind, f"bnfold {kind} A B")
+        raise ModelProblem(f"{path} is not what `{usage} --json` writes", f"Make it with `{usage} --json {path}`.")
+    if kind == "fold" and found["verification"] and not fits(found["verification"], KINDS["verify"]):
+        raise ModelProblem(f"the verification in {path} is damaged", f"Make it with `bnfold fold A --json {path}`.")
+    return found
+
+
+def fits(value: Any, kind: Kind) -> bool:
+    """Whether plain data is of a kind: a type, or several; a list of one kind; a dict with at least these keys."""
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(key in value and fits(value[key], kind[key]) for key in kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(fits(each, kind[0]) for each in value)
+    return isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, NUMBER))
+
+
+def require_same(path: Path, told: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UsageProblem where a record describes its models, by SHA-256, and they are others than `models`."""
+    for name, model in models.items():
+        digest = told[name].get("sha256") if isinstance(told.get(name), dict) else None
+        if digest and model.get("sha256") and digest != model["sha256"]:
+            other(
+                path, f"its {name} model has the SHA-256 {str(digest)[:12]}, {model['path']} has {model['sha256'][:12]}"
+            )
+
+
+def require_sizes(path: Path, told: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Raises UsageProblem where a record tells other numbers of the models than theirs."""
+    for name, size in sizes.items():
+        if name in told and told[name] != size:
+            other(path, f"there the {name} model has {told[name]}, here {size}")
+
+
+def other(path: Path, why: str) -> NoReturn:
+    """Raises UsageProblem."""
+    raise UsageProblem(
+        f"{path} is about other models: {why}", "Make the record anew with the two models of the report."
+    )
+
+
+def _refuse(word: str) -> NoReturn:
+    raise ValueError(word)

@@ -1,0 +1,96 @@
+"""`bnfold report`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bnfold.errors import UsageProblem
+from bnfold.limits import asked
+from bnfold_cli.console import say, write_text
+from bnfold_cli.limit import Limit
+
+Original = Annotated[Path, typer.Argument(metavar="A.onnx", help="The model as it was.")]
+Folded = Annotated[Path, typer.Argument(metavar="B.onnx", help="What became of it, by whatever tool.")]
+Out = Annotated[
+    str | None, typer.Option("--out", "-o", metavar="PATH|-", help="Where to.", show_default="B with the ending .html")
+]
+Verify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="fast|full|off|FILE",
+        help="Verify now, or take what `verify --json` wrote.",
+        show_default="fast, or what --fold says",
+    ),
+]
+Fold = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="What `fold --json` wrote: where each node went. Else bnfold's rules are asked."),
+]
+Bench = Annotated[
+    str | None, typer.Option(metavar="run|FILE", help="Measure latency now, or take what `bench --json` wrote.")
+]
+Raw = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What `bench --raw` wrote along with it: every single run.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the page if it exists.")]
+Outside = Annotated[
+    bool, typer.Option("--allow-external-outside", help="Read external data also outside the models' folders.")
+]
+
+
+def report(
+    original: Original,
+    folded: Folded,
+    out: Out = None,
+    verify: Verify = None,
+    fold: Fold = None,
+    bench: Bench = None,
+    raw: Raw = None,
+    force: Force = False,
+    allow_external_outside: Outside = False,
+    limit: Limit = None,
+) -> int:
+    """Show what a fold changed, why nodes stayed, how wrong it can be and what it bought: one page of HTML.
+
+    The page needs no network and no other file. Any two versions of a model will do, whoever made the second. Exits 0
+    when the page is written, whatever it says; `verify` and `bench` are what to ask for an exit code.
+    """
+    target = out or f"{str(folded).removesuffix('.onnx')}.html"
+    inputs = [original, folded, fold, raw, *(Path(each) for each in (verify, bench) if each)]
+    require_place(target, [path for path in inputs if path], force)
+    from bnfold.report import gathered
+
+    sources: dict[str, Any] = {"verify": verify, "fold": fold, "bench": bench, "raw": raw}
+    with asked(limit or ()):
+        data = gathered(original, folded, **sources, allow_external_outside=allow_external_outside)
+    write(data, target)
+    return 0
+
+
+def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
+    """Before anything is computed: raises UsageProblem where a page would replace an input or, unasked, a file."""
+    from bnfold.bench.files import check_place
+
+    path = Path(target)
+    if target == "-":
+        return
+    for held in inputs:
+        if path.absolute() == held.absolute() or (held.exists() and path.exists() and path.samefile(held)):
+            raise UsageProblem(f"{path} is another file of this command", "Choose another name for the page.")
+    if path.is_dir():
+        raise UsageProblem(f"{path} is a directory", "Name the file to write.")
+    if path.exists() and not force:
+        raise UsageProblem(f"{path} exists", "--force replaces it.")
+    check_place(path)
+
+
+def write(data: dict[str, Any], target: str) -> None:
+    """The page, to a file or to stdout (`-`)."""
+    from bnfold.report import to_html
+
+    write_text(to_html(data), target)
+    if target != "-":
+        say(f"wrote {target}")
