@@ -9,8 +9,9 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from bnfold import fold, plan
-from bnfold.affine import Refused
+from bnfold.affine import Affine, Refused
 from bnfold.plan import MANY, readers, require_in_range
+from bnfold.rules import linear
 from tests.build import BN, bn, build, operators
 
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
@@ -91,3 +92,104 @@ def test_the_largest_number_fits():
     require_in_range(
         gs.Node("Conv", "n", inputs=[gs.Variable("x"), gs.Constant("w", largest)]), 1, largest
     )  # says nothing
+
+
+def node(operator: str, *inputs: object, **attrs: object) -> gs.Node:
+    """A node 'n' that reads constants where arrays are given, and variables of the shapes that are."""
+    read = [gs.Constant(f"c{i}", x) if isinstance(x, np.ndarray) else gs.Variable(f"x{i}", np.float32, x) for i, x in enumerate(inputs)]  # fmt: skip
+    return gs.Node(operator, "n", attrs=attrs, inputs=read, outputs=[gs.Variable("y", np.float32)])
+
+
+def refusal(call, *arguments) -> tuple[str, str]:
+    with pytest.raises(Refused) as raised:
+        call(*arguments)
+    return raised.value.code, str(raised.value)
+
+
+@pytest.mark.parametrize("group", [0, -1, 3, 8])
+def test_channels_that_cannot_be_parted_into_groups(group):
+    words = f"Conv 'n' has {group} groups of 4 channels"
+    assert refusal(linear.groups, node("Conv", (1, 4), group=group), 4) == ("MALFORMED", words)
+
+
+def test_channels_that_can():
+    assert [linear.groups(node("Conv", (1, 4), group=group), 4) for group in (1, 2, 4)] == [1, 2, 4]
+    assert linear.groups(node("Conv", (1, 4)), 4) == 1
+
+
+SHIFTED, SCALED = Affine.of(np.full((1, 1), 2.0), np.ones((1, 1))), Affine.of(np.full((1, 1), 2.0), np.zeros((1, 1)))
+
+
+def test_the_factor_of_a_bias():
+    assert [linear.bias_factor(node("Gemm", (1, 4), beta=beta), SHIFTED) for beta in (0.5, -1.0)] == [0.5, -1.0]
+    assert linear.bias_factor(node("Gemm", (1, 4)), SHIFTED) == 1.0
+    assert linear.bias_factor(node("Gemm", (1, 4), beta=0.0), SCALED) == 1.0
+    assert refusal(linear.bias_factor, node("Gemm", (1, 4), beta=0.0), SHIFTED)[0] == "NO_BIAS"
+    for beta in (float("nan"), float("inf"), -float("inf")):
+        words = f"beta of Gemm 'n' is {beta}"
+        assert refusal(linear.bias_factor, node("Gemm", (1, 4), beta=beta), SCALED) == ("NOT_FINITE", words)
+
+
+@pytest.mark.parametrize(("opset", "shapes", "home"), [
+    (6, [(2, 3), (3, 4)], linear.OUT), (7, [(2, 3), (3, 4)], 2), (8, [(2, 3), (3, 4)], 2),
+    (17, [(1, 2, 3), (3, 4)], linear.OUT), (17, [(2, 3), (1, 3, 4)], linear.OUT),
+])  # fmt: skip
+def test_where_a_shift_behind_a_product_goes(opset, shapes, home):
+    """Up to opset 6 the bias of a Gemm does not broadcast unless it is told to."""
+    product = node("MatMul", *shapes)
+    product.outputs[0].shape = [2, 4] if max(map(len, shapes)) == 2 else [1, 2, 4]
+    graph = gs.Graph([product], opset=opset)
+    for each in graph.nodes:
+        each.opset = opset
+    (found,) = linear.shifted(product, np.ones((1, 4)))
+    assert found == home
+
+
+@pytest.mark.parametrize("body", ["r = Relu(X) l = MatMul(r, W) Y = Mul(l, k)", "r = Relu(X) l = MatMul(W, r) Y = Mul(l, k)"])  # fmt: skip
+def test_a_scale_that_either_factor_could_take_goes_to_the_stored_one(body):
+    """Behind the Relu there is nowhere to go."""
+    model = build(body, "X[4,4]", "Y[4,4]", {"W": (4, 4), "k": (1,)})
+    result = fold(model)
+    assert operators(result.model) == ["Relu", "MatMul"]
+
+
+def test_a_constant_is_reached_once():
+    conv, other = node("Conv", (1, 4)), node("Conv", (1, 4))
+    twice = [plan.SetConstant(conv, 1, SCALED), plan.InsertAdd(conv, np.ones(1)), plan.SetConstant(conv, 1, SCALED)]
+    words = "it would reach the same constant on two ways"
+    assert refusal(plan.require_once, plan.Plan(twice)) == ("SHARED", words)
+    apart = [plan.SetConstant(conv, 1, SCALED), plan.SetConstant(conv, 2, SCALED), plan.SetConstant(other, 1, SCALED)]
+    assert plan.require_once(plan.Plan(apart)) is None
+
+
+def test_what_other_graphs_return_is_not_private():
+    visible = plan.Visible(frozenset(), frozenset(["x"]))
+    words = "'x' is returned from the subgraph of another node"
+    assert refusal(visible.require_private, gs.Variable("x")) == ("SUBGRAPH", words)
+    assert visible.require_private(gs.Variable("y")) is None
+    assert (gs.Variable("x") in visible, gs.Variable("y") in visible) == (True, False)
+
+
+def test_nothing_that_is_left_needs_no_room():
+    made = plan.Plan()
+    plan.leave(made, node("MatMul", (1, 2, 3), (3, 4)), Affine.of(np.ones((1, 1, 1)), np.zeros((1, 1, 1))))
+    assert (made.edits, made.room) == ([], 0)
+
+
+@pytest.mark.parametrize(("stored", "fits"), [((4, 1), True), ((1, 1), True), ((), True), ((3, 1), False), ((4, 7), True)])  # fmt: skip
+def test_a_constant_has_the_lengths_of_what_it_receives(stored, fits):
+    share = Affine.of(np.arange(1.0, 5).reshape(4, 1), np.zeros((1, 1)))
+    gemm = node("Gemm", (1, 4), np.ones(stored, np.float32))
+    if fits:
+        assert plan.require_fitting(gemm, 1, share) is None
+    else:
+        words = "input 1 of Gemm 'n' does not have the shape that the operator needs"
+        assert refusal(plan.require_fitting, gemm, 1, share) == ("MALFORMED", words)
+
+
+def test_a_bias_that_is_not_there_is_of_the_type_of_the_weight():
+    share = Affine.of(np.ones(1), np.array([1e5]))
+    conv = node("Conv", (1, 4), np.ones((4, 4), np.float16))
+    assert refusal(plan.require_representable, conv, 2, share)[0] == "OVERFLOW"
+    assert plan.require_representable(conv, 2, Affine.of(np.ones(1), np.array([6e4]))) is None
+    assert refusal(plan.require_representable, node("Conv", (1, 4), np.ones((4, 4), np.int8)), 2, share)[0] == "DTYPE"
