@@ -101,3 +101,8 @@ def test_every_reason_code_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     assert len(codes) > 15
     assert {c for c in codes if f"`{c}`" not in text} == set()
+
+
+def test_the_index_lists_every_sample():
+    listed = re.findall(r"\]\((\w+)\)", (ROOT / "samples" / "README.md").read_text())
+    assert sorted(listed) == sorted(p.parent.name for p in ROOT.glob("samples/*/README.md"))
