@@ -178,7 +178,8 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
 def nothing_to_fold(source: Path) -> ModelProblem:
     return ModelProblem(
         f"{source} has no BatchNormalization: there is nothing to fold",
-        "Many exporters fold while exporting: see `bnfold export`. --pass-through copies such models unchanged.",
+        "Most exporters fold what follows a Conv; PyTorch's keeps it with torch.onnx.export(..., optimize=False). "
+        "--pass-through copies such models unchanged.",
     )
 
 

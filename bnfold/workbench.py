@@ -72,8 +72,7 @@ class Workbench:
             why = "as asked" if freeze else "the file lists every initializer as an input"
             self.notes.append(f"{len(listed)} initializers that are also inputs count as constants ({why})")
             return set()
-        words = "initializers that are also inputs may be overridden by callers and are left alone"
-        self.notes.append(f"{len(listed)} {words}: --freeze-initializers counts them as constants")
+        self.notes.append(f"callers may override {len(listed)} initializers (--freeze-initializers: are constants)")
         return listed
 
     def nodes(self) -> list[gs.Node]:

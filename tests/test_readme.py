@@ -65,10 +65,8 @@ def test_a_sample_does_what_its_readme_says(sample, tmp_path):
 
 
 def test_the_readme_fold_session(tmp_path):
-    """The three commands at the top of the README, on the model that the first sample makes."""
-    text = (ROOT / "README.md").read_text()
-    quick = text[text.index("## In a pipeline") : text.index("## What it folds")]
-    command, output = re.search(r"```sh\n(.*?)```\n```text\n(.*?)```", quick, re.S).groups()
+    """The first commands of the README with output, on the model that the first sample makes."""
+    command, output = next(pair for pair in sessions(ROOT / "README.md") if pair[1])
     subprocess.run(
         [sys.executable, str(ROOT / "samples/01_fold_a_model/fold_a_model.py")],
         cwd=tmp_path,
@@ -101,3 +99,8 @@ def test_every_reason_code_is_in_the_readme():
     text = (ROOT / "README.md").read_text()
     assert len(codes) > 15
     assert {c for c in codes if f"`{c}`" not in text} == set()
+
+
+def test_the_index_lists_every_sample():
+    listed = re.findall(r"\]\((\w+)\)", (ROOT / "samples" / "README.md").read_text())
+    assert sorted(listed) == sorted(p.parent.name for p in ROOT.glob("samples/*/README.md"))

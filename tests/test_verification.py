@@ -175,6 +175,22 @@ def test_tensors_inside_a_chain_may_hold_other_values_but_only_there() -> None:
     del w
 
 
+def test_an_affine_may_move_past_a_tensor_whose_shape_is_read() -> None:
+    r = np.random.default_rng(0)
+    w, s = r.standard_normal((4, 4, 1)), r.uniform(0.5, 2, (4, 1))
+
+    def model(scale: str, w: np.ndarray, **rest: np.ndarray) -> onnx.ModelProto:
+        lines = f"{scale}  r = Relu (m)  q = Shape (r)  c = Conv (r, w)  y = Reshape (c, q)"
+        return chain(lines, {"w": w, **rest})
+
+    original = model("m = Mul (x, s)", w, s=s)
+    found = verify(original, model("m = Identity (x)", w * s.reshape(1, 4, 1)))
+    assert found.passed, found.reasons
+    assert {t.name for t in found.levels[0].tensors if t.moved} == {"m", "r"}
+    wrong = w * s.reshape(1, 4, 1) * np.array([1, 1, 1, 1.001]).reshape(1, 4, 1)
+    assert verify(original, model("m = Identity (x)", wrong)).verdict == "FAIL"
+
+
 def test_a_tensor_of_which_each_reader_selects_a_part_may_be_moved_in_a_part() -> None:
     r = np.random.default_rng(0)
     w, k = r.standard_normal((4, 4, 1)).astype(np.float32).astype(float), np.full((1, 1, 1), 0.25)

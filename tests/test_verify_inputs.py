@@ -164,6 +164,19 @@ def test_only_an_edited_node_excuses_what_is_before_it(
     assert undone(graph, good, edits) == excused
 
 
+@pytest.mark.parametrize("reader", ["s = Shape (n)", "s = Size (n)", "s = CastLike (k, n)"])
+def test_who_reads_only_a_shape_or_a_type_does_not_bar_the_excuse(reader: str) -> None:
+    """A fold of BatchNormalization, Relu, Conv was refused where exporters had put a Shape or CastLike beside the Conv."""
+    graph = parse(f"n = Neg (x)  {reader}  y = Abs (n)", k=ONE).graph
+    assert undone(graph, {"n": False, "s": True, "y": True}, {"y"}) == {"n"}
+    assert undone(graph, {"n": False, "s": True, "y": True}, set()) == set()
+
+
+def test_who_is_read_for_a_type_is_no_value() -> None:
+    graph = parse("n = Neg (x)  s = CastLike (n, k)  y = Abs (n)", k=ONE).graph
+    assert undone(graph, {"n": False, "s": True, "y": True}, {"y"}) == set(), "CastLike hands on its first input"
+
+
 def test_the_shape_of_a_graph_ignores_names_and_numbers_but_not_wiring() -> None:
     one = parse("a = Mul (x, k)  y = Add (a, x)", k=ONE)
     same = parse("b = Mul (x, c)  y = Add (b, x)", c=3 * ONE)

@@ -37,20 +37,23 @@ SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 
 
+UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # which input an operator reads without a look at its values
+
+
 def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:
     """Shared tensors that hold other values by design: the inside of a chain that an affine was moved along.
 
     A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor
     that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right,
     it can only hide it (a Relu over a dead channel). A node that selects hides nothing: what it hands on is right or
-    wrong, and what nobody selects does not matter.
+    wrong, and what nobody selects does not matter; nor does what is read for its shape or type alone.
     """
     outputs = {output.name for output in folded.output}
-    readers = _readers(folded)
+    readers, read = _readers(folded), {name for node in folded.node for name in _reads(node)}
     excused: dict[str, bool] = {}
     restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
     for name in reversed(list(produced(folded))):
-        fine, inner = good.get(name, False), name not in outputs and bool(readers.get(name))
+        fine, inner = good.get(name, False), name not in outputs and name in read
         made = [output for node in readers.get(name, ()) for output in node.output if output]
         selected = {o for node in readers.get(name, ()) if node.op_type in SELECT for o in node.output if good.get(o)}
         restored[name] = fine or (inner and all(restored.get(o, False) for o in made))
@@ -63,19 +66,21 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that look at the values of a tensor."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for name in set(_reads(node)):
+        for name in set(_reads(node, seen=True)):
             readers.setdefault(name, []).append(node)
     return readers
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names a node reads, those captured by its subgraphs included."""
-    yield from node.input
+def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
+    """Names a node reads, those captured by its subgraphs included; with `seen` those alone of which values count."""
+    unseen = UNSEEN.get(node.op_type) if seen and node.domain in ("", "ai.onnx") else None
+    yield from (name for i, name in enumerate(node.input) if i != unseen)
     for graph in subgraphs(node):
         for inner in graph.node:
-            yield from _reads(inner)
+            yield from _reads(inner, seen)
         yield from (output.name for output in graph.output)
 
 
