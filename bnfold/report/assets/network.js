@@ -2,7 +2,7 @@
 /* The network as a graph: cytoscape draws it; positions come from a worker, wrapped into columns as a newspaper is. */
 bn.ready(() => {
   const box = document.getElementById("graph"), wait = document.getElementById("wait");
-  const SIZE = [128, 30], GAP = 16, APART = 46;
+  const SIZE = [128, 30], GAP = 16, APART = 46, MOST = 10000;
   const shapes = { input: "ellipse", output: "ellipse" };
   const entries = { before: new Map(), after: new Map() };
   bn.data.nodes.forEach((entry, number) => {
@@ -237,6 +237,12 @@ bn.ready(() => {
   });
 
   const begin = async () => {
+    const most = Math.max(...Object.values(bn.data.graphs).map((graph) => graph.nodes.length));
+    if (most > MOST) {
+      wait.textContent = `${most} nodes are too many to draw; the table lists all that are affine.`;
+      document.documentElement.dataset.ready = String(Math.round(performance.now()));
+      return;
+    }
     await lay("before");
     cy = cytoscape({ container: box, style: style(), elements: [], minZoom: 0.02, maxZoom: 3, autoungrabify: true, boxSelectionEnabled: false, hideEdgesOnViewport: bn.data.graphs.before.nodes.length > 1500, textureOnViewport: bn.data.graphs.before.nodes.length > 1500 });
     cy.on("tap", "node", (event) => bn.choose(shown, event.target.data("place"), null, "graph"));
