@@ -13,7 +13,8 @@ bn.ready(() => {
   let cy = null, shown = null;
   const laid = {};
 
-  const label = (node, fate) => (fate ? `${bn.FATES[fate][0]} ` : "") + bn.shown(node.op === "BatchNormalization" ? "BatchNorm" : node.op || node.name, 22);
+  const short = (text) => { const shown = bn.shown(text, 60); return shown.length > 17 ? `${shown.slice(0, 16)}…` : shown; };
+  const label = (node, fate) => (fate ? `${bn.FATES[fate][0]} ` : "") + short(node.op === "BatchNormalization" ? "BatchNorm" : node.op || node.name);
   const elements = (key) => {
     const graph = bn.data.graphs[key];
     const nodes = graph.nodes.map((node, place) => {
@@ -32,7 +33,7 @@ bn.ready(() => {
     }));
     const framed = { "border-width": 3.5, "border-color": bn.colour("home"), "font-weight": 600 };
     return [
-      { selector: "node", style: { shape: "round-rectangle", width: SIZE[0], height: SIZE[1], label: "data(label)", "text-valign": "center", "font-size": 13, "font-family": "system-ui, sans-serif", color: bn.colour("ink"), "background-color": bn.colour("node"), "min-zoomed-font-size": 6, "text-max-width": SIZE[0] - 8, "text-wrap": "ellipsis" } },
+      { selector: "node", style: { shape: "round-rectangle", width: SIZE[0], height: SIZE[1], label: "data(label)", "text-valign": "center", "font-size": 13, "font-family": "system-ui, sans-serif", color: bn.colour("ink"), "background-color": bn.colour("node"), "min-zoomed-font-size": 6 } },
       { selector: "node.input, node.output", style: { shape: "ellipse", "background-color": bn.colour("card"), "border-width": 1.5, "border-color": bn.colour("soft") } },
       ...fates,
       { selector: "node.kept, node.left", style: { shape: "cut-rectangle" } },
