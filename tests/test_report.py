@@ -20,13 +20,15 @@ from bnfold import pipeline
 from bnfold.report import assets, channels, drawing, fates, gathering, latency, page, records
 from bnfold.report.figures import figures, sentence, size
 from bnfold.report.html import name, shown, tag, written
+from bnfold.verification import channels as by_channel
+from bnfold.verification.measure import Tally
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
 from tests.report_models import HOSTILE, hostile, wide
 from tests.test_cli import conv_bn, single
 from tests.test_cli import written as stored
 
-TOML = Path(__file__).resolve().parents[1] / "pyproject.toml"
+ROOT = Path(__file__).resolve().parents[1]
 KEPT = "c = Conv(X, W) a = Relu(c) n = {} Y = Relu(n)"
 
 
@@ -381,6 +383,17 @@ def blocks(**changed) -> list[dict]:
     return [{**each, **changed} for each in made]
 
 
+def test_errors_of_very_many_channels_are_quantiles():
+    rng = np.random.default_rng(0)
+    tally = Tally("y", (1,))
+    truth = rng.standard_normal((2, by_channel.MOST + 1))
+    tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
+    told = by_channel.by_channel([tally])["y"]
+    assert (told["every"], told["channels"], len(told["folded"])) == (False, by_channel.MOST + 1, by_channel.QUANTILES)
+    assert told["folded"] == sorted(told["folded"])
+    assert told["folded"][-1] > told["original"][-1]
+
+
 def test_runs_are_condensed():
     found = latency.condensed(blocks())
     assert len(found) == 1
@@ -467,6 +480,7 @@ WRONG = {
         "its original model has the SHA-256 000000000000",
     ),
     "a text for a number": ({"margin": "much"}, 3, "is not what"),
+    "sizes that are none": ({"cells": [{"dims": {}}]}, 3, "is not what"),
 }
 
 
@@ -527,8 +541,18 @@ def test_a_fold_of_many_has_no_page(pair, capsys):
     assert run(["fold", "m.onnx", "--force", "--report", "m.folded.onnx"]) == 2
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests/fuzz/kept").glob("*.onnx")), ids=lambda path: path.stem)
+def test_a_model_that_broke_something_once_has_a_page(path):
+    data = gathering.gathered(path, path, verify="off")
+    assert Seen(page.to_html(data)).text.count("BatchNormalization")
+
+
 def test_kinds_of_plain_data():
     assert records.fits({"a": [1, 2], "more": None}, {"a": [int]})
+    assert records.fits({}, {"a?": int})
+    assert not records.fits({"a": "1"}, {"a?": int})
+    assert records.fits([None, 1, 1.5], [(*records.NUMBER, None)])
+    assert not records.fits(None, records.NUMBER)
     assert not records.fits({"a": [1, "2"]}, {"a": [int]})
     assert not records.fits({}, {"a": int})
     assert not records.fits(True, int)
@@ -548,7 +572,7 @@ def test_libraries_are_as_their_makers_published_them():
 
 
 def test_all_assets_are_shipped():
-    stated = tomllib.loads(TOML.read_text())
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())
     patterns = stated["tool"]["setuptools"]["package-data"]["bnfold.report"]
     room = Path(assets.__file__).parent
     shipped = {path for pattern in patterns for path in room.glob(pattern)}

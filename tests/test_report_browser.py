@@ -248,7 +248,9 @@ def test_hostile_names_do_nothing(opened):
     assert page.locator("#found").inner_text() == "4 found"
     page.hover("#fates tbody tr a")
     assert page.title() == title
-    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
 
 
 def test_it_is_printed(opened):

@@ -112,6 +112,6 @@ def _reasons(entry: Mapping[str, Any]) -> list[Plain]:
 
 def _shown(node: Plain, place: int, after: int | None) -> Plain:
     """A BatchNormalization of which no record tells."""
-    names = {"node": node.get("name", ""), "operator": node["op"], "output": node["outputs"][0]}
+    names = {"node": node.get("name", ""), "operator": node["op"], "output": (node.get("outputs") or [""])[0]}
     fate = "gone" if after is None else "kept"
     return {**names, "fate": fate, "into": [], "through": [], "reasons": [], "before": place, "after": after}

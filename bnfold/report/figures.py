@@ -107,7 +107,7 @@ def _errors(data: Plain) -> Iterator[Figure]:
     where = "at a fold site" if site else "at an output"
     yield Figure(
         "Over what rounding explains",
-        (f"{ratio:.2f}×" if ratio < 1e4 else f"{ratio:.1e}×",),
+        (f"{ratio:.2f}×" if ratio < 100 else f"{short(ratio)}×",),
         f"{where}; limit {limit:g}",
     )
 
@@ -128,6 +128,8 @@ def span(interval: Plain) -> str:
 
 def short(value: float) -> str:
     """Two digits, with an exponent where there would be many zeros."""
+    if 100 <= value < 1e6:
+        return f"{value:,.0f}"
     text = f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.2g}"
     return text.replace("e-0", "e-").replace("e+0", "e+")
 

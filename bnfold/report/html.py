@@ -28,9 +28,9 @@ def append(parent: Element, child: Child) -> None:
         parent.text = (parent.text or "") + child
 
 
-def shown(text: str) -> str:
+def shown(text: str, longest: int = LONGEST) -> str:
     """A name, or a sentence with names in it, with what cannot be seen spelled out, and not too long."""
-    cut = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+    cut = text if len(text) <= longest else f"{text[: longest // 2]} … {text[-(longest // 2) :]}"
     return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN else c for c in cut)
 
 
@@ -44,7 +44,7 @@ def name(text: str, kind: str = "code") -> Element:
 
 def words(text: str) -> Element:
     """A sentence that may hold names."""
-    return tag("bdi", shown(text))
+    return tag("bdi", shown(text, 4 * LONGEST))
 
 
 def link(to: str, *children: Child) -> Element:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ModelProblem
+from .records import BLOCK, SETTING, fits
 
 BINS = 60
 FENCE = 0.99  # runs slower than this quantile of either model are counted, not drawn
+FOREVER = 1e9  # seconds
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-SETTING = ("level", "provider", "mode", "dims", "cuda_graph")
 Plain = dict[str, Any]
 
 
@@ -23,7 +24,7 @@ def lines(text: str, path: object) -> list[Plain]:
         found = [json.loads(line) for line in text.splitlines() if line.strip()]
         for block in found:
             _require_block(block)
-    except (ValueError, KeyError, TypeError, RecursionError) as why:
+    except (ValueError, RecursionError) as why:
         raise ModelProblem(
             f"{path} is not a file of raw samples", "`bnfold bench A B --json bench.json --raw FILE` writes one."
         ) from why
@@ -31,10 +32,8 @@ def lines(text: str, path: object) -> list[Plain]:
 
 
 def _require_block(block: Any) -> None:
-    times = np.asarray(block["times"], dtype=np.float64)
-    if times.ndim != 1 or not times.size or not (np.isfinite(times) & (times > 0)).all():
-        raise ValueError("times")
-    _key(block), int(block["launch"]), str(block["model"])
+    if not fits(block, BLOCK) or not block["times"] or not all(0 < each < FOREVER for each in block["times"]):
+        raise ValueError("no block")
 
 
 def condensed(blocks: Iterable[Mapping[str, Any]]) -> list[Plain]:

@@ -24,14 +24,19 @@ TENSOR: dict[str, Kind] = {
 }
 TENSOR |= {"ratio": NUMBER, "limit": NUMBER}
 TENSOR |= dict.fromkeys(["rms_original", "rms_folded", "max_abs_original", "max_abs_folded"], NUMBER)
+ERRORS = {"axis": int, "channels": int, "every": bool, "original": PAIR, "folded": PAIR}
+TENSOR |= {"by_channel?": (ERRORS, None)}
 LEVEL = {"level": str, "provider": str, "math": str, "ran": bool, "why": str, "same_graph": bool, "cases": [str]}
 SIZE = {"nodes": int, "batch_normalizations": int, "bytes": int}
 FOLDED = {"node": str, "operator": str, "output": str, "direction": str, "through": [str], "into": [str]}
 REASON = {"code": str, "words": str}
 KEPT = {"node": str, "operator": str, "output": str, "not_hoisted": REASON, "not_sunk": REASON}
-INTERVAL = {"estimate": NUMBER, "low": (int, float, type(None)), "high": (int, float, type(None))}
-TIMES = {"count": int, "p50": NUMBER, "p90": (int, float, type(None)), "p99": (int, float, type(None)), "iqr": NUMBER}
-CELL = {"level": str, "provider": str, "mode": str, "dims": list, "cuda_graph": bool, "ms": PAIR, "verdict": str}
+KEPT |= {"not_merged?": (REASON, None)}
+INTERVAL = {"estimate": NUMBER, "low": (*NUMBER, None), "high": (*NUMBER, None)}
+TIMES = {"count": int, "p50": NUMBER, "p90": (*NUMBER, None), "p99": (*NUMBER, None), "iqr": NUMBER}
+SETTING = {"level": str, "provider": str, "mode": str, "dims": [[(str, int)]], "cuda_graph": bool}
+BLOCK = {**SETTING, "launch": int, "model": str, "times": PAIR}
+CELL = {**SETTING, "ms": PAIR, "verdict": str}
 CELL |= {"speedup": INTERVAL, "control": INTERVAL, "log_ratios": PAIR, "log_controls": PAIR, "left": [int]}
 CELL |= {"times": [TIMES], "flags": [str]}
 COLD = {"provider": str, "model": str, "create_ms": NUMBER, "first_run_ms": NUMBER, "bytes": int}
@@ -44,7 +49,7 @@ KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its typ
     },
     "fold": {
         **{"source": str, "target": str, "written": bool, "before": SIZE, "after": SIZE, "notes": [str]},
-        **{"folded": [FOLDED], "kept": [KEPT], "verification": (dict, type(None))},
+        **{"folded": [FOLDED], "kept": [KEPT], "verification": (dict, None)},
     },
     "bench": {
         **{"verdict": str, "summary": str, "cells": [CELL], "cold": [COLD], "nodes": BOTH, "environment": dict},
@@ -79,12 +84,22 @@ def record(path: Path, kind: str) -> Plain:
 
 
 def fits(value: Any, kind: Kind) -> bool:
-    """Whether plain data is of a kind: a type, or several; a list of one kind; a dict with at least these keys."""
-    if isinstance(kind, dict):
-        return isinstance(value, dict) and all(key in value and fits(value[key], kind[key]) for key in kind)
+    """Whether plain data is of a kind: a type or None; one of several; a list of one kind; a dict with these keys.
+
+    A dict may hold more; a key that ends in `?` may be missing.
+    """
+    if isinstance(kind, tuple):
+        return any(fits(value, each) for each in kind)
     if isinstance(kind, list):
         return isinstance(value, list) and all(fits(each, kind[0]) for each in value)
-    return isinstance(value, kind) and not (isinstance(value, bool) and kind in (int, NUMBER))
+    if isinstance(kind, dict):
+        return isinstance(value, dict) and all(_holds(value, key, kind[key]) for key in kind)
+    return value is None if kind is None else isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _holds(value: Mapping[str, Any], key: str, kind: Kind) -> bool:
+    name = key.removesuffix("?")
+    return fits(value[name], kind) if name in value else name != key
 
 
 def require_same(path: Path, told: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:

@@ -44,7 +44,7 @@ def verdict(data: Plain) -> Element:
 def _why(data: Plain) -> Element | None:
     """What stands in the way of PASS."""
     found = data["verification"]
-    return tag("p", words("; ".join(found["reasons"])), class_="reason") if found else None
+    return tag("ul", *(tag("li", words(reason)) for reason in found["reasons"]), class_="reason") if found else None
 
 
 def _figure(figure: figures.Figure) -> Element:
@@ -203,7 +203,7 @@ def errors(data: Plain) -> Element:
         "errors",
         heading,
         tag("div", tag("figure", id="sites"), tag("figure", id="ratios"), class_="charts"),
-        tag("div", tag("label", "Channels of ", pick), class_="tools"),
+        tag("div", tag("label", tag("span", "Channels of"), pick), class_="tools"),
         tag("figure", id="channels"),
     )
 

@@ -43,7 +43,7 @@ def _raw() -> list[Child]:
 
 def setting(cell: Plain) -> str:
     """`default, cuda, device, N=8, CUDA graph`"""
-    sizes = [f"{key}={size}" for key, size in cell["dims"]]
+    sizes = ["=".join(map(str, each)) for each in cell["dims"]]
     return shown(
         ", ".join([cell["level"], cell["provider"], cell["mode"], *sizes, *["CUDA graph"] * cell["cuda_graph"]])
     )

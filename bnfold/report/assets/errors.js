@@ -35,14 +35,16 @@ bn.ready(() => {
   })));
 
   const top = Math.max(10, ...sites.map((t) => t.ratio * 1.2));
+  const steep = top > 100 ? bn.log([0.5, ...sites.map((t) => Math.max(t.ratio, 0.1))]) : null;
   bn.chart("ratios", "Error over what rounding explains", "The worst channel of each site; 1 is as good as the original or as rounding once, above 8 is a FAIL.", [], (width) => clickable(Plot.plot({
-    width, height: 270, marginLeft: 40, marginBottom: 40, style: { background: "none" }, x,
-    y: { type: top > 100 ? "symlog" : "linear", label: null, grid: true, domain: [0, top] },
+    width, height: 270, marginLeft: steep ? 56 : 40, marginBottom: 40, style: { background: "none" }, x,
+    y: steep ? steep.scale : { label: null, grid: true, domain: [0, top] },
     marks: [
+      ...(steep ? bn.axisY(steep) : []),
       Plot.ruleY([8], { stroke: "var(--bad)", strokeDasharray: "5 4" }),
       Plot.text([8], { y: 8, frameAnchor: "right", dy: -8, text: () => "limit", fill: "var(--bad)" }),
-      Plot.ruleX(sites, { x: "number", y1: 0, y2: "ratio", stroke: "var(--accent)", strokeOpacity: 0.35 }),
-      Plot.dot(sites, { x: "number", y: "ratio", fill: (t) => (t.ok ? "var(--accent)" : "var(--bad)"), symbol: (t) => (t.ok ? "circle" : "times"), r: sites.length > 150 ? 2 : 3.5 }),
+      Plot.ruleX(sites, { x: "number", y1: steep ? steep.scale.domain[0] : 0, y2: (t) => Math.max(t.ratio, 0.1), stroke: "var(--accent)", strokeOpacity: 0.35 }),
+      Plot.dot(sites, { x: "number", y: (t) => Math.max(t.ratio, steep ? 0.1 : 0), fill: (t) => (t.ok ? "var(--accent)" : "var(--bad)"), symbol: (t) => (t.ok ? "circle" : "diamond"), r: sites.length > 150 ? 2 : 3.5 }),
       Plot.tip(sites, Plot.pointerX({ x: "number", y: "ratio", title: tip, fill: "var(--card)", stroke: "var(--soft)" })),
     ],
   })));
@@ -59,7 +61,7 @@ bn.ready(() => {
       : `So many channels that they are told by quantiles: ${tensor.by_channel.channels} of ${tensor.operator} ${bn.shown(tensor.name, 80)}, from the least error to the largest.`;
     bn.chart("channels", "Error per channel", say, [["original", "original", ""], ["accent", "result", "full"]], (width) => Plot.plot({
       width, height: 240, marginLeft: 62, marginBottom: 40, style: { background: "none" },
-      x: { label: every ? "channel" : "% of channels", tickFormat: every ? "d" : undefined }, y: axis.scale,
+      x: { label: every ? "channel" : "% of channels", ticks: every ? d3.ticks(0, Math.max(last, 1), Math.min(last + 1, width / 60)).filter(Number.isInteger) : 10, tickFormat: String }, y: axis.scale,
       marks: [
         ...bn.axisY(axis),
         Plot.dot(rows(original, "original"), { x: "at", y: "error", stroke: "var(--original)", r: original.length > 300 ? 2 : 3, strokeWidth: 1.4 }),
@@ -70,7 +72,7 @@ bn.ready(() => {
   };
   pick.addEventListener("change", channels);
   bn.showChannels = open;
-  if (told.length) channels();
+  if (told.length) open(told.reduce((worst, each) => (each.ratio > worst.ratio ? each : worst)).name);
   else {
     document.getElementById("channels").remove();
     pick.closest(".tools").replaceChildren(bn.el("p", { class: "empty" }, "This verification holds no errors per channel: make it anew to have them."));

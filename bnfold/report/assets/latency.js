@@ -3,7 +3,7 @@
 bn.ready(() => {
   const found = bn.data.bench;
   if (!found) return;
-  const setting = (cell) => [cell.level, cell.provider, cell.mode, ...cell.dims.map(([key, size]) => `${key}=${size}`), ...(cell.cuda_graph ? ["CUDA graph"] : [])].map((part) => bn.shown(String(part))).join(", ");
+  const setting = (cell) => [cell.level, cell.provider, cell.mode, ...cell.dims.map((each) => each.join("=")), ...(cell.cuda_graph ? ["CUDA graph"] : [])].map((part) => bn.shown(String(part))).join(", ");
   const cells = found.cells.map((cell) => ({ ...cell, words: setting(cell) }));
   const bound = (interval, key) => interval[key] ?? interval.estimate;
   const lines = (cell) => [{ kind: "A / B", ...cell.speedup, dots: cell.log_ratios }, { kind: "A / A", ...cell.control, dots: cell.log_controls }];

@@ -2,7 +2,7 @@
 /* The network as a graph: cytoscape draws it; positions come from a worker, wrapped into columns as a newspaper is. */
 bn.ready(() => {
   const box = document.getElementById("graph"), wait = document.getElementById("wait");
-  const SIZE = [128, 30], GAP = 16, APART = 46;
+  const SIZE = [128, 30], GAP = 16, APART = 46, MOST = 10000;
   const shapes = { input: "ellipse", output: "ellipse" };
   const entries = { before: new Map(), after: new Map() };
   bn.data.nodes.forEach((entry, number) => {
@@ -13,7 +13,8 @@ bn.ready(() => {
   let cy = null, shown = null;
   const laid = {};
 
-  const label = (node, fate) => (fate ? `${bn.FATES[fate][0]} ` : "") + bn.shown(node.op === "BatchNormalization" ? "BatchNorm" : node.op || node.name, 22);
+  const short = (text) => { const shown = bn.shown(text, 60); return shown.length > 17 ? `${shown.slice(0, 16)}…` : shown; };
+  const label = (node, fate) => (fate ? `${bn.FATES[fate][0]} ` : "") + short(node.op === "BatchNormalization" ? "BatchNorm" : node.op || node.name);
   const elements = (key) => {
     const graph = bn.data.graphs[key];
     const nodes = graph.nodes.map((node, place) => {
@@ -32,7 +33,7 @@ bn.ready(() => {
     }));
     const framed = { "border-width": 3.5, "border-color": bn.colour("home"), "font-weight": 600 };
     return [
-      { selector: "node", style: { shape: "round-rectangle", width: SIZE[0], height: SIZE[1], label: "data(label)", "text-valign": "center", "font-size": 13, "font-family": "system-ui, sans-serif", color: bn.colour("ink"), "background-color": bn.colour("node"), "min-zoomed-font-size": 6, "text-max-width": SIZE[0] - 8, "text-wrap": "ellipsis" } },
+      { selector: "node", style: { shape: "round-rectangle", width: SIZE[0], height: SIZE[1], label: "data(label)", "text-valign": "center", "font-size": 13, "font-family": "system-ui, sans-serif", color: bn.colour("ink"), "background-color": bn.colour("node"), "min-zoomed-font-size": 6 } },
       { selector: "node.input, node.output", style: { shape: "ellipse", "background-color": bn.colour("card"), "border-width": 1.5, "border-color": bn.colour("soft") } },
       ...fates,
       { selector: "node.kept, node.left", style: { shape: "cut-rectangle" } },
@@ -237,6 +238,12 @@ bn.ready(() => {
   });
 
   const begin = async () => {
+    const most = Math.max(...Object.values(bn.data.graphs).map((graph) => graph.nodes.length));
+    if (most > MOST) {
+      wait.textContent = `${most} nodes are too many to draw; the table lists all that are affine.`;
+      document.documentElement.dataset.ready = String(Math.round(performance.now()));
+      return;
+    }
     await lay("before");
     cy = cytoscape({ container: box, style: style(), elements: [], minZoom: 0.02, maxZoom: 3, autoungrabify: true, boxSelectionEnabled: false, hideEdgesOnViewport: bn.data.graphs.before.nodes.length > 1500, textureOnViewport: bn.data.graphs.before.nodes.length > 1500 });
     cy.on("tap", "node", (event) => bn.choose(shown, event.target.data("place"), null, "graph"));
