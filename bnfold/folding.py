@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import chain
-from os import PathLike
 from pathlib import Path
 
 import onnx
@@ -20,12 +19,11 @@ from .cleanup import cancel
 from .errors import BnfoldError
 from .graph import label, operator
 from .inlining import holders, inlined
+from .models import Model
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
 from .validity import consistent, require_acyclic, require_known, require_valid
 from .workbench import Workbench
-
-Model = onnx.ModelProto | str | PathLike[str]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import processors
 from ..errors import Inconclusive, UsageProblem
+from ..models import Model
 from ..verification import child
 from ..verification.doctor import require
 from ..verification.verifying import located
@@ -22,19 +22,15 @@ from .runner import MODELS
 from .settings import LEVELS, Dims, Setting, settings
 from .statistics import MARGIN, speedup
 
-if TYPE_CHECKING:
-    import onnx
-
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
 PATIENCE = {"cpu": 60.0, "cuda": 300.0, "tensorrt": 1800.0}  # after which a child is stopped; engines take minutes
-Model = str | os.PathLike[str]
 
 
 def benchmark(
-    original: Model | onnx.ModelProto,
-    folded: Model | onnx.ModelProto,
+    original: Model,
+    folded: Model,
     *,
     launches: int = 7,
     budget_s: float = 30.0,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from .. import onnx_io
+from .. import models, onnx_io
 from ..feeds.calibration import Feed, given
 from ..feeds.card import Card
 from ..feeds.chunks import Chunks
+from ..models import Model
 from ..verification.protos import fed
 from . import copies
 from .asked import Options
@@ -22,7 +22,6 @@ from .methods import agreeing, by_batches, sequential
 from .plan import Layout, laid_out, runnable
 from .writing import install
 
-Model = onnx.ModelProto | str | PathLike[str]
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
 SCHEMA = "bnfold.recalibrate/1"
 
@@ -128,9 +127,9 @@ def check(
 ) -> Check:
     """Whether the statistics that a model stores fit `batches`, by running it as it is."""
     options = Options(batch_size=batch_size, threshold=threshold)
-    record = model if isinstance(model, onnx.ModelProto) else onnx_io.load(model)
-    folder = None if isinstance(model, onnx.ModelProto) else Path(model).parent
-    return checked(record, folder, lambda card: given(batches, card), options, watch)
+    where = models.given(model)
+    folder = where.parent if isinstance(where, Path) else None
+    return checked(onnx_io.load(where), folder, lambda card: given(batches, card), options, watch)
 
 
 def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Check:

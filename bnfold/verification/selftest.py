@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import ModelProblem
+from ..models import Model
 from .impulses import MIXING
 from .loading import load
 from .protos import stored
@@ -19,7 +19,6 @@ from .regions import changed
 from .verifying import located, verify
 from .windows import Array
 
-Model = str | os.PathLike[str] | onnx.ModelProto
 SCHEMA = "bnfold.selftest/1"
 SITES = 2  # the first and the last of a model
 SMALL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative errors of one channel, tried until nothing finds them
