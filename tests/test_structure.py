@@ -14,7 +14,7 @@ import bnfold
 from tests import shape_of_the_code
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["errors", "limits", "staging", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "wire", "tensors", "promises", "constants", "graph", "rules", "plan", "affine_nodes", "branches", "links", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "fleet", "demo", "recalibration"]  # fmt: skip
+ORDER = ["errors", "display", "limits", "staging", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "wire", "tensors", "promises", "constants", "graph", "rules", "plan", "fates", "affine_nodes", "branches", "links", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "fleet", "demo", "recalibration"]  # fmt: skip
 APART = ("verification", "bench", "train", "feeds", "evaluation")  # rooms that know nothing of how folding works
 CORE = {*ORDER} - {
     "errors",
@@ -61,6 +61,7 @@ def test_the_checks_know_nothing_of_what_they_check(room):
 def test_public_names():
     assert bnfold.__all__ == [
         "Benchmark",
+        "Explanation",
         "FoldResult",
         "Recalibration",
         "Verification",

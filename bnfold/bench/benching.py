@@ -45,8 +45,8 @@ def benchmark(
 ) -> Benchmark:
     """Compare the latency of two models on onnxruntime, its graph optimization off and at its default.
 
-    Each of up to `launches` fresh processes times both models, and the original once more, in interleaved blocks and
-    gives one log ratio; the interval is over those. Stops early when every interval is narrow, never because a
+    Each of up to `launches` fresh processes, in about `budget_s` seconds altogether, times both models, and the
+    original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when every interval is narrow, never because a
     difference looks significant. `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is
     1 otherwise), each to a size or to several; `levels` are levels of onnxruntime's graph optimization; `providers`
     are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on the CPU), device (I/O binding; usual on a GPU)

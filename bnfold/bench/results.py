@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ..display import Shown, Table
 from .settings import Setting
-from .statistics import BOUND, UNTRUSTED, Interval, Times
+from .statistics import BOUND, FASTER, SLOWER, UNTRUSTED, Interval, Times
 
 SCHEMA = "bnfold.bench/1"
 
@@ -97,8 +98,8 @@ class Block:
         return {"launch": self.launch, **self.setting.to_json(), "model": self.model, **total}
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, repr=False)
+class Benchmark(Shown):
     """Latency of a folded model against its original; the headline is the level that users serve with, `default`."""
 
     cells: tuple[Cell, ...]
@@ -146,6 +147,22 @@ class Benchmark:
             f"{self.verdict}{where} at onnxruntime's {cell.level} optimization: {cell.speedup.estimate:.3f}x "
             f"{span(cell.speedup)}, A/A {span(cell.control)}; "
             f"onnxruntime folds {own} of {total} BatchNormalization by itself"
+        )
+
+    def in_a_line(self) -> str:
+        return self.summary()
+
+    @property
+    def tone(self) -> str:
+        return {FASTER: "good", SLOWER: "bad"}.get(self.verdict, "open")
+
+    def tables(self) -> tuple[Table, ...]:
+        scatter = [row for cell in self.cells for row in cell.scatter()]
+        return (
+            Table("Latency", self.COLUMNS, self.rows()),
+            Table("Single runs", self.SCATTER, scatter),
+            Table("Cold start", self.COLD, [cost.row() for cost in self.cold]),
+            Table("Notes", ("",), [(note,) for note in self.notes]),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ..display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
 from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
@@ -29,8 +30,8 @@ class Score:
     top5: float
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """`models` each alone; `ensemble` is the mean of their class probabilities, None for a single one."""
 
     data: str
@@ -39,6 +40,31 @@ class Evaluation:
     models: tuple[Score, ...]
     ensemble: Score | None
     notes: tuple[str, ...]
+
+    COLUMNS: ClassVar = ("model", "top-1", "top-5")
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Of each model, and last of all together."""
+        return (*self.models, *([self.ensemble] if self.ensemble else []))
+
+    @property
+    def basis(self) -> str:
+        """`10000 samples of mnist, 10 crops of each`"""
+        crops = f", {self.crops} crops of each" if self.crops > 1 else ""
+        return f"{counted(self.samples, 'sample')} of {self.data}{crops}"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One line per score for a table."""
+        return [(score.model, f"{score.top1:.4f}", f"{score.top5:.4f}") for score in self.scores]
+
+    def in_a_line(self) -> str:
+        last = self.scores[-1]
+        return f"top-1 {last.top1:.4f}, top-5 {last.top5:.4f} ({last.model}; {self.basis})"
+
+    def tables(self) -> tuple[Table, ...]:
+        notes = Table("Notes", ("",), [(note,) for note in self.notes])
+        return Table(f"Accuracy on {self.basis}", self.COLUMNS, self.rows()), notes
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.evaluate/1`."""

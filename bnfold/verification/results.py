@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ..display import Shown, Table
 from ..junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
 from .placement import Placement
 from .providers import Way
@@ -173,8 +174,8 @@ class Structure:
     folded: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """The verdict on a folded model: PASS, FAIL, VACUOUS (the comparison could not have failed) or INCONCLUSIVE."""
 
     verdict: str
@@ -210,6 +211,23 @@ class Verification:
                 "",
             )
         ]
+
+    def in_a_line(self) -> str:
+        """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
+        ran = [t.ratio for level in self.levels for t in level.tensors if not t.moved]
+        if not self.passed or not ran:
+            return f"{self.verdict}: {self.reasons[0]}" if self.reasons else self.verdict
+        proved = sum(site.proved for site in self.derived)
+        proof = f"; {proved} of {len(self.derived)} fold sites proved for all inputs" if self.derived else ""
+        return f"{self.verdict}: largest error {max(ran):.2g} times what rounding explains{proof}"
+
+    @property
+    def tone(self) -> str:
+        return {PASS: "good", FAIL: "bad"}.get(self.verdict, "open")
+
+    def tables(self) -> tuple[Table, ...]:
+        rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
+        return Table("Error against float64", self.COLUMNS, self.rows()), rest
 
     @property
     def passed(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..models import Model
 from .impulses import MIXING
@@ -39,8 +40,8 @@ class Planted:
         return self.algebra or self.numbers
 
 
-@dataclass(frozen=True)
-class SelfTest:
+@dataclass(frozen=True, repr=False)
+class SelfTest(Shown):
     """What was planted, and what was found of it."""
 
     planted: tuple[Planted, ...]
@@ -60,6 +61,17 @@ class SelfTest:
     def rows(self) -> list[tuple[str, ...]]:
         """One line per fault for a table."""
         return [(p.fault, p.site, *("yes" if hit else "no" for hit in (p.algebra, p.numbers))) for p in self.planted]
+
+    def in_a_line(self) -> str:
+        found = sum(one.found for one in self.planted)
+        return f"{found} of {counted(len(self.planted), 'planted fault')} found"
+
+    @property
+    def tone(self) -> str:
+        return "good" if self.passed else "bad"
+
+    def tables(self) -> tuple[Table, ...]:
+        return (Table("Planted faults", self.COLUMNS, self.rows()),)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.selftest/1`."""
