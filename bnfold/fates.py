@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -52,20 +52,40 @@ class Kept:
         aside = f"; and {self.not_merged.words}" if self.not_merged else ""
         return self.not_hoisted.words, self.not_sunk.words + aside
 
+    @property
+    def coded(self) -> tuple[str, str]:
+        """The reasons behind their codes: `NONLINEAR: Relu 'r' is not linear ...`."""
+        aside = f"; and {self.not_merged.code}: {self.not_merged.words}" if self.not_merged else ""
+        one, other = (f"{reason.code}: {reason.words}" for reason in (self.not_hoisted, self.not_sunk))
+        return one, other + aside
+
 
 FOLDED = ("node", "operator", "folds into", "through")
 KEPT = ("node", "operator", "why not towards the inputs", "why not towards the outputs")
+WAYS = {"hoist": "to the inputs", "sink": "to the outputs", "merge": "branches merged"}
 
 
-def folded_table(folded: Iterable[Folded]) -> Table:
-    """Each node that folds: into whose constants, and through which nodes on the way."""
-    rows = [(f.node or f.output, f.operator, "\n".join(f.into), "\n".join(f.through)) for f in folded]
-    return Table("Folds", FOLDED, rows)
+def folded_table(folded: Iterable[Folded], detailed: bool = False) -> Table:
+    """Each node that folds: into whose constants, through which nodes on the way, and, if `detailed`, which way."""
+    rows = [
+        (f.node or f.output, f.operator, "\n".join(f.into), "\n".join(f.through), *[WAYS[f.direction]] * detailed)
+        for f in folded
+    ]
+    return _by_operator("Folds", (*FOLDED, *["direction"] * detailed), rows)
 
 
-def kept_table(kept: Iterable[Kept]) -> Table:
-    """Each node that is kept, and why."""
-    return Table("Kept", KEPT, [(k.node or k.output, k.operator, *k.reasons) for k in kept])
+def kept_table(kept: Iterable[Kept], detailed: bool = False) -> Table:
+    """Each node that is kept, and why; if `detailed` with the codes of the reasons."""
+    rows = [(k.node or k.output, k.operator, *(k.coded if detailed else k.reasons)) for k in kept]
+    return _by_operator("Kept", KEPT, rows)
+
+
+def _by_operator(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Where all nodes are of one operator, it is the name of their column."""
+    operators = {row[1] for row in rows}
+    if len(operators) != 1:
+        return Table(title, columns, rows)
+    return Table(title, (*operators, *columns[2:]), [(row[0], *row[2:]) for row in rows])
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .junit import Check
 from .limits import current
 from .pipeline import DEFAULT, Options, default_target, require_beside
 from .processors import threads
+from .progress import tell
 
 SCHEMA = "bnfold.fleet/1"
 WORST = (70, 1, 5, 4, 3, 2, 0)  # exit codes of models, the worst first
@@ -173,8 +175,14 @@ def fold_all(
     def outcome(number: int, answer: dict[str, Any]) -> Outcome:
         return Outcome(planned[number].source, planned[number].target, **answer)
 
+    heard = count(1)
+
+    def ended(number: int, answer: dict[str, Any]) -> None:
+        told(outcome(number, answer))
+        tell("fold", next(heard), len(planned))
+
     with engines.opened(engine) as running, made(out_dir):
-        answers = engines.run(running, requests, most, lambda number, answer: told(outcome(number, answer)))
+        answers = engines.run(running, requests, most, ended)
     outcomes = tuple(outcome(number, answer) for number, answer in enumerate(answers))
     return Fleet(outcomes, engine, most, time.perf_counter() - started)
 

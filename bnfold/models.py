@@ -18,7 +18,6 @@ from onnx.external_data_helper import uses_external_data
 from .bounds import require_bounded
 from .errors import ModelProblem
 from .messages import all_tensors
-from .validity import NOT_ONNX, require_known
 
 if TYPE_CHECKING:
     from onnx_ir import Model as IrModel
@@ -62,6 +61,8 @@ def _message(model: Any) -> ModelProto:
 
 def parsed(data: bytes, name: object) -> ModelProto:
     """The model that bytes hold; `name` is what errors call it. Raises ModelProblem if they hold no sound one."""
+    from .validity import NOT_ONNX, require_known  # which know what folding is, as the children of `verify` do not
+
     if not data:
         raise ModelProblem(f"{name} is empty", "Was the export or download interrupted? Make the file again.")
     model = ModelProto()

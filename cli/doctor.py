@@ -25,8 +25,9 @@ def doctor(
         console.table("Execution providers", found.COLUMNS, found.rows())
         for health in found.providers:
             if not health.works:
-                words = f"{health.provider}: {health.why}\nto do: {health.fix}"
-                console.data.line(words)
+                console.data.line(f"{health.provider}: {health.why}\nhint: {health.fix}")
+        if console.detailed:
+            console.table("Installed", ("provider", "wheel", "version"), found.installed())
     if json:
         console.write_json(found.to_json(), json)
     found.require(wanted)

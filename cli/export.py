@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bnfold_cli.console import table
+from bnfold_cli.console import say, table
 
 
 def export(
@@ -33,3 +33,4 @@ def export(
         ("worst error against PyTorch in float64", f"{result.worst_error:.2g}"),
     ]
     table("Exported", ("quantity", "value"), rows)
+    say(f"next: bnfold fold {result.path}")

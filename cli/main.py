@@ -13,6 +13,7 @@ import typer
 
 from bnfold.errors import BnfoldError
 from bnfold_cli.console import complain, words
+from bnfold_cli.voice import spoken
 
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 model unreadable, invalid or unsupported, "
@@ -21,7 +22,7 @@ EXIT_CODES = (
 
 INTERRUPTED = 130  # also what the argument parser answers to Ctrl-C
 
-COMMANDS = ("train", "export", "recalibrate", "fold", "explain", "verify", "evaluate", "bench", "doctor", "demo")
+COMMANDS = ("fold", "explain", "verify", "bench", "recalibrate", "evaluate", "train", "export", "doctor", "demo")
 
 
 def _version(wanted: bool) -> None:
@@ -52,7 +53,7 @@ def parser(arguments: list[str]) -> typer.Typer:
     app.callback()(options)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name in [asked] if asked in COMMANDS else COMMANDS:
-        app.command(name)(getattr(import_module(f"bnfold_cli.{name}"), name))
+        app.command(name)(spoken(getattr(import_module(f"bnfold_cli.{name}"), name)))
     return app
 
 

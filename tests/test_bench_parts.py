@@ -219,7 +219,7 @@ def test_settings_levels_and_sizes_each_have_a_cell(measured: Benchmark) -> None
     assert large > small
     assert all(each.times[0].p50 > 0 and each.times[0].count >= 9 for each in measured.cells)
     assert len(measured.rows()[0]) == len(measured.COLUMNS)
-    assert len(measured.cells[0].scatter()[0]) == len(measured.SCATTER)
+    assert len(measured.scatter()[0]) == len(measured.SCATTER)
 
 
 def test_cold_costs_are_those_of_a_process_of_its_own(measured: Benchmark) -> None:

@@ -321,6 +321,8 @@ def test_a_pipe_gets_a_line_for_each_row_and_a_terminal_a_drawing(capfd, monkeyp
     table("title", ("name", "n", "words"), rows)
     complain("[b]:x:", "h")
     out, err = capfd.readouterr()
-    assert "┃" in out
-    assert "[b]:x:" in out
+    assert out == (
+        "\x1b[1mtitle\x1b[0m\n\x1b[1mname     n  words\x1b[0m\n\x1b[2m─────────────────\x1b[0m\n"
+        "[b]:x:   1  one\n            two\na       22\n\n"
+    )
     assert err == "\x1b[1;31merror:\x1b[0m [b]:x:\n\x1b[1;36mhint:\x1b[0m h\n"

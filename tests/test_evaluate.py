@@ -183,7 +183,7 @@ def test_the_command(capfd):
     saved("d.npz", X=X, labels=LABELS)
     assert run(["evaluate", "a.onnx", "b.onnx", "--data", "d.npz", "--json", "r.json"]) == 0
     out, err = capfd.readouterr()
-    assert "150 samples of d.npz, 1 crop(s) of each" in out
+    assert "Accuracy on 150 samples of d.npz\n" in out
     assert "ensemble" in out
     assert "note: a.onnx answers with logits: softmax was applied" in err
     found = json.loads(Path("r.json").read_text())

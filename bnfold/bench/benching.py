@@ -11,6 +11,7 @@ from typing import Any
 from .. import processors
 from ..errors import Inconclusive, UsageProblem
 from ..models import Model
+from ..progress import tell
 from ..verification import child
 from ..verification.doctor import require
 from ..verification.verifying import located
@@ -46,13 +47,14 @@ def benchmark(
     """Compare the latency of two models on onnxruntime, its graph optimization off and at its default.
 
     Each of up to `launches` fresh processes, in about `budget_s` seconds altogether, times both models, and the
-    original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when every interval is narrow, never because a
-    difference looks significant. `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is
-    1 otherwise), each to a size or to several; `levels` are levels of onnxruntime's graph optimization; `providers`
-    are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on the CPU), device (I/O binding; usual on a GPU)
-    or enqueue (submission alone); `cuda_graph` is off, on or both; a difference below `margin` is none; `threads` run
-    an operator (default: one for each processor we may use). Raises ModelProblem where a model cannot be run,
-    EnvironmentProblem where a provider cannot, Inconclusive where onnxruntime does not survive it.
+    original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when
+    every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a symbolic
+    name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are levels of
+    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on
+    the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on or both; a
+    difference below `margin` is none; `threads` run an operator (default: one for each processor we may use). Raises
+    ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive where
+    onnxruntime does not survive it.
     """
     if launches < 2 or budget_s <= 0:
         raise UsageProblem("a benchmark needs at least 2 launches and some time", "Use --launches 2 or more.")
@@ -114,6 +116,7 @@ class Session:
         patient = max(self.facts, key=lambda provider: PATIENCE[provider])
         lasted = around = 0.0  # of the last launch: all of it, and what of it was not timing
         for number in range(self.launches):
+            tell("bench: launches", number, self.launches)
             left = self.deadline - time.perf_counter()
             if number >= min(FEWEST, self.launches) and (self._narrow() or left < lasted):
                 break

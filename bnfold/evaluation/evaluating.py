@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -12,13 +12,13 @@ import numpy as np
 
 from ..display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
+from ..progress import tell
 from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
 from .network import Network, Probabilities
 
 TOP = 5
 SCHEMA = "bnfold.evaluate/1"
-Watch = Callable[[int, int], None]  # samples that are done, of how many
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,6 @@ def evaluate(
     *,
     crops: int = 1,
     data_dir: Path | None = None,
-    watch: Watch = lambda done, samples: None,
 ) -> Evaluation:
     """Accuracy on the test part of a data set by name, on FILE.npz with `labels`, or on a folder of class folders.
 
@@ -91,7 +90,7 @@ def evaluate(
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
     _require_normalization(networks, samples)
-    ranks = _ranks(networks, samples, crops, watch)
+    ranks = _ranks(networks, samples, crops)
     scores = [Score(str(n.path), *_tops(r)) for n, r in zip(networks, ranks, strict=False)]
     together = Score("ensemble", *_tops(ranks[-1])) if len(networks) > 1 else None
     notes += [note for network in networks for note in _notes(network, samples)]
@@ -107,7 +106,7 @@ def _croppable(network: Network, crops: int) -> list[str]:
     return [told(crops, height, width)] if crops > 1 else []
 
 
-def _ranks(networks: list[Network], data: Labelled, crops: int, watch: Watch) -> list[Any]:
+def _ranks(networks: list[Network], data: Labelled, crops: int) -> list[Any]:
     """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
     found: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
     done = 0
@@ -119,7 +118,7 @@ def _ranks(networks: list[Network], data: Labelled, crops: int, watch: Watch) ->
         for place, probabilities in zip(found, [*each, np.mean(each, axis=0)], strict=True):
             place.append(_rank(probabilities, labels))
         done += len(labels)
-        watch(done, len(data.labels))
+        tell("evaluate", done, len(data.labels))
     return [np.concatenate(place) for place in found]
 
 

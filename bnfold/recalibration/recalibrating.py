@@ -117,7 +117,8 @@ def recalibrate(
     `model` is what `bnfold.fold` takes, and is left as it was; `batches` are dictionaries of arrays by input name or,
     for a model with one input, arrays. `sequential` does not depend on how they are cut, nor on their order; `alg2` and
     `pooled` cut them into mini-batches of `batch_size`. What lies between two layers is kept in memory up to
-    `memory_limit` bytes, then in a temporary file; `method` is one of these three. Raises ModelProblem for a model or data that will not do.
+    `memory_limit` bytes, then in a temporary file; `method` is one of these three. Raises ModelProblem for a
+    model or data that will not do.
     """
     options = Options(method, batch_size, memory_limit)
     return in_place(*onnx_io.consumable(model), lambda card: given(batches, card), options, watch)

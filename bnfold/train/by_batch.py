@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from ..errors import UsageProblem
 from ..moments import Moments
+from ..progress import each
 from .norms import Batch, BatchNorm, images, moments, thawed_norms
 from .ranks import Ranks
 
@@ -51,7 +52,8 @@ def _seen(model: nn.Module, norms: dict[str, BatchNorm], batches: Iterable[Batch
     with torch.no_grad(), _normalizing_by_batch(model, norms), ExitStack() as hooks:
         for name, norm in norms.items():
             hooks.enter_context(norm.register_forward_pre_hook(partial(_see, name, seen[name])))
-        for batch in batches:
+        number = len(batches) if isinstance(batches, Sized) else 0
+        for batch in each(batches, "population statistics", number) if number else batches:
             model(images(batch))
     return seen
 

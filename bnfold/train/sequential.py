@@ -9,7 +9,7 @@ are looked at, because that is what those will be given.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageProblem
 from ..moments import Moments
+from ..progress import each, tell
 from .norms import Batch, images, live_norms, moments, thawed_norms
 from .ranks import Ranks
 
@@ -129,10 +130,11 @@ def _in_one_pass(walk: _Walk, everything: list[Tensor]) -> None:
 
 def _take_all(walk: _Walk, name: str, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     walk.take(name, [moments(piece) for piece in torch.split(inputs[0], CHUNK)])
+    tell("population statistics", len(walk.found), len(walk.norms))
 
 
-def _in_a_pass_each(walk: _Walk, order: Iterable[str], batches: Iterable[Batch]) -> None:
-    for name in order:
+def _in_a_pass_each(walk: _Walk, order: Sequence[str], batches: Iterable[Batch]) -> None:
+    for name in each(order, "population statistics", len(order)):
         walk.take(name, [moments(x) for x in _inputs(walk.net, walk.norms[name], _chunks(batches))])
 
 

@@ -110,6 +110,9 @@ class Population:
     session: Session
     chosen: list[npt.NDArray[np.intp]]
 
+    def __len__(self) -> int:
+        return len(self.chosen)
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self.session.training(indices, STATISTICS_EPOCH)[0] for indices in self.chosen)
 

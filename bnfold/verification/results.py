@@ -55,6 +55,12 @@ class Compared:
         at = f" channel {self.channel}" if self.axis is not None and self.channel is not None else ""
         return f"{kind} {self.name!r} ({self.operator}){at}"
 
+    def row(self) -> tuple[str, ...]:
+        """For a table: name, channel, ratio and its limit, largest errors."""
+        channel = str(self.channel) if self.axis is not None and self.channel is not None else ""
+        errors = (f"{error:.2e}" for error in (self.max_abs_original, self.max_abs_folded))
+        return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
+
 
 @dataclass(frozen=True)
 class Level:
@@ -187,11 +193,18 @@ class Verification(Shown):
     models: dict[str, dict[str, Any]]
     seconds: float
 
+    WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
     COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: how far the folded model is from float64, and how far the original is."""
         return [level.row() for level in self.levels] + self._algebra()
+
+    def worst(self, most: int = 20) -> list[tuple[str, ...]]:
+        """For a table with `WORST`: the outputs and fold sites with the largest ratios, of all levels."""
+        found = [(t.ratio, level, t) for level in self.levels for t in level.tensors if t.output or t.site]
+        found.sort(key=lambda entry: -entry[0])
+        return [(level.title, *t.row()) for _, level, t in found[:most]]
 
     def _algebra(self) -> list[tuple[str, ...]]:
         known = [site for site in self.derived if site.responses]
@@ -227,7 +240,7 @@ class Verification(Shown):
 
     def tables(self) -> tuple[Table, ...]:
         rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
-        return Table("Error against float64", self.COLUMNS, self.rows()), rest
+        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()), rest
 
     @property
     def passed(self) -> bool:

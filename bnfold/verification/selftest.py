@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from ..display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..models import Model
+from ..progress import each
 from .impulses import MIXING
 from .loading import load
 from .protos import stored
@@ -113,7 +114,8 @@ def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int
             hits = any(not one.ok for one in found.derived), any(level.bad for level in found.levels)
             return Planted(fault, site.output, size, *hits)
 
-        planted = [plant(name, site, change) for site in chosen for name, change in faults(site).items()]
+        kinds = [(name, site, change) for site in chosen for name, change in faults(site).items()]
+        planted = [plant(*kind) for kind in each(kinds, "self-test", len(kinds))]
         planted += smaller_and_smaller(plant, chosen[0])
     return SelfTest(tuple(planted))
 

@@ -1,0 +1,65 @@
+"""`bnfold recalibrate --plot`: how far the statistics of each layer have moved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import plots
+from .drift import Drift
+
+MOST = 40  # layers whose names can be read
+
+
+def draw(drifts: Sequence[Drift], title: str, path: Path, threshold: float | None = None) -> None:
+    """For each BatchNormalization, in the order of the graph: the largest shift of a mean, the range of variances.
+
+    `threshold` is the drift, in standard deviations, from which --check says that a channel does not fit.
+    """
+    figure = plots.figure(9, 2.2 + 0.24 * min(len(drifts), MOST))
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(drifts))
+    _means(left, drifts, places)
+    _variances(right, drifts, places)
+    if threshold is not None:
+        left.axvline(threshold, color=plots.ORANGE, linestyle="--", label=f"threshold, {threshold:g}")
+        right.axvspan((1 + threshold) ** -2, (1 + threshold) ** 2, color="0.92", zorder=0, label="within the threshold")
+    left.set_ylim(len(drifts) - 0.4, -0.6)
+    _names(left, drifts, places)
+    for axes in (left, right):
+        plots.bare(axes, "x")
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8, ncols=2)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    plots.write(figure, path)
+
+
+def _means(axes: Any, drifts: Sequence[Drift], places: range) -> None:
+    axes.barh(places, [drift.shift for drift in drifts], height=0.6, color=plots.BLUE)
+    axes.set_xlabel("largest shift of a mean, in standard deviations")
+
+
+def _variances(axes: Any, drifts: Sequence[Drift], places: range) -> None:
+    """From the smallest ratio of a channel to the largest."""
+    least = min((drift.ratio_low for drift in drifts if drift.ratio_low > 0), default=1.0)
+    low = [max(drift.ratio_low, least) for drift in drifts]
+    high = [max(drift.ratio_high, least) for drift in drifts]
+    axes.axvline(1, color=plots.GREY, linewidth=1)
+    axes.hlines(places, low, high, color=plots.BLUE, linewidth=2)
+    axes.plot(low, places, "o", color=plots.BLUE, markersize=4)
+    axes.plot(high, places, "o", color=plots.BLUE, markersize=4)
+    axes.set_xscale("log")
+    axes.set_xlabel("variance of the data / stored variance, all channels")
+
+
+def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:
+    if len(drifts) > MOST:
+        axes.set_ylabel("BatchNormalization, in the order of the graph")
+        return
+    axes.set_yticks(places, [_short(drift.node or drift.output) for drift in drifts], fontsize=8)
+
+
+def _short(name: str) -> str:
+    """A name that fits beside an axis; `$` would begin a formula."""
+    return (name if len(name) <= 36 else f"..{name[-34:]}").replace("$", r"\$")
