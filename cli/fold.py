@@ -152,7 +152,7 @@ def fold_many(
     planned = tasks(paths, out_dir, options, reports.strict)
     found = fold_all(planned, out_dir, jobs=jobs, engine=engine, told=tell_outcome)
     if reports.write(found.to_json(), found.checks(), found.seconds):
-        table(f"folded to {out_dir}", found.COLUMNS, found.rows())
+        table(f"Folded to {out_dir}", found.COLUMNS, found.rows())
     say(found.summary())
     return found.exit_code
 

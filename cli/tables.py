@@ -9,7 +9,7 @@ from itertools import zip_longest
 GAP = 2  # blanks between two columns
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
 # A line may end behind a blank, and in names behind these.
-PIECE = re.compile(r"\s+|\S*?(?:[/_]|(?<=[a-z])[.:](?=[A-Za-z]))(?=\S)|\S+")
+PIECE = re.compile(r"\s+|\S{3,}?(?:[/_]|(?<=[a-z])[.:](?=[A-Za-z]))(?=\S)|\S+")
 Cells = list[list[str]]  # of a row: the lines of each cell
 
 

@@ -36,6 +36,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
             console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")
         return code
 
+    run.__doc__ = "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
     run.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *more])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return run

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from tests.goldens.capture import WAYS
 from tests.goldens.playing import GOLDENS, played
 from tests.goldens.scenes import SCENES
 
@@ -12,7 +11,7 @@ from tests.goldens.scenes import SCENES
 def main(arguments: list[str]) -> None:
     names = [name for name in arguments if name != "--write"] or list(SCENES)
     for name in names:
-        for way in WAYS:
+        for way in SCENES[name].ways:
             text = played(name, way)
             if "--write" in arguments:
                 (GOLDENS / f"{name}.{way}.txt").write_text(text, encoding="utf-8")

@@ -17,12 +17,11 @@ COLUMNS, LINES = 80, 50
 WAYS = ("terminal", "pipe", "no-color")
 CLEARED = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "COLORTERM", "TTY_COMPATIBLE", "PYTHONWARNINGS")
 CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
-MASKS = (  # what differs from run to run or from machine to machine, and what stands for it
-    (re.compile(r"\d+(\.\d+)?e[-+]\d+"), "#e#"),
-    (re.compile(r"\d+\.\d+(\.\d+)*"), "#"),
-    (re.compile(r"\b(?:UNSTABLE|LAUNCH_BOUND)\b"), ""),
-    (re.compile(r"\b(?:FASTER|EQUIVALENT|SLOWER|INCONCLUSIVE|UNTRUSTED)\b(?= |$)"), "VERDICT"),
-)
+VERSION = re.compile(r"\b(bnfold|onnx|onnxruntime(?:-gpu)?|numpy|torch|CUDA runtime|cuDNN) \d+(\.\d+)+(\+\w+)?")
+SECONDS = re.compile(r"\d+\.\d s\b")
+MEASURED = re.compile(r"-?\b\d+(\.\d+)?e[-+]?\d+|-?\b\d+\.\d+")
+COUNTED = re.compile(r"\b\d+\b")
+VERDICTS = re.compile(r"\b(?:FASTER|EQUIVALENT|SLOWER|INCONCLUSIVE|UNTRUSTED)\b")
 
 
 def environment(way: str, folder: Path) -> dict[str, str]:
@@ -35,7 +34,7 @@ def environment(way: str, folder: Path) -> dict[str, str]:
 
 def seen(command: list[str], way: str, folder: Path) -> tuple[int, str]:
     """The exit code, and what stands on the screen at the end; in a pipe stdout, and then stderr behind its name."""
-    run = [sys.executable, "-m", "bnfold_cli", *command]
+    run = [str(Path(sys.executable).with_name("bnfold")), *command]
     around = environment(way, folder)
     if way == "pipe":
         done = subprocess.run(run, cwd=folder, env=around, capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -79,8 +78,16 @@ def screen(text: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def masked(text: str) -> str:
-    """Without what was measured: decimal numbers are #, and the blanks and rules that depend on their widths are one."""
-    for pattern, mask in MASKS:
-        text = pattern.sub(mask, text)
-    return re.sub(r"─+", "──", re.sub(r"(?<=\S) {2,}", "  ", re.sub(r"(?<=[\s(\[])-?\d+(?=[\s),;\]]|$)", "N", text)))
+def masked(text: str, what: str = "") -> str:
+    """The text without what differs from run to run or from one machine to another.
+
+    Versions and seconds always. Where numbers are measured (`decimals`), each that has a decimal point is #, and blanks
+    and rules, which depend on how long they are, are one; for `all` whole numbers and verdicts go as well.
+    """
+    text = SECONDS.sub("# s", VERSION.sub(r"\1 #", text))
+    if not what:
+        return text
+    text = MEASURED.sub("#", text)
+    if what == "all":
+        text = re.sub(r"\b(?:UNSTABLE|LAUNCH_BOUND)\b", "", VERDICTS.sub("VERDICT", COUNTED.sub("N", text)))
+    return "\n".join(re.sub(r"(?<=\S) {2,}", "  ", re.sub(r"─+", "──", line)).rstrip() for line in text.splitlines())

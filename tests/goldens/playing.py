@@ -23,4 +23,4 @@ def played(name: str, way: str) -> str:
 def _acts(name: str, way: str, folder: Path) -> Iterator[str]:
     for command in SCENES[name].commands:
         code, text = seen(shlex.split(command), way, folder)
-        yield f"$ bnfold {command}\n{masked(text.replace(str(folder), 'FOLDER')).rstrip()}\n[exit {code}]\n"
+        yield f"$ bnfold {command}\n{masked(text, SCENES[name].masks).rstrip()}\n[exit {code}]\n"

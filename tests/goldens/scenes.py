@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.build import BN, bn, build
+from tests.goldens.capture import WAYS
 from tests.test_cli import conv_bn, single, without_bn
 
 LONG = "/backbone/stages.3/blocks.11/depthwise/BatchNormalization"
@@ -74,36 +74,46 @@ def files(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Scene:
-    """Commands that are run one after another; `slow` ones only when they are asked for."""
+    """Commands that are run one after another; `masks` say what of it is measured, `slow` ones run by hand."""
 
     commands: tuple[str, ...]
+    masks: str = ""
     slow: bool = False
-    only: Callable[[str], bool] = lambda way: True
+    ways: tuple[str, ...] = WAYS
 
+
+HELP = ("explain", "verify", "bench", "recalibrate", "evaluate", "train", "export", "doctor", "demo")
+DRAWN = ("pipe",)  # by Typer, which colours every word
+FOLDED = "fold m.onnx --verify off -q"
+CHECK = "recalibrate m.onnx --data data.npz --check"
 
 SCENES = {
-    "help": Scene(("--help",)),
-    "help-fold": Scene(("fold --help",)),
-    "help-of-the-others": Scene(tuple(f"{name} --help" for name in ("explain", "verify", "bench", "recalibrate", "evaluate", "train", "export", "doctor", "demo")), slow=True),
+    "help": Scene(("--help", "fold --help"), ways=DRAWN),
+    "help-of-the-others": Scene(tuple(f"{name} --help" for name in HELP), slow=True, ways=DRAWN),
     "explain": Scene(("explain m.onnx", "explain kept.onnx", "explain kept.onnx -v", "explain kept.onnx -q")),
-    "fold": Scene(("fold m.onnx", "fold kept.onnx --verify off", "fold m.onnx --force -q", "fold m.onnx --force -v")),
+    "fold": Scene(
+        ("fold kept.onnx --verify off", "fold m.onnx --verify off -v", "fold m.onnx --verify off -q --force")
+    ),
+    "fold-verified": Scene(("fold m.onnx", "fold kept.onnx -v"), "decimals", slow=True),
     "fold-many": Scene(("fold models text.onnx --out-dir out --jobs 1 --verify off",)),
-    "verify": Scene(("fold m.onnx --verify off", "verify m.onnx m.folded.onnx", "verify m.onnx wrong.onnx", "verify m.onnx kept.onnx"), slow=True),
-    "verify-detail": Scene(("fold m.onnx --verify off", "verify m.onnx m.folded.onnx -v --self-test"), slow=True),
-    "bench": Scene(("fold m.onnx --verify off", "bench m.onnx m.folded.onnx --quick --fail-if speedup<1000"), slow=True),
+    "verify": Scene(
+        (FOLDED, "verify m.onnx m.folded.onnx", "verify m.onnx wrong.onnx", "verify m.onnx kept.onnx"), "decimals", True
+    ),
+    "verify-detail": Scene((FOLDED, "verify m.onnx m.folded.onnx -v --self-test"), "decimals", True),
+    "bench": Scene((FOLDED, "bench m.onnx m.folded.onnx --quick --fail-if speedup<1000"), "all", True),
     "recalibrate": Scene(
         (
-            "recalibrate m.onnx --data data.npz --check",
+            CHECK,
             "recalibrate m.onnx --data data.npz",
             "recalibrate m.recalibrated.onnx --data data.npz --check",
             "recalibrate m.recalibrated.onnx --data few.npz --check",
-            "recalibrate m.onnx --data data.npz --check -v",
+            f"{CHECK} -v",
         ),
         slow=True,
     ),
     "evaluate": Scene(("evaluate a.onnx --data labelled.npz", "evaluate a.onnx b.onnx --data labelled.npz"), slow=True),
-    "train": Scene(("train --arch mlp --steps 20", "export digits.onnx", "export digits.onnx"), slow=True),
-    "doctor": Scene(("doctor", "doctor -v", "doctor --ep cuda"), slow=True),
+    "train": Scene(("train --arch mlp --steps 20", "export digits.onnx", "export digits.onnx"), "decimals", True),
+    "doctor": Scene(("doctor", "doctor -v", "doctor --ep cuda"), "decimals", True),
     "errors": Scene(
         (
             "fold",
@@ -118,4 +128,4 @@ SCENES = {
             "recalibrate m.onnx",
         ),
     ),
-}  # fmt: skip
+}
