@@ -132,7 +132,9 @@ def tasks(given: Sequence[Path], out_dir: Path, options: Options = DEFAULT, stri
             raise UsageProblem(f"{both} would both become {target}", "Rename one of them, or fold them apart.")
     for task in found:
         if os.path.abspath(task.target) in sources:
-            raise UsageProblem(f"{task.target} is an input itself", "Inputs are never changed: choose another place.")
+            raise UsageProblem(
+                f"{task.target} is an input itself", "Inputs are never changed: choose another --out-dir."
+            )
         if options.keeps_external:
             require_beside(task.source, task.target)
     return found

@@ -58,7 +58,7 @@ def _read(where: Path, whole: bool) -> bytes:
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
     except IsADirectoryError as problem:
-        raise ModelProblem(f"{where} is a directory, not a model", NOT_ONNX) from problem
+        raise ModelProblem(f"{where} is a folder, not a model", NOT_ONNX) from problem
     except OSError as problem:
         raise ModelProblem(
             f"{where} cannot be read: {problem.strerror}", "Check the permissions of the file."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ DOTS = 150  # per inch of a PNG
 def require(path: Path) -> None:
     """Before anything is computed: a format that can be drawn, a folder to write into, and matplotlib. Raises."""
     if path.suffix.lower() not in FORMATS:
-        raise UsageProblem(f"--plot {path}: no picture is written as {path.suffix!r}", f"Use {', '.join(FORMATS)}.")
+        raise UsageProblem(f"--plot {path}: {path.suffix!r} is not a format of pictures", f"Use {', '.join(FORMATS)}.")
     if not path.parent.is_dir():
         raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
     figure(1, 1)
@@ -38,6 +39,17 @@ def bare(axes: Any, grid: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
+
+
+def ratios(axes: Any, low: float, high: float) -> None:
+    """A logarithmic axis of ratios, from `low` to `high` and around 1, whose marks are plain numbers."""
+    first, last = math.floor(min(-1, math.log2(low))), math.ceil(max(1, math.log2(high)))
+    step = max(1, (last - first) // 6)
+    axes.set_xscale("log")
+    marks = [2.0**power for power in range(-step * (-first // step + 1), last + step, step)]
+    axes.set_xticks(marks, [f"{mark:g}" if mark >= 1 else f"1/{1 / mark:g}" for mark in marks])
+    axes.minorticks_off()
+    axes.set_xlim(2.0**first / 1.1, 2.0**last * 1.1)
 
 
 def write(drawn: Any, path: Path) -> None:

@@ -139,7 +139,8 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     erase()
     screen = data.rich
-    seen = [[printable(str(cell)) for cell in row] for row in rows]
+    used = [i for i in range(len(columns)) if not rows or any(str(row[i]) for row in rows)]
+    columns, seen = [columns[i] for i in used], [[printable(str(row[i])) for i in used] for row in rows]
     given = tables.widths([columns, *seen], screen.width)
     screen.print(Text("\n".join(tables.wrapped(title, screen.width)), style="bold"))
     if given is None:

@@ -23,11 +23,11 @@ def doctor(
     found = look()
     if json != "-":
         console.table("Execution providers", found.COLUMNS, found.rows())
+        if console.detailed:
+            console.table("Installed", ("provider", "wheel", "version"), found.installed())
         for health in found.providers:
             if not health.works:
                 console.data.line(f"{health.provider}: {health.why}\nhint: {health.fix}")
-        if console.detailed:
-            console.table("Installed", ("provider", "wheel", "version"), found.installed())
     if json:
         console.write_json(found.to_json(), json)
     found.require(wanted)

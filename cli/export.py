@@ -17,7 +17,7 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 or newer.")] = 20,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite MODEL.onnx.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace MODEL.onnx if it exists.")] = False,
 ) -> None:
     """Export a run to ONNX with every BatchNormalization still a node, checked and compared with PyTorch."""
     from bnfold.train.export import export

@@ -227,7 +227,7 @@ BAD = {  # models, data, options -> exit code, error
     "no such model": ([], GOOD, ["none.onnx"], 3, "no model at none.onnx"),
     "no classifier": ([answering(1)], GOOD, [], 3, "the first output of m0.onnx has the shape []"),
     "a damaged archive": ([classifier()], b"hello", [], 3, "d.npz cannot be read"),
-    "an unknown data set": ([classifier()], None, ["--data", "cifar11"], 2, "Unknown data set: 'cifar11'"),
+    "an unknown data set": ([classifier()], None, ["--data", "cifar11"], 2, "unknown data set 'cifar11'"),
     "an empty folder": ([classifier()], None, ["--data", "empty"], 3, "empty has no images"),
     "a folder without classes": ([named(classifier(), "abcdefg")], None, ["--data", "images/a"], 3, "images/a has no sub-folders of images"),
     "a class the model does not know": ([named(classifier(), "bcdefgh")], None, ["--data", "images"], 3, "images has the class 'a', which the model does not know"),

@@ -50,24 +50,24 @@ def test_train_then_export(here: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert run(["train", "--arch", "mlp"]) == 2
     out, err = capfd.readouterr()
     assert err == (
-        "error: runs/digits-mlp exists already.\nhint: --resume goes on with it; another --out starts a new run.\n"
+        "error: runs/digits-mlp exists\nhint: --resume goes on with it; another --out starts a new run.\n"
     )
     assert out == ""
 
     assert run(["train", "--resume", "--no-bn"]) == 2
-    assert "The run has batch_norm True, not False." in capfd.readouterr().err
+    assert "the run has batch_norm True, not False." in capfd.readouterr().err
     assert run(["export", "digits.onnx"]) == 2
-    assert "digits.onnx exists already." in capfd.readouterr().err
+    assert "digits.onnx exists" in capfd.readouterr().err
 
 
 PROBLEMS = {
-    "train --data digit": (2, "Unknown data set: 'digit'."),
-    "train --arch mpl": (2, "Unknown architecture: 'mpl'."),
-    "train --data mnist --data-dir nowhere": (3, "No file nowhere/train-images-idx3-ubyte.gz."),
-    "train --steps 5 --epochs 1": (2, "Steps and epochs were both given."),
+    "train --data digit": (2, "unknown data set 'digit'"),
+    "train --arch mpl": (2, "unknown architecture 'mpl'"),
+    "train --data mnist --data-dir nowhere": (3, "no file nowhere/train-images-idx3-ubyte.gz"),
+    "train --steps 5 --epochs 1": (2, "steps and epochs were both given"),
     "train --steps many": (2, "'--steps'"),
-    "train --resume": (2, "There is no run under"),
-    "export x.onnx": (2, "There is no run under"),
+    "train --resume": (2, "there is no run under"),
+    "export x.onnx": (2, "there is no run under"),
     "export x.onnx --checkpoint nowhere": (3, "nowhere is not a run"),
     "export x.onnx --opset 15": (2, "cannot export opset 15"),
 }

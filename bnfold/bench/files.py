@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from .. import plots, staging
@@ -38,7 +39,7 @@ def write_plot(found: Benchmark, path: Path) -> None:
     axes.set_yticks(range(len(found.cells)), [_name(cell) for cell in found.cells])
     axes.set_ylim(len(found.cells) - 0.5, -0.5)
     axes.set_xlabel("how many times as fast as the original: above 1 the folded model is faster")
-    axes.set_title(found.summary().replace("; ", "\n"), loc="left", fontsize=10)
+    axes.set_title("\n".join(wrap(found.summary(), 80)), loc="left", fontsize=10)
     plots.bare(axes, "x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     plots.write(figure, path)

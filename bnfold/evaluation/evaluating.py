@@ -147,6 +147,11 @@ def _require_alike(networks: list[Network]) -> None:
             )
 
 
+def named_first(names: Sequence[str]) -> str:
+    """The first five of many names."""
+    return ", ".join([*names[:5], *["and more"] * (len(names) > 5)])
+
+
 def _require_normalization(networks: list[Network], data: Labelled) -> None:
     for network in networks:
         if data.pixels and data.normalization is None:
@@ -161,8 +166,8 @@ def _require_classes(networks: list[Network], each: list[Probabilities], data: L
     named = next((n for n in networks if n.card.classes and data.classes and n.card.classes != data.classes), None)
     if named:
         raise ModelProblem(
-            f"{named.path} knows the classes {', '.join(named.card.classes[:5])}, ..; "
-            f"{data.name} has {', '.join(data.classes[:5])}, ..",
+            f"{named.path} knows the classes {named_first(named.card.classes)}; "
+            f"{data.name} has {named_first(data.classes)}",
             "Are model and data for the same classes?",
         )
 

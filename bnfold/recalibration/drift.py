@@ -11,7 +11,7 @@ from ..moments import Array, Moments
 from .norms import Norm, Statistics
 
 DEAD = 1e-8  # variance below which a channel carries nothing
-COLUMNS = ("BatchNormalization", "channels", "mean shift, sd", "variance ratio", "dead", "constant")
+COLUMNS = ("BatchNormalization", "channels", "shift, sd", "variance ratio", "dead", "constant")
 ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
 
 

@@ -17,27 +17,28 @@ def draw(drifts: Sequence[Drift], title: str, path: Path, threshold: float | Non
 
     `threshold` is the drift, in standard deviations, from which --check says that a channel does not fit.
     """
-    figure = plots.figure(9, 2.2 + 0.24 * min(len(drifts), MOST))
+    rows = max(3, len(drifts))  # so that a single bar is no block
+    figure = plots.figure(9.5, 2.0 + 0.24 * min(rows, MOST))
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(drifts))
     _means(left, drifts, places)
     _variances(right, drifts, places)
     if threshold is not None:
-        left.axvline(threshold, color=plots.ORANGE, linestyle="--", label=f"threshold, {threshold:g}")
-        right.axvspan((1 + threshold) ** -2, (1 + threshold) ** 2, color="0.92", zorder=0, label="within the threshold")
-    left.set_ylim(len(drifts) - 0.4, -0.6)
+        for axes, low, high in ((left, 0, threshold), (right, (1 + threshold) ** -2, (1 + threshold) ** 2)):
+            label = f"within the threshold, {threshold:g} standard deviations" if axes is left else None
+            axes.axvspan(low, high, color="0.92", zorder=0, label=label)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+    left.set_ylim(rows - 0.4, -0.6)
     _names(left, drifts, places)
     for axes in (left, right):
         plots.bare(axes, "x")
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False, fontsize=8, ncols=2)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     plots.write(figure, path)
 
 
 def _means(axes: Any, drifts: Sequence[Drift], places: range) -> None:
     axes.barh(places, [drift.shift for drift in drifts], height=0.6, color=plots.BLUE)
-    axes.set_xlabel("largest shift of a mean, in standard deviations")
+    axes.set_xlabel("largest shift of a mean (standard deviations)", fontsize=9)
 
 
 def _variances(axes: Any, drifts: Sequence[Drift], places: range) -> None:
@@ -49,8 +50,8 @@ def _variances(axes: Any, drifts: Sequence[Drift], places: range) -> None:
     axes.hlines(places, low, high, color=plots.BLUE, linewidth=2)
     axes.plot(low, places, "o", color=plots.BLUE, markersize=4)
     axes.plot(high, places, "o", color=plots.BLUE, markersize=4)
-    axes.set_xscale("log")
-    axes.set_xlabel("variance of the data / stored variance, all channels")
+    plots.ratios(axes, min(low), max(high))
+    axes.set_xlabel("variance of the data / stored variance (from least to most)", fontsize=9)
 
 
 def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:
@@ -61,5 +62,6 @@ def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis; `$` would begin a formula."""
+    """A name that fits beside an axis, without what all of them end in; `$` would begin a formula."""
+    name = name.removesuffix("/BatchNormalization")
     return (name if len(name) <= 36 else f"..{name[-34:]}").replace("$", r"\$")

@@ -86,7 +86,7 @@ class Check(Shown):
         if self.verdict == "INCONCLUSIVE":
             few = f"{counted(self.samples, 'sample')} cannot tell a drift below {self.resolution:.2g} from chance"
             return f"{few}, and the threshold is {self.threshold:g} standard deviations"
-        return f"{off} of {channels} channels drift by more than {self.threshold:g} standard deviations"
+        return f"{off} of {channels} channels are off by more than {self.threshold:g} standard deviations"
 
     @property
     def tone(self) -> str:

@@ -147,7 +147,9 @@ def _var(norm: Norm) -> str:
 
 def _input(name: str, value: Any) -> onnx.ValueInfoProto:
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubOUS":
-        raise ModelProblem(f"'{name}', which is needed later on, is no tensor", "Sequences cannot be kept.")
+        raise ModelProblem(
+            f"'{name}', which is needed later on, is not a tensor", "Only tensors can be kept between two layers."
+        )
     if value.dtype.kind in "OUS":
         return helper.make_tensor_value_info(name, TensorProto.STRING, None)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)

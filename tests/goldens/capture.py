@@ -20,7 +20,8 @@ CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
 VERSION = re.compile(r"\b(bnfold|onnx|onnxruntime(?:-gpu)?|numpy|torch|CUDA runtime|cuDNN) \d+(\.\d+)+(\+\w+)?")
 SECONDS = re.compile(r"\d+\.\d s\b")
 MEASURED = re.compile(r"-?\b\d+(\.\d+)?e[-+]?\d+|-?\b\d+\.\d+")
-COUNTED = re.compile(r"\b\d+\b")
+COUNTED = re.compile(r"(?<![<;\d])\b\d+\b(?![;>])")
+NOTES = re.compile(r"^(<1>)?note:.*\n(  .*\n)*", re.M)  # of the machine, and how busy it is
 VERDICTS = re.compile(r"\b(?:FASTER|EQUIVALENT|SLOWER|INCONCLUSIVE|UNTRUSTED)\b")
 
 
@@ -89,5 +90,6 @@ def masked(text: str, what: str = "") -> str:
         return text
     text = MEASURED.sub("#", text)
     if what == "all":
-        text = re.sub(r"\b(?:UNSTABLE|LAUNCH_BOUND)\b", "", VERDICTS.sub("VERDICT", COUNTED.sub("N", text)))
+        text = re.sub(r" (?:UNSTABLE|LAUNCH_BOUND)\b", "", VERDICTS.sub("VERDICT", COUNTED.sub("N", text)))
+        text = NOTES.sub("", text)
     return "\n".join(re.sub(r"(?<=\S) {2,}", "  ", re.sub(r"─+", "──", line)).rstrip() for line in text.splitlines())

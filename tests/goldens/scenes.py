@@ -113,7 +113,6 @@ SCENES = {
     ),
     "evaluate": Scene(("evaluate a.onnx --data labelled.npz", "evaluate a.onnx b.onnx --data labelled.npz"), slow=True),
     "train": Scene(("train --arch mlp --steps 20", "export digits.onnx", "export digits.onnx"), "decimals", True),
-    "doctor": Scene(("doctor", "doctor -v", "doctor --ep cuda"), "decimals", True),
     "errors": Scene(
         (
             "fold",
