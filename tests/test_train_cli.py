@@ -49,9 +49,7 @@ def test_train_then_export(here: Path, capfd: pytest.CaptureFixture[str]) -> Non
 
     assert run(["train", "--arch", "mlp"]) == 2
     out, err = capfd.readouterr()
-    assert err == (
-        "error: runs/digits-mlp exists\nhint: --resume goes on with it; another --out starts a new run.\n"
-    )
+    assert err == ("error: runs/digits-mlp exists\nhint: --resume goes on with it; another --out starts a new run.\n")
     assert out == ""
 
     assert run(["train", "--resume", "--no-bn"]) == 2

@@ -40,13 +40,19 @@ def seen(command: list[str], way: str, folder: Path) -> tuple[int, str]:
     if way == "pipe":
         done = subprocess.run(run, cwd=folder, env=around, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         return done.returncode, f"{done.stdout}[stderr]\n{done.stderr}"
+    code, text = at_terminal(run, around, folder)
+    return code, screen(text)
+
+
+def at_terminal(run: list[str], around: dict[str, str], folder: Path) -> tuple[int, str]:
+    """The exit code, and all that was sent to a terminal of 80 columns, cursor movements included."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     with subprocess.Popen(run, cwd=folder, env=around, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         text = b"".join(_read(ours)).decode()
     os.close(ours)
-    return process.returncode, screen(text)
+    return process.returncode, text
 
 
 def _read(terminal: int) -> Iterator[bytes]:
