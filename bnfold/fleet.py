@@ -75,7 +75,7 @@ class Outcome:
         """Model, BatchNormalization before and after, nodes before and after, verdict or error."""
         sizes = [self.report[when] for when in ("before", "after")] if self.report else []
         counts = [size[kind] for kind in ("batch_normalizations", "nodes") for size in sizes] or [""] * 4
-        return (self.source, *counts, self.verdict)
+        return (self.source, *counts, self.verdict.removeprefix(f"{self.source} "))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

@@ -31,7 +31,7 @@ Dim = Annotated[
     typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of an operator (default: all processors).")]
-Margin = Annotated[str, typer.Option(metavar="SHARE", help="A smaller difference is none.")]
+Margin = Annotated[str, typer.Option(metavar="SHARE", help="Differences below this count as none.")]
 FailIf = Annotated[
     list[str] | None,
     typer.Option(

@@ -22,7 +22,7 @@ def explain(
     limit: Limit = None,
     json: Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the answer as JSON.")] = None,
 ) -> None:
-    """Say of every affine node where `fold` would put it, or why it must stay."""
+    """Show for every affine node where `fold` would put it, or why it is kept."""
     from dataclasses import asdict
 
     from bnfold.folding import explain as ask

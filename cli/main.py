@@ -15,6 +15,7 @@ from bnfold.errors import BnfoldError
 from bnfold_cli.console import complain, words
 from bnfold_cli.voice import spoken
 
+HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 model unreadable, invalid or unsupported, "
     "4 environment, 5 inconclusive, 70 internal error, 130 interrupted."
@@ -45,7 +46,7 @@ def parser(arguments: list[str]) -> typer.Typer:
     """The commands, each a function of its own file: the one that is asked for alone, which saves time, or all."""
     app = typer.Typer(
         name="bnfold",
-        help=f"{__doc__}\n\n{EXIT_CODES}",
+        help=f"{HELP}\n\n{EXIT_CODES}",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -81,7 +82,8 @@ def _unexpected(problem: Any) -> int:
     """Usage errors of the argument parser (exit code 2); anything else is a defect of bnfold (70)."""
     if hasattr(problem, "format_message") and hasattr(problem, "ctx"):
         command = problem.ctx.command_path if problem.ctx else "bnfold"
-        complain(problem.format_message(), f"Run `{command} --help` for the options.")
+        message = problem.format_message().removesuffix(".")
+        complain(message[:1].lower() + message[1:], f"Run `{command} --help` for the options.")
         return 2
     if os.environ.get("BNFOLD_DEBUG"):
         raise problem

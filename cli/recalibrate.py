@@ -122,22 +122,22 @@ def _tell_check(found: Check, json: str | None, plot: Path | None) -> int:
         _draw(plot, drifts, f"{found.verdict}: {title}", found.threshold)
     (console.say if found.verdict == "PASS" else console.fail)(found.reason)
     if found.verdict == "FAIL":
-        console.say("without --check, statistics of the data are written to a new model")
+        console.say("next: without --check, `bnfold recalibrate` writes a model with the statistics of the data")
     if json != "-":
         console.verdict(found.verdict)
     return EXIT[found.verdict]
 
 
 def _table(title: str, drifts: Sequence[Drift], off: Sequence[int] = ()) -> None:
-    """A row for each BatchNormalization; in detail also how often and on how many values it was measured."""
+    """A row for each BatchNormalization; in detail also its constant channels, and how many values were seen."""
     from bnfold.recalibration.drift import COLUMNS
 
     rows: list[tuple[object, ...]] = [drift.row() for drift in drifts]
     if console.detailed:
-        rows = [(*row, drift.level, drift.values) for row, drift in zip(rows, drifts, strict=True)]
+        rows = [(*row, drift.constant, drift.values) for row, drift in zip(rows, drifts, strict=True)]
     if off:
         rows = [(*row, number) for row, number in zip(rows, off, strict=True)]
-    columns = (*COLUMNS, *["level", "values"] * console.detailed, *["off"] * bool(off))
+    columns = (*COLUMNS, *["constant", "values"] * console.detailed, *["off"] * bool(off))
     console.table(title, columns, rows)
 
 

@@ -11,7 +11,7 @@ from ..moments import Array, Moments
 from .norms import Norm, Statistics
 
 DEAD = 1e-8  # variance below which a channel carries nothing
-COLUMNS = ("BatchNormalization", "channels", "shift, sd", "variance ratio", "dead", "constant")
+COLUMNS = ("BatchNormalization", "channels", "shift / sd", "variance ratio", "dead")
 ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
 
 
@@ -47,7 +47,7 @@ class Drift:
     def row(self) -> tuple[object, ...]:
         """For a table with `COLUMNS`."""
         ratio = f"{self.ratio_low:.3g} to {self.ratio_high:.3g}"
-        return (self.node or self.output, self.channels, f"{self.shift:.3g}", ratio, self.dead, self.constant)
+        return (self.node or self.output, self.channels, f"{self.shift:.3g}", ratio, self.dead)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
