@@ -294,7 +294,7 @@ def test_a_condition_that_is_none_is_a_usage_problem(text: str, capsys: pytest.C
     assert run(["bench", "a.onnx", "b.onnx", "--fail-if", text]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: --fail-if {text!r} is no condition\nhint: ")
+    assert err.startswith(f"error: --fail-if {text!r} is not a condition\nhint: ")
 
 
 def test_margins() -> None:

@@ -120,7 +120,7 @@ def test_a_missing_file_a_directory_and_no_permission(here, capfd):
     before = listing(here)
     for name, message in (
         ("missing.onnx", "no model at missing.onnx"),
-        ("folder", "folder is a directory, not a model"),
+        ("folder", "folder is a folder, not a model"),
     ):
         assert run(["fold", name]) == 3
         assert capfd.readouterr().err.startswith(f"error: {message}\nhint: ")
@@ -136,7 +136,7 @@ def test_an_output_that_exists_or_is_the_input(here, capfd):
         ("out.onnx", "out.onnx exists"),
         ("m.onnx", "m.onnx is the input itself"),
         ("link.onnx", "link.onnx is the input itself"),
-        (".", ". is a directory"),
+        (".", ". is a folder"),
     ):
         assert run(["fold", "m.onnx", out]) == 2, out
         assert capfd.readouterr().err.startswith(f"error: {message}\nhint: ")

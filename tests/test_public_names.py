@@ -48,7 +48,7 @@ def test_a_function_says_what_it_takes_gives_and_raises(name):
     assert " ".join(said).replace(" * ", " @ ", 1).replace("* ", "").replace(" @ ", " * ") == SIGNATURES[name]
     hints = typing.get_type_hints(function)
     assert {*parameters, "return"} <= {*hints}
-    words = function.__doc__
+    words = " ".join(function.__doc__.split())
     assert "Raises " in words or "Takes and raises what `fold` does" in words
     own = {n for n in parameters if n not in ("original", "folded", "model", "path", "watch", "promises", "seed")}
     assert {n for n in own if f"`{n}`" not in words and name not in ("explain", "load")} == set()

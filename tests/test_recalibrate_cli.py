@@ -267,10 +267,10 @@ def test_a_bad_model_is_one_error_and_one_hint(here, capfd, name):  # noqa: F811
 
 BAD_OPTIONS = {
     "--method ema": "unknown choice 'ema' for --method",
-    "--memory-limit much": "--memory-limit 'much' is no size",
+    "--memory-limit much": "--memory-limit 'much' is not a size",
     "--threshold -1": "--threshold is -1.0",
     "out.onnx --check": "--check writes nothing, and OUT was given",
-    "--batch-size 0": "Invalid value for '--batch-size'",
+    "--batch-size 0": "invalid value for '--batch-size'",
     "none/out.onnx": "none/out.onnx cannot be written: No such file or directory",
 }
 
