@@ -30,7 +30,7 @@ def figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as why:
-        raise EnvironmentProblem("--plot needs matplotlib", 'pip install "bnfold[plot]"') from why
+        raise EnvironmentProblem("a picture needs matplotlib", 'pip install "bnfold[plot]"') from why
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 

@@ -269,7 +269,7 @@ def test_the_picture_is_whole_or_not_there(measured: Benchmark, tmp_path: Path, 
 def test_without_matplotlib_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(["bench", "a.onnx", "b.onnx", "--plot", "x.png"]) == 4
-    assert capsys.readouterr().err == 'error: --plot needs matplotlib\nhint: pip install "bnfold[plot]"\n'
+    assert capsys.readouterr().err == 'error: a picture needs matplotlib\nhint: pip install "bnfold[plot]"\n'
 
 
 @pytest.mark.parametrize(

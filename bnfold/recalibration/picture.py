@@ -10,6 +10,7 @@ from .. import plots
 from .drift import Drift
 
 MOST = 40  # layers whose names can be read
+FARTHEST = 1e6  # a shift, or a ratio and its inverse, beyond which nothing is drawn
 
 
 def draw(drifts: Sequence[Drift], title: str, path: Path, threshold: float | None = None) -> None:
@@ -37,21 +38,27 @@ def draw(drifts: Sequence[Drift], title: str, path: Path, threshold: float | Non
 
 
 def _means(axes: Any, drifts: Sequence[Drift], places: range) -> None:
-    axes.barh(places, [drift.shift for drift in drifts], height=0.6, color=plots.BLUE)
+    axes.barh(places, [min(drift.shift, FARTHEST) for drift in drifts], height=0.6, color=plots.BLUE)
     axes.set_xlabel("largest shift of a mean (standard deviations)", fontsize=9)
 
 
 def _variances(axes: Any, drifts: Sequence[Drift], places: range) -> None:
     """From the smallest ratio of a channel to the largest."""
-    least = min((drift.ratio_low for drift in drifts if drift.ratio_low > 0), default=1.0)
-    low = [max(drift.ratio_low, least) for drift in drifts]
-    high = [max(drift.ratio_high, least) for drift in drifts]
+    low, high = ([*map(_drawable, ends)] for ends in _ends(drifts))
     axes.axvline(1, color=plots.GREY, linewidth=1)
     axes.hlines(places, low, high, color=plots.BLUE, linewidth=2)
     axes.plot(low, places, "o", color=plots.BLUE, markersize=4)
     axes.plot(high, places, "o", color=plots.BLUE, markersize=4)
-    plots.ratios(axes, min(low), max(high))
+    plots.ratios(axes, min(low, default=1.0), max(high, default=1.0))
     axes.set_xlabel("variance of the data / stored variance (from least to most)", fontsize=9)
+
+
+def _ends(drifts: Sequence[Drift]) -> tuple[list[float], list[float]]:
+    return [drift.ratio_low for drift in drifts], [drift.ratio_high for drift in drifts]
+
+
+def _drawable(ratio: float) -> float:
+    return min(max(ratio, 1 / FARTHEST), FARTHEST)
 
 
 def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:

@@ -38,6 +38,7 @@ def draw(run: Path, path: Path | None = None) -> Path:
 
 def _line(axes: Any, rows: Sequence[dict[str, float]], name: str, label: str) -> None:
     known = [row for row in rows if name in row]
-    axes.plot([row["step"] for row in known], [row[name] for row in known], ".-", color=plots.BLUE, markersize=4)
-    axes.set_ylabel(label)
+    steps, values = [row["step"] for row in known], [row[name] for row in known]
+    axes.plot(steps, values, ".-", color=plots.BLUE, markersize=4, label="with moving averages")
+    axes.set_ylabel(label, fontsize=9)
     plots.bare(axes, "both")
