@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
 MOST = 12  # rows of a table in a notebook
 COLOURS = {  # of a verdict; each stands out on white and on black
@@ -48,7 +47,7 @@ class Shown:
     def _repr_html_(self) -> str:
         """Self-contained, without colours of its own but the verdict's: for light notebooks and dark ones."""
         mark = f"border-left:4px solid {COLOURS[self.tone]};padding-left:10px"
-        head = f"<b>{escape(type(self).__name__)}</b>: {_safe(self.in_a_line())}"
+        head = f"<b>{type(self).__name__}</b>: {_safe(self.in_a_line())}"
         return f'<div style="{mark}"><div>{head}</div>{"".join(map(_html, self.tables()))}</div>'
 
 
@@ -73,6 +72,8 @@ def printable(text: str) -> str:
 
 
 def _safe(text: object) -> str:
+    from html import escape  # whose table of names is large, and seldom needed
+
     return escape(printable(str(text)))
 
 

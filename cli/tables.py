@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 GAP = 2  # blanks between two columns
-NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
+NUMBER = r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?"
 # A line may end behind a blank, and in names behind these.
-PIECE = re.compile(r"\s+|\S{3,}?(?:[/_]|(?<=[a-z])[.:](?=[A-Za-z]))(?=\S)|\S+")
+PIECE = r"\s+|\S{3,}?(?:[/_]|(?<=[a-z])[.:](?=[A-Za-z]))(?=\S)|\S+"
 Cells = list[list[str]]  # of a row: the lines of each cell
 
 
@@ -22,7 +22,7 @@ def wrapped(text: str, width: int) -> list[str]:
     found: list[str] = []
     for line in text.splitlines() or [""]:
         rest = ""
-        for piece in PIECE.findall(line):
+        for piece in re.findall(PIECE, line):
             if len(rest) + len(piece.rstrip()) > width and rest.strip():
                 found.append(rest.rstrip())
                 rest = ""
@@ -55,7 +55,7 @@ def _two_widest(found: list[int], least: list[int]) -> tuple[int, int]:
 
 
 def _longest(text: str) -> int:
-    return max((len(piece) for piece in PIECE.findall(text) if piece.strip()), default=0)
+    return max((len(piece) for piece in re.findall(PIECE, text) if piece.strip()), default=0)
 
 
 def aligned(rows: Sequence[Sequence[object]], given: Sequence[int] | None = None) -> Iterator[list[str]]:
@@ -75,7 +75,7 @@ def _line(cells: Sequence[str], wide: Sequence[int], right: Sequence[bool]) -> s
 
 
 def _numeric(cells: Sequence[object]) -> bool:
-    return any(map(str, cells)) and all(NUMBER.fullmatch(str(cell)) for cell in cells if str(cell))
+    return any(map(str, cells)) and all(re.fullmatch(NUMBER, str(cell)) for cell in cells if str(cell))
 
 
 def stacked(columns: Sequence[str], row: Sequence[object], room: int) -> Iterator[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
 from bnfold.errors import UsageProblem
-from bnfold_cli import bars, console
+from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: details, versions, time.")]
@@ -30,7 +32,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
         speak(quiet, verbose)
         began = time.perf_counter()
-        with bars.shown():
+        with drawn():
             code = command(**asked)
         if console.detailed:
             console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")
@@ -40,6 +42,15 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
     run.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *more])  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
     return run
+
+
+def drawn() -> AbstractContextManager[None]:
+    """Bars, where there is somebody to see them."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from bnfold_cli import bars
+
+    return bars.shown()
 
 
 def speak(quiet: bool, verbose: bool) -> None:
