@@ -58,10 +58,11 @@ class Affine:
         rank = max(s.ndim, t.ndim)
         return Affine(at_rank(s, rank), at_rank(t, rank))
 
-    def __call__(self, x: npt.ArrayLike) -> Array:
-        scaled = np.multiply(self.scale, x, dtype=np.float64)
+    def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
+        """scale * x + shift in float64; `out`, if it is given and of the shape of the result, holds it."""
+        scaled = np.multiply(self.scale, x, dtype=np.float64, out=out)
         alike = np.broadcast_shapes(scaled.shape, self.shift.shape) == scaled.shape
-        return np.asarray(scaled if alike and not self.has_shift else scaled + self.shift)
+        return np.asarray(scaled if alike and not self.has_shift else np.add(scaled, self.shift, out=out))
 
     def reach(self, most: float) -> float:
         """No result is larger in magnitude, if no argument is larger than `most`."""
@@ -88,15 +89,15 @@ class Affine:
     def has_shift(self) -> bool:
         return bool((self.shift != 0).any())
 
-    @property
+    @cached_property
     def is_positive(self) -> bool:
         return bool(np.all(self.scale > 0))
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         return not self.has_shift and not self.has_scale
 
-    @property
+    @cached_property
     def extent(self) -> tuple[int, ...]:
         """The shape over which scale or shift vary."""
         return np.broadcast_shapes(self.scale.shape, self.shift.shape)

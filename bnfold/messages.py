@@ -16,6 +16,11 @@ from onnx import (
     helper,
 )
 
+# Attributes of these types hold no messages, and are not searched for any: onnx's checker refuses those that do.
+PLAIN = frozenset(
+    AttributeProto.AttributeType.Value(f"{kind}{s}") for kind in ("INT", "FLOAT", "STRING") for s in ("", "S")
+)
+
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in the attributes of a node (If, Loop, Scan)."""
@@ -25,6 +30,8 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
 
 def graphs(attribute: AttributeProto) -> list[GraphProto]:
     """The graphs in one attribute."""
+    if attribute.type in PLAIN:
+        return []
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
@@ -57,7 +64,7 @@ def _in_sparse(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
 
 def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        for attribute in node.attribute:
+        for attribute in (a for a in node.attribute if a.type not in PLAIN):
             yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
             yield from _in_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
             for graph in graphs(attribute):

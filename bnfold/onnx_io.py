@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import shutil
 from collections.abc import Iterator
@@ -67,11 +66,11 @@ def _read(where: Path, whole: bool) -> bytes:
 
 def _thin(stream: BinaryIO, name: str) -> bytes:
     """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
-    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
-        try:
-            return wire.thin(held, name, wire.stamp(stream.fileno()))
-        except wire.Unreadable:
-            return held[:]
+    try:
+        return wire.thin(wire.Window(stream), name, wire.stamp(stream.fileno()))
+    except wire.Unreadable:
+        stream.seek(0)
+        return stream.read()
 
 
 def save(

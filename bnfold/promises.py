@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +15,6 @@ from onnx import TensorProto, numpy_helper
 
 from . import wire
 from .affine import Array
-from .processors import threads
 from .tensors import Held, restate
 
 
@@ -63,17 +61,15 @@ class Promises:
         """Write one constant."""
         self.flushed += written(self.held[number], sink, finite=True)
 
-    def keep_all(self, file: Path, places: Sequence[tuple[int, int]]) -> None:
-        """Write constants, each given by its number and its place in a file: on every processor."""
+    def keep_all(self, file: Path, places: Iterable[tuple[int, int]]) -> None:
+        """Write constants, each given by its number and its place in a file.
 
-        def keep(place: tuple[int, int]) -> int:
-            number, at = place
-            with file.open("r+b") as sink:
+        One after the other: the system lets one thread at a time write to a file, and others would wait for it.
+        """
+        with file.open("r+b") as sink:
+            for number, at in places:
                 sink.seek(at)
-                return written(self.held[number], sink, finite=True)
-
-        with ThreadPoolExecutor(threads()) as pool:
-            self.flushed += sum(pool.map(keep, places))
+                self.keep(number, sink)
 
 
 def settle(held: Held, promises: Promises | None) -> int:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from . import wire
-from .affine import IDENTITY, Array, at_rank
+from .affine import IDENTITY, Affine, Array, at_rank
 from .errors import ModelProblem
 from .limits import current
 
@@ -43,6 +43,7 @@ class Held(gs.Constant):  # type: ignore[misc]
     def hold(self, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None) -> None:
         """Point to the values: `base` is a message of the file, or an array (of rank 1 for an omitted input)."""
         self.kind, self.base, self.folder = kind, base, folder
+        self.stored_shape = tuple(base.dims) if isinstance(base, TensorProto) else base.shape
         self.pending = IDENTITY
         self.largest: float | None = None
 
@@ -75,11 +76,10 @@ class Held(gs.Constant):  # type: ignore[misc]
 
     @property
     def shape(self) -> tuple[int, ...]:
-        stored = tuple(self.base.dims) if isinstance(self.base, TensorProto) else self.base.shape
         if self.pending.is_identity:
-            return stored
-        whole = np.broadcast_shapes(stored, self.pending.extent)
-        return whole[redundant(whole, len(stored)) :]
+            return self.stored_shape
+        whole = np.broadcast_shapes(self.stored_shape, self.pending.extent)
+        return whole[redundant(whole, len(self.stored_shape)) :]
 
     @property
     def stored(self) -> Array:
@@ -113,14 +113,32 @@ class Held(gs.Constant):  # type: ignore[misc]
         if self.pending.rank > stored.ndim or self.shape not in (stored.shape, ()):
             yield rounded(self.values, self.kind)
             return
-        whole = self.pending.map(lambda c: at_rank(c, stored.ndim))
+        whole, room = self.pending.map(lambda c: at_rank(c, stored.ndim)), Room(stored, self.kind)
         for rows in spans(stored):
-            yield rounded(whole.rows(rows)(stored[rows]), self.kind)
+            yield room.rounded(whole.rows(rows), stored[rows])
+
+
+class Room:
+    """Arrays in which parts of an array are computed, one after the other: fresh ones take longer than computing."""
+
+    def __init__(self, whole: Array, kind: np.dtype[Any]) -> None:
+        longest = min(whole.size, rows_at_once(whole) * math.prod(whole.shape[1:]))
+        self.wide, self.near, self.sizes = (np.empty(longest, each) for each in (np.float64, kind, kind))
+
+    def rounded(self, affine: Affine, part: Array) -> tuple[Array, int]:
+        """`rounded` of the affine of a part, which the next one overwrites."""
+        wide, near, sizes = (each[: part.size].reshape(part.shape) for each in (self.wide, self.near, self.sizes))
+        return rounded(affine(part, wide), near.dtype, near, sizes)
+
+
+def rows_at_once(value: Array) -> int:
+    """As many as the processor's cache holds."""
+    return max(1, len(value) * CACHED // max(1, value.size))
 
 
 def spans(value: Array) -> Iterator[slice]:
     """All rows of an array, as many at a time as the processor's cache holds."""
-    step = max(1, len(value) * CACHED // max(1, value.size))
+    step = rows_at_once(value)
     return (slice(start, start + step) for start in range(0, len(value), step))
 
 
@@ -139,20 +157,24 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
 
 
-def rounded(value: Array, kind: np.dtype[Any]) -> tuple[Array, int]:
+def rounded(
+    value: Array, kind: np.dtype[Any], near: Array | None = None, sizes: Array | None = None
+) -> tuple[Array, int]:
     """float64 values rounded once to `kind`, and how many numbers too small for it, below TINY, became zero.
 
     Subnormals count as too small, since they slow inference down; but float16 keeps its own, which carry weights of
-    ordinary size and which hardware runs at full speed. What overflows becomes infinite.
+    ordinary size and which hardware runs at full speed. What overflows becomes infinite. The result is `near`, if that
+    is given; it and `sizes` are overwritten.
     """
+    wide, near = np.asarray(value), np.empty(np.shape(value), kind) if near is None else near
     with np.errstate(over="ignore", invalid="ignore"):
-        wide = np.asarray(value)
-        result = (to_odd(wide) if kind == BFLOAT16 else wide).astype(kind)
-    small = np.abs(result) < kind.type(TINY[kind])
-    if small.any():
-        small &= value != 0
-        result[small] = 0
-    return result, int(small.sum())
+        np.copyto(near, to_odd(wide) if kind == BFLOAT16 else wide, casting="unsafe")
+    sizes, tiny = np.abs(near, out=sizes), kind.type(TINY[kind])
+    if not sizes.size or sizes.min() >= tiny:
+        return near, 0
+    small = (sizes < tiny) & (wide != 0)
+    near[small] = 0
+    return near, int(small.sum())
 
 
 def to_odd(value: Array) -> Array:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import onnx
@@ -27,12 +27,48 @@ OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data
 VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
 DEEPEST = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
+SEEN = 1 << 10  # bytes of a file that are read at a time, to look at some
 LONGEST = 5  # bytes of a key or a length, as protobuf's own parser has it
-Buffer = bytes | mmap.mmap
 
 
 class Unreadable(Exception):
     """Not the wire format as it is commonly written; protobuf's own parser may still read it, or say what is wrong."""
+
+
+class Window:
+    """A file as bytes, which are read where they are asked for, and around there.
+
+    Of a mapped file Linux counts whole megabytes around every byte as memory of the process.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.length = file, os.fstat(file.fileno()).st_size
+        self.start, self.seen = 0, b""
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, at: int) -> int: ...
+    @overload
+    def __getitem__(self, at: slice) -> bytes: ...
+    def __getitem__(self, at: int | slice) -> int | bytes:
+        if isinstance(at, slice):
+            start, stop, _ = at.indices(self.length)
+            return self._read(start, stop - start)
+        if not 0 <= at - self.start < len(self.seen):
+            self.start, self.seen = at, self._read(at, min(SEEN, self.length - at))
+        return self.seen[at - self.start]
+
+    def _read(self, start: int, length: int) -> bytes:
+        self.file.seek(start)
+        found = self.file.read(length)
+        if len(found) < length:
+            raise Unreadable("the file became shorter while it was read")
+        return found
+
+
+Buffer = bytes | Window
 
 
 @dataclass(frozen=True)
@@ -90,7 +126,7 @@ def thin(file: Buffer, name: str, stamp: str = "") -> bytes:
     """A model's bytes, its large tensors replaced by references to the file, which is called `name`."""
     change = _referring(name, stamp)
     pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, change)
-    return bytes(file) if pieces is None else b"".join(piece for piece in pieces if isinstance(piece, bytes))
+    return file[: len(file)] if pieces is None else b"".join(piece for piece in pieces if isinstance(piece, bytes))
 
 
 def fat(model: bytes) -> list[Piece]:
