@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .bench import Benchmark as Benchmark
     from .bench import benchmark as benchmark
+    from .folding import Explanation as Explanation
     from .folding import FoldResult as FoldResult
     from .folding import explain as explain
     from .folding import fold as fold
@@ -24,6 +25,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {  # public name: the room it lives in, imported when it is first asked for
     "Benchmark": "bench",
+    "Explanation": "folding",
     "FoldResult": "folding",
     "Recalibration": "recalibration",
     "Verification": "verification",

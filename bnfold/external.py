@@ -103,7 +103,7 @@ def _is_inside(location: str, folder: Path) -> bool:
 
 def _number(tensor: TensorProto, text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
-        raise ModelProblem(f"'{tensor.name}' refers to its data by {text!r}, which is no number", TOGETHER)
+        raise ModelProblem(f"'{tensor.name}' refers to its data by {text!r}, which is not a number", TOGETHER)
     return int(text)
 
 

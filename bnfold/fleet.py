@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .junit import Check
 from .limits import current
 from .pipeline import DEFAULT, Options, default_target, require_beside
 from .processors import threads
+from .progress import tell
 
 SCHEMA = "bnfold.fleet/1"
 WORST = (70, 1, 5, 4, 3, 2, 0)  # exit codes of models, the worst first
@@ -73,7 +75,7 @@ class Outcome:
         """Model, BatchNormalization before and after, nodes before and after, verdict or error."""
         sizes = [self.report[when] for when in ("before", "after")] if self.report else []
         counts = [size[kind] for kind in ("batch_normalizations", "nodes") for size in sizes] or [""] * 4
-        return (self.source, *counts, self.verdict)
+        return (self.source, *counts, self.verdict.removeprefix(f"{self.source} "))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -130,7 +132,9 @@ def tasks(given: Sequence[Path], out_dir: Path, options: Options = DEFAULT, stri
             raise UsageProblem(f"{both} would both become {target}", "Rename one of them, or fold them apart.")
     for task in found:
         if os.path.abspath(task.target) in sources:
-            raise UsageProblem(f"{task.target} is an input itself", "Inputs are never changed: choose another place.")
+            raise UsageProblem(
+                f"{task.target} is an input itself", "Inputs are never changed: choose another --out-dir."
+            )
         if options.keeps_external:
             require_beside(task.source, task.target)
     return found
@@ -173,8 +177,14 @@ def fold_all(
     def outcome(number: int, answer: dict[str, Any]) -> Outcome:
         return Outcome(planned[number].source, planned[number].target, **answer)
 
+    heard = count(1)
+
+    def ended(number: int, answer: dict[str, Any]) -> None:
+        told(outcome(number, answer))
+        tell("fold", next(heard), len(planned))
+
     with engines.opened(engine) as running, made(out_dir):
-        answers = engines.run(running, requests, most, lambda number, answer: told(outcome(number, answer)))
+        answers = engines.run(running, requests, most, ended)
     outcomes = tuple(outcome(number, answer) for number, answer in enumerate(answers))
     return Fleet(outcomes, engine, most, time.perf_counter() - started)
 

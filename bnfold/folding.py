@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from itertools import chain
-from os import PathLike
 from pathlib import Path
 
 import onnx
@@ -18,100 +16,41 @@ from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge, may_merge
 from .cleanup import cancel
 from .errors import BnfoldError
+from .fates import Explanation as Explanation
+from .fates import Folded as Folded
+from .fates import FoldResult as FoldResult
+from .fates import Kept as Kept
+from .fates import Reason as Reason
 from .graph import label, operator
 from .inlining import holders, inlined
+from .models import Model
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
 from .validity import consistent, require_acyclic, require_known, require_valid
 from .workbench import Workbench
 
-Model = onnx.ModelProto | str | PathLike[str]
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why an affine could not move one way: `words` finish "kept because ...", `code` is stable for machines."""
-
-    code: str
-    words: str
-
-
-@dataclass(frozen=True)
-class Folded:
-    """A node that is gone: which way its affine went, past which nodes, and into whose constants.
-
-    Where parallel branches merged into one convolution, all nodes that it replaces are listed, affine or not.
-    """
-
-    node: str
-    operator: str
-    output: str
-    direction: Way
-    through: tuple[str, ...]
-    into: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Kept:
-    """An affine node that is still there, and why neither direction was open."""
-
-    node: str
-    operator: str
-    output: str
-    not_hoisted: Reason
-    not_sunk: Reason
-    not_merged: Reason | None = None  # where it feeds a sum of parallel branches
-
-    @property
-    def reasons(self) -> tuple[str, str]:
-        """In words: why its affine is not in what is before it, and why not in what is after it."""
-        aside = f"; and {self.not_merged.words}" if self.not_merged else ""
-        return self.not_hoisted.words, self.not_sunk.words + aside
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """What `fold` returns.
-
-    `model` is the folded model; `folded` and `kept` list every affine node of the original in the order of its graph;
-    `flushed` counts the numbers too small for their type, which became zero; `notes` say what else a careful reader
-    wants to know. `sites` declares every node that was made or edited, or reads a constant that was, by its first
-    output: all others are as they were read. It is None where functions were inlined.
-    """
-
-    model: onnx.ModelProto = field(repr=False)
-    folded: tuple[Folded, ...]
-    kept: tuple[Kept, ...]
-    notes: tuple[str, ...]
-    flushed: int
-    sites: tuple[str, ...] | None = None
-
-    @property
-    def batch_norms_kept(self) -> tuple[Kept, ...]:
-        return tuple(k for k in self.kept if k.operator == "BatchNormalization")
-
-    @property
-    def batch_norms_folded(self) -> tuple[Folded, ...]:
-        return tuple(f for f in self.folded if f.operator == "BatchNormalization")
-
 
 def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     """Fold every affine node of a model that has a home among its constants.
 
-    `model` is a path or a ModelProto, which is left as it was. Initializers that are also graph inputs may be
+    `model` is a path, bytes, a ModelProto, an onnx_ir.Model or a torch.onnx.ONNXProgram, and is left as it was; what
+    is returned holds a ModelProto. Initializers that are also graph inputs may be
     overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
     to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
-    are not numbers; and for one that is not valid ONNX, where that prevents the fold.
+    are not numbers; and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
     """
     with opened(model) as (record, folder):
         return fold_in_place(record, folder, freeze_initializers)
 
 
-def explain(model: Model, *, freeze_initializers: bool = False) -> tuple[Folded | Kept, ...]:
-    """What `fold` would do with each affine node: its new home, or both reasons for keeping it."""
+def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
+    """What `fold` would do with each affine node: its new home, or both reasons for keeping it.
+
+    Takes and raises what `fold` does.
+    """
     with opened(model, whole=False) as (record, folder):
         result = fold_in_place(record, folder, freeze_initializers, Promises())
-    return (*result.folded, *result.kept)
+    return Explanation(result.folded, result.kept)
 
 
 @contextmanager

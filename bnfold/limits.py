@@ -87,7 +87,7 @@ def _parsed(text: str) -> tuple[str, Any]:
     known = [each.name for each in fields(Limits)]
     if name not in known or not read or read[2] not in UNITS or not float(read[1]):
         raise UsageProblem(
-            f"--limit {text} is no limit", f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}."
+            f"--limit {text} is not a limit", f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}."
         )
     number = float(read[1]) * UNITS[read[2]]
     return name, number if name == "seconds" else int(number)
@@ -98,7 +98,7 @@ def most_memory() -> int:
     sizes = []
     with suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(ValueError, OSError):  # "max" where there is no limit
+    with suppress(ValueError, OSError):  # "max" where there is not a limit
         sizes.append(int(Path(CONTAINER).read_text(encoding="ascii")))
     return int(SHARE * min(sizes, default=UNKNOWN))
 

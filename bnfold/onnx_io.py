@@ -9,47 +9,45 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO
 
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
 from . import external, wire
 from .bounds import require_bounded
 from .errors import ModelProblem
 from .messages import all_tensors
+from .models import Model, given, parsed
 from .promises import Promises
 from .staging import data_name, staged
-from .validity import NOT_ONNX, require_known
+from .validity import NOT_ONNX
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
 
 
-def load(path: str | PathLike[str], *, whole: bool = True) -> ModelProto:
-    """Read a model; large tensors in external files stay there. Raises ModelProblem if it is no sound ONNX file.
+def load(model: Model, *, whole: bool = True) -> ModelProto:
+    """Read a model, from a path or bytes, or convert one of onnx_ir or torch; a ModelProto is returned as it is.
 
-    Unless the `whole` of it is wanted, large tensors stay in the model file, too: see `wire`.
+    Large tensors in external files stay there. Unless the `whole` of it is wanted, large tensors stay in the model
+    file, too: see `wire`. Raises ModelProblem if it is no sound ONNX model, TypeError if it is no model at all.
     """
-    where = Path(path)
-    data = _read(where, whole)
-    if not data:
-        raise ModelProblem(f"{where} is empty", "Was the export or download interrupted? Make the file again.")
-    model = ModelProto()
-    try:
-        model.ParseFromString(data)
-    except DecodeError as problem:
-        raise ModelProblem(f"{where} is not an ONNX model, or is cut off", NOT_ONNX) from problem
-    require_known(model, where)
-    require_bounded(model, where)
-    return model
+    where = given(model)
+    return parsed(_read(where, whole), where) if isinstance(where, Path) else where
 
 
-def consumable(model: ModelProto | str | PathLike[str], *, whole: bool = True) -> tuple[ModelProto, Path | None]:
+def consumable(model: Model, *, whole: bool = True) -> tuple[ModelProto, Path | None]:
     """A model that may be changed, read from its file or copied, and the folder of its data. See `load`."""
-    if not isinstance(model, ModelProto):
-        return load(model, whole=whole), Path(model).parent
-    require_bounded(model, "the model")
+    where = given(model)
+    if isinstance(where, Path):
+        return load(where, whole=whole), where.parent
+    require_bounded(where, "the model")
+    return (where if where is not model else copied(where)), None
+
+
+def copied(model: ModelProto) -> ModelProto:
+    """A message of its own."""
     copy = ModelProto()
     copy.CopyFrom(model)
-    return copy, None
+    return copy
 
 
 def _read(where: Path, whole: bool) -> bytes:
@@ -59,7 +57,7 @@ def _read(where: Path, whole: bool) -> bytes:
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
     except IsADirectoryError as problem:
-        raise ModelProblem(f"{where} is a directory, not a model", NOT_ONNX) from problem
+        raise ModelProblem(f"{where} is a folder, not a model", NOT_ONNX) from problem
     except OSError as problem:
         raise ModelProblem(
             f"{where} cannot be read: {problem.strerror}", "Check the permissions of the file."
@@ -76,18 +74,21 @@ def _thin(stream: BinaryIO, name: str) -> bytes:
 
 
 def save(
-    model: ModelProto,
+    model: Model,
     path: str | PathLike[str],
     source_folder: str | PathLike[str] | None = None,
     promises: Promises | None = None,
 ) -> None:
     """Write a model whole or not at all: to a temporary file beside `path`, then renamed.
 
-    Tensors in external files, which are looked for in `source_folder`, are copied to `NAME.data` beside the model, so
-    that the result stands on its own. Raises EnvironmentProblem if the place cannot be written.
+    `model` is what `load` takes. Tensors in external files, which are looked for in `source_folder` (default: the
+    folder of a model that is a path, else that of `path`), are copied to `NAME.data` beside the model, so that the
+    result stands on its own. Raises EnvironmentProblem if the place cannot be written.
     """
+    beside = Path(model if isinstance(model, str | PathLike) else path).parent
+    record = model if isinstance(model, ModelProto) else load(model, whole=False)
     with staged(Path(path)) as draft:
-        write(model, draft, Path(source_folder) if source_folder is not None else Path(path).parent, promises)
+        write(record, draft, beside if source_folder is None else Path(source_folder), promises)
 
 
 def write(

@@ -221,7 +221,9 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
     inputs = [source, *external.data_files(record, source.parent)]
     for path in (target, target.parent / staging.data_name(target)):
         if path.is_dir() or staging.is_special(path):
-            raise UsageProblem(f"{path} is {'a directory' if path.is_dir() else 'no file'}", "Name the file to write.")
+            raise UsageProblem(
+                f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}", "Name the file to write."
+            )
         for held in filter(path.samefile, inputs) if path.exists() else ():
             what = "the input itself" if held == source else "a data file of the input"
             raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")

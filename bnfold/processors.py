@@ -13,5 +13,5 @@ def threads() -> int:
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     asked = os.environ.get("BNFOLD_THREADS", str(usable))
     if not asked.isdecimal() or not int(asked):
-        raise UsageProblem(f"BNFOLD_THREADS={asked} is no number of threads", "Set it to 1 or more, or not at all.")
+        raise UsageProblem(f"BNFOLD_THREADS={asked} is not a number of threads", "Set it to 1 or more, or not at all.")
     return min(usable, int(asked))

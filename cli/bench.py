@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bnfold.limits import asked
+from bnfold_cli import console
 from bnfold_cli.limit import Limit
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Dim = Annotated[
     typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of an operator (default: all processors).")]
-Margin = Annotated[str, typer.Option(metavar="SHARE", help="A smaller difference is none.")]
+Margin = Annotated[str, typer.Option(metavar="SHARE", help="Differences below this count as none.")]
 FailIf = Annotated[
     list[str] | None,
     typer.Option(
@@ -42,7 +43,7 @@ FailIf = Annotated[
 ]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 Raw = Annotated[Path | None, typer.Option(metavar="PATH", help="Write every block of runs as a line of JSON.")]
-Plot = Annotated[Path | None, typer.Option(metavar="PATH", help="Draw the ratios (png, svg or pdf).")]
+Plot = Annotated[Path | None, typer.Option(metavar="PATH", help="Draw the ratios (png, svg or pdf; extra: plot).")]
 
 
 def bench(
@@ -86,12 +87,13 @@ def bench(
 
 def _checked(fail_if: list[str], raw: Path | None, plot: Path | None) -> list[Gate]:
     """The gates that are meant; what can be refused is, before minutes are spent."""
+    from bnfold import plots
     from bnfold.bench import files, gate
 
     if plot:
-        files.check_plot(plot)
-    for path in filter(None, (raw, plot)):
-        files.check_place(path)
+        plots.require(plot)
+    if raw:
+        files.check_place(raw)
     return [gate.gate(text) for text in fail_if]
 
 
@@ -102,20 +104,22 @@ def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
         files.write_raw(found, raw)
     if plot:
         files.write_plot(found, plot)
+    for path in filter(None, (raw, plot)):
+        console.say(f"wrote {path}")
 
 
 def tell(found: Benchmark, failed: list[str], json: str | None) -> None:
     """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr."""
-    from bnfold_cli import console
-
     if json != "-":
-        console.table("Latency", found.COLUMNS, found.rows())
-        console.table("Single runs", found.SCATTER, [row for cell in found.cells for row in cell.scatter()])
-        console.table("Cold", found.COLD, [cost.row() for cost in found.cold])
-        console.data.line(found.summary())
+        for one in found.tables()[:3]:
+            console.table(one.title, one.columns, one.rows)
     if json:
         console.write_json({**found.to_json(), "failed": failed}, json)
-    for note in found.notes:
-        console.say(f"note: {note}")
+    for text in found.notes:
+        console.note(text)
     for sentence in failed:
-        console.say(f"failed: {sentence}")
+        console.fail(sentence)
+    if json != "-":
+        console.verdict(found.summary())
+    if console.detailed:
+        console.say(f"{found.launches} launches, {found.environment['threads']} threads, {found.seconds:.1f} s in all")

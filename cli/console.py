@@ -1,22 +1,29 @@
-"""Data goes to stdout, words go to stderr."""
+"""Data goes to stdout, words go to stderr: both as a person at a terminal reads them, or plain for everybody else."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnfold.display import printable
 from bnfold.errors import UsageProblem
+from bnfold_cli import tables
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from bnfold.junit import Check
+
+TONES = {
+    **dict.fromkeys(("PASS", "FASTER"), "bold green"),
+    **dict.fromkeys(("FAIL", "SLOWER"), "bold red"),
+    **dict.fromkeys(("VACUOUS", "INCONCLUSIVE", "UNTRUSTED"), "bold yellow"),
+}
 
 
 class Stream:
@@ -34,35 +41,53 @@ class Stream:
         """For what only a terminal can show."""
         from rich.console import Console
 
-        to_stderr = self.name == "stderr"
-        return Console(stderr=to_stderr, highlight=False, emoji=False, soft_wrap=to_stderr, quiet=self.quiet)
+        return Console(stderr=self.name == "stderr", highlight=False, emoji=False, soft_wrap=True, quiet=self.quiet)
 
     def write(self, text: str) -> None:
         """Text as it is, and at once. Where the reader has gone, nothing is said any more, and the work goes on."""
         file = getattr(sys, self.name)
+        erase()
         try:
             print(text, end="", file=file, flush=True)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
     def line(self, text: object, label: str = "", style: str = "") -> None:
-        """One line or more, behind a label."""
+        """One line or more, behind a label; on a terminal they end between words."""
         if self.quiet:
             return
         if self.is_terminal:
-            from rich.text import Text
-
-            self.rich.print(Text.assemble((label, style), " " if label else "", str(text)))
+            self._shown(printable(str(text)), label, style)
         else:
             self.write(f"{label} {text}\n" if label else f"{text}\n")
 
+    def _shown(self, text: str, label: str, style: str) -> None:
+        from rich.text import Text
+
+        erase()
+        screen = self.rich
+        paragraphs = f"{label} {text}".splitlines() if label else text.splitlines()
+        wrap = textwrap.TextWrapper(
+            screen.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+        shown = Text("\n".join("\n".join(wrap.wrap(line)) for line in paragraphs))
+        shown.stylize(style, 0, len(label) if label else len(shown))
+        screen.print(shown)
+
+
+def nothing() -> None:
+    """What has to go before something is written, where there is no bar."""
+
 
 data, words = Stream("stdout"), Stream("stderr")
+erase: Callable[[], None] = nothing
+detailed = False  # more is said than usual: -v
 
 
 def speak_as_one() -> None:
     """Of the processes that torchrun started, only the first one speaks: they all have the same to say."""
-    data.quiet = words.quiet = os.environ.get("RANK", "0") != "0"
+    if os.environ.get("RANK", "0") != "0":
+        data.quiet = words.quiet = True
 
 
 def say(text: str) -> None:
@@ -70,57 +95,62 @@ def say(text: str) -> None:
     words.line(text)
 
 
+def note(text: str) -> None:
+    """Something that a careful reader wants to know."""
+    words.line(text, "note:", "bold")
+
+
+def fail(text: str) -> None:
+    """Why the exit code is not 0, where there is an answer all the same: said even if little is to be said."""
+    _insist(text, "failed:", "bold red")
+
+
 def complain(message: object, hint: str) -> None:
     """`error: ...` then `hint: ...`, readable without colour."""
-    words.line(message, "error:", "bold red")
-    words.line(hint, "hint:", "bold cyan")
+    _insist(message, "error:", "bold red")
+    _insist(hint, "hint:", "bold cyan")
+
+
+def _insist(text: object, label: str, style: str) -> None:
+    loud = Stream(words.name)
+    loud.quiet = words.quiet and data.quiet  # another process speaks for this one
+    loud.line(text, label, style)
+
+
+def verdict(name: str, rest: str = "") -> None:
+    """The last line on stdout: a verdict, and what it means."""
+    data.line(f"{name}{rest}", style="" if rest else TONES.get(name, ""))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """One table on stdout: drawn on a terminal, elsewhere a line for each row, its columns two blanks apart."""
+    """One table on stdout: in the width of a terminal; elsewhere a line for each row, its columns two blanks apart."""
     if data.quiet:
         return
     if data.is_terminal:
         _draw(title, columns, rows)
     else:
-        data.write("".join(f"{line}\n" for line in [title, *_aligned([columns, *rows])]))
+        lines = [line for row in tables.aligned([columns, *rows]) for line in row]
+        data.write("".join(f"{line}\n" for line in [title, *lines]))
 
 
 def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Numbers are set to the right."""
-    from rich.markup import escape
-    from rich.table import Table
+    """Bold names above a rule; where the columns do not fit, each row is a paragraph."""
+    from rich.text import Text
 
-    grid = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
-    for i, name in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[i], int | float) for row in rows)
-        grid.add_column(escape(name), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
-    data.rich.print(grid)
-
-
-def _aligned(rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    """Rows of equal columns; a cell of several lines takes as many."""
-    cells = [[str(cell).splitlines() or [""] for cell in row] for row in rows]
-    widths = [max(len(line) for cell in column for line in cell) for column in zip(*cells, strict=True)]
-    for row in cells:
-        for lines in zip_longest(*row, fillvalue=""):
-            yield "  ".join(line.ljust(width) for line, width in zip(lines, widths, strict=True)).rstrip()
-
-
-@contextmanager
-def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
-    """A bar over levels on a terminal, which tells the runs that are done of the present one; elsewhere nothing."""
-    if not words.is_terminal:
-        yield lambda level, levels, done: None
+    erase()
+    screen = data.rich
+    used = [i for i in range(len(columns)) if not rows or any(str(row[i]) for row in rows)]
+    columns, seen = [columns[i] for i in used], [[printable(str(row[i])) for i in used] for row in rows]
+    given = tables.widths([columns, *seen], screen.width)
+    screen.print(Text("\n".join(tables.wrapped(title, screen.width)), style="bold"))
+    if given is None:
+        paragraphs = ("\n".join(tables.stacked(columns, row, screen.width)) for row in seen)
+        screen.print(Text("\n".join(paragraphs) + "\n"))
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=words.rich, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda level, levels, done: bar.update(task, completed=level, total=levels, description=f"run {done}")
+    head, *body = tables.aligned([columns, *seen], given)
+    screen.print(Text("\n".join(head), style="bold"))
+    screen.print(Text("─" * min(screen.width, sum(given) + tables.GAP * (len(given) - 1)), style="dim"))
+    screen.print(Text("\n".join(line for row in body for line in row) + "\n"))
 
 
 def require_one_on_stdout(*targets: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bnfold_cli.console import say, table, words
+from bnfold_cli.console import say, table
 
 
 def demo(
@@ -17,10 +17,9 @@ def demo(
 ) -> int:
     """Train, export, fold, verify and measure a small network on handwritten digits: a few minutes on two cores."""
     from bnfold.demo import demo as run
-    from bnfold.train.progress import shown
+    from bnfold_cli.train import watch
 
-    with shown(words.rich) as watch:
-        result = run(folder, say, watch)
+    result = run(folder, say, watch)
     table("bnfold on handwritten digits", ("", "before the fold", "after it"), result.rows())
     say(f"The files are in {folder}.")
     return 0 if result.verified.passed else 1

@@ -11,7 +11,7 @@ def doctor(
     ep: Annotated[str, typer.Option("--ep", help="Providers that must work: cpu, cuda, tensorrt.")] = "cpu",
     json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the answer as JSON.")] = None,
 ) -> None:
-    """Say which execution providers work here, what a one-node session really ran on, and how to mend what does not.
+    """Show which execution providers work here, where a test node really ran, and what to do about the others.
 
     Exits 0 if the providers of --ep work, 4 if one does not; the others are for information.
     """
@@ -23,10 +23,11 @@ def doctor(
     found = look()
     if json != "-":
         console.table("Execution providers", found.COLUMNS, found.rows())
+        if console.detailed:
+            console.table("Installed", ("provider", "wheel", "version"), found.installed())
         for health in found.providers:
             if not health.works:
-                words = f"{health.provider}: {health.why}\nto do: {health.fix}"
-                console.data.line(words)
+                console.data.line(f"{health.provider}: {health.why}\nhint: {health.fix}")
     if json:
         console.write_json(found.to_json(), json)
     found.require(wanted)

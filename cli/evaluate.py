@@ -34,18 +34,13 @@ def evaluate(models: Models, *, data: Data, crops: Crops = 1, data_dir: DataDir 
     """
     from bnfold.evaluation import evaluate
 
-    with console.counted("evaluating") as watch:
-        found = evaluate(models, data, crops=crops, data_dir=data_dir, watch=lambda done, of: watch(done, of, done))
-    _tell(found, json)
+    _tell(evaluate(models, data, crops=crops, data_dir=data_dir), json)
 
 
 def _tell(found: Evaluation, json: str | None) -> None:
     if json:
         console.write_json(found.to_json(), json)
     if json != "-":
-        scores = [*found.models, *([found.ensemble] if found.ensemble else [])]
-        rows = [(score.model, f"{score.top1:.4f}", f"{score.top5:.4f}") for score in scores]
-        console.table("Evaluated", ("model", "top-1", "top-5"), rows)
-        console.data.line(f"{found.samples} samples of {found.data}, {found.crops} crop(s) of each")
-    for note in found.notes:
-        console.say(f"note: {note}")
+        console.table(f"Accuracy on {found.basis}", found.COLUMNS, found.rows())
+    for text in found.notes:
+        console.note(text)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold_cli.console import say, table, write_json
+from bnfold_cli import console
 from bnfold_cli.limit import Limit
 
 if TYPE_CHECKING:
-    from bnfold.folding import Folded, Kept
+    from bnfold.fates import Explanation
 
 
 def explain(
@@ -22,33 +22,28 @@ def explain(
     limit: Limit = None,
     json: Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the answer as JSON.")] = None,
 ) -> None:
-    """Say of every affine node where `fold` would put it, or why it must stay."""
+    """Show for every affine node where `fold` would put it, or why it is kept."""
     from dataclasses import asdict
 
-    from bnfold.folding import Folded, Kept
     from bnfold.folding import explain as ask
     from bnfold.limits import asked
 
     with asked(limit or ()):
-        fates = ask(model, freeze_initializers=freeze_initializers)
-    folded, kept = [f for f in fates if isinstance(f, Folded)], [k for k in fates if isinstance(k, Kept)]
+        found = ask(model, freeze_initializers=freeze_initializers)
     if json:
-        rows = {"folded": [asdict(f) for f in folded], "kept": [asdict(k) for k in kept]}
-        write_json({"schema": "bnfold.explain/1", "model": str(model), **rows}, json)
+        rows = {"folded": [asdict(f) for f in found.folded], "kept": [asdict(k) for k in found.kept]}
+        console.write_json({"schema": "bnfold.explain/1", "model": str(model), **rows}, json)
     if json != "-":
-        show(folded, kept)
+        show(found)
 
 
-def show(folded: list[Folded], kept: list[Kept]) -> None:
-    """A table of what folds, one of what stays, and how many."""
-    if folded:
-        columns = ("node", "operator", "folds into", "on the way through")
-        table(
-            "folds",
-            columns,
-            [(f.node or f.output, f.operator, "\n".join(f.into), "\n".join(f.through)) for f in folded],
-        )
-    if kept:
-        columns = ("node", "operator", "not into what is before it, because", "nor after it, because")
-        table("stays", columns, [(k.node or k.output, k.operator, *k.reasons) for k in kept])
-    say(f"{len(folded)} affine nodes fold, {len(kept)} stay")
+def show(found: Explanation) -> None:
+    """A table of what folds, one of what is kept and why, and how many."""
+    from bnfold.fates import folded_table, kept_table
+
+    for one in (folded_table(found.folded, console.detailed), kept_table(found.kept, console.detailed)):
+        if one.rows:
+            console.table(one.title, one.columns, one.rows)
+    console.say(found.in_a_line())
+    if found.kept and not console.detailed:
+        console.say("-v adds the code of each reason; README.md says what can be done about it")

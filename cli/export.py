@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bnfold_cli.console import table
+from bnfold_cli.console import say, table
 
 
 def export(
@@ -17,7 +17,7 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 or newer.")] = 20,
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite MODEL.onnx.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace MODEL.onnx if it exists.")] = False,
 ) -> None:
     """Export a run to ONNX with every BatchNormalization still a node, checked and compared with PyTorch."""
     from bnfold.train.export import export
@@ -33,3 +33,4 @@ def export(
         ("worst error against PyTorch in float64", f"{result.worst_error:.2g}"),
     ]
     table("Exported", ("quantity", "value"), rows)
+    say(f"next: bnfold fold {result.path}")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from bnfold.display import counted
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.junit import Check, broken_off
 from bnfold.limits import asked
+from bnfold_cli import console
 from bnfold_cli.console import complain, require_one_on_stdout, say, table, write_json, write_junit
 from bnfold_cli.limit import Limit
 
@@ -180,7 +182,7 @@ def fold_many(
     planned = tasks(paths, out_dir, options, reports.strict)
     found = fold_all(planned, out_dir, jobs=jobs, engine=engine, told=tell_outcome)
     if reports.write(found.to_json(), found.checks(), found.seconds):
-        table(f"folded to {out_dir}", found.COLUMNS, found.rows())
+        table(f"Folded to {out_dir}", found.COLUMNS, found.rows())
     say(found.summary())
     return found.exit_code
 
@@ -206,32 +208,38 @@ def failure_noted(junit: str | None) -> Iterator[None]:
 
 def show(report: FoldReport) -> None:
     """The table of what went where, and of what stayed and why."""
-    before, after, result = report.before, report.after, report.result
-    sizes = [
-        ("BatchNormalization", before.batch_normalizations, after.batch_normalizations),
-        ("nodes", before.nodes, after.nodes),
-        ("bytes", before.bytes, after.bytes),
-    ]
-    if report.verification:
-        original, folded = report.verification.errors
-        sizes.append(("worst error against float64", f"{original:.2g}", f"{folded:.2g}"))  # type: ignore[arg-type]
-    table(str(report.source), ("", "before", "after"), sizes)
-    kept = result.batch_norms_kept
-    if kept:
-        rows = [(k.node or k.output, *k.reasons) for k in kept[:SHOWN]]
-        table("kept", ("BatchNormalization", "not into what is before it, because", "nor after it, because"), rows)
+    from bnfold.fates import folded_table, kept_table
+
+    console.table(str(report.source), ("", "before", "after"), [*sizes(report)])
+    kept = report.result.batch_norms_kept
+    tables = [folded_table(report.result.folded, detailed=True)] if console.detailed else []
+    for one in (*tables, kept_table(kept[:SHOWN], console.detailed)):
+        if one.rows:
+            console.table(one.title, one.columns, one.rows)
     if kept[SHOWN:]:
         say(f"and {len(kept) - SHOWN} more: `bnfold explain {report.source}` lists them all")
 
 
+def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
+    """What can be counted, before the fold and after it."""
+    before, after = report.before, report.after
+    yield "BatchNormalization", before.batch_normalizations, after.batch_normalizations
+    yield "nodes", before.nodes, after.nodes
+    yield "bytes", before.bytes, after.bytes
+    if report.verification:
+        yield "worst error against float64", *(f"{error:.2g}" for error in report.verification.errors)
+
+
 def tell(report: FoldReport) -> None:
     """What a person wants to know beside the table."""
-    for note in report.result.notes:
-        say(f"note: {note}")
+    for text in report.result.notes:
+        console.note(text)
     if report.result.flushed:
-        say(f"note: {report.result.flushed} subnormal numbers became zero")
+        console.note(f"{counted(report.result.flushed, 'subnormal number')} became zero")
     if report.verification:
-        say(f"verified: {report.verification.verdict}: {'; '.join(report.verification.reasons)}")
+        say(f"verified: {report.verification.in_a_line()}")
+        for reason in report.verification.reasons if console.detailed else ():
+            say(f"  {reason}")
     if not report.written:
         say(f"dry run: {report.target} was not written")
     elif report.unchanged:

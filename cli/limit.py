@@ -10,7 +10,7 @@ Limit = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME=NUMBER",
-        help="What a file may cost: nodes=, elements= (of a computed tensor), seconds= and memory= (of a "
+        help="Limits on what a file may cost: nodes=, elements= (of a computed tensor), seconds= and memory= (of a "
         "process), as in memory=8GB. Repeatable.",
     ),
 ]

@@ -13,7 +13,9 @@ import typer
 
 from bnfold.errors import BnfoldError
 from bnfold_cli.console import complain, words
+from bnfold_cli.voice import spoken
 
+HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
 EXIT_CODES = (
     "Exit codes: 0 ok, 1 a check failed, 2 usage, 3 model unreadable, invalid or unsupported, "
     "4 environment, 5 inconclusive, 70 internal error, 130 interrupted."
@@ -22,17 +24,8 @@ EXIT_CODES = (
 INTERRUPTED = 130  # also what the argument parser answers to Ctrl-C
 
 COMMANDS = (
-    "train",
-    "export",
-    "recalibrate",
-    "fold",
-    "explain",
-    "verify",
-    "evaluate",
-    "bench",
-    "report",
-    "doctor",
-    "demo",
+    *("fold", "explain", "verify", "bench", "report", "recalibrate"),
+    *("evaluate", "train", "export", "doctor", "demo"),
 )
 
 
@@ -56,7 +49,7 @@ def parser(arguments: list[str]) -> typer.Typer:
     """The commands, each a function of its own file: the one that is asked for alone, which saves time, or all."""
     app = typer.Typer(
         name="bnfold",
-        help=f"{__doc__}\n\n{EXIT_CODES}",
+        help=f"{HELP}\n\n{EXIT_CODES}",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,7 +57,7 @@ def parser(arguments: list[str]) -> typer.Typer:
     app.callback()(options)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name in [asked] if asked in COMMANDS else COMMANDS:
-        app.command(name)(getattr(import_module(f"bnfold_cli.{name}"), name))
+        app.command(name)(spoken(getattr(import_module(f"bnfold_cli.{name}"), name)))
     return app
 
 
@@ -92,7 +85,8 @@ def _unexpected(problem: Any) -> int:
     """Usage errors of the argument parser (exit code 2); anything else is a defect of bnfold (70)."""
     if hasattr(problem, "format_message") and hasattr(problem, "ctx"):
         command = problem.ctx.command_path if problem.ctx else "bnfold"
-        complain(problem.format_message(), f"Run `{command} --help` for the options.")
+        message = problem.format_message().removesuffix(".")
+        complain(message[:1].lower() + message[1:], f"Run `{command} --help` for the options.")
         return 2
     if os.environ.get("BNFOLD_DEBUG"):
         raise problem

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bnfold.display import counted
 from bnfold.errors import UsageProblem
+from bnfold.progress import tell
 from bnfold_cli import console
 
 if TYPE_CHECKING:
@@ -15,7 +18,6 @@ if TYPE_CHECKING:
     from bnfold.recalibration.files import Written
 
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 5}
-COLUMNS = ("BatchNormalization", "level", "channels", "values", "shift / sd", "variance ratio", "dead", "constant")
 
 Source = Annotated[Path, typer.Argument(metavar="IN.onnx", help="The model, which is never changed.")]
 Target = Annotated[
@@ -48,6 +50,9 @@ AnyRange = Annotated[
     bool, typer.Option("--any-range", help="Take values that no pixel has by the metadata's normalization.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+Plot = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Draw the drift of each layer (png, svg or pdf; extra: plot).")
+]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
 
 
@@ -64,6 +69,7 @@ def recalibrate(
     any_range: AnyRange = False,
     force: Force = False,
     json: Json = None,
+    plot: Plot = None,
 ) -> int:
     """Give a model the population statistics of your data (Algorithm 2 of the paper), on the ONNX file alone.
 
@@ -71,55 +77,77 @@ def recalibrate(
     BatchNormalization how far the mean moved, how the variance changed, and which channels are dead. --check runs the
     model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell.
     """
+    from bnfold import plots
     from bnfold.recalibration.asked import Options, bytes_asked
     from bnfold.recalibration.files import check_file, recalibrate_file
 
     options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range)
     if check and target:
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
-    with console.counted("recalibrating") as watch:
-        if check:
-            found = check_file(source, data, options, watch)
-        else:
-            written = recalibrate_file(source, target, data, options, force, watch)
-    return _tell_check(found, json) if check else _tell(written, json)
+    if plot:
+        plots.require(plot)
+    if check:
+        return _tell_check(check_file(source, data, options, _watch), json, plot)
+    return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
 
 
-def _tell(written: Written, json: str | None) -> int:
+def _watch(level: int, levels: int, done: int) -> None:
+    """A level is one or more BatchNormalization that can be measured in the same run."""
+    tell("recalibrate", level, levels, f"run {done}")
+
+
+def _tell(written: Written, json: str | None, plot: Path | None) -> int:
     result = written.result
     if json:
         console.write_json(written.to_json(), json)
+    batch = f", mini-batches of {result.batch_size}" if result.batch_size else ""
+    title = f"Statistics of {counted(result.samples, 'sample')} ({result.method}{batch}), against those stored"
     if json != "-":
-        batch = f", mini-batches of {result.batch_size}" if result.batch_size else ""
-        title = f"Statistics of {result.samples} samples ({result.method}{batch})"
-        console.table(title, COLUMNS, [_row(drift) for drift in result.drifts])
-        console.data.line(f"written: {written.target}")
+        _table(title, result.drifts)
     _notes(result.notes)
+    if plot:
+        _draw(plot, result.drifts, title)
+    console.say(f"wrote {written.target}")
     return 0
 
 
-def _tell_check(found: Check, json: str | None) -> int:
+def _tell_check(found: Check, json: str | None, plot: Path | None) -> int:
     if json:
         console.write_json(found.to_json(), json)
+    title, drifts = f"{counted(found.samples, 'sample')}, against the statistics stored", [f.drift for f in found.fits]
     if json != "-":
-        rows = [(*_row(fit.drift), fit.off) for fit in found.fits]
-        console.table(f"Statistics as stored, against {found.samples} samples", (*COLUMNS, "off"), rows)
-        console.data.line(found.verdict)
+        _table(title, drifts, [fit.off for fit in found.fits])
     _notes(found.notes)
-    off, number = sum(fit.off for fit in found.fits), sum(fit.drift.channels for fit in found.fits)
-    if off:
-        console.say(f"{off} of {number} channels are off by more than {found.threshold:g} standard deviations")
-    elif found.verdict == "INCONCLUSIVE":
-        console.say(f"so few samples cannot tell a drift below {found.resolution:.2g} standard deviations from chance")
+    if plot:
+        _draw(plot, drifts, f"{found.verdict}: {title}", found.threshold)
+    (console.say if found.verdict == "PASS" else console.fail)(found.reason)
+    if found.verdict == "FAIL":
+        console.say("next: without --check, `bnfold recalibrate` writes a model with the statistics of the data")
+    if json != "-":
+        console.verdict(found.verdict)
     return EXIT[found.verdict]
 
 
-def _row(drift: Drift) -> tuple[object, ...]:
-    ratio = f"{drift.ratio_low:.3g} to {drift.ratio_high:.3g}"
-    counts = (drift.level, drift.channels, drift.values, f"{drift.shift:.3g}", ratio, drift.dead, drift.constant)
-    return drift.node, *counts
+def _table(title: str, drifts: Sequence[Drift], off: Sequence[int] = ()) -> None:
+    """A row for each BatchNormalization; in detail also its constant channels, and how many values were seen."""
+    from bnfold.recalibration.drift import COLUMNS
+
+    rows: list[tuple[object, ...]] = [drift.row() for drift in drifts]
+    if console.detailed:
+        rows = [(*row, drift.constant, drift.values) for row, drift in zip(rows, drifts, strict=True)]
+    if off:
+        rows = [(*row, number) for row, number in zip(rows, off, strict=True)]
+    columns = (*COLUMNS, *["constant", "values"] * console.detailed, *["off"] * bool(off))
+    console.table(title, columns, rows)
+
+
+def _draw(path: Path, drifts: Sequence[Drift], title: str, threshold: float | None = None) -> None:
+    from bnfold.recalibration.picture import draw
+
+    draw(drifts, title, path, threshold)
+    console.say(f"wrote {path}")
 
 
 def _notes(notes: tuple[str, ...]) -> None:
-    for note in notes:
-        console.say(f"note: {note}")
+    for text in notes:
+        console.note(text)

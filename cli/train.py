@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from inspect import Parameter, Signature
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from bnfold.train import TrainOptions, TrainResult
+from bnfold.errors import EnvironmentProblem
+from bnfold.progress import tell
+from bnfold.train import Event, TrainOptions, TrainResult
 from bnfold.train.options import EPOCHS, METHODS, Settings
-from bnfold_cli.console import speak_as_one, table, words
+from bnfold_cli import bars, console
+from bnfold_cli.console import say, speak_as_one, table
 
 
 class Row(NamedTuple):
@@ -74,6 +78,7 @@ PANELS = {
         "out": Row(Path, "Folder of the run.", "runs/DATA-ARCH"),
         "resume": Row(bool, "Go on, exactly where it stopped, with the run --out or the newest one.", flag="--resume"),
         "evaluate_every": Row(int, "Steps between evaluations.", "an epoch, or a 20th of the run"),
+        "plot": Row(bool, "Leave out the picture of the curves, curves.png in the run.", flag=" /--no-plot"),
         "tensorboard": Row(bool, "Also write scalars for TensorBoard, in the run.", flag="--tensorboard"),
     },
 }
@@ -87,13 +92,34 @@ def train(**asked: Any) -> None:
     two processes.
     """
     from bnfold.train import train
-    from bnfold.train.progress import shown
 
     speak_as_one()
+    draws = asked.pop("plot") is not False
     options = TrainOptions(**{name: value for name, value in asked.items() if value is not None})
-    with shown(words.rich) as watch:
-        result = train(options, watch)
+    result = train(options, watch)
+    if draws:
+        _draw(result.run)
     _tell(result)
+
+
+def watch(event: Event) -> None:
+    """A bar on a terminal; elsewhere, and in detail, a line for each evaluation."""
+    measured = event.accuracy is not None and event.loss is not None
+    told = f"loss {event.loss:.4f}  accuracy {event.accuracy:.4f}" if measured else ""
+    tell("train", event.step, event.steps, told)
+    if told and (console.detailed or not bars.wanted()):
+        console.say(f"step {event.step}/{event.steps}  {told}")
+
+
+def _draw(run: Path) -> None:
+    """The curves, if they can be drawn: a run is not worth less without them."""
+    from bnfold.train.curves import draw
+
+    if os.environ.get("RANK", "0") == "0":
+        try:
+            console.say(f"wrote {draw(run)}")
+        except EnvironmentProblem as problem:
+            console.note(f"no curves: {problem} ({problem.hint})")
 
 
 def _parameters() -> Iterator[Parameter]:
@@ -124,3 +150,4 @@ def _tell(result: TrainResult) -> None:
         ("seconds", f"{result.seconds:.1f}"),
     ]
     table("Trained", ("quantity", "value"), rows)
+    say(f"next: bnfold export model.onnx --checkpoint {result.run}")

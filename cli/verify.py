@@ -97,17 +97,21 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
 def tell(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
     if "-" not in (json, junit):
-        console.table("Error against float64", found.COLUMNS, found.rows())
+        errors, _ = found.tables()
+        console.table(errors.title, errors.columns, errors.rows)
+        if console.detailed:
+            console.table("Worst of the outputs and fold sites", found.WORST, found.worst())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())
-        console.data.line(found.verdict)
     if junit:
         console.write_junit("bnfold verify", found.checks(), found.seconds, junit)
     if json:
         console.write_json({**found.to_json(), "self_test": planted.to_json() if planted else None}, json)
-    for note in found.notes:
-        console.say(f"note: {note}")
+    for text in found.notes:
+        console.note(text)
     for reason in found.reasons:
-        console.say(reason)
+        console.say(reason) if found.passed else console.fail(reason)
     if planted and not planted.passed:
-        console.say("self-test: a planted fault was not found")
+        console.fail("self-test: a planted fault was not found")
+    if "-" not in (json, junit):
+        console.verdict(found.verdict)

@@ -220,7 +220,7 @@ def test_settings_levels_and_sizes_each_have_a_cell(measured: Benchmark) -> None
     assert large > small
     assert all(each.times[0].p50 > 0 and each.times[0].count >= 9 for each in measured.cells)
     assert len(measured.rows()[0]) == len(measured.COLUMNS)
-    assert len(measured.cells[0].scatter()[0]) == len(measured.SCATTER)
+    assert len(measured.scatter()[0]) == len(measured.SCATTER)
 
 
 def test_cold_costs_are_those_of_a_process_of_its_own(measured: Benchmark) -> None:
@@ -270,7 +270,7 @@ def test_the_picture_is_whole_or_not_there(measured: Benchmark, tmp_path: Path, 
 def test_without_matplotlib_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert run(["bench", "a.onnx", "b.onnx", "--plot", "x.png"]) == 4
-    assert capsys.readouterr().err == 'error: --plot needs matplotlib\nhint: pip install "bnfold[plot]"\n'
+    assert capsys.readouterr().err == 'error: a picture needs matplotlib\nhint: pip install "bnfold[plot]"\n'
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_a_condition_that_is_none_is_a_usage_problem(text: str, capsys: pytest.C
     assert run(["bench", "a.onnx", "b.onnx", "--fail-if", text]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"error: --fail-if {text!r} is no condition\nhint: ")
+    assert err.startswith(f"error: --fail-if {text!r} is not a condition\nhint: ")
 
 
 def test_margins() -> None:

@@ -120,7 +120,7 @@ def test_a_missing_file_a_directory_and_no_permission(here, capfd):
     before = listing(here)
     for name, message in (
         ("missing.onnx", "no model at missing.onnx"),
-        ("folder", "folder is a directory, not a model"),
+        ("folder", "folder is a folder, not a model"),
     ):
         assert run(["fold", name]) == 3
         assert capfd.readouterr().err.startswith(f"error: {message}\nhint: ")
@@ -136,7 +136,7 @@ def test_an_output_that_exists_or_is_the_input(here, capfd):
         ("out.onnx", "out.onnx exists"),
         ("m.onnx", "m.onnx is the input itself"),
         ("link.onnx", "link.onnx is the input itself"),
-        (".", ". is a directory"),
+        (".", ". is a folder"),
     ):
         assert run(["fold", "m.onnx", out]) == 2, out
         assert capfd.readouterr().err.startswith(f"error: {message}\nhint: ")
@@ -321,6 +321,8 @@ def test_a_pipe_gets_a_line_for_each_row_and_a_terminal_a_drawing(capfd, monkeyp
     table("title", ("name", "n", "words"), rows)
     complain("[b]:x:", "h")
     out, err = capfd.readouterr()
-    assert "┃" in out
-    assert "[b]:x:" in out
+    assert out == (
+        "\x1b[1mtitle\x1b[0m\n\x1b[1mname     n  words\x1b[0m\n\x1b[2m─────────────────\x1b[0m\n"
+        "[b]:x:   1  one\n            two\na       22\n\n"
+    )
     assert err == "\x1b[1;31merror:\x1b[0m [b]:x:\n\x1b[1;36mhint:\x1b[0m h\n"

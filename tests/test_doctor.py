@@ -266,7 +266,7 @@ def test_the_command_says_what_works_and_what_to_do(capsys: pytest.CaptureFixtur
     assert run(["doctor"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert 'cuda: it is broken\nto do: pip install "bnfold[gpu]"\n' in out
+    assert 'cuda: it is broken\nhint: pip install "bnfold[gpu]"\n' in out
     assert "driver 580.1" in " ".join(out.split())
 
 

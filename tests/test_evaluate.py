@@ -209,7 +209,7 @@ def test_the_command(capfd):
     saved("d.npz", X=X, labels=LABELS)
     assert run(["evaluate", "a.onnx", "b.onnx", "--data", "d.npz", "--json", "r.json"]) == 0
     out, err = capfd.readouterr()
-    assert "150 samples of d.npz, 1 crop(s) of each" in out
+    assert "Accuracy on 150 samples of d.npz\n" in out
     assert "ensemble" in out
     assert "note: a.onnx answers with logits: softmax was applied" in err
     found = json.loads(Path("r.json").read_text())
@@ -283,7 +283,7 @@ BAD = {  # models, data, options -> exit code, error
     "no such model": ([], GOOD, ["none.onnx"], 3, "no model at none.onnx"),
     "no classifier": ([answering(1)], GOOD, [], 3, "the first output of m0.onnx has the shape []"),
     "a damaged archive": ([classifier()], b"hello", [], 3, "d.npz cannot be read"),
-    "an unknown data set": ([classifier()], None, ["--data", "cifar11"], 2, "Unknown data set: 'cifar11'"),
+    "an unknown data set": ([classifier()], None, ["--data", "cifar11"], 2, "unknown data set 'cifar11'"),
     "an empty folder": ([classifier()], None, ["--data", "empty"], 3, "empty has no images"),
     "a folder without classes": ([named(classifier(), "abcdefg")], None, ["--data", "images/a"], 3, "images/a has no sub-folders of images"),
     "a class the model does not know": ([named(classifier(), "bcdefgh")], None, ["--data", "images"], 3, "images has the class 'a', which the model does not know"),

@@ -168,7 +168,7 @@ def test_the_checkpoint_file_names_its_run_too(mlp: TrainResult, tmp_path: Path)
 
 def test_the_newest_run_is_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageProblem, match="There is no run under"):
+    with pytest.raises(UsageProblem, match="there is no run under"):
         export(None, Path("x.onnx"))
     for seed in (0, 1):
         train(TrainOptions(arch="mlp", steps=1, seed=seed, out=Path("runs") / str(seed)))
@@ -178,10 +178,10 @@ def test_the_newest_run_is_the_default(tmp_path: Path, monkeypatch: pytest.Monke
 REQUESTS: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
     "opset 15, which PyTorch turns into 18": ({"opset": 15}, UsageProblem, "cannot export opset 15: it is too old"),
     "opset 99, which PyTorch turns into 18": ({"opset": 99}, UsageProblem, "cannot export opset 99: it is too new"),
-    "dtype": ({"dtype": "int8"}, UsageProblem, "Unknown dtype"),
+    "dtype": ({"dtype": "int8"}, UsageProblem, "unknown dtype"),
     "no run": ({"run": Path("nowhere")}, ModelProblem, "nowhere is not a run"),
     "folder": ({"out": Path()}, UsageProblem, "is a folder"),
-    "no folder": ({"out": Path("nowhere") / "x.onnx"}, UsageProblem, "There is no folder nowhere"),
+    "no folder": ({"out": Path("nowhere") / "x.onnx"}, UsageProblem, "there is no folder nowhere"),
 }
 
 
@@ -203,7 +203,7 @@ def test_a_request_that_cannot_be_met_leaves_nothing(
 def test_an_existing_file_stays_unless_forced(mlp: TrainResult, tmp_path: Path) -> None:
     out = tmp_path / "x.onnx"
     out.write_text("precious")
-    with pytest.raises(UsageProblem, match="exists already") as caught:
+    with pytest.raises(UsageProblem, match="exists") as caught:
         export(mlp.run, out)
     assert "--force" in caught.value.hint
     assert out.read_text() == "precious"

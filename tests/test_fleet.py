@@ -216,7 +216,7 @@ def test_a_job_gives_its_share_to_onnxruntime(monkeypatch):
         monkeypatch.setenv("BNFOLD_THREADS", asked)
         assert threads() == given
     monkeypatch.setenv("BNFOLD_THREADS", "0")
-    with pytest.raises(UsageProblem, match="BNFOLD_THREADS=0 is no number of threads"):
+    with pytest.raises(UsageProblem, match="BNFOLD_THREADS=0 is not a number of threads"):
         threads()
 
 
@@ -232,7 +232,7 @@ def test_the_worker_is_plain_data_in_and_out(models):
     answer = fold_apart({**request, "threads": 0})
     assert (answer["exit_code"], answer["error"]) == (2, "a.folded.onnx exists")
     answer = fold_apart({**request, "threads": 0, "target": "b.folded.onnx"})
-    assert answer["error"] == "BNFOLD_THREADS=0 is no number of threads"
+    assert answer["error"] == "BNFOLD_THREADS=0 is not a number of threads"
     answer = fold_apart({**request, "folder": str(models / "nowhere")})
     assert (answer["exit_code"], answer["report"]) == (4, None)
 

@@ -27,7 +27,7 @@ def test_limits_are_said_in_words():
     assert asked == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
     assert parsed([]) == DEFAULTS
     for wrong in ("depth=1", "nodes", "nodes=", "nodes=-1", "nodes=0", "memory=8XB", "seconds=nan", "=1", "memory=1e9"):
-        with pytest.raises(UsageProblem, match="is no limit"):
+        with pytest.raises(UsageProblem, match="is not a limit"):
             parsed([wrong])
 
 

@@ -80,7 +80,7 @@ def test_what_is_known_is_read(tmp_path: Path, name: str, whole: bool) -> None:
     ("name", "words", "hint"),
     [
         ("none.onnx", "no model at {}", "Paths are relative to the current directory."),
-        ("folder", "{} is a directory, not a model", HINT),
+        ("folder", "{} is a folder, not a model", HINT),
         ("x" * 300, "{} cannot be read: File name too long", "Check the permissions of the file."),
     ],
 )

@@ -40,7 +40,7 @@ def test_texts_are_kept_for_the_level_that_reads_them():
 def test_sequences_are_not(method):
     between = "s = SequenceConstruct(c) t = SequenceInsert(s, d) e = SequenceAt(t, first)"
     model = two_levels(between, first=np.array(0))
-    with pytest.raises(ModelProblem, match="'s', which is needed later on, is no tensor"):
+    with pytest.raises(ModelProblem, match="'s', which is needed later on, is not a tensor"):
         recalibrate(model, [data(model)], method=method)
 
 

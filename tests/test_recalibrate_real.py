@@ -1,4 +1,4 @@
-"""Recalibration of models that no one here wrote, and what it is worth on real images."""
+"""Recalibration of models that no one here wrote, and what it is worth on real images"""
 
 from __future__ import annotations
 

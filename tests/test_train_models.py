@@ -177,7 +177,7 @@ def test_a_network_from_the_users_own_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 USERS = {
-    "no file": ("", "nowhere.py:f", "No file nowhere.py"),
+    "no file": ("", "nowhere.py:f", "no file nowhere.py"),
     "syntax": ("def f(:", "net.py:f", "failed: SyntaxError"),
     "no function": ("f = 1", "net.py:f", "has no function f"),
     "raises": ("def f(shape, classes): raise OSError('disk')", "net.py:f", "failed: OSError: disk"),
@@ -248,7 +248,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize(("arch", "near"), UNKNOWN.items())
 def test_an_unknown_architecture_has_its_nearest_in_the_hint(arch: str, near: str) -> None:
-    with pytest.raises(UsageProblem, match="Unknown") as caught:
+    with pytest.raises(UsageProblem, match="unknown") as caught:
         build(Network(arch), (1, 8, 8), 10)
     assert near in caught.value.hint
 

@@ -103,7 +103,7 @@ def test_an_error_of_one_is_the_error_of_all(two: Path) -> None:
     assert of_0 == "UsageProblem of 0 hint"
     assert unasked == "none"
     assert "hidden1.norm sees 1 value per channel" in single
-    assert "No mini-batch reaches a BatchNorm" in nothing
+    assert "no mini-batch reaches a BatchNorm" in nothing
     assert "--batch-size 61 cannot be shared equally by 2 processes" in uneven
     assert not (two / "uneven").exists()
 
@@ -152,7 +152,7 @@ def test_control_c_leaves_a_run_that_goes_on_to_the_same_bits(two: Path, tmp_pat
     assert other[0] in {130, 4}, "whichever it notices first"
     assert other[1] == other[2] == ""
     assert out == ""
-    assert err.splitlines()[-2].startswith("error: Stopped at step")
+    assert err.splitlines()[-2].startswith("error: stopped at step")
     assert f"--resume --out {run}" in err
     with pytest.raises(UsageProblem, match="is a run of 2 process"):
         train(TrainOptions(out=run, resume=True))
@@ -168,7 +168,7 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path: Path) -> None:
     (code, _, err), killed = ended(processes)
     assert killed[0] == -signal.SIGKILL
     assert code == 4
-    assert "error: Another process of this run has stopped." in err
+    assert "error: another process of this run has stopped" in err
     assert runs.load(run).step > 0
 
 

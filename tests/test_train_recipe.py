@@ -112,7 +112,7 @@ def test_a_run_resumes_to_the_same_bits_whatever_its_recipe(tmp_path: Path, opti
 
 def test_a_cosine_schedule_ends_where_the_run_ends(tmp_path: Path) -> None:
     train(short(tmp_path / "run", steps=3, schedule="cosine"))
-    with pytest.raises(UsageProblem, match="The run has steps 3, not 4"):
+    with pytest.raises(UsageProblem, match="the run has steps 3, not 4"):
         train(TrainOptions(out=tmp_path / "run", resume=True, steps=4))
     assert train(TrainOptions(out=tmp_path / "run", resume=True, steps=3)).steps == 3
 
@@ -258,13 +258,13 @@ def test_tensorboard_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "optimizer": ({"optimizer": "adam"}, "Unknown --optimizer: 'adam'"),
-    "schedule": ({"schedule": "cosin"}, "Unknown --schedule"),
-    "augment": ({"augment": "flip"}, "Unknown --augment"),
-    "activation": ({"activation": "tanh"}, "Unknown --activation"),
-    "position": ({"bn_position": "between"}, "Unknown --bn-position"),
+    "optimizer": ({"optimizer": "adam"}, "unknown --optimizer 'adam'"),
+    "schedule": ({"schedule": "cosin"}, "unknown --schedule"),
+    "augment": ({"augment": "flip"}, "unknown --augment"),
+    "activation": ({"activation": "tanh"}, "unknown --activation"),
+    "position": ({"bn_position": "between"}, "unknown --bn-position"),
     "no norm": ({"bn_position": "after", "batch_norm": False}, "--no-bn leaves no BatchNorm"),
-    "amp": ({"amp": "fp16"}, "Unknown --amp"),
+    "amp": ({"amp": "fp16"}, "unknown --amp"),
     "amp on the cpu": ({"amp": "float16"}, "--amp float16 needs a CUDA device"),
     "momentum": ({"momentum": 1.0}, "--momentum is 1.0"),
     "adamw": ({"optimizer": "adamw", "momentum": 0.9}, "AdamW has no --momentum"),

@@ -29,17 +29,17 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
-    "data": ({"data": "digit"}, UsageProblem, "Unknown data set"),
-    "arch": ({"arch": "mpl"}, UsageProblem, "Unknown architecture"),
-    "device": ({"device": "gpu"}, UsageProblem, "Unknown device"),
-    "both lengths": ({"epochs": 1}, UsageProblem, "Steps and epochs were both given"),
+    "data": ({"data": "digit"}, UsageProblem, "unknown data set"),
+    "arch": ({"arch": "mpl"}, UsageProblem, "unknown architecture"),
+    "device": ({"device": "gpu"}, UsageProblem, "unknown device"),
+    "both lengths": ({"epochs": 1}, UsageProblem, "steps and epochs were both given"),
     "steps": ({"steps": 0}, UsageProblem, "--steps is 0"),
     "lr": ({"lr": float("nan")}, UsageProblem, "--lr is nan"),
     "seed": ({"seed": -1}, UsageProblem, "--seed is -1"),
     "batch of none": ({"batch_size": 0}, UsageProblem, "--batch-size is 0"),
     "batch of one": ({"batch_size": 1}, UsageProblem, "1 value per channel"),
     "batch too large": ({"batch_size": 1439}, UsageProblem, "more than the 1438 training images"),
-    "method": ({"statistics": "sequentail"}, UsageProblem, "Unknown method of statistics: 'sequentail'"),
+    "method": ({"statistics": "sequentail"}, UsageProblem, "unknown method of statistics 'sequentail'"),
     "mini-batches of none": ({"statistics": "alg2", "statistics_batch": 1}, UsageProblem, "--statistics-batch is 1"),
     "mini-batches of what has none": ({"statistics_batch": 9}, UsageProblem, "--statistics sequential has no mini-b"),
     "mini-batch too large": (
@@ -47,7 +47,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[BnfoldError], str]] = {
         UsageProblem,
         "--statistics-batch 1439",
     ),
-    "missing data": ({"data": "mnist", "data_dir": "nowhere"}, ModelProblem, "No file nowhere"),
+    "missing data": ({"data": "mnist", "data_dir": "nowhere"}, ModelProblem, "no file nowhere"),
 }
 
 
@@ -62,7 +62,7 @@ def test_a_request_that_cannot_be_met_leaves_nothing(
 
 def test_cuda_is_not_replaced_silently(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(EnvironmentProblem, match="No CUDA"):
+    with pytest.raises(EnvironmentProblem, match="no CUDA"):
         train(short(tmp_path / "run", device="cuda"))
 
 
@@ -73,7 +73,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_resuming_with_another_setting_is_refused(finished: TrainResult) -> None:
-    with pytest.raises(UsageProblem, match="The run has lr 0.1, not 0.2"):
+    with pytest.raises(UsageProblem, match="the run has lr 0.1, not 0.2"):
         train(TrainOptions(out=finished.run, resume=True, lr=0.2))
 
 
@@ -88,7 +88,7 @@ def test_resuming_on_other_data_is_refused(finished: TrainResult, monkeypatch: p
 
 def test_resuming_where_there_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageProblem, match="There is no run under"):
+    with pytest.raises(UsageProblem, match="there is no run under"):
         train(TrainOptions(resume=True))
     with pytest.raises(ModelProblem, match="is not a run"):
         train(TrainOptions(resume=True, out=tmp_path))

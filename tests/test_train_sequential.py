@@ -53,7 +53,7 @@ def same(one: Bits, other: Bits) -> bool:
 
 
 def sparing(net: nn.Module, batches: Iterable[Tensor]) -> Bits:
-    """The statistics, taken in memory for no more than a few images."""
+    """The statistics, taken in memory for no more than a few images"""
     found = module.sequential(net, batches, ALONE, memory=10**6)
     return {name: (torch.from_numpy(m.mean).float(), torch.from_numpy(m.variance).float()) for name, m in found.items()}
 

@@ -137,7 +137,7 @@ def test_nothing_to_take_statistics_of(method: str) -> None:
 def test_ema_leaves_the_moving_averages_and_other_names_are_unknown() -> None:
     norm = nn.BatchNorm1d(3)
     assert population_statistics(norm, [cloud(8, 3)], "ema") == {}
-    with pytest.raises(UsageProblem, match="Unknown method: 'alg3'"):
+    with pytest.raises(UsageProblem, match="unknown method 'alg3'"):
         population_statistics(norm, [cloud(8, 3)], "alg3")
 
 

@@ -49,7 +49,19 @@ def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
     script = f"import sys, {', '.join(names)}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.startswith("bnfold")}
-    rooms = ("verification", "bench", "errors", "limits", "messages", "bounds", "junit", "processors")
+    rooms = (
+        "verification",
+        "bench",
+        "display",
+        "errors",
+        "limits",
+        "messages",
+        "models",
+        "bounds",
+        "junit",
+        "processors",
+        "progress",
+    )
     assert {name for name in ours if name != "bnfold" and name.split(".")[1] not in rooms} == set()
     assert not {"torch", "onnx_graphsurgeon", "onnxruntime"} & set(loaded)
 

@@ -52,6 +52,24 @@ def test_a_comparison_of_one_file_with_itself_passes(files: dict[str, str], caps
     assert "the two models are the same" in capsys.readouterr().err
 
 
+def test_models_with_nothing_in_common_fail(
+    files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """onnxruntime gives all outputs where none is asked for, which was an internal error."""
+    model = onnx.load(files["folded"])
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [f"other/{name}" for name in names]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer, *model.graph.value_info):
+        value.name = f"other/{value.name}"
+    other = tmp_path / "other.onnx"
+    onnx.save(model, other)
+    assert run(["verify", files["original"], str(other)]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "FAIL"
+    assert "failed: the inputs changed from " in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import processors
 from ..errors import Inconclusive, UsageProblem
+from ..models import Model
+from ..progress import tell
 from ..verification import child
 from ..verification.doctor import require
 from ..verification.verifying import described, located
@@ -22,19 +23,15 @@ from .runner import MODELS
 from .settings import LEVELS, Dims, Setting, settings
 from .statistics import MARGIN, speedup
 
-if TYPE_CHECKING:
-    import onnx
-
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
 PATIENCE = {"cpu": 60.0, "cuda": 300.0, "tensorrt": 1800.0}  # after which a child is stopped; engines take minutes
-Model = str | os.PathLike[str]
 
 
 def benchmark(
-    original: Model | onnx.ModelProto,
-    folded: Model | onnx.ModelProto,
+    original: Model,
+    folded: Model,
     *,
     launches: int = 7,
     budget_s: float = 30.0,
@@ -49,14 +46,15 @@ def benchmark(
 ) -> Benchmark:
     """Compare the latency of two models on onnxruntime, its graph optimization off and at its default.
 
-    Each of up to `launches` fresh processes times both models, and the original once more, in interleaved blocks and
-    gives one log ratio; the interval is over those. Stops early when every interval is narrow, never because a
-    difference looks significant. `dims` sets dynamic dimensions (a symbolic name, or `input/axis`; a dynamic batch is
-    1 otherwise), each to a size or to several; `levels` are levels of onnxruntime's graph optimization; `providers`
-    are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on the CPU), device (I/O binding; usual on a GPU)
-    or enqueue (submission alone); `cuda_graph` is off, on or both; a difference below `margin` is none; `threads` run
-    an operator (default: one for each processor we may use). Raises ModelProblem where a model cannot be run,
-    EnvironmentProblem where a provider cannot, Inconclusive where onnxruntime does not survive it.
+    Each of up to `launches` fresh processes, in about `budget_s` seconds altogether, times both models, and the
+    original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when
+    every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a symbolic
+    name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are levels of
+    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on
+    the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on or both; a
+    difference below `margin` is none; `threads` run an operator (default: one for each processor we may use). Raises
+    ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive where
+    onnxruntime does not survive it.
     """
     if launches < 2 or budget_s <= 0:
         raise UsageProblem("a benchmark needs at least 2 launches and some time", "Use --launches 2 or more.")
@@ -120,6 +118,7 @@ class Session:
         patient = max(self.facts, key=lambda provider: PATIENCE[provider])
         lasted = around = 0.0  # of the last launch: all of it, and what of it was not timing
         for number in range(self.launches):
+            tell("bench: launches", number, self.launches)
             left = self.deadline - time.perf_counter()
             if number >= min(FEWEST, self.launches) and (self._narrow() or left < lasted):
                 break

@@ -32,7 +32,7 @@ def gate(text: str) -> Gate:
         return Gate(text, 1 / (1 + float(slower[1]) / 100))
     if below and float(below[1]) > 0:
         return Gate(text, float(below[1]))
-    raise UsageProblem(f"--fail-if {text!r} is no condition", "For example: --fail-if slower:2%, or 'speedup<1.05'.")
+    raise UsageProblem(f"--fail-if {text!r} is not a condition", "For example: --fail-if slower:2%, or 'speedup<1.05'.")
 
 
 def failures(found: Benchmark, gates: Sequence[Gate]) -> list[str]:
@@ -51,5 +51,5 @@ def percent(text: str) -> float:
     match = re.fullmatch(rf"{_NUMBER}(%?)", text)
     value = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < value < 1:
-        raise UsageProblem(f"--margin {text!r} is no share between 0 and 100 %", "For example: --margin 1%.")
+        raise UsageProblem(f"--margin {text!r} is not between 0 and 100 %", "For example: --margin 1%.")
     return value

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from ..display import Shown, Table
 from .settings import Setting
-from .statistics import BOUND, UNTRUSTED, Interval, Times
+from .statistics import BOUND, FASTER, SLOWER, UNTRUSTED, Interval, Times
 
 SCHEMA = "bnfold.bench/1"
 
@@ -41,17 +42,20 @@ class Cell:
         bound = self.enqueue_ms and any(e > BOUND * t for e, t in zip(self.enqueue_ms, self.ms, strict=True))
         return ("UNSTABLE",) * any(t.unstable for t in self.times) + ("LAUNCH_BOUND",) * bool(bound)
 
-    def row(self) -> tuple[str, ...]:
-        """For a table: times in milliseconds, the speed-up and its interval, the noise, what is left to fold."""
-        pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
-        ratio = f"{self.speedup.estimate:.3f}x {span(self.speedup)}"
-        left = f"{self.left[0]}, {self.left[1]}"
-        return (self.setting.words(), *pair, ratio, noise, self.verdict, left)
+    def row(self, differing: Collection[str]) -> tuple[str, ...]:
+        """For a table: times in milliseconds, the speed-up and its interval, the noise, the verdict.
 
-    def scatter(self) -> list[tuple[str, ...]]:
-        """Per model, for a table: how single runs scatter."""
-        flags = " ".join(self.flags)
-        return [(self.setting.words(), name, *_scatter(t), flags) for name, t in zip("AB", self.times, strict=True)]
+        Of the setting only what is `differing` between the cells of the table is named.
+        """
+        pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
+        ratio = f"{self.speedup.estimate:.3f} {span(self.speedup)}"
+        return (self.setting.words(differing), *pair, ratio, noise, self.verdict)
+
+    def scatter(self, differing: Collection[str]) -> list[tuple[str, ...]]:
+        """Per model, for a table: what is left to fold, and how single runs scatter."""
+        flags, words = " ".join(self.flags), self.setting.words(differing)
+        models = zip("AB", self.left, self.times, strict=True)
+        return [(words, name, str(left), *_scatter(times), flags) for name, left, times in models]
 
 
 def _scatter(found: Times) -> tuple[str, ...]:
@@ -79,7 +83,7 @@ class Cold:
         """For a table."""
         peak = f"{self.peak_bytes / 1e6:.0f}" if self.peak_bytes else "unknown"
         costs = (f"{self.create_ms:.1f}", f"{self.first_run_ms:.1f}", f"{self.bytes / 1e6:.2f}", peak)
-        return (self.provider, self.model, *costs)
+        return (self.provider, "B" if self.model == "folded" else "A", *costs)
 
 
 @dataclass(frozen=True)
@@ -97,8 +101,8 @@ class Block:
         return {"launch": self.launch, **self.setting.to_json(), "model": self.model, **total}
 
 
-@dataclass(frozen=True)
-class Benchmark:
+@dataclass(frozen=True, repr=False)
+class Benchmark(Shown):
     """Latency of a folded model against its original; the headline is the level that users serve with, `default`."""
 
     cells: tuple[Cell, ...]
@@ -116,13 +120,29 @@ class Benchmark:
     blocks: tuple[Block, ...]
     models: dict[str, dict[str, Any]] = field(default_factory=dict)  # path, bytes and SHA-256 of each
 
-    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95%]", "A/A [95%]", "verdict", "BN left")
-    SCATTER: ClassVar = ("setting", "model", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")
+    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95 %]", "A/A [95 %]", "verdict")
+    SCATTER: ClassVar = ("setting", "model", "BN left", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")
     COLD: ClassVar = ("provider", "model", "load ms", "first run ms", "MB", "peak MB")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per setting for a table."""
-        return [cell.row() for cell in self.cells]
+        return [cell.row(self._differing) for cell in self.cells]
+
+    def scatter(self) -> list[tuple[str, ...]]:
+        """One line per setting and model for a table with `SCATTER`."""
+        return [row for cell in self.cells for row in cell.scatter(self._differing)]
+
+    @property
+    def _differing(self) -> set[str]:
+        """What of a setting is not the same in all cells; the level is always told."""
+        parts = [cell.setting.parts() for cell in self.cells]
+        return {"level"} | {name for name in parts[0] if len({part[name] for part in parts}) > 1}
+
+    @property
+    def common(self) -> str:
+        """What of the settings is the same in all cells: `cpu, e2e`."""
+        parts = self.cells[0].setting.parts()
+        return self.cells[0].setting.words({*parts} - self._differing)
 
     @property
     def headlines(self) -> tuple[Cell, ...]:
@@ -147,6 +167,21 @@ class Benchmark:
             f"{self.verdict}{where} at onnxruntime's {cell.level} optimization: {cell.speedup.estimate:.3f}x "
             f"{span(cell.speedup)}, A/A {span(cell.control)}; "
             f"onnxruntime folds {own} of {total} BatchNormalization by itself"
+        )
+
+    def in_a_line(self) -> str:
+        return self.summary()
+
+    @property
+    def tone(self) -> str:
+        return {FASTER: "good", SLOWER: "bad"}.get(self.verdict, "open")
+
+    def tables(self) -> tuple[Table, ...]:
+        return (
+            Table(f"Median latency ({self.common}; A: original, B: folded)", self.COLUMNS, self.rows()),
+            Table("Single runs, ms", self.SCATTER, self.scatter()),
+            Table("Cold start", self.COLD, [cost.row() for cost in self.cold]),
+            Table("Notes", ("",), [(note,) for note in self.notes]),
         )
 
     def to_json(self) -> dict[str, Any]:

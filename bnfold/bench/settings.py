@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,10 +44,22 @@ class Setting:
         graph = {"enable_cuda_graph": "1"} if self.cuda_graph else {}
         return [(name, {**given, **graph}) for name, given in chain(self.way, engine)]
 
-    def words(self) -> str:
-        """`default, cuda, device, N=8, CUDA graph`"""
-        sizes = [f"{name}={size}" for name, size in self.dims]
-        return ", ".join([self.level, self.provider, self.mode, *sizes, *["CUDA graph"] * self.cuda_graph])
+    def words(self, parts: Collection[str] | None = None) -> str:
+        """`default, cuda, device, N=8, CUDA graph`, or only the `parts` of it that are named."""
+        told = self.parts().items()
+        return ", ".join(words for name, words in told if words and (parts is None or name in parts))
+
+    def parts(self) -> dict[str, str]:
+        """Its parts in words, each by its name; empty where there is nothing to say."""
+        sizes = ", ".join(f"{name}={size}" for name, size in self.dims)
+        graph = "CUDA graph" if self.cuda_graph else ""
+        return {
+            "level": self.level,
+            "provider": self.provider,
+            "mode": self.mode,
+            "dims": sizes,
+            "cuda_graph": graph,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""

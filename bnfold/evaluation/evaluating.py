@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from ..display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
+from ..progress import tell
 from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
 from .network import Network, Probabilities
 
 TOP = 5
 SCHEMA = "bnfold.evaluate/1"
-Watch = Callable[[int, int], None]  # samples that are done, of how many
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Score:
     top5: float
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Shown):
     """`models` each alone; `ensemble` is the mean of their class probabilities, None for a single one."""
 
     data: str
@@ -39,6 +40,31 @@ class Evaluation:
     models: tuple[Score, ...]
     ensemble: Score | None
     notes: tuple[str, ...]
+
+    COLUMNS: ClassVar = ("model", "top-1", "top-5")
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """Of each model, and last of all together."""
+        return (*self.models, *([self.ensemble] if self.ensemble else []))
+
+    @property
+    def basis(self) -> str:
+        """`10000 samples of mnist, 10 crops of each`"""
+        crops = f", {self.crops} crops of each" if self.crops > 1 else ""
+        return f"{counted(self.samples, 'sample')} of {self.data}{crops}"
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """One line per score for a table."""
+        return [(score.model, f"{score.top1:.4f}", f"{score.top5:.4f}") for score in self.scores]
+
+    def in_a_line(self) -> str:
+        last = self.scores[-1]
+        return f"top-1 {last.top1:.4f}, top-5 {last.top5:.4f} ({last.model}; {self.basis})"
+
+    def tables(self) -> tuple[Table, ...]:
+        notes = Table("Notes", ("",), [(note,) for note in self.notes])
+        return Table(f"Accuracy on {self.basis}", self.COLUMNS, self.rows()), notes
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.evaluate/1`."""
@@ -51,7 +77,6 @@ def evaluate(
     *,
     crops: int = 1,
     data_dir: Path | None = None,
-    watch: Watch = lambda done, samples: None,
 ) -> Evaluation:
     """Accuracy on the test part of a data set by name, on FILE.npz with `labels`, or on a folder of class folders.
 
@@ -65,7 +90,7 @@ def evaluate(
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
     _require_normalization(networks, samples)
-    ranks = _ranks(networks, samples, crops, watch)
+    ranks = _ranks(networks, samples, crops)
     scores = [Score(str(n.path), *_tops(r)) for n, r in zip(networks, ranks, strict=False)]
     together = Score("ensemble", *_tops(ranks[-1])) if len(networks) > 1 else None
     notes += [note for network in networks for note in _notes(network, samples)]
@@ -81,7 +106,7 @@ def _croppable(network: Network, crops: int) -> list[str]:
     return [told(crops, height, width)] if crops > 1 else []
 
 
-def _ranks(networks: list[Network], data: Labelled, crops: int, watch: Watch) -> list[Any]:
+def _ranks(networks: list[Network], data: Labelled, crops: int) -> list[Any]:
     """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
     found: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
     done = 0
@@ -93,7 +118,7 @@ def _ranks(networks: list[Network], data: Labelled, crops: int, watch: Watch) ->
         for place, probabilities in zip(found, [*each, np.mean(each, axis=0)], strict=True):
             place.append(_rank(probabilities, labels))
         done += len(labels)
-        watch(done, len(data.labels))
+        tell("evaluate", done, len(data.labels))
     return [np.concatenate(place) for place in found]
 
 
@@ -122,6 +147,11 @@ def _require_alike(networks: list[Network]) -> None:
             )
 
 
+def named_first(names: Sequence[str]) -> str:
+    """The first five of many names."""
+    return ", ".join([*names[:5], *["and more"] * (len(names) > 5)])
+
+
 def _require_normalization(networks: list[Network], data: Labelled) -> None:
     for network in networks:
         if data.pixels and data.normalization is None:
@@ -136,8 +166,8 @@ def _require_classes(networks: list[Network], each: list[Probabilities], data: L
     named = next((n for n in networks if n.card.classes and data.classes and n.card.classes != data.classes), None)
     if named:
         raise ModelProblem(
-            f"{named.path} knows the classes {', '.join(named.card.classes[:5])}, ..; "
-            f"{data.name} has {', '.join(data.classes[:5])}, ..",
+            f"{named.path} knows the classes {named_first(named.card.classes)}; "
+            f"{data.name} has {named_first(data.classes)}",
             "Are model and data for the same classes?",
         )
 

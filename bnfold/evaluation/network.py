@@ -73,18 +73,23 @@ class Network:
         try:
             (found,) = sessions.outputs(self.session, [first], filled)
         except sessions.CannotRun as why:
-            raise ModelProblem(f"{self.path} cannot run on this data: {why}", "Is it what the model takes?") from why
+            raise ModelProblem(
+                f"{self.path} cannot run on this data: {why}",
+                "Check that its arrays have the names, types and shapes of the inputs of the model.",
+            ) from why
         values = np.asarray(found)
         if values.ndim < 2 or values.size != values.shape[0] * values.shape[1] or len(values) < rows:
             raise ModelProblem(
                 f"the first output of {self.path} has the shape {list(values.shape)}, not [samples, classes]",
-                "Give classifiers.",
+                "Give classifiers: one output with a number for each class.",
             )
         return values.reshape(values.shape[:2])[:rows]
 
     def _as_probabilities(self, values: Probabilities) -> Probabilities:
         if not np.isfinite(values).all():
-            raise ModelProblem(f"{self.path} answers with NaN or infinity", "Is the data normalized as it takes it?")
+            raise ModelProblem(
+                f"{self.path} answers with NaN or infinity", "Is the data normalized as the model expects it?"
+            )
         if self.softmax is None:
             sums = values.sum(axis=1)
             self.softmax = bool((values < 0).any() or (np.abs(sums - 1) > SUM).any())

@@ -106,7 +106,7 @@ def fitting(value: Input, array: Array, where: object) -> Array:
             f"{where}: '{value.name}' has the shape {list(array.shape)}", f"The model takes {value.words()}."
         )
     if array.dtype.kind == "f" and np.isnan(array).any():
-        raise ModelProblem(f"{where}: '{value.name}' holds NaN", "Mend the data, or leave out what is damaged.")
+        raise ModelProblem(f"{where}: '{value.name}' holds NaN", "Repair the data, or leave out what is damaged.")
     return array.astype(np.float32 if kind.name == "bfloat16" else kind, copy=False)
 
 
@@ -138,7 +138,7 @@ def _normalization(told: dict[str, str]) -> Normalization | None:
     try:
         return Normalization.from_stored(json.loads(told["bnfold.normalization"]))
     except (ValueError, KeyError, TypeError) as why:
-        raise ModelProblem("the metadata bnfold.normalization of the model are damaged", "Export it again.") from why
+        raise ModelProblem("the metadata bnfold.normalization of the model is damaged", "Export it again.") from why
 
 
 def _classes(told: dict[str, str]) -> tuple[str, ...]:
@@ -146,4 +146,4 @@ def _classes(told: dict[str, str]) -> tuple[str, ...]:
         names: Sequence[object] = json.loads(told.get("bnfold.classes", "[]"))
         return tuple(map(str, names))
     except (ValueError, TypeError) as why:
-        raise ModelProblem("the metadata bnfold.classes of the model are damaged", "Export it again.") from why
+        raise ModelProblem("the metadata bnfold.classes of the model is damaged", "Export it again.") from why

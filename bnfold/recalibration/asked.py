@@ -50,5 +50,5 @@ def bytes_asked(text: str) -> int:
     """`512M`, `4G`, `1.5GiB` or a number of bytes. Raises UsageProblem."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if not match:
-        raise UsageProblem(f"--memory-limit {text!r} is no size", "Give one such as 512M or 4G.")
+        raise UsageProblem(f"--memory-limit {text!r} is not a size", "Give one such as 512M or 4G.")
     return int(float(match[1]) * (1 << UNITS[match[2].upper()]))

@@ -11,6 +11,7 @@ from ..moments import Array, Moments
 from .norms import Norm, Statistics
 
 DEAD = 1e-8  # variance below which a channel carries nothing
+COLUMNS = ("BatchNormalization", "channels", "shift / sd", "variance ratio", "dead")
 ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
 
 
@@ -42,6 +43,11 @@ class Drift:
         names = norm.name, norm.output, norm.level, var.size, count
         dead, constant = int((var < DEAD).sum()), int((var == 0).sum())
         return Drift(*names, float(shift.max(initial=0)), float(low), float(high), dead, constant)
+
+    def row(self) -> tuple[object, ...]:
+        """For a table with `COLUMNS`."""
+        ratio = f"{self.ratio_low:.3g} to {self.ratio_high:.3g}"
+        return (self.node or self.output, self.channels, f"{self.shift:.3g}", ratio, self.dead)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

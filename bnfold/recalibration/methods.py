@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..display import counted
 from ..errors import ModelProblem, UsageProblem
 from ..moments import Array, Moments
 from ..tensors import rounded
@@ -175,6 +176,6 @@ FINITE = "Does the data hold NaN or infinity, or values far from those the model
 def _require_variance(norm: Norm, count: int) -> None:
     if count < 2:
         raise UsageProblem(
-            f"{norm.name} sees {count} value(s) per channel, which has no variance",
+            f"{norm.name} sees {counted(count, 'value')} per channel, which has no variance",
             "Give more samples, or --batch-size.",
         )

@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from os import PathLike
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from .. import onnx_io
+from .. import models, onnx_io
+from ..display import Shown, Table, counted
 from ..feeds.calibration import Feed, given
 from ..feeds.card import Card
 from ..feeds.chunks import Chunks
+from ..models import Model
 from ..verification.protos import fed
 from . import copies
 from .asked import Options
-from .drift import Drift, Fit, Sample
+from .drift import COLUMNS, Drift, Fit, Sample
 from .methods import agreeing, by_batches, sequential
 from .plan import Layout, laid_out, runnable
 from .writing import install
 
-Model = onnx.ModelProto | str | PathLike[str]
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
 SCHEMA = "bnfold.recalibrate/1"
 
 
-@dataclass(frozen=True)
-class Recalibration:
+@dataclass(frozen=True, repr=False)
+class Recalibration(Shown):
     """What `recalibrate` returns: the model with new statistics, and of each BatchNormalization how they differ."""
 
-    model: onnx.ModelProto = field(repr=False)
+    model: onnx.ModelProto
     method: str
     batch_size: int | None  # of alg2 and pooled
     samples: int
     drifts: tuple[Drift, ...]
     notes: tuple[str, ...]
+
+    def in_a_line(self) -> str:
+        """How many statistics of how many samples, and the layer that moved farthest."""
+        most = max(self.drifts, key=lambda drift: drift.shift, default=None)
+        moved = f"; largest shift {most.shift:.2g} standard deviations, at {most.node!r}" if most else ""
+        return f"{len(self.drifts)} BatchNormalization, {counted(self.samples, 'sample')} ({self.method}){moved}"
+
+    def tables(self) -> tuple[Table, ...]:
+        drifts = Table("Drift", COLUMNS, [drift.row() for drift in self.drifts])
+        return drifts, Table("Notes", ("",), [(note,) for note in self.notes])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
@@ -45,8 +55,8 @@ class Recalibration:
         return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
 
 
-@dataclass(frozen=True)
-class Check:
+@dataclass(frozen=True, repr=False)
+class Check(Shown):
     """What `check` returns: whether the statistics that a model stores fit data, for each BatchNormalization."""
 
     threshold: float
@@ -66,6 +76,26 @@ class Check:
         """The drift that chance may hide or feign, in standard deviations."""
         return max((fit.resolution for fit in self.fits), default=0.0)
 
+    def in_a_line(self) -> str:
+        return f"{self.verdict}: {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """What the verdict rests on."""
+        off, channels = sum(fit.off for fit in self.fits), sum(fit.drift.channels for fit in self.fits)
+        if self.verdict == "INCONCLUSIVE":
+            few = f"{counted(self.samples, 'sample')} cannot tell a drift below {self.resolution:.2g} from chance"
+            return f"{few}, and the threshold is {self.threshold:g} standard deviations"
+        return f"{off} of {channels} channels are off by more than {self.threshold:g} standard deviations"
+
+    @property
+    def tone(self) -> str:
+        return {"PASS": "good", "FAIL": "bad"}.get(self.verdict, "open")
+
+    def tables(self) -> tuple[Table, ...]:
+        drifts = Table("Drift", (*COLUMNS, "off"), [(*fit.drift.row(), fit.off) for fit in self.fits])
+        return drifts, Table("Notes", ("",), [(note,) for note in self.notes])
+
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
         found = [fit.to_json() for fit in self.fits]
@@ -84,9 +114,11 @@ def recalibrate(
 ) -> Recalibration:
     """Population statistics of `batches` (section 3.1 of the paper) for every BatchNormalization of a model.
 
-    `model` is a path or a ModelProto, which is left as it was; `batches` are dictionaries of arrays by input name or,
+    `model` is what `bnfold.fold` takes, and is left as it was; `batches` are dictionaries of arrays by input name or,
     for a model with one input, arrays. `sequential` does not depend on how they are cut, nor on their order; `alg2` and
-    `pooled` cut them into mini-batches of `batch_size`. Raises ModelProblem for a model or data that will not do.
+    `pooled` cut them into mini-batches of `batch_size`. What lies between two layers is kept in memory up to
+    `memory_limit` bytes, then in a temporary file; `method` is one of these three. Raises ModelProblem for a
+    model or data that will not do.
     """
     options = Options(method, batch_size, memory_limit)
     return in_place(*onnx_io.consumable(model), lambda card: given(batches, card), options, watch)
@@ -128,9 +160,9 @@ def check(
 ) -> Check:
     """Whether the statistics that a model stores fit `batches`, by running it as it is."""
     options = Options(batch_size=batch_size, threshold=threshold)
-    record = model if isinstance(model, onnx.ModelProto) else onnx_io.load(model)
-    folder = None if isinstance(model, onnx.ModelProto) else Path(model).parent
-    return checked(record, folder, lambda card: given(batches, card), options, watch)
+    where = models.given(model)
+    folder = where.parent if isinstance(where, Path) else None
+    return checked(onnx_io.load(where), folder, lambda card: given(batches, card), options, watch)
 
 
 def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Check:

@@ -146,8 +146,10 @@ def _var(norm: Norm) -> str:
 
 
 def _tensor(name: str, value: Any) -> Array:
-    if not isinstance(value, np.ndarray):
-        raise ModelProblem(f"'{name}', which is needed later on, is no tensor", "Sequences cannot be kept.")
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiubOUS":
+        raise ModelProblem(
+            f"'{name}', which is needed later on, is not a tensor", "Only tensors can be kept between two layers."
+        )
     return value
 
 

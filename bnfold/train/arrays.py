@@ -17,10 +17,10 @@ def paired(images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], classes: int
     """Images (N, C, H, W) and labels (N,), N above 0, each label from 0 to classes - 1; else ModelProblem."""
     if len(images) != len(labels) or len(images) == 0:
         raise ModelProblem(
-            f"{source} has {len(labels)} labels for {len(images)} images.", "There must be one each, and at least one."
+            f"{source} has {len(labels)} labels for {len(images)} images", "There must be one each, and at least one."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ModelProblem(
-            f"{source} has labels from {labels.min()} to {labels.max()}.", f"They must be 0 to {classes - 1}."
+            f"{source} has labels from {labels.min()} to {labels.max()}", f"They must be 0 to {classes - 1}."
         )
     return np.ascontiguousarray(images), labels.astype(np.int64)

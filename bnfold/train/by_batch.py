@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain
@@ -13,6 +13,7 @@ from torch import Tensor, distributed, nn
 
 from ..errors import UsageProblem
 from ..moments import Moments
+from ..progress import each
 from .norms import Batch, BatchNorm, images, moments, thawed_norms
 from .ranks import Ranks
 
@@ -26,7 +27,7 @@ def equal_batches(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> S
         sizes = sorted({B.count for B in of_batches})
         if len(sizes) > 1:
             raise UsageProblem(
-                f"{name} sees mini-batches of {sizes[0]} to {sizes[-1]} values per channel; Algorithm 2 has one size.",
+                f"{name} sees mini-batches of {sizes[0]} to {sizes[-1]} values per channel; Algorithm 2 has one size",
                 "The methods sequential and pooled take any.",
             )
     return seen
@@ -42,7 +43,7 @@ def batch_moments(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> S
     parts = ranks.gathered(ranks.agreed(lambda: _seen(model, norms, batches)))
     seen = {name: list(chain.from_iterable(part[name] for part in parts)) for name in norms}
     if norms and not any(seen.values()):
-        raise UsageProblem("No mini-batch reaches a BatchNorm.", "Give at least one full mini-batch.")
+        raise UsageProblem("no mini-batch reaches a BatchNorm", "Give at least one full mini-batch.")
     return {name: of_batches for name, of_batches in seen.items() if of_batches}
 
 
@@ -51,7 +52,8 @@ def _seen(model: nn.Module, norms: dict[str, BatchNorm], batches: Iterable[Batch
     with torch.no_grad(), _normalizing_by_batch(model, norms), ExitStack() as hooks:
         for name, norm in norms.items():
             hooks.enter_context(norm.register_forward_pre_hook(partial(_see, name, seen[name])))
-        for batch in batches:
+        number = len(batches) if isinstance(batches, Sized) else 0
+        for batch in each(batches, "population statistics", number) if number else batches:
             model(images(batch))
     return seen
 
@@ -60,7 +62,7 @@ def _see(name: str, seen: list[Moments], norm: nn.Module, inputs: tuple[Any, ...
     """One mini-batch, before it is normalized."""
     here = moments(inputs[0])
     if here.count < 2:
-        raise UsageProblem(f"{name} sees 1 value per channel, which has no variance.", "Use larger batches.")
+        raise UsageProblem(f"{name} sees 1 value per channel, which has no variance", "Use larger batches.")
     seen.append(here)
 
 
@@ -96,6 +98,6 @@ def _refuse_synchronized(norms: dict[str, BatchNorm]) -> None:
     for name, norm in norms.items():
         if isinstance(norm, nn.SyncBatchNorm) and distributed.is_initialized():
             raise UsageProblem(
-                f"{name} is a SyncBatchNorm: what it normalizes by is not the mini-batch of one process.",
+                f"{name} is a SyncBatchNorm: what it normalizes by is not the mini-batch of one process",
                 "The method sequential takes it.",
             )

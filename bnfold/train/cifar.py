@@ -33,7 +33,7 @@ def _from_npz(path: Path) -> tuple[Arrays, Arrays]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             x_train, y_train, x_test, y_test = (stored[key] for key in KEYS)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise ModelProblem(f"{path} cannot be read: {error}.", HINT) from error
+        raise ModelProblem(f"{path} cannot be read: {error}", HINT) from error
     return _arrays(path, x_train, y_train), _arrays(path, x_test, y_test)
 
 
@@ -45,7 +45,7 @@ def _from_batches(data_dir: Path) -> tuple[Arrays, Arrays]:
     try:
         train, test = (CIFAR10(data_dir, train=train) for train in (True, False))
     except (OSError, RuntimeError) as error:
-        raise ModelProblem(f"{data_dir} holds no intact CIFAR-10.", HINT) from error
+        raise ModelProblem(f"{data_dir} holds no intact CIFAR-10", HINT) from error
     return _from_torchvision(train), _from_torchvision(test)
 
 
@@ -56,5 +56,5 @@ def _from_torchvision(part: Any) -> Arrays:
 def _arrays(path: Path, images: npt.NDArray[Any], labels: npt.NDArray[Any]) -> Arrays:
     shaped = images.ndim == 4 and images.shape[1:] == (32, 32, 3) and labels.shape == images.shape[:1]
     if not shaped or images.dtype != np.uint8 or labels.dtype.kind not in "iu":
-        raise ModelProblem(f"{path} holds no uint8 images (N, 32, 32, 3) with integer labels (N,).", HINT)
+        raise ModelProblem(f"{path} holds no uint8 images (N, 32, 32, 3) with integer labels (N,)", HINT)
     return paired(images.transpose(0, 3, 1, 2), labels, CLASSES, path)

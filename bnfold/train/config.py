@@ -56,20 +56,20 @@ def read_config(run: Path) -> Config:
     """ModelProblem if `run` is no run, is damaged, or was written by another version of bnfold."""
     path = run / CONFIG
     if not path.is_file():
-        raise ModelProblem(f"{run} is not a run: it has no {CONFIG}.", "`bnfold train` makes runs.")
+        raise ModelProblem(f"{run} is not a run: it has no {CONFIG}", "`bnfold train` makes runs.")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         require_version(path, stored["version"])
         return Config.from_stored(stored)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelProblem(f"{path} is damaged.", "Train again.") from error
+        raise ModelProblem(f"{path} is damaged", "Train again.") from error
 
 
 def require_version(path: Path, version: object) -> None:
     """ModelProblem unless this bnfold reads what was written as `version`."""
     if version != VERSION:
         raise ModelProblem(
-            f"{path} has version {version}; this bnfold reads version {VERSION}.", "Use the bnfold that wrote it."
+            f"{path} has version {version}; this bnfold reads version {VERSION}", "Use the bnfold that wrote it."
         )
 
 
@@ -80,7 +80,7 @@ def resumed(settings: Settings, options: TrainOptions) -> Settings:
     for name, value in said.items():
         if name not in free and stored[name] != value:
             raise UsageProblem(
-                f"The run has {name} {stored[name]}, not {value}.",
+                f"the run has {name} {stored[name]}, not {value}",
                 "Leave that option out, or start another run with --out.",
             )
     if said.keys() & {"steps", "epochs"} & free:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..display import counted
 from ..errors import ModelProblem
 from . import cifar, folder, idx
 from .normalization import Normalization, Pixels
@@ -92,7 +93,7 @@ def _some(rng: np.random.Generator, labels: Labels, label: int, name: str, share
     members = rng.permutation(np.flatnonzero(labels == label))
     if len(members) < 2:
         raise ModelProblem(
-            f"Class {name!r} has {len(members)} image(s).", "A class needs one to learn and one to test."
+            f"class {name!r} has {counted(len(members), 'image')}", "A class needs one to learn and one to test."
         )
     return members[: max(1, round(share * len(members)))]
 

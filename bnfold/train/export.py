@@ -62,20 +62,20 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
 
 def _check_request(out: Path, opset: int, dtype: str, force: bool) -> None:
     if dtype not in TOLERANCE:
-        raise UsageProblem(f"Unknown dtype: {dtype!r}.", f"Use {' or '.join(TOLERANCE)}.")
+        raise UsageProblem(f"unknown dtype {dtype!r}", f"Use {' or '.join(TOLERANCE)}.")
     if opset < OLDEST_OPSET:
         raise _no_opset(opset)
     if out.is_dir():
-        raise UsageProblem(f"{out} is a folder.", "Name the file to write, such as model.onnx.")
+        raise UsageProblem(f"{out} is a folder", "Name the file to write, such as model.onnx.")
     if not out.parent.is_dir():
-        raise UsageProblem(f"There is no folder {out.parent}.", "Make it first, or choose another place.")
+        raise UsageProblem(f"there is no folder {out.parent}", "Make it first, or choose another place.")
     if out.exists() and not force:
-        raise UsageProblem(f"{out} exists already.", "--force overwrites it.")
+        raise UsageProblem(f"{out} exists", "--force replaces it.")
 
 
 def _no_opset(opset: int) -> UsageProblem:
     return UsageProblem(
-        f"PyTorch cannot export opset {opset}: it is too {'old' if opset < OLDEST_OPSET else 'new'}.",
+        f"PyTorch cannot export opset {opset}: it is too {'old' if opset < OLDEST_OPSET else 'new'}",
         f"--opset {OLDEST_OPSET} is the oldest, 20 the default.",
     )
 
@@ -85,7 +85,7 @@ def _network(run: Path, config: Config, checkpoint: Checkpoint) -> nn.Module:
     from .session import network
 
     if not checkpoint.scores:
-        raise ModelProblem(f"{run} is not finished.", f"`bnfold train --resume --out {run}` goes on with it.")
+        raise ModelProblem(f"{run} is not finished", f"`bnfold train --resume --out {run}` goes on with it.")
     model = network(config, checkpoint.model | checkpoint.statistics, run)
     _check_finite(model, f"{run} holds NaN or infinity in", "Train again with a lower --lr.")
     return model.eval()
@@ -94,7 +94,7 @@ def _network(run: Path, config: Config, checkpoint: Checkpoint) -> nn.Module:
 def _check_finite(model: nn.Module, problem: str, hint: str) -> None:
     for name, values in model.state_dict().items():
         if not bool(values.isfinite().all()):
-            raise ModelProblem(f"{problem} {name}.", hint)
+            raise ModelProblem(f"{problem} {name}", hint)
 
 
 def _proto(model: nn.Module, config: Config, checkpoint: Checkpoint, opset: int, dtype: str) -> onnx.ModelProto:
@@ -114,7 +114,7 @@ def _check_batch_norms(model: nn.Module, proto: onnx.ModelProto) -> None:
 
     there, found = len(tracked_norms(model)), sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
     if there != found:
-        raise CheckFailed(f"PyTorch exported {found} of {there} BatchNormalization.", "This is a defect: report it.")
+        raise CheckFailed(f"PyTorch exported {found} of {there} BatchNormalization", "This is a defect: report it.")
 
 
 def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:
@@ -151,7 +151,7 @@ def _worst_error(model: nn.Module, config: Config, path: Path, dtype: str) -> fl
     error, largest = difference(model, path, config.shape, dtype)
     if not error <= TOLERANCE[dtype] * max(1.0, largest):
         raise CheckFailed(
-            f"The exported file differs from PyTorch by {error:.3g} on outputs up to {largest:.3g}.",
+            f"the exported file differs from PyTorch by {error:.3g} on outputs up to {largest:.3g}",
             "Use --dtype float32." if dtype != "float32" else "This is a defect: report it.",
         )
     return error

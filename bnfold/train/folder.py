@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..display import counted
 from ..errors import ModelProblem
 from .arrays import Arrays
 from .options import need
@@ -25,11 +26,11 @@ def load(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
     """
     need("PIL")
     if not path.is_dir():
-        raise ModelProblem(f"No folder {path}.", "Give folder:PATH, with one sub-folder of images for each class.")
+        raise ModelProblem(f"no folder {path}", "Give folder:PATH, with one sub-folder of images for each class.")
     parts = [path / "train", path / "test"] if (path / "train").is_dir() and (path / "test").is_dir() else [path]
     classes = _classes(parts[0])
     if _classes(parts[-1]) != classes:
-        raise ModelProblem(f"{parts[0]} and {parts[-1]} have different classes.", "Give both the same sub-folders.")
+        raise ModelProblem(f"{parts[0]} and {parts[-1]} have different classes", "Give both the same sub-folders.")
     listed = [_listing(part, classes) for part in parts]
     size, mode = _form([file for part in listed for file, _ in part])
     return classes, [_arrays(part, size, mode) for part in listed]
@@ -39,7 +40,7 @@ def _classes(path: Path) -> tuple[str, ...]:
     names = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
     if len(names) < 2:
         raise ModelProblem(
-            f"{path} has {len(names)} class sub-folder(s).", "At least 2 are needed: PATH/CLASS/image.png."
+            f"{path} has {counted(len(names), 'folder')} of classes", "At least 2 are needed: PATH/CLASS/image.png."
         )
     return names
 
@@ -48,7 +49,7 @@ def _listing(path: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
     """Every image file below the class folders, in the order of its name, with its class."""
     listed = [(p, i) for i, name in enumerate(classes) for p in sorted((path / name).rglob("*")) if _is_image(p)]
     if not listed:
-        raise ModelProblem(f"{path} has no images.", f"Files that count end in {', '.join(sorted(SUFFIXES))}.")
+        raise ModelProblem(f"{path} has no images", f"Files that count end in {', '.join(sorted(SUFFIXES))}.")
     return listed
 
 
@@ -61,7 +62,7 @@ def _form(files: list[Path]) -> tuple[tuple[int, int], str]:
     found = [_opened(file, lambda image: (image.size, image.mode)) for file in files]
     sizes, modes = {size for size, _ in found}, {mode for _, mode in found}
     if any(mode.startswith(DEEP) for mode in modes):
-        raise ModelProblem("Some of the images have more than 8 bits per channel.", "Convert them to 8 bits.")
+        raise ModelProblem("some of the images have more than 8 bits per channel", "Convert them to 8 bits.")
     return sizes.pop() if len(sizes) == 1 else MIXED_SIZE, "L" if modes <= GREY else "RGB"
 
 
@@ -85,4 +86,4 @@ def _opened(file: Path, look: Any) -> Any:
         with Image.open(file) as image:
             return look(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ModelProblem(f"{file} is not a readable image: {error}.", "Repair or remove it.") from error
+        raise ModelProblem(f"{file} is not a readable image: {error}", "Repair or remove it.") from error

@@ -34,11 +34,11 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
     rank = raw[3] if len(raw) >= 4 else 0
     header = 4 + 4 * rank
     if raw[:3] != bytes([0, 0, UNSIGNED_BYTES]) or len(raw) < header:
-        raise ModelProblem(f"{path} is not an idx file of bytes.", "Fetch it again.")
+        raise ModelProblem(f"{path} is not an idx file of bytes", "Fetch it again.")
     shape = struct.unpack(f">{rank}I", raw[4:header])
     whole = header + prod(shape)
     if len(raw) != whole:
-        raise ModelProblem(f"{path} is damaged: {len(raw)} bytes, its header says {whole}.", "Fetch it again.")
+        raise ModelProblem(f"{path} is damaged: {len(raw)} bytes, its header says {whole}", "Fetch it again.")
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
 
 
@@ -55,7 +55,7 @@ def _find(folders: list[Path], stem: str) -> Path:
     found = [path for path in candidates if path.is_file()]
     if not found:
         raise ModelProblem(
-            f"No file {candidates[0]}.",
+            f"no file {candidates[0]}",
             "--data-dir names the folder of the four idx files; without it they are downloaded.",
         )
     return found[0]
@@ -66,9 +66,9 @@ def _bytes(path: Path) -> bytes:
         content = path.read_bytes()
         return gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
-        raise ModelProblem(f"{path} cannot be read: {error}.", "Fetch it again.") from error
+        raise ModelProblem(f"{path} cannot be read: {error}", "Fetch it again.") from error
 
 
 def _require_rank(path: Path, array: npt.NDArray[Any], rank: int) -> None:
     if array.ndim != rank:
-        raise ModelProblem(f"{path} holds an array of rank {array.ndim}, not {rank}.", "Are the files swapped?")
+        raise ModelProblem(f"{path} holds an array of rank {array.ndim}, not {rank}", "Are the files swapped?")

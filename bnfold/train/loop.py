@@ -103,7 +103,7 @@ def _require_finite(session: Session, losses: list[float], largest: list[float])
 
 
 def _diverged(what: str) -> CheckFailed:
-    return CheckFailed(f"Training diverged: {what}.", "Use a lower --lr, or BatchNorm if it was left out.")
+    return CheckFailed(f"training diverged: {what}", "Use a lower --lr, or BatchNorm if it was left out.")
 
 
 def _finish(session: Session) -> Checkpoint:
@@ -185,6 +185,6 @@ def _resumable(session: Session) -> Iterator[None]:
     except KeyboardInterrupt:
         kept = runs.load(session.run).step
         raise Interrupted(
-            f"Stopped at step {session.step} of {session.steps}; {session.run} keeps step {kept}.",
+            f"stopped at step {session.step} of {session.steps}; {session.run} keeps step {kept}",
             f"`bnfold train --resume --out {session.run}` goes on from there.",
         ) from None

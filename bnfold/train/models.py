@@ -63,7 +63,7 @@ def find(arch: str) -> Callable[..., nn.Module]:
 def _require_honoured(network: Network, beyond: set[str]) -> None:
     if beyond:
         said = ", ".join(sorted(option(name) for name in beyond))
-        raise UsageProblem(f"The architecture {network.arch} cannot honour {said}.", "Leave it out, or choose another.")
+        raise UsageProblem(f"the architecture {network.arch} cannot honour {said}", "Leave it out, or choose another.")
 
 
 def mlp(

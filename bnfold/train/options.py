@@ -151,7 +151,7 @@ def need(*packages: str, extra: str = "train") -> None:
             import_module(package)
         except ImportError as error:
             raise EnvironmentProblem(
-                f"This needs the package {package}, which cannot be imported here ({error}).",
+                f"this needs the package {package}, which cannot be imported here ({error})",
                 f'pip install "bnfold[{extra}]"',
             ) from error
 
@@ -159,7 +159,7 @@ def need(*packages: str, extra: str = "train") -> None:
 def unknown(kind: str, name: str, known: Collection[str]) -> UsageProblem:
     """The error for a name nobody knows; its hint has the nearest ones."""
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known)
-    return UsageProblem(f"Unknown {kind}: {name!r}.", f"Did you mean {' or '.join(near)}?")
+    return UsageProblem(f"unknown {kind} {name!r}", f"Did you mean {' or '.join(near)}?")
 
 
 COUNTS = ("steps", "epochs", "batch_size", "decay_every", "evaluate_every")
@@ -233,4 +233,4 @@ def option(name: str) -> str:
 
 def _require(condition: bool, message: str, hint: str) -> None:
     if not condition:
-        raise UsageProblem(f"{message[0].upper()}{message[1:]}.", hint)
+        raise UsageProblem(message, hint)

@@ -46,14 +46,14 @@ def from_file(file: str, name: str, shape: Shape, classes: int) -> nn.Module:
     """What the function `name(in_shape, classes)` of this Python file returns. The file is run: trust it first."""
     path = Path(file)
     if not path.is_file():
-        raise ModelProblem(f"No file {path}.", "FILE.py:FACTORY is relative to the current directory.")
+        raise ModelProblem(f"no file {path}", "FILE.py:FACTORY is relative to the current directory.")
     arch = f"{path}:{name}"
     factory = getattr(_made(arch, _imported, path), name, None)
     if not callable(factory):
-        raise ModelProblem(f"{path} has no function {name}.", f"Define {name}(in_shape, classes) -> nn.Module in it.")
+        raise ModelProblem(f"{path} has no function {name}", f"Define {name}(in_shape, classes) -> nn.Module in it.")
     made = _made(arch, factory, shape, classes)
     if not isinstance(made, nn.Module):
-        raise ModelProblem(f"{arch} gave a {type(made).__name__}, not an nn.Module.", "Return the network.")
+        raise ModelProblem(f"{arch} gave a {type(made).__name__}, not an nn.Module", "Return the network.")
     return made
 
 

@@ -150,5 +150,5 @@ def _company() -> Iterator[None]:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
         raise EnvironmentProblem(
-            "Another process of this run has stopped.", "Its own message says why; --resume goes on with the run."
+            "another process of this run has stopped", "Its own message says why; --resume goes on with the run."
         ) from error

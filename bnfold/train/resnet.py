@@ -25,7 +25,7 @@ def resnet(
     """`depth` = 6n + 2 layers of weights: a 3x3 convolution, three stages of n blocks of two, and the classifier."""
     n, rest = divmod(int(depth) - 2, 6)
     if n < 1 or rest:
-        raise UsageProblem(f"No resnet has {depth} layers: the depth is 6n + 2.", "Use resnet-20, -32, -56 or -110.")
+        raise UsageProblem(f"no resnet has {depth} layers: the depth is 6n + 2", "Use resnet-20, -32, -56 or -110.")
     style = Style(batch_norm, activation)
     widths = [max(4, round(m * width)) for m in CHANNELS]
     layers = OrderedDict[str, nn.Module](first=style.conv(shape[0], widths[0], 3))

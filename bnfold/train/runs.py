@@ -48,7 +48,7 @@ def create(run: Path, config: Config) -> None:
 
 
 def exists(run: Path) -> UsageProblem:
-    return UsageProblem(f"{run} exists already.", "--resume goes on with it; another --out starts a new run.")
+    return UsageProblem(f"{run} exists", "--resume goes on with it; another --out starts a new run.")
 
 
 def default_out(settings: Settings) -> Path:
@@ -62,7 +62,7 @@ def newest() -> Path:
     """The run under runs/ whose checkpoint was written last; UsageProblem if there is none."""
     found = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
     if not found:
-        raise UsageProblem(f"There is no run under {RUNS.absolute()}.", "`bnfold train` makes one.")
+        raise UsageProblem(f"there is no run under {RUNS.absolute()}", "`bnfold train` makes one.")
     return found[-1].parent
 
 
@@ -77,7 +77,7 @@ def load(run: Path) -> Checkpoint:
     """The checkpoint of `run`, on the CPU; ModelProblem if it is missing, damaged or of another version."""
     path = run / CHECKPOINT
     if not path.is_file():
-        raise ModelProblem(f"{run} has no {CHECKPOINT}.", "`bnfold train` writes one; --checkpoint names a run.")
+        raise ModelProblem(f"{run} has no {CHECKPOINT}", "`bnfold train` writes one; --checkpoint names a run.")
     stored = _stored(path)
     if not isinstance(stored, dict):
         raise _damaged(path)
@@ -101,7 +101,7 @@ def _stored(path: Path) -> Any:
 
 
 def _damaged(path: Path) -> ModelProblem:
-    return ModelProblem(f"{path} is damaged, or is not a checkpoint of bnfold.", "Train again.")
+    return ModelProblem(f"{path} is damaged, or is not a checkpoint of bnfold", "Train again.")
 
 
 def log(run: Path, row: dict[str, float]) -> None:

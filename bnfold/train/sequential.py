@@ -9,7 +9,7 @@ are looked at, because that is what those will be given.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import chain
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageProblem
 from ..moments import Moments
+from ..progress import each, tell
 from .norms import Batch, images, live_norms, moments, thawed_norms
 from .ranks import Ranks
 
@@ -45,7 +46,7 @@ def sequential(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, memory:
         layout = ranks.agreed(lambda: _layout(walk.net, walk.norms, next(_chunks(again), None)))
         order = next((there.order for there in ranks.gathered(layout) if there.order), ())
         if not order:
-            raise UsageProblem("No image reaches a BatchNorm.", "Give at least one batch.")
+            raise UsageProblem("no image reaches a BatchNorm", "Give at least one batch.")
         fitting = _at_most(memory // (ALIVE * layout.widest), _chunks(again)) if layout.order else None
         if fitting is None:
             _in_a_pass_each(walk, order, again)
@@ -71,7 +72,7 @@ class _Walk:
         """Everything this process saw of what a BatchNorm is given: merge it with the others', and install it."""
         everywhere = Moments.merged(chain.from_iterable(self.ranks.gathered(parts)))
         if everywhere.count < 2:
-            raise UsageProblem(f"{name} sees 1 value per channel, which has no variance.", "Use more images.")
+            raise UsageProblem(f"{name} sees 1 value per channel, which has no variance", "Use more images.")
         for stored, value in (("running_mean", everywhere.mean), ("running_var", everywhere.variance)):
             getattr(self.norms[name], stored).copy_(torch.from_numpy(value).to(self.dtypes[name]))
         self.found[name] = everywhere
@@ -106,7 +107,7 @@ def _note(name: str, inputs: list[tuple[str, int]], norm: nn.Module, given: tupl
 def _require_once(name: str, times: int) -> None:
     if times > 1:
         raise UsageProblem(
-            f"{name} is used {times} times: what it is given later depends on the statistics that are sought.",
+            f"{name} is used {times} times: what it is given later depends on the statistics that are sought",
             "The methods alg2 and pooled take every use together, as the moving averages do.",
         )
 
@@ -114,7 +115,7 @@ def _require_once(name: str, times: int) -> None:
 def _require_stored(name: str, stored: bool) -> None:
     if not stored:
         raise UsageProblem(
-            f"{name} keeps no statistics: what lies behind it depends on the batch even in inference.",
+            f"{name} keeps no statistics: what lies behind it depends on the batch even in inference",
             "Use the method alg2 or pooled.",
         )
 
@@ -129,10 +130,11 @@ def _in_one_pass(walk: _Walk, everything: list[Tensor]) -> None:
 
 def _take_all(walk: _Walk, name: str, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     walk.take(name, [moments(piece) for piece in torch.split(inputs[0], CHUNK)])
+    tell("population statistics", len(walk.found), len(walk.norms))
 
 
-def _in_a_pass_each(walk: _Walk, order: Iterable[str], batches: Iterable[Batch]) -> None:
-    for name in order:
+def _in_a_pass_each(walk: _Walk, order: Sequence[str], batches: Iterable[Batch]) -> None:
+    for name in each(order, "population statistics", len(order)):
         walk.take(name, [moments(x) for x in _inputs(walk.net, walk.norms[name], _chunks(batches))])
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from ..display import counted
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
 from .augmentation import augmented, draws
@@ -110,6 +111,9 @@ class Population:
     session: Session
     chosen: list[npt.NDArray[np.intp]]
 
+    def __len__(self) -> int:
+        return len(self.chosen)
+
     def __iter__(self) -> Iterator[Tensor]:
         return (self.session.training(indices, STATISTICS_EPOCH)[0] for indices in self.chosen)
 
@@ -160,15 +164,15 @@ def _resumed(
 ) -> Session:
     settings, processes = config.settings, sum(name.startswith("cpu") for name in checkpoint.rng)
     if Config.of(settings, data) != config:
-        raise ModelProblem(f"{settings.data} is not what {run} was trained on.", "Point --data-dir to the same files.")
+        raise ModelProblem(f"{settings.data} is not what {run} was trained on", "Point --data-dir to the same files.")
     if processes != ranks.size:
         raise UsageProblem(
-            f"{run} is a run of {processes} process(es), not {ranks.size}.",
+            f"{run} is a run of {counted(processes, 'process', 'processes')}, not {ranks.size}",
             f"`torchrun --nproc-per-node {processes} -m bnfold_cli train --resume --out {run}` goes on with it.",
         )
     session = _session(run, settings, data, _device(options.device, settings), ranks)
     if session.steps < checkpoint.step:
-        raise UsageProblem(f"{run} is at step {checkpoint.step} already.", f"Ask for more than {session.steps} steps.")
+        raise UsageProblem(f"{run} is at step {checkpoint.step} already", f"Ask for more than {session.steps} steps.")
     try_a_step(session.descent, data, ranks)
     _restore(session, checkpoint)
     return session
@@ -181,7 +185,7 @@ def network(config: Config, weights: dict[str, Tensor], run: Path) -> nn.Module:
         model = build(config.settings, config.shape, len(config.classes))
     except UsageProblem as error:
         raise ModelProblem(
-            f"{run} is of an architecture unknown here: {arch}.", "Use the bnfold that trained it."
+            f"{run} is of an architecture unknown here: {arch}", "Use the bnfold that trained it."
         ) from error
     put(model, weights, run, arch)
     return model
@@ -193,7 +197,7 @@ def put(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> N
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ModelProblem(
-            f"{run / runs.CHECKPOINT} holds the weights of another architecture than {arch}.",
+            f"{run / runs.CHECKPOINT} holds the weights of another architecture than {arch}",
             f"{runs.CHECKPOINT} and {CONFIG} of a run belong together.",
         ) from error
 
@@ -234,8 +238,8 @@ def _device(name: str, settings: Settings) -> torch.device:
         raise unknown("device", name, DEVICES)
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
-        raise EnvironmentProblem("No CUDA device can be used here.", "Use --device cpu, or install PyTorch for CUDA.")
+        raise EnvironmentProblem("no CUDA device can be used here", "Use --device cpu, or install PyTorch for CUDA.")
     device = torch.device("cuda", local_rank()) if name != "cpu" and available else torch.device("cpu")
     if settings.amp == "float16" and device.type == "cpu":
-        raise UsageProblem("--amp float16 needs a CUDA device.", "On the CPU --amp bfloat16 can be had.")
+        raise UsageProblem("--amp float16 needs a CUDA device", "Use --amp bfloat16 on the CPU.")
     return device

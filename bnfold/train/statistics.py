@@ -55,7 +55,7 @@ def install(model: nn.Module, statistics: dict[str, Statistics]) -> None:
     for name, found in statistics.items():
         for stored, value in ((norms[name].running_mean, found.mean), (norms[name].running_var, found.var)):
             if not bool(torch.isfinite(value).all()):
-                raise ModelProblem(f"The population statistics of {name} are not finite.", "Train with a lower --lr.")
+                raise ModelProblem(f"the population statistics of {name} are not finite", "Train with a lower --lr.")
             assert stored is not None
             stored.copy_(value)
 

@@ -124,7 +124,7 @@ def _check(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(
-            f"The exported file is not valid ONNX: {str(error).strip().splitlines()[0]}", "Try another --opset."
+            f"the exported file is not valid ONNX: {str(error).strip().splitlines()[0]}", "Try another --opset."
         ) from error
 
 
@@ -136,7 +136,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no public base
         raise UsageProblem(
-            "The installed onnxruntime cannot load the exported file.", "Use an older --opset."
+            "the installed onnxruntime cannot load the exported file", "Use an older --opset."
         ) from error
 
 

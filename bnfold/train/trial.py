@@ -38,10 +38,10 @@ def try_a_step(descent: Descent, data: Dataset, ranks: Ranks) -> None:
 def _check_sizes(settings: Settings, images: int, processes: int) -> None:
     for option, size in (("batch-size", settings.batch_size), ("statistics-batch", settings.mini_batch)):
         if size > images:
-            raise UsageProblem(f"--{option} {size} is more than the {images} training images.", "Use smaller batches.")
+            raise UsageProblem(f"--{option} {size} is more than the {images} training images", "Use smaller batches.")
     if settings.batch_size % processes:
         raise UsageProblem(
-            f"--batch-size {settings.batch_size} cannot be shared equally by {processes} processes.",
+            f"--batch-size {settings.batch_size} cannot be shared equally by {processes} processes",
             f"Use a multiple of {processes}.",
         )
 
@@ -61,6 +61,6 @@ def _step(descent: Descent, images: Tensor) -> Tensor:
 def _require_logits(arch: str, images: Tensor, logits: Tensor, classes: int) -> None:
     if logits.shape != (len(images), classes):
         raise UsageProblem(
-            f"{arch} answers images of {tuple(images.shape)} with {tuple(logits.shape)}, not {classes} logits each.",
+            f"{arch} answers images of {tuple(images.shape)} with {tuple(logits.shape)}, not {classes} logits each",
             "Its factory is told the number of classes.",
         )

@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from .. import progress
 from .copies import without_data
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .inputs import feeds
@@ -70,7 +71,8 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     pair = Pair(trial.original, trial.folded, good & examples.keys(), examples, trial.effort, trial.seed)
     sites = (trial.edits & examples.keys()) - moved - fixed
     makers = produced(trial.folded.graph)
-    found = [derived(pair, name) for name in makers if name in sites]
+    known = [name for name in makers if name in sites]
+    found = [derived(pair, name) for name in progress.each(known, "verify: algebra of the fold sites", len(known))]
     covered = sites.union(*(site.inside for site in found if site.proved))
     left = [name for name in makers if name in trial.edits - fixed - covered]
     return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in left]

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from typing import Any
 
 from ..errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
 from ..limits import UNCAPPED, Limits, Watch, cap, current, tied, within
+from ..progress import Listener, heard, tell
 
 JOBS = {  # the only functions a child runs: name -> module, function
     "structure": ("bnfold.verification.structure", "check"),
@@ -34,7 +36,8 @@ JOBS = {  # the only functions a child runs: name -> module, function
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}
 _START = "import sys; sys.path.append(sys.argv[1]); from bnfold.verification.child import serve; serve(*sys.argv[2:])"
-PAUSE = 0.25  # seconds between two looks at what a child holds
+PAUSE = 0.25  # seconds between two looks at what a child holds, and at how far it is
+PROGRESS = "progress"
 # Many small matrix products: the threads of numpy's library would mostly wait for each other.
 _CALM = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _stage_file: Path | None = None
@@ -68,17 +71,21 @@ def run(
     limits = current()
     told = json.dumps({**asdict(limits), "seconds": 0}), "" if reserves else "capped", str(os.getpid())
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        asked, answer, doing, noise = (Path(folder, name) for name in ("ask.json", "answer.json", "stage", "noise"))
+        names = ("ask.json", "answer.json", "stage", "noise", PROGRESS)
+        asked, answer, doing, noise, progress = (Path(folder, name) for name in names)
         asked.write_text(json.dumps(dict(request)), encoding="utf-8")
         command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), job, folder, *told]
         with noise.open("wb") as stream:
-            status = _wait(command, stream, _CALM | os.environ | dict(environment or {}), limits, seconds)
+            around = _CALM | os.environ | dict(environment or {})
+            status = _wait(command, stream, around, limits, seconds, progress)
         if answer.exists() and status == 0:
             return _answer(json.loads(answer.read_text(encoding="utf-8")))
         raise Crashed(_last_words(status, doing, noise))
 
 
-def _wait(command: list[str], noise: Any, environment: dict[str, str], limits: Limits, usual: float) -> int | str:
+def _wait(
+    command: list[str], noise: Any, environment: dict[str, str], limits: Limits, usual: float, progress: Path
+) -> int | str:
     """The exit status of `command`, or which limit it exceeded, so that it had to be stopped."""
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, env=environment) as process:
         watch = Watch(process.pid, limits.time(usual), limits.bytes())
@@ -88,9 +95,29 @@ def _wait(command: list[str], noise: Any, environment: dict[str, str], limits: L
                     return why
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(PAUSE)
+                _pass_on(progress)
         finally:
             process.kill()
     return process.returncode
+
+
+def _pass_on(progress: Path) -> None:
+    """Say what the child has noted of how far it is."""
+    with suppress(OSError, ValueError):  # nothing yet, or half of it
+        tell(*json.loads(progress.read_text(encoding="utf-8")))
+
+
+def _noted(progress: Path) -> Listener:
+    """The child's listener, which notes what it is told in a file, a few times a second."""
+    next_time = 0.0
+
+    def note(*told: str | float) -> None:
+        nonlocal next_time
+        if time.monotonic() >= next_time:
+            progress.write_text(json.dumps(told), encoding="utf-8")
+            next_time = time.monotonic() + PAUSE
+
+    return note
 
 
 def _answer(answer: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +147,7 @@ def serve(job: str, folder: str, limits: str, capped: str, parent: str) -> None:
     cap(held_to.bytes() if capped else UNCAPPED)
     module, function = JOBS[job]
     try:
-        with within(held_to):
+        with within(held_to), heard(_noted(Path(folder, PROGRESS))):
             answer = getattr(import_module(module), function)(
                 json.loads(Path(folder, "ask.json").read_text(encoding="utf-8"))
             )

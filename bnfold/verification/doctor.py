@@ -59,11 +59,15 @@ class Diagnosis:
     python: str
     environment: dict[str, str]
 
-    COLUMNS: ClassVar = ("provider", "works", "one node ran on", "versions")
+    COLUMNS: ClassVar = ("provider", "works", "a test node ran on", "versions")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per provider for a table."""
         return [health.row() for health in self.providers]
+
+    def installed(self) -> list[tuple[str, ...]]:
+        """For a table: the wheels that each provider comes in."""
+        return [(h.provider, name, version) for h in self.providers for name, version in h.wheels.items()]
 
     def require(self, names: Iterable[str]) -> None:
         """Raise EnvironmentProblem for the first of `names` that does not work."""

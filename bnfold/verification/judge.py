@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..display import counted
 from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Level, Structure
 
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
@@ -40,8 +41,8 @@ def _kept(structure: Structure | None) -> list[str]:
     if not structure:
         return []
     same, all_of_them = structure.untouched, structure.untouched + structure.edited
-    found = f"structure: {same} of {all_of_them} messages are the original's to the last byte"
-    return [f"{found}, the others belong to fold sites"]
+    found = f"structure: {same} of {all_of_them} nodes, tensors and shapes are the original's, byte for byte"
+    return [f"{found}; the others belong to fold sites"]
 
 
 def _off(derived: Sequence[Derived]) -> list[str]:
@@ -127,7 +128,7 @@ def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
             worst = max((t.ratio for t in level.tensors if not t.moved), default=0.0)
             same = "; onnxruntime makes both the same graph" if level.same_graph else ""
             found.append(
-                f"{level.where}: {len(level.tensors)} tensors on {len(level.cases)} inputs, "
+                f"{level.where}: {counted(len(level.tensors), 'tensor')} on {counted(len(level.cases), 'input')}, "
                 f"largest error {worst:.2g} times what rounding explains{same}{_proof(level)}"
             )
     return tuple(found)

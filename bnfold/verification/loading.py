@@ -71,7 +71,7 @@ def found(path: Path) -> Path:
     if path.is_dir():
         raise ModelProblem(f"{path} is a folder, not a model", "Name the .onnx file in it.")
     if not path.exists():
-        raise ModelProblem(f"no model at {path}", "Relative paths start at the current directory.")
+        raise ModelProblem(f"no model at {path}", "Paths are relative to the current directory.")
     if path.stat().st_size == 0:
-        raise ModelProblem(f"{path} is empty", "Was it written completely?")
+        raise ModelProblem(f"{path} is empty", "Was the export or download interrupted? Make the file again.")
     return path

@@ -83,7 +83,10 @@ def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
 def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
-    report.update(provider=trial.way.provider, math=trial.way.math, placements=[])
+    report.update(provider=trial.way.provider, math=trial.way.math, placements=[], same_graph=False)
+    if not names:  # for which onnxruntime would answer with all outputs
+        report["why"] = "the two models have no tensor in common"
+        return report
     report["same_graph"] = level == "default" and _same_graph(trial, level)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))

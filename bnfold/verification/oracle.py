@@ -15,6 +15,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from ..bounds import expanded
+from ..progress import each
 from .doubles import doubled
 from .operators import REPLACED, Resize10
 from .protos import called, opset, subgraphs
@@ -72,8 +73,9 @@ class Oracle:
         values: dict[str, Any] = {"": None, **self._evaluator.rt_inits_}
         values.update((name, _wide(value)) for name, value in feeds.items())
         left = Counter(name for node in self._graph.node for name in _reads(node))
+        nodes = self._evaluator.rt_nodes_
         with np.errstate(all="ignore"):
-            for node in self._evaluator.rt_nodes_:
+            for node in each(nodes, "verify: float64 evaluation", len(nodes)):
                 self._step(node, values)
                 self._drop(node.onnx_node, values, left, wanted)
         return {name: values[name] for name in wanted if name in values}

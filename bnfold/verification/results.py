@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from ..display import Shown, Table
 from ..junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
 from .placement import Placement
 from .providers import Way
@@ -74,6 +75,12 @@ class Compared:
         kind = "output" if self.output else "fold site" if self.site else "tensor"
         at = f" channel {self.channel}" if self.axis is not None and self.channel is not None else ""
         return f"{kind} {self.name!r} ({self.operator}){at}"
+
+    def row(self) -> tuple[str, ...]:
+        """For a table: name, channel, ratio and its limit, largest errors."""
+        channel = str(self.channel) if self.axis is not None and self.channel is not None else ""
+        errors = (f"{error:.2e}" for error in (self.max_abs_original, self.max_abs_folded))
+        return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
 
 
 @dataclass(frozen=True)
@@ -194,8 +201,8 @@ class Structure:
     folded: dict[str, int]
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Shown):
     """The verdict on a folded model: PASS, FAIL, VACUOUS (the comparison could not have failed) or INCONCLUSIVE."""
 
     verdict: str
@@ -207,11 +214,18 @@ class Verification:
     models: dict[str, dict[str, Any]]
     seconds: float
 
+    WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
     COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: how far the folded model is from float64, and how far the original is."""
         return [level.row() for level in self.levels] + self._algebra()
+
+    def worst(self, most: int = 20) -> list[tuple[str, ...]]:
+        """For a table with `WORST`: the outputs and fold sites with the largest ratios, of all levels."""
+        found = [(t.ratio, level, t) for level in self.levels for t in level.tensors if t.output or t.site]
+        found.sort(key=lambda entry: -entry[0])
+        return [(level.title, *t.row()) for _, level, t in found[:most]]
 
     def _algebra(self) -> list[tuple[str, ...]]:
         known = [site for site in self.derived if site.responses]
@@ -231,6 +245,23 @@ class Verification:
                 "",
             )
         ]
+
+    def in_a_line(self) -> str:
+        """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
+        ran = [t.ratio for level in self.levels for t in level.tensors if not t.moved]
+        if not self.passed or not ran:
+            return f"{self.verdict}: {self.reasons[0]}" if self.reasons else self.verdict
+        proved = sum(site.proved for site in self.derived)
+        proof = f"; {proved} of {len(self.derived)} fold sites proved for all inputs" if self.derived else ""
+        return f"{self.verdict}: largest error {max(ran):.2g} times what rounding explains{proof}"
+
+    @property
+    def tone(self) -> str:
+        return {PASS: "good", FAIL: "bad"}.get(self.verdict, "open")
+
+    def tables(self) -> tuple[Table, ...]:
+        rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
+        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()), rest
 
     @property
     def passed(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -11,7 +10,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..display import Shown, Table, counted
 from ..errors import ModelProblem
+from ..models import Model
+from ..progress import each
 from .impulses import MIXING
 from .loading import load
 from .protos import stored
@@ -19,7 +21,6 @@ from .regions import changed
 from .verifying import located, verify
 from .windows import Array
 
-Model = str | os.PathLike[str] | onnx.ModelProto
 SCHEMA = "bnfold.selftest/1"
 SITES = 2  # the first and the last of a model
 SMALL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative errors of one channel, tried until nothing finds them
@@ -40,8 +41,8 @@ class Planted:
         return self.algebra or self.numbers
 
 
-@dataclass(frozen=True)
-class SelfTest:
+@dataclass(frozen=True, repr=False)
+class SelfTest(Shown):
     """What was planted, and what was found of it."""
 
     planted: tuple[Planted, ...]
@@ -61,6 +62,17 @@ class SelfTest:
     def rows(self) -> list[tuple[str, ...]]:
         """One line per fault for a table."""
         return [(p.fault, p.site, *("yes" if hit else "no" for hit in (p.algebra, p.numbers))) for p in self.planted]
+
+    def in_a_line(self) -> str:
+        found = sum(one.found for one in self.planted)
+        return f"{found} of {counted(len(self.planted), 'planted fault')} found"
+
+    @property
+    def tone(self) -> str:
+        return "good" if self.passed else "bad"
+
+    def tables(self) -> tuple[Table, ...]:
+        return (Table("Planted faults", self.COLUMNS, self.rows()),)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.selftest/1`."""
@@ -102,7 +114,8 @@ def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int
             hits = any(not one.ok for one in found.derived), any(level.bad for level in found.levels)
             return Planted(fault, site.output, size, *hits)
 
-        planted = [plant(name, site, change) for site in chosen for name, change in faults(site).items()]
+        kinds = [(name, site, change) for site in chosen for name, change in faults(site).items()]
+        planted = [plant(*kind) for kind in each(kinds, "self-test", len(kinds))]
         planted += smaller_and_smaller(plant, chosen[0])
     return SelfTest(tuple(planted))
 

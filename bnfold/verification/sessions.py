@@ -86,11 +86,11 @@ class CannotRun(Exception):
 def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
     """Provider options as onnxruntime wants them. Raises UsageProblem for what it does not document."""
     if provider not in PROVIDER_OPTIONS:
-        raise UsageProblem(f"unknown execution provider {provider!r}", f"Known: {', '.join(PROVIDER_OPTIONS)}.")
+        raise UsageProblem(f"unknown execution provider {provider!r}", f"Choose from: {', '.join(PROVIDER_OPTIONS)}.")
     for name in options:
         if name not in PROVIDER_OPTIONS[provider]:
             known = ", ".join(sorted(PROVIDER_OPTIONS[provider])) or "none"
-            raise UsageProblem(f"{provider} has no option {name!r}", f"Known: {known}.")
+            raise UsageProblem(f"{provider} has no option {name!r}", f"Choose from: {known}.")
     return {name: str(value) for name, value in options.items()}
 
 
@@ -117,7 +117,7 @@ def options(
     for name, value in (entries or {}).items():
         if name not in SESSION_ENTRIES:
             raise UsageProblem(
-                f"onnxruntime has no session entry {name!r}", f"Known: {', '.join(sorted(SESSION_ENTRIES))}."
+                f"onnxruntime has no session entry {name!r}", f"Choose from: {', '.join(sorted(SESSION_ENTRIES))}."
             )
         made.add_session_config_entry(name, value)
     return made

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import UsageProblem
+from ..models import Model, given
 from . import child
 from .doctor import require
 from .judge import judge
@@ -21,17 +22,14 @@ from .placement import POLICIES, Placement
 from .providers import MATHS, Way, ways
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
-if TYPE_CHECKING:
-    import onnx
-
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
 LEVELS = ("off", "default")
 _SAME: tuple[str, ...] = ("the two models are the same, stored numbers included: there is nothing to compare",)
 
 
 def verify(
-    original: str | os.PathLike[str] | onnx.ModelProto,
-    folded: str | os.PathLike[str] | onnx.ModelProto,
+    original: Model,
+    folded: Model,
     *,
     effort: str = "fast",
     seed: int = 0,
@@ -93,13 +91,14 @@ def _asked(effort: str, seed: int, levels: Sequence[str], placement: str, outsid
 
 
 @contextmanager
-def located(model: str | os.PathLike[str] | onnx.ModelProto) -> Iterator[Path]:
+def located(model: Model) -> Iterator[Path]:
     """A path where a child process finds `model`: its own, or that of a temporary copy of a model in memory."""
-    if isinstance(model, str | os.PathLike):
-        yield found(Path(model))
+    where = given(model)
+    if isinstance(where, Path):
+        yield found(where)
         return
     with TemporaryDirectory(prefix="bnfold-") as folder:
-        held = placed(model, folder)
+        held = placed(where, folder)
         path = Path(held) if isinstance(held, str) else Path(folder, "model.onnx")
         if isinstance(held, bytes):
             path.write_bytes(held)

@@ -97,8 +97,8 @@ REFUSED = {
     "less than the weight": (lambda f: made(f, at(0, NEEDED - 4)), f"holds {NEEDED - 4} bytes of data; its type"),
     "a bit more than there is": (lambda f: made(f, at(len(DATA) - NEEDED + 1)), "ends before the data of 'w' does"),
     "no length, and more behind the weight": (lambda f: made(f, at(0, None)), f"holds {len(DATA)} bytes of data"),
-    "a number with a sign": (lambda f: made(f, at("+4")), "'+4', which is no number"),
-    "a number with spaces": (lambda f: made(f, at(" 4")), "' 4', which is no number"),
+    "a number with a sign": (lambda f: made(f, at("+4")), "'+4', which is not a number"),
+    "a number with spaces": (lambda f: made(f, at(" 4")), "' 4', which is not a number"),
     "a place twice": (twice, "'w' says twice where its data lies"),
     "overlapping data": (lambda f: made(f, at(0), ("u", at(4))), "the data of 'w' and 'u' overlap in "),
     "data within data, by another name": (

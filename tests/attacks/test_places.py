@@ -234,7 +234,7 @@ def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.C
     os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
     out.symlink_to("/proc/self/fd/1")
     told = refused([*made.arguments[:2], str(null), "--verify", "off", "--force"], 2, capsys)
-    assert "null is no file" in told
+    assert "null is not a regular file" in told
     assert run([*made.arguments, "--json", str(full)]) == 4
     assert "full cannot be written: No space left on device" in capsys.readouterr().err
     made.reset()
@@ -249,7 +249,7 @@ def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.C
 def test_a_pipe_is_no_output(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(made.folder.parent / "pipe")
     told = refused([*made.arguments[:2], str(made.folder.parent / "pipe"), "--verify", "off", "--force"], 2, capsys)
-    assert "pipe is no file" in told
+    assert "pipe is not a regular file" in told
 
 
 def test_a_report_is_written_through_a_link(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""`-q` and `-v`, which every command has: how much is said beside data and errors."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+
+from bnfold.errors import UsageProblem
+from bnfold_cli import console
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: details, versions, time.")]
+PACKAGES = ("bnfold", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "torch")
+
+
+def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, with `--quiet` and `--verbose`, and bars while it works."""
+    plain = inspect.signature(command, eval_str=True)
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in (("quiet", Quiet), ("verbose", Verbose))
+    ]
+
+    @wraps(command)
+    def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
+        speak(quiet, verbose)
+        began = time.perf_counter()
+        with drawn():
+            code = command(**asked)
+        if console.detailed:
+            console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")
+        return code
+
+    run.__doc__ = "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
+    run.__signature__ = plain.replace(parameters=[*plain.parameters.values(), *more])  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in run.__signature__.parameters.values()}  # type: ignore[attr-defined]
+    return run
+
+
+def drawn() -> AbstractContextManager[None]:
+    """Bars, where there is somebody to see them."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from bnfold_cli import bars
+
+    return bars.shown()
+
+
+def speak(quiet: bool, verbose: bool) -> None:
+    """Say less or more from now on. Raises UsageProblem for both at once."""
+    if quiet and verbose:
+        raise UsageProblem("--quiet and --verbose exclude each other", "Leave out one of them.")
+    console.words.quiet, console.detailed = quiet, verbose
+
+
+def versions() -> str:
+    """Those of the installed packages that do the work."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found)
