@@ -191,6 +191,14 @@ def test_the_graph_is_zoomed_and_searched(opened):
     assert page.evaluate("bn.cy.zoom()") < zoom * 1.35
     page.click("#fit")
     assert page.evaluate("bn.cy.zoom()") == pytest.approx(zoom)
+    where, pan = page.evaluate("[bn.cy.$id('n9').renderedPosition(), bn.cy.pan()]")
+    box = page.locator("#graph").bounding_box()
+    page.mouse.move(box["x"] + where["x"], box["y"] + where["y"])  # on a node, as anywhere
+    page.mouse.down()
+    page.mouse.move(box["x"] + where["x"] + 60, box["y"] + where["y"] + 40, steps=5)
+    page.mouse.up()
+    assert page.evaluate("bn.cy.pan().x") == pytest.approx(pan["x"] + 60, abs=12)
+    page.click("#fit")
     page.fill("#find", "block17/")
     assert page.locator("#found").inner_text() == "4 found"
     page.press("#find", "Enter")

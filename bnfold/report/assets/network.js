@@ -20,9 +20,9 @@ bn.ready(() => {
     const nodes = graph.nodes.map((node, place) => {
       const number = entries[key].get(place), fate = number === undefined ? "" : bn.data.nodes[number].fate;
       const home = key === "after" && homes.has(place) ? "home" : "";
-      return { data: { id: `n${place}`, place, label: label(node, fate) }, classes: `${node.kind} ${fate} ${home}` };
+      return { data: { id: `n${place}`, place, label: label(node, fate) }, classes: `${node.kind} ${fate} ${home}`, pannable: true };
     });
-    const edges = graph.edges.map(([a, b], number) => ({ data: { id: `e${number}`, source: `n${a}`, target: `n${b}` } }));
+    const edges = graph.edges.map(([a, b], number) => ({ data: { id: `e${number}`, source: `n${a}`, target: `n${b}` }, pannable: true }));
     return { nodes, edges };
   };
 
