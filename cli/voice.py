@@ -50,7 +50,8 @@ def drawn() -> AbstractContextManager[None]:
         return nullcontext()
     from bnfold_cli import bars
 
-    return bars.shown()
+    shown: AbstractContextManager[None] = bars.shown()
+    return shown
 
 
 def speak(quiet: bool, verbose: bool) -> None:

@@ -21,7 +21,8 @@ VERSION = re.compile(r"\b(bnfold|onnx|onnxruntime(?:-gpu)?|numpy|torch|CUDA runt
 SECONDS = re.compile(r"\d+\.\d s\b")
 MEASURED = re.compile(r"-?\b\d+(\.\d+)?e[-+]?\d+|-?\b\d+\.\d+")
 COUNTED = re.compile(r"(?<![<;\d])\b\d+\b(?![;>])")
-NOTES = re.compile(r"^(<1>)?note:.*\n(  .*\n)*", re.M)  # of the machine, and how busy it is
+WRAPPED = re.compile(r"\n  (?=\S)")  # the rest of a line, where it ends depends on the numbers in it
+NOTES = re.compile(r"^(<1>)?note:.*\n", re.M)  # of the machine, and how busy it is
 VERDICTS = re.compile(r"\b(?:FASTER|EQUIVALENT|SLOWER|INCONCLUSIVE|UNTRUSTED)\b")
 
 
@@ -88,13 +89,14 @@ def screen(text: str) -> str:
 def masked(text: str, what: str = "") -> str:
     """The text without what differs from run to run or from one machine to another.
 
-    Versions and seconds always. Where numbers are measured (`decimals`), each that has a decimal point is #, and blanks
-    and rules, which depend on how long they are, are one; for `all` whole numbers and verdicts go as well.
+    Versions and seconds always. Where numbers are measured (`decimals`), each that has a decimal point is #, and blanks,
+    rules and the ends of lines, which depend on how long they are, are one; for `all` whole numbers, verdicts and notes
+    about the machine go as well.
     """
     text = SECONDS.sub("# s", VERSION.sub(r"\1 #", text))
     if not what:
         return text
-    text = MEASURED.sub("#", text)
+    text = MEASURED.sub("#", WRAPPED.sub(" ", text))
     if what == "all":
         text = re.sub(r" (?:UNSTABLE|LAUNCH_BOUND)\b", "", VERDICTS.sub("VERDICT", COUNTED.sub("N", text)))
         text = NOTES.sub("", text)
