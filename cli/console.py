@@ -11,7 +11,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.errors import UsageProblem
+from bnfold.errors import UsageProblem, require_no_model
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,9 +124,11 @@ def counted(what: str) -> Iterator[Callable[[int, int, int], None]]:
 
 
 def require_one_on_stdout(*targets: str | None) -> None:
-    """Raises UsageProblem where two reports would mingle on stdout."""
+    """Raises UsageProblem where two reports would mingle on stdout, or one would take the place of a model."""
     if targets.count("-") > 1:
         raise UsageProblem("two reports cannot both go to stdout", "Give one of them a path.")
+    for target in filter(None, targets):
+        require_no_model(target)
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:
@@ -142,9 +144,11 @@ def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str
 
 
 def write_text(text: str, target: str) -> None:
+    """Text to stdout (`-`) or, atomically, to a file, which is none of a model."""
     if target == "-":
         data.write(text)
         return
+    require_no_model(target)
     from bnfold import staging
 
     staging.write(Path(target), text.encode())

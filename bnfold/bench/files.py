@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import staging
-from ..errors import EnvironmentProblem, UsageProblem
+from ..errors import EnvironmentProblem, UsageProblem, require_no_model
 from .results import Benchmark, Cell
 from .statistics import Interval
 
@@ -30,7 +30,8 @@ def check_plot(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Before anything is timed: a folder to write into. Raises EnvironmentProblem."""
+    """Before anything is timed: a folder to write into, and no name of a model. Raises."""
+    require_no_model(path)
     if not path.parent.is_dir():
         raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
 
