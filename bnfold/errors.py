@@ -52,3 +52,9 @@ class Inconclusive(BnfoldError):
     """The check could not decide either way (exit code 5)."""
 
     exit_code = 5
+
+
+def require_no_model(target: object) -> None:
+    """Raises UsageProblem for a name that only a model has: a report under it would take the place of one."""
+    if str(target).endswith(".onnx"):
+        raise UsageProblem(f"{target} is the name of a model", "Give the report a name of its own.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.display import printable
-from bnfold.errors import UsageProblem
+from bnfold.errors import UsageProblem, require_no_model
 from bnfold_cli import tables
 
 if TYPE_CHECKING:
@@ -154,9 +154,11 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
 
 def require_one_on_stdout(*targets: str | None) -> None:
-    """Raises UsageProblem where two reports would mingle on stdout."""
+    """Raises UsageProblem where two reports would mingle on stdout, or one would take the place of a model."""
     if targets.count("-") > 1:
         raise UsageProblem("two reports cannot both go to stdout", "Give one of them a path.")
+    for target in filter(None, targets):
+        require_no_model(target)
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:
@@ -172,9 +174,11 @@ def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str
 
 
 def write_text(text: str, target: str) -> None:
+    """Text to stdout (`-`) or, atomically, to a file, which is none of a model."""
     if target == "-":
         data.write(text)
         return
+    require_no_model(target)
     from bnfold import staging
 
     staging.write(Path(target), text.encode())

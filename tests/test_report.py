@@ -590,3 +590,21 @@ def test_our_scripts_are_small():
 )
 def test_sizes_are_for_people(count, words):
     assert size(count) == words
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--report"])
+@pytest.mark.parametrize("name", ["m.onnx", "m.folded.onnx", "other.onnx"])
+def test_no_report_takes_the_place_of_a_model(pair, capsys, option, name):
+    """`fold m.onnx --json m.onnx` replaced the input, which is never to be touched."""
+    before = {p.name: p.read_bytes() for p in pair.iterdir()}
+    assert run(["fold", "m.onnx", "--force", "--verify", "off", option, name]) == 2
+    assert f"error: {name} is the name of a model" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in pair.iterdir()} == before
+
+
+@pytest.mark.parametrize("command", [["explain", "m.onnx", "--json"], ["bench", "m.onnx", "m.folded.onnx", "--raw"]])
+def test_nor_does_that_of_another_command(pair, capsys, command):
+    before = (pair / "m.onnx").read_bytes()
+    assert run([*command, "m.onnx"]) == 2
+    assert "error: m.onnx is the name of a model" in capsys.readouterr().err
+    assert (pair / "m.onnx").read_bytes() == before

@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from .. import plots, staging
-from ..errors import EnvironmentProblem
+from ..errors import EnvironmentProblem, require_no_model
 from .results import Benchmark, Cell
 from .statistics import Interval
 
@@ -21,7 +21,8 @@ def write_raw(found: Benchmark, path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Before anything is timed: a folder to write into. Raises EnvironmentProblem."""
+    """Before anything is timed: a folder to write into, and no name of a model. Raises."""
+    require_no_model(path)
     if not path.parent.is_dir():
         raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
 
