@@ -232,19 +232,9 @@ class Verification(Shown):
         if not known:
             return []
         worst = max(known, key=lambda site: site.ratio / site.roundings)
+        share = "all" if all(site.share == 1 for site in known) else "a share"
         sites = f"{len(known)}/{len(self.derived)}"
-        return [
-            (
-                "algebra",
-                "all" if all(s.share == 1 for s in known) else "a share",
-                sites,
-                "",
-                f"{worst.ratio:.2g}",
-                worst.name,
-                "",
-                "",
-            )
-        ]
+        return [("algebra", share, sites, "", f"{worst.ratio:.2g}", worst.name, "", "")]
 
     def in_a_line(self) -> str:
         """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
