@@ -99,7 +99,7 @@ class Visible:
         require(name not in self.captured, "SUBGRAPH", f"'{name}' is returned from the subgraph of another node")
 
 
-def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int = 0) -> Plan:
+def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int) -> Plan:
     """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
 
     `room` is how many Add nodes may be made for shifts that no operator on the way has room for. Raises Refused, with

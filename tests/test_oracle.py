@@ -23,13 +23,13 @@ RNG = np.random.default_rng(5)
 def one_node(
     op: str, inputs: dict[str, np.ndarray], opset: int = 17, domain: str = "", **attributes: object
 ) -> onnx.ModelProto:
-    """A model of one node: the first of `inputs` is fed, the rest are stored in float32."""
-    names = list(inputs)
+    """A model of one node: the first of `inputs` is fed, the rest are stored."""
+    names, fed = list(inputs), next(iter(inputs.values()))
     node = helper.make_node(op, names, ["y"], domain=domain, **attributes)
     graph = helper.make_graph(
         [node],
         "g",
-        [helper.make_tensor_value_info(names[0], TensorProto.FLOAT, inputs[names[0]].shape)],
+        [helper.make_tensor_value_info(names[0], helper.np_dtype_to_tensor_dtype(fed.dtype), fed.shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(v, k) for k, v in list(inputs.items())[1:]],
     )
@@ -106,6 +106,7 @@ def test_conv_transpose_is_torch_conv_transpose_in_float64(rank: int, group: int
 
 
 IMAGE, KERNEL = normal(2, 4, 7, 6), normal(4, 4, 3, 3)
+QUANTIZED = np.arange(-168, 168).reshape(2, 4, 7, 6).clip(-128, 127).astype(np.int8)
 AGAINST_RUNTIME = {
     "conv same upper": ("Conv", {"x": IMAGE, "w": KERNEL}, {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
     "conv same lower": ("Conv", {"x": IMAGE, "w": KERNEL}, {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
@@ -170,6 +171,16 @@ AGAINST_RUNTIME = {
         "Resize",
         {"x": IMAGE, "s": np.array([1, 1, 0.6, 2], np.float32)},
         {"opset": 10, "mode": "linear"},
+    ),
+    "dequantize per axis": (
+        "DequantizeLinear",
+        {"x": QUANTIZED, "s": np.float32([0.1, 2, 0.3, 4]), "z": np.int8([1, -2, 3, 0])},
+        {"axis": -3},
+    ),
+    "dequantize in blocks": (
+        "DequantizeLinear",
+        {"x": QUANTIZED, "s": np.abs(normal(2, 2, 7, 6)), "z": np.ones((2, 2, 7, 6), np.int8)},
+        {"axis": 1, "block_size": 2, "opset": 21},
     ),
     "image scaler": ("ImageScaler", {"x": IMAGE}, {"opset": 7, "bias": [1.0, 2.0, 3.0, 4.0], "scale": 0.5}),
 }
@@ -250,6 +261,22 @@ def test_the_float64_copy_leaves_the_model_alone() -> None:
     before = model.SerializeToString()
     doubled(model)
     assert model.SerializeToString() == before
+
+
+def test_a_graph_whose_nodes_lack_what_they_need_is_named() -> None:
+    model = one_node("Cast", {"x": IMAGE})
+    with pytest.raises(CannotEvaluate, match="^the graph: "):
+        Oracle(model)
+
+
+def test_sparse_constants_are_widened_too() -> None:
+    values, indices = numpy_helper.from_array(np.float32([0.1, 7])), numpy_helper.from_array(np.array([1, 4]))
+    sparse = onnx.SparseTensorProto(values=values, indices=indices, dims=[6])
+    graph = helper.make_graph([helper.make_node("Constant", [], ["y"], sparse_value=sparse)], "g", [], [])
+    wide = doubled(helper.make_model(graph)).graph.node[0].attribute[0].sparse_tensor
+    assert wide.values.data_type == TensorProto.DOUBLE
+    assert numpy_helper.to_array(wide.values).tolist() == [float(np.float32(0.1)), 7.0]
+    assert (wide.indices, wide.dims) == (sparse.indices, sparse.dims)
 
 
 def test_intermediate_tensors_by_name_and_outputs_by_default() -> None:

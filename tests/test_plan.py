@@ -193,3 +193,12 @@ def test_a_bias_that_is_not_there_is_of_the_type_of_the_weight():
     assert refusal(plan.require_representable, conv, 2, share)[0] == "OVERFLOW"
     assert plan.require_representable(conv, 2, Affine.of(np.ones(1), np.array([6e4]))) is None
     assert refusal(plan.require_representable, node("Conv", (1, 4), np.ones((4, 4), np.int8)), 2, share)[0] == "DTYPE"
+
+
+def test_a_normalization_takes_an_affine_by_its_scale():
+    affine = Affine.of(np.arange(1.0, 5).reshape(1, 4), np.zeros((1, 4)))
+    laid = node("BatchNormalization", (1, 4), np.ones((4, 1)), np.ones(4))
+    words = "the parameters of BatchNormalization 'n' have rank 2, not 1"
+    assert refusal(linear.hoist_batch_normalization, laid, 0, affine) == ("VARIES", words)
+    shares = linear.hoist_batch_normalization(node("BatchNormalization", (1, 4), np.ones(4), np.ones(1)), 0, affine)
+    assert shares[1].scale.tolist() == shares[2].scale.tolist() == [1, 2, 3, 4]

@@ -45,7 +45,7 @@ def test_sequences_are_not(method):
 
 
 def test_outputs_without_a_name_at_the_end_of_a_node_mean_nothing():
-    plain, model = model_of("opset 9"), model_of("opset 9")
+    plain, model = model_of("opset 7"), model_of("opset 7")
     norms(model)[0].output.extend(["", "", "", ""])
     x = data(plain)
     result = recalibrate(model, [x]).model

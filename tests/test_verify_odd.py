@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.verification import Verification, loading, numbers, self_test, trial, verify
+from bnfold.verification import Verification, algebra, loading, numbers, self_test, trial, verify
 from bnfold.verification.copies import jittered
 from bnfold.verification.protos import every_node
 from bnfold.verification.results import Derived
@@ -96,6 +96,23 @@ def test_a_site_behind_a_tensor_that_was_turned_is_derived_element_by_element() 
     assert found.passed, found.reasons
     assert [node.op_type for node in made.graph.node][:2] == ["Transpose", "MatMul"]
     assert derived(found, "y").proved
+
+
+def test_a_product_by_as_many_matrices_as_samples_is_derived_element_by_element() -> None:
+    stored = {"w": f32(2, 4, 5), "k": np.float32([2, 3, 5, 7, 0.1])}
+    before = parse("m = MatMul (x, w) y = Mul (m, k)", "float[2,3,4] x", **stored)
+    found = verify(before, parse("y = MatMul (x, w)", "float[2,3,4] x", w=stored["w"] * stored["k"]))
+    assert found.passed, found.reasons
+    assert derived(found, "y").why or derived(found, "y").exact
+
+
+def test_of_many_weights_a_share_is_drawn_and_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
+    body = "c = Conv (x, w) n = BatchNormalization (c, s, b, m, v) y = Relu (n)"
+    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), **bn(4)))
+    assert found.passed, found.reasons
+    assert 0 < derived(found, "n").share < 1
+    assert not derived(found, "n").proved
 
 
 def test_a_site_that_is_made_for_one_size_of_batch_is_not_derived_but_compared() -> None:

@@ -137,9 +137,9 @@ def _trials(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
     first = trial.planned[0]
     if first.path:
         yield first, sizes_of(trial.original.graph, first.path)
-        return
-    for case in dict.fromkeys((first, replace(first, batch=1))):
-        yield from ((case, sizes) for sizes in candidates(trial.original.graph))
+    else:
+        for case in dict.fromkeys((first, replace(first, batch=1))):
+            yield from ((case, sizes) for sizes in candidates(trial.original.graph))
 
 
 def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
