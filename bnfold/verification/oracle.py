@@ -15,7 +15,7 @@ import onnx
 from onnx.reference import ReferenceEvaluator
 
 from ..bounds import expanded
-from ..progress import each
+from ..progress import tell
 from .doubles import doubled
 from .operators import REPLACED, Resize10
 from .protos import called, opset, subgraphs
@@ -61,6 +61,7 @@ class Oracle:
             raise
         except Exception as why:  # whatever an operator does not find in its node
             raise CannotEvaluate("the graph", why) from why
+        self.rounds, self._begun = 0, 0  # evaluations that are expected, where somebody wants to know; nodes so far
         self._graph = wide.graph
         self._opset = opset(model)
 
@@ -75,10 +76,17 @@ class Oracle:
         left = Counter(name for node in self._graph.node for name in _reads(node))
         nodes = self._evaluator.rt_nodes_
         with np.errstate(all="ignore"):
-            for node in each(nodes, "verify: float64 evaluation", len(nodes)):
+            for node in nodes:
+                self._tell(len(nodes))
                 self._step(node, values)
                 self._drop(node.onnx_node, values, left, wanted)
         return {name: values[name] for name in wanted if name in values}
+
+    def _tell(self, nodes: int) -> None:
+        """How far all evaluations are."""
+        self._begun += 1
+        if self.rounds:
+            tell("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
 
     def _step(self, node: Any, values: dict[str, Any]) -> None:
         inputs = [values.get(name) for name in node.input]

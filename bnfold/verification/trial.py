@@ -96,6 +96,7 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     stage("the float64 evaluation of the original")
     try:
         trial.oracle = Oracle(original)
+        trial.oracle.rounds = len(trial.planned)
     except CannotEvaluate as why:
         trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
     return trial
