@@ -91,6 +91,8 @@ def row(tool: str, source: Path, runs: dict[str, list[Run]], target: Path) -> di
         "of_cp": median(of_cp),
     }
     found["peak_mb"] = max(run.peak_mb for run in own) if own[0].peak_mb else None
+    if tool == "floor":
+        return found | {"unusable": "no model"}
     seen = python("-m", MODULE, "--examine", source, target)
     return found | (json.loads(seen.words) if not seen.code else {"unusable": seen.words})
 
