@@ -81,7 +81,7 @@ def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
         if path.absolute() == held.absolute() or (held.exists() and path.exists() and path.samefile(held)):
             raise UsageProblem(f"{path} is another file of this command", "Choose another name for the page.")
     if path.is_dir():
-        raise UsageProblem(f"{path} is a directory", "Name the file to write.")
+        raise UsageProblem(f"{path} is a folder", "Name the file to write.")
     if path.exists() and not force:
         raise UsageProblem(f"{path} exists", "--force replaces it.")
     check_place(path)

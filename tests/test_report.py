@@ -509,7 +509,7 @@ REFUSED = {
     "no pair": (["m.onnx", "other.onnx"], 2, "these are no two versions of one model"),
     "taken": (["m.onnx", "m.folded.onnx", "-o", "fold.html"], 2, "fold.html exists"),
     "an input": (["m.onnx", "m.folded.onnx", "-o", "m.onnx", "--force"], 2, "another file of this command"),
-    "a folder": (["m.onnx", "m.folded.onnx", "-o", "."], 2, "is a directory"),
+    "a folder": (["m.onnx", "m.folded.onnx", "-o", "."], 2, "is a folder"),
     "no folder": (["m.onnx", "m.folded.onnx", "-o", "no/page.html"], 4, "no folder no"),
     "raw alone": (["m.onnx", "m.folded.onnx", "--raw", "raw.jsonl"], 2, "--raw without --bench"),
     "raw and run": (["m.onnx", "m.folded.onnx", "--raw", "r.jsonl", "--bench", "run"], 2, "--raw with --bench run"),
