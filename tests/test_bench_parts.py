@@ -490,7 +490,7 @@ def test_a_kind_of_picture_that_nobody_draws_is_refused_before_anything_is_timed
 ) -> None:
     onnx.save(dense(4), tmp_path / "m.onnx")
     assert run(["bench", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), "--plot", "p.gif"]) == 2
-    assert "error: --plot p.gif: no picture is written as '.gif'" in capsys.readouterr().err
+    assert "error: --plot p.gif: '.gif' is not a format of pictures" in capsys.readouterr().err
 
 
 def test_a_model_that_loads_and_does_not_run_is_no_measurement(tmp_path: Path) -> None:

@@ -292,9 +292,9 @@ BAD = {  # models, data, options -> exit code, error
     "an operator that nobody knows": ([unloadable()], GOOD, [], 3, "onnxruntime cannot load m0.onnx: "),
     "data that it cannot run on": ([of_numbers("Reshape")], {"X": ROWS, "labels": LABELS}, [], 3, "m0.onnx cannot run on this data: "),
     "answers that are no numbers": ([of_numbers("Log")], {"X": ROWS, "labels": LABELS}, [], 3, "m0.onnx answers with NaN or infinity"),
-    "damaged metadata": ([with_props(classifier(), **{"bnfold.normalization": "{"})], GOOD, [], 3, "the metadata bnfold.normalization of the model are damaged"),
-    "damaged classes": ([with_props(classifier(), **{"bnfold.classes": "7"})], GOOD, [], 3, "the metadata bnfold.classes of the model are damaged"),
-    "classes of other data": ([of_digits(**{"bnfold.classes": json.dumps([*"abcdefghij"])})], None, ["--data", "digits"], 3, "m0.onnx knows the classes a, b, c, d, e, ..; digits has 0, 1, 2, 3, 4, .."),
+    "damaged metadata": ([with_props(classifier(), **{"bnfold.normalization": "{"})], GOOD, [], 3, "the metadata bnfold.normalization of the model is damaged"),
+    "damaged classes": ([with_props(classifier(), **{"bnfold.classes": "7"})], GOOD, [], 3, "the metadata bnfold.classes of the model is damaged"),
+    "classes of other data": ([of_digits(**{"bnfold.classes": json.dumps([*"abcdefghij"])})], None, ["--data", "digits"], 3, "m0.onnx knows the classes a, b, c, d, e, and more; digits has 0, 1, 2, 3, 4, and more"),
     "NaN": ([classifier()], {"X": X * np.nan, "labels": LABELS}, [], 3, "d.npz: 'X' holds NaN"),
 }  # fmt: skip
 

@@ -166,7 +166,7 @@ def test_a_run_that_somebody_else_made_meanwhile_is_not_touched(tmp_path: Path) 
 def test_an_onnxruntime_that_is_too_old_for_the_file_says_so(finished: TrainResult, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(to_onnx.onnxruntime, "InferenceSession", lambda *_, **__: (_ for _ in ()).throw(RuntimeError()))
-        with pytest.raises(UsageProblem, match="The installed onnxruntime cannot load the exported file"):
+        with pytest.raises(UsageProblem, match="the installed onnxruntime cannot load the exported file"):
             export(finished.run, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 
