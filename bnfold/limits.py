@@ -98,7 +98,7 @@ def most_memory() -> int:
     sizes = []
     with suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    with suppress(ValueError, OSError):  # "max" where there is not a limit
+    with suppress(ValueError, OSError):  # "max" where there is no limit
         sizes.append(int(Path(CONTAINER).read_text(encoding="ascii")))
     return int(SHARE * min(sizes, default=UNKNOWN))
 

@@ -20,8 +20,7 @@ def require(path: Path) -> None:
     """Before anything is computed: a format that can be drawn, a folder to write into, and matplotlib. Raises."""
     if path.suffix.lower() not in FORMATS:
         raise UsageProblem(f"--plot {path}: {path.suffix!r} is not a format of pictures", f"Use {', '.join(FORMATS)}.")
-    if not path.parent.is_dir():
-        raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
+    staging.require_folder(path)
     figure(1, 1)
 
 

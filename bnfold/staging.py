@@ -67,6 +67,12 @@ def writing(target: Path) -> Iterator[None]:
         ) from problem
 
 
+def require_folder(path: Path) -> None:
+    """Before anything is computed: raises EnvironmentProblem where there is no folder to write into."""
+    if not path.parent.is_dir():
+        raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
+
+
 def is_special(path: Path) -> bool:
     """A device, a pipe, a socket: what may be written to, but not replaced."""
     return path.exists() and not path.is_file() and not path.is_dir()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bnfold.errors import UsageProblem
+from bnfold.errors import UsageProblem, require_no_model
 from bnfold.limits import asked
 from bnfold_cli.console import say, write_text
 from bnfold_cli.limit import Limit
@@ -72,7 +72,7 @@ def report(
 
 def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
     """Before anything is computed: raises UsageProblem where a page would replace an input or, unasked, a file."""
-    from bnfold.bench.files import check_place
+    from bnfold import staging
 
     path = Path(target)
     if target == "-":
@@ -84,7 +84,8 @@ def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
         raise UsageProblem(f"{path} is a folder", "Name the file to write.")
     if path.exists() and not force:
         raise UsageProblem(f"{path} exists", "--force replaces it.")
-    check_place(path)
+    require_no_model(path)
+    staging.require_folder(path)
 
 
 def write(data: dict[str, Any], target: str) -> None:

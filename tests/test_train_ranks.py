@@ -167,7 +167,7 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path: Path) -> None:
     disturb(run, processes, signal.SIGKILL, 1)
     (code, _, err), killed = ended(processes)
     assert killed[0] == -signal.SIGKILL
-    assert code == 4
+    assert code == 4, err
     assert "error: another process of this run has stopped" in err
     assert runs.load(run).step > 0
 

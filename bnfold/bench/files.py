@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from .. import plots, staging
-from ..errors import EnvironmentProblem, require_no_model
+from ..errors import require_no_model
 from .results import Benchmark, Cell
 from .statistics import Interval
 
@@ -23,8 +23,7 @@ def write_raw(found: Benchmark, path: Path) -> None:
 def check_place(path: Path) -> None:
     """Before anything is timed: a folder to write into, and no name of a model. Raises."""
     require_no_model(path)
-    if not path.parent.is_dir():
-        raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
+    staging.require_folder(path)
 
 
 def write_plot(found: Benchmark, path: Path) -> None:

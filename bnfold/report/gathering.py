@@ -188,11 +188,10 @@ def _payload(
 
 def _derived(pair: Pair) -> tuple[str, Plain | None]:
     """What bnfold would do with the original; None where it would refuse."""
-    from ..folding import Folded, explain
+    from ..folding import explain
 
     try:
         found = explain(pair.told["original"]["path"])
     except BnfoldError:
         return "names", None
-    folded = [asdict(each) for each in found if isinstance(each, Folded)]
-    return "derived", {"folded": folded, "kept": [asdict(each) for each in found if not isinstance(each, Folded)]}
+    return "derived", {"folded": [*map(asdict, found.folded)], "kept": [*map(asdict, found.kept)]}
