@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from ..affine_nodes import EPSILON
 from ..errors import ModelProblem
 from ..messages import bodies, is_batch_norm
+from ..recalibration.drift import DEAD
 from ..tensors import read
 
-DEAD = 1e-8  # variance below which a channel carries nothing, as in `bnfold recalibrate`
 BINS = 48
 LISTED = 64  # dead channels of a node that are named
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-EPSILON = float(np.float32(1e-5))
 Array = np.ndarray[Any, Any]
 Constants = Mapping[str, TensorProto]
 

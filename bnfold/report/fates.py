@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
+from ..affine_nodes import BATCH_NORMALIZATION
 from .drawing import Drawing
 
-BATCH_NORMALIZATION = "BatchNormalization"
 DIRECTIONS = ("hoist", "sink", "merge")
 FATES = {  # in the order in which they are listed, each in words
     "hoist": "folded into what is before it",
