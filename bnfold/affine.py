@@ -59,10 +59,11 @@ class Affine:
         return Affine(at_rank(s, rank), at_rank(t, rank))
 
     def __call__(self, x: npt.ArrayLike, out: Array | None = None) -> Array:
-        """scale * x + shift in float64; `out`, if it is given and of the shape of the result, holds it."""
-        scaled = np.multiply(self.scale, x, dtype=np.float64, out=out)
-        alike = np.broadcast_shapes(scaled.shape, self.shift.shape) == scaled.shape
-        return np.asarray(scaled if alike and not self.has_shift else np.add(scaled, self.shift, out=out))
+        """scale * x + shift in float64, infinite where that overflows; `out` holds it, if given and of its shape."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.multiply(self.scale, x, dtype=np.float64, out=out)
+            alike = np.broadcast(scaled, self.shift).shape == scaled.shape
+            return np.asarray(scaled if alike and not self.has_shift else np.add(scaled, self.shift, out=out))
 
     def reach(self, most: float) -> float:
         """No result is larger in magnitude, if no argument is larger than `most`."""
@@ -100,7 +101,7 @@ class Affine:
     @cached_property
     def extent(self) -> tuple[int, ...]:
         """The shape over which scale or shift vary."""
-        return np.broadcast_shapes(self.scale.shape, self.shift.shape)
+        return np.broadcast(self.scale, self.shift).shape
 
     def map(self, move: Callable[[Array], Array]) -> Affine:
         """Rearrange the coefficients exactly as an operator rearranges its data."""

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from onnx import ValueInfoProto, helper, numpy_helper
 
 from .affine import Array, Refused, require_room
-from .tensors import widened
+from .rounding import widened
 
 COMPUTED = {  # operators that exporters put between a stored value and its use
     *("Add", "Cast", "CastLike", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "Identity", "Mul"),

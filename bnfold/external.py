@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO
 
 import onnx
 from onnx import ModelProto, TensorProto, helper
@@ -20,6 +19,7 @@ from . import wire
 from .errors import ModelProblem
 from .messages import all_tensors
 from .promises import Promises
+from .staging import Sink
 
 BLOCK = 1 << 24
 NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
@@ -185,7 +185,7 @@ def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) 
     result = ModelProto()
     result.CopyFrom(model)
     written: dict[Place | None, tuple[int, int]] = {}
-    with target.open("wb") as sink:
+    with Sink(target) as sink:
         for tensor in filter(wire.belongs_outside, all_tensors(result)):
             number = wire.reference(tensor).get("promise")
             source = place(tensor, folder) if number is None else None
@@ -196,7 +196,7 @@ def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) 
     return result
 
 
-def _appended(source: Place | int, sink: BinaryIO, promises: Promises) -> tuple[int, int]:
+def _appended(source: Place | int, sink: Sink, promises: Promises) -> tuple[int, int]:
     """Write what lies somewhere, or was promised, at the next page of a file: where that is, and how long."""
     sink.seek(-(-sink.tell() // PAGE) * PAGE)
     start = sink.tell()
@@ -207,15 +207,16 @@ def _appended(source: Place | int, sink: BinaryIO, promises: Promises) -> tuple[
     return start, sink.tell() - start
 
 
-def copy(source: Place, sink: BinaryIO) -> None:
+def copy(source: Place, sink: Sink) -> None:
     """Copy a range of a file to where another one is being written: by the system, if it can."""
     at, left = source.offset, source.length
     with source.file.open("rb") as file:
         if hasattr(os, "copy_file_range"):
             sink.flush()  # and so at its place, also where that is behind the end of the file
             with suppress(OSError):  # between file systems, say: what is left is copied here
-                while left and (done := os.copy_file_range(file.fileno(), sink.fileno(), left, at)):
+                while left and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(left, BLOCK), at)):
                     at, left = at + done, left - done
+                    sink.tell_disk()
             sink.seek(0, os.SEEK_END)
         file.seek(at)
         while left and (block := file.read(min(left, BLOCK))):

@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 
 from .affine import Affine, Array, Refused, require
 from .constants import is_evaluable, value_of
-from .tensors import TINY
+from .rounding import TINY
 
 Dim = int | str | None
 LONGEST = 1 << 24  # elements along an axis: such a vector of coefficients has 128 MB

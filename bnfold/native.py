@@ -33,10 +33,13 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECON
     return begun(doing, call, seconds)()
 
 
-def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[[], bytes]:
-    """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile."""
+def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[..., bytes]:
+    """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile.
+
+    Whoever does not want the answer any more says so, with `wanted=False`, and the fork is stopped.
+    """
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
-        return lambda: _answer(_outcome(call))
+        return lambda wanted=True: _answer(_outcome(call)) if wanted else b""
     seconds = current().time(seconds)
     ours, theirs = os.pipe()
     sys.stdout.flush()
@@ -52,12 +55,14 @@ def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS
     return partial(_awaited, doing, child, ours, time.monotonic() + seconds, seconds)
 
 
-def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float) -> bytes:
+def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float, wanted: bool = True) -> bytes:
     with open(pipe, "rb") as stream:
-        told = _read(stream.fileno(), deadline)
+        told = _read(stream.fileno(), deadline) if wanted else None
     if told is None:
         os.kill(child, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not wanted:
+        return b""
     if told is None:
         raise Failed(f"{doing} took longer than {seconds:g} s and was stopped")
     if status:

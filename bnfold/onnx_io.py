@@ -18,7 +18,7 @@ from .errors import ModelProblem
 from .messages import all_tensors
 from .models import Model, given, parsed
 from .promises import Promises
-from .staging import data_name, staged
+from .staging import Sink, data_name, staged
 from .validity import NOT_ONNX
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
@@ -114,7 +114,7 @@ def write(
         raise ModelProblem(
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
-    with draft.open("wb") as stream:
+    with Sink(draft) as stream:
         promised = [*_laid_out(pieces, stream, source_folder)]
         stream.flush()
         promises.keep_all(draft, promised)
@@ -123,7 +123,7 @@ def write(
             external.require_unchanged(source_folder / file, stamp)
 
 
-def _laid_out(pieces: list[wire.Piece], stream: BinaryIO, source_folder: Path) -> Iterator[tuple[int, int]]:
+def _laid_out(pieces: list[wire.Piece], stream: Sink, source_folder: Path) -> Iterator[tuple[int, int]]:
     """Write what there is already, and leave room for what is promised: which promise, and where."""
     for piece in pieces:
         if isinstance(piece, bytes):

@@ -14,9 +14,10 @@ import onnx_graphsurgeon as gs
 from .affine import Affine, Array, Refused, require
 from .constants import value_of
 from .graph import algebra, dims, dtype, has, is_constant, label, onto, operator
+from .rounding import TINY, rounded
 from .rules import HOIST, OUT, SINK, Shares
 from .rules.nonlinear import NONLINEAR
-from .tensors import TINY, Held, rounded
+from .tensors import Held
 
 Direction = Literal["hoist", "sink"]
 Way = Literal["hoist", "sink", "merge"]

@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import math
 import sys
-from collections.abc import Iterable
+from bisect import bisect
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -13,9 +16,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, numpy_helper
 
-from . import wire
+from . import native, wire
 from .affine import Array
+from .staging import Sink
 from .tensors import Held, restate
+
+MUCH = 1 << 24  # bytes of new constants
+SECONDS = 600.0  # which a fork has to write them
 
 
 class Overflow(Exception):
@@ -61,15 +68,47 @@ class Promises:
         """Write one constant."""
         self.flushed += written(self.held[number], sink, finite=True)
 
-    def keep_all(self, file: Path, places: Iterable[tuple[int, int]]) -> None:
-        """Write constants, each given by its number and its place in a file.
+    def keep_all(self, file: Path, places: list[tuple[int, int]]) -> None:
+        """Write constants, each given by its number and its place in a file; where there is much, a fork writes half.
 
-        One after the other: the system lets one thread at a time write to a file, and others would wait for it.
+        Threads would wait for each other. What the fork does not do, for whatever reason, is done here.
         """
-        with file.open("r+b") as sink:
+        here, there = self._shared(places)
+        finish = native.begun("writing new constants", partial(self._kept, file, there), SECONDS) if there else None
+        try:
+            self.flushed += int(self._kept(file, here))
+        except BaseException:
+            if finish:
+                finish(wanted=False)
+            raise
+        if finish:
+            self.flushed += int(_answer(finish) or self._kept(file, there))
+
+    def _shared(self, places: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Two lists of about as many bytes; one, where it is not worth the time of a fork."""
+        sizes = [*accumulate(length(self.held[number]) for number, _ in places)]
+        if not sizes or sizes[-1] < MUCH:
+            return places, []
+        middle = 1 + bisect(sizes, sizes[-1] // 2)
+        return places[:middle], places[middle:]
+
+    def _kept(self, file: Path, places: list[tuple[int, int]]) -> bytes:
+        """Write some constants; how many of their numbers became zero, in digits."""
+        flushed = 0
+        with Sink(file, "r+b", places[0][1] if places else 0) as sink:
             for number, at in places:
                 sink.seek(at)
-                self.keep(number, sink)
+                flushed += written(self.held[number], sink, finite=True)
+        return b"%d" % flushed
+
+
+def _answer(finish: Callable[[], bytes]) -> bytes:
+    """What a fork says, if it did what it should."""
+    try:
+        told = finish()
+    except native.Failed:
+        return b""
+    return told if told.isdigit() else b""
 
 
 def settle(held: Held, promises: Promises | None) -> int:

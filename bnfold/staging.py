@@ -8,11 +8,13 @@ when the next one writes OUT; a lock, which ends with its process, tells which d
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import EnvironmentProblem, UsageProblem
 
@@ -26,7 +28,31 @@ LOCK = "lock"  # is locked as long as the process lives that made the draft
 ASIDE = "aside"  # the model that is being replaced, and its data file
 MOVED = "moved"  # the signature of the data file that takes the place of the old one
 
+STEP = 1 << 22  # bytes after which the disk is told
 _locks: set[int] = set()  # open files
+
+
+class Sink(io.BufferedWriter):
+    """A file that is written from `start` to its end, and goes to the disk meanwhile: fsync waits only for the rest.
+
+    That is what the advice that its pages are not needed does first of all; those not yet on the disk stay in memory.
+    """
+
+    def __init__(self, path: Path, mode: str = "wb", start: int = 0) -> None:
+        super().__init__(io.FileIO(path, mode))
+        self._told = self.seek(start)
+
+    def write(self, data: Any, /) -> int:
+        count = super().write(data)
+        self.tell_disk()
+        return count
+
+    def tell_disk(self) -> None:
+        """Say that the file was written up to its place."""
+        at = self.tell()
+        if at - self._told >= STEP and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fileno(), self._told, at - self._told, os.POSIX_FADV_DONTNEED)
+            self._told = at
 
 
 @contextmanager

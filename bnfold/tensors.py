@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import mmap
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -16,15 +17,15 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from . import wire
-from .affine import IDENTITY, Affine, Array, at_rank
+from .affine import IDENTITY, Array
 from .errors import ModelProblem
 from .limits import current
+from .rounding import Room, flattened, rounded, rows_at_once, spans, widened
 
 DATA_FIELDS = (
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
     *("external_data", "data_location"),
 )
-CACHED = 1 << 16  # numbers, as float64 half a megabyte
 
 
 class Held(gs.Constant):  # type: ignore[misc]
@@ -93,9 +94,9 @@ class Held(gs.Constant):  # type: ignore[misc]
     def reach(self) -> float:
         """No value is larger in magnitude; not a number where one of them is none."""
         if self.largest is None:
-            stored = np.atleast_1d(self.stored)
-            parts = [stored[rows] for rows in spans(stored)] if stored.size else []
-            self.largest = float(np.max([end for part in parts for end in (part.max(), -part.min())], initial=0.0))
+            found = parts(self.base, self.folder, self.stored_shape or (1,))
+            ends = [end for _, part in found if part.size for end in (part.max(), -part.min())]
+            self.largest = float(np.max(ends, initial=0.0))
         return self.pending.reach(self.largest)
 
     @property
@@ -109,37 +110,24 @@ class Held(gs.Constant):  # type: ignore[misc]
 
     def rounded(self) -> Iterator[tuple[Array, int]]:
         """`values` as `rounded` gives them, some rows at a time where they have the shape of what is stored."""
-        stored = np.atleast_1d(self.stored)
-        if self.pending.rank > stored.ndim or self.shape not in (stored.shape, ()):
+        shape = self.stored_shape or (1,)
+        if self.pending.rank > len(shape) or self.shape not in (shape, ()):
             yield rounded(self.values, self.kind)
             return
-        whole, room = self.pending.map(lambda c: at_rank(c, stored.ndim)), Room(stored, self.kind)
-        for rows in spans(stored):
-            yield room.rounded(whole.rows(rows), stored[rows])
+        whole, shape = flattened(self.pending, shape)
+        room = Room(shape, self.kind)
+        for rows, part in parts(self.base, self.folder, shape):
+            yield room.rounded(whole.rows(rows), part)
 
 
-class Room:
-    """Arrays in which parts of an array are computed, one after the other: fresh ones take longer than computing."""
-
-    def __init__(self, whole: Array, kind: np.dtype[Any]) -> None:
-        longest = min(whole.size, rows_at_once(whole) * math.prod(whole.shape[1:]))
-        self.wide, self.near, self.sizes = (np.empty(longest, each) for each in (np.float64, kind, kind))
-
-    def rounded(self, affine: Affine, part: Array) -> tuple[Array, int]:
-        """`rounded` of the affine of a part, which the next one overwrites."""
-        wide, near, sizes = (each[: part.size].reshape(part.shape) for each in (self.wide, self.near, self.sizes))
-        return rounded(affine(part, wide), near.dtype, near, sizes)
-
-
-def rows_at_once(value: Array) -> int:
-    """As many as the processor's cache holds."""
-    return max(1, len(value) * CACHED // max(1, value.size))
-
-
-def spans(value: Array) -> Iterator[slice]:
-    """All rows of an array, as many at a time as the processor's cache holds."""
-    step = rows_at_once(value)
-    return (slice(start, start + step) for start in range(0, len(value), step))
+def parts(base: TensorProto | Array, folder: Path | None, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
+    """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
+    if isinstance(base, TensorProto) and lies_plain(base):
+        yield from rows_read(base, folder or Path(), shape)
+        return
+    stored = (read(base, folder) if isinstance(base, TensorProto) else base).reshape(shape)
+    for rows in spans(shape):
+        yield rows, stored[rows]
 
 
 def redundant(shape: tuple[int, ...], rank: int) -> int:
@@ -148,55 +136,21 @@ def redundant(shape: tuple[int, ...], rank: int) -> int:
     return next((i for i, n in enumerate(shape[:extra]) if n != 1), extra)
 
 
-def widened(value: Array) -> Array:
-    """Floating point of any width as float64; everything else as it is."""
-    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
-
-
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
-
-
-def rounded(
-    value: Array, kind: np.dtype[Any], near: Array | None = None, sizes: Array | None = None
-) -> tuple[Array, int]:
-    """float64 values rounded once to `kind`, and how many numbers too small for it, below TINY, became zero.
-
-    Subnormals count as too small, since they slow inference down; but float16 keeps its own, which carry weights of
-    ordinary size and which hardware runs at full speed. What overflows becomes infinite. The result is `near`, if that
-    is given; it and `sizes` are overwritten.
-    """
-    wide, near = np.asarray(value), np.empty(np.shape(value), kind) if near is None else near
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.copyto(near, to_odd(wide) if kind == BFLOAT16 else wide, casting="unsafe")
-    sizes, tiny = np.abs(near, out=sizes), kind.type(TINY[kind])
-    if not sizes.size or sizes.min() >= tiny:
-        return near, 0
-    small = (sizes < tiny) & (wide != 0)
-    near[small] = 0
-    return near, int(small.sum())
-
-
-def to_odd(value: Array) -> Array:
-    """float64 as float32, inexact ones to the neighbour with an odd last bit.
-
-    ml_dtypes goes from float64 to bfloat16 by way of float32; so prepared, the second rounding gives what one would.
-    """
-    near = value.astype(np.float32)
-    beyond = np.abs(near.astype(np.float64)) > np.abs(value)
-    low = np.where(beyond, np.nextafter(near, np.float32(0)), near)
-    inexact = low.astype(np.float64) != value
-    return np.where(inexact & np.isfinite(value), (low.view(np.uint32) | 1).view(np.float32), near)
-
-
 def read(tensor: TensorProto, folder: Path | None) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    try:
+    with _told(tensor):
         if wire.reference(tensor):
             return mapped(tensor, folder or Path())
         if uses_external_data(tensor):
             tensor = loaded(tensor, folder or Path())
         return np.asarray(numpy_helper.to_array(tensor))
+
+
+@contextmanager
+def _told(tensor: TensorProto) -> Iterator[None]:
+    """Raises ModelProblem, naming the tensor, where the block cannot read it."""
+    try:
+        yield
     except (ValueError, TypeError, OSError, onnx.checker.ValidationError) as problem:
         raise ModelProblem(
             f"the values of '{tensor.name}' cannot be read: {str(problem).splitlines()[0]}",
@@ -204,11 +158,36 @@ def read(tensor: TensorProto, folder: Path | None) -> Array:
         ) from problem
 
 
+def lies_plain(tensor: TensorProto) -> bool:
+    """Its data lies in the model file as it would in memory."""
+    entries = wire.reference(tensor)
+    if not entries or sys.byteorder == "big":
+        return False
+    kind: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return bool(int(entries["length"]) == math.prod(tensor.dims) * kind.itemsize)
+
+
+def rows_read(tensor: TensorProto, folder: Path, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
+    """`parts` of data in the model file: into memory that is there, which takes less time than to map more of it."""
+    room = np.empty((rows_at_once(shape), *shape[1:]), helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    with _told(tensor), wire.opened(tensor, folder) as file:
+        for rows in spans(shape):
+            part = room[: rows.stop - rows.start]
+            if file.readinto(part.view(np.uint8).data) < part.nbytes:
+                raise ValueError("the file became shorter")
+            yield rows, part
+
+
 def mapped(tensor: TensorProto, folder: Path) -> Array:
-    """The values of a tensor whose data lies in the model file; types of less than a byte are unpacked by onnx."""
-    raw, kind = wire.data(tensor, folder), helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    if raw.size == math.prod(tensor.dims) * kind.itemsize and sys.byteorder == "little":
-        return raw.view(kind).reshape(tuple(tensor.dims))
+    """The values of a tensor whose data lies in the model file, mapped; what is smaller than a byte onnx unpacks."""
+    length = int(wire.reference(tensor)["length"])
+    with wire.opened(tensor, folder) as file:
+        start = file.tell()
+        before = start % mmap.ALLOCATIONGRANULARITY
+        held = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
+    raw = np.frombuffer(held, np.uint8, length, before)
+    if lies_plain(tensor):
+        return raw.view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
     whole = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes())
     return np.asarray(numpy_helper.to_array(whole))
 

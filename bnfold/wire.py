@@ -8,14 +8,13 @@ data and, in `message`, where the whole message is; or, in `promise`, the number
 
 from __future__ import annotations
 
-import mmap
+import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import BinaryIO, overload
 
-import numpy as np
 import onnx
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
@@ -289,11 +288,9 @@ def belongs_outside(tensor: TensorProto) -> bool:
     return uses_external_data(tensor) and (not reference(tensor) or OUTSIDE in reference(tensor))
 
 
-def data(tensor: TensorProto, folder: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The bytes of a tensor that lie in the model file, mapped into memory."""
+def opened(tensor: TensorProto, folder: Path) -> io.BufferedReader:
+    """The model file, at the data of a tensor that lies there."""
     entries = reference(tensor)
-    start, length = int(entries["offset"]), int(entries["length"])
-    before = start % mmap.ALLOCATIONGRANULARITY
-    with (folder / entries["location"].removeprefix(MARK)).open("rb", buffering=0) as file:
-        held = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
-    return np.frombuffer(held, np.uint8, length, before)
+    file = (folder / entries["location"].removeprefix(MARK)).open("rb")
+    file.seek(int(entries["offset"]))
+    return file

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import fold
-from bnfold.tensors import TINY
+from bnfold.rounding import TINY
 from tests.build import bn, build
 from tests.test_scenarios import GRAPHS
 

@@ -263,7 +263,7 @@ def test_data_are_copied_where_the_system_cannot_do_it_or_not_all_of_it(
     else:
         monkeypatch.setattr(os, "copy_file_range", copy_file_range, raising=False)
     (tmp_path / "source").write_bytes(data)
-    with (tmp_path / "sink").open("wb") as sink:
+    with staging.Sink(tmp_path / "sink") as sink:
         sink.write(b"before")
         external.copy(external.Place(tmp_path / "source", 10, 90_000), sink)
         sink.write(b"after")
@@ -272,7 +272,7 @@ def test_data_are_copied_where_the_system_cannot_do_it_or_not_all_of_it(
 
 def test_a_file_that_becomes_shorter_while_it_is_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(1000))
-    with (tmp_path / "sink").open("wb") as sink, pytest.raises(ModelProblem, match="became shorter while it was read"):
+    with staging.Sink(tmp_path / "sink") as sink, pytest.raises(ModelProblem, match="became shorter while it was read"):
         external.copy(external.Place(tmp_path / "source", 500, 501), sink)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..display import counted
 from ..errors import ModelProblem, UsageProblem
 from ..moments import Array, Moments
-from ..tensors import rounded
+from ..rounding import rounded
 from .norms import Norm, Statistics
 from .plan import Layout
 from .runs import Env, Stage

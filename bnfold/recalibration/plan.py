@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from ..errors import ModelProblem
-from ..tensors import widened as as_float64
+from ..rounding import widened as as_float64
 from ..verification.protos import stored as stored_tensors
 from . import copies
 from .levels import Levels

@@ -1,18 +1,23 @@
 """What folding a file costs, beside other tools on the same file: wall time, memory, what is left, whether it is right.
 
-python -m tests.benchmarks.against_peers [MODELS...] [--rounds 5] [--cache DIR] [--folder DIR] [--json PATH]
+python -m tests.benchmarks.against_peers [MODELS...] [--rounds 5] [--tools TOOL...] [--cache DIR] [--folder DIR] [--json PATH]
 
 Every tool is a whole fresh process that reads one file and writes another. In each round each runs once, in random
-order; ratios are to the process that loads and saves the file with the onnx package in the same round. The file is in
-the page cache throughout. bnfold flushes what it writes to the disk; no other tool does.
+order, and beside it, right before or right after, a process that loads and saves the file with the onnx package: ratios
+are to that one, for a machine may be twice as fast half a minute later. (The ratio of `load and save` to its like shows
+what is left of such noise.) The file is in the page cache throughout. bnfold flushes what it writes to the disk; no
+other tool does, so what the one before has left in memory is flushed before the clock starts, which bnfold would wait
+for, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -22,6 +27,7 @@ from tests.benchmarks.children import Run, as_installed, command, python
 from tests.benchmarks.tools import TOOLS
 
 MODELS = ["vgg11_bn", "inception_v4", "resnet18"]
+BASE = "load and save"
 MODULE = "tests.benchmarks.against_peers"
 SUFFIX = {"onnxruntime": "onnxruntime-gpu"}
 PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
@@ -29,6 +35,7 @@ PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
 
 def ran(tool: str, source: Path, target: Path) -> Run:
     target.unlink(missing_ok=True)
+    os.sync()
     if tool == "cp":
         return command(["cp", source, target])
     return python("-m", "tests.benchmarks.tools", tool, source, target)
@@ -64,25 +71,30 @@ def numbers(shape: list[Any]) -> list[int]:
     return [n if isinstance(n, int) else 1 for n in shape]
 
 
-def compared(source: Path, rounds: int, folder: Path) -> list[dict[str, Any]]:
+def compared(source: Path, rounds: int, folder: Path, tools: list[str]) -> list[dict[str, Any]]:
     """One row per tool."""
-    tools = [*TOOLS, "cp"]
     runs: dict[str, list[Run]] = {tool: [] for tool in tools}
+    beside: dict[str, list[Run]] = {tool: [] for tool in tools}
     source.read_bytes()  # into the page cache
     for _ in range(rounds):
         for tool in random.sample(tools, len(tools)):
-            target = folder / f"{tool.split()[0]}.onnx"
-            runs[tool].append(ran(tool, source, target))
-    return [row(tool, source, runs, folder / f"{tool.split()[0]}.onnx") for tool in tools]
+            pair = [(runs[tool], tool, target_of(tool, folder)), (beside[tool], BASE, folder / "beside.onnx")]
+            for into, each, target in random.sample(pair, 2):
+                into.append(ran(each, source, target))
+    return [row(tool, source, runs, beside[tool], target_of(tool, folder)) for tool in tools]
 
 
-def row(tool: str, source: Path, runs: dict[str, list[Run]], target: Path) -> dict[str, Any]:
+def target_of(tool: str, folder: Path) -> Path:
+    return folder / f"{tool.split()[0]}.onnx"
+
+
+def row(tool: str, source: Path, runs: dict[str, list[Run]], beside: list[Run], target: Path) -> dict[str, Any]:
     own = runs[tool]
     failed = next((run.words for run in own if run.code), None)
     found: dict[str, Any] = {"model": source.stem, "megabytes": source.stat().st_size / 1e6, "tool": tool}
     if failed:
         return found | {"failed": failed}
-    ratios = [run.seconds / base.seconds for run, base in zip(own, runs["load and save"], strict=True)]
+    ratios = [run.seconds / base.seconds for run, base in zip(own, beside, strict=True)]
     of_cp = [run.seconds / base.seconds for run, base in zip(own, runs["cp"], strict=True)]
     found |= {
         "seconds": [run.seconds for run in own],
@@ -121,6 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tools", nargs="*", default=[*TOOLS], choices=TOOLS, help="beside cp")
     parser.add_argument("--cache", type=Path, default=Path("/tmp/zoo2"), help="where exports are kept")
     parser.add_argument("--folder", type=Path, help="where results are written (default: a temporary folder)")
     parser.add_argument("--json", type=Path)
@@ -131,14 +144,15 @@ def main() -> None:
 
     print("| model | tool | s | over load and save | range | over cp | peak MB | BN left | valid | worst error |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    rows = []
+    rows, tools = [], [*options.tools, "cp"]
     for name in options.models:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            rows += compared(exported(name, options.cache), options.rounds, Path(folder))
-        for found in rows[-len(TOOLS) - 1 :]:
+            rows += compared(exported(name, options.cache), options.rounds, Path(folder), tools)
+        for found in rows[-len(tools) :]:
             print(line(found), flush=True)
         if options.json:
-            payload = {"schema": "bnfold.against_peers/1", "rounds": options.rounds, "versions": versions()}
+            payload = {"schema": "bnfold.against_peers/2", "rounds": options.rounds, "versions": versions()}
+            payload["python_optimized"] = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
             options.json.write_text(
                 json.dumps({**payload, "environment": environment(), "rows": rows}, indent=1) + "\n"
             )

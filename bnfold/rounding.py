@@ -1,0 +1,84 @@
+"""float64 values as another type holds them: rounded once, some rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from .affine import Affine, Array, at_rank
+
+CACHED = 1 << 16  # numbers, as float64 half a megabyte
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
+
+
+def widened(value: Array) -> Array:
+    """Floating point of any width as float64; everything else as it is."""
+    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
+
+
+def rounded(
+    value: Array, kind: np.dtype[Any], near: Array | None = None, sizes: Array | None = None
+) -> tuple[Array, int]:
+    """float64 values rounded once to `kind`, and how many numbers too small for it, below TINY, became zero.
+
+    Subnormals count as too small, since they slow inference down; but float16 keeps its own, which carry weights of
+    ordinary size and which hardware runs at full speed. What overflows becomes infinite. The result is `near`, if that
+    is given; it and `sizes` are overwritten.
+    """
+    wide, near = np.asarray(value), np.empty(np.shape(value), kind) if near is None else near
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.copyto(near, to_odd(wide) if kind == BFLOAT16 else wide, casting="unsafe")
+    sizes, tiny = np.abs(near, out=sizes), kind.type(TINY[kind])
+    if not sizes.size or sizes.min() >= tiny:
+        return near, 0
+    small = (sizes < tiny) & (wide != 0)
+    near[small] = 0
+    return near, int(small.sum())
+
+
+def to_odd(value: Array) -> Array:
+    """float64 as float32, inexact ones to the neighbour with an odd last bit.
+
+    ml_dtypes goes from float64 to bfloat16 by way of float32; so prepared, the second rounding gives what one would.
+    """
+    near = value.astype(np.float32)
+    beyond = np.abs(near.astype(np.float64)) > np.abs(value)
+    low = np.where(beyond, np.nextafter(near, np.float32(0)), near)
+    inexact = low.astype(np.float64) != value
+    return np.where(inexact & np.isfinite(value), (low.view(np.uint32) | 1).view(np.float32), near)
+
+
+def flattened(affine: Affine, shape: tuple[int, ...]) -> tuple[Affine, tuple[int, ...]]:
+    """Both with all axes as one behind the last on which the affine varies: the fewer, the faster is its arithmetic."""
+    affine = affine.map(lambda c: at_rank(c, len(shape)))
+    varied = max((i for i, n in enumerate(affine.extent, 1) if n != 1), default=1)
+    return affine.map(lambda c: c.reshape(*c.shape[:varied], 1)), (*shape[:varied], math.prod(shape[varied:]))
+
+
+def rows_at_once(shape: tuple[int, ...]) -> int:
+    """As many as the processor's cache holds, and no more than there are."""
+    return min(shape[0], max(1, shape[0] * CACHED // max(1, math.prod(shape))))
+
+
+def spans(shape: tuple[int, ...]) -> Iterator[slice]:
+    """All rows of an array, as many at a time as the processor's cache holds."""
+    step = max(1, rows_at_once(shape))
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+class Room:
+    """Arrays in which parts of an array are computed, one after the other: fresh ones take longer than computing."""
+
+    def __init__(self, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
+        longest = rows_at_once(shape) * math.prod(shape[1:])
+        self.wide, self.near, self.sizes = (np.empty(longest, each) for each in (np.float64, kind, kind))
+
+    def rounded(self, affine: Affine, part: Array) -> tuple[Array, int]:
+        """`rounded` of the affine of a part, which the next one overwrites."""
+        wide, near, sizes = (each[: part.size].reshape(part.shape) for each in (self.wide, self.near, self.sizes))
+        return rounded(affine(part, wide), near.dtype, near, sizes)
