@@ -17,7 +17,6 @@ import json
 import os
 import random
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -152,7 +151,6 @@ def main() -> None:
             print(line(found), flush=True)
         if options.json:
             payload = {"schema": "bnfold.against_peers/2", "rounds": options.rounds, "versions": versions()}
-            payload["python_optimized"] = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
             options.json.write_text(
                 json.dumps({**payload, "environment": environment(), "rows": rows}, indent=1) + "\n"
             )
