@@ -56,11 +56,14 @@ def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS
 
 
 def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float, wanted: bool = True) -> bytes:
-    with open(pipe, "rb") as stream:
-        told = _read(stream.fileno(), deadline) if wanted else None
-    if told is None:
-        os.kill(child, signal.SIGKILL)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    told = None
+    try:
+        with open(pipe, "rb") as stream:
+            told = _read(stream.fileno(), deadline) if wanted else None
+    finally:
+        if told is None:
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not wanted:
         return b""
     if told is None:

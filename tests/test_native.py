@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold.native import Failed, guarded
+from bnfold import native
+from bnfold.native import Failed, begun, guarded
 from bnfold_cli.main import run
 from tests.test_fleet import offspring, processes, until
 from tests.verify_nets import GEMM
@@ -50,6 +51,18 @@ def test_a_crash_a_hang_and_hunger_are_sentences() -> None:
         guarded("the checker", lambda: time.sleep(60), seconds=0.1)
     with pytest.raises(Failed, match="not enough memory"):
         guarded("the checker", lambda: bytes(bytearray(64 << 30)))
+
+
+@needs_fork
+@pytest.mark.usefixtures("alone")
+def test_a_fork_ends_when_its_answer_is_not_wanted_or_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = offspring(os.getpid())
+    assert begun("a rest", lambda: time.sleep(60))(wanted=False) == b""
+    finish = begun("a rest", lambda: time.sleep(60))
+    monkeypatch.setattr(native, "_read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finish()
+    assert offspring(os.getpid()) == before
 
 
 class Bound:
