@@ -23,6 +23,7 @@ from .tensors import Held, restate
 
 MUCH = 1 << 24  # bytes of new constants
 SECONDS = 600.0  # which a fork has to write them
+Places = list[tuple[int, int]]  # numbers of constants, and where in a file they belong
 
 
 class Overflow(Exception):
@@ -68,8 +69,8 @@ class Promises:
         """Write one constant."""
         self.flushed += written(self.held[number], sink, finite=True)
 
-    def keep_all(self, file: Path, places: list[tuple[int, int]]) -> None:
-        """Write constants, each given by its number and its place in a file; where there is much, a fork writes half.
+    def keep_all(self, file: Path, places: Places) -> None:
+        """Write constants to their places in a file; where there is much, a fork writes half.
 
         Threads would wait for each other. What the fork does not do, for whatever reason, is done here.
         """
@@ -84,7 +85,7 @@ class Promises:
         if finish:
             self.flushed += int(_answer(finish) or self._kept(file, there))
 
-    def _shared(self, places: list[tuple[int, int]]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    def _shared(self, places: Places) -> tuple[Places, Places]:
         """Two lists of about as many bytes; one, where it is not worth the time of a fork."""
         sizes = [*accumulate(length(self.held[number]) for number, _ in places)]
         if not sizes or sizes[-1] < MUCH:
@@ -92,7 +93,7 @@ class Promises:
         middle = 1 + bisect(sizes, sizes[-1] // 2)
         return places[:middle], places[middle:]
 
-    def _kept(self, file: Path, places: list[tuple[int, int]]) -> bytes:
+    def _kept(self, file: Path, places: Places) -> bytes:
         """Write some constants; how many of their numbers became zero, in digits."""
         flushed = 0
         with Sink(file, "r+b", places[0][1] if places else 0) as sink:

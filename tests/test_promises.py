@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,8 +20,10 @@ from bnfold.pipeline import Options, fold_file
 from bnfold.promises import Overflow, Promises
 from bnfold.tensors import Held
 from tests.build import BN, bn, build
+from tests.test_fleet import offspring
+from tests.test_native import needs_fork
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no safe fork on this system")
+pytestmark = needs_fork
 UNVERIFIED = Options(verify="off")
 LAYERS = 6
 
@@ -37,20 +39,12 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> None:
 def source(tmp_path: Path) -> Path:
     """Convolutions of more than 16 KB each."""
     steps = [f"c{i} = Conv(x{i}, w{i}) x{i + 1} = {BN(f'c{i}', f'b{i}')}" for i in range(LAYERS)]
-    constants = {f"w{i}": (16, 16, 3 + i % 2, 3) for i in range(LAYERS)}
-    norms = [bn(f"b{i}", 16) for i in range(LAYERS)]
-    made = build(
-        "\n".join(steps),
-        "x0[N,16,40,40]",
-        f"x{LAYERS}[N,M,H,W]",
-        {**constants, **{k: v for n in norms for k, v in n.items()}},
-    )
+    constants: dict[str, Any] = {f"w{i}": (16, 16, 3 + i % 2, 3) for i in range(LAYERS)}
+    for i in range(LAYERS):
+        constants |= bn(f"b{i}", 16)
+    made = build("\n".join(steps), "x0[N,16,40,40]", f"x{LAYERS}[N,M,H,W]", constants)
     onnx.save(made, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"
-
-
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
 def expected(source: Path) -> bytes:
@@ -94,7 +88,7 @@ def test_what_the_fork_does_not_do_is_done_here(source: Path, monkeypatch: pytes
 def test_the_fork_is_stopped_when_there_is_nothing_to_write_any_more(
     source: Path, monkeypatch: pytest.MonkeyPatch, problem: type[BaseException]
 ) -> None:
-    home, before = os.getpid(), children()
+    home, before = os.getpid(), offspring(os.getpid())
 
     def kept(self: Promises, file: Path, places: list[tuple[int, int]]) -> bytes:
         if os.getpid() == home:
@@ -105,7 +99,7 @@ def test_the_fork_is_stopped_when_there_is_nothing_to_write_any_more(
     monkeypatch.setattr(Promises, "_kept", kept)
     with pytest.raises(problem):
         fold_file(source, source.with_name("out.onnx"), UNVERIFIED)
-    assert children() == before
+    assert offspring(home) == before
     assert [path.name for path in source.parent.iterdir()] == ["m.onnx"]
 
 
