@@ -84,11 +84,11 @@ class Affine:
 
     @cached_property
     def has_scale(self) -> bool:
-        return bool((self.scale != 1).any())
+        return bool(np.count_nonzero(self.scale != 1))
 
     @cached_property
     def has_shift(self) -> bool:
-        return bool((self.shift != 0).any())
+        return bool(np.count_nonzero(self.shift))
 
     @cached_property
     def is_positive(self) -> bool:

@@ -82,8 +82,8 @@ def require_alike(node: gs.Node, *parameters: Array) -> None:
 def require_numbers(node: gs.Node, *parameters: Array) -> None:
     names = ("scale", "B", "mean", "var")
     for name, value in zip(names, parameters, strict=True):
-        bad = int((~np.isfinite(value)).sum())
-        if bad:
+        if not np.isfinite(value).all():
+            bad = np.count_nonzero(~np.isfinite(value))
             raise ModelProblem(
                 f"{name} of {label(node)} holds NaN or infinity ({bad} of {value.size} values)",
                 "The training diverged or the file is damaged; export a sound checkpoint.",

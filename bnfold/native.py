@@ -36,10 +36,12 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECON
 def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[..., bytes]:
     """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile.
 
-    Whoever does not want the answer any more says so, with `wanted=False`, and the fork is stopped.
+    Whoever does not want the answer any more says so, with `wanted=False`, and the fork is stopped. Where there can be
+    none, the call is made before anything else.
     """
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
-        return lambda wanted=True: _answer(_outcome(call)) if wanted else b""
+        outcome = _outcome(call)
+        return lambda wanted=True: _answer(outcome) if wanted else b""
     seconds = current().time(seconds)
     ours, theirs = os.pipe()
     sys.stdout.flush()

@@ -115,6 +115,7 @@ def write(
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
     with Sink(draft) as stream:
+        stream.reserve(sum(map(len, pieces)))
         promised = [*_laid_out(pieces, stream, source_folder)]
         stream.flush()
         promises.keep_all(draft, promised)

@@ -18,7 +18,7 @@ from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageP
 from .junit import FAILED, PASSED, Check
 from .limits import timed
 from .promises import Overflow, Promises
-from .validity import check
+from .validity import checked
 
 if TYPE_CHECKING:
     from .folding import FoldResult
@@ -152,15 +152,14 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(record, source, target, failed, options)
-    require_checked = check(record, source, source.parent, options.allow_external_outside)
-    from .folding import fold_in_place  # while the check goes on
-
-    require_checked()
     before = size_of(record, source)
     with staging.staged(
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
     ) as draft:
-        with timed(f"the fold of {source}", SECONDS):
+        outside = options.allow_external_outside
+        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", SECONDS):
+            from .folding import fold_in_place  # which takes a while, too
+
             result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
         if not result.folded and not before.batch_normalizations and not options.pass_through:
             raise nothing_to_fold(source)

@@ -204,14 +204,13 @@ def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
-    tensor = node.inputs[index] if has(node, index) else None
-    floating_kind(node, index)
-    if isinstance(tensor, Held):
+    kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
+    if tensor is None or isinstance(tensor, Held):
         with np.errstate(over="ignore", invalid="ignore"):
-            if 2 * share.reach(tensor.reach) < float(ml_dtypes.finfo(tensor.kind).max):  # type: ignore[no-untyped-call]
-                return
-    old = value_of(node.inputs[index]) if has(node, index) else np.zeros(())
-    require_in_range(node, index, share(old))
+            reach = share.reach(0.0 if tensor is None else tensor.reach)
+        if 2 * reach < float(ml_dtypes.finfo(kind).max):  # type: ignore[no-untyped-call]
+            return
+    require_in_range(node, index, share(np.zeros(()) if tensor is None else value_of(tensor)))
 
 
 def require_in_range(node: gs.Node, index: int, value: Array) -> None:
@@ -224,7 +223,8 @@ def require_in_range(node: gs.Node, index: int, value: Array) -> None:
 def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:
     """The element type of a constant (that of the weight, if it is omitted). Refuses what is not floating point."""
     kind = dtype(node.inputs[index if has(node, index) else 1])
-    require(kind in TINY, "DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
+    if kind not in TINY:
+        raise Refused("DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
     return kind
 
 

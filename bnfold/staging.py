@@ -8,9 +8,11 @@ when the next one writes OUT; a lock, which ends with its process, tells which d
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -28,6 +30,7 @@ LOCK = "lock"  # is locked as long as the process lives that made the draft
 ASIDE = "aside"  # the model that is being replaced, and its data file
 MOVED = "moved"  # the signature of the data file that takes the place of the old one
 
+KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 STEP = 1 << 22  # bytes after which the disk is told
 _locks: set[int] = set()  # open files
 
@@ -41,6 +44,14 @@ class Sink(io.BufferedWriter):
     def __init__(self, path: Path, mode: str = "wb", start: int = 0) -> None:
         super().__init__(io.FileIO(path, mode))
         self._told = self.seek(start)
+
+    def reserve(self, length: int) -> None:
+        """Take room on the disk all at once, where the system can, which saves time; the file stays as long as it is.
+
+        Not by os.posix_fallocate, which where the file system cannot do so writes to every block.
+        """
+        if sys.platform == "linux":
+            ctypes.CDLL(None).fallocate(self.fileno(), KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(length))
 
     def write(self, data: Any, /) -> int:
         count = super().write(data)

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from . import wire
-from .affine import IDENTITY, Array
+from .affine import IDENTITY, Affine, Array
 from .errors import ModelProblem
 from .limits import current
 from .rounding import Room, flattened, rounded, rows_at_once, spans, widened
@@ -35,6 +35,8 @@ class Held(gs.Constant):  # type: ignore[misc]
     affines arrive, there is one rounding, when the model is closed.
     """
 
+    shape: tuple[int, ...] = ()  # with them
+
     def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None = None) -> None:
         super().__init__(name, np.empty(0))
         self.home: TensorProto | None = None
@@ -44,9 +46,17 @@ class Held(gs.Constant):  # type: ignore[misc]
     def hold(self, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None) -> None:
         """Point to the values: `base` is a message of the file, or an array (of rank 1 for an omitted input)."""
         self.kind, self.base, self.folder = kind, base, folder
-        self.stored_shape = tuple(base.dims) if isinstance(base, TensorProto) else base.shape
+        self.shape = self.stored_shape = tuple(base.dims) if isinstance(base, TensorProto) else base.shape
         self.pending = IDENTITY
         self.largest: float | None = None
+
+    def put(self, affine: Affine) -> None:
+        """Let an affine act on the values, after those that do already."""
+        self.pending = affine.after(self.pending)
+        whole = self.stored_shape
+        if not self.pending.is_identity:
+            whole = np.broadcast_shapes(whole, self.pending.extent)
+        self.shape = whole[redundant(whole, len(self.stored_shape)) :]
 
     @staticmethod
     def over(tensor: gs.Constant, home: TensorProto, folder: Path | None, maker: gs.Node | None = None) -> None:
@@ -68,19 +78,12 @@ class Held(gs.Constant):  # type: ignore[misc]
     def copy_as(self, name: str) -> Held:
         """The same constant under another name, stored nowhere yet."""
         made = Held(name, self.kind, self.base, self.folder)
-        made.pending, made.largest = self.pending, self.largest
+        made.pending, made.shape, made.largest = self.pending, self.shape, self.largest
         return made
 
     @property
     def dtype(self) -> np.dtype[Any]:
         return self.kind
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        if self.pending.is_identity:
-            return self.stored_shape
-        whole = np.broadcast_shapes(self.stored_shape, self.pending.extent)
-        return whole[redundant(whole, len(self.stored_shape)) :]
 
     @property
     def stored(self) -> Array:
@@ -139,10 +142,11 @@ def redundant(shape: tuple[int, ...], rank: int) -> int:
 def read(tensor: TensorProto, folder: Path | None) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
     with _told(tensor):
+        if not uses_external_data(tensor):
+            return np.asarray(numpy_helper.to_array(tensor))
         if wire.reference(tensor):
             return mapped(tensor, folder or Path())
-        if uses_external_data(tensor):
-            tensor = loaded(tensor, folder or Path())
+        tensor = loaded(tensor, folder or Path())
         return np.asarray(numpy_helper.to_array(tensor))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from pathlib import Path
@@ -78,29 +79,37 @@ def require_valid(record: ModelProto, name: object, folder: Path | None = None) 
 
     `name` is what the model is called, `folder` where its data files are. Raises ModelProblem.
     """
-    check(record, name, folder)()
+    with checked(record, name, folder):
+        pass
 
 
-def check(record: ModelProto, name: object, folder: Path | None = None, outside: bool = False) -> Callable[[], None]:
-    """`require_valid`, begun; what is returned waits for the answer of onnx's checker, and refuses.
+@contextmanager
+def checked(record: ModelProto, name: object, folder: Path | None = None, outside: bool = False) -> Iterator[None]:
+    """`require_valid` of a model as it is now, and a block that may change it while onnx's checker goes on.
 
-    Data files may also lie `outside` the folder.
+    Where the checker refuses, that comes before whatever the block did. Data files may also lie `outside` the folder.
     """
     if folder is not None:
         external.require_data(record, folder, outside)
-    bare = _bare(record)
-    answer = begun("onnx's checker", lambda: onnx.checker.check_model(bare))
+    require_acyclic(record)
+    for tensor in all_tensors(record):  # the checker does not count bytes
+        if tensor.HasField("raw_data") and not uses_external_data(tensor):
+            external.require_length(tensor, len(tensor.raw_data))
+    answer = begun("onnx's checker", lambda: onnx.checker.check_model(_bare(record)))
+    try:
+        yield
+    except BaseException as problem:
+        _refuse(name, partial(answer, wanted=isinstance(problem, Exception)))
+        raise
+    _refuse(name, answer)
 
-    def refuse() -> None:
-        try:
-            answer()
-        except Failed as why:
-            raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
-        for tensor in all_tensors(record):  # the checker does not count bytes
-            if tensor.HasField("raw_data") and not uses_external_data(tensor):
-                external.require_length(tensor, len(tensor.raw_data))
 
-    return refuse
+def _refuse(name: object, answer: Callable[[], bytes]) -> None:
+    """Raises ModelProblem where the answer of onnx's checker is no."""
+    try:
+        answer()
+    except Failed as why:
+        raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
 
 
 def _bare(record: ModelProto) -> ModelProto:
@@ -124,8 +133,12 @@ def require_acyclic(model: ModelProto) -> None:
     """Raises ModelProblem where a node of some graph reads what is computed from its own output."""
     inner = (graph for node in all_nodes(model) for graph in bodies(node))
     for part in (model.graph, *model.functions, *inner):
+        order: TopologicalSorter[str] = TopologicalSorter()
+        for node in part.node:
+            for made in filter(None, node.output):
+                order.add(made, *node.input)
         try:
-            TopologicalSorter({x: node.input for node in part.node for x in node.output if x}).prepare()
+            order.prepare()
         except CycleError as why:
             raise ModelProblem("a node of the model reads what is computed from its own output", REPAIR) from why
 

@@ -117,7 +117,7 @@ class Workbench:
             self._store(held, self._scope[id(node)])
             self._lost.append(old)
         if isinstance(edit, SetConstant):
-            held.pending = edit.share.after(held.pending)
+            held.put(edit.share)
         else:
             held.hold(held.kind, edit.value, None)
         self._edited[id(held)] = held

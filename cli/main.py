@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
 import os
 import signal
 import sys
+import threading
+from contextlib import suppress
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -102,7 +104,15 @@ def main() -> None:
     """The `bnfold` command. SIGTERM interrupts it, as Ctrl-C does."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    code = run()
-    if "torch" not in sys.modules:  # whose extensions complain of what is left
-        gc.freeze()  # what is alive dies with the process: the interpreter need not search it for garbage as it ends
+    _end(run())
+
+
+def _end(code: int) -> NoReturn:
+    """End the process: what is alive in it dies with it, and is not taken apart before, which takes a while."""
+    if threading.active_count() == 1:
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
     sys.exit(code)

@@ -5,6 +5,7 @@ python -m tests.benchmarks.tools TOOL SOURCE TARGET
 
 from __future__ import annotations
 
+import atexit
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -60,11 +61,7 @@ def bnfold(source: str, target: str) -> None:
     from bnfold_cli.main import main
 
     sys.argv[1:] = ["fold", source, target, "--verify", "off"]
-    try:
-        main()
-    except SystemExit as end:
-        if end.code:
-            raise
+    main()
 
 
 def floor(source: str, target: str) -> None:
@@ -101,5 +98,5 @@ def tell_peak() -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(tell_peak)
     TOOLS[sys.argv[1]](*sys.argv[2:])
-    tell_peak()
