@@ -52,10 +52,8 @@ class Held(gs.Constant):  # type: ignore[misc]
 
     def put(self, affine: Affine) -> None:
         """Let an affine act on the values, after those that do already."""
-        self.pending = affine.after(self.pending)
-        whole = self.stored_shape
-        if not self.pending.is_identity:
-            whole = np.broadcast_shapes(whole, self.pending.extent)
+        self.pending = affine if self.pending is IDENTITY else affine.after(self.pending)
+        whole = np.broadcast_shapes(self.stored_shape, self.pending.extent)
         self.shape = whole[redundant(whole, len(self.stored_shape)) :]
 
     @staticmethod
@@ -106,7 +104,7 @@ class Held(gs.Constant):  # type: ignore[misc]
     def values(self) -> Array:
         """Floating point as float64, anything else as it is stored."""
         stored = self.stored
-        if self.pending.is_identity:
+        if self.pending is IDENTITY:
             return widened(stored)
         value = self.pending(stored)
         return value.reshape(value.shape[redundant(value.shape, stored.ndim) :])

@@ -264,6 +264,17 @@ def test_T10_dead_channels_are_zero_and_subnormals_too():
     assert result.flushed == 1
 
 
+@pytest.mark.parametrize("back", ["d = Add(c, k) Y = Sub(d, k)", "d = Mul(c, k) Y = Div(d, k)"])
+@pytest.mark.parametrize("bias", ["", ", B"])
+def test_T10_nothing_is_left_of_an_affine_and_its_inverse(back, bias):
+    """But a bias that was made for them has a value for each channel."""
+    model = build(f"c = Conv(X, W{bias}) {back}", X, Y, {**W, "k": (4, 1, 1), "B": (4,)})
+    result = fold(model)
+    assert left(result) == "Conv"
+    assert {value.shape for name, value in stored(result.model).items() if name != "W"} <= {(4,)}
+    assert_same(model, result.model)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("name", ALL)
 def test_T10_statistics_that_are_no_numbers(name, value):
