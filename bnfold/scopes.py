@@ -10,7 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
 
-from .messages import arrange, bodies, drop_named
+from .messages import PLAIN, arrange, bodies, drop_named
 from .plan import Visible
 from .tensors import Held, dense
 
@@ -131,7 +131,8 @@ def visibility(scopes: list[Scope]) -> Visible:
     """
     outputs = [x for scope in scopes for x in scope.view.outputs]
     captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if not x.inputs}
-    unread = (g for s in scopes for n in s.message.node for a in n.attribute for g in a.graphs)
+    holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN)
+    unread = (g for a in holding for g in a.graphs)
     captured |= {x for graph in unread for x in _every_name(graph.node)}
     return Visible(frozenset(map(id, outputs)), frozenset(captured))
 

@@ -98,7 +98,7 @@ class Held(gs.Constant):  # type: ignore[misc]
             found = parts(self.base, self.folder, self.stored_shape or (1,))
             ends = [end for _, part in found if part.size for end in (part.max(), -part.min())]
             self.largest = float(np.max(ends, initial=0.0))
-        return self.pending.reach(self.largest)
+        return self.largest if self.pending is IDENTITY else self.pending.reach(self.largest)
 
     @property
     def values(self) -> Array:

@@ -91,12 +91,12 @@ def checked(record: ModelProto, name: object, folder: Path | None = None, outsid
     """
     if folder is not None:
         external.require_data(record, folder, outside)
-    require_acyclic(record)
-    for tensor in all_tensors(record):  # the checker does not count bytes
-        if tensor.HasField("raw_data") and not uses_external_data(tensor):
-            external.require_length(tensor, len(tensor.raw_data))
     answer = begun("onnx's checker", lambda: onnx.checker.check_model(_bare(record)))
     try:
+        require_acyclic(record)
+        for tensor in all_tensors(record):  # the checker does not count bytes
+            if tensor.HasField("raw_data") and not uses_external_data(tensor):
+                external.require_length(tensor, len(tensor.raw_data))
         yield
     except BaseException as problem:
         _refuse(name, partial(answer, wanted=isinstance(problem, Exception)))

@@ -26,7 +26,7 @@ OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data
 VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
 DEEPEST = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
-SEEN = 1 << 10  # bytes of a file that are read at a time, to look at some
+SEEN = 1 << 15  # bytes of a file that are read at a time, to look at some
 LONGEST = 5  # bytes of a key or a length, as protobuf's own parser has it
 
 

@@ -294,6 +294,18 @@ def test_a_fold_without_verification_imports_no_runtime(here):
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+def test_the_process_ends_in_order(here, threads):
+    """What others have registered is done, and the exit code is that of the command."""
+    code = (
+        "import atexit, sys, threading, time; atexit.register(print, 'registered'); "
+        f"[threading.Thread(target=lambda: time.sleep(0.2) or print('waited for')).start() for _ in range({threads})]; "
+        "sys.argv[1:] = ['fold', 'none.onnx']; from bnfold_cli.main import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "waited for\n" * threads + "registered\n")
+
+
 def test_no_colour_in_a_pipe(here):
     written(Path("m.onnx"), conv_bn())
     done = subprocess.run(

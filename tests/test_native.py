@@ -16,7 +16,9 @@ import pytest
 
 import bnfold
 from bnfold import native
+from bnfold.errors import ModelProblem
 from bnfold.native import Failed, begun, guarded
+from bnfold.validity import checked
 from bnfold_cli.main import run
 from tests.test_fleet import offspring, processes, until
 from tests.verify_nets import GEMM
@@ -90,6 +92,9 @@ def test_beside_other_threads_the_call_is_made_here() -> None:
     other.start()
     try:
         assert guarded("a number", lambda: str(os.getpid()).encode()) == str(os.getpid()).encode()
+        model = GEMM.original(GEMM.weights(0))
+        with checked(model, "m"):  # before the block changes it
+            model.graph.node[0].op_type = "NoSuchOperator"
     finally:
         release.set()
         other.join()
@@ -108,6 +113,28 @@ def test_a_checker_or_shape_inference_that_crashes_is_survived(
     assert run(["fold", str(tmp_path / "m.onnx")]) == 3
     assert "is not valid ONNX: onnx's checker crashed (SIGSEGV)" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@needs_fork
+@pytest.mark.usefixtures("alone")
+def test_the_checker_sees_the_model_as_it_was_and_its_word_comes_first() -> None:
+    model, before = GEMM.original(GEMM.weights(0)), offspring(os.getpid())
+    with checked(model, "m"):
+        model.graph.node[0].op_type = "NoSuchOperator"
+    refused = pytest.raises(ModelProblem, match="m is not valid ONNX: No Op registered for NoSuchOperator")
+    with refused, checked(model, "m"):
+        raise ValueError("of a plan that does not know what to do with it")
+    assert offspring(os.getpid()) == before
+
+
+@needs_fork
+@pytest.mark.usefixtures("alone")
+def test_nobody_waits_for_the_checker_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx.checker, "check_model", lambda _: time.sleep(60))
+    before = offspring(os.getpid())
+    with pytest.raises(KeyboardInterrupt), checked(GEMM.original(GEMM.weights(0)), "m"):
+        raise KeyboardInterrupt
+    assert offspring(os.getpid()) == before
 
 
 WORK = {  # what a process starts; in its temporary folder there is a file `stage` as soon as that is at work

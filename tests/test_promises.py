@@ -150,3 +150,11 @@ def test_the_disk_is_told_of_every_part_once(tmp_path: Path, monkeypatch: pytest
     with staging.Sink(tmp_path / "m") as sink:
         sink.write(b"1" * 5000)
     assert (tmp_path / "m").read_bytes() == b"1" * 5000
+
+
+def test_room_on_the_disk_is_no_part_of_the_file(tmp_path: Path) -> None:
+    with staging.Sink(tmp_path / "file") as sink:
+        sink.reserve(1 << 20)
+        assert os.fstat(sink.fileno()).st_size == 0
+        sink.write(b"five ")
+    assert (tmp_path / "file").read_bytes() == b"five "
