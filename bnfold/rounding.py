@@ -94,9 +94,9 @@ def buffers_of(row: int) -> Iterator[None]:
 
     With more it would also write out the coefficients, once for each number, which takes as long as to multiply.
     """
-    size = row // BUFFERED * BUFFERED
-    before = np.setbufsize(size if SHORTEST <= size < np.getbufsize() else np.getbufsize())
+    usual, size = np.getbufsize(), row // BUFFERED * BUFFERED
+    np.setbufsize(size if SHORTEST <= size < usual else usual)
     try:
         yield
     finally:
-        np.setbufsize(before)
+        np.setbufsize(usual)

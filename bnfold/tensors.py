@@ -140,11 +140,10 @@ def redundant(shape: tuple[int, ...], rank: int) -> int:
 def read(tensor: TensorProto, folder: Path | None) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
     with _told(tensor):
-        if not uses_external_data(tensor):
-            return np.asarray(numpy_helper.to_array(tensor))
         if wire.reference(tensor):
             return mapped(tensor, folder or Path())
-        tensor = loaded(tensor, folder or Path())
+        if uses_external_data(tensor):
+            tensor = loaded(tensor, folder or Path())
         return np.asarray(numpy_helper.to_array(tensor))
 
 
