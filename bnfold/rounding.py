@@ -23,6 +23,12 @@ def widened(value: Array) -> Array:
     return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
 
 
+def nearest(value: Array, kind: np.dtype[Any]) -> Array:
+    """float64 rounded once to a floating-point type, ties to even; what overflows becomes infinite, or no number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (value if kind.kind == "f" else to_odd(value)).astype(kind)
+
+
 def rounded(
     value: Array, kind: np.dtype[Any], near: Array | None = None, sizes: Array | None = None
 ) -> tuple[Array, int]:
@@ -46,7 +52,7 @@ def rounded(
 def to_odd(value: Array) -> Array:
     """float64 as float32, inexact ones to the neighbour with an odd last bit.
 
-    ml_dtypes goes from float64 to bfloat16 by way of float32; so prepared, the second rounding gives what one would.
+    ml_dtypes goes from float64 to its types by way of float32; so prepared, the second rounding gives what one would.
     """
     near = value.astype(np.float32)
     beyond = np.abs(near.astype(np.float64)) > np.abs(value)

@@ -197,11 +197,12 @@ def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str])
     """One record per tensor, in the order of the graph, those excused that hold other values by design."""
     nodes = produced(trial.original.graph)
     makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
-    found = [record(t, makers[n], n in outputs, n in trial.edits) for n, t in tallies.items() if _compared(t)]
+    shown = (n for n, t in tallies.items() if _compared(t) or (t.runs and n in outputs))
+    found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
     good = {entry["name"]: bool(entry["ok"]) for entry in found}
     excused = undone(trial.folded.graph, good, trial.edits)
-    shown = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
-    return [_excused(entry, entry["name"] in excused) | {"by_channel": shown.get(entry["name"])} for entry in found]
+    channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
+    return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
 
 
 def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:
