@@ -93,7 +93,7 @@ def bound(node: gs.Node, name: str, index: int) -> float | None:
     value = argument(node, name, index)
     end = (-1 if index == LOWEST else 1) * float(np.finfo(np.float32).max)
     held = end if value is None else number(node, value)
-    return None if held == end or np.isinf(held) else held
+    return None if held in (end, end * np.inf) else held
 
 
 @hoist("Max", "Min")

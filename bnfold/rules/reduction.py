@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, compress, require
-from ..graph import argument, attribute, dims, label, size
+from ..graph import argument, attribute, label, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import no_negative_scale, only_scale, uniform
 
@@ -70,19 +70,23 @@ def sink_reduce_norm(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def reduced(node: gs.Node) -> tuple[int, ...]:
-    """The axes that are reduced, counted from the front; if none are given, all, or on request none.
+    """The axes that are reduced, counted from the front; if none are given, all, or on request none."""
+    require_elements(node)
+    axes, r = argument(node, "axes", 1), rank(node.inputs[0])
+    if not axes:
+        return () if attribute(node, "noop_with_empty_axes", 0) else tuple(range(r))
+    return tuple(a % r for a in axes)
 
-    Refuses an axis without elements, for which the operator has a number of its own.
-    """
-    axes, lengths = argument(node, "axes", 1), dims(node.inputs[0])
-    every = () if attribute(node, "noop_with_empty_axes", 0) else range(len(lengths))
-    found = tuple(a % len(lengths) for a in axes) if axes else tuple(every)
-    require(all(lengths[a] != 0 for a in found), "PADDING", f"{label(node)} reduces an axis that has no elements")
-    return found
+
+def require_elements(node: gs.Node) -> None:
+    """Refuse a tensor without elements, of which the operator makes a number of its own."""
+    held = 0 not in (node.inputs[0].shape or ())
+    require(held, "PADDING", f"{label(node)} has a number of its own for a tensor without elements")
 
 
 def with_axes(node: gs.Node, affine: Affine) -> Affine:
     """From the rank of the output to that of the input."""
+    require_elements(node)
     axes = () if attribute(node, "keepdims", 1) else reduced(node)
     return affine.map(lambda c: np.expand_dims(c, axes))
 

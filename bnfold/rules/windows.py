@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -25,7 +27,7 @@ def sizes(node: gs.Node) -> list[Dim]:
     return list(node.inputs[0].shape or ())[SPATIAL:]
 
 
-def geometry(node: gs.Node, kernel: list[int]) -> list[list[object]]:
+def geometry(node: gs.Node, kernel: list[int]) -> list[list[Any]]:
     """Of each spatial axis: its length, the taps of the kernel, their distance, the stride, and the padding."""
     rank = len(kernel)
     lengths = sizes(node) or [None] * rank

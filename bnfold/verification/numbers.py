@@ -98,7 +98,7 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
     report["ran"] = bool(report["cases"])
-    best = {name: tally if _compared(tally) else spare[name] for name, tally in tallies.items()}
+    best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
     report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
     trial.notes += _gaps(report["tensors"])
     return report

@@ -3,12 +3,13 @@
 Known errors of onnx 1.23's reference, each replaced here or beside: BatchNormalization-9 mixes batch statistics in,
 BatchNormalization-7 trains; Softmax and its kin before opset 13 normalize one axis instead of all trailing ones; LRN
 loops over the batch instead of the channels; Upsample-7 and Resize-10 are read with the arguments of later versions;
-DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; ConvTranspose with groups
-(convolution.py).
+DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; Flatten does not know what to
+make of no elements; ConvTranspose with groups (convolution.py).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,14 @@ class Pad(_Standard):
         x = x[tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(widths.tolist(), x.shape, strict=True))]
         more = {"constant_values": np.asarray(value).reshape(())} if mode == "constant" else {}
         return (np.pad(x, np.maximum(widths, 0), mode=mode, **more),)
+
+
+class Flatten(_Standard):
+    """All axes before `axis` as one, and all others; of a tensor without elements as well."""
+
+    def _run(self, x, axis=None):  # type: ignore[no-untyped-def]
+        axis = self.given("axis", 1)
+        return (x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:])),)
 
 
 class Slice(_Standard):
@@ -202,6 +211,7 @@ REPLACED: tuple[type[OpRun], ...] = (
     LogSoftmax,
     LRN,
     Pad,
+    Flatten,
     Slice,
     DequantizeLinear,
     Upsample,
