@@ -17,7 +17,7 @@ FLOAT8 = {np.dtype(getattr(ml_dtypes, f"float8_{name}")) for name in ("e4m3fn", 
 E8M0 = np.dtype(ml_dtypes.float8_e8m0fnu)
 FINITE = {np.dtype(getattr(ml_dtypes, f"float{name}")) for name in ("4_e2m1fn", "6_e2m3fn", "6_e3m2fn")}
 SUBBYTE = {np.dtype(getattr(ml_dtypes, name)) for name in ("int2", "uint2", "int4", "uint4")}
-PLAIN = {np.dtype(name) for name in ("f4", "f8")}  # to which NumPy itself converts every integer correctly
+WIDE = {np.dtype(name) for name in ("f4", "f8")}  # to which NumPy itself converts every integer correctly
 
 
 def is_integer(kind: np.dtype[Any]) -> bool:
@@ -33,7 +33,7 @@ def cast(value: Array, kind: np.dtype[Any], saturate: bool = True, round_mode: s
         return np.asarray(value.astype(np.float64) != 0)
     if is_integer(kind):
         return to_integer(value, kind)
-    if kind in PLAIN and value.dtype.kind in "iu":
+    if kind in WIDE and value.dtype.kind in "iu":
         return value.astype(kind)
     return to_float(value.astype(np.float64), kind, saturate, round_mode)
 

@@ -15,6 +15,7 @@ from .affine import Affine, Array, at_rank
 CACHED = 1 << 16  # numbers, as float64 half a megabyte
 BUFFERED, SHORTEST = 16, 512  # numbers: NumPy's buffers have a multiple of the one; those below the other cost more
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+PLAIN = {np.dtype(f"f{n}") for n in (2, 4, 8)}  # to which NumPy itself rounds once
 TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
 
 
@@ -24,9 +25,9 @@ def widened(value: Array) -> Array:
 
 
 def nearest(value: Array, kind: np.dtype[Any]) -> Array:
-    """float64 rounded once to a floating-point type, ties to even; what overflows becomes infinite, or no number."""
+    """float64 rounded once to a type, ties to even; what overflows becomes infinite, or no number."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return (value if kind.kind == "f" else to_odd(value)).astype(kind)
+        return (value if kind in PLAIN else to_odd(value)).astype(kind)
 
 
 def rounded(

@@ -199,7 +199,8 @@ def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str])
     makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
     shown = (n for n, t in tallies.items() if _compared(t) or (t.runs and n in outputs))
     found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
-    good = {entry["name"]: bool(entry["ok"]) for entry in found}
+    empty = {name: True for name, tally in tallies.items() if tally.runs and not (tally.elements or tally.misshapen)}
+    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in found}}
     excused = undone(trial.folded.graph, good, trial.edits)
     channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
     return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
