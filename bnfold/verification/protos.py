@@ -68,7 +68,7 @@ def shape(value: onnx.ValueInfoProto) -> list[int | str | None] | None:
     if not tensor.HasField("shape"):
         return None
     return [
-        d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else d.dim_param or None for d in tensor.shape.dim
+        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param or None for d in tensor.shape.dim
     ]
 
 
