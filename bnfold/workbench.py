@@ -15,7 +15,7 @@ from onnx import NodeProto, helper
 
 from .constants import value_of
 from .graph import dtype, stored
-from .messages import drop_named, set_attributes, set_shape
+from .messages import become_identity, drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .promises import Promises, settle
 from .scopes import Scope, homes, scopes_of, visibility
@@ -208,10 +208,11 @@ class Workbench:
         what it does not make, and may call something else by that name, the node becomes an Identity.
         """
         result, scope = node.outputs[0], self._scope[id(node)]
+        home = scope.meaning(source.name)
         if keep_name and self._scope[id(source.inputs[0])] is scope:
             self._hand_over(source, result)
             gone, stays = source, result
-        elif result in self.visible or any(self._is_hidden(source, scope, n) for n in result.outputs):
+        elif result in self.visible or any(self._scope[id(n)].meaning(source.name) is not home for n in result.outputs):
             return self._become_identity(node, source)
         else:
             self._redirect(result, source)
@@ -221,22 +222,16 @@ class Workbench:
         self._sweep()
         return stays
 
-    def _is_hidden(self, tensor: gs.Tensor, scope: Scope, reader: gs.Node) -> bool:
-        """Whether the name of a tensor that a graph sees is that of another one where a node would read it."""
-        return self._scope[id(reader)].meaning(tensor.name) is not scope.meaning(tensor.name)
-
     def _become_identity(self, node: gs.Node, source: gs.Tensor) -> gs.Tensor:
-        message, result = self._message[id(node)], node.outputs[0]
         self._lost += node.inputs
-        node.op = message.op_type = "Identity"
+        node.op = "Identity"
         node.attrs.clear()
         node.inputs.clear()
         node.inputs.append(source)
-        del message.attribute[:]
-        message.input[:], message.output[:] = [source.name], [result.name]
+        become_identity(self._message[id(node)], source.name)
         self._touched[id(node)] = node
         self._sweep()
-        return result
+        return node.outputs[0]
 
     def _hand_over(self, source: gs.Tensor, result: gs.Tensor) -> None:
         producer = source.inputs[0]
