@@ -253,7 +253,9 @@ def rename(nodes: list[onnx.NodeProto], old: str, new: str) -> None:
         for listed in (node.input, node.output):
             listed[:] = [new if n == old else n for n in listed]
         for graph in (a.g for a in node.attribute if a.HasField("g")):
-            if old not in {x.name for x in [*graph.initializer, *graph.input]} | {x for n in graph.node for x in n.output}:
+            if old not in {x.name for x in [*graph.initializer, *graph.input]} | {
+                x for n in graph.node for x in n.output
+            }:
                 rename(graph.node, old, new)
 
 
