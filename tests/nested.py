@@ -302,16 +302,20 @@ def apart(graph: onnx.GraphProto | onnx.FunctionProto, known: dict[str, str], nu
             apart(attribute.g, known, numbers)
 
 
-def results(model: onnx.ModelProto) -> list[np.ndarray]:
-    """What onnxruntime makes of it, not optimized, in every case."""
+def session(model: onnx.ModelProto):
+    """onnxruntime over it, not optimized."""
     import onnxruntime as ort
 
-    model = distinct(model)
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level, options.intra_op_num_threads = 4, 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [value for case in feeds() for value in session.run(None, case)]
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def results(model: onnx.ModelProto) -> list[np.ndarray]:
+    """What onnxruntime makes of it in every case."""
+    opened = session(distinct(model))
+    return [value for case in feeds() for value in opened.run(None, case)]
 
 
 def is_consistent(model: onnx.ModelProto) -> bool:

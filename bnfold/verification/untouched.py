@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import onnx
@@ -20,20 +19,15 @@ STORED = ("initializer", "sparse_initializer")
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph, a body or a function, with its number in the order of the file, and the graph around it."""
+    """The main graph, a body or a function, with its number in the order of the file, and the graph around it.
+
+    `own` are the names that it defines, in one of two models at least: what one lost still means the same.
+    """
 
     number: int
     message: onnx.GraphProto | onnx.FunctionProto
     around: Graph | None
-
-    @cached_property
-    def own(self) -> frozenset[str]:
-        """The names that it defines."""
-        made = {name for node in self.message.node for name in node.output}
-        if isinstance(self.message, onnx.FunctionProto):
-            return frozenset({*made, *self.message.input})
-        held = {tensor.values.name for tensor in self.message.sparse_initializer}
-        return frozenset({*made, *held, *(x.name for x in [*self.message.initializer, *self.message.input])})
+    own: frozenset[str]
 
     def name(self, name: str) -> Name:
         """What a name means in this graph."""
@@ -42,12 +36,13 @@ class Graph:
         return self.around.name(name)
 
 
-def graphs(model: onnx.ModelProto, apart: bool = True) -> list[Graph]:
-    """Every graph of a model, each after the one around it; unless they are told `apart`, all have the number 0."""
+def graphs(model: onnx.ModelProto, others: Sequence[Graph] = ()) -> list[Graph]:
+    """Every graph of a model, each after the one around it; `others` are those of the model it is compared with."""
     found: list[Graph] = []
 
     def add(message: onnx.GraphProto | onnx.FunctionProto, around: Graph | None) -> None:
-        found.append(graph := Graph(len(found) * apart, message, around))
+        same = others[len(found)].own if len(found) < len(others) else frozenset()
+        found.append(graph := Graph(len(found), message, around, same | _defined(message)))
         for body in (body for node in message.node for body in subgraphs(node)):
             add(body, graph)
 
@@ -56,14 +51,28 @@ def graphs(model: onnx.ModelProto, apart: bool = True) -> list[Graph]:
     return found
 
 
+def _defined(graph: onnx.GraphProto | onnx.FunctionProto) -> frozenset[str]:
+    made = {name for node in graph.node for name in node.output}
+    if isinstance(graph, onnx.FunctionProto):
+        return frozenset({*made, *graph.input})
+    sparse = (tensor.values.name for tensor in graph.sparse_initializer)
+    return frozenset({*made, *sparse, *(x.name for x in [*graph.initializer, *graph.input])})
+
+
+def merged(graphs: Iterable[Graph]) -> list[Graph]:
+    """The same under one number: names alone must do."""
+    return [Graph(0, graph.message, None, frozenset()) for graph in graphs]
+
+
 class Messages:
     """The messages of two models, each read once."""
 
     def __init__(self, original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
         self.original, self.folded = original, folded
-        pair = [graphs(original), graphs(folded)]
+        first = graphs(original)
+        pair = [first, graphs(folded, first)]
         if len(pair[0]) != len(pair[1]):  # functions were inlined
-            pair = [graphs(original, apart=False), graphs(folded, apart=False)]
+            pair = [merged(found) for found in pair]
         self.graphs = pair
         self.before, self.after = digests(original, pair[0]), digests(folded, pair[1])
         self.different = {key for key, found in self.after.items() if self.before.get(key) != found}
