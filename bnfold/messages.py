@@ -94,6 +94,14 @@ def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> No
             present.ints[:] = value
 
 
+def become_identity(message: NodeProto, source: str) -> None:
+    """Make a node an Identity of `source`, under the name of its first output."""
+    message.op_type = "Identity"
+    message.input[:] = [source]
+    del message.attribute[:]
+    del message.output[1:]
+
+
 def set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:
     """State another static shape, where it is another."""
     stated = value.type.tensor_type.shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -32,7 +31,7 @@ SECONDS = 600.0  # in which a fold is planned
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is."""
+    """How large a model is: nodes, and those of them that are BatchNormalization, also in bodies and functions."""
 
     nodes: int
     batch_normalizations: int
@@ -231,10 +230,11 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 
 def size_of(record: onnx.ModelProto, path: Path) -> Size:
-    kinds = Counter(n.op_type for n in record.graph.node if n.domain in ("", "ai.onnx"))
+    from .verification.protos import counts
+
     data = path.parent / staging.data_name(path)
     length = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
-    return Size(len(record.graph.node), kinds["BatchNormalization"], length)
+    return Size(*counts(record), length)
 
 
 def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:

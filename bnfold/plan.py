@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -16,11 +16,13 @@ from .constants import value_of
 from .graph import algebra, dims, dtype, has, is_constant, label, onto, operator
 from .rounding import TINY, rounded
 from .rules import HOIST, OUT, SINK, Shares
+from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
 from .tensors import Held
 
 Direction = Literal["hoist", "sink"]
 Way = Literal["hoist", "sink", "merge"]
+Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
 MANY = 100  # nodes that a reason names
 FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {("QuantizeLinear", 1), ("DequantizeLinear", 1)}
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
@@ -93,9 +95,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Visible:
-    """Tensors that more than their consumers can see: outputs, by id(), and what other graphs return, by name."""
+    """Tensors that more than their consumers can see: how often graphs return each, by id(), and names in other graphs.
 
-    outputs: frozenset[int]
+    `captured` are the names that a body returns but does not define, or that lie in graphs that nobody reads.
+    """
+
+    outputs: Mapping[int, int]
     captured: frozenset[str]
 
     def __contains__(self, tensor: gs.Tensor) -> bool:
@@ -106,6 +111,11 @@ class Visible:
         require(id(tensor) not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")
         require(name not in self.captured, "SUBGRAPH", f"'{name}' is returned from the subgraph of another node")
 
+    def require_returned_once(self, tensor: gs.Tensor) -> None:
+        """Refuse what a body returns, if anything but the node of that body sees it."""
+        name, seen = tensor.name, tensor.outputs or tensor.name in self.captured
+        require(not seen and self.outputs[id(tensor)] == 1, "SHARED", f"'{name}', which a body returns, is read in it")
+
 
 def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int) -> Plan:
     """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
@@ -115,20 +125,31 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
     """
     require(0 not in affine.extent, "VARIES", f"it varies along an axis on which '{tensor.name}' has no elements")
     plan = Plan(room=room)
-    agenda: list[tuple[Direction, gs.Tensor, Affine]] = [(direction, tensor, affine)]
+    agenda: list[Errand] = [(direction, tensor, affine)]
     while agenda:
         way, at, carried = agenda.pop()
-        visible.require_private(at)
-        for node, port in producer(at) if way == "hoist" else consumers(at):
-            shares = ask(way, node, port, carried)
-            if way == "hoist" and OUT in shares:
-                leave(plan, node, shares.pop(OUT))
-            onward = step(plan, node, shares)
+        if way == "return":
+            visible.require_returned_once(at)
+        else:
+            visible.require_private(at)
+        for node, port in consumers(at) if way == "sink" else producer(at):
+            onward = move(plan, way, node, port, carried)
             if onward:
                 plan.through.append(node)
             agenda += onward
     require_once(plan)
     return plan
+
+
+def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list[Errand]:
+    """Past one node, or into its constants: edits for the plan, and where the search goes on."""
+    if way != "sink" and operator(node) in RETURN:
+        with algebra(node):
+            return [("return", x, share) for x, share in RETURN[operator(node)](node, port, affine)]
+    shares = ask("sink" if way == "sink" else "hoist", node, port, affine)
+    if way != "sink" and OUT in shares:
+        leave(plan, node, shares.pop(OUT))
+    return step(plan, node, shares)
 
 
 def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
@@ -179,9 +200,9 @@ def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
         return dict(rule(node, port, affine))
 
 
-def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.Tensor, Affine]]:
+def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
     """Turn shares on constants into edits; return the shares on computed tensors, where the search goes on."""
-    onward: list[tuple[Direction, gs.Tensor, Affine]] = []
+    onward: list[Errand] = []
     for index, share in shares.items():
         if share.is_identity:
             continue

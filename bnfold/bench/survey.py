@@ -17,6 +17,7 @@ from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.probe import versions
+from ..verification.protos import counts
 from ..verification.providers import Way
 from ..verification.regions import shape_of_graph
 from ..verification.sessions import CannotRun
@@ -36,9 +37,9 @@ def survey(request: Mapping[str, Any]) -> dict[str, Any]:
         after = {name: _optimized(request[name], name, folder, way) for name in MODELS}
     return {
         "sized": sized,
-        "batch_normalization": {name: _normalizations(model) for name, model in models.items()},
-        "left_by_onnxruntime": {name: _normalizations(model) for name, model in after.items()},
-        "nodes": {name: len(model.graph.node) for name, model in models.items()},
+        "batch_normalization": {name: counts(model)[1] for name, model in models.items()},
+        "left_by_onnxruntime": {name: counts(model)[1] for name, model in after.items()},
+        "nodes": {name: counts(model)[0] for name, model in models.items()},
         "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
         "build": ort.get_build_info(),
         "loaded": versions() if way.gpu else {},
@@ -80,7 +81,3 @@ def _optimized(path: str, name: str, folder: str, way: Way) -> onnx.ModelProto:
     """The graph after onnxruntime's level-1 rewrites: higher levels hide a BatchNormalization in a depthwise Conv."""
     stage(f"onnxruntime, optimizing the {name} model")
     return sessions.optimized(path, "basic", str(Path(folder, f"{name}.onnx")), providers.without_tensorrt(way))
-
-
-def _normalizations(model: onnx.ModelProto) -> int:
-    return sum(node.op_type == "BatchNormalization" for node in model.graph.node)
