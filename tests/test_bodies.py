@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
 from bnfold import fold
+from bnfold.affine import Affine, Refused
 from bnfold.pipeline import Options, fold_file
+from bnfold.rules.control import RETURN
 from bnfold.verification.protos import counts
 from tests.build import BN, bn
 from tests.nested import outcome, session
@@ -298,3 +302,29 @@ def test_random_models_of_nested_bodies():
     words = {word for word, *_ in found if not word.startswith("not valid")}
     assert words == {"right"}
     assert sum(folded for *_, folded in found) > 300
+
+
+def control(operator: str, rank: int, opset: int = 21, **attributes) -> gs.Node:
+    """A node with one output of some rank, whose bodies return tensors of rank 4."""
+    body = gs.Graph(outputs=[gs.Variable("o", np.float32, (1, 4, 3, 3))] * 2)
+    bodies = {name: body for name in ("then_branch", "else_branch", "body")}
+    out = gs.Variable("c", np.float32, (1,) * rank)
+    node = gs.Node(operator, "n", {**bodies, **attributes}, [gs.Variable("x")] * 2, [out])
+    node.opset = opset
+    return node
+
+
+@pytest.mark.parametrize(
+    ("node", "code", "words"),
+    [
+        (control("If", 5), "MALFORMED", "'o', which If 'n' returns, has another shape outside"),
+        (control("If", 4, else_branch=1), "MALFORMED", "If 'n' has no else_branch"),
+        (control("Scan", 5, opset=8), "OLD_OPSET", "Scan 'n' is of opset 8, where a Scan has batches"),
+        (control("Scan", 5), "SUBGRAPH", "'c' goes round Scan 'n': each step reads what the one before made"),
+    ],
+)
+def test_nodes_that_are_not_what_they_should_be_are_refused(node, code, words):
+    affine = Affine.of(np.full((1,) * len(node.outputs[0].shape), 2.0))
+    with pytest.raises(Refused, match=re.escape(words)) as refused:
+        RETURN[node.op](node, 0, affine)
+    assert refused.value.code == code

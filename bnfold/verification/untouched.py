@@ -64,6 +64,11 @@ def merged(graphs: Iterable[Graph]) -> list[Graph]:
     return [Graph(0, graph.message, None, frozenset()) for graph in graphs]
 
 
+def changed(before: list[bytes], after: list[bytes], inlined: bool) -> bool:
+    """Whether messages of one name are not those that were read; where functions are inlined, they may come again."""
+    return not {*after} <= {*before} if inlined else after != before
+
+
 class Messages:
     """The messages of two models, each read once."""
 
@@ -71,11 +76,14 @@ class Messages:
         self.original, self.folded = original, folded
         first = graphs(original)
         pair = [first, graphs(folded, first)]
-        if len(pair[0]) != len(pair[1]):  # functions were inlined
+        self.inlined = {*map(called_as, original.functions)} != {*map(called_as, folded.functions)}
+        if self.inlined or len(pair[0]) != len(pair[1]):
             pair = [merged(found) for found in pair]
         self.graphs = pair
         self.before, self.after = digests(original, pair[0]), digests(folded, pair[1])
-        self.different = {key for key, found in self.after.items() if self.before.get(key) != found}
+        self.different = {
+            key for key, found in self.after.items() if changed(self.before.get(key, []), found, self.inlined)
+        }
 
     def unasked(self, declared: Collection[str] | None) -> Iterator[str]:
         """Sentences about what changed beside the fold sites.
@@ -89,7 +97,8 @@ class Messages:
                 yield f"{kind} {name[1]!r} changed, though it belongs to no fold site"
         used, left = (_mentioned(found) for found in self.graphs)
         for kind, name in sorted(self.before.keys() - self.after.keys()):
-            if kind != "node" and (name in left or name not in used):
+            stays = name in left and not (self.inlined and kind in STORED)
+            if kind != "node" and (stays or name not in used):
                 yield f"{kind} {name[1]!r} is gone"
         yield from _labels(self.original, self.folded)
 
@@ -110,7 +119,7 @@ def digests(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Digests:
 def _every(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Iterator[tuple[str, Name, Any]]:
     for graph in graphs:
         for kind, name, message in _in_graph(graph.message):
-            yield kind, (graph.number, name), message
+            yield kind, (graph.number * (kind != "function"), name), message
     for number, training in enumerate(model.training_info):
         yield "training_info", (0, str(number)), training
 
