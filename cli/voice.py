@@ -17,7 +17,7 @@ from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: details, versions, time.")]
-PACKAGES = ("bnfold", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "torch")
+PACKAGES = ("bnfold", "onnx", "numpy", "torch")
 
 
 def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +31,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
         speak(quiet, verbose)
+        notice()
         began = time.perf_counter()
         with drawn():
             code = command(**asked)
@@ -61,11 +62,22 @@ def speak(quiet: bool, verbose: bool) -> None:
     console.words.quiet, console.detailed = quiet, verbose
 
 
+def notice() -> None:
+    """A note where two runtimes are installed that overwrite each other: pip does not say so."""
+    from bnfold.installed import mixture
+
+    if found := mixture():
+        console.note(found[0])
+        console.words.line(found[1], "hint:", "bold cyan")
+
+
 def versions() -> str:
     """Those of the installed packages that do the work."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = []
+    from bnfold.installed import runtimes
+
+    found = [f"{name} {number}" for name, number in runtimes().items()]
     for name in PACKAGES:
         try:
             found.append(f"{name} {version(name)}")

@@ -14,6 +14,7 @@ from ..display import Shown, Table, counted
 from ..feeds.calibration import Feed, given
 from ..feeds.card import Card
 from ..feeds.chunks import Chunks
+from ..installed import require_runtime
 from ..models import Model
 from ..verification.protos import fed
 from . import copies
@@ -129,6 +130,7 @@ Data = Callable[[Card], Iterator[Feed]]
 
 def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Recalibration:
     """`recalibrate` on a record that may be consumed."""
+    require_runtime("recalibration")
     run, notes = runnable(record, folder)
     batch = 0 if options.is_sequential else copies.fixed_batch(run.graph)
     if batch and batch != options.size:
@@ -167,6 +169,7 @@ def check(
 
 def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Check:
     """`check` on data that are brought to what the model takes."""
+    require_runtime("the check of statistics")
     run, notes = runnable(record, folder)
     layout, card = laid_out(record, run, folder), Card.of(run)
     chunks = Chunks(card, options.size)

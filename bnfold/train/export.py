@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckFailed, ModelProblem, UsageProblem
+from ..installed import need, require_runtime
 from ..staging import staged
-from .options import need
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +45,7 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     """
     _check_request(out, opset, dtype, force)
     need("torch", "onnxscript")
+    require_runtime("the comparison of the exported file with PyTorch")
     from . import runs
     from .config import read_config
 
