@@ -22,7 +22,7 @@ from .asked import Options
 from .drift import COLUMNS, Drift, Fit, Sample
 from .methods import agreeing, by_batches, sequential
 from .plan import Layout, laid_out, runnable
-from .writing import install
+from .writing import install, untied
 
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
 SCHEMA = "bnfold.recalibrate/1"
@@ -146,6 +146,7 @@ def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: 
         found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
         found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
+    notes += untied(record, layout.norms)
     drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
     install(record, layout.norms, found.statistics, folder)
     size = None if options.is_sequential else chunks.size
