@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -168,7 +169,7 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     tell(report)
     kept = len(report.result.batch_norms_kept) if reports.strict else 0
     if kept:
-        complain(f"{model}: {kept} BatchNormalization kept", "`bnfold explain` says why.")
+        complain(f"{model}: {kept} BatchNormalization kept", f"`bnfold explain {quote(str(model))}` says why.")
     return int(bool(kept))
 
 
@@ -229,7 +230,7 @@ def show(report: FoldReport) -> None:
         if one.rows:
             console.table(one.title, one.columns, one.rows)
     if kept[SHOWN:]:
-        say(f"and {len(kept) - SHOWN} more: `bnfold explain {report.source}` lists them all")
+        say(f"and {len(kept) - SHOWN} more: `bnfold explain {quote(str(report.source))}` lists them all")
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
