@@ -39,7 +39,7 @@ def install(*extras: str) -> str:
 
 
 def pip(verb: str, *words: str) -> str:
-    """A command that changes the packages of this interpreter, whichever environment a shell has activated."""
+    """A command, in backticks, that changes the packages of this interpreter, whatever a shell has activated."""
     own = Path(sys.executable).parent
     if (found := shutil.which("pip")) and Path(found).parent == own:
         command = "pip"
@@ -47,7 +47,7 @@ def pip(verb: str, *words: str) -> str:
         command = f"{_quoted(sys.executable)} -m pip"
     else:
         command = "uv pip"  # whose environments have no pip
-    return " ".join([command, verb, *map(_quoted, words)])
+    return f"`{' '.join([command, verb, *map(_quoted, words)])}`"
 
 
 def _quoted(word: str) -> str:
@@ -102,12 +102,12 @@ def _mended(found: dict[str, str]) -> str:
         return pip("install", "--force-reinstall", "--no-deps", *(f"{name}=={found[name]}" for name in found))
     (ours,) = PACKAGES["gpu"]
     one = pip("install", ours if ours in found else next(iter(found)))
-    return f"`{pip('uninstall', '-y', *found)}`, then `{one}`: only one of them."
+    return f"{pip('uninstall', '-y', *found)}, then {one}: only one of them."
 
 
 def replaced(*extras: str) -> str:
     """How to come from the runtimes that are installed to what these extras of bnfold bring."""
-    return f"`{pip('uninstall', '-y', *runtimes())}`, then `{install(*extras)}`."
+    return f"{pip('uninstall', '-y', *runtimes())}, then {install(*extras)}."
 
 
 def require_runtime(what: str, otherwise: str = "") -> None:
@@ -122,7 +122,7 @@ def require_runtime(what: str, otherwise: str = "") -> None:
         lost = f"{what} needs {RUNTIME}, and the files of {listed(found)} are not all there"
         raise EnvironmentProblem(lost, _mended(found))
     either = dict.fromkeys(install(extra) for extra in ("gpu", "cpu"))
-    hint = f"{' or '.join(f'`{each}`' for each in either)}{', not both' if len(either) > 1 else ''}."
+    hint = f"{' or '.join(either)}{', not both' if len(either) > 1 else ''}."
     raise EnvironmentProblem(f"{what} needs {RUNTIME}, and none is installed", f"{hint} {otherwise}".strip())
 
 

@@ -256,7 +256,7 @@ def tell(report: FoldReport) -> None:
     if report.unchanged:
         say("already folded: no BatchNormalization" if report.already_folded else "nothing can be folded")
     if report.already_folded:
-        console.note("most exporters fold what follows a Conv; torch.onnx.export(..., optimize=False) leaves it")
+        console.note("most exporters fold what follows a Conv; torch.onnx.export(..., optimize=False) keeps it")
     if not report.written:
         say(f"dry run: {report.target} was not written")
     else:

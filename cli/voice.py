@@ -17,7 +17,6 @@ from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: details, versions, time.")]
-PACKAGES = ("bnfold", "onnx", "numpy", "torch")
 
 
 def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,8 +76,8 @@ def versions() -> str:
 
     from bnfold.installed import runtimes
 
-    found = [f"{name} {number}" for name, number in runtimes().items()]
-    for name in PACKAGES:
+    found = []
+    for name in ("bnfold", "onnx", *runtimes(), "numpy", "torch"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -57,12 +57,12 @@ DIAGNOSES = {
     "a wheel": (
         {"libraries": {CURAND: ABSENT.format(CURAND), "libc.so.6": ""}, "driver": GPU},
         "libcurand.so.10 (wheel nvidia-curand) is missing",
-        f"`{install('cuda')}`.",
+        f"{install('cuda')}.",
     ),
     "a wheel and the driver": (
         {"libraries": {CURAND: ABSENT.format(CURAND), CUDA: ABSENT.format(CUDA)}},
         "libcurand.so.10 (wheel nvidia-curand) and libcuda.so.1 (the NVIDIA driver) are missing",
-        f"Install the NVIDIA driver, on a machine with an NVIDIA GPU; `{install('cuda')}`.",
+        f"Install the NVIDIA driver, on a machine with an NVIDIA GPU; {install('cuda')}.",
     ),
     "the driver": (
         {"libraries": {CUDA: ABSENT.format(CUDA)}},
@@ -72,12 +72,12 @@ DIAGNOSES = {
     "a library of another version": (
         {"libraries": {CURAND: "version `LIBC_9' not found"}, "driver": GPU},
         "libcurand.so.10 does not load: version `LIBC_9' not found",
-        f"`{install('cuda')}`.",
+        f"{install('cuda')}.",
     ),
     "an onnxruntime for the CPU": (
         {"offered": False},
         "onnxruntime 1.31.1 is installed without it",
-        f"`{pip('uninstall', '-y', *runtimes())}`, then `{install('cuda')}`.",
+        f"{pip('uninstall', '-y', *runtimes())}, then {install('cuda')}.",
     ),
     "no onnxruntime": (
         {"offered": False, "versions": {}, "said": "onnxruntime cannot be imported: no libc", "fix": "Mend it."},
@@ -107,7 +107,7 @@ def test_tensorrt_is_mended_with_all_that_it_needs() -> None:
     broken = {CURAND: ABSENT.format(CURAND), INFER: ABSENT.format(INFER), CUDA: ABSENT.format(CUDA)}
     why, fix = diagnosed("tensorrt", found_by_probe(libraries=broken, driver=GPU))
     assert why.startswith("libcurand.so.10 (wheel nvidia-curand), libnvinfer.so.10 (wheel tensorrt-cu13) and libcuda")
-    assert f"`{install('cuda', 'tensorrt')}`" in fix
+    assert f"{install('cuda', 'tensorrt')}" in fix
 
 
 def test_missing_and_broken_are_told_apart() -> None:

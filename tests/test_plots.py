@@ -102,4 +102,4 @@ def test_train_without_a_picture(here, capfd):  # noqa: F811
 def test_train_goes_without_matplotlib(here, capfd, monkeypatch):  # noqa: F811
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run(["train", "--arch", "mlp", "--steps", "3"]) == 0
-    assert "note: no curves: a picture needs matplotlib" in capfd.readouterr().err
+    assert "note: no curves: a picture needs the package matplotlib" in capfd.readouterr().err

@@ -105,7 +105,7 @@ def examined(provider: str) -> Health:
     try:
         found = child.run("probe", {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
     except child.Crashed as why:
-        fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: `{install(*EXTRAS[provider])}`."
+        fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {install(*EXTRAS[provider])}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
     works = PROVIDERS[provider] in found["ran_on"]
     reason, fix = ("", "") if works else diagnosed(provider, found)
@@ -142,7 +142,7 @@ def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -
     sources = {source(name) for name in broken}
     needs_driver = DRIVER in sources or not driver
     steps = ["Install the NVIDIA driver, on a machine with an NVIDIA GPU"] if needs_driver else []
-    return "; ".join(steps + [f"`{install(*EXTRAS[provider])}`"] * bool(sources - {DRIVER})) + "."
+    return "; ".join(steps + [f"{install(*EXTRAS[provider])}"] * bool(sources - {DRIVER})) + "."
 
 
 def installed(starts: tuple[str, ...]) -> dict[str, str]:
