@@ -21,6 +21,11 @@ PLAIN = frozenset(
     AttributeProto.AttributeType.Value(f"{kind}{s}") for kind in ("INT", "FLOAT", "STRING") for s in ("", "S")
 )
 
+INFERENCE = (  # what to do about a BatchNormalization in training mode
+    "Export the model in inference mode. In PyTorch: model.eval() before the export, and layers that have statistics: "
+    "track_running_stats=True, which eval() does not change."
+)
+
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in the attributes of a node (If, Loop, Scan)."""

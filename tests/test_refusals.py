@@ -164,6 +164,7 @@ def test_training_mode_is_an_error():
     with pytest.raises(ModelProblem, match="is in training mode") as raised:
         fold(model)
     assert "model.eval()" in raised.value.hint
+    assert "track_running_stats=True" in raised.value.hint  # without, eval() changes nothing
 
 
 def test_five_outputs_are_training_mode():

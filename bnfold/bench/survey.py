@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from ..errors import ModelProblem
+from ..installed import runtime
 from ..verification import libraries, providers, sessions
 from ..verification.asked import require_dynamic
 from ..verification.child import stage
@@ -27,8 +28,6 @@ from .settings import Setting
 
 def survey(request: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about the models on `request["provider"]`, and for each of `request["dims"]` sizes, shapes, outputs."""
-    import onnxruntime as ort
-
     way = Way(request["provider"])
     libraries.preload(way.provider)
     models = {name: load(request[name]) for name in MODELS}
@@ -41,7 +40,7 @@ def survey(request: Mapping[str, Any]) -> dict[str, Any]:
         "left_by_onnxruntime": {name: counts(model)[1] for name, model in after.items()},
         "nodes": {name: counts(model)[0] for name, model in models.items()},
         "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
-        "build": ort.get_build_info(),
+        "build": runtime().get_build_info(),
         "loaded": versions() if way.gpu else {},
     }
 
