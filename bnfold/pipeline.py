@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from . import external, onnx_io, staging
+from . import external, files, onnx_io, staging
 from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
 from .limits import timed
@@ -219,7 +219,7 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
     staging.sweep(target)
     inputs = [source, *external.data_files(record, source.parent)]
     for path in (target, target.parent / staging.data_name(target)):
-        if path.is_dir() or staging.is_special(path):
+        if path.is_dir() or files.is_special(path):
             raise UsageProblem(
                 f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}", "Name the file to write."
             )
