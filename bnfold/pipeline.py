@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from . import external, files, onnx_io, staging
+from .datafiles import unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
 from .limits import timed
@@ -141,9 +142,11 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     """
     target = target or default_target(source)
     try:
-        return folded_file(source, target, options, Promises(trusting=True))
+        with unchanged():
+            return folded_file(source, target, options, Promises(trusting=True))
     except Overflow:
-        return folded_file(source, target, options, Promises())
+        with unchanged():
+            return folded_file(source, target, options, Promises())
 
 
 def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
@@ -167,7 +170,7 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
         result = replace(result, flushed=result.flushed + promises.flushed)
         wanted = result.folded and options.verify != "off"
         with kept_if_failed(record, source, failed, promises):
-            verification = verified(source, draft, options, result.sites) if wanted else None
+            verification = verified(source, draft, target, options, result.sites) if wanted else None
             report = FoldReport(source, target, result, before, size_of(record, draft), verification, False, False, 0.0)
             require_passed(report)
     seconds = time.perf_counter() - started
@@ -245,12 +248,14 @@ def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: P
         onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
 
 
-def verified(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft."""
+def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
+    """The verification of a draft, which tells of it as `target`."""
     from .verification import verify
 
     outside = options.allow_external_outside
-    return verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+    found = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+    found.models["folded"]["path"] = str(target)
+    return found
 
 
 def require_passed(report: FoldReport) -> None:

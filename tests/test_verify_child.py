@@ -54,6 +54,8 @@ def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
         "bench",
         "display",
         "errors",
+        "files",
+        "datafiles",
         "limits",
         "messages",
         "models",
