@@ -24,6 +24,7 @@ except ImportError:  # Windows: whether a process lives cannot be told
     fcntl = None  # type: ignore[assignment]
 
 LONGEST = 1 << 16  # bytes of an entry
+TRIES = 3
 _locks: set[int] = set()  # open files
 
 
@@ -61,6 +62,7 @@ class Entry:
         """It is needed no more or, where something is left of the draft, by the next process."""
         if self.path and done:
             self.path.unlink(missing_ok=True)
+            _tidy(self.path.parent)
         if self.file in _locks:
             _locks.remove(self.file)
             os.close(self.file)
@@ -69,16 +71,16 @@ class Entry:
 
 def begun(key: str, name: str) -> Entry:
     """A new entry about the draft of this `name`, for what `key` stands for."""
-    folder = _folder()
-    with suppress(OSError):
-        return Entry(name, folder and folder / f"{key}{name}", os.O_CREAT | os.O_EXCL)
+    for _ in range(TRIES):  # another process may tidy the folder away
+        with suppress(OSError):
+            return Entry(name, (folder := _folder()) and folder / f"{key}{name}", os.O_CREAT | os.O_EXCL)
     return Entry(name)
 
 
 def dead(key: str) -> Iterator[Entry]:
     """The entries for `key` whose processes live no more, to be ended."""
     folder = _folder()
-    for path in sorted(folder.glob(f"{key}.*")) if folder else ():
+    for path in sorted(folder.glob(f"{key}*")) if folder else ():
         with suppress(OSError):
             entry = Entry(path.name.removeprefix(key), path)
             entry.read()
@@ -94,6 +96,14 @@ def _folder() -> Path | None:
         if fcntl is not None and _is_alone((base / "bnfold").lstat(), stat.S_ISDIR):
             return base / "bnfold"
     return None
+
+
+def _tidy(folder: Path) -> None:
+    """Nothing stays in the home of a user who is writing nothing."""
+    with suppress(OSError):
+        folder.rmdir()
+        for path in (folder.parent, folder.parent.parent) if folder.parts[-3:-1] == (".local", "state") else ():
+            path.rmdir()
 
 
 def _is_alone(state: os.stat_result, is_kind: Callable[[int], bool]) -> bool:

@@ -14,9 +14,9 @@ import bnfold
 from tests import shape_of_the_code
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["errors", "display", "progress", "limits", "files", "journal", "staging", "plots", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "datafiles", "wire", "tensors", "promises", "constants", "graph", "rules", "plan", "fates", "affine_nodes", "branches", "links", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "fleet", "demo", "recalibration", "report"]  # fmt: skip
+ORDER = ["errors", "display", "progress", "limits", "files", "interrupts", "journal", "temporary", "staging", "plots", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "datafiles", "wire", "tensors", "promises", "constants", "graph", "rules", "plan", "fates", "affine_nodes", "branches", "links", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "fleet", "demo", "recalibration", "report"]  # fmt: skip
 APART = ("verification", "bench", "train", "feeds", "evaluation")  # rooms that know nothing of how folding works
-BASE = "errors display progress limits files journal staging plots bounds datafiles junit moments processors models onnx_io tensors"
+BASE = "errors display progress limits files interrupts journal temporary staging plots bounds datafiles junit moments processors models onnx_io tensors"
 CORE = {*ORDER} - {*BASE.split()}
 
 
