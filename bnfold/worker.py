@@ -120,7 +120,8 @@ def sweep(request: Mapping[str, Any]) -> None:
     """Remove what a worker that did not live to do so has left half written."""
     target = Path(request["folder"], request["target"])
     for path in (target, failed_target(target)):
-        staging.sweep(path)
+        with suppress(EnvironmentProblem):  # where the folder is locked, what is left goes with the next fold
+            staging.sweep(path)
 
 
 def stop(running: Sequence[Running]) -> None:

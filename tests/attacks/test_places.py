@@ -20,6 +20,7 @@ import onnx
 import pytest
 
 from bnfold import staging
+from bnfold.errors import EnvironmentProblem
 from bnfold_cli.main import run
 from tests.attacks.killing import IN, OUT, PAIR, START, Scene, bytes_in, scene, written
 
@@ -359,6 +360,20 @@ def test_a_folder_that_somebody_has_locked_is_not_waited_for_without_end(made: S
     assert [line.partition(": ")[0] for line in told] == ["note", "error", "hint"]
     assert "waiting for another process, which has locked the folder of" in told[0]
     assert "another process has had its folder locked for 2 s" in told[1]
+
+
+@LINUX
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nothing_is_added_to_what_a_link_leads_to(tmp_path: Path, kind: str) -> None:
+    """The metrics of a run that somebody else has made, and that is resumed."""
+    (tmp_path / "precious").write_text("mine")
+    if kind == "link":
+        (tmp_path / "metrics.jsonl").symlink_to("precious")
+    else:
+        os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(EnvironmentProblem, match=r"metrics.jsonl cannot be written: "):
+        staging.append(tmp_path / "metrics.jsonl", "{}\n")
+    assert (tmp_path / "precious").read_text() == "mine"
 
 
 @LINUX
