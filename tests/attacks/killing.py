@@ -37,9 +37,12 @@ from bnfold_cli.main import main
 
 def hook(folder, number, count):
     seen = 0
+    held = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
+
     def heard(event, arguments):
         nonlocal seen
-        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and folder in str(arguments[0]):
+        path = str(arguments[0]) if arguments else ""
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and (folder in path or held in path):
             seen += 1
             if seen == count:
                 os.kill(os.getpid(), number)
