@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -211,22 +212,48 @@ def _appended(source: Place | int, sink: Sink, promises: Promises) -> tuple[int,
 
 
 def copy(source: Place, sink: Sink) -> None:
-    """Copy a range of a file to where another one is being written: by the system, if it can."""
-    at, left = source.offset, source.length
+    """Copy a range of a file to where another one is being written: what is a hole in the file stays one."""
+    place, end = sink.tell(), source.offset + source.length
     with source.opened() as file:
-        if hasattr(os, "copy_file_range"):
-            sink.flush()  # and so at its place, also where that is behind the end of the file
-            with suppress(OSError):  # between file systems, say: what is left is copied here
-                while left and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(left, BLOCK), at)):
-                    at, left = at + done, left - done
-                    sink.tell_disk()
-            sink.seek(0, os.SEEK_END)
-        file.seek(at)
-        while left and (block := file.read(min(left, BLOCK))):
-            sink.write(block)
-            left -= len(block)
-    if left:
+        whole = os.fstat(file.fileno()).st_size >= end
+        for start, stop in _filled(file.fileno(), source.offset, end) if whole else ():
+            sink.seek(place + start - source.offset)
+            whole = whole and _copied(file, start, stop, sink)
+    if not whole:
         raise ModelProblem(f"{source.file} became shorter while it was read", "Fold it again when nobody writes to it.")
+    if sink.tell() < place + source.length:
+        sink.truncate(place + source.length)
+        sink.seek(place + source.length)
+
+
+def _filled(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that are not holes, where the system tells: a file of any length takes no room."""
+    while at < end:
+        try:
+            start = os.lseek(file, at, os.SEEK_DATA)
+            stop = os.lseek(file, start, os.SEEK_HOLE)
+        except (AttributeError, OSError) as why:
+            start, stop = (end if getattr(why, "errno", None) == errno.ENXIO else at), end
+        if start < end:
+            yield start, min(stop, end)
+        at = stop
+
+
+def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
+    """Copy a range of a file, by the system if it can; whether it was there."""
+    place = sink.tell() - at
+    if hasattr(os, "copy_file_range"):
+        sink.flush()  # and so at its place, also where that is behind the end of the file
+        with suppress(OSError):  # between file systems, say: what is left is copied here
+            while at < stop and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, BLOCK), at)):
+                at += done
+                sink.tell_disk()
+        sink.seek(place + at)
+    file.seek(at)
+    while at < stop and (block := file.read(min(stop - at, BLOCK))):
+        sink.write(block)
+        at += len(block)
+    return at == stop
 
 
 def require_unchanged(file: Path, stamp: str) -> None:

@@ -90,10 +90,12 @@ def dead(key: str) -> Iterator[Entry]:
 def _folder() -> Path | None:
     """$XDG_STATE_HOME/bnfold, made where there is none; None unless it is this user's, and nobody else may write."""
     stated = os.environ.get("XDG_STATE_HOME", "")
+    if fcntl is None:
+        return None
     with suppress(OSError, RuntimeError):
         base = Path(stated) if os.path.isabs(stated) else Path.home() / ".local" / "state"
         (base / "bnfold").mkdir(0o700, parents=True, exist_ok=True)
-        if fcntl is not None and _is_alone((base / "bnfold").lstat(), stat.S_ISDIR):
+        if _is_alone((base / "bnfold").lstat(), stat.S_ISDIR):
             return base / "bnfold"
     return None
 

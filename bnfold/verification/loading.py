@@ -29,7 +29,7 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
     except (datafiles.Elsewhere, IsADirectoryError, PermissionError) as why:
         raise ModelProblem(f"the external data of {path} cannot be read: {_first(why)}", _AT_ITS_PLACE) from why
-    except ModelProblem:
+    except (ModelProblem, MemoryError):
         raise
     except Exception as why:  # protobuf's DecodeError is private to its implementation
         raise ModelProblem(f"{path} is not a readable ONNX model", "Is the file complete, and really ONNX?") from why

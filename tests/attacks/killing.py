@@ -54,7 +54,7 @@ for line in sys.stdin:
     if not child:
         os.dup2(os.open(os.devnull, os.O_RDWR), 1); os.dup2(1, 2)
         sys.argv[1:] = arguments
-        signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.signal(signal.SIGINT, signal.default_int_handler)
+        [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)]; signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.addaudithook(hook(folder, number, count))
         try:
             main()

@@ -264,3 +264,19 @@ def test_shared_data_stay_shared(folder: Path) -> None:
     assert (folder / "m.folded.onnx.data").stat().st_size < 10 * NEEDED
     found = onnx.load(folder / "m.folded.onnx").graph.initializer
     assert {numpy_helper.to_array(t).tobytes() for t in found if t.name.startswith("v")} >= {DATA[:NEEDED]}
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="the system does not tell where a file has holes")
+def test_a_file_that_states_a_terabyte_fills_no_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is copied with its holes; verification, which reads it, has no memory for it."""
+    model = sound()
+    model.graph.initializer.append(TensorProto(name="u", dims=[1 << 38], data_type=TensorProto.FLOAT))
+    refer(stored(model, "u"), location="m.data")
+    with (folder / "m.data").open("wb") as file:
+        file.truncate(1 << 40)
+    path = written(folder, model.SerializeToString())
+    assert run(["fold", str(path), "--verify", "off"]) == 0
+    assert (folder / "m.folded.onnx.data").stat().st_size == 1 << 40
+    assert (folder / "m.folded.onnx.data").stat().st_blocks * 512 < 1 << 20
+    assert run(["fold", str(path), "--force", "--dry-run", "--limit", "memory=2GB"]) == 5
+    assert "out of memory" in capsys.readouterr().err
