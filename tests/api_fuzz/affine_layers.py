@@ -44,7 +44,7 @@ def statistics(g: Scope, x: Value, shape: tuple[int, ...], no_epsilon: bool) -> 
     if f.chance(0.12):
         scale = np.where(r.random(shape) < 0.5, 0, scale)
         f.features["dead channels"] += 1
-    if f.chance(0.1):
+    if f.chance(0.25 if x.kind == F16 else 0.1):
         var = np.where(r.random(shape) < 0.5, 0 if not no_epsilon else 1e-6, var)
         f.features["tiny variances"] += 1
     if f.chance(0.12):
@@ -71,7 +71,7 @@ def operand(g: Scope, x: Value, nonzero: bool = False) -> Value:
     value = r.uniform(0.5, 2, shape) * np.where(r.random(shape) < f.pick([0, 0.5]), -1, 1)
     if not nonzero and f.chance(0.04):
         value = np.where(r.random(shape) < 0.5, 0, value)
-    if f.chance(0.03):
+    if f.chance(0.12 if x.kind == F16 else 0.03):
         value = value * f.pick([1e-3, 100, LARGE.get(x.kind, 1e300) / 3, 1 / LARGE.get(x.kind, 1e300), 1e-7])
         f.features["numbers near the range of their type"] += 1
     return const(g, value, x.kind, lossy=not nonzero, hint="k")
@@ -90,7 +90,7 @@ def operand_shape(g: Scope, x: Value) -> tuple[int, ...]:
     if form < 8:
         return (shape[-1],)
     kept = [n if f.chance(0.5) else 1 for n in shape]
-    if f.chance(0.15):
+    if f.chance(0.25):
         f.features["operand without elements"] += 1
         return tuple(0 if n == 1 else k for n, k in zip(shape, kept, strict=True))
     if f.chance(0.3):

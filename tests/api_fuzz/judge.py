@@ -24,6 +24,7 @@ DRAWS = 3
 DECLINED = re.compile("is in training mode|holds NaN or infinity")  # what fold says it raises for
 
 Found = dict[str, Any]
+Fault = tuple[str, str]  # its kind, and words
 
 
 class Dropped(Exception):
@@ -74,7 +75,9 @@ def judged(drawn: Drawn, begin: Callable[[], None] = lambda: None) -> Found:
     found["directions"] = [f.direction for f in result.folded]
     if model.SerializeToString(deterministic=True) != before:
         found["faults"].append(("argument mutated", ""))
-    found["faults"] += [*invalid(result.model, full), *trial.compare(result.model, result.flushed), *again(result), *miscounted(model, result), *lost(model, result.model)]
+    found["faults"] += trial.compare(result.model, result.flushed)
+    found["overflows"] = trial.overflows
+    found["faults"] += [*invalid(result.model, full), *again(result), *miscounted(model, result), *lost(model, result.model)]
     return found
 
 
@@ -82,7 +85,7 @@ def unchanged(model: ModelProto, before: bytes) -> Found:
     return {} if model.SerializeToString(deterministic=True) == before else {"faults": [("argument mutated", "")]}
 
 
-def invalid(model: ModelProto, full: bool) -> list[tuple[str, str]]:
+def invalid(model: ModelProto, full: bool) -> list[Fault]:
     try:
         onnx.checker.check_model(model, full_check=full)
     except Exception as why:  # of onnx's checker
@@ -90,7 +93,7 @@ def invalid(model: ModelProto, full: bool) -> list[tuple[str, str]]:
     return []
 
 
-def again(result: bnfold.FoldResult) -> list[tuple[str, str]]:
+def again(result: bnfold.FoldResult) -> list[Fault]:
     """Folding what is folded folds nothing, and gives the same bytes."""
     try:
         second = bnfold.fold(result.model)
@@ -102,7 +105,7 @@ def again(result: bnfold.FoldResult) -> list[tuple[str, str]]:
     return [] if same else [("second fold differs", "")]
 
 
-def miscounted(model: ModelProto, result: bnfold.FoldResult) -> list[tuple[str, str]]:
+def miscounted(model: ModelProto, result: bnfold.FoldResult) -> list[Fault]:
     """Every BatchNormalization is folded or kept; functions may be copied."""
     if model.functions:
         return []
@@ -114,7 +117,7 @@ def miscounted(model: ModelProto, result: bnfold.FoldResult) -> list[tuple[str, 
     return [("miscounted", f"{before} before, {after} after; {folded} folded and {kept} kept")]
 
 
-def lost(model: ModelProto, folded: ModelProto) -> list[tuple[str, str]]:
+def lost(model: ModelProto, folded: ModelProto) -> list[Fault]:
     """What a fold never touches: inputs, outputs, documentation, metadata, operator sets."""
     faults = []
     stored = {t.name for t in model.graph.initializer}
@@ -140,6 +143,7 @@ class Trial:
             self.original = running.session(drawn.model)
         except Exception as why:  # of onnxruntime
             raise Dropped(f"onnxruntime: {words(why)}") from why
+        self.overflows = 0  # outputs that overflow on the way in one of the two models, not in float64
         self.runs = [*self._runs(drawn)]
         self._again()
 
@@ -163,8 +167,10 @@ class Trial:
             if any(np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in zip(want, running.ran(session, feeds), strict=True)):
                 raise Dropped("onnxruntime: two runs differ")
 
-    def compare(self, folded: ModelProto, flushed: int) -> list[tuple[str, str]]:
+    def compare(self, folded: ModelProto, flushed: int) -> list[Fault]:
         """The first difference that rounding does not explain."""
+        if infinite(folded) > infinite(self.model):
+            return [("infinite constant", f"{infinite(folded)} numbers, {infinite(self.model)} before")]
         try:
             session = running.session(folded)
         except Exception as why:  # of onnxruntime
@@ -182,7 +188,7 @@ class Trial:
                     return [(fault[0], f"draw {turn}, output '{self.names[place]}': {fault[1]}")]
         return []
 
-    def _output(self, folded: ModelProto, feeds: Values, want: list[Any], got: list[Any], place: int) -> tuple[str, str] | None:
+    def _output(self, folded: ModelProto, feeds: Values, want: list[Any], got: list[Any], place: int) -> Fault | None:
         a, b = np.asarray(want[place]), np.asarray(got[place])
         if a.shape != b.shape or a.dtype != b.dtype:
             return "wrong", f"{b.dtype}{list(b.shape)}, not {a.dtype}{list(a.shape)}"
@@ -209,19 +215,30 @@ class Trial:
     def floor(self) -> float:
         return LEAST * roundoff(self.model)
 
-    def _by_truth(self, folded: ModelProto, feeds: Values, a: np.ndarray, b: np.ndarray, place: int) -> tuple[str, str] | None:
+    def _by_truth(self, folded: ModelProto, feeds: Values, a: np.ndarray, b: np.ndarray, place: int) -> Fault | None:
         """In float64 the folded model may be as near as the original, where that is far off."""
         said = f"{difference(a, b):.3g} off, of {largest(a):.3g}"
         try:
             t = np.asarray(running.truth(self.model, feeds)[place], np.float64)
             off = [distance(x, t) for x in (a, b)]
+            rounding = self.floor * largest(t)
+            if off[1] <= 8 * rounding or (off[1] <= 4 * off[0] and off[0] <= 64 * rounding):
+                return None
+            if np.isfinite(t).all() and not np.isfinite(off).all():
+                wide = np.asarray(running.truth(folded, feeds)[place], np.float64)
+                self.overflows += distance(wide, t) <= 64 * rounding
+                return None if distance(wide, t) <= 64 * rounding else ("range", said)
         except Exception as why:  # whatever onnx's evaluator cannot do
             return "wrong", f"{said}; no float64 ({words(why)[:80]})"
-        rounding = self.floor * largest(t)
-        if off[1] <= 8 * rounding or (off[1] <= 4 * off[0] and off[0] <= 64 * rounding):
-            return None
-        kind = "range" if np.isfinite(a.astype(float)).all() and not np.isfinite(b.astype(float)).all() else "wrong"
-        return kind, f"{said}; from float64: {off[0]:.3g} before, {off[1]:.3g} after"
+        return "wrong", f"{said}; from float64: {off[0]:.3g} before, {off[1]:.3g} after"
+
+
+def infinite(model: ModelProto) -> int:
+    """How many stored numbers are none, or infinite."""
+    tensors = [t for g in noise.every_graph(model.graph) for t in g.initializer]
+    tensors += [a.t for n in noise.nodes_of(model) if n.op_type == "Constant" for a in n.attribute if a.name == "value"]
+    floats = [onnx.numpy_helper.to_array(t).astype(np.float64) for t in tensors if t.data_type in noise.ROUNDOFF]
+    return sum(int((~np.isfinite(v)).sum()) for v in floats)
 
 
 def overridden(model: ModelProto) -> Values:

@@ -11,6 +11,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 
 ROUNDOFF = {TensorProto.FLOAT: 2**-24, TensorProto.FLOAT16: 2**-11, TensorProto.DOUBLE: 2**-53, TensorProto.BFLOAT16: 2**-9}
 EXACT = ("Cast", "CastLike", "QuantizeLinear", "Resize", "Upsample", "Range", "DequantizeLinear")
+LEAST = {TensorProto.FLOAT: 2.0**-149, TensorProto.FLOAT16: 2.0**-24, TensorProto.DOUBLE: 0.0, TensorProto.BFLOAT16: 2.0**-133}
 TINY = {TensorProto.FLOAT: 2.0**-126, TensorProto.FLOAT16: 2.0**-14, TensorProto.DOUBLE: 2.0**-1022, TensorProto.BFLOAT16: 2.0**-126}
 
 
@@ -75,7 +76,7 @@ def shift(tensor: TensorProto, rng: np.random.Generator, times: float, flushed: 
     if kind not in ROUNDOFF:
         return
     value = numpy_helper.to_array(tensor)
-    made = jittered(value, rng, times, TINY[kind] if flushed else 0.0)
+    made = jittered(value, rng, times, TINY[kind] if flushed else LEAST[kind])
     tensor.CopyFrom(numpy_helper.from_array(made, tensor.name))
 
 

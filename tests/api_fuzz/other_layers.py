@@ -27,6 +27,10 @@ def pool(g: Scope, x: Value) -> Value:
         said["ceil_mode"] = 1
     if f.chance(0.3) and f.opset >= {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op]:
         said["dilations"] = [f.number(1, 4) for _ in range(axes)]
+    if f.opset >= {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op] and f.chance(0.08):
+        said |= {"kernel_shape": [2] * axes, "pads": [1] * 2 * axes, "dilations": [n + 1 - f.number(0, 1) for n in x.shape[2:]]}
+        said.pop("auto_pad", None)
+        f.features["window that may lie in the padding"] += 1
     if op == "AveragePool" and f.chance(0.4):
         said["count_include_pad"] = 1
     indices = op == "MaxPool" and f.opset >= 8 and f.chance(0.15)

@@ -29,6 +29,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "dropped": dict(dropped.most_common()),
         "folded": sum(row["folded"] for row in judged),
         "kept": sum(row["kept"] for row in judged),
+        "outputs that overflow on the way in one model, and agree in float64": sum(row.get("overflows", 0) for row in judged),
         "graphs with a fold": sum(bool(row["folded"]) for row in judged),
         "directions": dict(Counter(d for row in judged for d in row.get("directions", []))),
         "refused": dict(refused.most_common()),
@@ -47,7 +48,7 @@ def parts(features: Counter[str], wanted: Any) -> dict[str, int]:
 def table(found: dict[str, Any]) -> str:
     """The totals as Markdown."""
     lines = ["| what | count |", "|---|---|"]
-    for key in ("drawn", "judged", "folded", "kept", "graphs with a fold"):
+    for key in [k for k, v in found.items() if isinstance(v, int)]:
         lines.append(f"| {key} | {found[key]} |")
     for key in ("dropped", "directions", "refused", "graphs by feature", "fault kinds"):
         lines += [f"| {key}: {name} | {count} |" for name, count in found[key].items()]
