@@ -96,7 +96,8 @@ class Affine:
 
     @cached_property
     def is_identity(self) -> bool:
-        return not self.has_shift and not self.has_scale
+        """Nothing changes: the scale is 1 and the shift 0, or there is not one number for them to act on."""
+        return 0 in self.extent or not (self.has_shift or self.has_scale)
 
     @cached_property
     def extent(self) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from .affine import Affine, Array, Refused, at_rank, require
 from .errors import ModelProblem
 from .graph import algebra, attribute, constant, dims, is_constant, is_floating, label, operator, opset, rank
+from .messages import INFERENCE
 
 BATCH_NORMALIZATION = "BatchNormalization"
 EPSILON = float(np.float32(1e-5))  # the default of the ONNX specification, a float32 like every attribute
@@ -66,7 +67,7 @@ def refuse_training(node: gs.Node) -> None:
     if attribute(node, "training_mode", 0) or outputs > 1 or by_default:
         raise ModelProblem(
             f"{label(node)} is in training mode: it normalizes with the statistics of each batch",
-            "Export the model in inference mode (in PyTorch: model.eval() before the export).",
+            INFERENCE,
         )
 
 

@@ -19,7 +19,7 @@ import onnx_graphsurgeon as gs
 from .affine import Array, Refused, require, require_room
 from .affine_nodes import affine_of
 from .graph import algebra, attribute, constant, has, label, operator, size
-from .plan import Plan, Replace, SetAttributes, Visible, require_in_range
+from .plan import Plan, Replace, SetAttributes, Visible
 
 SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
 
@@ -72,10 +72,10 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
         branches = parallel(visible, node)
         merged = merge(node, branches, SIGNS[operator(node)])
     keeper = max((b for b in branches if b.has_weight), key=lambda b: math.prod(b.kernel)).node
-    require_in_range(keeper, 1, merged.weight)
-    require_in_range(keeper, 2, merged.bias)
-    others = [b.node for b in branches if b.node is not None and b.node is not keeper]
-    return Plan(edits=[*edits(keeper, merged)]), keeper, others
+    plan = Plan()
+    for edit in edits(keeper, merged):
+        plan.add(edit)
+    return plan, keeper, [b.node for b in branches if b.node is not None and b.node is not keeper]
 
 
 def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:

@@ -18,7 +18,7 @@ def cancel(bench: Workbench, tensor: gs.Tensor) -> None:
         return
     first, last = tensor.inputs[0], tensor.outputs[0]
     if undo_each_other(first, last) and (last.outputs[0] not in bench.visible or is_private(bench, first.inputs[0])):
-        bench.cut_out(first, last)
+        bench.bypass(last, first.inputs[0], keep_name=last.outputs[0] in bench.visible)
 
 
 def is_private(bench: Workbench, tensor: gs.Tensor) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .bench import Benchmark, benchmark
 from .errors import UsageProblem
+from .installed import require_runtime, runtime
 from .pipeline import FoldReport, fold_file
 from .train import TrainOptions, TrainResult, train
 from .train.data import load
@@ -56,6 +57,7 @@ def demo(folder: Path, say: Say, watch: Watch = lambda event: None) -> Demo:
 
     Raises UsageProblem if it is not, and whatever the steps raise.
     """
+    require_runtime("the demo")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageProblem(f"{folder} exists and is not empty", "Name another folder with --dir, or remove this one.")
     original, folded = folder / "digits.onnx", folder / "digits.folded.onnx"
@@ -74,9 +76,7 @@ def demo(folder: Path, say: Say, watch: Watch = lambda event: None) -> Demo:
 
 def accuracy(model: Path) -> float:
     """The share of the held-out digits that an ONNX file gets right in onnxruntime."""
-    import onnxruntime
-
     digits = load("digits", None)
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = runtime().InferenceSession(model, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: digits.normalization(digits.test.images)})
     return float((logits.argmax(1) == digits.test.labels).mean())

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from .errors import EnvironmentProblem, UsageProblem
+from .installed import need
 from .worker import GRACE, PAUSE, Plain, Running, failure, fold_apart, stop, sweep
 
 ENGINES = ("local", "ray")
@@ -138,10 +139,9 @@ class OnRay:
 def _on_ray() -> Iterator[OnRay]:
     """The cluster that Ray finds (RAY_ADDRESS), or one of this machine alone, which ends with us."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that we start: nothing is sent anywhere
-    try:
-        import ray
-    except ImportError as why:
-        raise EnvironmentProblem("--engine ray needs the package ray", 'pip install "bnfold[fleet]"') from why
+    need("ray", extra="fleet", what="--engine ray")
+    import ray
+
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, OSError) as why:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -23,7 +22,6 @@ from .progress import tell
 
 SCHEMA = "bnfold.fleet/1"
 WORST = (70, 1, 5, 4, 3, 2, 0)  # exit codes of models, the worst first
-MADE = (".folded.onnx", ".failed.onnx")  # names of what `fold` has written
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,9 @@ class Outcome:
         """The error, or the verdict of the verification, or why there is none."""
         if self.error or not self.report:
             return self.error
-        verification = self.report["verification"]
-        found = verification["verdict"] if verification else "unchanged" if self.report["unchanged"] else "not verified"
+        verification, counted = self.report["verification"], self.report["before"]["batch_normalizations"]
+        copied = ("unchanged" if counted else "already folded") if self.report["unchanged"] else "not verified"
+        found = verification["verdict"] if verification else copied
         return found if self.report["written"] else f"{found}, not written"
 
     @property
@@ -119,17 +118,18 @@ class Fleet:
         return {**how, "exit_code": self.exit_code, "models": [each.to_json() for each in self.outcomes]}
 
 
-def tasks(given: Sequence[Path], out_dir: Path, options: Options = DEFAULT, strict: bool = False) -> list[Task]:
-    """What `given`, files, folders and patterns, make of `out_dir`: NAME.folded.onnx of every NAME.onnx.
+def tasks(models: Mapping[Path, Path], out_dir: Path, options: Options = DEFAULT, strict: bool = False) -> list[Task]:
+    """What becomes of models, each with its place below `out_dir`: NAME.folded.onnx of every NAME.onnx.
 
     Raises UsageProblem where two models would have one place, or one the place of another.
     """
-    sources = {os.path.abspath(source): source for each in given for source in models(each)}
-    found = [Task(source, out_dir / default_target(source).name, options, strict) for source in sources.values()]
+    places = apart({source: default_target(place) for source, place in models.items()})
+    found = [Task(source, out_dir / place, options, strict) for source, place in places.items()]
     for target, number in Counter(task.target for task in found).items():
         if number > 1:
             both = " and ".join(str(task.source) for task in found if task.target == target)
             raise UsageProblem(f"{both} would both become {target}", "Rename one of them, or fold them apart.")
+    sources = set(map(os.path.abspath, models))
     for task in found:
         if os.path.abspath(task.target) in sources:
             raise UsageProblem(
@@ -140,24 +140,23 @@ def tasks(given: Sequence[Path], out_dir: Path, options: Options = DEFAULT, stri
     return found
 
 
-def models(given: Path) -> list[Path]:
-    """The file that is meant; the models of a folder but those that fold has written; those that match a pattern."""
-    if given.is_dir():
-        pattern = os.path.join(glob.escape(str(given)), "*.onnx")
-        found = [path for path in glob.glob(pattern) if not path.endswith(MADE)]
-    elif glob.has_magic(str(given)) and not given.exists():
-        found = [path for path in glob.glob(str(given), recursive=True) if os.path.isfile(path)]
-    else:
-        return [given]
-    if not found:
-        where = f"in {given}" if given.is_dir() else f"matches {given}"
-        raise UsageProblem(f"no model {where}", "Name .onnx files, folders that hold some, or a pattern.")
-    return [Path(path) for path in sorted(found)]
+def apart(places: Mapping[Path, Path]) -> dict[Path, Path]:
+    """The places of models; where some have one place, each keeps the folders below the one that these models share."""
+    crowds: dict[Path, list[str]] = {}
+    for source, place in places.items():
+        crowds.setdefault(place, []).append(os.path.abspath(source))
+    shared = {
+        place: os.path.commonpath(map(os.path.dirname, crowd)) for place, crowd in crowds.items() if len(crowd) > 1
+    }
+
+    def placed(source: Path, place: Path) -> Path:
+        return Path(os.path.relpath(source.parent, shared[place]), place.name) if place in shared else place
+
+    return {source: placed(source, place) for source, place in places.items()}
 
 
 def fold_all(
     planned: Sequence[Task],
-    out_dir: Path,
     *,
     jobs: int | None = None,
     engine: str = "local",
@@ -169,6 +168,9 @@ def fold_all(
     as there is room for. What goes wrong with one model is its own outcome. KeyboardInterrupt, also raised for
     SIGTERM, leaves the models that were done, and nothing else.
     """
+    if engine == "local":
+        for task in planned:
+            task.options.require_means()
     started = time.perf_counter()
     most = jobs or (len(planned) if engine == "ray" else max(1, threads() // 2))
     most = min(most, len(planned))
@@ -183,24 +185,25 @@ def fold_all(
         told(outcome(number, answer))
         tell("fold", next(heard), len(planned))
 
-    with engines.opened(engine) as running, made(out_dir):
+    with engines.opened(engine) as running, made({task.target.parent for task in planned}):
         answers = engines.run(running, requests, most, ended)
     outcomes = tuple(outcome(number, answer) for number, answer in enumerate(answers))
     return Fleet(outcomes, engine, most, time.perf_counter() - started)
 
 
 @contextmanager
-def made(folder: Path) -> Iterator[None]:
-    """A folder is made where there is none; if nothing comes into it, it goes again."""
-    ours = not folder.exists()
+def made(folders: set[Path]) -> Iterator[None]:
+    """Folders are made where there are none; those into which nothing comes go again."""
+    ours = {each for folder in folders for each in (folder, *folder.parents) if not each.exists()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise EnvironmentProblem(
-            f"{folder} cannot be made: {problem.strerror}", "Choose another --out-dir."
-        ) from problem
-    try:
+        for folder in sorted(ours | folders):
+            try:
+                folder.mkdir(exist_ok=True)
+            except OSError as problem:
+                said = f"{folder} cannot be made: {problem.strerror}"
+                raise EnvironmentProblem(said, "Choose another --out-dir.") from problem
         yield
     finally:
-        if ours and not any(folder.iterdir()):
-            folder.rmdir()
+        for folder in sorted(ours, reverse=True):
+            with suppress(OSError):  # something is in it
+                folder.rmdir()

@@ -174,11 +174,10 @@ def carry_out(
     """Fold one affine node one way; raises Refused, with nothing changed, if any part of it finds no home."""
     tensor = source if direction == "hoist" else node.outputs[0]
     plan = make_plan(bench.visible, direction, tensor, affine, room)
-    fate, node_output = told(node, direction, plan), node.outputs[0]
+    fate = told(node, direction, plan)
     for edit in plan.edits:
         bench.apply(edit)
-    bench.bypass(node, source, keep_name=direction == "hoist")
-    cancel(bench, node_output if direction == "hoist" else source)
+    cancel(bench, bench.bypass(node, source, keep_name=direction == "hoist"))
     return fate
 
 

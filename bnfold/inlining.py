@@ -7,13 +7,14 @@ from functools import partial
 
 import onnx
 
-from .messages import every_node, is_batch_norm
+from .messages import all_nodes, every_node, is_batch_norm
 from .native import Failed, guarded
 
 
 def holders(record: onnx.ModelProto) -> list[tuple[str, str]]:
-    """Domain and name of the functions with a BatchNormalization in their bodies."""
-    return sorted({(f.domain, f.name) for f in record.functions if any(map(is_batch_norm, every_node(f.node)))})
+    """Domain and name of the functions that are called, and have a BatchNormalization in their bodies."""
+    holding = {(f.domain, f.name) for f in record.functions if any(map(is_batch_norm, every_node(f.node)))}
+    return sorted(holding & {(node.domain, node.op_type) for node in all_nodes(record)})
 
 
 def inlined(record: onnx.ModelProto) -> onnx.ModelProto:

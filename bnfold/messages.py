@@ -21,6 +21,11 @@ PLAIN = frozenset(
     AttributeProto.AttributeType.Value(f"{kind}{s}") for kind in ("INT", "FLOAT", "STRING") for s in ("", "S")
 )
 
+INFERENCE = (  # what to do about a BatchNormalization in training mode
+    "Export the model in inference mode. In PyTorch: model.eval() before the export, and layers that have statistics: "
+    "track_running_stats=True, which eval() does not change."
+)
+
 
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in the attributes of a node (If, Loop, Scan)."""
@@ -92,6 +97,14 @@ def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> No
             present.i = value
         else:
             present.ints[:] = value
+
+
+def become_identity(message: NodeProto, source: str) -> None:
+    """Make a node an Identity of `source`, under the name of its first output."""
+    message.op_type = "Identity"
+    message.input[:] = [source]
+    del message.attribute[:]
+    del message.output[1:]
 
 
 def set_shape(value: ValueInfoProto, shape: tuple[int, ...]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from . import external, onnx_io, staging
-from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageProblem
+from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
+from .installed import require_runtime
 from .junit import FAILED, PASSED, Check
 from .limits import timed
 from .promises import Overflow, Promises
@@ -32,7 +32,10 @@ SECONDS = 600.0  # in which a fold is planned
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is."""
+    """How large a model is: nodes, those of them that are BatchNormalization, also in bodies and functions, and bytes.
+
+    `bytes` are those of its file and of the data files that it refers to.
+    """
 
     nodes: int
     batch_normalizations: int
@@ -55,6 +58,11 @@ class FoldReport:
     written: bool
     unchanged: bool
     seconds: float
+
+    @property
+    def already_folded(self) -> bool:
+        """There was nothing to do: the original has no BatchNormalization, and nothing else in it folds."""
+        return self.unchanged and not self.before.batch_normalizations
 
     def checks(self, strict: bool = False) -> list[Check]:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
@@ -96,18 +104,16 @@ def failed_target(target: Path) -> Path:
 class Options:
     """What `fold_file` is asked to do.
 
-    `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. A model without
-    BatchNormalization is an error unless `pass_through`. `keep_failed` writes a model that did not pass to
-    NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the result refers to them.
-    `allow_external_outside` reads them also outside the model's folder and through links; nothing is written there.
-    Raises UsageProblem for what is none of these.
+    `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
+    that did not pass to NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the
+    result refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
+    nothing is written there. Raises UsageProblem for what is none of these.
     """
 
     verify: str = "fast"
     force: bool = False
     dry_run: bool = False
     freeze_initializers: bool = False
-    pass_through: bool = False
     keep_failed: bool = False
     external: str = "copy"
     allow_external_outside: bool = False
@@ -122,6 +128,11 @@ class Options:
                 "--external keep and --allow-external-outside exclude each other",
                 "Data from outside is copied: what is written refers to nothing outside its folder.",
             )
+
+    def require_means(self) -> None:
+        """Raises EnvironmentProblem where there is nothing to verify with."""
+        if self.verify != "off":
+            require_runtime("the proof of a fold", "`--verify off` writes it unproved.")
 
     @property
     def keeps_external(self) -> bool:
@@ -139,6 +150,7 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
     written, and the `evidence` of the error is the report, whose `written` is false.
     """
+    options.require_means()
     target = target or default_target(source)
     try:
         return folded_file(source, target, options, Promises(trusting=True))
@@ -152,7 +164,7 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
     failed = failed_target(target) if options.keep_failed else None
     record = onnx_io.load(source, whole=False)
     require_places(record, source, target, failed, options)
-    before = size_of(record, source)
+    before = size_of(record, source, external.data_files(record, source.parent))
     with staging.staged(
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
     ) as draft:
@@ -161,25 +173,22 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
             from .folding import fold_in_place  # which takes a while, too
 
             result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
-        if not result.folded and not before.batch_normalizations and not options.pass_through:
-            raise nothing_to_fold(source)
         stage(record if result.folded else None, source, draft, promises, options)
         result = replace(result, flushed=result.flushed + promises.flushed)
         wanted = result.folded and options.verify != "off"
         with kept_if_failed(record, source, failed, promises):
             verification = verified(source, draft, options, result.sites) if wanted else None
-            report = FoldReport(source, target, result, before, size_of(record, draft), verification, False, False, 0.0)
+            after = size_of(record, draft, data_of(record, source, draft, options))
+            report = FoldReport(source, target, result, before, after, verification, False, not result.folded, 0.0)
             require_passed(report)
-    seconds = time.perf_counter() - started
-    return replace(report, written=not options.dry_run, unchanged=not result.folded, seconds=seconds)
+    return replace(report, written=not options.dry_run, seconds=time.perf_counter() - started)
 
 
-def nothing_to_fold(source: Path) -> ModelProblem:
-    return ModelProblem(
-        f"{source} has no BatchNormalization: there is nothing to fold",
-        "Most exporters fold what follows a Conv; PyTorch's keeps it with torch.onnx.export(..., optimize=False). "
-        "--pass-through copies such models unchanged.",
-    )
+def data_of(record: onnx.ModelProto, source: Path, draft: Path, options: Options) -> set[Path]:
+    """The data files that what was written refers to."""
+    if options.keeps_external:
+        return external.data_files(record, source.parent)
+    return set(filter(Path.exists, [draft.parent / staging.data_name(draft)]))
 
 
 @contextmanager
@@ -230,11 +239,11 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
-def size_of(record: onnx.ModelProto, path: Path) -> Size:
-    kinds = Counter(n.op_type for n in record.graph.node if n.domain in ("", "ai.onnx"))
-    data = path.parent / staging.data_name(path)
-    length = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
-    return Size(len(record.graph.node), kinds["BatchNormalization"], length)
+def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
+    """Of a model that lies at `path`, with its data files."""
+    from .verification.protos import counts
+
+    return Size(*counts(record), sum(file.stat().st_size for file in {path, *data}))
 
 
 def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:

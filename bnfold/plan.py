@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -16,12 +16,16 @@ from .constants import value_of
 from .graph import algebra, dims, dtype, has, is_constant, label, onto, operator
 from .rounding import TINY, rounded
 from .rules import HOIST, OUT, SINK, Shares
+from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
 from .tensors import Held
 
 Direction = Literal["hoist", "sink"]
 Way = Literal["hoist", "sink", "merge"]
+Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
 MANY = 100  # nodes that a reason names
+FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {("QuantizeLinear", 1), ("DequantizeLinear", 1)}
+DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
 BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
 
 
@@ -78,6 +82,11 @@ class Plan:
     through: list[gs.Node] = field(default_factory=list)
     room: int = 0
 
+    def add(self, edit: Edit) -> None:
+        """One more edit. Refuses one that makes numbers which their type cannot hold."""
+        require_storable(edit)
+        self.edits.append(edit)
+
     @property
     def targets(self) -> list[gs.Node]:
         """The nodes whose constants change, each once."""
@@ -86,9 +95,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Visible:
-    """Tensors that more than their consumers can see: outputs, by id(), and what other graphs return, by name."""
+    """Tensors that more than their consumers can see: how often graphs return each, by id(), and names in other graphs.
 
-    outputs: frozenset[int]
+    `captured` are the names that a body returns but does not define, or that lie in graphs that nobody reads.
+    """
+
+    outputs: Mapping[int, int]
     captured: frozenset[str]
 
     def __contains__(self, tensor: gs.Tensor) -> bool:
@@ -99,6 +111,11 @@ class Visible:
         require(id(tensor) not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")
         require(name not in self.captured, "SUBGRAPH", f"'{name}' is returned from the subgraph of another node")
 
+    def require_returned_once(self, tensor: gs.Tensor) -> None:
+        """Refuse what a body returns, if anything but the node of that body sees it."""
+        name, seen = tensor.name, tensor.outputs or tensor.name in self.captured
+        require(not seen and self.outputs[id(tensor)] == 1, "SHARED", f"'{name}', which a body returns, is read in it")
+
 
 def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int) -> Plan:
     """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
@@ -106,21 +123,33 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
     `room` is how many Add nodes may be made for shifts that no operator on the way has room for. Raises Refused, with
     the reason, when any part of the affine finds no home.
     """
+    require(0 not in affine.extent, "VARIES", f"it varies along an axis on which '{tensor.name}' has no elements")
     plan = Plan(room=room)
-    agenda: list[tuple[Direction, gs.Tensor, Affine]] = [(direction, tensor, affine)]
+    agenda: list[Errand] = [(direction, tensor, affine)]
     while agenda:
         way, at, carried = agenda.pop()
-        visible.require_private(at)
-        for node, port in producer(at) if way == "hoist" else consumers(at):
-            shares = ask(way, node, port, carried)
-            if way == "hoist" and OUT in shares:
-                leave(plan, node, shares.pop(OUT))
-            onward = step(plan, node, shares)
+        if way == "return":
+            visible.require_returned_once(at)
+        else:
+            visible.require_private(at)
+        for node, port in consumers(at) if way == "sink" else producer(at):
+            onward = move(plan, way, node, port, carried)
             if onward:
                 plan.through.append(node)
             agenda += onward
     require_once(plan)
     return plan
+
+
+def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list[Errand]:
+    """Past one node, or into its constants: edits for the plan, and where the search goes on."""
+    if way != "sink" and operator(node) in RETURN:
+        with algebra(node):
+            return [("return", x, share) for x, share in RETURN[operator(node)](node, port, affine)]
+    shares = ask("sink" if way == "sink" else "hoist", node, port, affine)
+    if way != "sink" and OUT in shares:
+        leave(plan, node, shares.pop(OUT))
+    return step(plan, node, shares)
 
 
 def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
@@ -133,7 +162,7 @@ def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
         "NO_BIAS",
         f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
     )
-    plan.edits.append(InsertAdd(node, left.shift))
+    plan.add(InsertAdd(node, left.shift))
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
@@ -171,9 +200,9 @@ def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
         return dict(rule(node, port, affine))
 
 
-def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.Tensor, Affine]]:
+def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
     """Turn shares on constants into edits; return the shares on computed tensors, where the search goes on."""
-    onward: list[tuple[Direction, gs.Tensor, Affine]] = []
+    onward: list[Errand] = []
     for index, share in shares.items():
         if share.is_identity:
             continue
@@ -189,10 +218,9 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[tuple[Direction, gs.
 def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
     """A share that has reached a constant, or an omitted input, which stands for a stored zero."""
     require_fitting(node, index, share)
-    require_representable(node, index, share)
-    plan.edits.append(SetConstant(node, index, share))
+    plan.add(SetConstant(node, index, share))
     if not has(node, index) and operator(node) in BECOMES:
-        plan.edits.append(Retype(node, BECOMES[operator(node)]))
+        plan.add(Retype(node, BECOMES[operator(node)]))
 
 
 def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
@@ -202,22 +230,37 @@ def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
     require(fit, "MALFORMED", f"input {index} of {label(node)} does not have the shape that the operator needs")
 
 
+def require_storable(edit: Edit) -> None:
+    """Refuse numbers that their element type cannot hold: every one that a fold makes comes by here."""
+    if isinstance(edit, SetConstant):
+        require_representable(edit.node, edit.index, edit.share)
+    elif isinstance(edit, Replace):
+        require_in_range(edit.node, edit.index, edit.value)
+    elif isinstance(edit, InsertAdd):
+        require_in_range(edit.node, 1, edit.shift)
+
+
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
     kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
     if tensor is None or isinstance(tensor, Held):
         with np.errstate(over="ignore", invalid="ignore"):
             reach = share.reach(0.0 if tensor is None else tensor.reach)
-        if 2 * reach < float(ml_dtypes.finfo(kind).max):  # type: ignore[no-untyped-call]
+        most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
+        if (operator(node), index) not in FACTORS and 2 * reach < most:
             return
     require_in_range(node, index, share(np.zeros(()) if tensor is None else value_of(tensor)))
 
 
 def require_in_range(node: gs.Node, index: int, value: Array) -> None:
+    """Refuse new values of a constant where one overflows, or one that multiplies whole tensors loses its digits."""
     kind = floating_kind(node, index)
-    new, _ = rounded(value, kind)
-    finite = np.isfinite(new.astype(np.float64)).all()
+    new = rounded(value, kind)[0].astype(np.float64)
+    finite = np.isfinite(new).all()
     require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")
+    most = DIGITS * float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
+    exact = (operator(node), index) not in FACTORS or np.all(np.abs(new - value) <= most * np.abs(value))
+    require(exact, "OVERFLOW", f"the folded constant of {label(node)} would be too small for {kind}")
 
 
 def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from . import staging
-from .errors import EnvironmentProblem, UsageProblem
+from .errors import UsageProblem
+from .installed import need
 
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's colours, which differ for the colour-blind, too (https://jfly.uni-koeln.de/color/)
@@ -26,10 +27,9 @@ def require(path: Path) -> None:
 
 def figure(width: float, height: float) -> Any:
     """An empty figure, in inches, which needs no display. Raises EnvironmentProblem where matplotlib is missing."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as why:
-        raise EnvironmentProblem("a picture needs matplotlib", 'pip install "bnfold[plot]"') from why
+    need("matplotlib", extra="plot", what="a picture")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 

@@ -15,12 +15,19 @@ from .affine import Affine, Array, at_rank
 CACHED = 1 << 16  # numbers, as float64 half a megabyte
 BUFFERED, SHORTEST = 16, 512  # numbers: NumPy's buffers have a multiple of the one; those below the other cost more
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+PLAIN = {np.dtype(f"f{n}") for n in (2, 4, 8)}  # to which NumPy itself rounds once
 TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
 
 
 def widened(value: Array) -> Array:
     """Floating point of any width as float64; everything else as it is."""
     return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
+
+
+def nearest(value: Array, kind: np.dtype[Any]) -> Array:
+    """float64 rounded once to a type, ties to even; what overflows becomes infinite, or no number."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return (value if kind in PLAIN else to_odd(value)).astype(kind)
 
 
 def rounded(
@@ -46,7 +53,7 @@ def rounded(
 def to_odd(value: Array) -> Array:
     """float64 as float32, inexact ones to the neighbour with an odd last bit.
 
-    ml_dtypes goes from float64 to bfloat16 by way of float32; so prepared, the second rounding gives what one would.
+    ml_dtypes goes from float64 to its types by way of float32; so prepared, the second rounding gives what one would.
     """
     near = value.astype(np.float32)
     beyond = np.abs(near.astype(np.float64)) > np.abs(value)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from .messages import PLAIN, arrange, bodies, drop_named
 from .plan import Visible
+from .shadows import defined, mentioned
 from .tensors import Held, dense
 
 
@@ -30,9 +32,10 @@ class Scope:
     gone: set[str] = field(default_factory=set)  # names that nothing in this graph uses any more
     stored: dict[str, TensorProto] = field(default_factory=dict)
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()  # the names that it defines, as it was read
 
     def __post_init__(self) -> None:
-        self.nodes = list(self.view.nodes)
+        self.nodes, self.own = list(self.view.nodes), frozenset(defined(self.message))
         if isinstance(self.message, GraphProto):
             self.stored = {t.name: t for t in self.message.initializer}
             self.sparse = {t.values.name: t for t in self.message.sparse_initializer}
@@ -40,6 +43,17 @@ class Scope:
     @property
     def is_function(self) -> bool:
         return isinstance(self.message, FunctionProto)
+
+    @property
+    def root(self) -> Scope:
+        """The outermost graph around this one: the main graph, or that of a function."""
+        return self.parent.root if self.parent else self
+
+    def meaning(self, name: str) -> Scope | None:
+        """The graph, this one or one around it, whose tensor a name is here."""
+        if name in self.own:
+            return self
+        return self.parent.meaning(name) if self.parent else None
 
     def storing(self, name: str) -> Scope | None:
         """The graph, this one or one around it, that stores an initializer of this name."""
@@ -56,13 +70,15 @@ class Scope:
 
     def names(self) -> Iterator[str]:
         """Every name that is taken in this graph."""
-        for node in self.message.node:
-            yield from [*node.input, *node.output]
-        if isinstance(self.message, FunctionProto):
-            yield from [*self.message.input, *self.message.output]
-        else:
-            graph = self.message
-            yield from (t.name for t in [*graph.initializer, *graph.input, *graph.output, *graph.value_info])
+        yield from mentioned(self.message)
+        yield from (x if isinstance(x, str) else x.name for x in self.message.output)
+        yield from (value.name for value in self.message.value_info)
+
+    def stated(self) -> Iterator[ValueInfoProto]:
+        """What is said of the types of inputs and of tensors inside."""
+        yield from self.message.value_info
+        if isinstance(self.message, GraphProto):
+            yield from self.message.input
 
     def insert(self, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
         """Put a new node right behind another one, or at the front; returns its message in the record."""
@@ -130,11 +146,11 @@ def visibility(scopes: list[Scope]) -> Visible:
     onnx-graphsurgeon does not read attributes that hold several graphs: whatever those name is visible, too.
     """
     outputs = [x for scope in scopes for x in scope.view.outputs]
-    captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if not x.inputs}
+    captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if x.name not in scope.own}
     holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN)
     unread = (g for a in holding for g in a.graphs)
     captured |= {x for graph in unread for x in _every_name(graph.node)}
-    return Visible(frozenset(map(id, outputs)), frozenset(captured))
+    return Visible(Counter(map(id, outputs)), frozenset(captured))
 
 
 def _every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:

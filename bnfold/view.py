@@ -14,15 +14,18 @@ from .errors import ModelProblem
 from .links import link
 from .messages import bodies
 from .native import Failed, guarded
+from .shadows import declare, restore, unshadowed
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
 
 def import_view(bare: ModelProto) -> gs.Graph:
     """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
+    names = unshadowed(bare)
     if not states_shapes(bare):
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
+    declare(bare)
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     try:
@@ -35,6 +38,7 @@ def import_view(bare: ModelProto) -> gs.Graph:
     finally:
         G_LOGGER.severity = severity
     for graph in [view, *view.functions]:
+        restore(graph, names)
         adopt_all(graph, graph.opset)
     return view
 

@@ -15,10 +15,11 @@ from onnx import NodeProto, helper
 
 from .constants import value_of
 from .graph import dtype, stored
-from .messages import drop_named, set_attributes, set_shape
+from .messages import become_identity, drop_named, set_attributes, set_shape
 from .plan import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .promises import Promises, settle
 from .scopes import Scope, homes, scopes_of, visibility
+from .shadows import FreshNames
 from .tensors import Held
 from .view import adopt, import_view, skeleton
 
@@ -50,8 +51,7 @@ class Workbench:
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
         pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
         self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}
-        self._taken = {name for s in self.scopes for name in s.names()}
-        self._last: dict[str, int] = {}  # number given to a name that was taken
+        self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []
         self._gone: dict[int, gs.Tensor] = {}  # held on to, so that no other object gets their id()
@@ -80,7 +80,7 @@ class Workbench:
         return [n for s in self.scopes for n in s.in_order()]
 
     def alive(self) -> list[gs.Node]:
-        """The nodes still there, in topological order within each graph."""
+        """The nodes still there, likewise."""
         return [n for n in self.nodes() if self.is_alive(n)]
 
     def is_alive(self, node: gs.Node) -> bool:
@@ -137,7 +137,7 @@ class Workbench:
 
     def _copy(self, tensor: gs.Tensor, node: gs.Node) -> Held:
         """A constant of any origin under a new name; an omitted one is a zero of the type of the weight."""
-        name = self._fresh(tensor.name or self._stem(node))
+        name = self._fresh.name(tensor.name or self._stem(node))
         if tensor.is_empty():
             return Held(name, dtype(node.inputs[1]), np.zeros(1))
         if isinstance(tensor, Held):
@@ -145,21 +145,20 @@ class Workbench:
         return Held(name, dtype(tensor), value_of(tensor))
 
     def _store(self, held: Held, scope: Scope) -> None:
-        """Make room in the file: an initializer of the main graph, which bodies see too, or a Constant of a function.
+        """Make room in the outermost graph, which bodies see too: an initializer, or a Constant of a function.
 
         Up to IR version 3 every initializer is an input as well.
         """
         kind = helper.np_dtype_to_tensor_dtype(held.kind)
         tensor = onnx.TensorProto(name=held.name, data_type=kind)
+        self._home[id(held)] = scope = scope.root
         if scope.is_function:
             held.maker = gs.Node("Constant", outputs=[gs.Variable(held.name)])
             made = helper.make_node("Constant", [], [held.name], value=tensor)
             held.home = self._insert(scope, None, held.maker, made).attribute[0].t
             return
         self.record.graph.initializer.append(tensor)
-        held.home = self.record.graph.initializer[-1]
-        self._home[id(held)] = self.scopes[0]
-        self.scopes[0].stored[held.name] = held.home
+        held.home = scope.stored[held.name] = self.record.graph.initializer[-1]
         if self.record.ir_version < 4:
             self.record.graph.input.append(helper.make_tensor_value_info(held.name, kind, held.shape))
 
@@ -174,14 +173,16 @@ class Workbench:
         """The node's first output gets a new name; the sum takes over the old one."""
         maker, result = edit.node, edit.node.outputs[0]
         scope = self._scope[id(maker)]
-        held = Held(self._fresh(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
+        held = Held(self._fresh.name(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
         self._store(held, scope)
         self._edited[id(held)] = held
-        inner = gs.Variable(self._fresh(result.name), result.dtype, result.shape)
+        inner = gs.Variable(self._fresh.name(result.name), result.dtype, result.shape)
         result.inputs.clear()
         maker.outputs.insert(0, inner)
         self._message[id(maker)].output[0] = inner.name
-        made = gs.Node("Add", self._fresh(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result])
+        made = gs.Node(
+            "Add", self._fresh.name(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result]
+        )
         message = helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name)
         self._insert(scope, maker, made, message)
 
@@ -198,40 +199,39 @@ class Workbench:
         weight = str(node.inputs[1].name)
         return f"{weight.removesuffix('.weight').removesuffix('.kernel')}.bias"
 
-    def _fresh(self, stem: str) -> str:
-        name, n = stem, self._last.get(stem, 0)
-        while name in self._taken:
-            n += 1
-            name = f"{stem}_{n}"
-        self._last[stem] = n
-        self._taken.add(name)
-        return name
+    def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> gs.Tensor:
+        """Take out a node, `source` being what its output now is; returns the tensor that is both of them.
 
-    def cut_out(self, first: gs.Node, last: gs.Node) -> None:
-        """Take out two nodes that undo each other, one right behind the other."""
-        source, result = first.inputs[0], last.outputs[0]
-        if result in self.visible:
-            self._hand_over(source, result)
-        else:
-            self._redirect(result, source)
-        self._remove(last)
-        self._lost += [result, source]
-        self._sweep()
-
-    def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> None:
-        """Take out a node with one computed input.
-
-        After a hoist (`keep_name`) the producer of that input takes over the name of the output, so that every consumer
-        stays as it is; after a sink the consumers read the input.
+        After a hoist (`keep_name`) the producer of the source takes over the name of the output, so that every consumer
+        stays as it is: if it is a node of the same graph, for names are those of a graph. After a sink, or where the
+        source is of a graph around, the consumers read the source. Where they cannot, since a body must not return
+        what it does not make, and may call something else by that name, the node becomes an Identity.
         """
-        result = node.outputs[0]
-        if keep_name:
+        result, scope = node.outputs[0], self._scope[id(node)]
+        home = scope.meaning(source.name)
+        if keep_name and self._scope[id(source.inputs[0])] is scope:
             self._hand_over(source, result)
+            gone, stays = source, result
+        elif result in self.visible or any(self._scope[id(n)].meaning(source.name) is not home for n in result.outputs):
+            return self._become_identity(node, source)
         else:
             self._redirect(result, source)
+            gone, stays = result, source
         self._remove(node)
-        self._lost.append(source if keep_name else result)
+        self._lost.append(gone)
         self._sweep()
+        return stays
+
+    def _become_identity(self, node: gs.Node, source: gs.Tensor) -> gs.Tensor:
+        self._lost += node.inputs
+        node.op = "Identity"
+        node.attrs.clear()
+        node.inputs.clear()
+        node.inputs.append(source)
+        become_identity(self._message[id(node)], source.name)
+        self._touched[id(node)] = node
+        self._sweep()
+        return node.outputs[0]
 
     def _hand_over(self, source: gs.Tensor, result: gs.Tensor) -> None:
         producer = source.inputs[0]
@@ -283,7 +283,7 @@ class Workbench:
         main = self.scopes[0]
         unlisted = main.gone & main.stored.keys()
         if self.record.ir_version >= 4:
-            unlisted |= {held.name for held in self._edited.values()}
+            unlisted |= {held.name for key, held in self._edited.items() if self._home.get(key) is main}
         drop_named(self.record.graph, "input", lambda value: value.name in unlisted)
         for scope in self.scopes:
             scope.clear(self.is_alive)
@@ -292,9 +292,9 @@ class Workbench:
     def _write_values(self) -> None:
         """Round every edited constant once; copies first, while what they were copied from is as it was read."""
         edited = [held for key, held in self._edited.items() if key not in self._gone]
-        main = self.record.graph
-        stated = {value.name: value for value in [*main.input, *main.value_info]}
+        stated = {(id(scope), value.name): value for scope in self.scopes for value in scope.stated()}
         for held in sorted(edited, key=lambda held: held.base is held.home):
-            if held.name in stated:
-                set_shape(stated[held.name], held.shape)
+            place = id(self._home.get(id(held))), held.name
+            if place in stated:
+                set_shape(stated[place], held.shape)
             self.flushed += settle(held, self.promises)

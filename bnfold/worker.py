@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from . import staging
@@ -169,7 +170,8 @@ def _enter(folder: str) -> None:
 def success(report: FoldReport, strict: bool) -> Plain:
     """The answer about a model that was folded; with `strict`, one in which something was kept has failed."""
     kept = len(report.result.batch_norms_kept) if strict else 0
-    error, hint = (f"{kept} BatchNormalization kept", "`bnfold explain` says why.") if kept else ("", "")
+    why = f"`bnfold explain {quote(str(report.source))}` says why."
+    error, hint = (f"{kept} BatchNormalization kept", why) if kept else ("", "")
     checks = [asdict(check) for check in report.checks(strict)]
     return {
         "exit_code": int(bool(kept)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,14 @@ TONES = {
     **dict.fromkeys(("FAIL", "SLOWER"), "bold red"),
     **dict.fromkeys(("VACUOUS", "INCONCLUSIVE", "UNTRUSTED"), "bold yellow"),
 }
+
+
+COMMAND, GLUE = re.compile("`[^`]*`"), "\0"
+
+
+def _in_one_piece(command: re.Match[str]) -> str:
+    """A command that is wrapped could not be pasted: only the terminal itself may break it."""
+    return command[0].replace(" ", GLUE)
 
 
 class Stream:
@@ -70,7 +79,8 @@ class Stream:
         wrap = textwrap.TextWrapper(
             screen.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
-        shown = Text("\n".join("\n".join(wrap.wrap(line)) for line in paragraphs))
+        wrapped = (line for text in paragraphs for line in wrap.wrap(COMMAND.sub(_in_one_piece, text)) or [""])
+        shown = Text("\n".join(wrapped).replace(GLUE, " "))
         shown.stylize(style, 0, len(label) if label else len(shown))
         screen.print(shown)
 

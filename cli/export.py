@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -33,4 +34,4 @@ def export(
         ("worst error against PyTorch in float64", f"{result.worst_error:.2g}"),
     ]
     table("Exported", ("quantity", "value"), rows)
-    say(f"next: bnfold fold {result.path}")
+    say(f"next: bnfold fold {quote(str(result.path))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -20,6 +21,7 @@ from bnfold_cli.limit import Limit
 if TYPE_CHECKING:
     from bnfold.fleet import Outcome
     from bnfold.pipeline import FoldReport, Options
+    from bnfold.selection import Selection
 
 
 SUITE = "bnfold fold"
@@ -29,11 +31,15 @@ Paths = Annotated[
     typer.Argument(
         metavar="IN.onnx [OUT.onnx]",
         help="The model to fold, which is never changed, and where to (default: IN.folded.onnx). With --out-dir all "
-        "are models to fold: files, folders (the .onnx files in them but *.folded.onnx), quoted patterns.",
+        "are models to fold: files, folders (every .onnx file below them but *.folded.onnx), quoted patterns.",
     ),
 ]
 OutDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Fold many models, each to NAME.folded.onnx in this folder.")
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Fold many models, each to NAME.folded.onnx in this folder, in subfolders as theirs.",
+    ),
 ]
 Jobs = Annotated[
     int | None,
@@ -49,9 +55,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but write
 Freeze = Annotated[
     bool, typer.Option("--freeze-initializers", help="Also fold initializers that callers may override as inputs.")
 ]
-PassThrough = Annotated[
-    bool, typer.Option("--pass-through", help="Copy a model without BatchNormalization instead of refusing it.")
-]
+PassThrough = Annotated[bool, typer.Option("--pass-through", hidden=True, help="Has no effect any more.")]
 External = Annotated[
     str, typer.Option(help="External data: copy (to OUT.data), or keep (OUT refers to the data files of IN).")
 ]
@@ -136,9 +140,7 @@ def fold(
     from bnfold.pipeline import Options
 
     require_one_on_stdout(junit, json, report)
-    options = Options(
-        verify, force, dry_run, freeze_initializers, pass_through, keep_failed, external, allow_external_outside
-    )
+    options = Options(verify, force, dry_run, freeze_initializers, keep_failed, external, allow_external_outside)
     reports = Reports(strict, junit, json, report)
     with failure_noted(junit), asked(limit or ()):
         if out_dir:
@@ -167,7 +169,7 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     tell(report)
     kept = len(report.result.batch_norms_kept) if reports.strict else 0
     if kept:
-        complain(f"{model}: {kept} BatchNormalization kept", "`bnfold explain` says why.")
+        complain(f"{model}: {kept} BatchNormalization kept", f"`bnfold explain {quote(str(model))}` says why.")
     return int(bool(kept))
 
 
@@ -176,15 +178,26 @@ def fold_many(
 ) -> int:
     """`fold IN... --out-dir DIR`"""
     from bnfold.fleet import fold_all, tasks
+    from bnfold.selection import selected
 
     if reports.page:
         raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
-    planned = tasks(paths, out_dir, options, reports.strict)
-    found = fold_all(planned, out_dir, jobs=jobs, engine=engine, told=tell_outcome)
-    if reports.write(found.to_json(), found.checks(), found.seconds):
+    chosen = selected(paths, out_dir)
+    planned = tasks(chosen.models, out_dir, options, reports.strict)
+    found = fold_all(planned, jobs=jobs, engine=engine, told=tell_outcome)
+    if reports.write({**found.to_json(), "skipped": chosen.counts()}, found.checks(), found.seconds):
         table(f"Folded to {out_dir}", found.COLUMNS, found.rows())
+    tell_skipped(chosen)
     say(found.summary())
     return found.exit_code
+
+
+def tell_skipped(chosen: Selection) -> None:
+    """What lay beside the models, and why it was not folded; in detail one by one."""
+    for each in chosen.skipped if console.detailed else ():
+        say(f"skipped {each.path}: {each.reason}")
+    if chosen.skipped:
+        console.note(f"skipped: {chosen.in_a_line()}")
 
 
 def tell_outcome(outcome: Outcome) -> None:
@@ -217,7 +230,7 @@ def show(report: FoldReport) -> None:
         if one.rows:
             console.table(one.title, one.columns, one.rows)
     if kept[SHOWN:]:
-        say(f"and {len(kept) - SHOWN} more: `bnfold explain {report.source}` lists them all")
+        say(f"and {len(kept) - SHOWN} more: `bnfold explain {quote(str(report.source))}` lists them all")
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
@@ -240,9 +253,11 @@ def tell(report: FoldReport) -> None:
         say(f"verified: {report.verification.in_a_line()}")
         for reason in report.verification.reasons if console.detailed else ():
             say(f"  {reason}")
+    if report.unchanged:
+        say("already folded: no BatchNormalization" if report.already_folded else "nothing can be folded")
+    if report.already_folded:
+        console.note("most exporters fold what follows a Conv; torch.onnx.export(..., optimize=False) keeps it")
     if not report.written:
         say(f"dry run: {report.target} was not written")
-    elif report.unchanged:
-        say(f"nothing can be folded: copied unchanged to {report.target}")
     else:
-        say(f"wrote {report.target}")
+        say(f"{'copied unchanged to' if report.unchanged else 'wrote'} {report.target}")

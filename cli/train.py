@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from inspect import Parameter, Signature
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, NamedTuple
 
 import typer
@@ -150,4 +151,4 @@ def _tell(result: TrainResult) -> None:
         ("seconds", f"{result.seconds:.1f}"),
     ]
     table("Trained", ("quantity", "value"), rows)
-    say(f"next: bnfold export model.onnx --checkpoint {result.run}")
+    say(f"next: bnfold export model.onnx --checkpoint {quote(str(result.run))}")

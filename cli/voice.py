@@ -17,7 +17,6 @@ from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: details, versions, time.")]
-PACKAGES = ("bnfold", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "torch")
 
 
 def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,6 +30,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
         speak(quiet, verbose)
+        notice()
         began = time.perf_counter()
         with drawn():
             code = command(**asked)
@@ -61,12 +61,23 @@ def speak(quiet: bool, verbose: bool) -> None:
     console.words.quiet, console.detailed = quiet, verbose
 
 
+def notice() -> None:
+    """A note where two runtimes are installed that overwrite each other: pip does not say so."""
+    from bnfold.installed import mixture
+
+    if found := mixture():
+        console.note(found[0])
+        console.words.line(found[1], "hint:", "bold cyan")
+
+
 def versions() -> str:
     """Those of the installed packages that do the work."""
     from importlib.metadata import PackageNotFoundError, version
 
+    from bnfold.installed import runtimes
+
     found = []
-    for name in PACKAGES:
+    for name in ("bnfold", "onnx", *runtimes(), "numpy", "torch"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -11,8 +11,23 @@ INTEGERS = np.random.default_rng(5).integers(-128, 128, (4, 3, 2)).astype(np.int
 SCALES = np.array([0.1, 0.02, 0.3, 0.04])
 ZEROS = np.array([3, -4, 0, 7], np.int8)
 BLOCKS = np.random.default_rng(6).random((4, 3, 1)) + 0.1
+LEAST, MOST = -(2**63), 2**63 - 1
 
 
+def cut(start: int, end: int, step: int, axis: int = 1) -> Case:
+    return Case("Slice", (IMG,), (np.array([start]), np.array([end]), np.array([axis]), np.array([step])))
+
+
+SLICES = [  # of the 4 channels of an image
+    *(cut(-10, end, -1) for end in (LEAST, -5, -99)),
+    *(cut(start, LEAST, -2) for start in (MOST, 9, 3, -1)),
+    *(cut(start, end, 2) for start in (LEAST, -9, 0) for end in (MOST, 9, 4)),
+    *(cut(start, end, step, -3) for start, end, step in ((2, -99, -1), (-99, 1, 1), (3, 0, -3))),
+    Case("Slice", (IMG,), attrs={"starts": [0, -99], "ends": [9, 99]}, opset=9),
+    Case("Slice", (IMG,), attrs={"axes": [-3], "starts": [LEAST], "ends": [MOST]}, opset=1),
+    Case("Slice", (IMG,), (np.array([0, -9]), np.array([MOST, MOST])), opset=10),
+    Case("Slice", (IMG,), (np.array([1, 3]), np.array([9, LEAST]), np.array([1, -1])), order=(0, 1, 2, None, 3)),
+]
 SPLITS = [
     Case("Split", ((2, 7, 3),), (np.array([2, 4, 1]),), {"axis": 1}, outputs=3, out=1),
     Case("Split", ((2, 7, 3),), (np.array([2, 4, 1]),), {"axis": -2}, outputs=3, axis=2),
@@ -95,7 +110,7 @@ HOIST = [
     Case("Gather", ((9, 4), np.array([[1, 2, 3], [4, 4, 0]])), axis=2),
     Case("Gather", (np.array([[1, 2, 3], [4, 4, 0]]),), ((9, 4),), order=(1, 0), axis=2),
     Case("Gather", (IMG,), (np.array([0, 3, 1]),), {"axis": 1}),
-    Case("Slice", (IMG,), (np.array([3]), np.array([0]), np.array([1]), np.array([-1]))),
+    *SLICES,
     *(Case(f"Reduce{op}", (IMG,), attrs={"axes": [2, 3]}, opset=12, **how) for op, how in REDUCTIONS),
     *(Case(f"Reduce{op}", (IMG,), (np.array([-1, 2]),), {"keepdims": 0}, opset=18, **how) for op, how in REDUCTIONS),
     *(Case(f"Reduce{op}", (SEQ,), (np.array([0]),), {"keepdims": 0}, opset=18, **how) for op, how in REDUCTIONS),
@@ -175,7 +190,7 @@ SINK = [
     Case("SpaceToDepth", ((2, 4, 6, 4),), (), {"blocksize": 2}),
     Case("Gather", (IMG,), (np.array([[0, 2], [1, -1]]),), {"axis": 1}),
     Case("Gather", (IMG,), (np.array(-1),), {"axis": 1}),
-    Case("Slice", (IMG,), (np.array([1]), np.array([9]), np.array([-3]), np.array([2]))),
+    *SLICES,
     Case("Slice", (IMG,), attrs={"starts": [0, 1], "ends": [9, 3]}, opset=9),
     Case("Tile", (IMG,), (np.array([1, 3, 1, 2]),)),
     Case("Expand", ((4, 1, 1),), (np.array([2, 4, 6, 5]),), axis=0),

@@ -130,6 +130,24 @@ class GridSample(_GridSample):
         return np.array([self._gs_denormalize(v, d, align_corners) for v, d in zip(n, dims, strict=True)])
 
 
+class Slice(OpRun):
+    """onnx 1.23 clamps as Python does: a start below the axis, from which steps go back, yields nothing."""
+
+    op_domain = ""
+
+    def _run(self, x, starts=None, ends=None, axes=None, steps=None):
+        for i, axis in enumerate(range(len(starts)) if axes is None else axes):
+            n, step = x.shape[axis], 1 if steps is None else int(steps[i])
+            at, end = (int(p) + n if p < 0 else int(p) for p in (starts[i], ends[i]))
+            at, end = (min(max(at, 0), n), min(end, n)) if step > 0 else (min(max(at, 0), n - 1), max(end, -1))
+            places = []
+            while (at < end) if step > 0 else (at > end):
+                places.append(at)
+                at += step
+            x = np.take(x, np.array(places, int), axis)
+        return (x,)
+
+
 class DequantizeLinear(OpRun):
     """onnx 1.23 has none up to opset 18."""
 
@@ -147,7 +165,7 @@ class DequantizeLinear(OpRun):
 
 REPLACED: list[type[OpRun]] = [
     *(ConvTranspose, BatchNormalization, GroupNormalization, GlobalLpPool, LpPool, MaxPool),
-    *(Resize, Upsample, GridSample, DequantizeLinear),
+    *(Resize, Upsample, GridSample, DequantizeLinear, Slice),
 ]
 
 

@@ -88,7 +88,6 @@ BAD_FILES = {  # what the file holds -> exit code, error
     "another protobuf": (onnx.TensorProto(name="t", dims=[1]).SerializeToString(), 3, "m.onnx is not an ONNX model"),
     "a future opset": (with_opset(999), 3, "m.onnx uses opset 999; onnx "),
     "a future IR": (changed(conv_bn(), ir_version=999), 3, "m.onnx has IR version 999; onnx "),
-    "no BatchNormalization": (without_bn(), 3, "m.onnx has no BatchNormalization: there is nothing to fold"),
     "NaN": (with_nan(), 3, "mean of BatchNormalization -> 'Y' holds NaN or infinity (1 of 4 values)"),
     "training mode": (conv_bn(training_mode=1), 3, "BatchNormalization -> 'Y' is in training mode"),
     "five outputs": (five_outputs(), 3, "BatchNormalization -> 'Y' is in training mode"),
@@ -96,7 +95,7 @@ BAD_FILES = {  # what the file holds -> exit code, error
 }
 
 
-FOLD_ONLY = ("no BatchNormalization", "an undefined input")  # explain has an answer to these
+FOLD_ONLY = ("an undefined input",)  # explain has an answer to it
 
 
 @pytest.mark.parametrize(
@@ -204,15 +203,78 @@ def test_what_cannot_be_folded_is_copied_and_strict_says_no(here, capfd):
     assert run(["fold", "m.onnx"]) == 0
     out, err = capfd.readouterr()
     assert "Sigmoid -> 'c' is not linear" in " ".join(out.split())
-    assert err == "nothing can be folded: copied unchanged to m.folded.onnx\n"
+    assert err == "nothing can be folded\ncopied unchanged to m.folded.onnx\n"
     assert Path("m.folded.onnx").read_bytes() == source.read_bytes()
     assert run(["fold", "m.onnx", "--force", "--strict"]) == 1
 
 
-def test_pass_through_copies_a_model_without_bn(here):
+ALREADY = "already folded: no BatchNormalization\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--strict"], ["--pass-through"], ["--verify", "off"], ["--report", "m.html"]])
+def test_a_model_without_bn_is_good_news_and_is_copied(here, capfd, options):
     source = written(Path("m.onnx"), without_bn())
-    assert run(["fold", "m.onnx", "--pass-through"]) == 0
+    assert run(["fold", "m.onnx", *options]) == 0
+    out, err = capfd.readouterr()
+    assert ("BatchNormalization", "0", "0") in [tuple(line.split()) for line in out.splitlines()]
+    assert ALREADY in err
+    assert "copied unchanged to m.folded.onnx" in err
     assert Path("m.folded.onnx").read_bytes() == source.read_bytes()
+
+
+def test_a_fold_of_a_fold_is_the_same_file(here, capfd):
+    written(Path("m.onnx"), conv_bn())
+    assert run(["fold", "m.onnx", "once.onnx"]) == 0
+    assert run(["fold", "once.onnx", "twice.onnx"]) == 0
+    assert ALREADY in capfd.readouterr().err
+    assert Path("once.onnx").read_bytes() == Path("twice.onnx").read_bytes()
+
+
+def test_a_dry_run_with_nothing_to_do_says_both(here, capfd):
+    written(Path("m.onnx"), without_bn())
+    assert run(["fold", "m.onnx", "--dry-run", "--json", "-", "--junit", "r.xml"]) == 0
+    out, err = capfd.readouterr()
+    assert err.startswith(ALREADY)
+    assert err.endswith("dry run: m.folded.onnx was not written\n")
+    assert [json.loads(out)[key] for key in ("unchanged", "written", "verification")] == [True, False, None]
+    assert 'failures="0" errors="0"' in Path("r.xml").read_text()
+    assert not Path("m.folded.onnx").exists()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_model_without_bn_brings_its_data_along(here, keep):
+    model = without_bn()
+    onnx.save(model, "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert run(["fold", "m.onnx", "out.onnx", *["--external", "keep"] * keep]) == 0
+    assert Path("out.onnx.data").exists() != keep
+    assert (Path("out.onnx").read_bytes() == Path("m.onnx").read_bytes()) == keep
+    old, new = (numpy_helper.to_array(onnx.load(name).graph.initializer[0]) for name in ("m.onnx", "out.onnx"))
+    assert np.array_equal(old, new)
+
+
+def test_other_affine_nodes_are_folded_where_there_is_no_bn(here, capfd):
+    model = single(
+        build("c = Conv(X, W) Y = Mul(c, S)", "X[N,3,6,6]", "Y[N,4,4,4]", {"W": (4, 3, 3, 3), "S": (4, 1, 1)})
+    )
+    written(Path("m.onnx"), model)
+    assert run(["fold", "m.onnx"]) == 0
+    assert "already folded" not in capfd.readouterr().err
+    assert [node.op_type for node in onnx.load("m.folded.onnx").graph.node] == ["Conv"]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_bytes_are_counted_with_data_files_before_and_after(here, capfd, keep):
+    body = f"a = Conv(X, W) b = {BN('a', 'p')} Y = Sub(b, V)"
+    model = single(build(body, "X[N,3,6,6]", "Y[N,4,4,4]", {"W": (4, 3, 3, 3), "V": (4, 4, 4), **bn("p", 4)}))
+    onnx.save(model, "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert run(["fold", "m.onnx", "out.onnx", "--verify", "off", "--json", "-", *["--external", "keep"] * keep]) == 0
+    told = json.loads(capfd.readouterr().out)
+    lengths = {path.name: path.stat().st_size for path in here.iterdir()}
+    assert told["before"]["bytes"] == lengths["m.onnx"] + lengths["w.bin"]
+    entries = [e for t in onnx.load("out.onnx", load_external_data=False).graph.initializer for e in t.external_data]
+    data = {entry.value for entry in entries if entry.key == "location"}
+    assert data == {"w.bin" if keep else "out.onnx.data"}
+    assert told["after"]["bytes"] == lengths["out.onnx"] + sum(lengths[name] for name in data)
 
 
 def test_a_fold_that_fails_its_check_writes_nothing(here, capfd, monkeypatch):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.installed import install, pip, runtimes
 from bnfold.verification import child, libraries, probe, sessions
 from bnfold.verification import doctor as doctoring
 from bnfold.verification.doctor import diagnosed, doctor, examined, missing, require
@@ -56,12 +57,12 @@ DIAGNOSES = {
     "a wheel": (
         {"libraries": {CURAND: ABSENT.format(CURAND), "libc.so.6": ""}, "driver": GPU},
         "libcurand.so.10 (wheel nvidia-curand) is missing",
-        'pip install "bnfold[gpu]".',
+        f"{install('cuda')}.",
     ),
     "a wheel and the driver": (
         {"libraries": {CURAND: ABSENT.format(CURAND), CUDA: ABSENT.format(CUDA)}},
         "libcurand.so.10 (wheel nvidia-curand) and libcuda.so.1 (the NVIDIA driver) are missing",
-        'Install the NVIDIA driver, on a machine with an NVIDIA GPU; pip install "bnfold[gpu]".',
+        f"Install the NVIDIA driver, on a machine with an NVIDIA GPU; {install('cuda')}.",
     ),
     "the driver": (
         {"libraries": {CUDA: ABSENT.format(CUDA)}},
@@ -71,17 +72,17 @@ DIAGNOSES = {
     "a library of another version": (
         {"libraries": {CURAND: "version `LIBC_9' not found"}, "driver": GPU},
         "libcurand.so.10 does not load: version `LIBC_9' not found",
-        'pip install "bnfold[gpu]".',
+        f"{install('cuda')}.",
     ),
     "an onnxruntime for the CPU": (
         {"offered": False},
         "onnxruntime 1.31.1 is installed without it",
-        'pip uninstall onnxruntime, then pip install "bnfold[gpu]"',
+        f"{pip('uninstall', '-y', *runtimes())}, then {install('cuda')}.",
     ),
     "no onnxruntime": (
-        {"offered": False, "versions": {}, "said": "onnxruntime cannot be imported: No module named 'onnxruntime'"},
-        "onnxruntime cannot be imported: No module named 'onnxruntime'",
-        'Install it anew: pip install "bnfold[gpu]"',
+        {"offered": False, "versions": {}, "said": "onnxruntime cannot be imported: no libc", "fix": "Mend it."},
+        "onnxruntime cannot be imported: no libc",
+        "Mend it.",
     ),
     "onnxruntime says why": (
         {"said": "CUDA failure 100: no CUDA-capable device is detected", "ran_on": ["CPUExecutionProvider"]},
@@ -91,7 +92,7 @@ DIAGNOSES = {
     "a silent fall back to the CPU": (
         {"ran_on": ["CPUExecutionProvider"]},
         "a one-node session ran on CPUExecutionProvider, and onnxruntime does not say why",
-        'pip install "bnfold[gpu]"',
+        install("cuda"),
     ),
 }
 
@@ -102,11 +103,11 @@ def test_why_a_provider_does_not_work_and_what_to_do(case: str) -> None:
     assert diagnosed("cuda", found_by_probe(**changes)) == (why, fix)
 
 
-def test_tensorrt_is_mended_with_both_extras() -> None:
+def test_tensorrt_is_mended_with_all_that_it_needs() -> None:
     broken = {CURAND: ABSENT.format(CURAND), INFER: ABSENT.format(INFER), CUDA: ABSENT.format(CUDA)}
     why, fix = diagnosed("tensorrt", found_by_probe(libraries=broken, driver=GPU))
     assert why.startswith("libcurand.so.10 (wheel nvidia-curand), libnvinfer.so.10 (wheel tensorrt-cu13) and libcuda")
-    assert 'pip install "bnfold[gpu,tensorrt]"' in fix
+    assert f"{install('cuda', 'tensorrt')}" in fix
 
 
 def test_missing_and_broken_are_told_apart() -> None:
@@ -187,11 +188,15 @@ def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: p
 
 
 def test_an_onnxruntime_that_cannot_be_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one that is gone: each is a sentence, and what it says to install."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = probe.probe({"provider": "cpu"})
     why, fix = diagnosed("cpu", found)
-    assert why.startswith("onnxruntime cannot be imported: ")
-    assert fix == "Install it anew: pip install bnfold"
+    assert (why, fix) == (found["said"], found["fix"])
+    assert "needs onnxruntime, and " in why
+    assert "pip install" in fix
+    monkeypatch.setattr(doctoring, "runtimes", dict)
+    assert diagnosed("cuda", found) == (why, install("cuda"))
 
 
 FAKE = """
@@ -250,7 +255,7 @@ def test_an_unknown_provider_is_a_usage_problem() -> None:
 
 
 def health(provider: str, works: bool) -> doctoring.Health:
-    words = ("", "") if works else ("it is broken", 'pip install "bnfold[gpu]"')
+    words = ("", "") if works else ("it is broken", install("cuda"))
     ran = (PROVIDERS[provider],) if works else ()
     return doctoring.Health(provider, PROVIDERS[provider], works, *words, ran, {}, {}, {"onnxruntime": "1"}, GPU)
 
@@ -266,7 +271,7 @@ def test_the_command_says_what_works_and_what_to_do(capsys: pytest.CaptureFixtur
     assert run(["doctor"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert 'cuda: it is broken\nhint: pip install "bnfold[gpu]"\n' in out
+    assert f"cuda: it is broken\nhint: {install('cuda')}\n" in out
     assert "driver 580.1" in " ".join(out.split())
 
 
@@ -277,7 +282,7 @@ def test_a_provider_that_must_work_and_does_not_is_exit_4(capsys: pytest.Capture
     assert [each["works"] for each in json.loads(out)["providers"]] == [True, False, False]
     assert err.splitlines() == [
         "error: CUDAExecutionProvider cannot run here: it is broken",
-        'hint: pip install "bnfold[gpu]"',
+        f"hint: {install('cuda')}",
     ]
 
 

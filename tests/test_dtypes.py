@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from bnfold import fold
 from bnfold.rounding import TINY
-from tests.build import bn, build
+from tests.build import BN, bn, build
 from tests.test_scenarios import GRAPHS
 
 TYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
@@ -94,6 +94,55 @@ def test_overflow_is_refused():
     result = fold(in_type(conv_bn(W=1e4, pg=1e4), "float16"))
     assert [k.not_hoisted.code for k in result.kept] == ["OVERFLOW"]
     assert "overflow float16" in result.kept[0].not_hoisted.words
+
+
+RANGE = {  # float16: nodes, shapes of X and Y, constants, what is folded, reasons of what is not
+    "an Add in place of the norm": (f"l = MatMul(X, W) c = Transpose<perm=[0,2,1]>(l) Y = {BN('c', 'p')}", "X[2,5,8]", "Y[2,4,5]", {"W": (8, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, []),
+    "an Add, constant left": (f"c = MatMul(W, X) Y = {BN('c', 'p')}", "X[2,1,4,8]", "Y[2,4,4,8]", {"W": (4, 4, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, []),
+    "the bias of a Gemm": (f"c = MatMul(X, W) Y = {BN('c', 'p')}", "X[2,8]", "Y[2,4]", {"W": (8, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, []),
+    "a divisor that vanishes": ("a = Sigmoid(X) b = Div(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-4], "k": [6e4]}, []),
+    "a divisor that loses its digits": ("a = Sigmoid(X) b = Div(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-4], "k": [1e3]}, []),
+    "a factor that loses its digits": ("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-4], "k": [1e-3]}, []),
+    "a factor that overflows": ("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [6e4], "k": [2.0]}, []),
+    "a factor that keeps them": ("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-2], "k": [1e-2]}, ["Mul"]),
+    "branches": ("a = Conv(X, W) b = Conv(X, V) Y = Add(a, b)", "X[1,3,6,6]", "Y[1,4,4,4]", {"W": np.full((4, 3, 3, 3), 4e4), "V": np.full((4, 3, 3, 3), 4e4)}, []),
+    "a slope": ("a = Sigmoid(X) b = PRelu(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-5], "k": [-1.0]}, []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RANGE)
+def test_every_number_is_in_range(name):
+    """What overflows float16, or loses its digits where it multiplies or divides a whole tensor, is refused."""
+    *row, want = RANGE[name]
+    model = in_type(build(*row), "float16")
+    model.graph.node[-1].attribute.extend([helper.make_attribute("epsilon", 1e-7)] if "pv" in row[3] else [])
+    result = fold(model)
+    assert [f.operator for f in result.folded][:1] == want
+    assert all(np.isfinite(values.astype(np.float64)).all() for values in stored(result.model).values())
+
+
+@pytest.mark.parametrize("operator", ["QuantizeLinear", "DequantizeLinear"])
+def test_a_scale_of_integers_keeps_its_digits(operator):
+    """X / 1e-42 would be infinite: float32 has no normal numbers that small."""
+    value, first = helper.make_tensor_value_info, operator == "QuantizeLinear"
+    there = [
+        helper.make_node("QuantizeLinear", ["b", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "u"], ["Y"]),
+    ]
+    back = [
+        helper.make_node("QuantizeLinear", ["X", "u"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["b"]),
+    ]
+    nodes = [helper.make_node("Mul", ["X", "k"], ["b"]), *there] if first else [*back, helper.make_node("Mul", ["b", "k"], ["Y"])]  # fmt: skip
+    constants = {"k": np.float32([1e6 if first else 1e-6]), "s": np.float32(1e-36), "u": np.float32(0.1)}
+    tensors = [numpy_helper.from_array(v, k) for k, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", [value("X", 1, [2, 4])], [value("Y", 1, [2, 4])], tensors)
+    (kept,) = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)).kept
+    reason = kept.not_sunk if first else kept.not_hoisted
+    assert reason.code == "OVERFLOW"
+    assert (
+        reason.words == f"the folded constant of {operator} -> '{'q' if first else 'b'}' would be too small for float32"
+    )
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])

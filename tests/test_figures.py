@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import matplotlib
 import pytest
@@ -10,6 +11,13 @@ import pytest
 from tests.benchmarks import figures
 
 WORDS = re.compile(r"<text[^>]*>([^<]*)</text>")
+COLUMNS = [
+    ("float32", 1, False),
+    ("float32", 32, False),
+    ("float16", 1, False),
+    ("float16", 32, False),
+    ("float32", 1, True),
+]
 BY = re.compile(r"Matplotlib v([\d.]+)")
 
 
@@ -29,3 +37,33 @@ def test_what_is_drawn_is_what_is_told():
     assert f"of {sum(row['batch_norms'][0] for row in rows)} in {len(rows)}" in words
     assert f"bnfold: {sum(row['batch_norms'][1] for row in rows)}," in words
     assert all(row["best_peer"] == min(row["peers"].values()) for row in rows)
+
+
+def interval(row: dict[str, Any]) -> str:
+    return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def test_the_readme_shows_what_was_measured_on_cuda():
+    """Each row of the table is that of the record; what is left out there is told apart in words."""
+    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    table = text[text.index("| model | float32, batch 1 |") :]
+    shown = {cells[0].split(",")[0]: cells[1:] for cells in cells_of(table[: table.index("\n\n")])}
+    expected: dict[str, list[str]] = {}
+    for row in figures.record("latency_cuda.json")["rows"]:
+        setting = (row["precision"], row["batch"], row["cuda_graph"])
+        if setting in COLUMNS:
+            expected.setdefault(row["name"], [""] * len(COLUMNS))[COLUMNS.index(setting)] = interval(row)
+    assert expected["levit_128s"][1].startswith("8.1")
+    expected["levit_128s"][1] = "see below"
+    assert shown == expected
+
+
+def cells_of(table: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]]
+
+
+def test_the_readme_names_the_verdicts_on_cuda():
+    text = " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+    passed = [m["name"] for m in figures.record("verify_cuda.json")["models"] if m["verdict"] == "PASS"]
+    assert len(passed) == 9
+    assert f"{', '.join(passed[:-1])} and {passed[-1]}, all PASS" in text

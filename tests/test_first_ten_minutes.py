@@ -31,7 +31,7 @@ def test_a_newcomer_uses_only_what_the_readme_says():
         verb = " ".join(command.split()[:2])
         assert re.search(rf"\b{verb}\b", README), verb
     assert "venv .venv" in README
-    assert "pip install ." in README
+    assert 'pip install ".[gpu]"' in README
 
 
 def test_the_transcript_is_of_these_commands():
@@ -39,7 +39,7 @@ def test_the_transcript_is_of_these_commands():
     commands = [*minutes.INSTALL, *(c for commands in minutes.TASKS.values() for c in commands)]
     assert [c for c in re.findall(r"^\$ (.*)$", text, re.M) if not c.startswith("git clone")] == commands
     codes = re.findall(r"^exit code (\d+)", text, re.M)
-    assert codes == ["0"] * 5 + ["3"] + ["0"] * 4, "only the model in which nothing is left to fold is refused"
+    assert set(codes) == {"0"}, "also for the model in which nothing is left to fold"
 
 
 @pytest.mark.slow
@@ -48,5 +48,5 @@ def test_the_first_ten_minutes(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["first_ten_minutes", "--out", str(tmp_path / "t.md")])
     minutes.main()
     told = re.findall(r"^exit code (\d+)", (tmp_path / "t.md").read_text(), re.M)
-    assert told[:8] == ["0"] * 5 + ["3"] + ["0"] * 2
+    assert told[:8] == ["0"] * 8
     assert set(told[8:]) <= {"0", "5"}, "on a machine that is too noisy a measurement is not trusted"

@@ -22,8 +22,10 @@ import pytest
 
 from bnfold import engines, fleet
 from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.installed import install
 from bnfold.pipeline import Options
 from bnfold.processors import threads
+from bnfold.selection import selected
 from bnfold.worker import fold_apart
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
@@ -111,17 +113,21 @@ def test_each_model_becomes_what_fold_alone_makes_of_it(models, capfd):
 def test_options_are_those_of_every_model(models, capfd):
     written(models / "plain.onnx", without_bn())
     rest = ["--out-dir", "out", "--verify", "off"]
-    assert run(["fold", "a.onnx", "plain.onnx", *rest, "--dry-run", "--pass-through"]) == 0
-    assert "not verified, not written" in capfd.readouterr().out
+    assert run(["fold", "a.onnx", "plain.onnx", *rest, "--dry-run"]) == 0
+    out = capfd.readouterr().out
+    assert "not verified, not written" in out
+    assert "already folded, not written" in out
     assert not Path("out").exists()
-    assert run(["fold", "a.onnx", "plain.onnx", *rest]) == 3
-    assert names(models / "out") == ["a.folded.onnx"]
+    assert run(["fold", "a.onnx", "plain.onnx", *rest, "--strict"]) == 0
+    assert names(models / "out") == ["a.folded.onnx", "plain.folded.onnx"]
+    assert Path("out/plain.folded.onnx").read_bytes() == Path("plain.onnx").read_bytes()
+    Path("out/plain.folded.onnx").unlink()
     assert run(["fold", "a.onnx", "b.onnx", *rest]) == 2
     assert "out/a.folded.onnx exists" in capfd.readouterr().err
     assert names(models / "out") == ["a.folded.onnx", "b.folded.onnx"]
     assert run(["fold", "a.onnx", "b.onnx", *rest, "--force"]) == 0
     assert run(["fold", "bad.onnx", "stuck.onnx", *rest, "--strict"]) == 1
-    assert "stuck.onnx: 1 BatchNormalization kept\nhint: `bnfold explain`" in capfd.readouterr().err
+    assert "stuck.onnx: 1 BatchNormalization kept\nhint: `bnfold explain stuck.onnx`" in capfd.readouterr().err
 
 
 def test_a_folder_and_a_pattern_are_the_models_in_them(models, capfd):
@@ -132,7 +138,7 @@ def test_a_folder_and_a_pattern_are_the_models_in_them(models, capfd):
     assert names(models / "out") == ["a.folded.onnx", "b.folded.onnx", "stuck.folded.onnx"]
     assert run(["fold", "out", "**/b.onnx", *rest, "more"]) == 2
     assert capfd.readouterr().err.endswith(
-        "error: no model in out\nhint: Name .onnx files, folders that hold some, or a pattern.\n"
+        "error: no model in out (skipped: 3 results of fold)\nhint: Name .onnx files, folders that hold some, or a pattern.\n"
     )
 
 
@@ -142,7 +148,7 @@ def test_what_is_wrong_with_the_request_is_said_before_anything_starts(models, c
     shutil.copy("a.onnx", "other/b.folded.onnx")
     before = listing(models)
     for arguments, words in {
-        ("a.onnx", "other/a.onnx", "--out-dir", "out"): "a.onnx and other/a.onnx would both become out/a.folded.onnx",
+        ("a.onnx", "a", "--out-dir", "out"): "a.onnx and a would both become out/a.folded.onnx",
         ("b.onnx", "other/b.folded.onnx", "--out-dir", "other"): "other/b.folded.onnx is an input itself",
         ("a.onnx", "--out-dir", "out", "--external", "keep"): "out/a.folded.onnx cannot refer to data files in .",
         ("no*.onnx", "--out-dir", "out"): "no model matches no*.onnx",
@@ -205,7 +211,7 @@ def test_jobs_share_the_processors(tmp_path, monkeypatch, jobs, processors, coun
     monkeypatch.setattr(fleet, "threads", lambda: processors)
     monkeypatch.setattr(engines, "opened", lambda name: contextlib.nullcontext(Noted()))
     planned = [fleet.Task(Path(f"{i}.onnx"), tmp_path / f"{i}.onnx") for i in range(count)]
-    done = fleet.fold_all(planned, tmp_path, jobs=jobs)
+    done = fleet.fold_all(planned, jobs=jobs)
     assert (most[0], set(asked), done.jobs) == (at_once, {threads}, at_once)
     assert [(each.source, each.hint) for each in done.outcomes] == [(Path(f"{i}.onnx"), str(i)) for i in range(count)]
 
@@ -343,9 +349,11 @@ def test_a_fleet_that_is_killed_leaves_no_process(slow):
 
 def test_on_another_thread_signals_are_left_alone(models):
     """They come to the main thread only; a fleet may run beside it."""
-    planned = fleet.tasks([Path("a.onnx"), Path("b.onnx")], Path("out"), Options(verify="off"))
+    planned = fleet.tasks(
+        selected([Path("a.onnx"), Path("b.onnx")], Path("out")).models, Path("out"), Options(verify="off")
+    )
     with ThreadPoolExecutor() as pool:
-        found = pool.submit(fleet.fold_all, planned, Path("out"), jobs=2).result()
+        found = pool.submit(fleet.fold_all, planned, jobs=2).result()
     assert found.exit_code == 0
     assert names(models / "out") == ["a.folded.onnx", "b.folded.onnx"]
 
@@ -354,7 +362,9 @@ def test_without_ray_one_is_told_what_to_install(models, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     before = listing(models)
     assert run(["fold", "a.onnx", "--out-dir", "out", "--engine", "ray"]) == 4
-    assert capfd.readouterr().err == 'error: --engine ray needs the package ray\nhint: pip install "bnfold[fleet]"\n'
+    said, hint = capfd.readouterr().err.splitlines()
+    assert said.startswith("error: --engine ray needs the package ray, which cannot be imported here (")
+    assert hint == f"hint: {install('fleet')}"
     assert listing(models) == before
 
 
@@ -423,16 +433,16 @@ def broken(outcome):
 
 
 def test_after_an_error_no_other_model_is_begun(models):
-    planned = fleet.tasks([Path("bad.onnx"), Path("a.onnx")], Path("out"))
+    planned = fleet.tasks(selected([Path("bad.onnx"), Path("a.onnx")], Path("out")).models, Path("out"))
     with pytest.raises(EnvironmentProblem, match="listener"):
-        fleet.fold_all(planned, Path("out"), jobs=1, told=broken)
+        fleet.fold_all(planned, jobs=1, told=broken)
     assert not Path("out").exists()
 
 
 def test_an_error_while_workers_run_leaves_whole_models_only(models):
-    planned = fleet.tasks([Path("bad.onnx"), Path("a.onnx")], Path("out"))
+    planned = fleet.tasks(selected([Path("bad.onnx"), Path("a.onnx")], Path("out")).models, Path("out"))
     with pytest.raises(EnvironmentProblem, match="listener"):
-        fleet.fold_all(planned, Path("out"), jobs=2, told=broken)
+        fleet.fold_all(planned, jobs=2, told=broken)
     for left in Path("out").glob("*"):  # the second model, if it was done before it could be stopped
         assert left.name == "a.folded.onnx"
         onnx.checker.check_model(onnx.load(left))

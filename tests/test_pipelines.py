@@ -8,11 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import onnx
 import pytest
+import yaml
 from onnx import helper
 
 from bnfold import pipeline
@@ -20,6 +23,7 @@ from bnfold.errors import CheckFailed
 from bnfold_cli.main import run
 from tests import samples
 from tests.build import BN, bn, build
+from tests.shape_of_the_code import ROOT
 from tests.test_dtypes import in_type
 
 SAMPLE = samples.folder("04_in_a_pipeline")
@@ -49,8 +53,7 @@ CASES = {  # arguments, exit code, whether there is JSON, the element of the JUn
     "all folds, strictly": (["folds.onnx", "--strict"], 0, True, None, True),
     "one is kept": (["keeps.onnx"], 0, True, None, True),
     "one is kept, strictly": (["keeps.onnx", "--strict"], 1, True, "failure", True),
-    "nothing to fold": (["bare.onnx", "--strict"], 3, False, "error", False),
-    "nothing to fold, passed through": (["bare.onnx", "--strict", "--pass-through"], 0, True, None, True),
+    "nothing to fold": (["bare.onnx", "--strict"], 0, True, None, True),
     "no file": (["missing.onnx", "--strict"], 3, False, "error", False),
     "no model": (["text.onnx", "--strict"], 3, False, "error", False),
     "not decided": (["strange.onnx", "--strict"], 5, False, "error", False),
@@ -125,7 +128,7 @@ def test_an_output_in_the_way(folder, capfd):
 
 def test_the_worst_of_many_decides(folder, capfd):
     """In the order 70, 1, 5, 4, 3, 2, 0."""
-    wanted = {("folds", "bare"): 3, ("bare", "keeps"): 1, ("strange", "bare"): 5}
+    wanted = {("folds", "bare"): 0, ("text", "bare"): 3, ("bare", "keeps"): 1, ("strange", "bare"): 5}
     for names, code in wanted.items():
         models = [f"{name}.onnx" for name in names]
         options = ["--out-dir", f"out-{names[0]}", "--strict", "--json", "-", "--junit", "out.xml"]
@@ -141,16 +144,106 @@ def test_the_exit_codes_of_the_sample_are_those_of_the_help():
     assert {*rows} == {*re.findall(r"\b\d+\b", EXIT_CODES)}
 
 
-@pytest.mark.parametrize("name", ["github.yml", "gitlab.yml", "pre-commit.yaml"])
-def test_a_pipeline_is_yaml_and_its_commands_are_ours(name, folder):
-    yaml = pytest.importorskip("yaml")
-    text = (SAMPLE / name).read_text()
-    assert isinstance(yaml.safe_load(text), dict)
-    (Path("models")).mkdir()
+def sample(name: str) -> Any:
+    return yaml.safe_load((SAMPLE / name).read_text())
+
+
+IDENTITY = {f"GIT_{who}_{what}": "nobody@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A repository with bnfold as it is here, in the words of pip."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    place = tmp_path_factory.mktemp("repository") / "bnfold"
+    for name, where in (("bnfold", "bnfold"), ("cli", "cli")):
+        shutil.copytree(ROOT / where, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place)
+    for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "bnfold"]):
+        subprocess.run(["git", *arguments], cwd=place, check=True, env={**os.environ, **IDENTITY})
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=place, check=True, capture_output=True, text=True)
+    return f"git+file://localhost{place}@{asked.stdout.strip()}"
+
+
+@pytest.fixture
+def stranger(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A checkout with models, and a machine with Python and no bnfold; what bnfold needs is taken from this one."""
+    (folder / "models/deep").mkdir(parents=True)
     shutil.copy("folds.onnx", "models")
-    (command,) = re.findall(r"bnfold (fold .+)$", text.replace("run: ", ""), re.M)
-    models = ["models/folds.onnx"] if name == "pre-commit.yaml" else []
-    assert run([*command.split(" #")[0].split(), *models]) == 0
+    shutil.copy("bare.onnx", "models/deep/folds.onnx")
+    python = tmp_path_factory.mktemp("machine")
+    venv.create(python, with_pip=True)
+    packages = os.pathsep.join(path for path in sys.path if path.endswith("site-packages"))
+    around = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONHOME")}
+    there = {"PATH": f"{python / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": packages}
+    return {**around, **there, "PIP_NO_BUILD_ISOLATION": "0"}  # which means: with the setuptools of this machine
+
+
+def shell(script: str, environment: dict[str, str]) -> None:
+    """As both services run a script: it ends where something fails."""
+    done = subprocess.run(["bash", "-eo", "pipefail", "-c", script], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def require_folded(stranger: dict[str, str]) -> None:
+    """By the bnfold that was installed, subfolders and all."""
+    assert sorted(map(str, Path("folded").rglob("*.onnx"))) == [
+        "folded/deep/folds.folded.onnx",
+        "folded/folds.folded.onnx",
+    ]
+    assert json.loads(Path("fold.json").read_text())["exit_code"] == 0
+    assert ElementTree.parse("fold.xml").getroot()[0].get("failures") == "0"
+    assert Path(shutil.which("bnfold", path=stranger["PATH"]) or "").parent == Path(
+        stranger["PATH"].split(os.pathsep)[0]
+    )
+
+
+def test_the_github_workflow_word_for_word(stranger: dict[str, str], repository: str):
+    workflow = sample("github.yml")
+    variables = {"${{ vars.BNFOLD_REPO }}": repository}
+    environment = {**stranger, **{name: variables[value] for name, value in workflow["env"].items()}}
+    steps = workflow["jobs"]["fold"]["steps"]
+    for step in steps:
+        shell(step.get("run", ":"), environment)
+    assert [step["uses"].split("@")[0] for step in steps if "uses" in step] == [
+        "actions/checkout",
+        "actions/setup-python",
+        "actions/upload-artifact",
+    ]
+    assert all(Path(path).exists() for path in steps[-1]["with"]["path"].split())
+    require_folded(stranger)
+
+
+def test_the_gitlab_job_word_for_word(stranger: dict[str, str], repository: str):
+    job = sample("gitlab.yml")["fold"]
+    shell("\n".join(job["script"]), {**stranger, "BNFOLD_REPO": repository})
+    assert all(Path(path).exists() for path in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]))
+    require_folded(stranger)
+
+
+def hook() -> dict[str, Any]:
+    ((found,),) = (each["hooks"] for each in sample("pre-commit.yaml")["repos"])
+    return dict(found)
+
+
+def test_the_entry_of_the_hook_on_the_files_that_it_is_given(folder: Path):
+    """Those that pre-commit would give it, by their paths: names repeat in different folders."""
+    (folder / "models").mkdir()
+    for name in ("folds.onnx", "bare.onnx", "folds.folded.onnx", "folds.failed.onnx", "notes.txt"):
+        shutil.copy("folds.onnx", folder / "models" / name)
+    asked = hook()
+    names = [str(path) for path in sorted(Path().rglob("*")) if path.is_file() and path.stem in ("folds", "bare")]
+    names += [f"models/{name}" for name in ("folds.folded.onnx", "folds.failed.onnx", "notes.txt")]
+    given = [name for name in names if re.search(asked["files"], name) and not re.search(asked["exclude"], name)]
+    assert given == ["bare.onnx", "folds.onnx", "models/bare.onnx", "models/folds.onnx"]
+    program, *words = asked["entry"].split()
+    assert program == "bnfold"
+    before = outputs(folder)
+    assert run([*words, *given]) == 0
+    assert run([*words, *given, "keeps.onnx"]) == 1
+    assert outputs(folder) == before
 
 
 def test_the_container_is_pinned_and_not_root():
@@ -171,13 +264,10 @@ def test_the_hook_in_a_repository(folder):
     if not tool or not shutil.which("git"):
         pytest.skip("pre-commit or git is not installed")
     shutil.copy(SAMPLE / "pre-commit.yaml", ".pre-commit-config.yaml")
-    identity = {
-        f"GIT_{who}_{what}": "nobody@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-    }
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {
         **os.environ,
-        **identity,
+        **IDENTITY,
         "PATH": path,
         "PRE_COMMIT_HOME": str(folder / "cache"),
         "HOME": str(folder),

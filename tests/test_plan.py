@@ -163,7 +163,7 @@ def test_a_constant_is_reached_once():
 
 
 def test_what_other_graphs_return_is_not_private():
-    visible = plan.Visible(frozenset(), frozenset(["x"]))
+    visible = plan.Visible({}, frozenset(["x"]))
     words = "'x' is returned from the subgraph of another node"
     assert refusal(visible.require_private, gs.Variable("x")) == ("SUBGRAPH", words)
     assert visible.require_private(gs.Variable("y")) is None

@@ -10,6 +10,7 @@ import pytest
 
 from bnfold import plots
 from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.installed import install
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.picture import draw as draw_drift
 from bnfold_cli.main import run
@@ -62,10 +63,10 @@ def test_what_cannot_be_drawn_is_said_first(tmp_path, monkeypatch):
         plots.require(tmp_path / "a.gif")
     with pytest.raises(EnvironmentProblem, match="no folder"):
         plots.require(tmp_path / "no" / "a.png")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(EnvironmentProblem, match="a picture needs matplotlib") as raised:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(EnvironmentProblem, match="a picture needs the package matplotlib") as raised:
         plots.require(tmp_path / "a.png")
-    assert raised.value.hint == 'pip install "bnfold[plot]"'
+    assert raised.value.hint == install("plot")
 
 
 def test_recalibrate_draws(here, capfd):  # noqa: F811
@@ -99,6 +100,6 @@ def test_train_without_a_picture(here, capfd):  # noqa: F811
 
 
 def test_train_goes_without_matplotlib(here, capfd, monkeypatch):  # noqa: F811
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run(["train", "--arch", "mlp", "--steps", "3"]) == 0
-    assert "note: no curves: a picture needs matplotlib" in capfd.readouterr().err
+    assert "note: no curves: a picture needs the package matplotlib" in capfd.readouterr().err

@@ -29,7 +29,7 @@ from bnfold.verification.placement import Node
 from bnfold.verification.providers import STRICT, Way
 from bnfold.verification.sessions import CPU, CUDA, TENSORRT
 from bnfold_cli.main import run
-from tests.benchmarks import on_gpu
+from tests.benchmarks import latency_cuda, on_gpu
 from tests.test_verify_verdicts import level
 from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped
 
@@ -547,6 +547,19 @@ def test_the_script_for_gpu_machines_runs_to_its_end_on_the_cpu(
     assert all(each["rms_folded"] > 0 for each in model["levels"])
     assert [each["precision"] for each in model["latency"]] == ["float32", "float16"]
     assert {cell["mode"] for each in model["latency"] for cell in each["cells"]} == {"device"}
+
+
+def test_the_script_for_latency_on_cuda_runs_to_its_end_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(CONV.original(CONV.weights(0)), tmp_path / "net.onnx")
+    monkeypatch.setattr(latency_cuda, "BLOCKS", 3)
+    monkeypatch.setattr(latency_cuda, "BLOCK_SECONDS", 0.001)
+    latency_cuda.main([str(tmp_path / "out.json"), "net", "--ep", "cpu", "--cache", str(tmp_path)])
+    found = json.loads((tmp_path / "out.json").read_text())
+    settings = [(row["precision"], row["batch"]) for row in found["rows"]]
+    assert settings == [(p, b) for p in ("float32", "float16") for b in (1, 32, 1)]
+    assert all(row["low"] <= row["ratio"] <= row["high"] and row["difference"] < 1e-2 for row in found["rows"])
 
 
 def test_the_script_for_gpu_machines_says_where_there_is_no_gpu(

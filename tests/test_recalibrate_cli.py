@@ -15,7 +15,7 @@ from bnfold.recalibration import recalibrate
 from bnfold.train.normalization import Normalization
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
-from tests.test_cli import BAD_FILES, conv_bn, here, listing, single, written  # noqa: F401
+from tests.test_cli import BAD_FILES, conv_bn, here, listing, single, without_bn, written  # noqa: F401
 from tests.test_recalibrate import bits, data, statistics
 
 IMAGES = Normalization(255, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
@@ -247,9 +247,9 @@ def of_opset_6() -> onnx.ModelProto:
 
 
 BAD_MODELS = {
-    **{k: (v[0], v[1], v[2]) for k, v in BAD_FILES.items() if k not in ("no BatchNormalization", "NaN", "training mode", "five outputs")},
+    **{k: (v[0], v[1], v[2]) for k, v in BAD_FILES.items() if k not in ("NaN", "training mode", "five outputs")},
     "training mode": (conv_bn(training_mode=1), 3, "BatchNormalization 'Y' is in training mode"),
-    "no BatchNormalization": (BAD_FILES["no BatchNormalization"][0], 3, "the model has no BatchNormalization"),
+    "no BatchNormalization": (without_bn(), 3, "the model has no BatchNormalization"),
     "five outputs": (BAD_FILES["five outputs"][0], 3, "BatchNormalization 'Y' is in training mode"),
     "quantized": (quantizing(), 3, "the model quantizes activations (QuantizeLinear)"),
     "in a body": (in_a_body(), 3, "BatchNormalization 'inner' is in a body of If"),

@@ -138,3 +138,31 @@ def test_images_of_as_many_channels_as_no_image_has(here, capfd):  # noqa: F811
     written(Path("m.onnx"), with_metadata(model))
     drawn(Path("images"), 2)
     refused(here, capfd, "images", 3, "the model takes images of 4 channels, images/a/0.png has 1 or 3")
+
+
+TIED = {
+    "one initializer": f"c = Conv(X, W) d = {BN('c', 'p')} e = Add(d, c) Y = {BN('e', 'p')}",
+    "one mean": f"c = Conv(X, W) d = {BN('c', 'p')} e = Add(d, c) Y = BatchNormalization(e, pg, pb, pm, qv)",
+    "copies of one": f"m = Identity(pm) n = Identity(m) c = Conv(X, W) d = {BN('c', 'p')} e = Add(d, c) Y = BatchNormalization(e, pg, pb, n, qv)",
+}
+
+
+@pytest.mark.parametrize("case", TIED)
+def test_nodes_that_shared_statistics_have_their_own_and_that_is_said(case, here, capfd):  # noqa: F811
+    """They may be one behind the other, so that no number would be right for both."""
+    constants = {**CONV, **bn("p", 4), **bn("q", 4)}
+    model = single(build(TIED[case], IMAGE, "Y[N,4,4,4]", constants))
+    x = data(model)
+    result = recalibrate(model, [x])
+    (said,) = result.notes
+    assert said == "'d' and 'Y' shared their statistics; now each has those of the data that it sees"
+    for found, wanted in zip(statistics(result.model), by_hand(model, x), strict=True):
+        np.testing.assert_allclose(found[1], wanted[1], rtol=1e-5)
+    assert check(model, [x]).notes == ()
+    assert recalibrate(result.model, [x]).notes == ()
+
+
+def test_nodes_that_share_only_scale_and_bias_stay_as_they_are():
+    body = f"c = Conv(X, W) d = {BN('c', 'p')} e = Add(d, c) Y = BatchNormalization(e, pg, pb, qm, qv)"
+    model = single(build(body, IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4), **bn("q", 4)}))
+    assert recalibrate(model, [data(model)]).notes == ()

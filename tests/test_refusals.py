@@ -81,6 +81,14 @@ GUARDS = {  # graph -> (code and words of the way back, code and words of the wa
     "channels cut": ("c = Pad<mode=\"edge\">(X, n) Y = Mul(c, k)", X, "Y[N,2,6,6]", {"k": (2, 1, 1), "n": [0, -1, 0, 0, 0, 0, 0, 0]}, ("VARIES", "it varies along an axis that Pad -> 'c' pads with one number, or cuts"), ON),
     "zeros averaged": (f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(X) Y = {B3}", X, X3, P3, ("PADDING", "AveragePool -> 'c' averages the zeros of its padding"), ON),
     "windows cut off": (f"b = {B0} Y = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, count_include_pad=1>(b)", X, "Y[N,3,3,3]", P3, IN, ("PADDING", "AveragePool -> 'Y' averages the zeros")),
+    "a window of padding": ("c = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(X) Y = Mul(c, k)", "X[N,3,2,2]", "Y[N,3,1,1]", {"k": LAID}, ("PADDING", "a window of MaxPool -> 'c' may hold nothing but padding"), ON),
+    "a window of padding, sizes unknown": ("b = Mul(X, k) Y = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(b)", "X[N,3,H,W]", "Y[N,3,A,B]", {"k": LAID}, IN, ("PADDING", "a window of MaxPool -> 'Y' may hold nothing but padding")),
+    "a picture without elements": ("b = Mul(X, k) Y = GlobalMaxPool(b)", "X[N,3,0,6]", "Y[N,3,1,1]", {"k": LAID}, IN, ("PADDING", "a window of GlobalMaxPool -> 'Y' may hold nothing but padding")),
+    "nothing to reduce": ("b = Mul(X, k) Y = ReduceMax<axes=[1]>(b)", "X[2,0]", "Y[2,1]", {"k": [0.5]}, IN, ("PADDING", "ReduceMax -> 'Y' has a number of its own for a tensor without elements")),
+    "nothing to act on": ("Y = Mul(X, k)", "X[2,0]", "Y[2,0]", {"k": (0,)}, ("VARIES", "it varies along an axis on which 'X' has no elements"), ("VARIES", "it varies along an axis on which 'Y' has no elements")),
+    "a known weight that is rounded": (f"r = Relu(W) h = Cast<to=10>(r) w = Cast<to=11>(h) c = Conv(X, w) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, ("DTYPE", "Cast -> 'w' rounds what is known before run time, and would round it otherwise"), ON),
+    "a weight that no int8 holds": (f"h = Cast<to=3>(w) d = Cast<to=11>(h) c = Conv(X, d) Y = {BN('c', 'p')}", X, Y, {"w": np.full((4, 3, 3, 3), 300.5), **bn("p", 4)}, ("NOT_CONSTANT", "the constant 'h' is a Cast to int8 of what it cannot hold, which ONNX leaves undefined"), ON),
+    "a weight computed in float16": (f"h = Cast<to=10>(W) m = Mul(h, h) d = Cast<to=11>(m) c = Conv(X, d) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, ("NOT_CONSTANT", "the constant 'd' is made by arithmetic in float16, on which runtimes differ"), ON),
     "places averaged": ("b = Mul(X, k) Y = GlobalAveragePool(b)", X, "Y[N,3,1,1]", {"k": (1, 6)}, IN, ("VARIES", "it varies along axis 3, whose elements GlobalAveragePool -> 'Y' mixes")),
     "channels averaged": ("b = Mul(X, k) Y = ReduceMean<axes=[1]>(b)", X, "Y[N,1,6,6]", {"k": LAID}, IN, ("VARIES", "it varies along axis 1, whose elements ReduceMean -> 'Y' mixes")),
     "indices of zeros": ("c, i = MaxPool<kernel_shape=[2,2]>(X) j = Cast<to=11>(i) d = Mul(c, k) Y = Concat<axis=1>(d, j)", X, "Y[N,6,5,5]", {"k": [0.0]}, ("ZERO_SCALE", "a scale of 0 would make the indices arbitrary that MaxPool -> 'c' puts out"), ON),
@@ -105,6 +113,8 @@ EARLIER = {  # as opset 5 has them
 }  # fmt: skip
 LATER = {  # operators of opset 21 and 23
     "a shift within a group": ("b = Add(X, k) Y = GroupNormalization<num_groups=1>(b, g, h)", X, X3, {"k": LAID, "g": (3,), "h": (3,)}, IN, ("VARIES", "it varies within the groups of GroupNormalization -> 'Y'")),
+    "a mean of padding": (f"c = AveragePool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(X) Y = {B3}", "X[N,3,2,2]", "Y[N,3,1,1]", P3, ("PADDING", "a window of AveragePool -> 'c' may hold nothing but padding"), ON),
+    "a weight of four bits that had fractions": (f"q = Cast<to=22>(W) d = Cast<to=11>(q) c = Conv(X, d) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, ("NOT_CONSTANT", "the constant 'q' is a Cast of fractions to int4, which some runtimes round and others cut off"), ON),
     "a shift past RMSNormalization": ("c = RMSNormalization(X, g) Y = Add(c, k)", X, X3, {"k": (6,), "g": (6,)}, ("NO_BIAS", "RMSNormalization -> 'c' has nowhere to put a shift"), ON),
 }  # fmt: skip
 
@@ -154,6 +164,7 @@ def test_training_mode_is_an_error():
     with pytest.raises(ModelProblem, match="is in training mode") as raised:
         fold(model)
     assert "model.eval()" in raised.value.hint
+    assert "track_running_stats=True" in raised.value.hint  # without, eval() changes nothing
 
 
 def test_five_outputs_are_training_mode():
@@ -286,6 +297,24 @@ def test_a_scale_of_integers(name):
     model = between_floats(node, after, k.reshape(-1, 1), onnx.TensorProto.INT8, s=np.float32(0.1))
     (kept,) = fold(model).kept
     assert (kept.not_hoisted.code, kept.not_hoisted.words) == (code, words)
+
+
+def test_a_known_weight_stays_with_its_integers():
+    """Half way between two integers the other one would do as well: a scale that is moved decides which."""
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Tanh", ["W"], ["r"]),
+        helper.make_node("Mul", ["r", "k"], ["m"]),
+        helper.make_node("QuantizeLinear", ["m", "s"], ["q"], "n"),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
+        helper.make_node("MatMul", ["X", "w"], ["Y"]),
+    ]
+    constants = {"W": np.ones((4, 4), np.float32), "k": np.float32([0.5]), "s": np.float32(0.1)}
+    stored = [numpy_helper.from_array(v, name) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", [value("X", 1, [2, 4])], [value("Y", 1, [2, 4])], stored)
+    (kept,) = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)).kept
+    words = "QuantizeLinear 'n' rounds what is known before run time to integers"
+    assert (kept.not_sunk.code, kept.not_sunk.words) == ("DTYPE", words)
 
 
 def test_a_crop_fills_in_a_number_of_its_own():

@@ -468,7 +468,7 @@ def test_latency_is_shown(pair):
 
 WRONG = {
     "no file": (None, 3, "no file at"),
-    "no JSON": ("{", 3, "is not what `bnfold bench A B --json` writes"),
+    "no JSON": ("{", 3, "is not what `bnfold bench --json` writes"),
     "NaN": ('{"schema": NaN}', 3, "is not what"),
     "deep": ("[" * 100_000, 3, "is not what"),
     "other schema": ('{"schema": "bnfold.bench/2"}', 3, "is not what"),

@@ -15,7 +15,7 @@ from tests.report_models import hostile, wide
 from tests.test_cli import written
 
 CHROMIUM = os.environ.get("BNFOLD_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-sync_api = pytest.importorskip("playwright.sync_api", reason='needs Playwright: pip install "bnfold[browser]"')
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM, reason="needs Chromium: apt-get install chromium, or BNFOLD_CHROMIUM=PATH"),

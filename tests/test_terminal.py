@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -188,3 +189,16 @@ def test_the_shell_completes(shell, typed, offered):
     assert done.returncode == 0
     assert offered in done.stdout
     assert "--json" not in done.stdout
+
+
+def test_a_command_that_is_told_is_not_broken_by_us(capfd, monkeypatch):
+    """Where a line is too long for it the terminal breaks it, and gives it back whole to whoever copies it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("NO_COLOR", "1")
+    command = "`/home/somebody/project/.venv/bin/python -m pip install onnxruntime-gpu`"
+    console.complain("a test needs onnxruntime, and none of them is installed", f"{command}, or something else here.")
+    err = capfd.readouterr().err
+    assert command in err
+    plain = re.sub(r"\x1b\[[\d;]*m", "", err)
+    assert max(len(line) for line in plain.splitlines() if "`" not in line) <= 40

@@ -27,7 +27,7 @@ from tests.test_train_sequential import bits, digits
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port")
-CLI = ("-m", "bnfold_cli", "train", "--arch", "mlp", "--steps", "600")  # so many that a signal comes before the end
+CLI = ("-m", "bnfold_cli", "train", "--arch", "mlp", "--steps", "2000")  # so many that a signal comes before the end
 PATIENCE = 400  # seconds; a process that hangs is what it is for
 
 

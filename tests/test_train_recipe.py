@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
+from bnfold.installed import install
 from bnfold.train import Interrupted, TrainOptions, runs, train
 from bnfold.train.augmentation import KINDS, augmented, distort, draws
 from bnfold.train.data import batches
@@ -253,7 +254,7 @@ def test_tensorboard_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(EnvironmentProblem, match="needs the package tensorboard") as caught:
         train(short(tmp_path / "run", tensorboard=True))
-    assert caught.value.hint == 'pip install "bnfold[tensorboard]"'
+    assert caught.value.hint == install("tensorboard")
     assert not (tmp_path / "run").exists()
 
 

@@ -15,10 +15,10 @@ import torch
 
 import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
-from bnfold.train import TrainOptions, TrainResult, runs, to_onnx, train
+from bnfold.installed import install, need
+from bnfold.train import TrainOptions, TrainResult, runs, train
 from bnfold.train.config import VERSION
 from bnfold.train.export import export
-from bnfold.train.options import need
 from tests.test_train import short
 
 
@@ -165,7 +165,7 @@ def test_a_run_that_somebody_else_made_meanwhile_is_not_touched(tmp_path: Path) 
 
 def test_an_onnxruntime_that_is_too_old_for_the_file_says_so(finished: TrainResult, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_onnx.onnxruntime, "InferenceSession", lambda *_, **__: (_ for _ in ()).throw(RuntimeError()))
+        patch.setattr("onnxruntime.InferenceSession", lambda *_, **__: (_ for _ in ()).throw(RuntimeError()))
         with pytest.raises(UsageProblem, match="the installed onnxruntime cannot load the exported file"):
             export(finished.run, tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
@@ -174,7 +174,7 @@ def test_an_onnxruntime_that_is_too_old_for_the_file_says_so(finished: TrainResu
 def test_a_package_that_is_missing_says_how_to_install_it() -> None:
     with pytest.raises(EnvironmentProblem, match="needs the package no_such_package") as caught:
         need("no_such_package")
-    assert caught.value.hint == 'pip install "bnfold[train]"'
+    assert caught.value.hint == install("train")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_without_torch(call: str) -> None:
         f"try: {call}\nexcept EnvironmentProblem as e: print(e.hint)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == 'pip install "bnfold[train]"\n'
+    assert done.stdout == f"{install('train')}\n"
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

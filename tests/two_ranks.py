@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
         }
     result["errors"].append(message(lambda: train(TrainOptions(batch_size=61, out=folder / "uneven"))))
     torch.save(result, folder / f"{ranks.rank}.pt")
-    train(TrainOptions(arch="mlp", steps=600, out=folder / "whole"))
+    train(TrainOptions(arch="mlp", steps=2000, out=folder / "whole"))
 
 
 if __name__ == "__main__":

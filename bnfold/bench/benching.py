@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import processors
 from ..errors import Inconclusive, UsageProblem
+from ..installed import require_runtime
 from ..models import Model
 from ..progress import tell
 from ..verification import child
@@ -58,6 +59,7 @@ def benchmark(
     """
     if launches < 2 or budget_s <= 0:
         raise UsageProblem("a benchmark needs at least 2 launches and some time", "Use --launches 2 or more.")
+    require_runtime("a benchmark")
     asked = settings(levels, providers, mode, dims or {}, cuda_graph)
     started = time.perf_counter()
     with located(original) as first, located(folded) as second, TemporaryDirectory(prefix="bnfold-") as engines:

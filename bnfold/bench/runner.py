@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from ..errors import ModelProblem
+from ..installed import runtime
 from ..verification import libraries, placement, providers, sessions
 from ..verification.child import stage
 from ..verification.sessions import CannotRun
@@ -136,9 +137,7 @@ def _nothing() -> None:
 
 def run_options(mode: str) -> Any:
     """In mode enqueue a run returns before the device is done."""
-    import onnxruntime as ort
-
-    made = ort.RunOptions()
+    made = runtime().RunOptions()
     if mode == "enqueue":
         made.add_run_config_entry("disable_synchronize_execution_providers", "1")
     return made
@@ -146,8 +145,7 @@ def run_options(mode: str) -> Any:
 
 def _bound(session: Any, device: str, names: Sequence[str], values: Mapping[str, Array], outputs: Outputs) -> Any:
     """Inputs, and outputs of known shape, at fixed places on the device: a CUDA graph needs that."""
-    import onnxruntime as ort
-
+    ort = runtime()
     binding = session.io_binding()
     for name, value in values.items():
         binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device, 0))

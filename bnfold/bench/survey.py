@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from ..errors import ModelProblem
+from ..installed import runtime
 from ..verification import libraries, providers, sessions
 from ..verification.asked import require_dynamic
 from ..verification.child import stage
@@ -17,6 +18,7 @@ from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.probe import versions
+from ..verification.protos import counts
 from ..verification.providers import Way
 from ..verification.regions import shape_of_graph
 from ..verification.sessions import CannotRun
@@ -26,8 +28,6 @@ from .settings import Setting
 
 def survey(request: Mapping[str, Any]) -> dict[str, Any]:
     """Facts about the models on `request["provider"]`, and for each of `request["dims"]` sizes, shapes, outputs."""
-    import onnxruntime as ort
-
     way = Way(request["provider"])
     libraries.preload(way.provider)
     models = {name: load(request[name]) for name in MODELS}
@@ -36,11 +36,11 @@ def survey(request: Mapping[str, Any]) -> dict[str, Any]:
         after = {name: _optimized(request[name], name, folder, way) for name in MODELS}
     return {
         "sized": sized,
-        "batch_normalization": {name: _normalizations(model) for name, model in models.items()},
-        "left_by_onnxruntime": {name: _normalizations(model) for name, model in after.items()},
-        "nodes": {name: len(model.graph.node) for name, model in models.items()},
+        "batch_normalization": {name: counts(model)[1] for name, model in models.items()},
+        "left_by_onnxruntime": {name: counts(model)[1] for name, model in after.items()},
+        "nodes": {name: counts(model)[0] for name, model in models.items()},
         "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
-        "build": ort.get_build_info(),
+        "build": runtime().get_build_info(),
         "loaded": versions() if way.gpu else {},
     }
 
@@ -80,7 +80,3 @@ def _optimized(path: str, name: str, folder: str, way: Way) -> onnx.ModelProto:
     """The graph after onnxruntime's level-1 rewrites: higher levels hide a BatchNormalization in a depthwise Conv."""
     stage(f"onnxruntime, optimizing the {name} model")
     return sessions.optimized(path, "basic", str(Path(folder, f"{name}.onnx")), providers.without_tensorrt(way))
-
-
-def _normalizations(model: onnx.ModelProto) -> int:
-    return sum(node.op_type == "BatchNormalization" for node in model.graph.node)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
+from ..installed import require_runtime
 from ..progress import tell
 from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
@@ -85,6 +86,7 @@ def evaluate(
     """
     if not models:
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
+    require_runtime("evaluation")
     networks = [Network.of(Path(path)) for path in models]
     _require_alike(networks)
     notes = _croppable(networks[0], crops)

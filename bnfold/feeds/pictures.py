@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelProblem
+from ..installed import need
 from ..train.folder import SUFFIXES
-from ..train.options import need
 
 Pixels = npt.NDArray[np.float32]  # (C, H, W), 0 to 255
 

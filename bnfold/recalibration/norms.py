@@ -10,7 +10,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from ..errors import ModelProblem
-from ..messages import bodies, every_node, is_batch_norm
+from ..messages import INFERENCE, bodies, every_node, is_batch_norm
 from ..moments import Array, Moments
 
 OLDEST = 7  # opset; onnxruntime has no BatchNormalization before it
@@ -119,5 +119,5 @@ def _require_inference(node: NodeProto) -> None:
     if attribute(node, "training_mode", 0) or any(node.output[1:]):
         raise ModelProblem(
             f"BatchNormalization '{node.name or node.output[0]}' is in training mode: it uses no stored statistics",
-            "Export the model in inference mode (in PyTorch: model.eval() before the export).",
+            INFERENCE,
         )

@@ -10,6 +10,7 @@ import onnx
 from onnx import NodeProto, helper
 
 from ..errors import ModelProblem
+from ..messages import is_batch_norm
 from ..rounding import widened as as_float64
 from ..verification.protos import stored as stored_tensors
 from . import copies
@@ -44,7 +45,7 @@ def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, folder: Path | None)
 
 
 def _left_alone(record: onnx.ModelProto, found: int) -> list[str]:
-    others = sum(node.op_type == "BatchNormalization" for node in record.graph.node) - found
+    others = sum(map(is_batch_norm, record.graph.node)) - found
     return [f"{others} BatchNormalization use no stored statistics, or see no data, and stay as they are"] * bool(
         others
     )

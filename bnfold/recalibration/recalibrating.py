@@ -14,6 +14,7 @@ from ..display import Shown, Table, counted
 from ..feeds.calibration import Feed, given
 from ..feeds.card import Card
 from ..feeds.chunks import Chunks
+from ..installed import require_runtime
 from ..models import Model
 from ..verification.protos import fed
 from . import copies
@@ -21,7 +22,7 @@ from .asked import Options
 from .drift import COLUMNS, Drift, Fit, Sample
 from .methods import agreeing, by_batches, sequential
 from .plan import Layout, laid_out, runnable
-from .writing import install
+from .writing import install, untied
 
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
 SCHEMA = "bnfold.recalibrate/1"
@@ -129,6 +130,7 @@ Data = Callable[[Card], Iterator[Feed]]
 
 def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Recalibration:
     """`recalibrate` on a record that may be consumed."""
+    require_runtime("recalibration")
     run, notes = runnable(record, folder)
     batch = 0 if options.is_sequential else copies.fixed_batch(run.graph)
     if batch and batch != options.size:
@@ -144,6 +146,7 @@ def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: 
         found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
         found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
+    notes += untied(record, layout.norms)
     drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
     install(record, layout.norms, found.statistics, folder)
     size = None if options.is_sequential else chunks.size
@@ -167,6 +170,7 @@ def check(
 
 def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Check:
     """`check` on data that are brought to what the model takes."""
+    require_runtime("the check of statistics")
     run, notes = runnable(record, folder)
     layout, card = laid_out(record, run, folder), Card.of(run)
     chunks = Chunks(card, options.size)

@@ -18,6 +18,7 @@ from ..moments import Array
 from ..tensors import read, replace_values, to_tensor
 from .norms import MEAN, VAR, Norm, Statistics, reads
 
+MANY = 5  # names in a sentence
 IR_WITH_DEFAULTS = 4  # before it every initializer has to be an input
 
 
@@ -32,6 +33,23 @@ def install(
             writer.put(norm, index, word, value.reshape(norm.stored.mean.shape).astype(norm.kind))
     writer.sweep()
     return writer.made
+
+
+def untied(record: onnx.ModelProto, norms: list[Norm]) -> list[str]:
+    """A sentence for each statistic that several norms read: from now on every one has that of the data it sees."""
+    made = {node.output[0]: node.input[0] for node in record.graph.node if node.op_type == "Identity"}
+    readers: dict[str, list[str]] = {}
+    for norm in norms:
+        for name in norm.node.input[MEAN : VAR + 1]:
+            while name in made:
+                name = made[name]
+            readers.setdefault(name, []).append(norm.name)
+    shared = dict.fromkeys(tuple(names) for names in readers.values() if len(names) > 1)
+    return [
+        f"{' and '.join(map(repr, names[:MANY]))}{' and more' * (len(names) > MANY)} shared their statistics; "
+        "now each has those of the data that it sees"
+        for names in shared
+    ]
 
 
 class _Writer:

@@ -19,6 +19,7 @@ FATES = {  # in the order in which they are listed, each in words
     "left": "still there, though it could be folded",
 }
 Plain = dict[str, Any]
+Makers = dict[tuple[str, str], list[int]]
 
 
 def fates(before: Drawing, after: Drawing, record: Mapping[str, Any] | None, derived: bool) -> list[Plain]:
@@ -71,10 +72,13 @@ def _is_norm(node: Plain) -> bool:
     return node.get("op") == BATCH_NORMALIZATION and node.get("domain", "") in ("", "ai.onnx")
 
 
-def _makers(graph: Drawing) -> dict[tuple[str, str], int]:
-    """Places by operator and output."""
-    pairs = ((place, node, name) for place, node in enumerate(graph.nodes) for name in node.get("outputs", ()))
-    return {(node.get("op", ""), name): place for place, node, name in pairs}
+def _makers(graph: Drawing) -> Makers:
+    """Places by operator and output, in the order of the graph: bodies may use one name for what is theirs."""
+    found: Makers = {}
+    for place, node in enumerate(graph.nodes):
+        for name in node.get("outputs", ()):
+            found.setdefault((node.get("op", ""), name), []).append(place)
+    return found
 
 
 def _by_label(graph: Drawing) -> dict[str, int]:
@@ -87,10 +91,13 @@ def _by_label(graph: Drawing) -> dict[str, int]:
     return found
 
 
-def _place(entry: Mapping[str, Any], makers: Mapping[tuple[str, str], int], places: Mapping[str, int]) -> int | None:
-    """Where the node of an entry stands in the original: by its output or, where that took another name, its own."""
+def _place(entry: Mapping[str, Any], makers: Makers, places: Mapping[str, int]) -> int | None:
+    """Where the node of an entry stands in the original: by its output or, where that took another name, its own.
+
+    Each place among `makers` is given out once.
+    """
     found = makers.get((entry["operator"], entry["output"]))
-    return places.get(f"{entry['operator']} '{entry['node']}'") if found is None else found
+    return found.pop(0) if found else places.get(f"{entry['operator']} '{entry['node']}'")
 
 
 def _recorded(entry: Mapping[str, Any], place: int | None, stays: Mapping[int, int], derived: bool) -> Plain:

@@ -155,8 +155,11 @@ def at_sites(data: Plain) -> Iterator[tuple[Plain, float | None]]:
 
 
 COMMANDS = {
-    "errors": ("Not verified.", "bnfold report {a} {b} --verify fast"),
-    "latency": ("Not measured.", "bnfold bench {a} {b} --json bench.json && bnfold report {a} {b} --bench bench.json"),
+    "errors": ("Not verified.", "bnfold report {a} {b} --verify fast --force"),
+    "latency": (
+        "Not measured.",
+        "bnfold bench {a} {b} --json bench.json && bnfold report {a} {b} --bench bench.json --force",
+    ),
 }
 
 

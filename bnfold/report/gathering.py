@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-from .. import onnx_io
+from .. import external, onnx_io
 from ..errors import BnfoldError, UsageProblem
 from ..pipeline import FoldReport, Size, size_of
 from . import latency, records
@@ -86,7 +86,8 @@ def _pair(original: Path, folded: Path) -> Pair:
 
     with located(original) as first, located(folded) as second:
         models = [onnx_io.load(path, whole=False) for path in (first, second)]
-        sizes = tuple(size_of(model, path) for model, path in zip(models, (first, second), strict=True))
+        files = zip(models, (first, second), strict=True)
+        sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
         told = {"original": described(first), "folded": described(second)}
     _require_pair(models, sizes, (original, folded))
     return Pair(models[0], models[1], original.parent, (sizes[0], sizes[1]), told)

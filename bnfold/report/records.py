@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 from ..errors import ModelProblem, UsageProblem
@@ -76,11 +77,15 @@ def record(path: Path, kind: str) -> Plain:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("schema") != f"bnfold.{kind}/1" or not fits(found, KINDS[kind]):
-        usage = {"fold": "bnfold fold A"}.get(kind, f"bnfold {kind} A B")
-        raise ModelProblem(f"{path} is not what `{usage} --json` writes", f"Make it with `{usage} --json {path}`.")
+        raise ModelProblem(f"{path} is not what `bnfold {kind} --json` writes", _anew(kind, path))
     if kind == "fold" and found["verification"] and not fits(found["verification"], KINDS["verify"]):
-        raise ModelProblem(f"the verification in {path} is damaged", f"Make it with `bnfold fold A --json {path}`.")
+        raise ModelProblem(f"the verification in {path} is damaged", _anew(kind, path))
     return found
+
+
+def _anew(kind: str, path: Path) -> str:
+    arguments = {"fold": "A --force"}.get(kind, "A B")
+    return f"Make it with `bnfold {kind} {arguments} --json {quote(str(path))}`."
 
 
 def fits(value: Any, kind: Kind) -> bool:

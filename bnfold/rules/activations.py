@@ -8,7 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, require
-from ..graph import argument, attribute, carries_data, constant, is_floating, label, number, opset
+from ..constants import is_known
+from ..graph import argument, attribute, carries_data, constant, dtype, is_floating, label, number, opset
 from . import OUT, Shares, commutes, hoist, sink
 from .guards import inverse, no_negative_scale, only_scale, setting, unmoved, unmoved_constant
 from .pointwise import at_output
@@ -92,7 +93,7 @@ def bound(node: gs.Node, name: str, index: int) -> float | None:
     value = argument(node, name, index)
     end = (-1 if index == LOWEST else 1) * float(np.finfo(np.float32).max)
     held = end if value is None else number(node, value)
-    return None if held == end or np.isinf(held) else held
+    return None if held in (end, end * np.inf) else held
 
 
 @hoist("Max", "Min")
@@ -141,12 +142,15 @@ def cross_dropout(node: gs.Node, affine: Affine) -> None:
 
 @commutes("Cast")
 def cross_cast(node: gs.Node, affine: Affine) -> None:
-    """As Identity, between floating point types."""
+    """As Identity, between floating point types; but what is the same in every run keeps the roundings it was given."""
+    source, target = node.inputs[0], node.outputs[0]
     require(
-        is_floating(node.inputs[0]) and is_floating(node.outputs[0]),
+        is_floating(source) and is_floating(target),
         "DTYPE",
         f"{label(node)} does not convert between floating point types",
     )
+    same = dtype(source) == dtype(target) or not is_known(source)
+    require(same, "DTYPE", f"{label(node)} rounds what is known before run time, and would round it otherwise")
 
 
 @hoist("CastLike")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate, chain, pairwise
-from operator import itemgetter
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, Array, require, require_room
+from ..computing import cut
 from ..graph import argument, attribute, bounded, constant, label, number, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
@@ -119,8 +119,12 @@ def cuts(node: gs.Node, affine: Affine) -> Moves:
         return {}
     starts, ends = argument(node, "starts", 1), argument(node, "ends", 2)
     steps = argument(node, "steps", 4) or [1] * len(starts)
-    found = zip(axes, map(slice, starts, ends, steps), strict=True)
-    return {axis: itemgetter(cut) for axis, cut in found if affine.extent[axis] != 1}
+    found = zip(axes, starts, ends, steps, strict=True)
+    return {axis: partial(_cut, start=a, end=b, step=c) for axis, a, b, c in found if affine.extent[axis] != 1}
+
+
+def _cut(x: Array, start: int, end: int, step: int) -> Array:
+    return x[cut(len(x), start, end, step)]
 
 
 @hoist("Tile")

@@ -9,8 +9,7 @@ from ..graph import argument, attribute, dims, label, opset, rank
 from . import commutes
 from .guards import no_negative_scale, only_scale, uniform
 from .linear import pads_input
-
-SPATIAL = 2  # the first axis after batch and channels
+from .windows import SPATIAL, require_elements
 
 
 def same_at_every_place(node: gs.Node, affine: Affine) -> None:
@@ -27,12 +26,16 @@ def cross_average_pool(node: gs.Node, affine: Affine) -> None:
         "PADDING",
         f"{label(node)} averages the zeros of its padding, which a shift would have to cross",
     )
+    if affine.has_shift:
+        require_elements(node)
 
 
 @commutes("GlobalAveragePool")
 def cross_global_average_pool(node: gs.Node, affine: Affine) -> None:
     """s * mean(x) + t == mean(s * x + t)"""
     same_at_every_place(node, affine)
+    if affine.has_shift:
+        require_elements(node)
 
 
 @commutes("MaxPool", "GlobalMaxPool")
@@ -40,6 +43,7 @@ def cross_max_pool(node: gs.Node, affine: Affine) -> None:
     """s * max(x) + t == max(s * x + t) for s >= 0, at the same indices for s > 0; what pads is less than any number"""
     same_at_every_place(node, affine)
     no_negative_scale(node, affine)
+    require_elements(node)
     require(
         affine.is_positive or len(node.outputs) == 1,
         "ZERO_SCALE",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, compress, require
+from ..constants import is_known
 from ..graph import attribute, carries_data, dims, label, size
 from . import Shares, hoist, sink
 from .guards import inverse, no_shift, uniform
@@ -22,6 +23,7 @@ def hoist_dequantize(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_quantize(node: gs.Node, port: int, affine: Affine) -> Shares:
     """round(s * x / scale) + z == round(x / (scale / s)) + z, for s > 0"""
     carries_data(port, node)
+    require(not is_known(node.inputs[0]), "DTYPE", f"{label(node)} rounds what is known before run time to integers")
     return {SCALE: inverse(node, on_scale(node, affine))}
 
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..affine import Affine, compress
-from ..graph import argument, attribute, rank, size
+from ..affine import Affine, compress, require
+from ..graph import argument, attribute, label, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import no_negative_scale, only_scale, uniform
 
@@ -71,14 +71,22 @@ def sink_reduce_norm(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 def reduced(node: gs.Node) -> tuple[int, ...]:
     """The axes that are reduced, counted from the front; if none are given, all, or on request none."""
+    require_elements(node)
     axes, r = argument(node, "axes", 1), rank(node.inputs[0])
     if not axes:
         return () if attribute(node, "noop_with_empty_axes", 0) else tuple(range(r))
     return tuple(a % r for a in axes)
 
 
+def require_elements(node: gs.Node) -> None:
+    """Refuse a tensor without elements, of which the operator makes a number of its own."""
+    held = 0 not in (node.inputs[0].shape or ())
+    require(held, "PADDING", f"{label(node)} has a number of its own for a tensor without elements")
+
+
 def with_axes(node: gs.Node, affine: Affine) -> Affine:
     """From the rank of the output to that of the input."""
+    require_elements(node)
     axes = () if attribute(node, "keepdims", 1) else reduced(node)
     return affine.map(lambda c: np.expand_dims(c, axes))
 

@@ -1,4 +1,4 @@
-"""Training and export with PyTorch (extra: `pip install "bnfold[train]"`); importing this loads nothing heavy.
+"""Training and export with PyTorch (extra: `pip install ".[train]"`); importing this loads nothing heavy.
 
 result = train(TrainOptions(data="digits"))
 bnfold.train.export.export(result.run, Path("digits.onnx"))
@@ -11,7 +11,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .options import Event, Interrupted, Settings, TrainOptions, TrainResult, Watch, need
+from ..installed import need
+from .options import Event, Interrupted, Settings, TrainOptions, TrainResult, Watch
 
 if TYPE_CHECKING:
     from .statistics import install as install

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .options import Event, Watch, need
+from ..installed import need
+from .options import Event, Watch
 
 FOLDER = "tensorboard"
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelProblem
+from ..installed import need
 from .arrays import Arrays, paired
 from .download import download
-from .options import need
 
 CLASSES = 10
 KEYS = ("x_train", "y_train", "x_test", "y_test")

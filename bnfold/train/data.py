@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from ..display import counted
 from ..errors import ModelProblem
+from ..installed import need
 from . import cifar, folder, idx
 from .normalization import Normalization, Pixels
-from .options import need, unknown
+from .options import unknown
 
 Labels = npt.NDArray[np.int64]
 DIGITS = tuple("0123456789")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentProblem
-from .options import need
+from ..installed import need
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bnfold"
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckFailed, ModelProblem, UsageProblem
+from ..installed import need, require_runtime
 from ..staging import staged
-from .options import need
 
 if TYPE_CHECKING:
     import onnx
@@ -45,6 +46,7 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     """
     _check_request(out, opset, dtype, force)
     need("torch", "onnxscript")
+    require_runtime("the comparison of the exported file with PyTorch")
     from . import runs
     from .config import read_config
 
@@ -85,7 +87,9 @@ def _network(run: Path, config: Config, checkpoint: Checkpoint) -> nn.Module:
     from .session import network
 
     if not checkpoint.scores:
-        raise ModelProblem(f"{run} is not finished", f"`bnfold train --resume --out {run}` goes on with it.")
+        raise ModelProblem(
+            f"{run} is not finished", f"`bnfold train --resume --out {quote(str(run))}` goes on with it."
+        )
     model = network(config, checkpoint.model | checkpoint.statistics, run)
     _check_finite(model, f"{run} holds NaN or infinity in", "Train again with a lower --lr.")
     return model.eval()

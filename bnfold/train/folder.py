@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from ..display import counted
 from ..errors import ModelProblem
+from ..installed import need
 from .arrays import Arrays
-from .options import need
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 GREY = {"1", "L"}

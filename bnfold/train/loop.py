@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from math import isfinite, isnan
+from shlex import quote
 from statistics import fmean
 
 import torch
@@ -186,5 +187,5 @@ def _resumable(session: Session) -> Iterator[None]:
         kept = runs.load(session.run).step
         raise Interrupted(
             f"stopped at step {session.step} of {session.steps}; {session.run} keeps step {kept}",
-            f"`bnfold train --resume --out {session.run}` goes on from there.",
+            f"`bnfold train --resume --out {quote(str(session.run))}` goes on from there.",
         ) from None

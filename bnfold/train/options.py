@@ -6,11 +6,10 @@ import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import BnfoldError, EnvironmentProblem, UsageProblem
+from ..errors import BnfoldError, UsageProblem
 from .recipe import CHOICES, Network, Recipe
 
 RUNS = Path("runs")
@@ -142,18 +141,6 @@ class Interrupted(BnfoldError):
     """Training was stopped by Ctrl-C; its last checkpoint is kept (exit code 130)."""
 
     exit_code = 130
-
-
-def need(*packages: str, extra: str = "train") -> None:
-    """Raise EnvironmentProblem unless every one of these packages can be imported; `extra` of bnfold brings them."""
-    for package in packages:
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise EnvironmentProblem(
-                f"this needs the package {package}, which cannot be imported here ({error})",
-                f'pip install "bnfold[{extra}]"',
-            ) from error
 
 
 def unknown(kind: str, name: str, known: Collection[str]) -> UsageProblem:

@@ -11,7 +11,8 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelProblem
-from .options import need, unknown
+from ..installed import need
+from .options import unknown
 
 Shape = tuple[int, int, int]
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -166,9 +167,10 @@ def _resumed(
     if Config.of(settings, data) != config:
         raise ModelProblem(f"{settings.data} is not what {run} was trained on", "Point --data-dir to the same files.")
     if processes != ranks.size:
+        resume = f"train --resume --out {quote(str(run))}"
         raise UsageProblem(
             f"{run} is a run of {counted(processes, 'process', 'processes')}, not {ranks.size}",
-            f"`torchrun --nproc-per-node {processes} -m bnfold_cli train --resume --out {run}` goes on with it.",
+            f"`torchrun --nproc-per-node {processes} -m bnfold_cli {resume}` goes on with it.",
         )
     session = _session(run, settings, data, _device(options.device, settings), ranks)
     if session.steps < checkpoint.step:

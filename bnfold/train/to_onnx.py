@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir
-import onnxruntime
 import torch
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
@@ -28,6 +27,7 @@ from onnxscript.rewriter.rules.common import (
 from torch import Tensor, nn
 
 from ..errors import CheckFailed, UsageProblem
+from ..installed import runtime
 
 INPUT, OUTPUT = "image", "logits"
 UNLIMITED = 1 << 31  # bytes of a constant
@@ -128,7 +128,8 @@ def _check(path: Path) -> None:
         ) from error
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(path: Path) -> Any:
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4

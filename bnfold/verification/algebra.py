@@ -119,6 +119,12 @@ class _Trial:
         self.entering = sorted({name for each in pieces for name in each.entering})
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
+        shapes = [
+            *(pair.examples[n].shape for n in self.entering),
+            *(t.dims for each in pieces for t in each.constants),
+        ]
+        if any(0 in shape for shape in shapes):
+            raise NotDerived("it reads a tensor without elements")
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]

@@ -21,7 +21,7 @@ BLOCK = 1 << 22  # elements of one unrolled block: 32 MiB of float64
 def conv(x: Array, w: Array, b: Array | None, window: Window, group: int) -> Array:
     """Cross-correlation of x (N, C, *sizes) with w (M, C/group, *kernel), plus b (M); returns (N, M, *counts)."""
     counts = window.counts(x.shape[2:])
-    x, weights = _at_work(x, w.reshape(group, w.shape[0] // group, w.shape[1], -1))
+    x, weights = _at_work(x, w.reshape(group, w.shape[0] // group, w.shape[1], prod(window.kernel)))
     taps = window.taps(window.pad(x, 0.0, counts), counts)
     out = np.empty((x.shape[0], group, weights.shape[2], *counts), dtype=x.dtype)
     rows = max(1, BLOCK * counts[0] // max(1, x.shape[0] * x.shape[1] * prod(counts) * prod(window.kernel)))
@@ -37,11 +37,11 @@ def _at_work(x: Array, weights: Array) -> tuple[Array, Array]:
 
     Where each image has at most one channel in a group that is not zero, as impulses have, it is the only one left.
     """
-    group, _, channels, _ = weights.shape
+    group, rows, channels, taps = weights.shape
     grouped = x.reshape(len(x), group, channels, *x.shape[2:])
-    busy = grouped.reshape(len(x), group, channels, -1).any(axis=3)
-    if channels == 1 or busy.sum(axis=2).max(initial=0) > 1:
-        return x, weights.reshape(1, group, weights.shape[1], -1)
+    busy = grouped.any(axis=tuple(range(3, grouped.ndim)))
+    if channels < 2 or busy.sum(axis=2).max(initial=0) > 1:
+        return x, weights.reshape(1, group, rows, channels * taps)
     which, groups = busy.argmax(axis=2), np.arange(group)
     return grouped[np.arange(len(x))[:, None], groups, which], weights[groups, :, which]
 
@@ -66,8 +66,9 @@ def conv_transpose(x: Array, w: Array, b: Array | None, window: Window, group: i
     canvas_sizes = [max(f, p + n) for f, p, n in zip(full, window.before, sizes, strict=True)]
     channels = group * w.shape[1]
     canvas = np.zeros((images, channels, *canvas_sizes), dtype=x.dtype)
-    pixels = x.reshape(images, group, -1, prod(inner))
-    weights = w.reshape(group, -1, w.shape[1], prod(window.kernel)).transpose(3, 0, 2, 1)
+    own = x.shape[1] // group
+    pixels = x.reshape(images, group, own, prod(inner))
+    weights = w.reshape(group, own, w.shape[1], prod(window.kernel)).transpose(3, 0, 2, 1)
     for tap, offset in enumerate(np.ndindex(window.kernel)):
         axes = zip(offset, window.dilations, inner, window.strides, strict=True)
         place = tuple(slice(o * d, o * d + (n - 1) * s + 1, s) for o, d, n, s in axes)

@@ -10,6 +10,7 @@ from importlib.metadata import distributions
 from typing import Any, ClassVar
 
 from ..errors import EnvironmentProblem, UsageProblem
+from ..installed import install, mixture, replaced, runtimes
 from . import child
 from .libraries import ABSENT, DRIVER, source
 from .providers import PROVIDERS
@@ -17,11 +18,7 @@ from .providers import PROVIDERS
 SCHEMA = "bnfold.doctor/1"
 SECONDS = 120.0
 _LISTED = "These are onnxruntime's words. nvidia-smi should list a GPU, and a CUDA version no older than the runtime."
-INSTALL = {
-    "cpu": "pip install bnfold",
-    "cuda": 'pip install "bnfold[gpu]"',
-    "tensorrt": 'pip install "bnfold[gpu,tensorrt]"',
-}
+EXTRAS = {"cpu": ("gpu",), "cuda": ("cuda",), "tensorrt": ("cuda", "tensorrt")}  # that bring a provider
 _WHEELS = {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "nvidia-"), "tensorrt": ("onnxruntime", "tensorrt")}
 
 
@@ -58,6 +55,7 @@ class Diagnosis:
     system: str
     python: str
     environment: dict[str, str]
+    mixture: tuple[str, str] | None = None  # of runtimes: what is wrong with it, and how to mend it
 
     COLUMNS: ClassVar = ("provider", "works", "a test node ran on", "versions")
 
@@ -87,7 +85,7 @@ def doctor() -> Diagnosis:
     found = tuple(examined(provider) for provider in PROVIDERS)
     names = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_TF32_OVERRIDE")
     environment = {name: os.environ[name] for name in names if name in os.environ}
-    return Diagnosis(found, platform.platform(), platform.python_version(), environment)
+    return Diagnosis(found, platform.platform(), platform.python_version(), environment, mixture())
 
 
 def require(providers: Iterable[str]) -> None:
@@ -103,11 +101,11 @@ def _insist(health: Health) -> None:
 
 def examined(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
-    wheels = installed(_WHEELS[provider])
+    wheels = runtimes() | installed(_WHEELS[provider])
     try:
         found = child.run("probe", {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
     except child.Crashed as why:
-        fix = "Check the NVIDIA driver with nvidia-smi; reinstall the wheels: " + INSTALL[provider]
+        fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {install(*EXTRAS[provider])}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
     works = PROVIDERS[provider] in found["ran_on"]
     reason, fix = ("", "") if works else diagnosed(provider, found)
@@ -118,17 +116,17 @@ def examined(provider: str) -> Health:
 def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a provider does not work, and what to do: from what the probe found."""
     if not found["versions"]:
-        return found["said"], f"Install it anew: {INSTALL[provider]}"
+        return found["said"], install(*EXTRAS[provider]) if provider != "cpu" and not runtimes() else found["fix"]
     if not found["offered"]:
         version = found["versions"]["onnxruntime"]
-        return f"onnxruntime {version} is installed without it", f"pip uninstall onnxruntime, then {INSTALL[provider]}"
+        return f"onnxruntime {version} is installed without it", replaced(*EXTRAS[provider])
     broken = {library: why for library, why in found["libraries"].items() if why}
     if broken:
         return missing(broken), _cure(provider, broken, found["driver"])
     if found["said"]:
         return found["said"], _LISTED
     places = ", ".join(found["ran_on"]) or "nothing"
-    return f"a one-node session ran on {places}, and onnxruntime does not say why", INSTALL[provider]
+    return f"a one-node session ran on {places}, and onnxruntime does not say why", install(*EXTRAS[provider])
 
 
 def missing(broken: Mapping[str, str]) -> str:
@@ -144,7 +142,7 @@ def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -
     sources = {source(name) for name in broken}
     needs_driver = DRIVER in sources or not driver
     steps = ["Install the NVIDIA driver, on a machine with an NVIDIA GPU"] if needs_driver else []
-    return "; ".join(steps + [INSTALL[provider]] * bool(sources - {DRIVER})) + "."
+    return "; ".join(steps + [f"{install(*EXTRAS[provider])}"] * bool(sources - {DRIVER})) + "."
 
 
 def installed(starts: tuple[str, ...]) -> dict[str, str]:

@@ -101,6 +101,8 @@ def _uninformative(level: Level) -> list[str]:
     found = []
     if not outputs:
         found.append("no output is a tensor of numbers")
+    elif not any(t.elements for t in outputs):
+        found.append("no output has elements: there is nothing to compare")
     elif not any(t.usable for t in outputs):
         found.append("every output is NaN or Inf throughout, in the original as well")
     elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
+from ..installed import runtime
+
 WHEELS = {  # library: the wheel that holds it; NVIDIA's names carry a suffix up to CUDA 12
     "libcublas": "nvidia-cublas",
     "libcublasLt": "nvidia-cublas",
@@ -36,9 +38,7 @@ def source(library: str) -> str:
 
 def required(provider: str) -> list[str]:
     """Libraries that onnxruntime's own library of a provider needs; TensorRT leaves nodes to CUDA and needs both."""
-    import onnxruntime as ort
-
-    folder = Path(ort.__file__).parent / "capi"
+    folder = Path(runtime().__file__).parent / "capi"
     names = ("cuda", "tensorrt") if provider == "tensorrt" else (provider,)
     return list(dict.fromkeys(n for name in names for n in needed(folder / f"libonnxruntime_providers_{name}.so")))
 
@@ -47,10 +47,8 @@ def preload(provider: str) -> None:
     """Load what a GPU provider needs out of installed wheels, before its first session looks for it in vain."""
     if provider == "cpu":
         return
-    import onnxruntime as ort
-
     with redirect_stdout(StringIO()):  # it prints what it does not find
-        ort.preload_dlls()
+        runtime().preload_dlls()
     for name in required(provider):
         load(name)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,7 @@ class Tally:
     quantum: float = 0.0
     sums: dict[int | None, Array] = field(default_factory=dict)
     largest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # largest absolute error: original, folded
+    runs: int = 0
     elements: int = 0
     excluded: int = 0  # not finite in the original either: nothing can be learned there
     broken: int = 0  # not finite, or of another kind of not finite, only in the folded model
@@ -92,6 +94,7 @@ class Tally:
         if original.shape != folded.shape or original.dtype != folded.dtype:
             self.misshapen = f"{original.dtype}{list(original.shape)} became {folded.dtype}{list(folded.shape)}"
             return
+        self.runs += 1
         self.elements += original.size
         if original.dtype.kind not in "fV" and original.dtype.name != "bfloat16":
             self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
@@ -233,6 +236,7 @@ def _squares(values: Array, axis: int | None) -> Array:
     """Sum of squares over everything, or over all axes but one."""
     if axis is None:
         return np.array([np.vdot(values, values)])
-    laid = values.reshape(int(np.prod(values.shape[:axis])), values.shape[axis], -1)
+    before, after = prod(values.shape[:axis]), prod(values.shape[axis + 1 :])
+    laid = values.reshape(before, values.shape[axis], after)
     found: Array = np.square(laid).sum(axis=2).sum(axis=0)
     return found

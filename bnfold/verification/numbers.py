@@ -98,7 +98,7 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
     report["ran"] = bool(report["cases"])
-    best = {name: tally if _compared(tally) else spare[name] for name, tally in tallies.items()}
+    best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
     report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
     trial.notes += _gaps(report["tensors"])
     return report
@@ -197,11 +197,13 @@ def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str])
     """One record per tensor, in the order of the graph, those excused that hold other values by design."""
     nodes = produced(trial.original.graph)
     makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
-    found = [record(t, makers[n], n in outputs, n in trial.edits) for n, t in tallies.items() if _compared(t)]
-    good = {entry["name"]: bool(entry["ok"]) for entry in found}
+    shown = (n for n, t in tallies.items() if _compared(t) or (t.runs and n in outputs))
+    found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
+    empty = {name: True for name, tally in tallies.items() if tally.runs and not (tally.elements or tally.misshapen)}
+    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in found}}
     excused = undone(trial.folded.graph, good, trial.edits)
-    shown = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
-    return [_excused(entry, entry["name"] in excused) | {"by_channel": shown.get(entry["name"])} for entry in found]
+    channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
+    return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
 
 
 def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:

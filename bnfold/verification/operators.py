@@ -3,11 +3,13 @@
 Known errors of onnx 1.23's reference, each replaced here or beside: BatchNormalization-9 mixes batch statistics in,
 BatchNormalization-7 trains; Softmax and its kin before opset 13 normalize one axis instead of all trailing ones; LRN
 loops over the batch instead of the channels; Upsample-7 and Resize-10 are read with the arguments of later versions;
-DequantizeLinear rounds int32 to float32; ConvTranspose with groups (convolution.py).
+DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; Flatten does not know what to
+make of no elements; ConvTranspose with groups (convolution.py).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -105,6 +107,36 @@ class Pad(_Standard):
         return (np.pad(x, np.maximum(widths, 0), mode=mode, **more),)
 
 
+class Flatten(_Standard):
+    """All axes before `axis` as one, and all others; of a tensor without elements as well."""
+
+    def _run(self, x, axis=None):  # type: ignore[no-untyped-def]
+        axis = self.given("axis", 1)
+        return (x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:])),)
+
+
+class Slice(_Standard):
+    """Slice of every opset: starts and ends are clamped to the axis, also below its beginning where steps go back."""
+
+    def _run(self, x, starts=None, ends=None, axes=None, steps=None, **attributes):  # type: ignore[no-untyped-def]
+        starts, ends, axes = self.given("starts", starts), self.given("ends", ends), self.given("axes", axes)
+        axes = range(len(starts)) if axes is None else axes
+        for start, end, axis, step in zip(
+            starts, ends, axes, [1] * len(starts) if steps is None else steps, strict=True
+        ):
+            places = _walk(x.shape[axis], int(start), int(end), int(step))
+            x = np.take(x, np.asarray(places, np.intp), axis=axis)
+        return (x,)
+
+
+def _walk(n: int, start: int, end: int, step: int) -> range:
+    """The positions from start to end on an axis of n elements, both counted from the end where they are negative."""
+    first, last = (at + n if at < 0 else at for at in (start, end))
+    if step > 0:
+        return range(min(max(first, 0), n), min(max(last, 0), n), step)
+    return range(min(max(first, 0), n - 1), min(max(last, -1), n - 1), step)
+
+
 class DequantizeLinear(_Standard):
     """(x - zero_point) * scale: per tensor, per axis, or in blocks along an axis."""
 
@@ -179,6 +211,8 @@ REPLACED: tuple[type[OpRun], ...] = (
     LogSoftmax,
     LRN,
     Pad,
+    Flatten,
+    Slice,
     DequantizeLinear,
     Upsample,
     ImageScaler,

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from ..bounds import expanded
 from ..progress import tell
 from .doubles import doubled
+from .known import settled
 from .operators import REPLACED, Resize10
 from .protos import called, opset, subgraphs
 from .windows import Array
@@ -52,7 +53,7 @@ class Oracle:
     """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        wide = doubled(model)
+        wide = doubled(settled(model))
         order = {key: place for place, key in enumerate(expanded(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:

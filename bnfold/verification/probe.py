@@ -17,6 +17,8 @@ import onnx
 import onnx.parser
 from onnx import numpy_helper
 
+from ..errors import EnvironmentProblem
+from ..installed import runtime
 from . import libraries, sessions
 from .child import stage
 from .driver import driver
@@ -29,9 +31,9 @@ def probe(request: Mapping[str, Any]) -> dict[str, Any]:
     way = Way(request["provider"])
     found: dict[str, Any] = {"offered": False, "libraries": {}, "ran_on": [], "said": "", "versions": {}, "driver": {}}
     try:
-        import onnxruntime as ort
-    except ImportError as why:
-        return found | {"said": f"onnxruntime cannot be imported: {why}"}
+        ort = runtime()
+    except EnvironmentProblem as why:
+        return found | {"said": str(why), "fix": why.hint}
     found.update(offered=way.name in ort.get_available_providers(), versions={"onnxruntime": ort.__version__})
     if way.gpu:
         stage(f"loading the libraries of {way.name}")

@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from ..errors import UsageProblem
+from ..installed import runtime
 
 LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "default": "ORT_ENABLE_ALL"}
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -106,8 +107,7 @@ def options(
 
     With `profile`, the start of a path, the session notes every kernel it runs.
     """
-    import onnxruntime as ort
-
+    ort = runtime()
     made = ort.SessionOptions()
     made.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
     made.use_deterministic_compute = deterministic
@@ -125,11 +125,9 @@ def options(
 
 def session(model: bytes | str, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)) -> Any:
     """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
-    import onnxruntime as ort
-
     asked = [(provider, checked(provider, options)) for provider, options in providers]
     try:
-        running = ort.InferenceSession(model, made, providers=asked, enable_fallback=0)
+        running = runtime().InferenceSession(model, made, providers=asked, enable_fallback=0)
     except Exception as why:  # onnxruntime's exceptions have no common base
         raise CannotRun(one_line(why)) from why
     if asked[0][0] not in running.get_providers():

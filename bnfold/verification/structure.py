@@ -10,7 +10,7 @@ import onnx
 
 from .child import stage
 from .loading import load
-from .protos import every_node, fed
+from .protos import counts, fed
 from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add
@@ -41,8 +41,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(model: onnx.ModelProto) -> dict[str, int]:
-    operators = Counter(node.op_type for node in every_node(model))
-    return {"nodes": len(model.graph.node), "batch_normalization": operators["BatchNormalization"]}
+    return dict(zip(("nodes", "batch_normalization"), counts(model), strict=True))
 
 
 def _interface(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:

@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
 
 from .protos import called, every_node, subgraphs
 
-Digests = dict[tuple[str, str], list[bytes]]  # by kind of message and name, in the order of the file
+Name = tuple[int, str]  # the number of the graph that defines it, and the name
+Digests = dict[tuple[str, Name], list[bytes]]  # by kind of message and name, in the order of the file
 FIELDS = {"initializer": "name", "value_info": "name", "quantization_annotation": "tensor_name"}
+STORED = ("initializer", "sparse_initializer")
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The main graph, a body or a function, with its number in the order of the file, and the graph around it.
+
+    `own` are the names that it defines, in one of two models at least: what one lost still means the same.
+    """
+
+    number: int
+    message: onnx.GraphProto | onnx.FunctionProto
+    around: Graph | None
+    own: frozenset[str]
+
+    def name(self, name: str) -> Name:
+        """What a name means in this graph."""
+        if name in self.own or self.around is None:
+            return self.number, name
+        return self.around.name(name)
+
+
+def graphs(model: onnx.ModelProto, others: Sequence[Graph] = ()) -> list[Graph]:
+    """Every graph of a model, each after the one around it; `others` are those of the model it is compared with."""
+    found: list[Graph] = []
+
+    def add(message: onnx.GraphProto | onnx.FunctionProto, around: Graph | None) -> None:
+        same = others[len(found)].own if len(found) < len(others) else frozenset()
+        found.append(graph := Graph(len(found), message, around, same | _defined(message)))
+        for body in (body for node in message.node for body in subgraphs(node)):
+            add(body, graph)
+
+    for part in (model.graph, *model.functions):
+        add(part, None)
+    return found
+
+
+def _defined(graph: onnx.GraphProto | onnx.FunctionProto) -> frozenset[str]:
+    made = {name for node in graph.node for name in node.output}
+    if isinstance(graph, onnx.FunctionProto):
+        return frozenset({*made, *graph.input})
+    sparse = (tensor.values.name for tensor in graph.sparse_initializer)
+    return frozenset({*made, *sparse, *(x.name for x in [*graph.initializer, *graph.input])})
+
+
+def merged(graphs: Iterable[Graph]) -> list[Graph]:
+    """The same under one number: names alone must do."""
+    return [Graph(0, graph.message, None, frozenset()) for graph in graphs]
+
+
+def changed(before: list[bytes], after: list[bytes], inlined: bool) -> bool:
+    """Whether messages of one name are not those that were read; where functions are inlined, they may come again."""
+    return not {*after} <= {*before} if inlined else after != before
 
 
 class Messages:
@@ -19,8 +74,16 @@ class Messages:
 
     def __init__(self, original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
         self.original, self.folded = original, folded
-        self.before, self.after = digests(original), digests(folded)
-        self.different = {key for key, found in self.after.items() if self.before.get(key) != found}
+        first = graphs(original)
+        pair = [first, graphs(folded, first)]
+        self.inlined = {*map(called_as, original.functions)} != {*map(called_as, folded.functions)}
+        if self.inlined or len(pair[0]) != len(pair[1]):
+            pair = [merged(found) for found in pair]
+        self.graphs = pair
+        self.before, self.after = digests(original, pair[0]), digests(folded, pair[1])
+        self.different = {
+            key for key, found in self.after.items() if changed(self.before.get(key, []), found, self.inlined)
+        }
 
     def unasked(self, declared: Collection[str] | None) -> Iterator[str]:
         """Sentences about what changed beside the fold sites.
@@ -28,14 +91,15 @@ class Messages:
         `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a
         constant that does, counts as one.
         """
-        allowed = _about(self.folded, _sites(self.folded, self.different) if declared is None else declared)
+        allowed = {*_about(self.graphs[1], self.different, declared)}
         for kind, name in sorted(self.different):
             if name not in allowed:
-                yield f"{kind} {name!r} changed, though it belongs to no fold site"
-        used, left = _mentioned(self.original), _mentioned(self.folded)
+                yield f"{kind} {name[1]!r} changed, though it belongs to no fold site"
+        used, left = (_mentioned(found) for found in self.graphs)
         for kind, name in sorted(self.before.keys() - self.after.keys()):
-            if kind != "node" and (name in left or name not in used):
-                yield f"{kind} {name!r} is gone"
+            stays = name in left and not (self.inlined and kind in STORED)
+            if kind != "node" and (stays or name not in used):
+                yield f"{kind} {name[1]!r} is gone"
         yield from _labels(self.original, self.folded)
 
     def count(self) -> tuple[int, int]:
@@ -43,22 +107,21 @@ class Messages:
         return len(self.after) - len(self.different), len(self.different)
 
 
-def digests(model: onnx.ModelProto) -> Digests:
+def digests(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Digests:
     """Every message of a model about something that has a name; nodes without the graphs that are nested in them."""
     found: Digests = {}
-    for kind, name, message in _every(model):
+    for kind, name, message in _every(model, graphs):
         digest = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
         found.setdefault((kind, name), []).append(digest)
     return found
 
 
-def _every(model: onnx.ModelProto) -> Iterator[tuple[str, str, Any]]:
-    yield from _in_graph(model.graph)
-    for function in model.functions:
-        yield "function", called_as(function), _bare(function, "node")
-        yield from _in_nodes(function.node)
+def _every(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Iterator[tuple[str, Name, Any]]:
+    for graph in graphs:
+        for kind, name, message in _in_graph(graph.message):
+            yield kind, (graph.number * (kind != "function"), name), message
     for number, training in enumerate(model.training_info):
-        yield "training_info", str(number), training
+        yield "training_info", (0, str(number)), training
 
 
 def called_as(function: onnx.FunctionProto) -> str:
@@ -66,20 +129,16 @@ def called_as(function: onnx.FunctionProto) -> str:
     return called(onnx.NodeProto(domain=function.domain, op_type=function.name))
 
 
-def _in_graph(graph: onnx.GraphProto) -> Iterator[tuple[str, str, Any]]:
+def _in_graph(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, str, Any]]:
+    for node in graph.node:
+        yield "node", _first(node), _without_graphs(node) if any(subgraphs(node)) else node
+    if isinstance(graph, onnx.FunctionProto):
+        yield "function", called_as(graph), _bare(graph, "node")
+        return
     yield "graph", graph.name, onnx.GraphProto(doc_string=graph.doc_string, metadata_props=graph.metadata_props)
-    yield from _in_nodes(graph.node)
     for field, key in FIELDS.items():
         yield from ((field, getattr(message, key), message) for message in getattr(graph, field))
     yield from (("sparse_initializer", sparse.values.name, sparse) for sparse in graph.sparse_initializer)
-
-
-def _in_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str, Any]]:
-    for node in nodes:
-        inner = list(subgraphs(node))
-        yield "node", _first(node), _without_graphs(node) if inner else node
-        for graph in inner:
-            yield from _in_graph(graph)
 
 
 def _first(node: onnx.NodeProto) -> str:
@@ -101,21 +160,32 @@ def _bare(message: Any, *fields: str) -> Any:
     return copy
 
 
-def _sites(model: onnx.ModelProto, different: Collection[tuple[str, str]]) -> set[str]:
-    stored = {name for kind, name in different if kind in ("initializer", "sparse_initializer")}
-    nodes = {_first(node) for node in every_node(model) if not stored.isdisjoint(node.input)}
-    return nodes | {name for kind, name in different if kind == "node"}
-
-
-def _about(model: onnx.ModelProto, declared: Collection[str]) -> set[str]:
+def _about(
+    graphs: Iterable[Graph], different: Collection[tuple[str, Name]], declared: Collection[str] | None
+) -> Iterator[Name]:
     """The names that fold sites may change: their own tensors and what they read."""
-    sites = [node for node in every_node(model) if _first(node) in declared]
-    return {*declared, *(name for node in sites for name in (*node.input, *node.output))}
+    for graph, node in _nodes(graphs):
+        names = [graph.name(name) for name in (*node.input, *node.output)]
+        if declared is None:
+            changed = any((kind, name) in different for kind in STORED for name in names)
+            is_site = changed or ("node", graph.name(_first(node))) in different
+        else:
+            is_site = _first(node) in declared
+        if is_site:
+            yield from names
 
 
-def _mentioned(model: onnx.ModelProto) -> set[str]:
+def _nodes(graphs: Iterable[Graph]) -> Iterator[tuple[Graph, onnx.NodeProto]]:
+    return ((graph, node) for graph in graphs for node in graph.message.node)
+
+
+def _mentioned(graphs: Iterable[Graph]) -> set[Name]:
     """Names that nodes make or read, and names of operators."""
-    return {name for node in every_node(model) for name in (*node.input, *node.output, called(node))}
+    found: set[Name] = set()
+    for graph, node in _nodes(graphs):
+        found.update(graph.name(name) for name in (*node.input, *node.output))
+        found.add((0, called(node)))
+    return found
 
 
 def _labels(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from ..errors import UsageProblem
+from ..installed import require_runtime
 from ..models import Model, given
 from . import child
 from .doctor import require
@@ -77,7 +78,8 @@ def verify(
 
 
 def _asked(effort: str, seed: int, levels: Sequence[str], placement: str, outside: bool) -> dict[str, Any]:
-    """The start of a request to the children. Raises UsageProblem for what there is not."""
+    """The start of a request to the children. Raises UsageProblem for what there is not, and without a runtime."""
+    require_runtime("verification")
     if placement not in POLICIES:
         raise UsageProblem(f"unknown placement policy {placement!r}", f"Choose one of: {', '.join(POLICIES)}.")
     if effort not in SECONDS:

@@ -55,8 +55,8 @@ class Window:
     def _count(self, axis: int, size: int, ceil: bool) -> int:
         step, before = self.strides[axis], self.before[axis]
         room = size + before + self.after[axis] - self.extents[axis]
-        count = (-(-room // step) if ceil else room // step) + 1
-        return count - 1 if ceil and (count - 1) * step >= size + before else count
+        count = max(0, (-(-room // step) if ceil else room // step) + 1)
+        return count - 1 if ceil and count and (count - 1) * step >= size + before else count
 
     def pad(self, x: Array, fill: float, counts: Sequence[int]) -> Array:
         """`x` padded with `fill`, far enough that `counts` windows fit along every spatial axis."""
@@ -69,6 +69,8 @@ class Window:
 
     def taps(self, padded: Array, counts: Sequence[int]) -> Array:
         """All windows as one view: (N, C, *counts, *kernel)."""
+        if 0 in counts:
+            return np.empty((*padded.shape[:2], *counts, *self.kernel), padded.dtype)
         axes = tuple(range(2, padded.ndim))
         view = np.lib.stride_tricks.sliding_window_view(padded, self.extents, axes)
         moves = tuple(slice(0, (n - 1) * s + 1, s) for n, s in zip(counts, self.strides, strict=True))

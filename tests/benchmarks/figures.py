@@ -2,6 +2,7 @@
 
 left.svg: BatchNormalization left in each of the 26 architectures that other tools leave unfinished (zoo_cpu.json)
 speed.svg: how many times as fast networks with parallel branches are when folded (reparameterized_cpu.json)
+speed_cuda.svg: the same on a GPU, for networks of both kinds (latency_cuda.json)
 """
 
 from __future__ import annotations
@@ -77,6 +78,37 @@ def speed(figure: Figure) -> None:
     figure.suptitle(title, x=0.01, ha="left")
 
 
+CUDA = (  # precision, inside a CUDA graph, marker, color
+    ("float32", False, "o", BLUE),
+    ("float16", False, "D", ORANGE),
+    ("float32", True, "s", GREY),
+)
+
+
+def speed_cuda(figure: Figure) -> None:
+    """For each network its points at batch 1, from 1, which is no gain; the fastest first."""
+    found = record("latency_cuda.json")
+    at = {(r["name"], r["precision"], r["cuda_graph"]): r for r in found["rows"] if r["batch"] == 1}
+    names = sorted({name for name, *_ in at}, key=lambda name: -at[name, "float32", False]["ratio"])
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        for (precision, graph, marker, color), off in zip(CUDA, (-0.2, 0.0, 0.2), strict=True):
+            if row := at.get((name, precision, graph)):
+                axes.hlines(place + off, 1, row["ratio"], color=color, linewidth=1.5, alpha=0.35)
+                axes.errorbar(row["ratio"], place + off, xerr=interval(row), fmt=marker, color=color, markersize=4)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0.9, 5.5)
+    axes.axvline(1, color=GREY, linewidth=0.8)
+    axes.set_xticks([1, 2, 3, 4, 5], ["1 (as before)", "2", "3", "4", "5"])
+    bare(axes)
+    key(axes, "● float32", BLUE, 0.30)
+    key(axes, "◆ float16", ORANGE, 0.20)
+    key(axes, "■ float32 in a CUDA graph", GREY, 0.10)
+    title = f"CUDA, {found['environment']['gpu']}, batch 1: times as fast as before folding, with 95 % intervals"
+    figure.suptitle(title, x=0.01, ha="left")
+
+
 def interval(found: dict[str, float]) -> list[list[float]]:
     return [[found["ratio"] - found["low"]], [found["high"] - found["ratio"]]]
 
@@ -94,6 +126,7 @@ def bare(axes: Axes) -> None:
 FIGURES: dict[str, tuple[Callable[[Figure], None], tuple[float, float]]] = {
     "left": (left, (7.2, 4.9)),
     "speed": (speed, (7.2, 2.1)),
+    "speed_cuda": (speed_cuda, (7.2, 3.6)),
 }
 
 

@@ -29,7 +29,7 @@ def bnfold(read: str, write: str) -> None:
     """Without verification: it is the fold alone that is compared."""
     from bnfold.pipeline import Options, fold_file
 
-    fold_file(Path(read), Path(write), Options(verify="off", pass_through=True))
+    fold_file(Path(read), Path(write), Options(verify="off"))
 
 
 def transform(tool: str, folder: Path) -> Callable[[str], Answer]:

@@ -19,7 +19,7 @@ from tests.samples import folder, module
 
 ROOT = Path(__file__).resolve().parents[2]
 TRANSCRIPT = Path(__file__).parent / "TRANSCRIPT.md"
-INSTALL = ("python3 -m venv .venv", ". .venv/bin/activate && pip install --quiet .")
+INSTALL = ("python3 -m venv .venv", '. .venv/bin/activate && pip install --quiet ".[gpu]"')
 TASKS = {
     "Fold my model": ("bnfold fold text.onnx", "bnfold fold branches.onnx", "bnfold fold finished.onnx"),
     "Why was this kept?": ("bnfold fold faces.onnx", "bnfold explain faces.onnx"),

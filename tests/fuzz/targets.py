@@ -29,7 +29,7 @@ FEW, ALL = 72, 1 << 40  # bytes from which a tensor stays in the file, so that m
 INFERRED = 8  # elements up to which shape inference is given values: none of those that stay
 SECONDS = 30  # for one execution
 INTERNAL = 70  # exit code of a defect
-OPTIONS = Options(verify="off", force=True, pass_through=True)
+OPTIONS = Options(verify="off", force=True)
 
 Target = Callable[[bytes], str]
 
@@ -184,7 +184,7 @@ def verification(data: bytes) -> str:
     """Fold and verify, as `bnfold fold` does: nothing but a pass, a refusal, or what could not be decided."""
     with placed(data) as path:
         try:
-            report = fold_file(path, path.with_name("o.onnx"), Options(force=True, pass_through=True))
+            report = fold_file(path, path.with_name("o.onnx"), Options(force=True))
         except BnfoldError as problem:
             return refusal(problem)
         return "passed" if report.verification else "kept"
