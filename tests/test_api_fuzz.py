@@ -42,7 +42,15 @@ def test_a_graph_is_drawn_again_from_its_number(capsys):
 
 def test_what_ordinary_generators_do_not_make_is_there():
     features = {name for index in range(400) for name, times in draw(2, index).features.items() if times}
-    assert features >= {"If", "Loop", "Scan", "function", "shadowed name", "constant: cast_through", "constant: dequantized"}
+    assert features >= {
+        "If",
+        "Loop",
+        "Scan",
+        "function",
+        "shadowed name",
+        "constant: cast_through",
+        "constant: dequantized",
+    }
     assert features >= {"input without elements", "operand without elements", "symbolic batch", "output in the middle"}
     assert features >= {f"opset {n}" for n in range(7, 27)}
 
@@ -109,5 +117,9 @@ def test_what_is_near_and_what_is_not():
 
 
 def test_what_fails_is_made_smaller(monkeypatch):
-    monkeypatch.setattr(reduce, "judged", lambda d: {"faults": [("odd", "")] if any(n.op_type == "Conv" for n in d.model.graph.node) else []})
+    monkeypatch.setattr(
+        reduce,
+        "judged",
+        lambda d: {"faults": [("odd", "")] if any(n.op_type == "Conv" for n in d.model.graph.node) else []},
+    )
     assert [n.op_type for n in reduce.reduced(given()).model.graph.node] == ["Conv"]

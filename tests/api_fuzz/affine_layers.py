@@ -27,7 +27,9 @@ def bn(g: Scope, x: Value) -> Value:
         attributes["training_mode"] = int(f.chance(0.03))
     names = statistics(g, x, shape, attributes["epsilon"] == 0.0)
     need(x.kind == names[0].kind == names[1].kind and names[2].kind == names[3].kind)
-    f.features["BatchNormalization in a body" if g.depth or g.is_function else "BatchNormalization in the main graph"] += 1
+    f.features[
+        "BatchNormalization in a body" if g.depth or g.is_function else "BatchNormalization in the main graph"
+    ] += 1
     made = g.emit("BatchNormalization", [x, *names], outputs=3 if attributes.get("training_mode") else 1, **attributes)
     if 9 <= f.opset < 14 and x.kind == F32 and f.chance(0.06):
         g.nodes[-1].output.extend([""] * 4)

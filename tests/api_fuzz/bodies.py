@@ -83,7 +83,9 @@ def condition(g: Scope, x: Value) -> Value:
         return plain(g, f.chance(0.5), BOOL)
     total = g.emit("Reshape", [x, plain(g, [-1], I64)])[0]
     need(total.shape[0] > 0)
-    most = g.emit("ReduceMean", [total], keepdims=0)[0] if f.opset < 18 else g.emit("ReduceMean", [total], keepdims=0)[0]
+    most = (
+        g.emit("ReduceMean", [total], keepdims=0)[0] if f.opset < 18 else g.emit("ReduceMean", [total], keepdims=0)[0]
+    )
     return g.emit("Greater", [most, plain(g, 0.0, x.kind)])[0]
 
 
@@ -126,7 +128,11 @@ def loop(g: Scope, x: Value) -> Value:
     trips, goes = trip_count(g), Value("", BOOL, ()) if f.chance(0.3) else plain(g, True, BOOL)
     names = [g.fresh("loop"), g.fresh("scan")]
     inner = Scope(f, g, stem=f.pick(["b", "i"]))
-    count, going, carried = Value(inner.fresh(), I64, ()), Value(inner.fresh(), BOOL, ()), Value(inner.fresh(), x.kind, x.shape)
+    count, going, carried = (
+        Value(inner.fresh(), I64, ()),
+        Value(inner.fresh(), BOOL, ()),
+        Value(inner.fresh(), x.kind, x.shape),
+    )
     inner.live.append(carried)
     state = chain(inner, carried, f.number(1, 2), KEEP_SHAPE)
     need(state.shape == x.shape and state.kind == x.kind)
@@ -193,7 +199,17 @@ def function(g: Scope, x: Value) -> Value:
     need(end.name in produced and end is not given and not end.constant)
     names, said = attribute_of_caller(g, inner)
     called = f"F{len(f.functions)}"
-    f.functions.append(helper.make_function("local", called, [given.name, *(p.name for p in inside)], [end.name], inner.nodes, [helper.make_opsetid("", f.opset)], names))
+    f.functions.append(
+        helper.make_function(
+            "local",
+            called,
+            [given.name, *(p.name for p in inside)],
+            [end.name],
+            inner.nodes,
+            [helper.make_opsetid("", f.opset)],
+            names,
+        )
+    )
     for _ in range(f.pick([1, 1, 2]) if end.shape == x.shape and end.kind == x.kind else 1):
         result = Value(g.fresh("call"), end.kind, end.shape)
         g.add(called, [x.name, *(p.name for p in params)], [result.name], said, domain="local")
@@ -225,8 +241,19 @@ CROSSED: Mapping[Any, int] = {
     other_layers.clip: 2, other_layers.quantized: 3, other_layers.normalized: 1, **LAYERS,
 }  # fmt: skip
 PLANS: list[list[Mapping[Any, int]]] = [
-    *[[LINEAR, CROSSED, AFFINE], [LINEAR, CROSSED, CROSSED, AFFINE], [AFFINE, CROSSED, LINEAR], [AFFINE, CROSSED, CROSSED, LINEAR]] * 3,
+    *[
+        [LINEAR, CROSSED, AFFINE],
+        [LINEAR, CROSSED, CROSSED, AFFINE],
+        [AFFINE, CROSSED, LINEAR],
+        [AFFINE, CROSSED, CROSSED, LINEAR],
+    ]
+    * 3,
     *[[LINEAR, AFFINE, LAYERS], [LINEAR, LAYERS], [LINEAR, LAYERS, AFFINE], [AFFINE, LAYERS, LINEAR]] * 2,
-    *[[AFFINE, AFFINE, AFFINE], [AFFINE, CROSSED, AFFINE], [LINEAR, AFFINE, CROSSED, AFFINE], [AFFINE, CROSSED, AFFINE, CROSSED, LINEAR]],
+    *[
+        [AFFINE, AFFINE, AFFINE],
+        [AFFINE, CROSSED, AFFINE],
+        [LINEAR, AFFINE, CROSSED, AFFINE],
+        [AFFINE, CROSSED, AFFINE, CROSSED, LINEAR],
+    ],
     *[[LINEAR, AFFINE, LINEAR, AFFINE], [LINEAR, affine_layers.KEEP_SHAPE, affine_layers.KEEP_SHAPE]],
 ]

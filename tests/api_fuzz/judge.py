@@ -69,7 +69,9 @@ def judged(drawn: Drawn, begin: Callable[[], None] = lambda: None) -> Found:
         return found
     except Exception as why:  # whatever it raises
         place = traceback.extract_tb(why.__traceback__)[-1]
-        found["faults"].append(("exception", f"{words(why)} at {place.filename.rsplit('/', 2)[-1]}:{place.lineno} {place.name}"))
+        found["faults"].append(
+            ("exception", f"{words(why)} at {place.filename.rsplit('/', 2)[-1]}:{place.lineno} {place.name}")
+        )
         return found
     found |= {"folded": len(result.folded), "kept": len(result.kept)}
     found["directions"] = [f.direction for f in result.folded]
@@ -77,7 +79,12 @@ def judged(drawn: Drawn, begin: Callable[[], None] = lambda: None) -> Found:
         found["faults"].append(("argument mutated", ""))
     found["faults"] += trial.compare(result.model, result.flushed)
     found["overflows"] = trial.overflows
-    found["faults"] += [*invalid(result.model, full), *again(result), *miscounted(model, result), *lost(model, result.model)]
+    found["faults"] += [
+        *invalid(result.model, full),
+        *again(result),
+        *miscounted(model, result),
+        *lost(model, result.model),
+    ]
     return found
 
 
@@ -127,8 +134,18 @@ def lost(model: ModelProto, folded: ModelProto) -> list[Fault]:
     for name in ("metadata_props", "opset_import"):
         if list(getattr(model, name)) != list(getattr(folded, name)):
             faults.append(("lost", name))
-    pairs = [([i for i in m.graph.input if i.name not in stored | {t.name for t in m.graph.initializer}], list(m.graph.output)) for m in (model, folded)]
-    if pairs[0] != pairs[1] or model.graph.doc_string != folded.graph.doc_string or model.graph.name != folded.graph.name:
+    pairs = [
+        (
+            [i for i in m.graph.input if i.name not in stored | {t.name for t in m.graph.initializer}],
+            list(m.graph.output),
+        )
+        for m in (model, folded)
+    ]
+    if (
+        pairs[0] != pairs[1]
+        or model.graph.doc_string != folded.graph.doc_string
+        or model.graph.name != folded.graph.name
+    ):
         faults.append(("lost", "inputs, outputs or notes of the graph"))
     return faults
 
@@ -164,7 +181,10 @@ class Trial:
         """A second session gives the same: where not, onnxruntime reads what nobody has written."""
         session = running.session(self.model)
         for feeds, want in self.runs:
-            if any(np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in zip(want, running.ran(session, feeds), strict=True)):
+            if any(
+                np.asarray(a).tobytes() != np.asarray(b).tobytes()
+                for a, b in zip(want, running.ran(session, feeds), strict=True)
+            ):
                 raise Dropped("onnxruntime: two runs differ")
 
     def compare(self, folded: ModelProto, flushed: int) -> list[Fault]:
@@ -176,7 +196,9 @@ class Trial:
         except Exception as why:  # of onnxruntime
             return [("does not load", words(why))]
         self.flushed = bool(flushed)
-        self.moved = [running.session(noise.moved(self.model, np.random.default_rng(i), 1.0, self.flushed)) for i in range(DRAWS)]
+        self.moved = [
+            running.session(noise.moved(self.model, np.random.default_rng(i), 1.0, self.flushed)) for i in range(DRAWS)
+        ]
         for turn, (feeds, want) in enumerate(self.runs):
             try:
                 got = running.ran(session, feeds)
@@ -194,7 +216,10 @@ class Trial:
             return "wrong", f"{b.dtype}{list(b.shape)}, not {a.dtype}{list(a.shape)}"
         if a.tobytes() == b.tobytes():
             return None
-        more = [running.ran(s, noise.feeds_moved(feeds, np.random.default_rng(i), 1.0))[place] for i, s in enumerate(self.moved)]
+        more = [
+            running.ran(s, noise.feeds_moved(feeds, np.random.default_rng(i), 1.0))[place]
+            for i, s in enumerate(self.moved)
+        ]
         if within(a, b, more, self.floor, TIMES):
             return None
         far = self._far(feeds, place)
@@ -266,7 +291,11 @@ def within(a: np.ndarray, b: np.ndarray, moved: Sequence[Any], floor: float, tim
     """Whether b is as near to a as rounding explains; integers and what is not finite, as the moved ones are."""
     if a.dtype.kind not in "f":
         different = a != b
-        return bool(np.all(np.any([np.asarray(m) != a for m in moved], axis=0)[different])) if moved else not different.any()
+        return (
+            bool(np.all(np.any([np.asarray(m) != a for m in moved], axis=0)[different]))
+            if moved
+            else not different.any()
+        )
     x, y = a.astype(np.float64), b.astype(np.float64)
     near = [np.asarray(m, np.float64) for m in moved if np.shape(m) == a.shape]
     with np.errstate(all="ignore"):
@@ -293,7 +322,13 @@ def largest(value: np.ndarray) -> float:
 def difference(a: np.ndarray, b: np.ndarray) -> float:
     with np.errstate(all="ignore"):
         apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return float(np.where(np.isnan(apart) & ~(np.isnan(a) & np.isnan(b)) if a.dtype.kind == "f" else False, np.inf, np.nan_to_num(apart)).max(initial=0))
+    return float(
+        np.where(
+            np.isnan(apart) & ~(np.isnan(a) & np.isnan(b)) if a.dtype.kind == "f" else False,
+            np.inf,
+            np.nan_to_num(apart),
+        ).max(initial=0)
+    )
 
 
 def distance(got: np.ndarray, want: np.ndarray) -> float:

@@ -27,7 +27,10 @@ def conv(g: Scope, x: Value) -> Value:
     kernel = [f.number(1, min(3, max(1, n))) for n in x.shape[2:]]
     out = group * f.number(1, max(1, 5 // group))
     w = const(g, weight(g, out, x.shape[1] // group, *kernel), x.kind, hint="W")
-    said: dict[str, Any] = {"group": group if group > 1 or f.chance(0.2) else None, "kernel_shape": kernel if f.chance(0.5) else None}
+    said: dict[str, Any] = {
+        "group": group if group > 1 or f.chance(0.2) else None,
+        "kernel_shape": kernel if f.chance(0.5) else None,
+    }
     made = g.emit("Conv", [x, w, *bias(g, out, x.kind)], **said, **window(g, len(kernel)))[0]
     need(min(made.shape[2:]) > 0)
     return made
@@ -56,7 +59,10 @@ def conv_transpose(g: Scope, x: Value) -> Value:
     w = const(g, weight(g, x.shape[1], per, *(f.number(1, 3) for _ in range(axes))), x.kind, hint="W")
     said: dict[str, Any] = {"group": group if group > 1 else None}
     if f.chance(0.5):
-        said |= {"strides": [2] * axes, "output_padding": [f.number(0, 1) for _ in range(axes)] if f.chance(0.5) else None}
+        said |= {
+            "strides": [2] * axes,
+            "output_padding": [f.number(0, 1) for _ in range(axes)] if f.chance(0.5) else None,
+        }
     if f.chance(0.3):
         said["pads"] = [f.number(0, 1) for _ in range(2 * axes)]
     elif f.chance(0.1) and "strides" not in said:
@@ -75,7 +81,10 @@ def gemm(g: Scope, x: Value) -> Value:
     inner = x.shape[0 if left == bool(flip_x) else 1]
     rows = (inner, out) if left else (out, inner)
     w = const(g, weight(g, *rows[:: -1 if flip_w else 1]), x.kind, hint="W")
-    said: dict[str, Any] = {"transA" if left else "transB": flip_x or None, "transB" if left else "transA": flip_w or None}
+    said: dict[str, Any] = {
+        "transA" if left else "transB": flip_x or None,
+        "transB" if left else "transA": flip_w or None,
+    }
     said |= {"alpha": f.pick([None, None, 0.5, -2.0]), "beta": f.pick([None, None, 0.5, -1.0, 0.0])}
     other = x.shape[1 if left == bool(flip_x) else 0]
     result = (other, out) if left else (out, other)

@@ -27,7 +27,12 @@ def reshape(g: Scope, x: Value) -> Value:
     n = int(np.prod(x.shape))
     options = [[-1], [n], [0, -1] if x.rank else [-1], [1, *x.shape], [*x.shape, 1]]
     if x.rank >= 2:
-        options += [[0, 0, -1], [x.shape[0], x.shape[1], -1], [x.shape[0] * x.shape[1], *x.shape[2:]], [-1, *x.shape[1:]]]
+        options += [
+            [0, 0, -1],
+            [x.shape[0], x.shape[1], -1],
+            [x.shape[0] * x.shape[1], *x.shape[2:]],
+            [-1, *x.shape[1:]],
+        ]
         options += [[x.shape[0], -1, 2], [*x.shape[:-1], 2, -1], [x.shape[0], x.shape[1], 1, -1]]
     wanted = f.pick(options)
     need(n or -1 not in wanted)
@@ -148,7 +153,9 @@ def expand(g: Scope, x: Value) -> Value:
 
 def tile(g: Scope, x: Value) -> Value:
     need(x.rank)
-    return g.emit("Tile", [x, ints(g, [g.file.pick([1, 1, 2, 3, *([0] if g.file.chance(0.05) else [])]) for _ in x.shape])])[0]
+    return g.emit(
+        "Tile", [x, ints(g, [g.file.pick([1, 1, 2, 3, *([0] if g.file.chance(0.05) else [])]) for _ in x.shape])]
+    )[0]
 
 
 def pad(g: Scope, x: Value) -> Value:

@@ -125,15 +125,21 @@ class Scope:
         """Add a node; Skip where onnx's inference says that it does not fit, or cannot tell what it makes."""
         attributes = {k: v for k, v in attributes.items() if v is not None}
         names = ["" if x is None else x.name for x in inputs]
-        probe = helper.make_node(op, [f"i{i}" if n else "" for i, n in enumerate(names)], [f"o{i}" for i in range(outputs)], **attributes)
+        probe = helper.make_node(
+            op, [f"i{i}" if n else "" for i, n in enumerate(names)], [f"o{i}" for i in range(outputs)], **attributes
+        )
         kinds = self._infer(op, probe, inputs)
         made = [Value(self.fresh(op.lower()), *kinds[f"o{i}"]) for i in range(outputs)]
         self.add(op, names, [v.name for v in made], attributes)
         return made
 
-    def add(self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: dict[str, Any], domain: str = "") -> NodeProto:
+    def add(
+        self, op: str, inputs: Sequence[str], outputs: Sequence[str], attributes: dict[str, Any], domain: str = ""
+    ) -> NodeProto:
         f = self.file
-        name = "" if f.chance(0.25) else f.pick(["n", "bn"]) if f.chance(0.1) else f"{op}_{len(self.nodes)}_{self.depth}"
+        name = (
+            "" if f.chance(0.25) else f.pick(["n", "bn"]) if f.chance(0.1) else f"{op}_{len(self.nodes)}_{self.depth}"
+        )
         name = "" if name in {n.name for n in self.nodes} else name
         node = helper.make_node(op, list(inputs), list(outputs), name=name, domain=domain, **attributes)
         if f.chance(0.03):
@@ -143,7 +149,9 @@ class Scope:
         f.features[op] += 1
         return node
 
-    def _infer(self, op: str, probe: NodeProto, inputs: Sequence[Value | None]) -> dict[str, tuple[int, tuple[int, ...]]]:
+    def _infer(
+        self, op: str, probe: NodeProto, inputs: Sequence[Value | None]
+    ) -> dict[str, tuple[int, tuple[int, ...]]]:
         given = {f"i{i}": x for i, x in enumerate(inputs) if x is not None}
         data = {k: numpy_helper.from_array(x.number, k) for k, x in given.items() if x.number is not None}
         opsets = [helper.make_opsetid("", self.file.opset)]
@@ -167,5 +175,7 @@ class Scope:
         return len(self.nodes), len(self.inits), len(self.sparse), len(self.inputs), len(self.live), len(self.constants)
 
     def undo(self, mark: tuple[int, ...]) -> None:
-        for part, length in zip((self.nodes, self.inits, self.sparse, self.inputs, self.live, self.constants), mark, strict=True):
+        for part, length in zip(
+            (self.nodes, self.inits, self.sparse, self.inputs, self.live, self.constants), mark, strict=True
+        ):
             del part[length:]

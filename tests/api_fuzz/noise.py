@@ -9,10 +9,25 @@ import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-ROUNDOFF = {TensorProto.FLOAT: 2**-24, TensorProto.FLOAT16: 2**-11, TensorProto.DOUBLE: 2**-53, TensorProto.BFLOAT16: 2**-9}
+ROUNDOFF = {
+    TensorProto.FLOAT: 2**-24,
+    TensorProto.FLOAT16: 2**-11,
+    TensorProto.DOUBLE: 2**-53,
+    TensorProto.BFLOAT16: 2**-9,
+}
 EXACT = ("Cast", "CastLike", "QuantizeLinear", "Resize", "Upsample", "Range", "DequantizeLinear")
-LEAST = {TensorProto.FLOAT: 2.0**-149, TensorProto.FLOAT16: 2.0**-24, TensorProto.DOUBLE: 0.0, TensorProto.BFLOAT16: 2.0**-133}
-TINY = {TensorProto.FLOAT: 2.0**-126, TensorProto.FLOAT16: 2.0**-14, TensorProto.DOUBLE: 2.0**-1022, TensorProto.BFLOAT16: 2.0**-126}
+LEAST = {
+    TensorProto.FLOAT: 2.0**-149,
+    TensorProto.FLOAT16: 2.0**-24,
+    TensorProto.DOUBLE: 0.0,
+    TensorProto.BFLOAT16: 2.0**-133,
+}
+TINY = {
+    TensorProto.FLOAT: 2.0**-126,
+    TensorProto.FLOAT16: 2.0**-14,
+    TensorProto.DOUBLE: 2.0**-1022,
+    TensorProto.BFLOAT16: 2.0**-126,
+}
 
 
 def every_node(graph: Any) -> Iterator[NodeProto]:
@@ -38,8 +53,25 @@ def nodes_of(model: ModelProto) -> list[NodeProto]:
 def rounded(model: ModelProto) -> set[str]:
     """The names of what an operator rounds, or takes as a setting: there one roundoff may make a step."""
     nodes = nodes_of(model)
-    found = {n for node in nodes if node.op_type in EXACT for n in (node.input[:1] if node.op_type == "DequantizeLinear" else node.input)}
-    moved = {"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Concat", "Slice", "Gather", "Expand", "Neg", "Where"}
+    found = {
+        n
+        for node in nodes
+        if node.op_type in EXACT
+        for n in (node.input[:1] if node.op_type == "DequantizeLinear" else node.input)
+    }
+    moved = {
+        "Identity",
+        "Transpose",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Concat",
+        "Slice",
+        "Gather",
+        "Expand",
+        "Neg",
+        "Where",
+    }
     for _ in range(4):
         found |= {n for node in nodes if node.op_type in moved and set(node.output) & found for n in node.input}
     return found

@@ -28,7 +28,11 @@ def pool(g: Scope, x: Value) -> Value:
     if f.chance(0.3) and f.opset >= {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op]:
         said["dilations"] = [f.number(1, 4) for _ in range(axes)]
     if f.opset >= {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op] and f.chance(0.08):
-        said |= {"kernel_shape": [2] * axes, "pads": [1] * 2 * axes, "dilations": [n + 1 - f.number(0, 1) for n in x.shape[2:]]}
+        said |= {
+            "kernel_shape": [2] * axes,
+            "pads": [1] * 2 * axes,
+            "dilations": [n + 1 - f.number(0, 1) for n in x.shape[2:]],
+        }
         said.pop("auto_pad", None)
         f.features["window that may lie in the padding"] += 1
     if op == "AveragePool" and f.chance(0.4):
@@ -43,13 +47,27 @@ def pool(g: Scope, x: Value) -> Value:
 
 def global_pool(g: Scope, x: Value) -> Value:
     need(x.rank >= 3 and min(x.shape) > 0 and x.kind != F64)
-    return g.emit(g.file.pick(["GlobalAveragePool", "GlobalMaxPool", *(["GlobalLpPool"] if g.file.opset < 22 else [])]), [x])[0]
+    return g.emit(
+        g.file.pick(["GlobalAveragePool", "GlobalMaxPool", *(["GlobalLpPool"] if g.file.opset < 22 else [])]), [x]
+    )[0]
 
 
 def reduce(g: Scope, x: Value) -> Value:
     f = g.file
     need(x.rank)
-    op = f.pick(["ReduceMean", "ReduceMean", "ReduceSum", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceProd"])
+    op = f.pick(
+        [
+            "ReduceMean",
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceProd",
+        ]
+    )
     need(0 not in x.shape or op in ("ReduceSum", "ReduceL1"))
     axes = [int(a) for a in f.rng.permutation(x.rank)[: f.number(0, min(2, x.rank))]]
     axes = [a - x.rank if f.opset >= 11 and f.chance(0.4) else a for a in axes]
@@ -63,7 +81,26 @@ def reduce(g: Scope, x: Value) -> Value:
 
 def activation(g: Scope, x: Value) -> Value:
     f = g.file
-    op = f.pick(["Relu", "Relu", "Relu", "LeakyRelu", "Abs", "Sigmoid", "Tanh", "Elu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Selu", "Exp", "Floor", "Sign"])
+    op = f.pick(
+        [
+            "Relu",
+            "Relu",
+            "Relu",
+            "LeakyRelu",
+            "Abs",
+            "Sigmoid",
+            "Tanh",
+            "Elu",
+            "Softplus",
+            "Softsign",
+            "HardSigmoid",
+            "HardSwish",
+            "Selu",
+            "Exp",
+            "Floor",
+            "Sign",
+        ]
+    )
     need(x.kind == F32 or op not in ("Elu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Selu", "LeakyRelu"))
     alpha = f.pick([None, 0.3, -0.2]) if op == "LeakyRelu" else None
     if op in ("Exp",):
@@ -104,7 +141,9 @@ def normalized(g: Scope, x: Value) -> Value:
     if form in ("layer", "rms"):
         need(f.opset >= (17 if form == "layer" else 23))
         axis = f.number(1, x.rank - 1)
-        parts = [const(g, r.uniform(0.5, 2, x.shape[axis:]), x.kind) for _ in range(1 if form == "rms" else f.number(1, 2))]
+        parts = [
+            const(g, r.uniform(0.5, 2, x.shape[axis:]), x.kind) for _ in range(1 if form == "rms" else f.number(1, 2))
+        ]
         return g.emit({"layer": "LayerNormalization", "rms": "RMSNormalization"}[form], [x, *parts], axis=axis)[0]
     if form == "group":
         need(f.opset >= 21 and x.rank >= 3)

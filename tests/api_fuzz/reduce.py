@@ -64,7 +64,11 @@ def at_node(drawn: Drawn, i: int) -> Iterator[Drawn]:
             each.input[:] = [node.input[0] if n == node.output[0] else n for n in each.input]
         if all(o.name not in node.output for o in copy.graph.output):
             yield finished(drawn, copy)
-    if all(n in types for n in filter(None, node.output)) and node.op_type != "Constant" and all(o.name not in node.output for o in model.graph.output):
+    if (
+        all(n in types for n in filter(None, node.output))
+        and node.op_type != "Constant"
+        and all(o.name not in node.output for o in model.graph.output)
+    ):
         copy = copied(model)  # it is an input
         del copy.graph.node[i]
         copy.graph.input.extend(types[n] for n in filter(None, node.output))
@@ -112,7 +116,9 @@ def finished(drawn: Drawn, model: ModelProto) -> Drawn:
     """Without what nobody reads."""
     sweep(model)
     known = {i.name for i in model.graph.input}
-    return Drawn(model, [c for c in drawn.conditions if c in known], [t for t in drawn.trips if t in known], drawn.features)
+    return Drawn(
+        model, [c for c in drawn.conditions if c in known], [t for t in drawn.trips if t in known], drawn.features
+    )
 
 
 def sweep(model: ModelProto) -> None:

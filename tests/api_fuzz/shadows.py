@@ -1,4 +1,8 @@
-"""Names in bodies that are those of outer tensors: legal where the body does not see these, and easily mistaken."""
+"""Names in bodies that are those of outer tensors: legal where the body does not see these, and easily mistaken.
+
+Where another body of the same node reads the outer tensor, onnxruntime gives that to both, whatever the one stores: such
+models are not made.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,9 @@ def bodies_of(node: NodeProto) -> Iterator[GraphProto]:
 
 def names_in(graph: GraphProto) -> set[str]:
     """Every name that stands in a graph or in a body of it."""
-    own = {t.name for t in (*graph.initializer, *graph.input, *graph.output)} | {s.values.name for s in graph.sparse_initializer}
+    own = {t.name for t in (*graph.initializer, *graph.input, *graph.output)} | {
+        s.values.name for s in graph.sparse_initializer
+    }
     own |= {n for node in graph.node for n in (*node.input, *node.output)}
     return own.union(*(names_in(b) for node in graph.node for b in bodies_of(node)))
 
@@ -49,7 +55,8 @@ def shadow(f: File, model: ModelProto) -> None:
     later = [n for node in model.graph.node[at + 1 :] for n in node.output if n]
     stored = [t.name for t in model.graph.initializer]
     wanted = later if later and (f.chance(0.6) or not stored) else stored
-    free = [n for n in wanted if n not in names_in(graph)]
+    beside = set().union(*map(names_in, bodies_of(model.graph.node[at])))
+    free = [n for n in wanted if n not in beside]
     own = [n for n in stored_in(graph) if n]
     if not free or not own:
         return

@@ -236,7 +236,9 @@ def sliced(g: Scope, value: np.ndarray, kind: int) -> Value:
     need(value.ndim and g.file.opset >= 10 and value.shape[0])
     n = value.shape[0]
     if g.file.chance(0.5):
-        return g.emit("Slice", [plain(g, value[::-1], kind), ints(g, [n + 5]), ints(g, [-n - 7]), ints(g, [0]), ints(g, [-1])])[0]
+        return g.emit(
+            "Slice", [plain(g, value[::-1], kind), ints(g, [n + 5]), ints(g, [-n - 7]), ints(g, [0]), ints(g, [-1])]
+        )[0]
     larger = np.concatenate([value, value[:1]])
     return g.emit("Slice", [plain(g, larger, kind), ints(g, [-n - 99]), ints(g, [-1])])[0]
 
@@ -252,11 +254,20 @@ def dequantized(g: Scope, value: np.ndarray, kind: int) -> Value:
     """Stored integers (or 8-bit floats) with one scale, one per row, or one per block."""
     f = g.file
     need(f.opset >= 10 and (kind == F32 or (f.opset >= 19 and kind == F16)))
-    name = f.pick(["INT8", "UINT8", *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []), *(EIGHT if f.opset >= 19 and f.ir >= 9 else [])])
+    name = f.pick(
+        [
+            "INT8",
+            "UINT8",
+            *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []),
+            *(EIGHT if f.opset >= 19 and f.ir >= 9 else []),
+        ]
+    )
     low, high = INTEGERS.get(name, (-8, 8))
     codes = np.clip(value * 40 if high > 20 else value * 4, low, high)
     rows, axis, block = scales(g, value)
-    zero = plain(g, f.rng.integers(max(low, -3), 4, rows) if name in INTEGERS else np.zeros(rows), getattr(TensorProto, name))
+    zero = plain(
+        g, f.rng.integers(max(low, -3), 4, rows) if name in INTEGERS else np.zeros(rows), getattr(TensorProto, name)
+    )
     scale = plain(g, f.rng.uniform(0.01, 0.3, rows), kind, "scale")
     f.features[f"DequantizeLinear of {name}"] += 1
     third = [zero] if f.chance(0.6) or name == "UINT4" else []
@@ -280,7 +291,14 @@ def requantized(g: Scope, value: np.ndarray, kind: int) -> Value:
     """A float weight through QuantizeLinear and DequantizeLinear."""
     f = g.file
     need(f.opset >= 10 and (kind == F32 or (f.opset >= 19 and kind == F16)))
-    name = f.pick(["INT8", "UINT8", *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []), *(EIGHT if f.opset >= 19 and f.ir >= 9 else [])])
+    name = f.pick(
+        [
+            "INT8",
+            "UINT8",
+            *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []),
+            *(EIGHT if f.opset >= 19 and f.ir >= 9 else []),
+        ]
+    )
     rows, axis, block = scales(g, value)
     size = {"INT4": 4, "UINT4": 4}.get(name, 40)
     scale = plain(g, f.rng.uniform(0.5, 2, rows) / size, kind, "scale")
@@ -305,7 +323,18 @@ def chosen(g: Scope, value: np.ndarray, kind: int) -> Value:
 
 
 WAYS: list[Callable[[Scope, np.ndarray, int], Value]] = [
-    *(identity, transposed, transposed, reshaped, unsqueezed, expanded, filled, cast_through, cast_through, cast_through),
+    *(
+        identity,
+        transposed,
+        transposed,
+        reshaped,
+        unsqueezed,
+        expanded,
+        filled,
+        cast_through,
+        cast_through,
+        cast_through,
+    ),
     *(cast_stored, cast_stored, cast_like, arithmetic, arithmetic, joined, sliced, gathered, dequantized, dequantized),
     *(dequantized, requantized, requantized, of_shape, chosen),
 ]

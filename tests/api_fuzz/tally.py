@@ -29,15 +29,21 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
         "dropped": dict(dropped.most_common()),
         "folded": sum(row["folded"] for row in judged),
         "kept": sum(row["kept"] for row in judged),
-        "outputs that overflow on the way in one model, and agree in float64": sum(row.get("overflows", 0) for row in judged),
+        "outputs that overflow on the way in one model, and agree in float64": sum(
+            row.get("overflows", 0) for row in judged
+        ),
         "graphs with a fold": sum(bool(row["folded"]) for row in judged),
         "directions": dict(Counter(d for row in judged for d in row.get("directions", []))),
         "refused": dict(refused.most_common()),
-        "graphs by operator": parts(features, lambda name: OPERATOR.fullmatch(name) is not None and "opset" not in name),
+        "graphs by operator": parts(
+            features, lambda name: OPERATOR.fullmatch(name) is not None and "opset" not in name
+        ),
         "graphs by opset": parts(features, lambda name: name.startswith("opset ")),
         "graphs by feature": parts(features, lambda name: OPERATOR.fullmatch(name) is None),
         "fault kinds": dict(Counter(kind for row in judged for kind, _ in row["faults"])),
-        "faults": [{"index": row["index"], "kind": kind, "words": words} for row in judged for kind, words in row["faults"]],
+        "faults": [
+            {"index": row["index"], "kind": kind, "words": words} for row in judged for kind, words in row["faults"]
+        ],
     }
 
 

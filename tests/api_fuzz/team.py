@@ -42,7 +42,9 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BNFOLD_THREADS", "ORT_DISABLE_TELEMETRY"), "1")
         command = [sys.executable, "-m", "tests.api_fuzz.worker", str(self.seed)]
-        return subprocess.Popen(command, cwd=ROOT, env=os.environ | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        return subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | one, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
 
     def _line(self) -> str | None:
         """The next line; None where the process ended or takes too long."""
@@ -64,7 +66,13 @@ class Worker:
         self.close()
         if stage == "original":
             return {"index": index, "dropped": f"onnxruntime died of it: {name}", "features": {}}
-        return {"index": index, "faults": [["crashed or hung", f"{name}, {stage}"]], "folded": 0, "kept": 0, "features": {}}
+        return {
+            "index": index,
+            "faults": [["crashed or hung", f"{name}, {stage}"]],
+            "folded": 0,
+            "kept": 0,
+            "features": {},
+        }
 
     def close(self) -> None:
         if self.process:
