@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from onnx import GraphProto, TensorProto, helper
+from onnx import GraphProto, helper
 
 from . import affine_layers, linear_layers, moving_layers, other_layers
 from .net import BOOL, F32, FLOATS, I64, Scope, Skip, Value, need
@@ -184,38 +184,32 @@ def function(g: Scope, x: Value) -> Value:
     inner = Scope(f, None, is_function=True, stem="f")
     given = Value(inner.fresh(), x.kind, x.shape)
     inner.live.append(given)
-    params: list[Value] = []
-    start_at = given
-    if x.rank >= 2 and f.chance(0.5):
-        c = x.shape[1]
-        params = [plain(g, f.rng.uniform(0.5, 2, c), x.kind) for _ in range(f.pick([1, 4]))]
-        inside = [Value(inner.fresh(), p.kind, p.shape) for p in params]
-        start_at = inner.emit("BatchNormalization", [given, *(inside * 4)[:4]])[0]
-        inner.live.append(start_at)
-    else:
-        inside = []
-    end = chain(inner, start_at, f.number(1, 2), PLAIN if f.chance(0.4) else KEEP_SHAPE)
+    params, inside, first = parameters(g, inner, given)
+    end = chain(inner, first, f.number(1, 2), PLAIN if f.chance(0.4) else KEEP_SHAPE)
     produced = {n for node in inner.nodes for n in node.output}
     need(end.name in produced and end is not given and not end.constant)
     names, said = attribute_of_caller(g, inner)
-    called = f"F{len(f.functions)}"
-    f.functions.append(
-        helper.make_function(
-            "local",
-            called,
-            [given.name, *(p.name for p in inside)],
-            [end.name],
-            inner.nodes,
-            [helper.make_opsetid("", f.opset)],
-            names,
-        )
-    )
+    called, inputs = f"F{len(f.functions)}", [given.name, *(p.name for p in inside)]
+    opsets = [helper.make_opsetid("", f.opset)]
+    f.functions.append(helper.make_function("local", called, inputs, [end.name], inner.nodes, opsets, names))
     for _ in range(f.pick([1, 1, 2]) if end.shape == x.shape and end.kind == x.kind else 1):
         result = Value(g.fresh("call"), end.kind, end.shape)
         g.add(called, [x.name, *(p.name for p in params)], [result.name], said, domain="local")
         x = result
     f.features["function"] += 1
     return x
+
+
+def parameters(g: Scope, inner: Scope, given: Value) -> tuple[list[Value], list[Value], Value]:
+    """Constants that the caller gives a BatchNormalization inside: here, there, and what that makes."""
+    f = g.file
+    if given.rank < 2 or f.chance(0.5):
+        return [], [], given
+    params = [plain(g, f.rng.uniform(0.5, 2, given.shape[1]), given.kind) for _ in range(f.pick([1, 4]))]
+    inside = [Value(inner.fresh(), p.kind, p.shape) for p in params]
+    made = inner.emit("BatchNormalization", [given, *(inside * 4)[:4]])[0]
+    inner.live.append(made)
+    return params, inside, made
 
 
 def attribute_of_caller(g: Scope, inner: Scope) -> tuple[list[str], dict[str, Any]]:

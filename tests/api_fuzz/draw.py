@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
 from . import bodies
 from .net import F16, F32, F64, FLOATS, File, Scope, Skip, Value
@@ -157,6 +157,3 @@ def notes(f: File, model: ModelProto) -> None:
         note.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=model.graph.initializer[0].name)
     if f.chance(0.06):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(3, np.float32), f"unused{f.number(0, 9)}"))
-
-
-assert TensorProto and F16 and F64

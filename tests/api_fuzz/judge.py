@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import bnfold
 from bnfold.errors import BnfoldError
 
 from . import noise, running
+from .closeness import difference, distance, largest, within
 from .draw import Drawn
 from .running import Values
 
@@ -60,36 +62,32 @@ def judged(drawn: Drawn, begin: Callable[[], None] = lambda: None) -> Found:
     trial = Trial(drawn)
     begin()
     before = model.SerializeToString(deterministic=True)
-    found: Found = {"faults": [], "folded": 0, "kept": 0}
     try:
         result = bnfold.fold(model)
     except BnfoldError as refused:
-        found |= {"refused": words(refused)} | unchanged(model, before)
-        found["faults"] += [] if DECLINED.search(str(refused)) else [("refused", words(refused))]
-        return found
+        found = declined(refused)
     except Exception as why:  # whatever it raises
-        place = traceback.extract_tb(why.__traceback__)[-1]
-        found["faults"].append(
-            ("exception", f"{words(why)} at {place.filename.rsplit('/', 2)[-1]}:{place.lineno} {place.name}")
-        )
-        return found
-    found |= {"folded": len(result.folded), "kept": len(result.kept)}
-    found["directions"] = [f.direction for f in result.folded]
+        found = raised(why)
+    else:
+        faults = trial.compare(result.model, result.flushed)
+        faults += [*invalid(result.model, full), *again(result), *miscounted(model, result), *lost(model, result.model)]
+        found = {"faults": faults, "folded": len(result.folded), "kept": len(result.kept)}
+        found |= {"directions": [f.direction for f in result.folded], "overflows": trial.overflows}
     if model.SerializeToString(deterministic=True) != before:
         found["faults"].append(("argument mutated", ""))
-    found["faults"] += trial.compare(result.model, result.flushed)
-    found["overflows"] = trial.overflows
-    found["faults"] += [
-        *invalid(result.model, full),
-        *again(result),
-        *miscounted(model, result),
-        *lost(model, result.model),
-    ]
     return found
 
 
-def unchanged(model: ModelProto, before: bytes) -> Found:
-    return {} if model.SerializeToString(deterministic=True) == before else {"faults": [("argument mutated", "")]}
+def declined(refused: BnfoldError) -> Found:
+    """No fault where `fold` says that it raises for such models."""
+    faults = [] if DECLINED.search(str(refused)) else [("refused", words(refused))]
+    return {"faults": faults, "folded": 0, "kept": 0, "refused": words(refused)}
+
+
+def raised(why: Exception) -> Found:
+    place = traceback.extract_tb(why.__traceback__)[-1]
+    said = f"{words(why)} at {place.filename.rsplit('/', 2)[-1]}:{place.lineno} {place.name}"
+    return {"faults": [("exception", said)], "folded": 0, "kept": 0}
 
 
 def invalid(model: ModelProto, full: bool) -> list[Fault]:
@@ -196,9 +194,7 @@ class Trial:
         except Exception as why:  # of onnxruntime
             return [("does not load", words(why))]
         self.flushed = bool(flushed)
-        self.moved = [
-            running.session(noise.moved(self.model, np.random.default_rng(i), 1.0, self.flushed)) for i in range(DRAWS)
-        ]
+        self.moved = [noise.moved(self.model, np.random.default_rng(i), 1.0, self.flushed) for i in range(DRAWS)]
         for turn, (feeds, want) in enumerate(self.runs):
             try:
                 got = running.ran(session, feeds)
@@ -216,10 +212,7 @@ class Trial:
             return "wrong", f"{b.dtype}{list(b.shape)}, not {a.dtype}{list(a.shape)}"
         if a.tobytes() == b.tobytes():
             return None
-        more = [
-            running.ran(s, noise.feeds_moved(feeds, np.random.default_rng(i), 1.0))[place]
-            for i, s in enumerate(self.moved)
-        ]
+        more = self._nearby(feeds, place, self.moved, 1.0)
         if within(a, b, more, self.floor, TIMES):
             return None
         far = self._far(feeds, place)
@@ -229,12 +222,17 @@ class Trial:
 
     def _far(self, feeds: Values, place: int) -> list[np.ndarray]:
         """Where steps are near: more draws, and farther."""
-        made = []
-        for i in range(16):
-            rng = np.random.default_rng(100 + i)
-            session = running.session(noise.moved(self.model, rng, 4.0, self.flushed))
-            made.append(running.ran(session, noise.feeds_moved(feeds, rng, 4.0))[place])
-        return made
+        copies = [noise.moved(self.model, np.random.default_rng(100 + i), 4.0, self.flushed) for i in range(16)]
+        return self._nearby(feeds, place, copies, 4.0)
+
+    def _nearby(self, feeds: Values, place: int, copies: list[ModelProto], times: float) -> list[np.ndarray]:
+        """One output of copies with other constants, for other inputs; without those that do not run."""
+        found = []
+        for i, copy in enumerate(copies):
+            with suppress(Exception):  # of onnxruntime
+                moved = noise.feeds_moved(feeds, np.random.default_rng(i), times)
+                found.append(running.ran(running.session(copy), moved)[place])
+        return found
 
     @property
     def floor(self) -> float:
@@ -285,56 +283,3 @@ def roundoff(model: ModelProto) -> float:
     stored = {t.name: t.data_type for g in noise.every_graph(model.graph) for t in g.initializer}
     kinds |= {stored[n.input[1]] for n in computed if n.op_type == "CastLike" and n.input[1] in stored}
     return max((noise.ROUNDOFF[k] for k in kinds if k in noise.ROUNDOFF), default=2**-24)
-
-
-def within(a: np.ndarray, b: np.ndarray, moved: Sequence[Any], floor: float, times: float) -> bool:
-    """Whether b is as near to a as rounding explains; integers and what is not finite, as the moved ones are."""
-    if a.dtype.kind not in "f":
-        different = a != b
-        return (
-            bool(np.all(np.any([np.asarray(m) != a for m in moved], axis=0)[different]))
-            if moved
-            else not different.any()
-        )
-    x, y = a.astype(np.float64), b.astype(np.float64)
-    near = [np.asarray(m, np.float64) for m in moved if np.shape(m) == a.shape]
-    with np.errstate(all="ignore"):
-        spread = np.nanmax([np.abs(m - x) for m in near], axis=0, initial=0.0) if near else np.zeros_like(x)
-        spread = over_channels(np.where(np.isfinite(spread), spread, 0)) + 0 * x
-        bar = times * spread + floor * over_channels(np.where(np.isfinite(x), np.abs(x), 0)) + 1e-37
-        close = (np.abs(x - y) <= bar) | (x == y) | (np.isnan(x) & np.isnan(y))
-    odd = np.any([~np.isfinite(m) for m in near], axis=0) if near else np.zeros(x.shape, bool)
-    return bool(np.all(close | (odd & ~np.isfinite(y)) | (odd & ~np.isfinite(x))))
-
-
-def over_channels(value: np.ndarray) -> np.ndarray:
-    """The largest of each channel."""
-    if value.ndim < 2 or not value.size:
-        return value.max(initial=0.0) if value.size else value
-    return value.max(axis=tuple(i for i in range(value.ndim) if i != 1), keepdims=True)
-
-
-def largest(value: np.ndarray) -> float:
-    numbers = np.abs(value.astype(np.float64))
-    return float(np.where(np.isfinite(numbers), numbers, 0).max(initial=0.0))
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    with np.errstate(all="ignore"):
-        apart = np.abs(a.astype(np.float64) - b.astype(np.float64))
-    return float(
-        np.where(
-            np.isnan(apart) & ~(np.isnan(a) & np.isnan(b)) if a.dtype.kind == "f" else False,
-            np.inf,
-            np.nan_to_num(apart),
-        ).max(initial=0)
-    )
-
-
-def distance(got: np.ndarray, want: np.ndarray) -> float:
-    if got.shape != want.shape:
-        return float("inf")
-    x = got.astype(np.float64)
-    with np.errstate(all="ignore"):
-        apart = np.where((x == want) | (np.isnan(x) & np.isnan(want)), 0, np.abs(x - want))
-    return float("inf") if np.isnan(apart).any() else float(apart.max(initial=0))

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .constants import const
 from .net import F32, F64, I64, Scope, Value, need
-from .stores import cast, const, plain
+from .stores import cast, plain
 
 
 def weight(g: Scope, *shape: int) -> np.ndarray:
@@ -53,7 +54,7 @@ def window(g: Scope, axes: int) -> dict[str, Any]:
 
 def conv_transpose(g: Scope, x: Value) -> Value:
     f = g.file
-    need(3 <= x.rank <= 4 and x.kind != F64 and x.shape[1] and 0 < min(x.shape[2:]) and max(x.shape[2:]) < 7)
+    need(3 <= x.rank <= 4 and x.kind != F64 and x.shape[1] and min(x.shape[2:]) > 0 and max(x.shape[2:]) < 7)
     group = f.pick([1, 1, x.shape[1], *(d for d in (2, 3) if x.shape[1] % d == 0)])
     per, axes = f.number(1, 2), x.rank - 2
     w = const(g, weight(g, x.shape[1], per, *(f.number(1, 3) for _ in range(axes))), x.kind, hint="W")

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from .constants import const
 from .net import BOOL, F32, F64, I64, Scope, Value, need
-from .stores import cast, const, ints, plain, unsqueeze
+from .stores import cast, ints, plain, unsqueeze
 
 
 def any_axis(g: Scope, x: Value, since: int = 11) -> int:
@@ -230,7 +231,7 @@ def resize(g: Scope, x: Value) -> Value:
         return g.emit("Upsample", [x], scales=[max(1.0, v) for v in factors], mode=mode)[0]
     if f.opset < 11:
         scales = [max(1.0, v) for v in factors] if f.opset < 10 else factors
-        return fixed(g.emit("Upsample" if f.opset < 10 else "Resize", [x, number(g, scales)], mode=mode)[0])
+        return g.emit("Upsample" if f.opset < 10 else "Resize", [x, number(g, scales)], mode=mode)[0]
     said = {"coordinate_transformation_mode": f.pick([None, "asymmetric", "align_corners", "pytorch_half_pixel"])}
     said |= {"nearest_mode": f.pick([None, "floor", "ceil", "round_prefer_ceil"]) if mode == "nearest" else None}
     roi = None if f.opset >= 13 else plain(g, np.zeros(0), F32)
@@ -244,10 +245,6 @@ def resize(g: Scope, x: Value) -> Value:
 def number(g: Scope, values: list[float]) -> Value:
     made = plain(g, np.array(values), F32)
     return Value(made.name, made.kind, made.shape, np.array(values, np.float32), constant=True)
-
-
-def fixed(x: Value) -> Value:
-    return x
 
 
 LAYERS = {

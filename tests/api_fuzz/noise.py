@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -122,6 +121,3 @@ def jittered(value: np.ndarray, rng: np.random.Generator, times: float, tiny: fl
 
 def feeds_moved(feeds: dict[str, np.ndarray], rng: np.random.Generator, times: float) -> dict[str, np.ndarray]:
     return {k: np.asarray(jittered(v, rng, times)) if v.dtype.kind == "f" else v for k, v in feeds.items()}
-
-
-assert ml_dtypes

@@ -7,34 +7,24 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from .constants import const
 from .net import F16, F32, F64, I64, Scope, Value, need
-from .stores import cast, const, ints, plain, scales
+from .roundings import scales
+from .stores import cast, ints, plain
+
+SINCE = {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}  # the operator set that brought them dilations
 
 
 def pool(g: Scope, x: Value) -> Value:
     f = g.file
     need(3 <= x.rank <= 5 and min(x.shape) > 0)
-    op, axes = f.pick(["MaxPool", "MaxPool", "AveragePool", "AveragePool", "LpPool"]), x.rank - 2
+    op = f.pick(["MaxPool", "MaxPool", "AveragePool", "AveragePool", "LpPool"])
     need(x.kind != F64 or op == "MaxPool")
-    said: dict[str, Any] = {"kernel_shape": [f.number(1, 3) for _ in range(axes)]}
+    said = in_padding(g, x) if f.opset >= SINCE[op] and f.chance(0.08) else windows(g, op, x.rank - 2)
     if f.chance(0.4):
-        said["pads"] = [f.number(0, k if f.chance(0.01) else max(0, k - 1)) for k in said["kernel_shape"] * 2]
-    elif f.chance(0.2):
-        said["auto_pad"] = f.pick(["SAME_UPPER", "SAME_LOWER", "VALID"])
-    if f.chance(0.4):
-        said["strides"] = [f.number(1, 3) for _ in range(axes)]
+        said["strides"] = [f.number(1, 3) for _ in x.shape[2:]]
     if f.opset >= 10 and op != "LpPool" and f.chance(0.3):
         said["ceil_mode"] = 1
-    if f.chance(0.3) and f.opset >= {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op]:
-        said["dilations"] = [f.number(1, 4) for _ in range(axes)]
-    if f.opset >= {"MaxPool": 10, "AveragePool": 19, "LpPool": 18}[op] and f.chance(0.08):
-        said |= {
-            "kernel_shape": [2] * axes,
-            "pads": [1] * 2 * axes,
-            "dilations": [n + 1 - f.number(0, 1) for n in x.shape[2:]],
-        }
-        said.pop("auto_pad", None)
-        f.features["window that may lie in the padding"] += 1
     if op == "AveragePool" and f.chance(0.4):
         said["count_include_pad"] = 1
     indices = op == "MaxPool" and f.opset >= 8 and f.chance(0.15)
@@ -43,6 +33,25 @@ def pool(g: Scope, x: Value) -> Value:
     if indices:
         g.live.append(made[1])
     return made[0]
+
+
+def windows(g: Scope, op: str, axes: int) -> dict[str, Any]:
+    f = g.file
+    said: dict[str, Any] = {"kernel_shape": [f.number(1, 3) for _ in range(axes)]}
+    if f.chance(0.4):
+        said["pads"] = [f.number(0, max(0, k - 1)) for k in said["kernel_shape"] * 2]
+    elif f.chance(0.2):
+        said["auto_pad"] = f.pick(["SAME_UPPER", "SAME_LOWER", "VALID"])
+    if f.chance(0.3) and f.opset >= SINCE[op]:
+        said["dilations"] = [f.number(1, 4) for _ in range(axes)]
+    return said
+
+
+def in_padding(g: Scope, x: Value) -> dict[str, Any]:
+    """Taps so far from each other that a window may lie in the padding alone."""
+    g.file.features["window that may lie in the padding"] += 1
+    gaps = [n + 1 - g.file.number(0, 1) for n in x.shape[2:]]
+    return {"kernel_shape": [2] * len(gaps), "pads": [1] * 2 * len(gaps), "dilations": gaps}
 
 
 def global_pool(g: Scope, x: Value) -> Value:

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from .net import BOOL, F16, F32, F64, FLOATS, I64, Scope, Skip, Value, need
-
-NARROW = {  # element types that round: since which opset a Cast knows them, and the least IR version
-    "INT8": (7, 3), "UINT8": (7, 3), "INT32": (7, 3), "FLOAT16": (7, 3), "BFLOAT16": (13, 4),
-    "FLOAT8E4M3FN": (19, 9), "FLOAT8E4M3FNUZ": (19, 9), "FLOAT8E5M2": (19, 9), "FLOAT8E5M2FNUZ": (19, 9),
-    "INT4": (21, 10), "UINT4": (21, 10),
-}  # fmt: skip
-INTEGERS = {"INT8": (-128, 127), "UINT8": (0, 255), "INT4": (-8, 7), "UINT4": (0, 15)}
-EIGHT = ("FLOAT8E4M3FN", "FLOAT8E5M2")
 
 
 def array_of(value: Any, kind: int) -> np.ndarray:
@@ -70,7 +61,7 @@ def literal(g: Scope, value: np.ndarray, kind: int, hint: str = "c") -> Value:
     if f.opset >= 12 and form and value.size and f.chance(0.6) and np.isfinite(value).all():
         attributes = {form: value.tolist()}
         f.features[f"Constant {form}"] += 1
-    elif f.opset >= 12 and kind == F32 and value.ndim == 2 and value.size and f.chance(0.06):
+    elif f.opset >= 12 and kind == F32 and value.ndim == 2 and not g.is_function and value.size and f.chance(0.06):
         attributes = {"sparse_value": sparse_of(value, "")}
         f.features["Constant sparse_value"] += 1
     g.add("Constant", [], [name], attributes)
@@ -105,28 +96,6 @@ def ints(g: Scope, values: Sequence[int] | int) -> Value:
 
 def known(made: Value, number: np.ndarray | None = None) -> Value:
     return Value(made.name, made.kind, made.shape, number, constant=True)
-
-
-def const(g: Scope, value: Any, kind: int, lossy: bool = True, hint: str = "c") -> Value:
-    """A floating-point constant of about this value, stored in some way."""
-    value = np.asarray(value, np.float64)
-    if g.file.chance(0.08):
-        same = [c for c in g.constants if c.kind == kind and c.shape == value.shape]
-        if same and lossy:
-            g.file.features["shared constant"] += 1
-            return g.file.pick(same)
-    if not g.file.chance(0.3):
-        return plain(g, value, kind, hint)
-    way = g.file.pick(WAYS if lossy else EXACT)
-    mark = g.mark()
-    try:
-        made = known(way(g, value, kind))
-        need(made.shape == value.shape and made.kind == kind)
-    except Skip:
-        g.undo(mark)
-        return plain(g, value, kind, hint)
-    g.file.features[f"constant: {way.__name__}"] += 1
-    return made
 
 
 def identity(g: Scope, value: np.ndarray, kind: int) -> Value:
@@ -175,44 +144,6 @@ def cast(g: Scope, x: Value, to: int, saturate: int | None = None) -> Value:
     return g.emit("Cast", [x], to=to, saturate=saturate)[0]
 
 
-def cast_through(g: Scope, value: np.ndarray, kind: int) -> Value:
-    """To a narrower type and back; at times out of its range."""
-    f = g.file
-    name = f.pick([k for k, (opset, ir) in NARROW.items() if f.opset >= opset and f.ir >= ir])
-    if name in INTEGERS or name == "INT32":
-        low, high = INTEGERS.get(name, (-1000, 1000))
-        value = np.clip(value * f.pick([1, 3, 40]), low, high)
-    elif f.chance(0.2):
-        value = value * f.pick([1e4, 1e-5])
-    f.features[f"Cast through {name}"] += 1
-    saturate = f.pick([None, 0, 1]) if name.startswith("FLOAT8") else None
-    first = f.pick([kind, F32])
-    narrow = cast(g, plain(g, value, first), getattr(TensorProto, name), saturate)
-    if name in ("FLOAT16", "BFLOAT16", "INT32") and f.chance(0.3):
-        narrow = g.emit("Identity", [narrow])[0]
-    return cast(g, narrow, kind)
-
-
-def cast_stored(g: Scope, value: np.ndarray, kind: int) -> Value:
-    """Stored in another type, integers too, and cast."""
-    f = g.file
-    name = f.pick([k for k, (opset, ir) in NARROW.items() if f.opset >= opset and f.ir >= ir] + ["DOUBLE", "FLOAT"])
-    low, high = INTEGERS.get(name, (-9, 9))
-    value = np.clip(value * 3, low, high) if name in INTEGERS or name == "INT32" else value
-    return cast(g, plain(g, value, getattr(TensorProto, name)), kind)
-
-
-def cast_like(g: Scope, value: np.ndarray, kind: int) -> Value:
-    f = g.file
-    need(f.opset >= 15)
-    name = f.pick([k for k, (opset, ir) in NARROW.items() if f.opset >= opset and f.ir >= ir])
-    low, high = INTEGERS.get(name, (-9, 9))
-    like = plain(g, np.ones(f.pick([(), (1,), (2, 0)])), getattr(TensorProto, name))
-    value = np.clip(value * 3, low, high) if name in INTEGERS or name == "INT32" else value
-    saturate = f.pick([0, 1]) if f.opset >= 19 and name.startswith("FLOAT8") else None
-    return cast(g, g.emit("CastLike", [plain(g, value, kind), like], saturate=saturate)[0], kind)
-
-
 def arithmetic(g: Scope, value: np.ndarray, kind: int) -> Value:
     f = g.file
     op = f.pick(["Add", "Sub", "Mul", "Div", "Neg", "Reciprocal", "Sqrt", "Pow"])
@@ -250,64 +181,6 @@ def gathered(g: Scope, value: np.ndarray, kind: int) -> Value:
     return g.emit("Gather", [plain(g, value[order], kind), plain(g, back, I64)], axis=0)[0]
 
 
-def dequantized(g: Scope, value: np.ndarray, kind: int) -> Value:
-    """Stored integers (or 8-bit floats) with one scale, one per row, or one per block."""
-    f = g.file
-    need(f.opset >= 10 and (kind == F32 or (f.opset >= 19 and kind == F16)))
-    name = f.pick(
-        [
-            "INT8",
-            "UINT8",
-            *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []),
-            *(EIGHT if f.opset >= 19 and f.ir >= 9 else []),
-        ]
-    )
-    low, high = INTEGERS.get(name, (-8, 8))
-    codes = np.clip(value * 40 if high > 20 else value * 4, low, high)
-    rows, axis, block = scales(g, value)
-    zero = plain(
-        g, f.rng.integers(max(low, -3), 4, rows) if name in INTEGERS else np.zeros(rows), getattr(TensorProto, name)
-    )
-    scale = plain(g, f.rng.uniform(0.01, 0.3, rows), kind, "scale")
-    f.features[f"DequantizeLinear of {name}"] += 1
-    third = [zero] if f.chance(0.6) or name == "UINT4" else []
-    codes_in = plain(g, np.round(codes), getattr(TensorProto, name))
-    return g.emit("DequantizeLinear", [codes_in, scale, *third], axis=axis, block_size=block)[0]
-
-
-def scales(g: Scope, value: np.ndarray) -> tuple[tuple[int, ...], int | None, int | None]:
-    """The shape of a scale of a quantization, its axis, and its block."""
-    f = g.file
-    if value.ndim and value.size and f.opset >= 13 and f.chance(0.6):
-        axis = f.number(0, value.ndim - 1)
-        n = value.shape[axis]
-        if f.opset >= 21 and n % 2 == 0 and f.chance(0.4):
-            return (*value.shape[:axis], n // 2, *value.shape[axis + 1 :]), axis, 2
-        return (n,), f.pick([axis, axis - value.ndim]), None
-    return (), None, None
-
-
-def requantized(g: Scope, value: np.ndarray, kind: int) -> Value:
-    """A float weight through QuantizeLinear and DequantizeLinear."""
-    f = g.file
-    need(f.opset >= 10 and (kind == F32 or (f.opset >= 19 and kind == F16)))
-    name = f.pick(
-        [
-            "INT8",
-            "UINT8",
-            *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []),
-            *(EIGHT if f.opset >= 19 and f.ir >= 9 else []),
-        ]
-    )
-    rows, axis, block = scales(g, value)
-    size = {"INT4": 4, "UINT4": 4}.get(name, 40)
-    scale = plain(g, f.rng.uniform(0.5, 2, rows) / size, kind, "scale")
-    zero = plain(g, f.rng.integers(0, 4, rows) if name in INTEGERS else np.zeros(rows), getattr(TensorProto, name))
-    f.features[f"QuantizeLinear of a weight to {name}"] += 1
-    q = g.emit("QuantizeLinear", [plain(g, value, kind), scale, zero], axis=axis, block_size=block)[0]
-    return g.emit("DequantizeLinear", [q, scale, zero], axis=axis, block_size=block)[0]
-
-
 def of_shape(g: Scope, value: np.ndarray, kind: int) -> Value:
     """The shape of a tensor as numbers."""
     need(value.ndim == 1 and g.live and not g.is_function)
@@ -320,23 +193,3 @@ def chosen(g: Scope, value: np.ndarray, kind: int) -> Value:
     need(g.file.opset >= 9 and value.size)
     mask = plain(g, g.file.rng.random(value.shape) < 0.5, BOOL)
     return g.emit("Where", [mask, plain(g, value, kind), plain(g, value * 0.5, kind)])[0]
-
-
-WAYS: list[Callable[[Scope, np.ndarray, int], Value]] = [
-    *(
-        identity,
-        transposed,
-        transposed,
-        reshaped,
-        unsqueezed,
-        expanded,
-        filled,
-        cast_through,
-        cast_through,
-        cast_through,
-    ),
-    *(cast_stored, cast_stored, cast_like, arithmetic, arithmetic, joined, sliced, gathered, dequantized, dequantized),
-    *(dequantized, requantized, requantized, of_shape, chosen),
-]
-EXACT = [identity, transposed, reshaped, unsqueezed, joined, sliced, gathered]
-assert ml_dtypes
