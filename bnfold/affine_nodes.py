@@ -13,8 +13,10 @@ from .constants import is_known
 from .errors import ModelProblem
 from .graph import algebra, attribute, constant, dims, dtype, is_constant, is_floating, label, operator, opset, rank
 from .messages import INFERENCE
+from .rounding import rounded
 
 BATCH_NORMALIZATION = "BatchNormalization"
+NEAR = 2**-7  # no number farther from 0 or 1 is rounded to it, in any type
 EPSILON = float(np.float32(1e-5))  # the default of the ONNX specification, a float32 like every attribute
 
 
@@ -96,23 +98,23 @@ def require_numbers(node: gs.Node, *parameters: Array) -> None:
 
 
 def _mul(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
-    return _with_constant(node, lambda c, i: Affine.of(c))
+    return _with_constant(node, 1.0, lambda c, i: Affine.of(c))
 
 
 def _add(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
-    return _with_constant(node, lambda c, i: Affine.of(1.0, c))
+    return _with_constant(node, 0.0, lambda c, i: Affine.of(1.0, c))
 
 
 def _sub(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     """x - c, or c - x == -x + c"""
-    return _with_constant(node, lambda c, i: Affine.of(1.0, -c) if i else Affine.of(-1.0, c))
+    return _with_constant(node, 0.0, lambda c, i: Affine.of(1.0, -c) if i else Affine.of(-1.0, c))
 
 
 def _div(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     """x / c == (1 / c) * x; c / x is not affine"""
     if is_constant(node.inputs[0]) or not np.all(constant(node, 1)):
         return None
-    return _with_constant(node, lambda c, i: Affine.of(1 / c))
+    return _with_constant(node, 1.0, lambda c, i: Affine.of(1 / c))
 
 
 def _neg(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
@@ -125,20 +127,31 @@ def _sum(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     if not stored or len(stored) != len(node.inputs) - 1:
         return None
     x = next(x for x in node.inputs if not is_constant(x))
-    return _over(x, Affine.of(1.0, sum(constant(node, i) for i in stored)))
+    return _over(x, Affine.of(1.0, sum(_as_stored(node, i, 0.0) for i in stored)))
 
 
 READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg, "Sum": _sum}
 
 
-def _with_constant(node: gs.Node, read: Callable[[Array, int], Affine]) -> tuple[gs.Tensor, Affine] | None:
-    """Read a node of two operands, exactly one of them constant."""
+def _with_constant(
+    node: gs.Node, neutral: float, read: Callable[[Array, int], Affine]
+) -> tuple[gs.Tensor, Affine] | None:
+    """Read a node of two operands, exactly one of them constant, which changes nothing where it is `neutral`."""
     stored = [is_constant(x) for x in node.inputs]
     if sum(stored) != 1:
         return None
     index = stored.index(True)
     x = node.inputs[1 - index]
-    return _over(x, read(_aligned(node, constant(node, index), rank(x)), index))
+    value = _as_stored(node, index, neutral)
+    return _over(x, read(_aligned(node, value, rank(x)), index))
+
+
+def _as_stored(node: gs.Node, index: int, neutral: float) -> Array:
+    """A constant that folds may have changed; all neutral where rounding will make it so: then its node can go now."""
+    value = constant(node, index)
+    near = value.size and abs(value.flat[0] - neutral) < NEAR
+    settled = near and np.all(rounded(value, dtype(node.inputs[index]))[0] == neutral)
+    return np.full_like(value, neutral) if settled else value
 
 
 def _aligned(node: gs.Node, value: Array, to: int) -> Array:

@@ -15,6 +15,7 @@ from .links import link
 from .messages import bodies
 from .native import Failed, guarded
 from .shadows import declare, restore, unshadowed
+from .shapes import adopt_shapes, stating, unseen
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
@@ -26,6 +27,20 @@ def import_view(bare: ModelProto) -> gs.Graph:
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
     declare(bare)
+    view = imported(bare)
+    values = unseen(view)
+    if values:
+        with suppress(Failed):
+            told = ModelProto.FromString(guarded("shape inference", lambda: inferred(stating(bare, values))))
+            adopt_shapes(bare, told)
+            view = imported(bare)
+    for graph in [view, *view.functions]:
+        restore(graph, names)
+    return view
+
+
+def imported(bare: ModelProto) -> gs.Graph:
+    """The view of a model whose names mean one tensor each."""
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     try:
@@ -38,7 +53,6 @@ def import_view(bare: ModelProto) -> gs.Graph:
     finally:
         G_LOGGER.severity = severity
     for graph in [view, *view.functions]:
-        restore(graph, names)
         adopt_all(graph, graph.opset)
     return view
 

@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from bnfold import fold
 from bnfold.errors import ModelProblem
 from tests.build import BN, assert_same, bn, build, operators, values
+from tests.test_dtypes import in_type
 
 X, Y, W = "X[N,3,6,6]", "Y[N,4,4,4]", {"W": (4, 3, 3, 3)}
 SPELLINGS = {  # body, constants: all of it ends in the Conv
@@ -36,6 +37,17 @@ def test_a_spelling(name):
     assert_same(model, result.model)
     left = {t.name for t in result.model.graph.initializer}
     assert left <= {"W", "W.bias"}, "constants that nothing reads any more are still there"
+
+
+@pytest.mark.parametrize("kind", ["float16", "float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "ends", ["d = Div(t, k) Y = Mul(k, d)", "d = Mul(k, t) Y = Div(d, k)", "d = Sub(t, k) Y = Add(d, k)"]
+)
+def test_what_is_neutral_once_it_is_stored_goes_in_the_same_fold(kind, ends):
+    """49 * (1 / 49) is not 1 in float64, but in every narrower type it is."""
+    result = fold(in_type(build(f"t = Relu(X) {ends}", "X[4]", "Y[4]", {"k": 49.0}), kind))
+    assert operators(result.model) == ["Relu"]
+    assert fold(result.model).folded == ()
 
 
 def test_old_broadcasting_stands_at_an_axis():

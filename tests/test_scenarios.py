@@ -179,6 +179,10 @@ GRAPHS = {
         f"l = MatMul(X, W) Y = {BN('l', 'p')}",
         *("X[2,4,6]", "Y[2,4,4]", {"W": (6, 4), **bn("p", 4)}, "MatMul BatchNormalization"),
     ),
+    "a shape that constants compute": (
+        f"a = Gather(axes, last) s = Unsqueeze(k, a) c = Conv(X, W) d = Add(c, s) e = Identity(d) Y = {BN('e', 'p')}",
+        *(X, "Y[A,B,C,D]", {**W, "k": (4, 1), "axes": [3, 1], "last": [-1], **bn("p", 4)}, "Conv Identity"),
+    ),
     "a constant along H, not C": ("c = Conv(X, W) Y = Mul(c, k)", X, Y, {**W, "k": (4, 1)}, "Conv Mul"),
     "a constant along W, not C": ("c = Conv(X, W) Y = Add(c, k)", X, Y, {**W, "k": (1, 1, 1, 4)}, "Conv Add"),
     "a constant that enlarges": (

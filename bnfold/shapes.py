@@ -1,0 +1,64 @@
+"""Shapes that follow from what nodes compute of constants alone, of which onnx's own inference sees little."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import onnx_graphsurgeon as gs
+from onnx import GraphProto, ModelProto, NodeProto, helper
+
+from .affine import Array
+from .computing import element_type, narrowed
+from .constants import is_evaluable, is_static, value_of
+from .messages import bodies
+from .tensors import to_tensor
+
+
+def unseen(view: gs.Graph) -> dict[str, Array]:
+    """The values, by name, that nodes compute and other nodes read whose shapes are not known."""
+    unsure = (n for n in nodes_at_any_depth(view) if not all(is_static(x.shape) for x in n.outputs))
+    read = (x for n in unsure for x in n.inputs if x.inputs and x.inputs[0].op != "Constant")
+    found = {}
+    for tensor in filter(is_evaluable, read):
+        with suppress(Exception):  # large constants have no values here, and others may be damaged
+            found[tensor.name] = narrowed(value_of(tensor), element_type(tensor.dtype))
+    return found
+
+
+def nodes_at_any_depth(graph: gs.Graph) -> Iterator[Any]:
+    """Every node of a graph, and of the bodies in it."""
+    for node in graph.nodes:
+        yield node
+        for body in node.subgraphs():
+            yield from nodes_at_any_depth(body)
+
+
+def graphs_at_any_depth(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for body in (body for node in graph.node for body in bodies(node)):
+        yield from graphs_at_any_depth(body)
+
+
+def stating(bare: ModelProto, values: dict[str, Array]) -> ModelProto:
+    """A copy of a model with Constants in the place of the nodes that compute these values."""
+    copy = ModelProto()
+    copy.CopyFrom(bare)
+    for graph in graphs_at_any_depth(copy.graph):
+        for node in (node for node in graph.node if node.output and node.output[0] in values):
+            node.CopyFrom(constant_node(node, values[node.output[0]]))
+    return copy
+
+
+def constant_node(node: NodeProto, value: Array) -> NodeProto:
+    return helper.make_node("Constant", [], list(node.output), value=to_tensor(value, ""))
+
+
+def adopt_shapes(bare: ModelProto, inferred: ModelProto) -> None:
+    """Take over what is said of tensors in a copy with the same graphs."""
+    pairs = zip(graphs_at_any_depth(bare.graph), graphs_at_any_depth(inferred.graph), strict=True)
+    for graph, other in pairs:
+        for field in ("value_info", "output"):
+            getattr(graph, field).clear()
+            getattr(graph, field).extend(getattr(other, field))
