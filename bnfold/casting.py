@@ -26,7 +26,11 @@ def is_integer(kind: np.dtype[Any]) -> bool:
 
 def cast(value: Array, kind: np.dtype[Any], saturate: bool = True, round_mode: str = "up") -> Array:
     """Cast, of numbers or truth values of any element type. Refuses what ONNX leaves undefined."""
-    require(value.dtype.kind not in "OSUc" and kind.kind not in "OSUc", "DTYPE", "a Cast of strings or complex numbers")
+    require(
+        value.dtype.kind not in "OSUc" and kind.kind not in "OSUc",
+        "NOT_CONSTANT",
+        "a Cast of strings or complex numbers",
+    )
     if kind == value.dtype:
         return value
     if kind == np.bool_:

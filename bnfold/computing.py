@@ -22,6 +22,7 @@ ARITHMETIC = ("Add", "Div", "Mul", "Pow", "Reciprocal", "Sqrt", "Sub")
 EXACT = ("Cast", "CastLike", "Constant", "ConstantOfShape", "QuantizeLinear", "Shape")  # whatever made what they read
 HALF = (BFLOAT16, np.dtype(np.float16))
 BROADCAST = ("Add", "Div", "Expand", "Mul", "Pow", "Sub")
+ENDS = (2**31 - 1, 2**63 - 1)
 
 
 def computed(node: gs.Node, inputs: list[Array | None]) -> Array:
@@ -100,7 +101,14 @@ def _by_reference(node: gs.Node, inputs: list[Array | None]) -> Array:
 
 
 def cut(length: int, start: int, end: int, step: int) -> Array:
-    """The positions that a Slice takes of an axis, its start and end clamped as ONNX says."""
+    """The positions that a Slice takes of an axis, its start and end clamped as ONNX says.
+
+    Refuses an end of the largest integer where steps go back: for ONNX that is the last element, for onnxruntime the
+    place before the first.
+    """
+    require(
+        step > 0 or end not in ENDS, "MALFORMED", "a Slice goes back to the largest integer: runtimes differ on that"
+    )
     start, end = (at + length if at < 0 else at for at in (start, end))
     low, high = (0, length) if step > 0 else (-1, length - 1)
     return np.arange(min(max(start, 0), high), min(max(end, low), high), step)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .errors import EnvironmentProblem, UsageProblem
 from .installed import need
+from .interrupts import ENDING
 from .worker import GRACE, PAUSE, Plain, Running, failure, fold_apart, stop, sweep
 
 ENGINES = ("local", "ray")
@@ -37,7 +38,7 @@ def run(
 ) -> list[Plain]:
     """The answer to every request, in their order; at most `jobs` at a time. `told` hears each as it comes.
 
-    SIGINT and SIGTERM stop all workers before KeyboardInterrupt is raised.
+    A signal to end stops all workers before KeyboardInterrupt is raised.
     """
     answers: dict[int, Plain] = {}
     running: dict[Any, int] = {}
@@ -60,12 +61,12 @@ def run(
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM that come within are put on a list, so that they interrupt nothing by half."""
+    """Signals to end that come within are put on a list, so that they interrupt nothing by half."""
     found: list[int] = []
     try:
         former = {
             number: signal.signal(number, lambda number, _: found.append(number))
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in ENDING
             if signal.getsignal(number) is not signal.SIG_IGN
         }
     except ValueError:  # not in the main thread, to which signals come

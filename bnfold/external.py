@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from io import BufferedReader
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 from onnx.external_data_helper import uses_external_data
 
-from . import wire
+from . import datafiles, wire
 from .errors import ModelProblem
 from .messages import all_tensors
 from .promises import Promises
@@ -23,6 +25,7 @@ from .staging import Sink
 
 BLOCK = 1 << 24
 NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
+DIGITS = 40  # of a place in a file, at most
 PAGE = 4096  # bytes: at such places data can be mapped into memory
 TOGETHER = "Keep data files beside the model."
 ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
@@ -30,11 +33,20 @@ ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` mak
 
 @dataclass(frozen=True)
 class Place:
-    """Where the data of a tensor lies."""
+    """Where the data of a tensor lies: in a file within a `folder`, at `location`, or in one that may be anywhere."""
 
     file: Path
-    offset: int
-    length: int
+    offset: int = 0
+    length: int = 0
+    folder: Path | None = None
+    location: str = ""
+    inode: tuple[int, int] = (0, 0)
+
+    def opened(self) -> BufferedReader:
+        """The file. See `datafiles`."""
+        if self.folder is None:
+            return datafiles.opened(self.file)
+        return datafiles.inside(self.folder, self.location)
 
 
 def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
@@ -45,20 +57,28 @@ def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
     """
     entries = _entries(tensor)
     location = entries.get("location", "").removeprefix(wire.MARK)
-    file = folder / location
-    if not (outside or wire.reference(tensor)):
-        _require_inside(tensor, location, folder)
-    if not os.path.isfile(file):  # no error for a name that the system refuses
-        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(file)[:200]}", TOGETHER)
     offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
-    end = file.stat().st_size
-    found = Place(file, offset, length or max(0, end - offset))
-    if offset + found.length > end:
+    at = Place(folder / location, offset, length, None if outside or wire.reference(tensor) else folder, location)
+    state = _state(tensor, at)
+    if not length and size(tensor):
+        at = replace(at, length=max(0, state.st_size - offset))
+    if offset + at.length > state.st_size:
         raise ModelProblem(
-            f"{file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
+            f"{at.file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
         )
-    require_length(tensor, found.length)
-    return found
+    require_length(tensor, at.length)
+    return replace(at, inode=(state.st_dev, state.st_ino))
+
+
+def _state(tensor: TensorProto, at: Place) -> os.stat_result:
+    """That of a data file. Raises ModelProblem where it cannot be read, or may not be."""
+    try:
+        with at.opened() as file:
+            return os.fstat(file.fileno())
+    except datafiles.Elsewhere as why:
+        raise ModelProblem(f"'{tensor.name}' refers to {at.location[:200]!r}, {why}", ALLOW) from why
+    except (OSError, ValueError) as why:  # also a name that the system refuses
+        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(at.file)[:200]}", TOGETHER) from why
 
 
 def require_length(tensor: TensorProto, length: int) -> None:
@@ -83,27 +103,10 @@ def _entries(tensor: TensorProto) -> dict[str, str]:
     return entries
 
 
-def _require_inside(tensor: TensorProto, location: str, folder: Path) -> None:
-    """Refuse a file outside of the model's folder, and one that may be outside, too, under another name."""
-    if not _is_inside(location, folder):
-        raise ModelProblem(f"'{tensor.name}' refers to {location[:200]!r}, outside the model's folder", ALLOW)
-    file = folder / location
-    if os.path.islink(file) or (os.path.isfile(file) and file.stat().st_nlink > 1):
-        kind = "is a symbolic link" if file.is_symlink() else "has multiple hard links"
-        raise ModelProblem(f"'{tensor.name}' refers to {location[:200]!r}, which {kind}", ALLOW)
-
-
-def _is_inside(location: str, folder: Path) -> bool:
-    try:
-        inside = not Path(location).is_absolute() and (folder / location).resolve().is_relative_to(folder.resolve())
-    except (OSError, ValueError):  # a name that is no file's
-        return False
-    return bool(location) and inside
-
-
 def _number(tensor: TensorProto, text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ModelProblem(f"'{tensor.name}' refers to its data by {text!r}, which is not a number", TOGETHER)
+    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
+        what = "not a number" if len(text) <= DIGITS else "no place in a file"
+        raise ModelProblem(f"'{tensor.name}' refers to its data by {text[:60]!r}, which is {what}", TOGETHER)
     return int(text)
 
 
@@ -129,34 +132,35 @@ def require_data(model: ModelProto, folder: Path, outside: bool = False) -> None
     """
     places = [(place(tensor, folder, outside), tensor) for tensor in filter(uses_external_data, all_tensors(model))]
     outer = [(at, tensor) for at, tensor in places if not wire.reference(tensor)]
-    _require_apart((at.file.resolve(), at.offset, at.length, tensor.name) for at, tensor in outer)
-    stated = {(at.file, _entries(tensor).get("checksum")) for at, tensor in outer}
-    for file, digest in sorted((file, digest) for file, digest in stated if digest is not None):
-        _require_digest(file, digest)
+    _require_apart(outer)
+    stated = {(at.file, _entries(tensor).get("checksum")): at for at, tensor in outer}
+    for (_, digest), at in stated.items():
+        if digest is not None:
+            _require_digest(at, digest)
     for at, tensor in outer if outside else ():
         _vouch(tensor, at)
 
 
-def _require_apart(places: Iterable[tuple[Path, int, int, str]]) -> None:
-    """Raises ModelProblem where data, each by its file, offset, length and name, overlap but are not the same."""
-    order = sorted(place for place in places if place[2])
-    for (first, start, length, one), (second, behind, more, other) in pairwise(order):
+def _require_apart(places: Iterable[tuple[Place, TensorProto]]) -> None:
+    """Raises ModelProblem where data of tensors overlap but are not the same."""
+    order = sorted((at.inode, at.offset, at.length, tensor.name, at.file) for at, tensor in places if at.length)
+    for (first, start, length, one, file), (second, behind, more, other, _) in pairwise(order):
         if first == second and (start, length) != (behind, more) and start + length > behind:
             raise ModelProblem(
-                f"the data of '{one}' and '{other}' overlap in {first}",
+                f"the data of '{one}' and '{other}' overlap in {file}",
                 "Tensors share all of their data or none; export the model again.",
             )
 
 
-def _require_digest(file: Path, digest: str) -> None:
+def _require_digest(at: Place, digest: str) -> None:
     """Raises ModelProblem unless a file has this SHA-1, as the specification of ONNX has it for `checksum`."""
     import hashlib
 
-    with file.open("rb") as stream:
+    with at.opened() as stream:
         found = hashlib.file_digest(stream, "sha1").hexdigest()
     if found != digest.strip().lower():
         raise ModelProblem(
-            f"{file} has the checksum {found}; the model states {digest[:60]!r}",
+            f"{at.file} has the checksum {found}; the model states {digest[:60]!r}",
             "The data file is damaged, or is that of another model.",
         )
 
@@ -208,25 +212,51 @@ def _appended(source: Place | int, sink: Sink, promises: Promises) -> tuple[int,
 
 
 def copy(source: Place, sink: Sink) -> None:
-    """Copy a range of a file to where another one is being written: by the system, if it can."""
-    at, left = source.offset, source.length
-    with source.file.open("rb") as file:
-        if hasattr(os, "copy_file_range"):
-            sink.flush()  # and so at its place, also where that is behind the end of the file
-            with suppress(OSError):  # between file systems, say: what is left is copied here
-                while left and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(left, BLOCK), at)):
-                    at, left = at + done, left - done
-                    sink.tell_disk()
-            sink.seek(0, os.SEEK_END)
-        file.seek(at)
-        while left and (block := file.read(min(left, BLOCK))):
-            sink.write(block)
-            left -= len(block)
-    if left:
+    """Copy a range of a file to where another one is being written: what is a hole in the file stays one."""
+    place, end = sink.tell(), source.offset + source.length
+    with source.opened() as file:
+        whole = os.fstat(file.fileno()).st_size >= end
+        for start, stop in _filled(file.fileno(), source.offset, end) if whole else ():
+            sink.seek(place + start - source.offset)
+            whole = whole and _copied(file, start, stop, sink)
+    if not whole:
         raise ModelProblem(f"{source.file} became shorter while it was read", "Fold it again when nobody writes to it.")
+    if sink.tell() < place + source.length:
+        sink.truncate(place + source.length)
+        sink.seek(place + source.length)
+
+
+def _filled(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts of a range of a file that are not holes, where the system tells: a file of any length takes no room."""
+    while at < end:
+        try:
+            start = os.lseek(file, at, os.SEEK_DATA)
+            stop = os.lseek(file, start, os.SEEK_HOLE)
+        except (AttributeError, OSError) as why:
+            start, stop = (end if getattr(why, "errno", None) == errno.ENXIO else at), end
+        if start < end:
+            yield start, min(stop, end)
+        at = stop
+
+
+def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
+    """Copy a range of a file, by the system if it can; whether it was there."""
+    place = sink.tell() - at
+    if hasattr(os, "copy_file_range"):
+        sink.flush()  # and so at its place, also where that is behind the end of the file
+        with suppress(OSError):  # between file systems, say: what is left is copied here
+            while at < stop and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, BLOCK), at)):
+                at += done
+                sink.tell_disk()
+        sink.seek(place + at)
+    file.seek(at)
+    while at < stop and (block := file.read(min(stop - at, BLOCK))):
+        sink.write(block)
+        at += len(block)
+    return at == stop
 
 
 def require_unchanged(file: Path, stamp: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
-    if stamp and wire.stamp(file) != stamp:
-        raise ModelProblem(f"{file} changed while it was read", "Fold it again when nobody writes to it.")
+    if stamp and not (file.exists() and wire.stamp(file) == stamp):
+        raise datafiles.changed(file)

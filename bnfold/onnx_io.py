@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import BinaryIO
 from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
-from . import external, wire
+from . import datafiles, external, wire
 from .bounds import require_bounded
 from .errors import ModelProblem
 from .messages import all_tensors
@@ -122,6 +121,7 @@ def write(
         copied = {(piece.file, piece.stamp) for piece in pieces if isinstance(piece, wire.Range)}
         for file, stamp in copied | promises.read_from:
             external.require_unchanged(source_folder / file, stamp)
+        datafiles.require_unchanged()
 
 
 def _laid_out(pieces: list[wire.Piece], stream: Sink, source_folder: Path) -> Iterator[tuple[int, int]]:
@@ -141,6 +141,8 @@ def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool =
     model = load(source, whole=False)
     external.require_data(model, source.parent, outside)
     if keep_external or not any(map(wire.belongs_outside, all_tensors(model))):
-        shutil.copyfile(source, draft)
+        with Sink(draft) as sink:
+            external.copy(external.Place(source, 0, source.stat().st_size), sink)
+        datafiles.require_unchanged()
     else:
         write(model, draft, source.parent)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from . import external, onnx_io, staging
+from . import external, files, onnx_io, staging
+from .datafiles import unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from .installed import require_runtime
 from .junit import FAILED, PASSED, Check
@@ -153,9 +154,11 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     options.require_means()
     target = target or default_target(source)
     try:
-        return folded_file(source, target, options, Promises(trusting=True))
+        with unchanged():
+            return folded_file(source, target, options, Promises(trusting=True))
     except Overflow:
-        return folded_file(source, target, options, Promises())
+        with unchanged():
+            return folded_file(source, target, options, Promises())
 
 
 def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
@@ -177,7 +180,7 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
         result = replace(result, flushed=result.flushed + promises.flushed)
         wanted = result.folded and options.verify != "off"
         with kept_if_failed(record, source, failed, promises):
-            verification = verified(source, draft, options, result.sites) if wanted else None
+            verification = verified(source, draft, target, options, result.sites) if wanted else None
             after = size_of(record, draft, data_of(record, source, draft, options))
             report = FoldReport(source, target, result, before, after, verification, False, not result.folded, 0.0)
             require_passed(report)
@@ -228,7 +231,7 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
     staging.sweep(target)
     inputs = [source, *external.data_files(record, source.parent)]
     for path in (target, target.parent / staging.data_name(target)):
-        if path.is_dir() or staging.is_special(path):
+        if path.is_dir() or files.is_special(path):
             raise UsageProblem(
                 f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}", "Name the file to write."
             )
@@ -254,12 +257,14 @@ def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: P
         onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
 
 
-def verified(source: Path, draft: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft."""
+def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
+    """The verification of a draft, which tells of it as `target`."""
     from .verification import verify
 
     outside = options.allow_external_outside
-    return verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+    found = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+    found.models["folded"]["path"] = str(target)
+    return found
 
 
 def require_passed(report: FoldReport) -> None:

@@ -13,6 +13,7 @@ from typing import TypeVar
 Listener = Callable[[str, float, float, str], None]  # a step, how much of it is done, of how much, and more words
 T = TypeVar("T")
 _listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+_notified: ContextVar[Callable[[str], None] | None] = ContextVar("notified", default=None)
 
 
 @contextmanager
@@ -38,3 +39,20 @@ def each(items: Iterable[T], step: str, total: float, words: str = "") -> Iterat
         tell(step, done, total, words)
         yield item
     tell(step, total, total, words)
+
+
+@contextmanager
+def notified(person: Callable[[str], None]) -> Iterator[None]:
+    """Within the block a `person` is notified of what keeps us."""
+    token = _notified.set(person)
+    try:
+        yield
+    finally:
+        _notified.reset(token)
+
+
+def notify(text: str) -> None:
+    """Say what keeps us, where there is a person to hear it."""
+    person = _notified.get()
+    if person:
+        person(text)

@@ -1,38 +1,38 @@
 """Files that appear whole or not at all, whatever comes between: kill -9, a full disk, another process.
 
-What becomes OUT is made in a draft, a folder `.OUT.xxxxxxxx` beside it, and flushed to the disk. Then its data file, if
-there is one, is renamed to OUT.data, and last the draft to OUT. An OUT and OUT.data that are there step aside before:
-no model ever stands beside data that is not its own. Where a process ends on the way, they come back, at the latest
-when the next one writes OUT; a lock, which ends with its process, tells which drafts are those of the living.
+What becomes OUT is made in a draft, a folder beside it that is this user's alone and has a name that nobody can guess,
+and flushed to the disk. Then its data file, if there is one, is renamed to OUT.data, and last the draft to OUT. An OUT
+and OUT.data that are there step aside before: no model ever stands beside data that is not its own. Where a process
+ends on the way, they come back, at the latest when the next one writes OUT. What it may undo it knows from the journal:
+that a name in the folder looks like a draft's, or a file in it like ours, is no proof.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import io
 import os
-import re
+import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import journal, limits
 from .errors import EnvironmentProblem, UsageProblem
+from .files import NOFOLLOW, NONBLOCK, held, not_a_link, stream_of
+from .journal import Entry
+from .progress import notify
 
-try:
-    import fcntl
-except ImportError:  # Windows: whether a process lives cannot be told, so what is left of it stays
-    fcntl = None  # type: ignore[assignment]
-
-# In a draft's folder:
-LOCK = "lock"  # is locked as long as the process lives that made the draft
-ASIDE = "aside"  # the model that is being replaced, and its data file
-MOVED = "moved"  # the signature of the data file that takes the place of the old one
-
+ASIDE = "aside"  # in a draft's folder: the model that is being replaced, and its data file
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 STEP = 1 << 22  # bytes after which the disk is told
-_locks: set[int] = set()  # open files
+# Seconds: for which another process is waited for, after which a word is said, between two looks.
+PATIENCE, WORTH_A_WORD, PAUSE = 60.0, 1.0, 0.02
 
 
 class Sink(io.BufferedWriter):
@@ -42,7 +42,7 @@ class Sink(io.BufferedWriter):
     """
 
     def __init__(self, path: Path, mode: str = "wb", start: int = 0) -> None:
-        super().__init__(io.FileIO(path, mode))
+        super().__init__(io.FileIO(path, mode, opener=not_a_link))
         self._told = self.seek(start)
 
     def reserve(self, length: int) -> None:
@@ -66,30 +66,52 @@ class Sink(io.BufferedWriter):
             self._told = at
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """Where it is made: both folders by paths that lead there whatever their names lead to meanwhile."""
+
+    target: Path
+    folder: Path
+    name: str
+    entry: Entry
+
+
 @contextmanager
 def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bool = True) -> Iterator[Path]:
     """A path to write to; when the block ends well, what was written there becomes `target`. Else nothing is left.
 
     A file beside it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
     A draft that refers to files of `target`'s own folder must itself be in it: `beside`. Raises EnvironmentProblem if
-    the place cannot be written, UsageProblem if it is taken and not to `replace`, also if that came in between.
+    the place cannot be written, UsageProblem if it is taken and not to `replace`, also if that came in between. A link
+    is replaced, never followed.
     """
-    folder = target.with_name(f".{target.name}.{os.urandom(8).hex()}")
-    draft = folder.with_name(f"{folder.name}.onnx") if beside else folder / target.name
-    with writing(target), _begun(folder, target):
-        yield draft
+    with writing(target), held(target.parent) as parent, _begun(parent / target.name, target) as draft:
+        path = _beside(draft.target, draft.name) if beside else draft.folder / target.name
+        yield path
         if keep:
-            _place(draft, target, folder, replace)
+            _place(draft, path, target, replace)
 
 
 def write(path: Path, content: bytes) -> None:
-    """A whole file at once, in place of what was there; a link, a device or a pipe is written through."""
-    if path.is_symlink() or is_special(path):
-        with writing(path):
-            path.write_bytes(content)
+    """A whole file at once, in place of what was there, a link too. A device, a pipe, our own stdout are written to."""
+    with writing(path):
+        number = stream_of(path)
+    if number is None:
+        with staged(path) as draft:
+            draft.write_bytes(content)
         return
-    with staged(path) as draft:
-        draft.write_bytes(content)
+    with writing(path), open(number, "wb") as stream:
+        stream.write(content)
+
+
+def append(path: Path, text: str) -> None:
+    """Add to a file, which is no link, and no pipe. Raises EnvironmentProblem."""
+    with writing(path):
+        number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | NONBLOCK, 0o666)
+        with open(number, "a", encoding="utf-8") as stream:
+            if not stat.S_ISREG(os.fstat(number).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file")
+            stream.write(text)
 
 
 @contextmanager
@@ -110,113 +132,99 @@ def require_folder(path: Path) -> None:
         raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
 
 
-def is_special(path: Path) -> bool:
-    """A device, a pipe, a socket: what may be written to, but not replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
-
-
 def data_name(model: Path) -> str:
     """The file that holds the external data of a model that we write."""
     return f"{model.name}.data"
 
 
 def sweep(target: Path) -> None:
-    """Undo what processes that were killed have begun at `target`."""
-    with suppress(OSError), _alone(target.parent):
-        _sweep(target)
+    """Undo what processes of this user that were killed have begun at `target`."""
+    with suppress(OSError), held(target.parent) as parent, _alone(parent, target):
+        _sweep(parent / target.name)
 
 
 @contextmanager
-def _begun(folder: Path, target: Path) -> Iterator[None]:
-    """A new folder for a draft, locked, which goes in the end, also where a signal comes while it does."""
-    lock = None
+def _begun(target: Path, called: Path) -> Iterator[_Draft]:
+    """A new draft, which goes in the end, also where a signal comes while it does; `called` is how words name it."""
+    name = f".bnfold-{os.urandom(8).hex()}"
+    entry = Entry(name)
     try:
-        with _alone(target.parent):
+        with _alone(target.parent, called):
             _sweep(target)
-            folder.mkdir(0o700)
-            lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
-            _locks.add(lock)
-            _locked(lock)
-        yield
+            entry = journal.begun(journal.key(target), name)
+            target.with_name(name).mkdir(0o700)
+        with held(target.with_name(name), follow=False) as folder:
+            entry.note(folder=journal.identity(folder))
+            yield _Draft(target, folder, name, entry)
     finally:
         try:
-            _undo(folder, target)
+            _undo(target, entry)
         except KeyboardInterrupt:
-            _undo(folder, target)
+            _undo(target, entry)
             raise
-        finally:
-            if lock is not None:
-                _locks.remove(lock)
-                os.close(lock)
-
-
-def _forget() -> None:
-    """In a fork: a lock is that of the process that made the draft, and ends with it, not with its forks."""
-    while _locks:
-        os.close(_locks.pop())
-
-
-if fcntl is not None:
-    os.register_at_fork(after_in_child=_forget)
-
-
-def _locked(file: int, wait: bool = False) -> bool:
-    """Lock an open file against other processes; whether that could be done."""
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # another process has it, or the file system has no locks
-        return False
-    return True
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process is in such a block of the same folder, where the system can lock one."""
-    if fcntl is None:
+def _alone(folder: Path, target: Path) -> Iterator[None]:
+    """No other process is in such a block of the same folder, where the system can lock one.
+
+    Raises EnvironmentProblem where another one does not let go of it.
+    """
+    if sys.platform == "win32":
         yield
         return
-    held = os.open(folder, os.O_RDONLY)
+    file = os.open(folder, os.O_RDONLY)
     try:
-        _locked(held, wait=True)
+        _wait(file, target)
         yield
     finally:
-        os.close(held)
+        os.close(file)
 
 
-def _place(draft: Path, target: Path, folder: Path, replace: bool) -> None:
+def _wait(file: int, target: Path) -> None:
+    """Lock the folder of `target`, which is open as `file`."""
+    began, patience, said = time.monotonic(), limits.current().time(PATIENCE), False
+    while journal.locked(file) is False:
+        waited = time.monotonic() - began
+        if waited > patience:
+            raise EnvironmentProblem(
+                f"{target} cannot be written: another process has had its folder locked for {patience:g} s",
+                "End that process, or write to another folder; --limit seconds=3600 waits longer.",
+            )
+        if waited > WORTH_A_WORD and not said:
+            notify(f"waiting for another process, which has locked the folder of {target}")
+            said = True
+        time.sleep(PAUSE)
+
+
+def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
     """Let a draft and its data file become `target`: one step after the other, each on the disk before the next."""
-    data, place = draft.with_name(data_name(draft)), target.with_name(data_name(target))
-    for made in filter(Path.exists, (data, draft)):
+    data, parent = path.with_name(data_name(path)), draft.target.parent
+    for made in filter(os.path.lexists, (data, path)):
         _flush(made)
-    with _alone(target.parent):
-        if not replace and os.path.lexists(target):
+    with _alone(parent, target):
+        if not replace and os.path.lexists(draft.target):
             raise UsageProblem(f"{target} exists", "--force replaces it.")
-        if data.exists():
-            for path, aside in _steps_aside(folder, target):
-                if os.path.lexists(path) and not path.is_dir():
-                    os.replace(path, aside)
-            (folder / MOVED).write_text(_signature(data))
-            for path in (folder / MOVED, folder, target.parent):
-                _flush(path)
-            os.replace(data, place)
-            _flush(target.parent)
-        os.replace(draft, target)
-        _flush(target.parent)
-
-
-def _signature(file: Path) -> str:
-    """What no other file has, wherever this one is moved."""
-    state = file.lstat()
-    return f"{state.st_dev}:{state.st_ino}:{state.st_size}:{state.st_mtime_ns}"
+        if os.path.lexists(data):
+            steps = _steps_aside(draft.target, draft.folder)
+            draft.entry.note(data=journal.signature(data), aside=[journal.signature(path) for path, _ in steps])
+            draft.entry.flush()
+            for there, aside in steps:
+                if journal.signature(there) and not there.is_dir():
+                    os.replace(there, aside)
+            for folder in (draft.folder, parent):
+                _flush(folder)
+            os.replace(data, draft.target.with_name(data_name(target)))
+            _flush(parent)
+        os.replace(path, draft.target)
+        _flush(parent)
 
 
 def _flush(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk; a folder only where the system can."""
     is_folder = path.is_dir()
     with suppress(OSError) if is_folder else nullcontext():
-        file = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        file = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | NOFOLLOW)
         try:
             os.fsync(file)
         finally:
@@ -224,52 +232,42 @@ def _flush(path: Path) -> None:
 
 
 def _sweep(target: Path) -> None:
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}")
-    with os.scandir(target.parent) as entries:
-        left = [Path(e.path) for e in entries if ours.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
-    for folder in left:
-        if _is_dead(folder):
-            _undo(folder, target)
+    for entry in journal.dead(journal.key(target)):
+        _undo(target, entry)
 
 
-def _is_dead(folder: Path) -> bool:
-    """The process that made a draft no longer lives, as far as can be told."""
-    try:
-        lock = os.open(folder / LOCK, os.O_RDWR)
-    except FileNotFoundError:  # it ended before there was more than a folder, or when hardly more was left of it
-        with suppress(OSError):
-            return not any(folder.iterdir())
-        return False  # its own process has removed it just now
-    except OSError:  # that of another user
-        return False
-    try:
-        return _locked(lock)
-    finally:
-        os.close(lock)
-
-
-def _undo(folder: Path, target: Path) -> None:
+def _undo(target: Path, entry: Entry) -> None:
     """Leave nothing of a draft, as far as that can be done; what is left goes with the next one."""
-    with suppress(OSError):
-        if not os.path.lexists(target):
-            _undo_place(folder, target)
-        folder.with_name(f"{folder.name}.onnx").unlink(missing_ok=True)
-        for entry in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):  # the lock last
-            entry.unlink(missing_ok=True)
+    facts = entry.facts
+    folder = target.with_name(facts["name"])
+    with suppress(OSError), held(folder, follow=False) as inside:
+        if journal.identity(inside) == facts.get("folder"):
+            if not os.path.lexists(target):
+                _undo_place(target, inside, facts)
+            _beside(target, folder.name).unlink(missing_ok=True)
+            for left in inside.iterdir():
+                left.unlink()
         folder.rmdir()
+    entry.end(done=not os.path.lexists(folder))
 
 
-def _undo_place(folder: Path, target: Path) -> None:
+def _undo_place(target: Path, folder: Path, facts: dict[str, Any]) -> None:
     """New data without its model goes; a model and its data that stepped aside come back, the data first."""
-    moved, place = folder / MOVED, target.with_name(data_name(target))
-    if moved.exists() and os.path.lexists(place) and moved.read_text() == _signature(place):
-        place.unlink()
-    for path, aside in reversed(_steps_aside(folder, target)):
-        if os.path.lexists(aside):
+    data = target.with_name(data_name(target))
+    if facts.get("data") and facts["data"] == journal.signature(data):
+        data.unlink()
+    signatures = facts.get("aside", [[], []])
+    for (path, aside), signature in reversed([*zip(_steps_aside(target, folder), signatures, strict=True)]):
+        if signature and signature == journal.signature(aside) and not os.path.lexists(path):
             os.replace(aside, path)
 
 
-def _steps_aside(folder: Path, target: Path) -> list[tuple[Path, Path]]:
+def _steps_aside(target: Path, folder: Path) -> list[tuple[Path, Path]]:
     """A model, then its data file, each with where it goes while another takes its place."""
     aside = folder / ASIDE
     return [(target, aside), (target.with_name(data_name(target)), folder / data_name(aside))]
+
+
+def _beside(target: Path, name: str) -> Path:
+    """Where a draft is that must be in `target`'s own folder."""
+    return target.with_name(f"{name}.onnx")

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
+from onnx.external_data_helper import uses_external_data
 
-from . import wire
+from . import datafiles, wire
 from .affine import IDENTITY, Affine, Array
 from .errors import ModelProblem
 from .limits import current
@@ -197,8 +197,8 @@ def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
     """A copy of an external tensor that holds its data."""
     whole = TensorProto()
     whole.CopyFrom(tensor)
-    load_external_data_for_tensor(whole, str(folder))
-    whole.data_location = TensorProto.DEFAULT  # which onnx itself says from 1.23 on
+    whole.raw_data = datafiles.data(tensor, folder)
+    whole.data_location = TensorProto.DEFAULT
     del whole.external_data[:]
     return whole
 

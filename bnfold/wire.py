@@ -8,10 +8,10 @@ data and, in `message`, where the whole message is; or, in `promise`, the number
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, overload
 
@@ -19,6 +19,8 @@ import onnx
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
 from onnx.external_data_helper import uses_external_data
+
+from . import datafiles
 
 LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
 MARK = f"\0{os.urandom(8).hex()}:"  # starts what is found in no file
@@ -288,9 +290,9 @@ def belongs_outside(tensor: TensorProto) -> bool:
     return uses_external_data(tensor) and (not reference(tensor) or OUTSIDE in reference(tensor))
 
 
-def opened(tensor: TensorProto, folder: Path) -> io.BufferedReader:
+def opened(tensor: TensorProto, folder: Path) -> BufferedReader:
     """The model file, at the data of a tensor that lies there."""
     entries = reference(tensor)
-    file = (folder / entries["location"].removeprefix(MARK)).open("rb")
+    file = datafiles.opened(folder / entries["location"].removeprefix(MARK))
     file.seek(int(entries["offset"]))
     return file

@@ -18,6 +18,7 @@ from typing import Any
 
 from . import staging
 from .errors import BnfoldError, EnvironmentProblem
+from .interrupts import interruptible
 from .junit import broken_off
 from .limits import MORE, Limits, Watch, capped, tied, within
 from .pipeline import FoldReport, Options, failed_target, fold_file
@@ -120,7 +121,8 @@ def sweep(request: Mapping[str, Any]) -> None:
     """Remove what a worker that did not live to do so has left half written."""
     target = Path(request["folder"], request["target"])
     for path in (target, failed_target(target)):
-        staging.sweep(path)
+        with suppress(EnvironmentProblem):  # where the folder is locked, what is left goes with the next fold
+            staging.sweep(path)
 
 
 def stop(running: Sequence[Running]) -> None:
@@ -138,9 +140,9 @@ def stop(running: Sequence[Running]) -> None:
 
 
 def serve(place: str, parent: str) -> None:
-    """The side of the new process: read the request, fold, write the answer. SIGTERM interrupts it, as Ctrl-C would."""
+    """The side of the new process: read the request, fold, write the answer. It is interrupted as by Ctrl-C."""
     tied(int(parent))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interruptible()
     request = json.loads(Path(place, "ask.json").read_text(encoding="utf-8"))
     Path(place, "answer.json").write_text(json.dumps(_answered(request)), encoding="utf-8")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from bnfold.errors import BnfoldError
+from bnfold.interrupts import interruptible
 from bnfold_cli.console import complain, words
 from bnfold_cli.voice import spoken
 
@@ -101,9 +101,8 @@ def _unexpected(problem: Any) -> int:
 
 
 def main() -> None:
-    """The `bnfold` command. SIGTERM interrupts it, as Ctrl-C does."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """The `bnfold` command. SIGTERM and SIGHUP interrupt it, as Ctrl-C does."""
+    interruptible()
     _end(run())
 
 

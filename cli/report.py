@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +83,7 @@ def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
             raise UsageProblem(f"{path} is another file of this command", "Choose another name for the page.")
     if path.is_dir():
         raise UsageProblem(f"{path} is a folder", "Name the file to write.")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise UsageProblem(f"{path} exists", "--force replaces it.")
     require_no_model(path)
     staging.require_folder(path)

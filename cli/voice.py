@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from bnfold.errors import UsageProblem
+from bnfold.progress import notified
 from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
@@ -32,7 +33,7 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
         speak(quiet, verbose)
         notice()
         began = time.perf_counter()
-        with drawn():
+        with drawn(), notified(console.note):
             code = command(**asked)
         if console.detailed:
             console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")

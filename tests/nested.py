@@ -1,6 +1,6 @@
 """Random models of nested bodies: If, Loop and Scan in each other and in functions, names used again, shared weights.
 
-`python -m tests.nested 2000` folds as many, and holds each against onnxruntime.
+`python -m tests.nested 0 2000` folds those of 2000 seeds, and compares each with its original on onnxruntime.
 """
 
 from __future__ import annotations

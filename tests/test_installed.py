@@ -208,6 +208,19 @@ def test_without_a_runtime_a_fold_can_be_had_unproved(here: Path, capfd: pytest.
     capfd.readouterr()
 
 
+@pytest.mark.usefixtures("without")
+def test_training_needs_no_runtime_and_an_export_says_so(here: Path, capfd: pytest.CaptureFixture[str]):  # noqa: F811
+    """The extra `train` brings none."""
+    pytest.importorskip("torch")
+    assert not any("runtime" in each.name for each in EXTRAS["train"])
+    assert run(["train", "--arch", "mlp", "--steps", "2", "--no-plot", "--out", "run"]) == 0
+    capfd.readouterr()
+    assert run(["export", "m.onnx", "--checkpoint", "run"]) == 4
+    said = "error: the comparison of the exported file with PyTorch needs onnxruntime, and none is installed\n"
+    assert capfd.readouterr().err.startswith(said)
+    assert not (here / "m.onnx").exists()
+
+
 def test_every_command_notices_two_runtimes(
     here: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,10 +109,9 @@ def names(folder: Path) -> list[str]:
 def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, beside: bool) -> None:
     with staging.staged(tmp_path / "m.onnx", beside=beside) as draft:
         assert draft.suffix == ".onnx"
-        assert draft.name.startswith(".m.onnx." if beside else "m.onnx")
-        assert tmp_path in (draft.parent, draft.parent.parent)
-        assert (draft.parent == tmp_path) == beside
-        assert [name[:8] for name in names(tmp_path)] == [".m.onnx."]
+        assert draft.name.startswith(".bnfold-" if beside else "m.onnx")
+        assert tmp_path.samefile(draft.parent) == beside
+        assert [name[:8] for name in names(tmp_path)] == [".bnfold-"]
         draft.write_text("model")
         draft.with_name(f"{draft.name}.data").write_text("data")
     assert names(tmp_path) == ["m.onnx", "m.onnx.data"]
@@ -268,6 +268,29 @@ def test_data_are_copied_where_the_system_cannot_do_it_or_not_all_of_it(
         external.copy(external.Place(tmp_path / "source", 10, 90_000), sink)
         sink.write(b"after")
     assert (tmp_path / "sink").read_bytes() == b"before" + data[10:90_010] + b"after"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="holes as Linux has them")
+@pytest.mark.parametrize(("offset", "length"), [(0, 1 << 30), (1 << 29, 1 << 29), (5, 1 << 20), ((1 << 30) - 9, 9)])
+def test_what_is_a_hole_stays_one(tmp_path: Path, offset: int, length: int) -> None:
+    """A file that states a terabyte, and is none, fills no disk."""
+    with (tmp_path / "source").open("wb") as file:
+        file.truncate(1 << 30)
+        for at in (0, 1 << 16, 1 << 29):
+            file.seek(at)
+            file.write(b"data" * 2500)
+    with staging.Sink(tmp_path / "sink") as sink:
+        sink.write(b"before")
+        external.copy(external.Place(tmp_path / "source", offset, length), sink)
+        sink.write(b"after")
+    assert (tmp_path / "sink").stat().st_blocks * 512 < 1 << 20
+    found, wanted = (tmp_path / "sink").open("rb"), (tmp_path / "source").open("rb")
+    with found, wanted:
+        wanted.seek(offset)
+        assert found.read(6) == b"before"
+        for left in range(length, 0, -(1 << 24)):
+            assert found.read(min(left, 1 << 24)) == wanted.read(min(left, 1 << 24))
+        assert found.read() == b"after"
 
 
 def test_a_file_that_becomes_shorter_while_it_is_read_is_said(tmp_path: Path) -> None:

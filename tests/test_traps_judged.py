@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from bnfold import fold, verify
 from bnfold.folding import FoldResult
+from bnfold.verification import sessions
 from tests.build import BN, assert_same, build, feeds
 from tests.reference import evaluate
 from tests.test_dtypes import in_type, stored
@@ -144,14 +145,27 @@ T5_ROW = (
 )
 
 
+def is_misfolded(model: onnx.ModelProto) -> bool:
+    """Whether this onnxruntime (up to 1.31) computes something else by default than without optimization."""
+    feeds = {"X": np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32)}
+    plain, served = (
+        sessions.outputs(sessions.session(model.SerializeToString(), sessions.options(level)), ["Y"], feeds)[0]
+        for level in ("off", "default")
+    )
+    return not np.allclose(plain, served, rtol=1e-3)
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_T19_onnxruntime_is_not_the_judge():
-    """It folds the original wrongly by default: a right fold is not blamed for it, nor one as wrong excused."""
+    """It may fold the original wrongly by default: a right fold is not blamed for it, nor one as wrong excused."""
     model, wrong = in_float32(*T5_ROW), misfolded()
     right = fold(model)
     assert right.folded
     assert [verify(model, m).verdict for m in (right.model, wrong)] == ["PASS", "FAIL"]
-    assert [verify(model, m, levels=("default",)).passed for m in (right.model, wrong)] == [False, False]
+    assert [verify(model, m, levels=("default",)).passed for m in (right.model, wrong)] == [
+        not is_misfolded(model),
+        False,
+    ]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import onnx
@@ -54,6 +56,11 @@ def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
         "bench",
         "display",
         "errors",
+        "files",
+        "datafiles",
+        "journal",
+        "temporary",
+        "interrupts",
         "limits",
         "messages",
         "models",
@@ -104,3 +111,30 @@ def test_the_models_are_left_alone() -> None:
     before = original.SerializeToString(), folded.SerializeToString()
     verify(original, folded)
     assert (original.SerializeToString(), folded.SerializeToString()) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: int) -> None:
+    """Nor does the one that nobody can handle, once the next child has been started."""
+    script = (
+        "from bnfold.interrupts import interruptible; interruptible()\n"
+        "from bnfold.verification import child; print('up', flush=True); child.run('crash', {'seconds': 60}, seconds=60)"
+    )
+    around = {**os.environ, "TMPDIR": str(tmp_path / "t"), "XDG_STATE_HOME": str(tmp_path / "state")}
+    (tmp_path / "t").mkdir()
+    for wait in (0.0, 0.05, 0.5):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=around
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(wait)
+        process.send_signal(number)
+        process.communicate()
+        if number != signal.SIGKILL:
+            assert [*(tmp_path / "t").iterdir()] == []
+    crash = "from bnfold.verification import child\ntry: child.run('crash', {}, seconds=60)\nexcept Exception: pass"
+    subprocess.run([sys.executable, "-c", crash], env=around, check=True)
+    assert [*(tmp_path / "t").iterdir()] == []
+    assert [*(tmp_path / "state").iterdir()] == []

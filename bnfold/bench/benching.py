@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from .. import processors
+from .. import processors, temporary
 from ..errors import Inconclusive, UsageProblem
 from ..installed import require_runtime
 from ..models import Model
@@ -62,7 +61,7 @@ def benchmark(
     require_runtime("a benchmark")
     asked = settings(levels, providers, mode, dims or {}, cuda_graph)
     started = time.perf_counter()
-    with located(original) as first, located(folded) as second, TemporaryDirectory(prefix="bnfold-") as engines:
+    with located(original) as first, located(folded) as second, temporary.folder() as engines:
         require(name for name in providers if name != "cpu")
         request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
         session = Session({**request, "engines": engines, "seed": seed}, asked, launches, started + budget_s)
@@ -111,7 +110,7 @@ class Session:
             mine = [cell for cell in self.cells if cell["setting"]["provider"] == provider]
             served = next((cell for cell in mine if cell["setting"]["level"] == "default"), mine[0])
             for name in MODELS:
-                with TemporaryDirectory(prefix="bnfold-") as engines:  # nothing built or timed before is of help
+                with temporary.folder() as engines:  # nothing built or timed before is of help
                     asked = {"alone": name, "cells": [served], "engines": engines}
                     yield (provider, name), self.child("alone", provider, asked, self._left())
 

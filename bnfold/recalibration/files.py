@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from .. import onnx_io, staging
+from ..datafiles import unchanged
 from ..feeds.calibration import from_path
 from ..pipeline import require_free
 from ..validity import require_valid
@@ -38,6 +39,11 @@ def recalibrate_file(
 ) -> Written:
     """Write the model at `source` with statistics of `data` to `target` (default: NAME.recalibrated.onnx beside it)."""
     target = target or default_target(source)
+    with unchanged():
+        return _recalibrated(source, target, data, options, force, watch)
+
+
+def _recalibrated(source: Path, target: Path, data: Path, options: Options, force: bool, watch: Watch) -> Written:
     record = _read(source)
     require_free(record, source, target, force)
     with staging.staged(target, replace=force) as draft:

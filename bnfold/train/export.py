@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
@@ -71,7 +72,7 @@ def _check_request(out: Path, opset: int, dtype: str, force: bool) -> None:
         raise UsageProblem(f"{out} is a folder", "Name the file to write, such as model.onnx.")
     if not out.parent.is_dir():
         raise UsageProblem(f"there is no folder {out.parent}", "Make it first, or choose another place.")
-    if out.exists() and not force:
+    if os.path.lexists(out) and not force:
         raise UsageProblem(f"{out} exists", "--force replaces it.")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelProblem, UsageProblem
-from ..staging import write, writing
+from ..staging import append, write, writing
 from .config import VERSION, Config, require_version, write_config
 from .options import RUNS, Settings
 
@@ -106,14 +106,13 @@ def _damaged(path: Path) -> ModelProblem:
 
 def log(run: Path, row: dict[str, float]) -> None:
     """One more line of metrics."""
-    with writing(run / METRICS), (run / METRICS).open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(row) + "\n")
+    append(run / METRICS, json.dumps(row) + "\n")
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
     """The lines of metrics so far, without one that was cut off while it was written."""
     path = run / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 

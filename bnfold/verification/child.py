@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from .. import temporary
 from ..errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
 from ..limits import UNCAPPED, Limits, Watch, cap, current, tied, within
 from ..progress import Listener, heard, tell
@@ -70,13 +70,13 @@ def run(
     """
     limits = current()
     told = json.dumps({**asdict(limits), "seconds": 0}), "" if reserves else "capped", str(os.getpid())
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+    with temporary.folder() as folder:
         names = ("ask.json", "answer.json", "stage", "noise", PROGRESS)
         asked, answer, doing, noise, progress = (Path(folder, name) for name in names)
         asked.write_text(json.dumps(dict(request)), encoding="utf-8")
         command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), job, folder, *told]
         with noise.open("wb") as stream:
-            around = _CALM | os.environ | dict(environment or {})
+            around = _CALM | os.environ | {**(environment or {}), "TMPDIR": folder}  # what it leaves goes with it
             status = _wait(command, stream, around, limits, seconds, progress)
         if answer.exists() and status == 0:
             return _answer(json.loads(answer.read_text(encoding="utf-8")))
@@ -98,6 +98,7 @@ def _wait(
                 _pass_on(progress)
         finally:
             process.kill()
+            process.wait()
     return process.returncode
 
 

@@ -1,8 +1,10 @@
-"""What a model computes of its constants alone, type by type as it is written: there a Cast rounds for good."""
+"""What a model computes of its constants alone, type by type as it is written: there a Cast rounds for good.
+
+What comes after it, the oracle computes in float64.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,66 +13,61 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from .operators import Slice
-from .protos import domain, fed, stored, subgraphs
+from .protos import domain, fed, stored
 from .windows import Array
 
-LEFT = {"Constant", "DequantizeLinear", "Bernoulli", "Multinomial"}  # as they are, or widened like everything else
+FIXED = frozenset(  # operators of which every runtime makes the same numbers
+    ["Abs", "Add", "Cast", "CastLike", "Clip", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather"]
+    + ["Identity", "Max", "Min", "Mul", "Neg", "QuantizeLinear", "Reciprocal", "Relu", "Reshape", "Shape", "Slice"]
+    + ["Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"]
+)
 
 
 def settled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which what nodes of the main graph make of stored values alone is stored.
+    """The model, or a copy in which what nodes of the main graph make of stored values alone is stored.
 
-    What the reference cannot compute stays a node; so do DequantizeLinear, whose product no runtime need round, and
-    what chance decides.
+    What the reference cannot compute stays a node, and is widened; so are sums of products, and DequantizeLinear, whose
+    product no runtime need round.
     """
+    values = _Values(model)
+    left = [node for node in model.graph.node if not values.takes(node)]
+    if len(left) == len(model.graph.node):
+        return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    values, found = _Values(copy), []
-    left = [node for node in copy.graph.node if not values.takes(node)]
-    made = {name for node in copy.graph.node for name in node.output} - {n for node in left for n in node.output}
-    read = {name for node in left for name in _names(node)} | {value.name for value in copy.graph.output}
-    found = [numpy_helper.from_array(values.known[name], name) for name in sorted(made & read)]
     del copy.graph.node[:]
     copy.graph.node.extend(left)
-    copy.graph.initializer.extend(found)
+    copy.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.made.items())
     return copy
-
-
-def _names(node: onnx.NodeProto) -> Iterable[str]:
-    yield from node.input
-    for graph in subgraphs(node):
-        yield from (value.name for value in graph.output)
-        for inner in graph.node:
-            yield from _names(inner)
 
 
 class _Values:
     """Values that are known before run time, computed as the nodes come."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.stored, self.known = stored(model.graph), dict[str, Array]()
+        self.stored, self.made = stored(model.graph), dict[str, Array]()
         self.opsets, self.ir = model.opset_import, model.ir_version
         typed = (*fed(model.graph), *model.graph.value_info)
         self.types = {value.name: value.type.tensor_type.elem_type for value in typed}
 
     def value(self, name: str) -> Array | None:
-        if name not in self.known and name in self.stored:
-            self.known[name] = numpy_helper.to_array(self.stored[name])
-        return self.known.get(name)
+        if name in self.stored:
+            return np.asarray(numpy_helper.to_array(self.stored[name]))
+        return self.made.get(name)
 
     def takes(self, node: onnx.NodeProto) -> bool:
         """Compute a node, if that is possible."""
-        if domain(node) or node.op_type in LEFT or node.op_type.startswith("Random") or any(subgraphs(node)):
+        if domain(node) or node.op_type not in FIXED:
             return False
         node = self.plain(node)
-        feeds = {name: self.value(name) for name in node.input if name}
-        if not feeds or any(value is None for value in feeds.values()):
+        names = [name for name in node.input if name]
+        if not names or any(name not in self.stored and name not in self.made for name in names):
             return False
         try:
-            results = self.run(node, feeds)
+            results = self.run(node, {name: self.value(name) for name in names})
         except Exception:  # whatever the reference raises: the node stays
             return False
-        self.known.update(zip(node.output, results, strict=True))
+        self.made.update(zip(filter(None, node.output), results, strict=True))
         return True
 
     def plain(self, node: onnx.NodeProto) -> onnx.NodeProto:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import EncodeError
-from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
+from .. import datafiles
 from ..bounds import require_bounded
 from ..errors import ModelProblem
 
@@ -22,13 +23,14 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
     Raises ModelProblem in words, also for one beyond the limits.
     """
     try:
-        model = onnx.load(path, load_external_data=not outside)
-        if outside:
-            _complete(model, Path(path).parent)
+        model = onnx.load(path, load_external_data=False)
+        _complete(model, Path(path).parent, outside)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
-    except onnx.checker.ValidationError as why:
+    except (datafiles.Elsewhere, IsADirectoryError, PermissionError) as why:
         raise ModelProblem(f"the external data of {path} cannot be read: {_first(why)}", _AT_ITS_PLACE) from why
+    except (ModelProblem, MemoryError):
+        raise
     except Exception as why:  # protobuf's DecodeError is private to its implementation
         raise ModelProblem(f"{path} is not a readable ONNX model", "Is the file complete, and really ONNX?") from why
     if not model.graph.node and not model.graph.output:
@@ -37,16 +39,12 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
     return model
 
 
-def _complete(model: onnx.ModelProto, folder: Path) -> None:
-    """Read external data without asking where it is, which onnx would not do."""
-    for tensor in _get_all_tensors(model):
-        if uses_external_data(tensor):
-            at = ExternalDataInfo(tensor)
-            with (folder / at.location).open("rb") as stream:
-                stream.seek(at.offset or 0)
-                tensor.raw_data = stream.read(-1 if at.length is None else at.length)
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
+def _complete(model: onnx.ModelProto, folder: Path, outside: bool) -> None:
+    """Read external data, as onnx does, but for how files are opened."""
+    for tensor in filter(uses_external_data, _get_all_tensors(model)):
+        tensor.raw_data = datafiles.data(tensor, folder, outside)
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
 
 
 _AT_ITS_PLACE = "External data is looked for beside the model; keep the files together."

@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from .. import temporary
 from ..errors import UsageProblem
 from ..installed import require_runtime
 from ..models import Model, given
@@ -99,7 +99,7 @@ def located(model: Model) -> Iterator[Path]:
     if isinstance(where, Path):
         yield found(where)
         return
-    with TemporaryDirectory(prefix="bnfold-") as folder:
+    with temporary.folder() as folder:
         held = placed(where, folder)
         path = Path(held) if isinstance(held, str) else Path(folder, "model.onnx")
         if isinstance(held, bytes):

@@ -37,9 +37,12 @@ from bnfold_cli.main import main
 
 def hook(folder, number, count):
     seen = 0
+    held = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
+
     def heard(event, arguments):
         nonlocal seen
-        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and folder in str(arguments[0]):
+        path = str(arguments[0]) if arguments else ""
+        if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir") and (folder in path or held in path):
             seen += 1
             if seen == count:
                 os.kill(os.getpid(), number)
@@ -51,7 +54,7 @@ for line in sys.stdin:
     if not child:
         os.dup2(os.open(os.devnull, os.O_RDWR), 1); os.dup2(1, 2)
         sys.argv[1:] = arguments
-        signal.signal(signal.SIGTERM, signal.SIG_DFL); signal.signal(signal.SIGINT, signal.default_int_handler)
+        [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGTERM, signal.SIGHUP)]; signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.addaudithook(hook(folder, number, count))
         try:
             main()

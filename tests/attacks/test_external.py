@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
+from bnfold import external, fold, folding
 from bnfold_cli.main import run
 from tests.attacks.hostile import refer, sound, stored, written
 
@@ -99,6 +99,20 @@ REFUSED = {
     "no length, and more behind the weight": (lambda f: made(f, at(0, None)), f"holds {len(DATA)} bytes of data"),
     "a number with a sign": (lambda f: made(f, at("+4")), "'+4', which is not a number"),
     "a number with spaces": (lambda f: made(f, at(" 4")), "' 4', which is not a number"),
+    "a number that no machine can count to": (lambda f: made(f, at("9" * 5000)), "9', which is no place in a file"),
+    "a length that no machine can count to": (lambda f: made(f, at(0, "9" * 5000)), "9', which is no place in a file"),
+    "a number before 0": (lambda f: made(f, at("-1")), "'-1', which is not a number"),
+    "a number of another script": (lambda f: made(f, at("\u0660")), "'\u0660', which is not a number"),
+    "an offset at the end of all numbers": (lambda f: made(f, at(2**64 - 128)), "ends before the data of 'w' does"),
+    "no location": (lambda f: made(f, at(0, location="")), "outside the model's folder"),
+    "the folder itself": (lambda f: made(f, at(0, location=".")), "outside the model's folder"),
+    "the folder above": (lambda f: made(f, at(0, location="..")), "outside the model's folder"),
+    "out and in again": (lambda f: made(f, at(0, location="../models/m.data")), "outside the model's folder"),
+    "a file as a folder": (lambda f: made(f, at(0, location="m.onnx/m.data")), "cannot be read from"),
+    "a name with a NUL": (lambda f: made(f, at(0, location="m.data\0b")), "outside the model's folder"),
+    "a name that is too long": (lambda f: made(f, at(0, location="a" * 300)), "cannot be read from"),
+    "ten thousand folders": (lambda f: made(f, at(0, location="a/" * 10_000 + "m.data")), "cannot be read from"),
+    "a pipe": (lambda f: os.mkfifo(f / "pipe") or made(f, at(0, location="pipe")), "cannot be read from"),
     "a place twice": (twice, "'w' says twice where its data lies"),
     "overlapping data": (lambda f: made(f, at(0), ("u", at(4))), "the data of 'w' and 'u' overlap in "),
     "data within data, by another name": (
@@ -155,6 +169,52 @@ def expected(entries: Entries) -> bytes:
     return weight(fold(model).model)
 
 
+def becomes_a_link(data: Path) -> None:
+    data.replace(data.with_name("first"))
+    data.symlink_to(data.parent.parent / "secret.bin")
+
+
+def becomes_another(data: Path) -> None:
+    data.replace(data.with_name("first"))
+    data.write_bytes(SECRET)
+
+
+def is_in_another_folder(data: Path) -> None:
+    data.parent.rename(data.parent.with_name("first"))
+    (data.parent.parent.parent / "outer").mkdir()
+    (data.parent.parent.parent / "outer" / data.name).write_bytes(SECRET)
+    data.parent.symlink_to(data.parent.parent.parent / "outer")
+
+
+def is_linked_twice(data: Path) -> None:
+    os.link(data, data.with_name("second"))
+
+
+SECRET = b"SECRET" * (len(DATA) // 6) + DATA[: len(DATA) % 6]
+SWAPS = [becomes_a_link, becomes_another, is_in_another_folder, is_linked_twice]
+
+
+@pytest.mark.parametrize("when", ["fold_in_place", "gathered", "_appended"])
+@pytest.mark.parametrize("swap", SWAPS)
+def test_what_was_checked_is_what_is_read(swap: Callable[[Path], None], when: str, folder: Path, monkeypatch) -> None:
+    """Somebody swaps the data file after it was checked: at first it is a regular file of the model's folder."""
+    (folder / "sub").mkdir()
+    path = made(folder, at(0, location="sub/m.data"), ("u", at(NEEDED, location="sub/m.data")))
+    (folder / "m.data").rename(folder / "sub" / "m.data")
+    (folder.parent / "secret.bin").write_bytes(SECRET)
+    room = folding if when == "fold_in_place" else external
+    honest, swapped = getattr(room, when), []
+
+    def late(*arguments):
+        if not swapped:
+            swapped.append(swap(folder / "sub" / "m.data"))
+        return honest(*arguments)
+
+    monkeypatch.setattr(room, when, late)
+    assert run(["fold", str(path), "--verify", "off"]) == 3
+    assert not [*folder.glob("m.folded*"), *folder.glob(".bnfold*")]
+
+
 @pytest.mark.parametrize("name", LINKS)
 def test_links_are_read_if_that_is_allowed_and_never_written_to(name: str, folder: Path) -> None:
     """What is written stands on its own: it refers to nothing outside, and onnx loads it."""
@@ -204,3 +264,19 @@ def test_shared_data_stay_shared(folder: Path) -> None:
     assert (folder / "m.folded.onnx.data").stat().st_size < 10 * NEEDED
     found = onnx.load(folder / "m.folded.onnx").graph.initializer
     assert {numpy_helper.to_array(t).tobytes() for t in found if t.name.startswith("v")} >= {DATA[:NEEDED]}
+
+
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="the system does not tell where a file has holes")
+def test_a_file_that_states_a_terabyte_fills_no_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is copied with its holes; verification, which reads it, has no memory for it."""
+    model = sound()
+    model.graph.initializer.append(TensorProto(name="u", dims=[1 << 38], data_type=TensorProto.FLOAT))
+    refer(stored(model, "u"), location="m.data")
+    with (folder / "m.data").open("wb") as file:
+        file.truncate(1 << 40)
+    path = written(folder, model.SerializeToString())
+    assert run(["fold", str(path), "--verify", "off"]) == 0
+    assert (folder / "m.folded.onnx.data").stat().st_size == 1 << 40
+    assert (folder / "m.folded.onnx.data").stat().st_blocks * 512 < 1 << 20
+    assert run(["fold", str(path), "--force", "--dry-run", "--limit", "memory=2GB"]) == 5
+    assert "out of memory" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def test_killed_before_each_file_operation(tmp_path: Path, kind: str, exists: bo
     assert min(states[state] for state in ("before", "within", "after")) >= 2, states
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_each_file_operation_leaves_nothing(tmp_path: Path, number: int) -> None:
     folder = tmp_path / "models"
     folder.mkdir()

@@ -20,6 +20,7 @@ import onnx
 import pytest
 
 from bnfold import staging
+from bnfold.errors import EnvironmentProblem
 from bnfold_cli.main import run
 from tests.attacks.killing import IN, OUT, PAIR, START, Scene, bytes_in, scene, written
 
@@ -66,10 +67,11 @@ def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) ->
 def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code: int) -> None:
     """Whichever call on the folder fails first: the disk is full, the quota is used up, the disk is broken."""
     honest, count, failed = getattr(os, call), 0, True
+    held = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
 
     def failing(*arguments, **more):
         nonlocal count, failed
-        ours = call == "fsync" or str(made.folder) in str(arguments[0])
+        ours = call == "fsync" or any(word in str(arguments[0]) for word in (str(made.folder), held))
         count += ours
         if ours and count == nth and not (call == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)):
             failed = True
@@ -84,8 +86,9 @@ def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code:
             found = run(made.arguments)
         told = capsys.readouterr().err
         if failed and found:
-            assert found == 4, told
-            assert f"cannot be written: {os.strerror(code)}" in told
+            read = "cannot be read" in told  # a data file of the model, or the folder that it is in
+            assert found == (3 if read else 4), told
+            assert read or f"cannot be written: {os.strerror(code)}" in told
             assert bytes_in(made.folder) == {**made.inputs, **made.old}, nth
         else:
             assert made.state() == "after"
@@ -172,8 +175,8 @@ def test_a_draft_of_the_living_stays_and_one_of_the_dead_goes_though_a_fork_live
         "import os, signal, sys; from pathlib import Path; from bnfold.staging import staged\n"
         "with staged(Path(sys.argv[1])) as draft:\n"
         "    child = os.fork()\n"
-        "    if not child: signal.pause()\n"
-        "    print(child, flush=True); sys.stdin.readline()\n"
+        "    if not child: print(os.getpid(), flush=True); signal.pause()\n"
+        "    sys.stdin.readline()\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "o.onnx")]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -252,13 +255,134 @@ def test_a_pipe_is_no_output(made: Scene, capsys: pytest.CaptureFixture[str]) ->
     assert "pipe is not a regular file" in told
 
 
-def test_a_report_is_written_through_a_link(tmp_path: Path) -> None:
-    made = scene(tmp_path, exists=False)
+@pytest.mark.parametrize("leads_to", ["real", "nowhere"])
+def test_an_output_takes_the_place_of_a_link_and_nothing_is_written_through_it(tmp_path: Path, leads_to: str) -> None:
+    """Whoever made the folder has put a link where a report goes by itself, or where it is asked for."""
+    (tmp_path / "models").mkdir()
+    made = scene(tmp_path / "models", exists=False)
     (tmp_path / "real").write_text("old")
-    (tmp_path / "link").symlink_to("real")
-    assert run([*made.arguments, "--json", str(tmp_path / "link")]) == 0
-    assert (tmp_path / "link").is_symlink()
-    assert json.loads((tmp_path / "real").read_text())["schema"] == "bnfold.fold/1"
+    link, page = made.folder / "link.json", made.folder / "out.html"
+    for path in (link, page):
+        path.symlink_to(tmp_path / leads_to)
+    assert run([*made.arguments, "--json", str(link)]) == 0
+    assert not link.is_symlink()
+    assert json.loads(link.read_text())["schema"] == "bnfold.fold/1"
+    models = [str(made.folder / name) for name in (IN, OUT)]
+    assert run(["report", *models, "--verify", "off"]) == 2
+    assert page.is_symlink()
+    assert run(["report", *models, "--verify", "off", "--force"]) == 0
+    assert not page.is_symlink()
+    assert (tmp_path / "real").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"models", "real"}
+
+
+PLANTED = {  # in a folder that looks like a draft of today's or of an older version
+    "a model": lambda folder: (folder / "aside").write_bytes(b"evil"),
+    "a link": lambda folder: (folder / "aside").symlink_to("/etc/hostname"),
+    "the folder's own data": lambda folder: (folder / "data.bin").write_bytes(b"precious"),
+    "pipes": lambda folder: [os.mkfifo(folder / name) for name in ("moved", "aside")],
+}
+
+
+@pytest.mark.parametrize("name", [".out.onnx.0123456789abcdef", ".bnfold-0123456789abcdef"])
+@pytest.mark.parametrize("planted", PLANTED)
+@pytest.mark.parametrize("options", [["--dry-run"], ["--limit", "nodes=1"], []], ids=["dry", "refused", "folded"])
+def test_what_somebody_put_there_is_no_draft_of_ours(made: Scene, name: str, planted: str, options: list[str]) -> None:
+    """Once a stranger's folder made its own file OUT, unproved, by the name of a folder in it."""
+    folder = made.folder / name
+    folder.mkdir(0o700)
+    (folder / "lock").touch()
+    PLANTED[planted](folder)
+    before = {path.name: path.lstat() for path in folder.iterdir()}
+    code = run([*made.arguments, *options])
+    assert code == (3 if "nodes=1" in options else 0)
+    assert {path.name: path.lstat() for path in folder.iterdir()} == before
+    pair = {name: found for name, found in bytes_in(made.folder).items() if name in PAIR}
+    assert pair == (made.old if options else made.new)
+    made.reset()
+
+
+@LINUX
+def test_an_entry_of_another_draft_undoes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft of a killed process is gone, and a folder of its name is there: by its inode it is another one."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    target = tmp_path / "o.onnx"
+    dead_draft(target)
+    (draft,) = tmp_path.glob(".bnfold-*")
+    (draft / "o.onnx").unlink()
+    moved = draft.rename(tmp_path / "away")
+    draft.mkdir(0o700)
+    (draft / "precious").write_text("mine")
+    staging.sweep(target)
+    assert (draft / "precious").read_text() == "mine"
+    assert moved.is_dir()
+
+
+def dead_draft(target: Path) -> None:
+    """A process is killed while it writes."""
+    script = (
+        "import os, signal, sys; from pathlib import Path; from bnfold.staging import staged\n"
+        "with staged(Path(sys.argv[1])) as draft: draft.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(target)]).returncode == -signal.SIGKILL
+
+
+@LINUX
+@pytest.mark.parametrize("mode", [0o777, 0o700])
+def test_a_journal_is_read_only_where_nobody_else_can_write(tmp_path: Path, monkeypatch, mode: int) -> None:
+    """In a folder that anybody may write to, an entry proves nothing: what the dead left stays."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    dead_draft(tmp_path / "o.onnx")
+    (tmp_path / "state" / "bnfold").chmod(mode)
+    staging.sweep(tmp_path / "o.onnx")
+    assert bool([*tmp_path.glob(".bnfold-*")]) == (mode == 0o777)
+
+
+@LINUX
+def test_without_a_journal_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    staging.write(tmp_path / "r", b"new")
+    assert bytes_in(tmp_path) == {"r": b"new"}
+
+
+@LINUX
+def test_a_folder_that_somebody_has_locked_is_not_waited_for_without_end(made: Scene, capsys) -> None:
+    """Whoever may read a folder may lock it. A word is said, and the limit of time ends it."""
+    import fcntl
+
+    file = os.open(made.folder, os.O_RDONLY)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        assert run([*made.arguments, "--limit", "seconds=2"]) == 4
+    finally:
+        os.close(file)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in told] == ["note", "error", "hint"]
+    assert "waiting for another process, which has locked the folder of" in told[0]
+    assert "another process has had its folder locked for 2 s" in told[1]
+
+
+@LINUX
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_nothing_is_added_to_what_a_link_leads_to(tmp_path: Path, kind: str) -> None:
+    """The metrics of a run that somebody else has made, and that is resumed."""
+    (tmp_path / "precious").write_text("mine")
+    if kind == "link":
+        (tmp_path / "metrics.jsonl").symlink_to("precious")
+    else:
+        os.mkfifo(tmp_path / "metrics.jsonl")
+    with pytest.raises(EnvironmentProblem, match=r"metrics.jsonl cannot be written: "):
+        staging.append(tmp_path / "metrics.jsonl", "{}\n")
+    assert (tmp_path / "precious").read_text() == "mine"
+
+
+@LINUX
+@pytest.mark.parametrize("option", ["--json", "--junit", "--report"])
+def test_a_pipe_without_a_reader_is_not_waited_for(made: Scene, capsys, option: str) -> None:
+    pipe = made.folder.parent / "pipe"
+    os.mkfifo(pipe)
+    assert run([*made.arguments, "--dry-run", option, str(pipe)]) == 4
+    assert "pipe cannot be written: nobody reads from this pipe" in capsys.readouterr().err
 
 
 def test_recalibrate_never_replaces_a_data_file_of_its_input(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:

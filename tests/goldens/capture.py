@@ -17,7 +17,8 @@ COLUMNS, LINES = 80, 50
 WAYS = ("terminal", "pipe", "no-color")
 CLEARED = ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "TERM", "COLORTERM", "TTY_COMPATIBLE", "PYTHONWARNINGS")
 CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])")
-VERSION = re.compile(r"\b(bnfold|onnx|onnxruntime(?:-gpu)?|numpy|torch|CUDA runtime|cuDNN) \d+(\.\d+)+(\+\w+)?")
+VERSION = re.compile(r"\b(bnfold|onnx|onnxruntime|numpy|torch|CUDA runtime|cuDNN)(?:-\w+)? \d+(\.\d+)+(\+\w+)?")
+VERSIONS = re.compile(r"(\bbnfold #,[^\n]*)\n  (?=\S)")  # the line of -v, where it ends depends on what is installed
 SECONDS = re.compile(r"\d+\.\d s\b")
 MEASURED = re.compile(r"-?\b\d+(\.\d+)?e[-+]?\d+|-?\b\d+\.\d+")
 COUNTED = re.compile(r"(?<![<;\d])\b\d+\b(?![;>])")
@@ -86,16 +87,27 @@ def screen(text: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def _undrawn(text: str) -> Iterator[str]:
+    """A help: each option in a line, with its words."""
+    text = re.sub(r"\n│ {3,}(?!\*)", " ", text)  # the rest of what stands in a line of its own
+    for line in re.sub(r"<[\w\[\]]+>|\.{3}(?= *\n)|[│╭╮╰╯─]+", " ", text).splitlines():
+        if line.strip():
+            yield " ".join(line.split())
+
+
 def masked(text: str, what: str = "") -> str:
     """The text without what differs from run to run or from one machine to another.
 
-    Versions and seconds always. Where numbers are measured (`decimals`), each that has a decimal point is #, and blanks,
+    Versions and seconds always. Of a help (`help`) what Typer's versions draw in their own ways: frames, columns, types.
+    Where numbers are measured (`decimals`), each that has a decimal point is #, and blanks,
     rules and the ends of lines, which depend on how long they are, are one; for `all` whole numbers, verdicts and notes
     about the machine go as well.
     """
-    text = SECONDS.sub("# s", VERSION.sub(r"\1 #", text))
+    text = VERSIONS.sub(r"\1 ", SECONDS.sub("# s", VERSION.sub(r"\1 #", text)))
     if not what:
         return text
+    if what == "help":
+        return "\n".join(_undrawn(text))
     text = MEASURED.sub("#", WRAPPED.sub(" ", text))
     if what == "all":
         text = re.sub(r" (?:UNSTABLE|LAUNCH_BOUND)\b", "", VERDICTS.sub("VERDICT", COUNTED.sub("N", text)))

@@ -88,8 +88,8 @@ FOLDED = "fold m.onnx --verify off -q"
 CHECK = "recalibrate m.onnx --data data.npz --check"
 
 SCENES = {
-    "help": Scene(("--help", "fold --help"), ways=DRAWN),
-    "help-of-the-others": Scene(tuple(f"{name} --help" for name in HELP), slow=True, ways=DRAWN),
+    "help": Scene(("--help", "fold --help"), "help", ways=DRAWN),
+    "help-of-the-others": Scene(tuple(f"{name} --help" for name in HELP), "help", True, ways=DRAWN),
     "explain": Scene(("explain m.onnx", "explain kept.onnx", "explain kept.onnx -v", "explain kept.onnx -q")),
     "fold": Scene(
         ("fold kept.onnx --verify off", "fold m.onnx --verify off -v", "fold m.onnx --verify off -q --force")
