@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import ModelProto, TensorProto, TypeProto
+from onnx import ModelProto, SparseTensorProto, TensorProto, TypeProto
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelProblem
@@ -15,7 +15,7 @@ from .links import link
 from .messages import bodies
 from .native import Failed, guarded
 from .shadows import declare, restore, unshadowed
-from .shapes import adopt_shapes, stating, unseen
+from .shapes import adopt_shapes, graphs_at_any_depth, stating, unseen
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
@@ -91,7 +91,7 @@ def adopt(node: gs.Node, opset: int) -> None:
 
 
 def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
-    """A copy of the model in which large tensors have a type and a shape but no values.
+    """A copy of the model in which large tensors, and sparse ones, have a type and a shape but no values.
 
     Initializers that a caller may override are left out: what they are is only known by the input of their name.
     """
@@ -101,6 +101,9 @@ def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(bare.graph, field).extend(getattr(source, field))
     bare.graph.initializer.extend(stub(t) for t in source.initializer if t.name not in overridable)
+    for graph in graphs_at_any_depth(bare.graph):
+        graph.initializer.extend(map(dense_stub, graph.sparse_initializer))
+        del graph.sparse_initializer[:]
     return bare
 
 
@@ -110,3 +113,9 @@ def stub(tensor: TensorProto) -> TensorProto:
     return TensorProto(
         name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
     )
+
+
+def dense_stub(sparse: SparseTensorProto) -> TensorProto:
+    """What the readers of a sparse initializer see: a dense tensor. Shape inference knows no operator for others."""
+    kind = sparse.values.data_type
+    return TensorProto(name=sparse.values.name, dims=sparse.dims, data_type=kind, data_location=TensorProto.EXTERNAL)

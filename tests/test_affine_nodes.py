@@ -95,24 +95,40 @@ def test_opset_6_says_that_it_is_a_test():
         fold(old())
 
 
-@pytest.mark.parametrize("layout", ["positions", "rows"])
-def test_a_sparse_initializer(layout):
-    model = build(f"c = Conv(X, W) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)})
-    dense = next(t for t in model.graph.initializer if t.name == "W")
-    array = numpy_helper.to_array(dense) * (np.random.default_rng(0).random((4, 3, 3, 3)) < 0.3)
-    dense.CopyFrom(numpy_helper.from_array(array, "W"))
+def thinned(model: onnx.ModelProto, name: str, layout: str = "positions") -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The model with most of a weight 0, and the same with that weight as a sparse initializer."""
+    whole, thin = onnx.ModelProto(), onnx.ModelProto()
+    whole.CopyFrom(model)
+    dense = next(t for t in whole.graph.initializer if t.name == name)
+    array = numpy_helper.to_array(dense)
+    array = array * (np.random.default_rng(0).random(array.shape) < 0.3)
+    dense.CopyFrom(numpy_helper.from_array(array, name))
     indices = np.flatnonzero(array) if layout == "positions" else np.argwhere(array)
     sparse = onnx.SparseTensorProto(dims=array.shape)
-    sparse.values.CopyFrom(numpy_helper.from_array(array[array != 0], "W"))
+    sparse.values.CopyFrom(numpy_helper.from_array(array[array != 0], name))
     sparse.indices.CopyFrom(numpy_helper.from_array(indices.astype(np.int64)))
-    thin = onnx.ModelProto()
-    thin.CopyFrom(model)
-    del thin.graph.initializer[0]
+    thin.CopyFrom(whole)
+    del thin.graph.initializer[[t.name for t in whole.graph.initializer].index(name)]
     thin.graph.sparse_initializer.append(sparse)
+    return whole, thin
+
+
+@pytest.mark.parametrize("layout", ["positions", "rows"])
+def test_a_sparse_initializer(layout):
+    whole, thin = thinned(build(f"c = Conv(X, W) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}), "W", layout)
     result = fold(thin)
     assert operators(result.model) == ["Conv"]
     assert not result.model.graph.sparse_initializer
-    assert_same(model, result.model)
+    assert_same(whole, result.model)
+
+
+def test_shapes_go_on_behind_a_sparse_initializer():
+    body = f"c = Conv(X, W) d = Add(k, c) e = Identity(d) Y = {BN('e', 'p')}"
+    whole, thin = thinned(build(body, X, "Y[A,B,C,D]", {**W, "k": (4, 4, 4), **bn("p", 4)}), "k")
+    result = fold(thin)
+    assert [k.not_hoisted.code for k in result.kept] == ["VARIES"]
+    assert operators(result.model) == ["Conv", "Add", "Identity"]
+    assert_same(whole, result.model)
 
 
 def test_a_constant_that_would_be_enormous():

@@ -27,10 +27,10 @@ def given(text: str = PLAIN) -> Drawn:
 
 
 def test_a_hundred_graphs_have_no_fault():
-    found = summary([*rows(seed=1, indices=range(150), jobs=1)])
+    found = summary([*rows(seed=1, indices=range(100), jobs=1)])
     assert found["faults"] == []
-    assert found["judged"] > 130
-    assert found["folded"] > 60
+    assert found["judged"] > 85
+    assert found["folded"] > 40
     assert "| faults | 0 |" in table(found)
 
 
@@ -41,7 +41,7 @@ def test_a_graph_is_drawn_again_from_its_number(capsys):
 
 
 def test_what_ordinary_generators_do_not_make_is_there():
-    features = {name for index in range(400) for name, times in draw(2, index).features.items() if times}
+    features = {name for index in range(300) for name, times in draw(2, index).features.items() if times}
     assert features >= {
         "If",
         "Loop",
@@ -95,7 +95,7 @@ def test_the_judge_sees_exceptions_refusals_and_a_changed_argument(monkeypatch):
 
         return fold
 
-    for why, kinds in ((KeyError("x"), {"exception"}), (bnfold_error(), {"refused", "argument mutated"})):
+    for why, kinds in ((KeyError("x"), {"exception", "argument mutated"}), (bnfold_error(), {"refused", "argument mutated"})):
         monkeypatch.setattr(bnfold, "fold", raises(why))
         assert {kind for kind, _ in judge.judged(given())["faults"]} == kinds
 
