@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-LONGEST = 2000  # characters of a sentence
+from .display import printable
 
 
 class BnfoldError(Exception):
     """Base of every error bnfold raises on purpose.
 
-    `str(error)` says what is wrong; `hint` says what to do about it; `exit_code` is what the command line exits with.
+    `str(error)` says what is wrong, in one `printable` line; `hint` says what to do about it; `exit_code` is what the
+    command line exits with.
     """
 
     exit_code = 70
     evidence: object = None  # what there is to look at nevertheless
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(short(message))
-        self.hint = short(hint)
-
-
-def short(text: str) -> str:
-    """A sentence about a file that holds endless names, without the middle of it."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+        super().__init__(printable(message))
+        self.hint = printable(hint)
 
 
 class CheckFailed(BnfoldError):

@@ -6,6 +6,7 @@ import io
 import math
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from . import staging
 from .errors import EnvironmentProblem, UsageProblem
@@ -57,6 +58,7 @@ def write(drawn: Any, path: Path) -> None:
 
     suffix, picture = path.suffix[1:].lower(), io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix, {})
-    with rc_context({"svg.hashsalt": "bnfold"}):
+    with rc_context({"svg.hashsalt": "bnfold"}), catch_warnings():
+        simplefilter("ignore")  # a name may have letters that the font lacks
         drawn.savefig(picture, format=suffix, dpi=DOTS, metadata=metadata)
     staging.write(path, picture.getvalue())

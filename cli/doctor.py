@@ -27,7 +27,8 @@ def doctor(
             console.table("Installed", ("provider", "wheel", "version"), found.installed())
         for health in found.providers:
             if not health.works:
-                console.data.line(f"{health.provider}: {health.why}\nhint: {health.fix}")
+                console.data.line(f"{health.provider}: {health.why}")
+                console.data.line(f"hint: {health.fix}")
     if json:
         console.write_json(found.to_json(), json)
     found.require(wanted)
