@@ -13,8 +13,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold_cli.console import complain, words
+from bnfold_cli.streams import lost, steady
 from bnfold_cli.voice import spoken
 
 HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
@@ -104,7 +105,17 @@ def main() -> None:
     """The `bnfold` command. SIGTERM interrupts it, as Ctrl-C does."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    _end(run())
+    steady()
+    _end(_told(run()))
+
+
+def _told(code: int) -> int:
+    """The exit code of a command that may have had no room for what it had to say (4)."""
+    why = lost("stdout")
+    if why is None or code:
+        return code
+    complain(f"stdout cannot be written: {why.strerror}", "The work is done; only what was to be shown is missing.")
+    return EnvironmentProblem.exit_code
 
 
 def _end(code: int) -> NoReturn:
