@@ -52,5 +52,5 @@ class Inconclusive(BnfoldError):
 
 def require_no_model(target: object) -> None:
     """Raises UsageProblem for a name that only a model has: a report under it would take the place of one."""
-    if str(target).endswith(".onnx"):
+    if str(target).endswith((".onnx", ".onnx.data")):
         raise UsageProblem(f"{target} is the name of a model", "Give the report a name of its own.")

@@ -84,12 +84,12 @@ class FoldReport:
 
 def default_target(source: Path) -> Path:
     """m.onnx -> m.folded.onnx"""
-    return source.with_name(f"{source.name.removesuffix('.onnx')}.folded.onnx")
+    return source.parent / f"{source.name.removesuffix('.onnx')}.folded.onnx"
 
 
 def failed_target(target: Path) -> Path:
     """Where a model that did not pass is kept on request: m.folded.onnx -> m.folded.failed.onnx"""
-    return target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx")
+    return target.parent / f"{target.name.removesuffix('.onnx')}.failed.onnx"
 
 
 @dataclass(frozen=True)

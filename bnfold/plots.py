@@ -18,10 +18,9 @@ DOTS = 150  # per inch of a PNG
 
 
 def require(path: Path) -> None:
-    """Before anything is computed: a format that can be drawn, a folder to write into, and matplotlib. Raises."""
+    """Before anything is computed: a format that can be drawn, and matplotlib. Raises."""
     if path.suffix.lower() not in FORMATS:
         raise UsageProblem(f"--plot {path}: {path.suffix!r} is not a format of pictures", f"Use {', '.join(FORMATS)}.")
-    staging.require_folder(path)
     figure(1, 1)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnfold.display import printable, shown
-from bnfold.errors import UsageProblem, require_no_model
 from bnfold_cli import tables
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ TONES = {
     **dict.fromkeys(("FAIL", "SLOWER"), "bold red"),
     **dict.fromkeys(("VACUOUS", "INCONCLUSIVE", "UNTRUSTED"), "bold yellow"),
 }
-NARROWEST = 20  # columns of a terminal that are made use of
 COMMAND, ESCAPED = re.compile(r"^(\s*):(?=:)"), r"\1\\x3a"
 
 
@@ -46,11 +44,6 @@ class Stream:
         from rich.console import Console
 
         return Console(stderr=self.name == "stderr", highlight=False, emoji=False, soft_wrap=True, quiet=self.quiet)
-
-    @property
-    def width(self) -> int:
-        """Columns to fill: those of the terminal, or as many as words need."""
-        return max(self.rich.width, NARROWEST)
 
     def write(self, text: str) -> None:
         """Text as it is, and at once."""
@@ -74,7 +67,9 @@ class Stream:
     def _shown(self, text: str, label: str, style: str) -> None:
         from rich.text import Text
 
-        wrap = textwrap.TextWrapper(self.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+        wrap = textwrap.TextWrapper(
+            self.rich.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
         styled = Text("\n".join(wrap.wrap(text)))
         styled.stylize(style, 0, len(label) if label else len(styled))
         self.draw(styled)
@@ -151,7 +146,7 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """Bold names above a rule; where the columns do not fit, each row is a paragraph."""
     from rich.text import Text
 
-    width = data.width
+    width = data.rich.width
     used = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
     columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
     given = tables.widths([columns, *rows], width)
@@ -164,14 +159,6 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     names = Text("\n".join(head), style="bold")
     rule = Text("─" * min(width, sum(given) + tables.GAP * (len(given) - 1)), style="dim")
     data.draw(above, names, rule, Text("\n".join(line for row in body for line in row) + "\n"))
-
-
-def require_one_on_stdout(*targets: str | None) -> None:
-    """Raises UsageProblem where two reports would mingle on stdout, or one would take the place of a model."""
-    if targets.count("-") > 1:
-        raise UsageProblem("two reports cannot both go to stdout", "Give one of them a path.")
-    for target in filter(None, targets):
-        require_no_model(target)
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:
@@ -187,11 +174,10 @@ def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str
 
 
 def write_text(text: str, target: str) -> None:
-    """Text to stdout (`-`) or, atomically, to a file, which is none of a model."""
+    """Text to stdout (`-`) or, atomically, to a file."""
     if target == "-":
         data.write(text)
         return
-    require_no_model(target)
     from bnfold import staging
 
     staging.write(Path(target), text.encode(errors="backslashreplace"))

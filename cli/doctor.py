@@ -18,7 +18,9 @@ def doctor(
     from bnfold.verification.doctor import doctor as look
     from bnfold.verification.providers import ways
     from bnfold_cli import console
+    from bnfold_cli.places import require_places
 
+    require_places({"--json": json})
     wanted = dict.fromkeys(way.provider for way in ways(ep.split(",")))
     found = look()
     if json != "-":

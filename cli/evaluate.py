@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bnfold_cli import console
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.evaluation import Evaluation
@@ -34,6 +35,7 @@ def evaluate(models: Models, *, data: Data, crops: Crops = 1, data_dir: DataDir 
     """
     from bnfold.evaluation import evaluate
 
+    require_places({"--json": json}, [*models, data])
     _tell(evaluate(models, data, crops=crops, data_dir=data_dir), json)
 
 

@@ -15,7 +15,7 @@ import typer
 
 from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold_cli.console import complain, words
-from bnfold_cli.streams import lost, steady
+from bnfold_cli.streams import lost, steady, widen
 from bnfold_cli.voice import spoken
 
 HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
@@ -106,6 +106,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     steady()
+    widen()
     _end(_told(run()))
 
 

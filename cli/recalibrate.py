@@ -12,6 +12,7 @@ from bnfold.display import counted
 from bnfold.errors import UsageProblem
 from bnfold.progress import tell
 from bnfold_cli import console
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.recalibration import Check, Drift
@@ -79,11 +80,13 @@ def recalibrate(
     """
     from bnfold import plots
     from bnfold.recalibration.asked import Options, bytes_asked
-    from bnfold.recalibration.files import check_file, recalibrate_file
+    from bnfold.recalibration.files import check_file, default_target, recalibrate_file
 
     options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range)
     if check and target:
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
+    out = None if check else target or default_target(source)
+    require_places({"--json": json, "--plot": plot}, [source, data, out])
     if plot:
         plots.require(plot)
     if check:

@@ -6,9 +6,11 @@ import io
 import os
 import select
 import sys
+from contextlib import suppress
 from typing import Any
 
 NAMES = ("stdin", "stdout", "stderr")
+NARROWEST = 40  # columns that words and tables are given
 
 
 class Steady(io.FileIO):
@@ -53,6 +55,16 @@ def _open(name: str) -> None:
 def _raw(stream: Any) -> Any:
     """The file below the buffers."""
     return getattr(stream.buffer, "raw", stream.buffer)
+
+
+def widen() -> None:
+    """Of a terminal with hardly any columns say that it has some: it breaks the lines itself."""
+    sizes = [int(stated)] if (stated := os.environ.get("COLUMNS", "")).isdecimal() else []
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            sizes.append(os.get_terminal_size(stream.fileno()).columns)
+    if 0 < min(sizes, default=NARROWEST) < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
 
 
 def lost(name: str) -> OSError | None:

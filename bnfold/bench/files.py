@@ -10,7 +10,6 @@ from typing import Any
 
 from .. import plots, staging
 from ..display import printable
-from ..errors import require_no_model
 from .results import Benchmark, Cell
 from .statistics import Interval
 
@@ -19,12 +18,6 @@ def write_raw(found: Benchmark, path: Path) -> None:
     """Every block of runs as a line of JSON. Raises EnvironmentProblem."""
     lines = "".join(json.dumps(block.to_json()) + "\n" for block in found.blocks)
     staging.write(path, lines.encode())
-
-
-def check_place(path: Path) -> None:
-    """Before anything is timed: a folder to write into, and no name of a model. Raises."""
-    require_no_model(path)
-    staging.require_folder(path)
 
 
 def write_plot(found: Benchmark, path: Path) -> None:
