@@ -20,6 +20,13 @@ class BnfoldError(Exception):
         self.hint = printable(hint)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of another package says, in one line; of the system's errors the words alone."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class CheckFailed(BnfoldError):
     """A check ran and its answer is no (exit code 1)."""
 

@@ -142,7 +142,7 @@ def tasks(given: Sequence[Path], out_dir: Path, options: Options = DEFAULT, stri
 
 def models(given: Path) -> list[Path]:
     """The file that is meant; the models of a folder but those that fold has written; those that match a pattern."""
-    if given.is_dir():
+    if os.path.isdir(given):
         pattern = os.path.join(glob.escape(str(given)), "*.onnx")
         found = [path for path in glob.glob(pattern) if not path.endswith(MADE)]
     elif glob.has_magic(str(given)) and not given.exists():
@@ -192,7 +192,7 @@ def fold_all(
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
     """A folder is made where there is none; if nothing comes into it, it goes again."""
-    ours = not folder.exists()
+    ours = not os.path.exists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
+from .errors import first_line
 from .limits import cap, current, tied
 
 SECONDS = 120.0
@@ -95,7 +96,7 @@ def _outcome(call: Callable[[], bytes | None]) -> bytes:
     except MemoryError:
         return WHY + b"there is not enough memory"
     except Exception as why:  # of onnx's checker and of protobuf, which have no class in common
-        return WHY + next(iter(str(why).strip().splitlines()), type(why).__name__).encode(errors="replace")
+        return WHY + first_line(why).encode(errors="replace")
 
 
 def _answer(outcome: bytes) -> bytes:

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
-from . import external, wire
+from . import external, regular, wire
 from .bounds import require_bounded
 from .errors import ModelProblem
 from .messages import all_tensors
@@ -52,7 +52,7 @@ def copied(model: ModelProto) -> ModelProto:
 
 def _read(where: Path, whole: bool) -> bytes:
     try:
-        with where.open("rb") as stream:
+        with regular.opened(where) as stream:
             return stream.read() if whole or not where.stat().st_size else _thin(stream, where.name)
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
@@ -60,7 +60,7 @@ def _read(where: Path, whole: bool) -> bytes:
         raise ModelProblem(f"{where} is a folder, not a model", NOT_ONNX) from problem
     except OSError as problem:
         raise ModelProblem(
-            f"{where} cannot be read: {problem.strerror}", "Check the permissions of the file."
+            f"{where} cannot be read: {problem.strerror}", "Give a regular file that you may read."
         ) from problem
 
 

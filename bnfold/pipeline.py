@@ -18,6 +18,7 @@ from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageP
 from .junit import FAILED, PASSED, Check
 from .limits import timed
 from .promises import Overflow, Promises
+from .regular import require_target
 from .validity import checked
 
 if TYPE_CHECKING:
@@ -216,14 +217,15 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
     What a process that was killed has left there is no obstacle: it goes.
     """
+    require_target(target)
     staging.sweep(target)
     inputs = [source, *external.data_files(record, source.parent)]
     for path in (target, target.parent / staging.data_name(target)):
-        if path.is_dir() or staging.is_special(path):
+        if os.path.isdir(path) or staging.is_special(path):
             raise UsageProblem(
-                f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}", "Name the file to write."
+                f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
             )
-        for held in filter(path.samefile, inputs) if path.exists() else ():
+        for held in filter(path.samefile, inputs) if os.path.exists(path) else ():
             what = "the input itself" if held == source else "a data file of the input"
             raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
         if os.path.lexists(path) and not force:

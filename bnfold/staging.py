@@ -112,7 +112,7 @@ def require_folder(path: Path) -> None:
 
 def is_special(path: Path) -> bool:
     """A device, a pipe, a socket: what may be written to, but not replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def data_name(model: Path) -> str:

@@ -14,9 +14,9 @@ import bnfold
 from tests import shape_of_the_code
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER = ["display", "errors", "progress", "limits", "staging", "plots", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "wire", "tensors", "promises", "constants", "graph", "rules", "plan", "fates", "affine_nodes", "branches", "links", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "fleet", "demo", "recalibration", "report"]  # fmt: skip
+ORDER = ["display", "errors", "progress", "limits", "regular", "staging", "plots", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "wire", "tensors", "promises", "constants", "graph", "rules", "plan", "fates", "affine_nodes", "branches", "links", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "fleet", "demo", "recalibration", "report"]  # fmt: skip
 APART = ("verification", "bench", "train", "feeds", "evaluation")  # rooms that know nothing of how folding works
-BASE = "display errors progress limits staging plots bounds junit moments processors models onnx_io tensors"
+BASE = "display errors progress limits regular staging plots bounds junit moments processors models onnx_io tensors"
 CORE = {*ORDER} - {*BASE.split()}
 
 

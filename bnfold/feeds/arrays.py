@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import ModelProblem
+from ..errors import ModelProblem, first_line
+from ..regular import opened
 from .card import Array
 
 ROWS = 256  # read at a time
@@ -68,13 +69,12 @@ class Archive:
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         """Everything that can be wrong with a file, in one sentence."""
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with opened(self.path) as file, zipfile.ZipFile(file) as archive:
                 yield archive
         except FileNotFoundError as why:
             raise ModelProblem(f"no data at {self.path}", "Paths are relative to the current directory.") from why
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as why:
-            first = next(iter(str(why).splitlines()), type(why).__name__)
-            raise ModelProblem(f"{self.path} cannot be read: {first}", HINT) from why
+            raise ModelProblem(f"{self.path} cannot be read: {first_line(why)}", HINT) from why
 
     @contextmanager
     def _member(self, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], Header]]:

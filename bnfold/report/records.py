@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import ModelProblem, UsageProblem
+from ..errors import ModelProblem, UsageProblem, first_line
+from ..regular import opened
 
 Plain = dict[str, Any]
 Kind = Any  # see `fits`
@@ -62,11 +63,14 @@ KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its typ
 def text(path: Path) -> str:
     """What a file says. Raises ModelProblem where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with opened(path) as stream:
+            return stream.read().decode("utf-8")
     except FileNotFoundError as why:
         raise ModelProblem(f"no file at {path}", "Relative paths start at the current directory.") from why
     except (OSError, UnicodeDecodeError) as why:
-        raise ModelProblem(f"{path} cannot be read as text: {why}", "Name a file that bnfold wrote.") from why
+        raise ModelProblem(
+            f"{path} cannot be read as text: {first_line(why)}", "Name a file that bnfold wrote."
+        ) from why
 
 
 def record(path: Path, kind: str) -> Plain:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckFailed, ModelProblem, UsageProblem
+from ..regular import require_target
 from ..staging import staged
 from .options import need
 
@@ -65,11 +67,12 @@ def _check_request(out: Path, opset: int, dtype: str, force: bool) -> None:
         raise UsageProblem(f"unknown dtype {dtype!r}", f"Use {' or '.join(TOLERANCE)}.")
     if opset < OLDEST_OPSET:
         raise _no_opset(opset)
-    if out.is_dir():
+    require_target(out)
+    if os.path.isdir(out):
         raise UsageProblem(f"{out} is a folder", "Name the file to write, such as model.onnx.")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise UsageProblem(f"there is no folder {out.parent}", "Make it first, or choose another place.")
-    if out.exists() and not force:
+    if os.path.lexists(out) and not force:
         raise UsageProblem(f"{out} exists", "--force replaces it.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def files(paths: Iterable[str]) -> list[str]:
 
 
 def _within(path: Path) -> list[Path]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelProblem(f"no data at {path}", "Give a .npz or .npy file, or a folder of them.")
     if not path.is_dir() or (path / "input_0.pb").exists():
         return [path]
