@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .display import printable
 
+FOREVER = 1e9  # seconds: what can be waited for
+
 
 class BnfoldError(Exception):
     """Base of every error bnfold raises on purpose.
@@ -55,6 +57,12 @@ class Inconclusive(BnfoldError):
     """The check could not decide either way (exit code 5)."""
 
     exit_code = 5
+
+
+def require_within(name: str, value: float, least: float, most: float) -> None:
+    """Raises UsageProblem for a number below `least` or above `most`, and for what is none: nan."""
+    if not least <= value <= most:
+        raise UsageProblem(f"{name} is {value}", f"Give a number from {least:.10g} to {most:.10g}.")
 
 
 def require_no_model(target: object) -> None:

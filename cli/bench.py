@@ -71,22 +71,24 @@ def bench(
     INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
     of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
-    from bnfold import plots
     from bnfold.bench import benchmark, gate
-    from bnfold.verification.asked import dim_asked
 
     require_places({"--json": json, "--raw": raw, "--plot": plot}, [original, folded])
-    if plot:
-        plots.require(plot)
     gates = [gate.gate(text) for text in fail_if or []]
     how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
-    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(dim_asked, dim or []))}
+    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": _sizes(dim or [])}
     how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
     with asked(limit or ()):
         found = benchmark(original, folded, **how)
     _write(found, raw, plot)
     tell(found, failed := gate.failures(found, gates), json)
     return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
+
+
+def _sizes(dim: list[str]) -> dict[str, tuple[int, ...]]:
+    from bnfold.verification.asked import dim_asked
+
+    return dict(map(dim_asked, dim))
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bnfold import staging
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem, require_no_model
 
 REPORTS = ("--json", "--junit", "--report", "--out")  # what can go to stdout
@@ -21,9 +20,11 @@ def require_places(
     """Raises UsageProblem where an output, by its option, is no file, is a model's, or is another file of the command;
     without `force` also where it exists. Raises EnvironmentProblem where it cannot be written.
 
-    `-` is stdout, which takes one report. `inputs` are all other files of the command, and folders; the folder `made`
-    is one that the command makes.
+    `-` is stdout, which takes one report. A `--plot` is a picture that can be drawn. `inputs` are all other files of
+    the command, and folders; the folder `made` is one that the command makes.
     """
+    from bnfold import plots, staging
+
     for option in (option for option, target in outputs.items() if str(target) == "-" and option not in REPORTS):
         raise UsageProblem(f"{option} does not go to stdout", "Give a path.")
     wanted = {option: str(target) for option, target in outputs.items() if target is not None}
@@ -37,6 +38,8 @@ def require_places(
                 if Path(target).parent != made:
                     _require_writable(Path(target))
             taken.append(Path(target))
+        if option == "--plot":
+            plots.require(Path(target))
 
 
 def _require_free(option: str, path: Path, taken: Iterable[Path], force: bool) -> None:
@@ -50,6 +53,8 @@ def _require_free(option: str, path: Path, taken: Iterable[Path], force: bool) -
 
 
 def _require_writable(path: Path) -> None:
+    from bnfold import staging
+
     staging.require_folder(path)
     place = path if path.exists() and not path.is_file() else path.parent
     if not os.access(place, os.W_OK):

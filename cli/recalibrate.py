@@ -78,7 +78,6 @@ def recalibrate(
     BatchNormalization how far the mean moved, how the variance changed, and which channels are dead. --check runs the
     model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell.
     """
-    from bnfold import plots
     from bnfold.recalibration.asked import Options, bytes_asked
     from bnfold.recalibration.files import check_file, default_target, recalibrate_file
 
@@ -87,8 +86,6 @@ def recalibrate(
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
     out = None if check else target or default_target(source)
     require_places({"--json": json, "--plot": plot}, [source, data, out])
-    if plot:
-        plots.require(plot)
     if check:
         return _tell_check(check_file(source, data, options, _watch), json, plot)
     return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
