@@ -10,8 +10,10 @@ import typer
 
 from bnfold.display import counted
 from bnfold.errors import UsageProblem
+from bnfold.limits import asked
 from bnfold.progress import tell
 from bnfold_cli import console
+from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def recalibrate(
     memory_limit: Memory = "1G",
     any_range: AnyRange = False,
     force: Force = False,
+    limit: Limit = None,
     json: Json = None,
     plot: Plot = None,
 ) -> int:
@@ -86,9 +89,10 @@ def recalibrate(
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
     out = None if check else target or default_target(source)
     require_places({"--json": json, "--plot": plot}, [source, data, out])
-    if check:
-        return _tell_check(check_file(source, data, options, _watch), json, plot)
-    return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
+    with asked(limit or ()):
+        if check:
+            return _tell_check(check_file(source, data, options, _watch), json, plot)
+        return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
 
 
 def _watch(level: int, levels: int, done: int) -> None:

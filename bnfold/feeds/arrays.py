@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ..errors import ModelProblem, first_line
 from ..regular import opened
 from .card import Array
 
+MOST = 1 << 40  # elements along an axis
 ROWS = 256  # read at a time
 HINT = "Save the data with numpy.savez, each array by the name of the input it is for."
 
@@ -73,7 +73,7 @@ class Archive:
                 yield archive
         except FileNotFoundError as why:
             raise ModelProblem(f"no data at {self.path}", "Paths are relative to the current directory.") from why
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as why:
+        except Exception as why:  # numpy, zipfile and its decompressors raise errors of many unrelated classes
             raise ModelProblem(f"{self.path} cannot be read: {first_line(why)}", HINT) from why
 
     @contextmanager
@@ -85,6 +85,8 @@ class Archive:
             shape, fortran, kind = reader(stream)
             if kind.hasobject or (fortran and len(shape) > 1):
                 raise ValueError(f"{name} holds Python objects or is in Fortran order")
+            if not all(0 <= length < MOST for length in shape) or 0 in (*shape[1:], kind.itemsize):
+                raise ValueError(f"{name} cannot have the shape {list(shape)}")
             yield stream, Header(tuple(shape), kind)
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> Header:

@@ -17,6 +17,7 @@ from ..train.normalization import Normalization
 from ..verification.protos import fed, shape
 
 Array = npt.NDArray[Any]
+DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what reading metadata may raise
 SLACK = 0.05  # of the range that pixels can have, for the noise that augmentation adds
 
 
@@ -137,7 +138,7 @@ def _normalization(told: dict[str, str]) -> Normalization | None:
         return None
     try:
         return Normalization.from_stored(json.loads(told["bnfold.normalization"]))
-    except (ValueError, KeyError, TypeError) as why:
+    except DAMAGE as why:
         raise ModelProblem("the metadata bnfold.normalization of the model is damaged", "Export it again.") from why
 
 
@@ -145,5 +146,5 @@ def _classes(told: dict[str, str]) -> tuple[str, ...]:
     try:
         names: Sequence[object] = json.loads(told.get("bnfold.classes", "[]"))
         return tuple(map(str, names))
-    except (ValueError, TypeError) as why:
+    except DAMAGE as why:
         raise ModelProblem("the metadata bnfold.classes of the model is damaged", "Export it again.") from why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +14,7 @@ from ..regular import opened
 Plain = dict[str, Any]
 Kind = Any  # see `fits`
 NUMBER = (int, float)
+DEEPEST, DIGITS = 20, 18  # levels of what bnfold writes, and digits of a whole number in it
 PAIR = [NUMBER]
 TENSOR: dict[str, Kind] = {
     "name": str,
@@ -76,8 +78,10 @@ def text(path: Path) -> str:
 def record(path: Path, kind: str) -> Plain:
     """A record of `bnfold KIND --json`. Raises ModelProblem where the file is none."""
     try:
-        found = json.loads(text(path), parse_constant=_refuse)
+        found = json.loads(text(path), parse_constant=_refuse, parse_float=_real, parse_int=_whole)
     except (ValueError, RecursionError):
+        found = None
+    if not shallow(found):
         found = None
     if not isinstance(found, dict) or found.get("schema") != f"bnfold.{kind}/1" or not fits(found, KINDS[kind]):
         usage = {"fold": "bnfold fold A"}.get(kind, f"bnfold {kind} A B")
@@ -99,6 +103,12 @@ def fits(value: Any, kind: Kind) -> bool:
     if isinstance(kind, dict):
         return isinstance(value, dict) and all(_holds(value, key, kind[key]) for key in kind)
     return value is None if kind is None else isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def shallow(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether plain data is nested in so many levels at most."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(levels) and all(shallow(each, levels - 1) for each in inside)
 
 
 def _holds(value: Mapping[str, Any], key: str, kind: Kind) -> bool:
@@ -128,6 +138,19 @@ def other(path: Path, why: str) -> NoReturn:
     raise UsageProblem(
         f"{path} is about other models: {why}", "Make the record anew with the two models of the report."
     )
+
+
+def _real(digits: str) -> float:
+    """A number of a size that floats have, which JSON does not ask for."""
+    if not math.isfinite(found := float(digits)):
+        raise ValueError(digits)
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def _refuse(word: str) -> NoReturn:
