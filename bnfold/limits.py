@@ -24,6 +24,7 @@ from .errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
 MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
+PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
 SOON = 1e-6  # seconds; a timer of none would never ring

@@ -16,7 +16,7 @@ import onnx
 from . import external, onnx_io, staging
 from .errors import BnfoldError, CheckFailed, Inconclusive, ModelProblem, UsageProblem
 from .junit import FAILED, PASSED, Check
-from .limits import timed
+from .limits import PLANNING, timed
 from .promises import Overflow, Promises
 from .regular import require_target
 from .validity import checked
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
-SECONDS = 600.0  # in which a fold is planned
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
     ) as draft:
         outside = options.allow_external_outside
-        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", SECONDS):
+        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", PLANNING):
             from .folding import fold_in_place  # which takes a while, too
 
             result = fold_in_place(record, source.parent, options.freeze_initializers, promises)

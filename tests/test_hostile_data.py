@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import time
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from bnfold import folding
 from bnfold.errors import ModelProblem
 from bnfold.feeds import pictures
 from bnfold_cli.main import run
@@ -157,3 +159,21 @@ def test_a_pipe_among_images_is_not_waited_for(here):  # noqa: F811
         pictures.files(Path())
     with pytest.raises(ModelProblem, match="is not a readable image: it is not a regular file"):
         pictures.opened(Path("a.png"), 3)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40, (1 << 63) - 1])
+def test_a_model_that_takes_endless_images_is_refused(here, capsys, size):  # noqa: F811
+    value = onnx.helper.make_tensor_value_info
+    ends = [value("x", 1, ["N", 3, size, size]), value("y", 1, ["N", 3, size, size])]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", ends[:1], ends[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), "m.onnx")
+    np.savez("data.npz", x=np.zeros((4, 3, 6, 6), np.float32), labels=np.zeros(4, int))
+    assert run(["evaluate", "m.onnx", "--data", "data.npz"]) == 3
+    assert "the limit is 268435456 elements" in capsys.readouterr().err
+
+
+def test_explain_ends_at_its_limit(model, capsys, monkeypatch):
+    monkeypatch.setattr(folding, "fold_in_place", lambda *given: time.sleep(30))
+    assert run(["explain", "m.onnx", "--limit", "seconds=0.3"]) == 4
+    assert "the plan of the fold took longer than 0.3 s and was stopped" in capsys.readouterr().err

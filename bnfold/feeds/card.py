@@ -13,6 +13,7 @@ import onnx
 from onnx import helper
 
 from ..errors import ModelProblem
+from ..limits import current
 from ..train.normalization import Normalization
 from ..verification.protos import fed, shape
 
@@ -73,6 +74,12 @@ class Card:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images it takes. Raises ModelProblem as `image` does."""
         _, channels, height, width = (n or 0 for n in self.image().dims or ())
+        if channels * height * width > current().elements:
+            raise ModelProblem(
+                f"the model takes images of {channels} x {height} x {width}; the limit is "
+                f"{current().elements} elements",
+                "If the file is to be trusted: --limit elements= allows more.",
+            )
         return channels, height, width
 
     def pixels(self, where: object) -> Normalization:
