@@ -81,7 +81,6 @@ def _calls(nodes: Iterable[NodeProto]) -> list[Key]:
 def expanded(functions: Iterable[onnx.FunctionProto], name: object = "the model") -> dict[Key, tuple[int, int]]:
     """How many nodes each function has (at least 1), and how deep it is, its calls expanded; each after those it calls.
 
-
     Raises ModelProblem for functions that call each other in a circle.
     """
     bodies = {(f.domain, f.name, f.overload): _calls(f.node) for f in functions}
