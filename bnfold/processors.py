@@ -14,6 +14,6 @@ def threads() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
     asked = os.environ.get("BNFOLD_THREADS", str(usable))
-    if not asked.isdecimal() or not 0 < int(asked[:9]) <= MOST:
+    if not asked.isdecimal() or not int(asked[:9]):
         raise UsageProblem(f"BNFOLD_THREADS={asked} is not a number of threads", "Set it to 1 or more, or not at all.")
-    return min(usable, int(asked))
+    return min(usable, int(asked[:9]))
