@@ -79,7 +79,7 @@ def _calls(nodes: Iterable[NodeProto]) -> list[Key]:
 
 
 def expanded(functions: Iterable[onnx.FunctionProto], name: object = "the model") -> dict[Key, tuple[int, int]]:
-    """How many nodes each function has, and how deep it is, its calls expanded; each stands after those it calls.
+    """How many nodes each function has (at least 1), and how deep it is, its calls expanded; each after those it calls.
 
     Raises ModelProblem for functions that call each other in a circle.
     """
@@ -99,6 +99,6 @@ def expanded(functions: Iterable[onnx.FunctionProto], name: object = "the model"
                 open_[called] = iter(bodies[called])
                 continue
             parts = [found.get(call, (1, 0)) for call in bodies[key]]
-            found[key] = sum(nodes for nodes, _ in parts), 1 + max((depth for _, depth in parts), default=0)
+            found[key] = max(1, sum(nodes for nodes, _ in parts)), 1 + max((depth for _, depth in parts), default=0)
             del open_[key]
     return found

@@ -50,7 +50,10 @@ def require_unchanged() -> None:
 
 
 def opened(path: Path) -> BufferedReader:
-    """A regular file, to be read; links are followed. Raises OSError for anything else, ModelProblem if it changed."""
+    """A regular file, to be read; links are followed. Raises OSError for anything else, ModelProblem if it changed.
+
+    A pipe would be waited for, and a device never ends.
+    """
     with _once(path):
         return _regular(os.open(path, os.O_RDONLY | NONBLOCK), path)
 
@@ -124,18 +127,19 @@ def _elsewhere(path: Path, folder: Path, location: str) -> Elsewhere | None:
 
 def _regular(number: int, path: Path, most: float = math.inf) -> BufferedReader:
     """An open file as a stream. Raises OSError if it is no regular one, Elsewhere if it has more than `most` names."""
-    stream = open(number, "rb")  # noqa: SIM115
     try:
         state = os.fstat(number)
+        if stat.S_ISDIR(state.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(state.st_mode):
-            raise OSError("not a regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if state.st_nlink > most:
             raise Elsewhere(LINKS)
         _require_same(path, state)
     except BaseException:
-        stream.close()
+        os.close(number)
         raise
-    return stream
+    return open(number, "rb")
 
 
 def _require_same(path: Path, state: os.stat_result) -> None:

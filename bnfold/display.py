@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+WORD, LONGEST = 300, 2000  # characters that are shown of a name, and of a sentence with names in it
 MOST = 12  # rows of a table in a notebook
 COLOURS = {  # of a verdict; each stands out on white and on black
     "good": "#1f9d55",
@@ -22,7 +24,7 @@ class Table:
 
     title: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[object]]
+    rows: Sequence[Sequence[object]]  # a cell of several lines is a tuple
 
 
 class Shown:
@@ -66,15 +68,42 @@ def _row(kind: str, cells: Sequence[object], style: str) -> str:
     return f'<tr style="background:none">{found}</tr>'
 
 
-def printable(text: str) -> str:
-    """Control characters, which could move a cursor or hide a name, as their escapes; lines stay lines."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+def printable(text: str, longest: int = LONGEST) -> str:
+    """Any text as one line that a terminal, a log, XML and HTML show as it is, however hostile the names in it.
+
+    What does not print (control characters, line ends, what changes the direction of text, lone surrogates) becomes its
+    escape, as does the start of what a pipeline takes for a command (`##[error]`). Of more than WORD characters without
+    a blank, or more than `longest` in all, the middle is left out, and how many they were is said.
+    """
+    if len(text) <= WORD and text.isprintable() and "##" not in text:
+        return text
+    text = _cut(_cut_words(text), longest)
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return _cut(_cut_words(re.sub(r"##(?=\w*\[)", r"\\x23#", escaped)), longest)
 
 
-def _safe(text: object) -> str:
+def _cut_words(text: str) -> str:
+    return re.sub(rf"\S{{{WORD + 1},}}", lambda found: _cut(found[0], WORD), text)
+
+
+def _cut(text: str, longest: int) -> str:
+    """Text without its middle, if it is longer."""
+    if len(text) <= longest:
+        return text
+    left_out = f"...({len(text)} characters)..."
+    kept = longest - len(left_out)
+    return text[: kept - kept // 2] + left_out + text[-(kept // 2) :]
+
+
+def shown(cell: object) -> str:
+    """The text of a cell: a `printable` line, or one for each part of a tuple."""
+    return "\n".join(printable(str(line)) for line in (cell if isinstance(cell, tuple) else (cell,)))
+
+
+def _safe(cell: object) -> str:
     from html import escape  # whose table of names is large, and seldom needed
 
-    return escape(printable(str(text)))
+    return escape(shown(cell))
 
 
 def counted(number: int, one: str, many: str = "") -> str:

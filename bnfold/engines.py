@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
-from .errors import EnvironmentProblem, UsageProblem
+from .errors import EnvironmentProblem, UsageProblem, first_line
 from .installed import need
 from .interrupts import ENDING
 from .worker import GRACE, PAUSE, Plain, Running, failure, fold_apart, stop, sweep
@@ -147,7 +147,7 @@ def _on_ray() -> Iterator[OnRay]:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, OSError) as why:
         raise EnvironmentProblem(
-            f"Ray does not start: {str(why).strip().splitlines()[0]}", "Is RAY_ADDRESS right? `ray status` tells more."
+            f"Ray does not start: {first_line(why)}", "Is RAY_ADDRESS right? `ray status` tells more."
         ) from why
     try:
         yield OnRay(ray)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-LONGEST = 2000  # characters of a sentence
+from .display import printable
+
+FOREVER = 1e9  # seconds: what can be waited for
 
 
 class BnfoldError(Exception):
     """Base of every error bnfold raises on purpose.
 
-    `str(error)` says what is wrong; `hint` says what to do about it; `exit_code` is what the command line exits with.
+    `str(error)` says what is wrong, in one `printable` line; `hint` says what to do about it; `exit_code` is what the
+    command line exits with.
     """
 
     exit_code = 70
     evidence: object = None  # what there is to look at nevertheless
 
     def __init__(self, message: str, hint: str) -> None:
-        super().__init__(short(message))
-        self.hint = short(hint)
+        super().__init__(printable(message))
+        self.hint = printable(hint)
 
 
-def short(text: str) -> str:
-    """A sentence about a file that holds endless names, without the middle of it."""
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+def first_line(error: BaseException) -> str:
+    """What an exception of another package says, in one line; of the system's errors the words alone."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class CheckFailed(BnfoldError):
@@ -54,7 +59,13 @@ class Inconclusive(BnfoldError):
     exit_code = 5
 
 
+def require_within(name: str, value: float, least: float, most: float) -> None:
+    """Raises UsageProblem for a number below `least` or above `most`, and for what is none: nan."""
+    if not least <= value <= most:
+        raise UsageProblem(f"{name} is {value}", f"Give a number from {least:.10g} to {most:.10g}.")
+
+
 def require_no_model(target: object) -> None:
     """Raises UsageProblem for a name that only a model has: a report under it would take the place of one."""
-    if str(target).endswith(".onnx"):
+    if str(target).endswith((".onnx", ".onnx.data")):
         raise UsageProblem(f"{target} is the name of a model", "Give the report a name of its own.")

@@ -67,10 +67,7 @@ WAYS = {"hoist": "to the inputs", "sink": "to the outputs", "merge": "branches m
 
 def folded_table(folded: Iterable[Folded], detailed: bool = False) -> Table:
     """Each node that folds: into whose constants, through which nodes on the way, and, if `detailed`, which way."""
-    rows = [
-        (f.node or f.output, f.operator, "\n".join(f.into), "\n".join(f.through), *[WAYS[f.direction]] * detailed)
-        for f in folded
-    ]
+    rows = [(f.node or f.output, f.operator, f.into, f.through, *[WAYS[f.direction]] * detailed) for f in folded]
     return _by_operator("Folds", (*FOLDED, *["direction"] * detailed), rows)
 
 
@@ -80,12 +77,12 @@ def kept_table(kept: Iterable[Kept], detailed: bool = False) -> Table:
     return _by_operator("Kept", KEPT, rows)
 
 
-def _by_operator(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def _by_operator(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """Where all nodes are of one operator, it is the name of their column."""
     operators = {row[1] for row in rows}
     if len(operators) != 1:
         return Table(title, columns, rows)
-    return Table(title, (*operators, *columns[2:]), [(row[0], *row[2:]) for row in rows])
+    return Table(title, (*map(str, operators), *columns[2:]), [(row[0], *row[2:]) for row in rows])
 
 
 @dataclass(frozen=True, repr=False)

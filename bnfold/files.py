@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from .errors import UsageProblem
+
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # of a pipe, which would be waited for
 
@@ -61,4 +63,13 @@ def _numbered(path: Path) -> int:
 
 def is_special(path: Path) -> bool:
     """A device, a pipe, a socket: what may be written to, but not replaced."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def require_target(path: Path) -> None:
+    """Raises UsageProblem where a model cannot appear: stdout, and what stands for it or for another open file."""
+    if str(path) == "-":
+        raise UsageProblem("a model is not written to stdout", "Name the file to write.")
+    folder = os.path.realpath(path.parent)
+    if folder == "/dev" or folder.startswith("/proc/"):
+        raise UsageProblem(f"{path} is not a regular file", "Name the file to write.")

@@ -194,7 +194,7 @@ def fold_all(
 @contextmanager
 def made(folders: set[Path]) -> Iterator[None]:
     """Folders are made where there are none; those into which nothing comes go again."""
-    ours = {each for folder in folders for each in (folder, *folder.parents) if not each.exists()}
+    ours = {each for folder in folders for each in (folder, *folder.parents) if not os.path.exists(each)}
     try:
         for folder in sorted(ours | folders):
             try:

@@ -23,6 +23,7 @@ from .fates import Kept as Kept
 from .fates import Reason as Reason
 from .graph import label, operator
 from .inlining import holders, inlined
+from .limits import PLANNING, timed
 from .models import Model
 from .plan import Direction, Plan, Way, make_plan
 from .promises import Promises
@@ -46,9 +47,9 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
 def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
     """What `fold` would do with each affine node: its new home, or both reasons for keeping it.
 
-    Takes and raises what `fold` does.
+    Takes and raises what `fold` does; EnvironmentProblem where that takes longer than the limit of seconds.
     """
-    with opened(model, whole=False) as (record, folder):
+    with opened(model, whole=False) as (record, folder), timed("the plan of the fold", PLANNING):
         result = fold_in_place(record, folder, freeze_initializers, Promises())
     return Explanation(result.folded, result.kept)
 

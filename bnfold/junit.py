@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from .display import printable
 from .errors import BnfoldError, CheckFailed
 
+LONGEST = 20_000  # characters of what was found: a reason for each of many nodes
 PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
 COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
 
@@ -26,7 +28,7 @@ def broken_off(name: str, problem: BnfoldError) -> Check:
 
 
 def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
-    """A JUnit report of one suite."""
+    """A JUnit report of one suite, whose names and words are made printable, so that it is XML whatever they are."""
     from xml.etree import ElementTree
 
     cases = list(checks)
@@ -36,10 +38,11 @@ def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
         root, "testsuite", {"name": suite, "tests": str(len(cases)), "time": f"{seconds:.3f}", **counts}
     )
     for case in cases:
-        entry = ElementTree.SubElement(group, "testcase", classname=suite, name=case.name)
+        entry = ElementTree.SubElement(group, "testcase", classname=suite, name=printable(case.name))
+        words = printable(case.words, LONGEST)
         if case.outcome != PASSED:
-            ElementTree.SubElement(entry, case.outcome, message=case.words)
-        elif case.words:
-            ElementTree.SubElement(entry, "system-out").text = case.words
+            ElementTree.SubElement(entry, case.outcome, message=words)
+        elif words:
+            ElementTree.SubElement(entry, "system-out").text = words
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from .errors import EnvironmentProblem, UsageProblem
+from .errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
+MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
+PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
 SOON = 1e-6  # seconds; a timer of none would never ring
@@ -34,12 +36,16 @@ CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/c
 class Limits:
     """`nodes` of a model, its functions expanded at every call; `elements` of a tensor that is computed; `seconds` that
     a process may work (0: what is usual for its task, minutes for most); `memory` in bytes that a process may hold (0:
-    0.8 of the machine's)."""
+    0.8 of the machine's). Raises UsageProblem for what is none."""
 
     nodes: int = 2_000_000
     elements: int = 1 << 28
     seconds: float = 0
     memory: int = 0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, MOST[each.name])
 
     def time(self, usual: float) -> float:
         """The seconds for a task that usually has `usual`."""
@@ -89,7 +95,7 @@ def _parsed(text: str) -> tuple[str, Any]:
         raise UsageProblem(
             f"--limit {text} is not a limit", f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}."
         )
-    number = float(read[1]) * UNITS[read[2]]
+    number = min(float(read[1]) * UNITS[read[2]], 1 << 63)  # which is too much
     return name, number if name == "seconds" else int(number)
 
 

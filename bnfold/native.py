@@ -13,18 +13,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
+from .errors import first_line
 from .limits import cap, current, tied
 
 SECONDS = 120.0
-ANSWER, WHY = b"+", b"-"  # how what a fork tells begins
+ANSWER, WHY, SHORT = b"+", b"-", b"!"  # how what a fork tells begins
 
 
 class Failed(Exception):
     """The call raised an error, or did not come back; the text says which, in one line."""
 
 
+class Stopped(Failed):
+    """It met a limit of time or memory: which says nothing about the model."""
+
+
 def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
-    """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`.
+    """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`,
+    `Stopped` where it met a limit.
 
     It usually has `seconds`; see `limits` for these and for its memory. Nothing but bytes comes back: whoever takes
     over the fork can send us no object. Where a process has several threads, or on macOS, a fork is not safe, and on
@@ -69,7 +75,9 @@ def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float,
     if not wanted:
         return b""
     if told is None:
-        raise Failed(f"{doing} took longer than {seconds:g} s and was stopped")
+        raise Stopped(f"{doing} took longer than {seconds:g} s and was stopped")
+    if status == -signal.SIGKILL:
+        raise Stopped(f"{doing} was killed: most often memory was short")
     if status:
         raise Failed(f"{doing} crashed ({signal.Signals(-status).name})" if status < 0 else f"{doing} failed")
     return _answer(told)
@@ -89,16 +97,18 @@ def _serve(call: Callable[[], bytes | None], pipe: int, parent: int) -> NoReturn
 
 
 def _outcome(call: Callable[[], bytes | None]) -> bytes:
-    """ANSWER and what the call returned, or WHY and what it raised."""
+    """ANSWER and what the call returned, or WHY and what it raised, or SHORT and that memory was."""
     try:
         return ANSWER + (call() or b"")
     except MemoryError:
-        return WHY + b"there is not enough memory"
+        return SHORT + b"there is not enough memory"
     except Exception as why:  # of onnx's checker and of protobuf, which have no class in common
-        return WHY + next(iter(str(why).strip().splitlines()), type(why).__name__).encode(errors="replace")
+        return WHY + first_line(why).encode(errors="replace")
 
 
 def _answer(outcome: bytes) -> bytes:
+    if outcome.startswith(SHORT):
+        raise Stopped(outcome.removeprefix(SHORT).decode())
     if not outcome.startswith(ANSWER):
         raise Failed(outcome.removeprefix(WHY).decode(errors="replace"))
     return outcome.removeprefix(ANSWER)

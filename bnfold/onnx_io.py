@@ -51,7 +51,7 @@ def copied(model: ModelProto) -> ModelProto:
 
 def _read(where: Path, whole: bool) -> bytes:
     try:
-        with where.open("rb") as stream:
+        with datafiles.opened(where) as stream:
             return stream.read() if whole or not where.stat().st_size else _thin(stream, where.name)
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
@@ -59,7 +59,7 @@ def _read(where: Path, whole: bool) -> bytes:
         raise ModelProblem(f"{where} is a folder, not a model", NOT_ONNX) from problem
     except OSError as problem:
         raise ModelProblem(
-            f"{where} cannot be read: {problem.strerror}", "Check the permissions of the file."
+            f"{where} cannot be read: {problem.strerror}", "Give a regular file that you may read."
         ) from problem
 
 

@@ -15,9 +15,10 @@ import onnx
 from . import external, files, onnx_io, staging
 from .datafiles import unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
+from .files import require_target
 from .installed import require_runtime
 from .junit import FAILED, PASSED, Check
-from .limits import timed
+from .limits import PLANNING, timed
 from .promises import Overflow, Promises
 from .validity import checked
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
 SCHEMA = "bnfold.fold/1"
-SECONDS = 600.0  # in which a fold is planned
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class FoldReport:
 
 def default_target(source: Path) -> Path:
     """m.onnx -> m.folded.onnx"""
-    return source.with_name(f"{source.name.removesuffix('.onnx')}.folded.onnx")
+    return source.parent / f"{source.name.removesuffix('.onnx')}.folded.onnx"
 
 
 def failed_target(target: Path) -> Path:
     """Where a model that did not pass is kept on request: m.folded.onnx -> m.folded.failed.onnx"""
-    return target.with_name(f"{target.name.removesuffix('.onnx')}.failed.onnx")
+    return target.parent / f"{target.name.removesuffix('.onnx')}.failed.onnx"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def folded_file(source: Path, target: Path, options: Options, promises: Promises
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
     ) as draft:
         outside = options.allow_external_outside
-        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", SECONDS):
+        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", PLANNING):
             from .folding import fold_in_place  # which takes a while, too
 
             result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
@@ -228,14 +228,15 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
     What a process that was killed has left there is no obstacle: it goes.
     """
+    require_target(target)
     staging.sweep(target)
     inputs = [source, *external.data_files(record, source.parent)]
     for path in (target, target.parent / staging.data_name(target)):
-        if path.is_dir() or files.is_special(path):
+        if os.path.isdir(path) or files.is_special(path):
             raise UsageProblem(
-                f"{path} is {'a folder' if path.is_dir() else 'not a regular file'}", "Name the file to write."
+                f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
             )
-        for held in filter(path.samefile, inputs) if path.exists() else ():
+        for held in filter(path.samefile, inputs) if os.path.exists(path) else ():
             what = "the input itself" if held == source else "a data file of the input"
             raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
         if os.path.lexists(path) and not force:

@@ -6,6 +6,7 @@ import io
 import math
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 from . import staging
 from .errors import UsageProblem
@@ -18,10 +19,9 @@ DOTS = 150  # per inch of a PNG
 
 
 def require(path: Path) -> None:
-    """Before anything is computed: a format that can be drawn, a folder to write into, and matplotlib. Raises."""
+    """Before anything is computed: a format that can be drawn, and matplotlib. Raises."""
     if path.suffix.lower() not in FORMATS:
         raise UsageProblem(f"--plot {path}: {path.suffix!r} is not a format of pictures", f"Use {', '.join(FORMATS)}.")
-    staging.require_folder(path)
     figure(1, 1)
 
 
@@ -57,6 +57,7 @@ def write(drawn: Any, path: Path) -> None:
 
     suffix, picture = path.suffix[1:].lower(), io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(suffix, {})
-    with rc_context({"svg.hashsalt": "bnfold"}):
+    with rc_context({"svg.hashsalt": "bnfold"}), catch_warnings():
+        simplefilter("ignore")  # a name may have letters that the font lacks
         drawn.savefig(picture, format=suffix, dpi=DOTS, metadata=metadata)
     staging.write(path, picture.getvalue())

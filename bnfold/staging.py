@@ -81,15 +81,14 @@ def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bo
     """A path to write to; when the block ends well, what was written there becomes `target`. Else nothing is left.
 
     A file beside it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
-    A draft that refers to files of `target`'s own folder must itself be in it: `beside`. Raises EnvironmentProblem if
-    the place cannot be written, UsageProblem if it is taken and not to `replace`, also if that came in between. A link
-    is replaced, never followed.
+    A draft that refers to files of `target`'s own folder must itself be in it, `beside`, and has no data file of its
+    own. Raises EnvironmentProblem if the place cannot be written, UsageProblem if it is taken and not to `replace`,
+    also if that came in between. A link is replaced, never followed.
     """
     with writing(target), held(target.parent) as parent, _begun(parent / target.name, target) as draft:
-        path = _beside(draft.target, draft.name) if beside else draft.folder / target.name
-        yield path
+        yield _beside(draft) if beside else draft.folder / target.name
         if keep:
-            _place(draft, path, target, replace)
+            _place(draft, draft.folder / target.name, target, replace)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -200,6 +199,8 @@ def _wait(file: int, target: Path) -> None:
 def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
     """Let a draft and its data file become `target`: one step after the other, each on the disk before the next."""
     data, parent = path.with_name(data_name(path)), draft.target.parent
+    if "beside" in draft.entry.facts:
+        _bring_in(draft, path)
     for made in filter(os.path.lexists, (data, path)):
         _flush(made)
     with _alone(parent, target):
@@ -244,7 +245,9 @@ def _undo(target: Path, entry: Entry) -> None:
         if journal.identity(inside) == facts.get("folder"):
             if not os.path.lexists(target):
                 _undo_place(target, inside, facts)
-            _beside(target, folder.name).unlink(missing_ok=True)
+            beside = _beside_of(target, folder.name)
+            if journal.signature(beside)[:2] == facts.get("beside"):
+                beside.unlink()
             for left in inside.iterdir():
                 left.unlink()
         folder.rmdir()
@@ -268,6 +271,20 @@ def _steps_aside(target: Path, folder: Path) -> list[tuple[Path, Path]]:
     return [(target, aside), (target.with_name(data_name(target)), folder / data_name(aside))]
 
 
-def _beside(target: Path, name: str) -> Path:
-    """Where a draft is that must be in `target`'s own folder."""
+def _beside(draft: _Draft) -> Path:
+    """A new file for a draft that must be in `target`'s own folder."""
+    path = _beside_of(draft.target, draft.name)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o666))
+    draft.entry.note(beside=journal.signature(path)[:2])
+    return path
+
+
+def _beside_of(target: Path, name: str) -> Path:
     return target.with_name(f"{name}.onnx")
+
+
+def _bring_in(draft: _Draft, path: Path) -> None:
+    """Take a draft from `target`'s folder to where nobody else comes. Raises OSError if it is not the one made."""
+    os.replace(_beside_of(draft.target, draft.name), path)
+    if journal.signature(path)[:2] != draft.entry.facts["beside"]:
+        raise OSError(errno.ESTALE, "somebody has put another file in the place of a draft")

@@ -18,7 +18,7 @@ from onnx.external_data_helper import uses_external_data
 
 from . import datafiles, wire
 from .affine import IDENTITY, Affine, Array
-from .errors import ModelProblem
+from .errors import ModelProblem, first_line
 from .limits import current
 from .rounding import Room, flattened, rounded, rows_at_once, spans, widened
 
@@ -154,7 +154,7 @@ def _told(tensor: TensorProto) -> Iterator[None]:
         yield
     except (ValueError, TypeError, OSError, onnx.checker.ValidationError) as problem:
         raise ModelProblem(
-            f"the values of '{tensor.name}' cannot be read: {str(problem).splitlines()[0]}",
+            f"the values of '{tensor.name}' cannot be read: {first_line(problem)}",
             "The file is damaged, or a data file that belongs to it is missing.",
         ) from problem
 

@@ -15,9 +15,10 @@ from onnx.external_data_helper import uses_external_data
 
 from . import external
 from .affine import Refused
-from .errors import BnfoldError, ModelProblem
+from .errors import BnfoldError, EnvironmentProblem, ModelProblem
+from .limits import MORE
 from .messages import all_nodes, all_tensors, bodies
-from .native import Failed, begun, guarded
+from .native import Failed, Stopped, begun, guarded
 from .tensors import DATA_FIELDS
 
 LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
@@ -105,9 +106,11 @@ def checked(record: ModelProto, name: object, folder: Path | None = None, outsid
 
 
 def _refuse(name: object, answer: Callable[[], bytes]) -> None:
-    """Raises ModelProblem where the answer of onnx's checker is no."""
+    """Raises ModelProblem where the answer of onnx's checker is no, EnvironmentProblem where a limit ended it."""
     try:
         answer()
+    except Stopped as why:
+        raise EnvironmentProblem(f"{name} was not checked: {why}", MORE) from why
     except Failed as why:
         raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
 
@@ -157,6 +160,8 @@ def consistent(bare: ModelProto) -> Iterator[None]:
     except Exception:
         try:
             guarded("shape inference", lambda: _infer(bare))
+        except Stopped as why:
+            raise EnvironmentProblem(f"the types and shapes of the model were not checked: {why}", MORE) from why
         except Failed as why:
             raise ModelProblem(f"the types or shapes of the model contradict each other: {why}", REPAIR) from why
         raise

@@ -79,12 +79,12 @@ def _drawn() -> Progress:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         TextColumn("left"),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
     )
     bar = Progress(*columns, console=console.words.rich, transient=True, redirect_stdout=False, redirect_stderr=False)
     bar.start()

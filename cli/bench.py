@@ -10,10 +10,10 @@ import typer
 from bnfold.limits import asked
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.bench import Benchmark
-    from bnfold.bench.gate import Gate
 
 Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")]
@@ -72,11 +72,11 @@ def bench(
     of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
     from bnfold.bench import benchmark, gate
-    from bnfold.verification.asked import dim_asked
 
-    gates = _checked(fail_if or [], raw, plot)
+    require_places({"--json": json, "--raw": raw, "--plot": plot}, [original, folded])
+    gates = [gate.gate(text) for text in fail_if or []]
     how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
-    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": dict(map(dim_asked, dim or []))}
+    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": _sizes(dim or [])}
     how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
     with asked(limit or ()):
         found = benchmark(original, folded, **how)
@@ -85,16 +85,10 @@ def bench(
     return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
 
 
-def _checked(fail_if: list[str], raw: Path | None, plot: Path | None) -> list[Gate]:
-    """The gates that are meant; what can be refused is, before minutes are spent."""
-    from bnfold import plots
-    from bnfold.bench import files, gate
+def _sizes(dim: list[str]) -> dict[str, tuple[int, ...]]:
+    from bnfold.verification.asked import dim_asked
 
-    if plot:
-        plots.require(plot)
-    if raw:
-        files.check_place(raw)
-    return [gate.gate(text) for text in fail_if]
+    return dict(map(dim_asked, dim))
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:

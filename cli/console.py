@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.display import printable
-from bnfold.errors import UsageProblem, require_no_model
+from bnfold.display import printable, shown
 from bnfold_cli import tables
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from bnfold.junit import Check
 
@@ -25,9 +25,10 @@ TONES = {
     **dict.fromkeys(("FAIL", "SLOWER"), "bold red"),
     **dict.fromkeys(("VACUOUS", "INCONCLUSIVE", "UNTRUSTED"), "bold yellow"),
 }
+COMMAND, ESCAPED = re.compile(r"^(\s*):(?=:)"), r"\1\\x3a"
 
 
-COMMAND, GLUE = re.compile("`[^`]*`"), "\0"
+QUOTED, GLUE = re.compile("`[^`]*`"), "\0"
 
 
 def _in_one_piece(command: re.Match[str]) -> str:
@@ -53,36 +54,42 @@ class Stream:
         return Console(stderr=self.name == "stderr", highlight=False, emoji=False, soft_wrap=True, quiet=self.quiet)
 
     def write(self, text: str) -> None:
-        """Text as it is, and at once. Where the reader has gone, nothing is said any more, and the work goes on."""
-        file = getattr(sys, self.name)
+        """Text as it is, and at once."""
         erase()
-        try:
-            print(text, end="", file=file, flush=True)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
+        print(text, end="", file=getattr(sys, self.name), flush=True)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Lines as they are, but that none begins with what a pipeline takes for a command (`::error::`)."""
+        self.write("".join(f"{COMMAND.sub(ESCAPED, line)}\n" for line in lines))
 
     def line(self, text: object, label: str = "", style: str = "") -> None:
-        """One line or more, behind a label; on a terminal they end between words."""
+        """One line, behind a label, with its names made printable; on a terminal it is broken between words."""
         if self.quiet:
             return
+        whole = " ".join(filter(None, (label, printable(str(text)))))
         if self.is_terminal:
-            self._shown(printable(str(text)), label, style)
+            self._shown(whole, label, style)
         else:
-            self.write(f"{label} {text}\n" if label else f"{text}\n")
+            self.lines([whole])
 
     def _shown(self, text: str, label: str, style: str) -> None:
         from rich.text import Text
 
-        erase()
-        screen = self.rich
-        paragraphs = f"{label} {text}".splitlines() if label else text.splitlines()
         wrap = textwrap.TextWrapper(
-            screen.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+            self.rich.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
         )
-        wrapped = (line for text in paragraphs for line in wrap.wrap(COMMAND.sub(_in_one_piece, text)) or [""])
-        shown = Text("\n".join(wrapped).replace(GLUE, " "))
-        shown.stylize(style, 0, len(label) if label else len(shown))
-        screen.print(shown)
+        wrapped = wrap.wrap(QUOTED.sub(_in_one_piece, text))
+        styled = Text("\n".join(wrapped).replace(GLUE, " "))
+        styled.stylize(style, 0, len(label) if label else len(styled))
+        self.draw(styled)
+
+    def draw(self, *texts: Text) -> None:
+        """Styled text, each piece on lines of its own."""
+        screen = self.rich
+        with screen.capture() as drawn:
+            for text in texts:
+                screen.print(text)
+        self.lines(drawn.get().splitlines())
 
 
 def nothing() -> None:
@@ -136,39 +143,31 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """One table on stdout: in the width of a terminal; elsewhere a line for each row, its columns two blanks apart."""
     if data.quiet:
         return
+    cells = [[shown(cell) for cell in row] for row in rows]
     if data.is_terminal:
-        _draw(title, columns, rows)
+        _draw(shown(title), columns, cells)
     else:
-        lines = [line for row in tables.aligned([columns, *rows]) for line in row]
-        data.write("".join(f"{line}\n" for line in [title, *lines]))
+        lines = (line for row in tables.aligned([columns, *cells]) for line in row)
+        data.lines([shown(title), *lines])
 
 
-def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Bold names above a rule; where the columns do not fit, each row is a paragraph."""
     from rich.text import Text
 
-    erase()
-    screen = data.rich
-    used = [i for i in range(len(columns)) if not rows or any(str(row[i]) for row in rows)]
-    columns, seen = [columns[i] for i in used], [[printable(str(row[i])) for i in used] for row in rows]
-    given = tables.widths([columns, *seen], screen.width)
-    screen.print(Text("\n".join(tables.wrapped(title, screen.width)), style="bold"))
+    width = data.rich.width
+    used = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
+    columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
+    given = tables.widths([columns, *rows], width)
+    above = Text("\n".join(tables.wrapped(title, width)), style="bold")
     if given is None:
-        paragraphs = ("\n".join(tables.stacked(columns, row, screen.width)) for row in seen)
-        screen.print(Text("\n".join(paragraphs) + "\n"))
+        paragraphs = ("\n".join(tables.stacked(columns, row, width)) for row in rows)
+        data.draw(above, Text("\n".join(paragraphs) + "\n"))
         return
-    head, *body = tables.aligned([columns, *seen], given)
-    screen.print(Text("\n".join(head), style="bold"))
-    screen.print(Text("─" * min(screen.width, sum(given) + tables.GAP * (len(given) - 1)), style="dim"))
-    screen.print(Text("\n".join(line for row in body for line in row) + "\n"))
-
-
-def require_one_on_stdout(*targets: str | None) -> None:
-    """Raises UsageProblem where two reports would mingle on stdout, or one would take the place of a model."""
-    if targets.count("-") > 1:
-        raise UsageProblem("two reports cannot both go to stdout", "Give one of them a path.")
-    for target in filter(None, targets):
-        require_no_model(target)
+    head, *body = tables.aligned([columns, *rows], given)
+    names = Text("\n".join(head), style="bold")
+    rule = Text("─" * min(width, sum(given) + tables.GAP * (len(given) - 1)), style="dim")
+    data.draw(above, names, rule, Text("\n".join(line for row in body for line in row) + "\n"))
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:
@@ -184,11 +183,10 @@ def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str
 
 
 def write_text(text: str, target: str) -> None:
-    """Text to stdout (`-`) or, atomically, to a file, which is none of a model."""
+    """Text to stdout (`-`) or, atomically, to a file."""
     if target == "-":
         data.write(text)
         return
-    require_no_model(target)
     from bnfold import staging
 
-    staging.write(Path(target), text.encode())
+    staging.write(Path(target), text.encode(errors="backslashreplace"))

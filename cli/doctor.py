@@ -18,7 +18,9 @@ def doctor(
     from bnfold.verification.doctor import doctor as look
     from bnfold.verification.providers import ways
     from bnfold_cli import console
+    from bnfold_cli.places import require_places
 
+    require_places({"--json": json})
     wanted = dict.fromkeys(way.provider for way in ways(ep.split(",")))
     found = look()
     if json != "-":
@@ -27,7 +29,8 @@ def doctor(
             console.table("Installed", ("provider", "wheel", "version"), found.installed())
         for health in found.providers:
             if not health.works:
-                console.data.line(f"{health.provider}: {health.why}\nhint: {health.fix}")
+                console.data.line(f"{health.provider}: {health.why}")
+                console.data.line(f"hint: {health.fix}")
     if json:
         console.write_json(found.to_json(), json)
     found.require(wanted)

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bnfold.limits import asked
 from bnfold_cli import console
+from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.evaluation import Evaluation
@@ -26,7 +29,15 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set's fil
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 
 
-def evaluate(models: Models, *, data: Data, crops: Crops = 1, data_dir: DataDir = None, json: Json = None) -> None:
+def evaluate(
+    models: Models,
+    *,
+    data: Data,
+    crops: Crops = 1,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    json: Json = None,
+) -> None:
     """Top-1 and top-5 accuracy of ONNX models: each alone, and the mean of their class probabilities.
 
     Probabilities are averaged over the crops of an image, then over the models (section 4.2.3 of the paper). Pixels are
@@ -34,7 +45,10 @@ def evaluate(models: Models, *, data: Data, crops: Crops = 1, data_dir: DataDir 
     """
     from bnfold.evaluation import evaluate
 
-    _tell(evaluate(models, data, crops=crops, data_dir=data_dir), json)
+    require_places({"--json": json}, [*models, data])
+    with asked(limit or ()):
+        found = evaluate(models, data, crops=crops, data_dir=data_dir)
+    _tell(found, json)
 
 
 def _tell(found: Evaluation, json: str | None) -> None:

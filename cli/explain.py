@@ -9,6 +9,7 @@ import typer
 
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.fates import Explanation
@@ -28,6 +29,7 @@ def explain(
     from bnfold.folding import explain as ask
     from bnfold.limits import asked
 
+    require_places({"--json": json}, [model])
     with asked(limit or ()):
         found = ask(model, freeze_initializers=freeze_initializers)
     if json:

@@ -15,8 +15,9 @@ from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.junit import Check, broken_off
 from bnfold.limits import asked
 from bnfold_cli import console
-from bnfold_cli.console import complain, require_one_on_stdout, say, table, write_json, write_junit
+from bnfold_cli.console import complain, say, table, write_json, write_junit
 from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.fleet import Outcome
@@ -91,13 +92,10 @@ class Reports(NamedTuple):
         return "-" not in (self.json, self.junit, self.page)
 
     @contextmanager
-    def shown(self, model: Path, out: Path | None) -> Iterator[list[FoldReport]]:
+    def shown(self) -> Iterator[list[FoldReport]]:
         """The page of the fold that the block puts into the list, or of one that did not pass."""
-        from bnfold.pipeline import default_target
-        from bnfold_cli.report import require_place, write
+        from bnfold_cli.report import write
 
-        if self.page:
-            require_place(self.page, [model, out or default_target(model)])
         found: list[Any] = []
         try:
             yield found
@@ -139,13 +137,26 @@ def fold(
     """
     from bnfold.pipeline import Options
 
-    require_one_on_stdout(junit, json, report)
+    require_places({"--junit": junit, "--json": json, "--report": report}, taken(paths, out_dir), made=out_dir)
     options = Options(verify, force, dry_run, freeze_initializers, keep_failed, external, allow_external_outside)
     reports = Reports(strict, junit, json, report)
     with failure_noted(junit), asked(limit or ()):
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
         return fold_one(*one(paths, jobs, engine), options, reports)
+
+
+def taken(paths: list[Path], out_dir: Path | None) -> Iterator[Path]:
+    """The files and folders of the command, but for its reports."""
+    from bnfold.pipeline import default_target, failed_target
+    from bnfold.staging import data_name
+
+    yield from paths
+    if out_dir:
+        yield out_dir
+    elif len(paths) <= 2:
+        out = paths[1] if paths[1:] else default_target(paths[0])
+        yield from (out, out.parent / data_name(out), failed_target(out))
 
 
 def one(paths: list[Path], jobs: int | None, engine: str) -> tuple[Path, Path | None]:
@@ -161,7 +172,7 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     """`fold IN [OUT]`"""
     from bnfold.pipeline import fold_file
 
-    with reports.shown(model, out) as found:
+    with reports.shown() as found:
         report = fold_file(model, out, options)
         found.append(report)
     if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):

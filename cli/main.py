@@ -12,9 +12,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold.interrupts import interruptible
 from bnfold_cli.console import complain, words
+from bnfold_cli.streams import lost, steady, widen
 from bnfold_cli.voice import spoken
 
 HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
@@ -103,7 +104,18 @@ def _unexpected(problem: Any) -> int:
 def main() -> None:
     """The `bnfold` command. SIGTERM and SIGHUP interrupt it, as Ctrl-C does."""
     interruptible()
-    _end(run())
+    steady()
+    widen()
+    _end(_told(run()))
+
+
+def _told(code: int) -> int:
+    """The exit code of a command that may have had no room for what it had to say (4)."""
+    why = lost("stdout")
+    if why is None or code:
+        return code
+    complain(f"stdout cannot be written: {why.strerror}", "The work is done; only what was to be shown is missing.")
+    return EnvironmentProblem.exit_code
 
 
 def _end(code: int) -> NoReturn:

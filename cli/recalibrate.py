@@ -10,8 +10,11 @@ import typer
 
 from bnfold.display import counted
 from bnfold.errors import UsageProblem
+from bnfold.limits import asked
 from bnfold.progress import tell
 from bnfold_cli import console
+from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.recalibration import Check, Drift
@@ -68,6 +71,7 @@ def recalibrate(
     memory_limit: Memory = "1G",
     any_range: AnyRange = False,
     force: Force = False,
+    limit: Limit = None,
     json: Json = None,
     plot: Plot = None,
 ) -> int:
@@ -77,18 +81,18 @@ def recalibrate(
     BatchNormalization how far the mean moved, how the variance changed, and which channels are dead. --check runs the
     model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell.
     """
-    from bnfold import plots
     from bnfold.recalibration.asked import Options, bytes_asked
-    from bnfold.recalibration.files import check_file, recalibrate_file
+    from bnfold.recalibration.files import check_file, default_target, recalibrate_file
 
     options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range)
     if check and target:
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
-    if plot:
-        plots.require(plot)
-    if check:
-        return _tell_check(check_file(source, data, options, _watch), json, plot)
-    return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
+    out = None if check else target or default_target(source)
+    require_places({"--json": json, "--plot": plot}, [source, data, out])
+    with asked(limit or ()):
+        if check:
+            return _tell_check(check_file(source, data, options, _watch), json, plot)
+        return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
 
 
 def _watch(level: int, levels: int, done: int) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bnfold.errors import UsageProblem, require_no_model
 from bnfold.limits import asked
 from bnfold_cli.console import say, write_text
 from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 Original = Annotated[Path, typer.Argument(metavar="A.onnx", help="The model as it was.")]
 Folded = Annotated[Path, typer.Argument(metavar="B.onnx", help="What became of it, by whatever tool.")]
@@ -60,8 +59,7 @@ def report(
     when the page is written, whatever it says; `verify` and `bench` are what to ask for an exit code.
     """
     target = out or f"{str(folded).removesuffix('.onnx')}.html"
-    inputs = [original, folded, fold, raw, *(Path(each) for each in (verify, bench) if each)]
-    require_place(target, [path for path in inputs if path], force)
+    require_places({"--out": target}, [original, folded, fold, raw, verify, bench], force)
     from bnfold.report import gathered
 
     sources: dict[str, Any] = {"verify": verify, "fold": fold, "bench": bench, "raw": raw}
@@ -69,24 +67,6 @@ def report(
         data = gathered(original, folded, **sources, allow_external_outside=allow_external_outside)
     write(data, target)
     return 0
-
-
-def require_place(target: str, inputs: list[Path], force: bool = True) -> None:
-    """Before anything is computed: raises UsageProblem where a page would replace an input or, unasked, a file."""
-    from bnfold import staging
-
-    path = Path(target)
-    if target == "-":
-        return
-    for held in inputs:
-        if path.absolute() == held.absolute() or (held.exists() and path.exists() and path.samefile(held)):
-            raise UsageProblem(f"{path} is another file of this command", "Choose another name for the page.")
-    if path.is_dir():
-        raise UsageProblem(f"{path} is a folder", "Name the file to write.")
-    if os.path.lexists(path) and not force:
-        raise UsageProblem(f"{path} exists", "--force replaces it.")
-    require_no_model(path)
-    staging.require_folder(path)
 
 
 def write(data: dict[str, Any], target: str) -> None:

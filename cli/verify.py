@@ -10,6 +10,7 @@ import typer
 from bnfold.limits import asked
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
+from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.verification import SelfTest, Verification
@@ -76,7 +77,7 @@ def verify(
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
 
-    console.require_one_on_stdout(junit, json)
+    require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
     ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
     with asked(limit or ()):

@@ -95,7 +95,10 @@ def test_the_judge_sees_exceptions_refusals_and_a_changed_argument(monkeypatch):
 
         return fold
 
-    for why, kinds in ((KeyError("x"), {"exception", "argument mutated"}), (bnfold_error(), {"refused", "argument mutated"})):
+    for why, kinds in (
+        (KeyError("x"), {"exception", "argument mutated"}),
+        (bnfold_error(), {"refused", "argument mutated"}),
+    ):
         monkeypatch.setattr(bnfold, "fold", raises(why))
         assert {kind for kind, _ in judge.judged(given())["faults"]} == kinds
 

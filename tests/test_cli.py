@@ -386,7 +386,7 @@ def test_a_reader_who_leaves_early_breaks_nothing(here):
 def test_a_pipe_gets_a_line_for_each_row_and_a_terminal_a_drawing(capfd, monkeypatch):
     from bnfold_cli.console import complain, table
 
-    rows = [("[b]:x:", 1, "one\ntwo"), ("a", 22, "")]
+    rows = [("[b]:x:", 1, ("one", "two")), ("a", 22, "")]
     table("title", ("name", "n", "words"), rows)
     assert capfd.readouterr().out == "title\nname    n   words\n[b]:x:  1   one\n            two\na       22\n"
     monkeypatch.setenv("FORCE_COLOR", "1")

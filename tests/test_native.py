@@ -20,6 +20,7 @@ from bnfold.errors import ModelProblem
 from bnfold.native import Failed, begun, guarded
 from bnfold.validity import checked
 from bnfold_cli.main import run
+from tests.test_cli import conv_bn
 from tests.test_fleet import offspring, processes, until
 from tests.verify_nets import GEMM
 
@@ -162,3 +163,26 @@ def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
     code = "from bnfold.limits import tied; tied(1234567890); print('it goes on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "it goes on\n"))
+
+
+@needs_fork
+@pytest.mark.parametrize(
+    ("late", "words"),
+    [
+        (lambda model: time.sleep(60), "took longer than 2 s and was stopped"),
+        (lambda model: bytes(bytearray(64 << 30)), "there is not enough memory"),
+        (lambda model: os.kill(os.getpid(), signal.SIGKILL), "was killed: most often memory was short"),
+    ],
+    ids=["time", "memory", "killed"],
+)
+def test_a_checker_that_met_a_limit_says_nothing_about_the_model(alone, tmp_path, monkeypatch, capsys, late, words):
+    """It was told as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(conv_bn(), "m.onnx")
+    monkeypatch.setattr(onnx.checker, "check_model", late)
+    assert run(["fold", "m.onnx", "--verify", "off", "--limit", "seconds=2"]) == 4
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: m.onnx was not checked: ")
+    assert error.endswith(words)
+    assert hint.startswith("hint: If the file is to be trusted, --limit allows more: seconds=")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]

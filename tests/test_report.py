@@ -508,7 +508,7 @@ REFUSED = {
     "swapped": (["m.folded.onnx", "m.onnx"], 2, "the second model has more BatchNormalization"),
     "no pair": (["m.onnx", "other.onnx"], 2, "these are no two versions of one model"),
     "taken": (["m.onnx", "m.folded.onnx", "-o", "fold.html"], 2, "fold.html exists"),
-    "an input": (["m.onnx", "m.folded.onnx", "-o", "m.onnx", "--force"], 2, "another file of this command"),
+    "an input": (["m.onnx", "m.folded.onnx", "-o", "m.onnx", "--force"], 2, "m.onnx is the name of a model"),
     "a folder": (["m.onnx", "m.folded.onnx", "-o", "."], 2, "is a folder"),
     "no folder": (["m.onnx", "m.folded.onnx", "-o", "no/page.html"], 4, "no folder no"),
     "raw alone": (["m.onnx", "m.folded.onnx", "--raw", "raw.jsonl"], 2, "--raw without --bench"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import processors, temporary
-from ..errors import Inconclusive, UsageProblem
+from ..errors import FOREVER, Inconclusive, require_within
 from ..installed import require_runtime
 from ..models import Model
 from ..progress import tell
@@ -56,8 +56,10 @@ def benchmark(
     ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive where
     onnxruntime does not survive it.
     """
-    if launches < 2 or budget_s <= 0:
-        raise UsageProblem("a benchmark needs at least 2 launches and some time", "Use --launches 2 or more.")
+    require_within("--launches", launches, 2, 1000)
+    require_within("--budget", budget_s, LEAST_SECONDS, FOREVER)
+    require_within("--threads", 1 if threads is None else threads, 1, processors.MOST)
+    require_within("--margin", margin, 0, 1)
     require_runtime("a benchmark")
     asked = settings(levels, providers, mode, dims or {}, cuda_graph)
     started = time.perf_counter()

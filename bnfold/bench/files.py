@@ -9,7 +9,7 @@ from textwrap import wrap
 from typing import Any
 
 from .. import plots, staging
-from ..errors import require_no_model
+from ..display import printable
 from .results import Benchmark, Cell
 from .statistics import Interval
 
@@ -18,12 +18,6 @@ def write_raw(found: Benchmark, path: Path) -> None:
     """Every block of runs as a line of JSON. Raises EnvironmentProblem."""
     lines = "".join(json.dumps(block.to_json()) + "\n" for block in found.blocks)
     staging.write(path, lines.encode())
-
-
-def check_place(path: Path) -> None:
-    """Before anything is timed: a folder to write into, and no name of a model. Raises."""
-    require_no_model(path)
-    staging.require_folder(path)
 
 
 def write_plot(found: Benchmark, path: Path) -> None:
@@ -36,10 +30,10 @@ def write_plot(found: Benchmark, path: Path) -> None:
     axes.axvline(1, color=plots.GREY, linewidth=1)
     for number, cell in enumerate(found.cells):
         _draw(axes, cell, number)
-    axes.set_yticks(range(len(found.cells)), [_name(cell) for cell in found.cells])
+    axes.set_yticks(range(len(found.cells)), [_name(cell) for cell in found.cells], parse_math=False)
     axes.set_ylim(len(found.cells) - 0.5, -0.5)
     axes.set_xlabel("how many times as fast as the original: above 1 the folded model is faster")
-    axes.set_title("\n".join(wrap(found.summary(), 80)), loc="left", fontsize=10)
+    axes.set_title("\n".join(wrap(found.summary(), 80)), loc="left", fontsize=10, parse_math=False)
     plots.bare(axes, "x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     plots.write(figure, path)
@@ -47,7 +41,7 @@ def write_plot(found: Benchmark, path: Path) -> None:
 
 def _name(cell: Cell) -> str:
     level, *rest = cell.setting.parts().values()
-    return f"optimization {level}\n{', '.join(filter(None, rest))}"
+    return f"optimization {level}\n{printable(', '.join(filter(None, rest)))}"
 
 
 def _draw(axes: Any, cell: Cell, number: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import UsageProblem
+from ..verification.asked import require_sizes
 from ..verification.providers import PROVIDERS, Chain, Way, chain
 
 LEVELS = ("off", "default")
@@ -75,6 +76,8 @@ def settings(
     _known("mode", [mode] if mode else ["e2e"], tuple(MODES))
     _known("choice of CUDA graph", [cuda_graph], tuple(GRAPHS))
     _possible(providers, mode, cuda_graph)
+    for name, given in dims.items():
+        require_sizes(name, _several(given))
     sizes = [[(name, size) for size in _several(given)] for name, given in dims.items()]
     every = itertools.product(dict.fromkeys(providers), itertools.product(*sizes), GRAPHS[cuda_graph], levels)
     return [Setting(level, p, mode or _usual(p), each, graph) for p, each, graph, level in every]

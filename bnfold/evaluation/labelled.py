@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
         return _from_archive(path, card)
     from ..train.data import DATASETS
 
-    if path.is_dir() and data not in DATASETS:
+    if os.path.isdir(path) and data not in DATASETS:
         return _from_folder(path, card)
     return _by_name(data, data_dir, card)
 

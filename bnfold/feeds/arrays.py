@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..errors import ModelProblem
+from ..datafiles import opened
+from ..errors import ModelProblem, first_line
 from .card import Array
 
+MOST = 1 << 40  # elements along an axis
 ROWS = 256  # read at a time
 HINT = "Save the data with numpy.savez, each array by the name of the input it is for."
 
@@ -68,13 +69,12 @@ class Archive:
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         """Everything that can be wrong with a file, in one sentence."""
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with opened(self.path) as file, zipfile.ZipFile(file) as archive:
                 yield archive
         except FileNotFoundError as why:
             raise ModelProblem(f"no data at {self.path}", "Paths are relative to the current directory.") from why
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as why:
-            first = next(iter(str(why).splitlines()), type(why).__name__)
-            raise ModelProblem(f"{self.path} cannot be read: {first}", HINT) from why
+        except Exception as why:  # numpy, zipfile and its decompressors raise errors of many unrelated classes
+            raise ModelProblem(f"{self.path} cannot be read: {first_line(why)}", HINT) from why
 
     @contextmanager
     def _member(self, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], Header]]:
@@ -85,6 +85,8 @@ class Archive:
             shape, fortran, kind = reader(stream)
             if kind.hasobject or (fortran and len(shape) > 1):
                 raise ValueError(f"{name} holds Python objects or is in Fortran order")
+            if not all(0 <= length < MOST for length in shape) or 0 in (*shape[1:], kind.itemsize):
+                raise ValueError(f"{name} cannot have the shape {list(shape)}")
             yield stream, Header(tuple(shape), kind)
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> Header:

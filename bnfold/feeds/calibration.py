@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +21,7 @@ SHUFFLE = 0  # seed of the order of image files: their names sort them by class
 
 def from_path(path: Path, card: Card, any_range: bool = False) -> Iterator[Feed]:
     """The feeds in FILE.npz, or in a folder of images. Raises ModelProblem where they do not fit the model."""
-    return _from_folder(path, card) if path.is_dir() else _from_archive(path, card, any_range)
+    return _from_folder(path, card) if os.path.isdir(path) else _from_archive(path, card, any_range)
 
 
 def given(batches: Iterable[Any], card: Card) -> Iterator[Feed]:

@@ -13,10 +13,12 @@ import onnx
 from onnx import helper
 
 from ..errors import ModelProblem
+from ..limits import current
 from ..train.normalization import Normalization
 from ..verification.protos import fed, shape
 
 Array = npt.NDArray[Any]
+DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what reading metadata may raise
 SLACK = 0.05  # of the range that pixels can have, for the noise that augmentation adds
 
 
@@ -72,6 +74,12 @@ class Card:
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images it takes. Raises ModelProblem as `image` does."""
         _, channels, height, width = (n or 0 for n in self.image().dims or ())
+        if channels * height * width > current().elements:
+            raise ModelProblem(
+                f"the model takes images of {channels} x {height} x {width}; the limit is "
+                f"{current().elements} elements",
+                "If the file is to be trusted: --limit elements= allows more.",
+            )
         return channels, height, width
 
     def pixels(self, where: object) -> Normalization:
@@ -137,7 +145,7 @@ def _normalization(told: dict[str, str]) -> Normalization | None:
         return None
     try:
         return Normalization.from_stored(json.loads(told["bnfold.normalization"]))
-    except (ValueError, KeyError, TypeError) as why:
+    except DAMAGE as why:
         raise ModelProblem("the metadata bnfold.normalization of the model is damaged", "Export it again.") from why
 
 
@@ -145,5 +153,5 @@ def _classes(told: dict[str, str]) -> tuple[str, ...]:
     try:
         names: Sequence[object] = json.loads(told.get("bnfold.classes", "[]"))
         return tuple(map(str, names))
-    except (ValueError, TypeError) as why:
+    except DAMAGE as why:
         raise ModelProblem("the metadata bnfold.classes of the model is damaged", "Export it again.") from why

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelProblem
+from .. import datafiles
+from ..errors import ModelProblem, first_line
 from ..installed import need
 from ..train.folder import SUFFIXES
 
@@ -35,10 +36,10 @@ def opened(path: Path, channels: int) -> Pixels:
             f"the model takes images of {channels} channels, {path} has 1 or 3", "Give the data as .npz."
         )
     try:
-        with Image.open(path) as image:
+        with datafiles.opened(path) as stream, Image.open(stream) as image:
             values = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as why:
-        raise ModelProblem(f"{path} is not a readable image: {why}", "Repair or remove it.") from why
+        raise ModelProblem(f"{path} is not a readable image: {first_line(why)}", "Repair or remove it.") from why
     return np.atleast_3d(values).transpose(2, 0, 1)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ..errors import UsageProblem
+from ..errors import UsageProblem, require_within
 
 METHODS = ("sequential", "alg2", "pooled")
 GIB = 1 << 30
+SMALLEST = 1e-9  # standard deviations
 BATCH = {"sequential": 64, "alg2": 60, "pooled": 60}
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
@@ -30,12 +31,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise UsageProblem(f"unknown choice {self.method!r} for --method", f"Choose one of: {', '.join(METHODS)}.")
-        if self.size < 1:
-            raise UsageProblem(f"--batch-size is {self.size}", "Give a whole number of at least 1.")
-        if not 0 < self.threshold < float("inf"):
-            raise UsageProblem(f"--threshold is {self.threshold}", "Give a number of standard deviations above 0.")
-        if self.memory_limit < 0:
-            raise UsageProblem(f"--memory-limit is {self.memory_limit}", "Give a size such as 512M or 4G.")
+        require_within("--batch-size", self.size, 1, 1 << 31)
+        require_within("--threshold", self.threshold, SMALLEST, 1 / SMALLEST)
+        require_within("--memory-limit", self.memory_limit, 0, 1 << 62)
 
     @property
     def is_sequential(self) -> bool:
@@ -51,4 +49,4 @@ def bytes_asked(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if not match:
         raise UsageProblem(f"--memory-limit {text!r} is not a size", "Give one such as 512M or 4G.")
-    return int(float(match[1]) * (1 << UNITS[match[2].upper()]))
+    return int(min(float(match[1]) * (1 << UNITS[match[2].upper()]), 1 << 63))

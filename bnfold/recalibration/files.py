@@ -31,7 +31,7 @@ class Written:
 
 def default_target(source: Path) -> Path:
     """m.onnx -> m.recalibrated.onnx"""
-    return source.with_name(f"{source.name.removesuffix('.onnx')}.recalibrated.onnx")
+    return source.parent / f"{source.name.removesuffix('.onnx')}.recalibrated.onnx"
 
 
 def recalibrate_file(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import plots
+from ..display import printable
 from .drift import Drift
 
 MOST = 40  # layers whose names can be read
@@ -65,10 +66,10 @@ def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:
     if len(drifts) > MOST:
         axes.set_ylabel("BatchNormalization, in the order of the graph")
         return
-    axes.set_yticks(places, [_short(drift.node or drift.output) for drift in drifts], fontsize=8)
+    axes.set_yticks(places, [_short(drift.node or drift.output) for drift in drifts], fontsize=8, parse_math=False)
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis, without what all of them end in; `$` would begin a formula."""
-    name = name.removesuffix("/BatchNormalization")
-    return (name if len(name) <= 36 else f"..{name[-34:]}").replace("$", r"\$")
+    """A name that fits beside an axis, without what all of them end in."""
+    name = printable(name.removesuffix("/BatchNormalization"))
+    return name if len(name) <= 36 else f"..{name[-34:]}"

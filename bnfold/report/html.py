@@ -11,7 +11,7 @@ Child = Element | str | None
 
 def tag(kind: str, /, *children: Child, **attributes: str | int | None) -> Element:
     """An element. `class_` is class, `data_x` data-x; an attribute that is None is left out, and so is such a child."""
-    given = {key.rstrip("_").replace("_", "-"): str(value) for key, value in attributes.items() if value is not None}
+    given = {key.rstrip("_").replace("_", "-"): seen(str(v)) for key, v in attributes.items() if v is not None}
     made = Element(kind, given)
     for child in children:
         append(made, child)
@@ -19,10 +19,13 @@ def tag(kind: str, /, *children: Child, **attributes: str | int | None) -> Eleme
 
 
 def append(parent: Element, child: Child) -> None:
-    """Text goes behind what is there."""
+    """Text goes behind what is there, with what cannot be seen spelled out; scripts and styles are our own."""
     if isinstance(child, Element):
         parent.append(child)
-    elif child and len(parent):
+        return
+    if parent.tag not in ("script", "style"):
+        child = seen(child or "")
+    if child and len(parent):
         parent[-1].tail = (parent[-1].tail or "") + child
     elif child:
         parent.text = (parent.text or "") + child
@@ -30,8 +33,14 @@ def append(parent: Element, child: Child) -> None:
 
 def shown(text: str, longest: int = LONGEST) -> str:
     """A name, or a sentence with names in it, with what cannot be seen spelled out, and not too long."""
-    cut = text if len(text) <= longest else f"{text[: longest // 2]} … {text[-(longest // 2) :]}"
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN else c for c in cut)
+    return seen(text if len(text) <= longest else f"{text[: longest // 2]} … {text[-(longest // 2) :]}")
+
+
+def seen(text: str) -> str:
+    """Text with what cannot be seen spelled out, as the scripts of the page spell it."""
+    if text.isprintable():
+        return text
+    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN else c for c in text)
 
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")

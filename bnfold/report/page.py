@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 from xml.etree.ElementTree import Element
 
 from . import assets, sections, tables
 from .html import tag, written
 
+ENDLESS = 10_000  # characters of a string that the page holds whole
 NAVIGATION = {
     "network": "Network",
     "nodes": "Nodes",
@@ -23,6 +25,7 @@ NAVIGATION = {
 
 def to_html(data: Mapping[str, Any]) -> str:
     """The page about `data` (schema `bnfold.report/1`), which it holds as well: one file that needs no other."""
+    data = bounded(data)
     scripts = [*map(assets.library, assets.LIBRARIES), *map(assets.text, assets.SCRIPTS)]
     page = tag("html", _head(data, scripts), _body(data, scripts), lang="en")
     return written(page)
@@ -67,6 +70,19 @@ def _sections(data: Mapping[str, Any]) -> list[Element]:
         tables.proof(data),
         tables.environment(data),
     ]
+
+
+def bounded(data: Any) -> Any:
+    """Plain data in which no string is endless. What was longer than ENDLESS has its SHA-256 in place of its middle: a
+    name is still another than all others."""
+    if isinstance(data, Mapping):
+        return {bounded(key): bounded(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [*map(bounded, data)]
+    if not isinstance(data, str) or len(data) <= ENDLESS:
+        return data
+    digest = sha256(data.encode(errors="surrogatepass")).hexdigest()
+    return f"{data[: ENDLESS // 2]}...({len(data)} characters, SHA-256 {digest})...{data[-ENDLESS // 4 :]}"
 
 
 def embedded(data: Mapping[str, Any]) -> str:

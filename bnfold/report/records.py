@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Any, NoReturn
 
-from ..errors import ModelProblem, UsageProblem
+from ..datafiles import opened
+from ..errors import ModelProblem, UsageProblem, first_line
 
 Plain = dict[str, Any]
 Kind = Any  # see `fits`
 NUMBER = (int, float)
+DEEPEST, DIGITS = 20, 18  # levels of what bnfold writes, and digits of a whole number in it
 PAIR = [NUMBER]
 TENSOR: dict[str, Kind] = {
     "name": str,
@@ -63,18 +66,23 @@ KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its typ
 def text(path: Path) -> str:
     """What a file says. Raises ModelProblem where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with opened(path) as stream:
+            return stream.read().decode("utf-8")
     except FileNotFoundError as why:
         raise ModelProblem(f"no file at {path}", "Relative paths start at the current directory.") from why
     except (OSError, UnicodeDecodeError) as why:
-        raise ModelProblem(f"{path} cannot be read as text: {why}", "Name a file that bnfold wrote.") from why
+        raise ModelProblem(
+            f"{path} cannot be read as text: {first_line(why)}", "Name a file that bnfold wrote."
+        ) from why
 
 
 def record(path: Path, kind: str) -> Plain:
     """A record of `bnfold KIND --json`. Raises ModelProblem where the file is none."""
     try:
-        found = json.loads(text(path), parse_constant=_refuse)
+        found = json.loads(text(path), parse_constant=_refuse, parse_float=_real, parse_int=_whole)
     except (ValueError, RecursionError):
+        found = None
+    if not shallow(found):
         found = None
     if not isinstance(found, dict) or found.get("schema") != f"bnfold.{kind}/1" or not fits(found, KINDS[kind]):
         raise ModelProblem(f"{path} is not what `bnfold {kind} --json` writes", _anew(kind, path))
@@ -100,6 +108,12 @@ def fits(value: Any, kind: Kind) -> bool:
     if isinstance(kind, dict):
         return isinstance(value, dict) and all(_holds(value, key, kind[key]) for key in kind)
     return value is None if kind is None else isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+def shallow(value: Any, levels: int = DEEPEST) -> bool:
+    """Whether plain data is nested in so many levels at most."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(levels) and all(shallow(each, levels - 1) for each in inside)
 
 
 def _holds(value: Mapping[str, Any], key: str, kind: Kind) -> bool:
@@ -129,6 +143,19 @@ def other(path: Path, why: str) -> NoReturn:
     raise UsageProblem(
         f"{path} is about other models: {why}", "Make the record anew with the two models of the report."
     )
+
+
+def _real(digits: str) -> float:
+    """A number of a size that floats have, which JSON does not ask for."""
+    if not math.isfinite(found := float(digits)):
+        raise ValueError(digits)
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > DIGITS:
+        raise ValueError(digits)
+    return int(digits)
 
 
 def _refuse(word: str) -> NoReturn:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import EnvironmentProblem
+from ..errors import EnvironmentProblem, first_line
 from ..installed import need
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bnfold"
@@ -21,7 +21,7 @@ def download(name: str) -> list[Any]:
         CACHE.mkdir(parents=True, exist_ok=True)
         return [getattr(datasets, name)(CACHE, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise EnvironmentProblem(
             f"{name} cannot be downloaded to {CACHE}: {reason}",
             "Fetch it elsewhere and name its folder with --data-dir.",

@@ -10,6 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckFailed, ModelProblem, UsageProblem
+from ..files import require_target
 from ..installed import need, require_runtime
 from ..staging import staged
 
@@ -68,9 +69,10 @@ def _check_request(out: Path, opset: int, dtype: str, force: bool) -> None:
         raise UsageProblem(f"unknown dtype {dtype!r}", f"Use {' or '.join(TOLERANCE)}.")
     if opset < OLDEST_OPSET:
         raise _no_opset(opset)
-    if out.is_dir():
+    require_target(out)
+    if os.path.isdir(out):
         raise UsageProblem(f"{out} is a folder", "Name the file to write, such as model.onnx.")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise UsageProblem(f"there is no folder {out.parent}", "Make it first, or choose another place.")
     if os.path.lexists(out) and not force:
         raise UsageProblem(f"{out} exists", "--force replaces it.")

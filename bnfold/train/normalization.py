@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ModelProblem
+
 Pixels = npt.NDArray[np.uint8]
+LARGEST = 1e9  # a mean, a standard deviation or a scale of pixels, and the inverse of the smallest
 CHUNK = 1024  # images looked at together, which bounds the memory
 
 
@@ -38,7 +41,12 @@ class Normalization:
         return Normalization(full_scale, (0.0,), (1.0,), threshold)
 
     def __call__(self, images: Pixels) -> npt.NDArray[np.float32]:
-        """Float32 of the same shape (N, C, H, W)."""
+        """Float32 of the same shape (N, C, H, W). Raises ModelProblem for another number of channels."""
+        if len(self.mean) not in (1, images.shape[1]):
+            raise ModelProblem(
+                f"images of {images.shape[1]} channels are to be normalized by {len(self.mean)} means",
+                "Are model and data of one kind?",
+            )
         if self.threshold is not None:
             return (images > self.threshold).astype(np.float32)
         scale = _per_channel(1 / (self.full_scale * np.array(self.std)))
@@ -50,10 +58,15 @@ class Normalization:
 
     @staticmethod
     def from_stored(stored: dict[str, Any]) -> Normalization:
-        """Reads back `to_json`, parsed; raises ValueError, KeyError or TypeError for anything else."""
+        """Reads back `to_json`, parsed; raises ValueError, KeyError, TypeError or OverflowError for anything else."""
         mean, std = (tuple(float(x) for x in stored[name]) for name in ("mean", "std"))
-        threshold = stored["threshold"]
-        return Normalization(float(stored["full_scale"]), mean, std, None if threshold is None else float(threshold))
+        threshold, full_scale = stored["threshold"], float(stored["full_scale"])
+        sizes = [*map(abs, mean), *std, full_scale, 0.0 if threshold is None else abs(float(threshold))]
+        if not mean or len(mean) != len(std) or not all(size <= LARGEST for size in sizes):
+            raise ValueError("no numbers for each channel")
+        if not all(size >= 1 / LARGEST for size in (*std, full_scale)):
+            raise ValueError("a scale must be positive")
+        return Normalization(full_scale, mean, std, None if threshold is None else float(threshold))
 
 
 def _per_channel(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -26,7 +26,7 @@ from onnxscript.rewriter.rules.common import (
 )
 from torch import Tensor, nn
 
-from ..errors import CheckFailed, UsageProblem
+from ..errors import CheckFailed, UsageProblem, first_line
 from ..installed import runtime
 
 INPUT, OUTPUT = "image", "logits"
@@ -124,7 +124,7 @@ def _check(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise CheckFailed(
-            f"the exported file is not valid ONNX: {str(error).strip().splitlines()[0]}", "Try another --opset."
+            f"the exported file is not valid ONNX: {first_line(error)}", "Try another --opset."
         ) from error
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
-from ..errors import ModelProblem, UsageProblem
+from ..errors import ModelProblem, UsageProblem, require_within
 from .dimensions import dynamic
 from .protos import fed, shape
 
 Sizes = dict[str, int]
+LARGEST = (1 << 31) - 1  # of a dimension
 Shapes = Mapping[str, Sequence[int]]  # of inputs; that of the only input may be called ""
 
 _SHAPE = re.compile(r"(?:(?P<name>.+)[:=])?\s*[\[(]?(?P<dims>\d+(?:\s*[,x]\s*\d+)*),?[\])]?")
@@ -28,7 +30,7 @@ def shape_asked(text: str) -> dict[str, tuple[int, ...]]:
     found = {}
     for part in _NEXT.split(text.strip()):
         match = _SHAPE.fullmatch(part.strip())
-        dims = tuple(int(size) for size in re.split(r"\s*[,x]\s*", match["dims"])) if match else ()
+        dims = tuple(map(_size, re.split(r"\s*[,x]\s*", match["dims"]))) if match else ()
         if not match or 0 in dims:
             raise UsageProblem(f"--shape {text!r} is not NAME:SIZES", "For example: --shape x:1,3,224,224.")
         found[(match["name"] or "").strip()] = dims
@@ -39,9 +41,20 @@ def dim_asked(text: str) -> tuple[str, tuple[int, ...]]:
     """`N=1,8` as a dimension and its sizes. Raises UsageProblem."""
     name, _, values = text.rpartition("=")
     sizes = values.split(",")
-    if not name or not all(size.strip().isdecimal() and int(size) > 0 for size in sizes):
+    if not name or not all(size.strip().isdecimal() and _size(size) > 0 for size in sizes):
         raise UsageProblem(f"--dim {text!r} is not NAME=SIZE", "For example: --dim N=8, or --dim N=1,8.")
-    return name, tuple(int(size) for size in sizes)
+    return name, tuple(map(_size, sizes))
+
+
+def _size(text: str) -> int:
+    """A size as it is written; one of very many digits is another one that is too large."""
+    return int(text.strip()[:19])
+
+
+def require_sizes(name: str, sizes: Iterable[int]) -> None:
+    """Raises UsageProblem for a size that no dimension has."""
+    for size in sizes:
+        require_within(f"a size of {name}", size, 1, LARGEST)
 
 
 def combined(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:
@@ -96,7 +109,7 @@ def files(paths: Iterable[str]) -> list[str]:
 
 
 def _within(path: Path) -> list[Path]:
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelProblem(f"no data at {path}", "Give a .npz or .npy file, or a folder of them.")
     if not path.is_dir() or (path / "input_0.pb").exists():
         return [path]

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..errors import ModelProblem, UsageProblem
+from ..datafiles import opened
+from ..errors import ModelProblem, UsageProblem, first_line
 from .asked import Sizes, named_sizes
 from .protos import fed
 from .windows import Array
@@ -29,14 +30,15 @@ def _read(path: Path, names: list[str]) -> dict[str, Array]:
     try:
         if path.is_dir():
             return _test_data(path, names)
-        held = np.load(path, allow_pickle=False)
-        if isinstance(held, np.ndarray):
-            return dict.fromkeys(names, held) if len(names) == 1 else {path.stem: held}
-        with held:
+        with opened(path) as stream:
+            held = np.load(stream, allow_pickle=False)
+            if isinstance(held, np.ndarray):
+                return dict.fromkeys(names, held) if len(names) == 1 else {path.stem: held}
             return dict(held)
     except Exception as why:  # numpy and zipfile raise errors of several unrelated classes
-        first = next(iter(str(why).splitlines()), type(why).__name__)
-        raise ModelProblem(f"{path} cannot be read: {first}", "Save inputs with numpy.savez, by their names.") from why
+        raise ModelProblem(
+            f"{path} cannot be read: {first_line(why)}", "Save inputs with numpy.savez, by their names."
+        ) from why
 
 
 def _test_data(folder: Path, names: list[str]) -> dict[str, Array]:
@@ -44,7 +46,8 @@ def _test_data(folder: Path, names: list[str]) -> dict[str, Array]:
     found = {}
     for i, name in enumerate(names):
         tensor = onnx.TensorProto()
-        tensor.ParseFromString((folder / f"input_{i}.pb").read_bytes())
+        with opened(folder / f"input_{i}.pb") as stream:
+            tensor.ParseFromString(stream.read())
         found[name] = numpy_helper.to_array(tensor)
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,11 +66,13 @@ def placed(model: onnx.ModelProto, folder: str) -> bytes | str:
 
 
 def found(path: Path) -> Path:
-    """`path`, if a model can be there. Raises ModelProblem for a missing file, a folder, an empty file."""
-    if path.is_dir():
+    """`path`, if a model can be there. Raises ModelProblem for a missing file, a folder, a pipe, an empty file."""
+    if os.path.isdir(path):
         raise ModelProblem(f"{path} is a folder, not a model", "Name the .onnx file in it.")
-    if not path.exists():
+    if not os.path.exists(path):
         raise ModelProblem(f"no model at {path}", "Paths are relative to the current directory.")
+    if not path.is_file():
+        raise ModelProblem(f"{path} cannot be read: it is not a regular file", "Give a regular file that you may read.")
     if path.stat().st_size == 0:
         raise ModelProblem(f"{path} is empty", "Was the export or download interrupted? Make the file again.")
     return path

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from ..errors import first_line
 from .child import stage
 from .loading import load
 from .protos import counts, fed
@@ -121,5 +122,5 @@ def _checked(label: str, path: str) -> str:
     try:
         onnx.checker.check_model(path, full_check=True)
     except Exception as why:  # the checker raises errors of several unrelated classes
-        return next(iter(str(why).strip().splitlines()), type(why).__name__)
+        return first_line(why)
     return ""

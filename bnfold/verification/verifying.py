@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import temporary
-from ..errors import UsageProblem
+from ..errors import FOREVER, UsageProblem, require_within
 from ..installed import require_runtime
 from ..models import Model, given
 from . import child
+from .asked import require_sizes
 from .doctor import require
 from .judge import judge
 from .loading import found, placed
@@ -25,6 +26,7 @@ from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, V
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
 LEVELS = ("off", "default")
+LAST_SEED = (1 << 63) - 1
 _SAME: tuple[str, ...] = ("the two models are the same, stored numbers included: there is nothing to compare",)
 
 
@@ -64,8 +66,8 @@ def verify(
     """
     request = _asked(effort, seed, levels, placement, allow_external_outside)
     served, started = ways(providers, maths), time.perf_counter()
-    request.update(inputs=[str(path) for path in inputs], dims=dict(dims or {}), shapes=dict(shapes or {}))
-    request.update(declared=None if declared is None else list(declared), deadline=budget_s and time.time() + budget_s)
+    request.update(_data(inputs, dims or {}, shapes or {}), declared=None if declared is None else list(declared))
+    request["deadline"] = _deadline(budget_s)
     with located(original) as first, located(folded) as second:
         models = {"original": described(first), "folded": described(second)}
         require(way.provider for way in served if way.gpu)
@@ -87,9 +89,27 @@ def _asked(effort: str, seed: int, levels: Sequence[str], placement: str, outsid
     for level in levels:
         if level not in LEVELS:
             raise UsageProblem(f"unknown optimization level {level!r}", f"Choose from: {', '.join(LEVELS)}.")
+    require_within("--seed", seed, 0, LAST_SEED)
     if not levels:
         raise UsageProblem("no optimization level to compare at", f"Choose from: {', '.join(LEVELS)}.")
     return {"effort": effort, "seed": seed, "levels": list(levels), "placement": placement, "outside": outside}
+
+
+def _data(
+    inputs: Sequence[str | os.PathLike[str]], dims: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """What is asked of the inputs. Raises UsageProblem for a size that no dimension has."""
+    for name, sizes in (*dims.items(), *shapes.items()):
+        require_sizes(name or "the input", sizes)
+    return {"inputs": [str(path) for path in inputs], "dims": dict(dims), "shapes": dict(shapes)}
+
+
+def _deadline(budget_s: float | None) -> float | None:
+    """When nothing more is begun. Raises UsageProblem for no time at all, as nan."""
+    if budget_s is None:
+        return None
+    require_within("--budget", budget_s, 0, FOREVER)
+    return time.time() + budget_s
 
 
 @contextmanager

@@ -44,8 +44,8 @@ def survived(change: Change, words: str = "") -> Row:
     return Row(changed(change), 0, words)
 
 
-def calls(depth: int, width: int) -> Change:
-    """Functions of which each calls the next one `width` times; the last one normalizes."""
+def calls(depth: int, width: int, empty: bool = False) -> Change:
+    """Functions of which each calls the next one `width` times; the last one normalizes, or is `empty`."""
 
     def change(model: ModelProto) -> None:
         model.opset_import.append(helper.make_opsetid("f", 1))
@@ -57,8 +57,8 @@ def calls(depth: int, width: int) -> Change:
                 for a, b in zip(names, names[1:], strict=False)
             ]
             last = helper.make_node("BatchNormalization", ["a", *"gbmv"], ["z"])
-            nodes = made if level < depth - 1 else [last]
-            model.functions.append(helper.make_function("f", f"F{level}", ["a", *"gbmv"], ["z"], nodes, opsets))
+            nodes, end = (made, "z") if level < depth - 1 else ([], "a") if empty else ([last], "z")
+            model.functions.append(helper.make_function("f", f"F{level}", ["a", *"gbmv"], [end], nodes, opsets))
         model.graph.node.append(helper.make_node("F0", ["y", *"gbmv"], ["q"], "call", domain="f"))
         model.graph.output[0].name = "q"
 
@@ -166,6 +166,7 @@ TOO_MANY = "nodes, functions expanded; the limit is"
 ROWS: dict[str, Row] = {
     "functions of 100 million nodes": refused(calls(9, 10), f"has 100000002 {TOO_MANY} 2000000"),
     "functions of 10^30 nodes": refused(calls(31, 10), TOO_MANY),
+    "functions of nothing, called 2^40 times": refused(calls(41, 2, empty=True), TOO_MANY),
     "functions a thousand deep": refused(calls(1000, 1), "has functions in functions, 1000 deep; the limit is 100"),
     "functions fifty deep": survived(calls(50, 1)),
     "graphs too deep for protobuf": Row(too_deep, 3, "is not an ONNX model, or is cut off"),

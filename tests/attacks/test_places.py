@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -316,6 +317,36 @@ def test_an_entry_of_another_draft_undoes_nothing(tmp_path: Path, monkeypatch: p
     staging.sweep(target)
     assert (draft / "precious").read_text() == "mine"
     assert moved.is_dir()
+
+
+@LINUX
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("planted", ["link", "file"])
+def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, beside: bool, planted: str) -> None:
+    """Whoever may write to the folder swaps the draft, or its folder, before it becomes OUT: with what lies elsewhere."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "o.onnx").write_text("evil")
+    target = tmp_path / "o.onnx"
+
+    def written() -> None:
+        with staging.staged(target, beside=beside) as draft:
+            draft.write_text("proved")
+            (swapped,) = tmp_path.glob(".bnfold-*.onnx" if beside else ".bnfold-*")
+            swapped.rename(tmp_path / "aside")
+            if planted == "link":
+                swapped.symlink_to(other / "o.onnx" if beside else other)
+            else:
+                (shutil.copy if beside else shutil.copytree)(other / "o.onnx" if beside else other, swapped)
+
+    if beside:
+        with pytest.raises(EnvironmentProblem, match="somebody has put another file in the place of a draft"):
+            written()
+        assert not os.path.lexists(target)
+    else:
+        written()
+        assert target.read_text() == "proved"
+    assert (other / "o.onnx").read_text() == "evil"
 
 
 def dead_draft(target: Path) -> None:
