@@ -12,7 +12,12 @@ from . import affine_layers, linear_layers, moving_layers, other_layers
 from .net import BOOL, F32, FLOATS, I64, Scope, Skip, Value, need
 from .stores import literal, plain
 
-KEEP_SHAPE: Mapping[Any, int] = {**affine_layers.KEEP_SHAPE, **moving_layers.KEEP_SHAPE, **other_layers.KEEP_SHAPE}
+KEEP_SHAPE: Mapping[Any, int] = {
+    **affine_layers.KEEP_SHAPE,
+    **moving_layers.KEEP_SHAPE,
+    **other_layers.KEEP_SHAPE,
+    linear_layers.square: 6,
+}
 PLAIN = {**KEEP_SHAPE, **linear_layers.LAYERS, **moving_layers.LAYERS, **other_layers.LAYERS}
 
 
@@ -90,26 +95,35 @@ def condition(g: Scope, x: Value) -> Value:
 
 
 def if_(g: Scope, x: Value) -> Value:
-    """Both branches: one of any layers, one that ends in the same shape."""
+    """Both branches: one of any layers, one that ends in the same shape; at times with two outputs."""
     f = g.file
     need(g.depth < 2)
-    asked, name = condition(g, x), g.fresh("if")
+    asked, names = condition(g, x), [g.fresh("if"), g.fresh("if")]
     inner, made = within(g, x, PLAIN if f.chance(0.6) else KEEP_SHAPE)
     need(not made.constant and made.kind in FLOATS)
     other = Scope(f, g, stem=inner.stem)
-    fitting = [v for v in other.visible if v.kind == made.kind and v.shape == made.shape]
-    if fitting:
-        end = planned(other, x if x.shape == made.shape and f.chance(0.6) else f.pick(fitting), KEEP_SHAPE)
-        need(end.shape == made.shape and end.kind == made.kind)
-    elif f.chance(0.5) and f.opset >= 9:
-        end = literal(other, f.rng.standard_normal(made.shape), made.kind)
-    else:
-        end = matching(other, x, made)
-    parts = [body(inner, "then", [], [made], f.chance(0.8)), body(other, "else", [], [end], f.chance(0.8))]
-    result = Value(name, made.kind, made.shape)
+    ends = [(made, opposite(other, x, made))]
+    if f.chance(0.2):
+        ends.append((step(inner, made, KEEP_SHAPE), step(other, ends[0][1], KEEP_SHAPE)))
+        need(all(v.shape == made.shape and v.kind == made.kind for v in ends[1]))
+    sides = [[v[side] for v in ends] for side in (0, 1)]
+    parts = [body(inner, "then", [], sides[0], f.chance(0.8)), body(other, "else", [], sides[1], f.chance(0.8))]
     then, orelse = parts[:: f.pick([1, -1])]
-    g.add("If", [asked.name], [result.name], {"then_branch": then, "else_branch": orelse})
-    return result
+    g.add("If", [asked.name], names[: len(ends)], {"then_branch": then, "else_branch": orelse})
+    g.live += [Value(name, made.kind, made.shape) for name in names[1 : len(ends)]]
+    return Value(names[0], made.kind, made.shape)
+
+
+def opposite(g: Scope, x: Value, made: Value) -> Value:
+    """What the other branch puts out."""
+    f = g.file
+    fitting = [v for v in g.visible if v.kind == made.kind and v.shape == made.shape]
+    if not fitting:
+        numbers = f.chance(0.5) and f.opset >= 9
+        return literal(g, f.rng.standard_normal(made.shape), made.kind) if numbers else matching(g, x, made)
+    end = planned(g, x if x.shape == made.shape and f.chance(0.6) else f.pick(fitting), KEEP_SHAPE)
+    need(end.shape == made.shape and end.kind == made.kind)
+    return end
 
 
 def matching(g: Scope, x: Value, wanted: Value) -> Value:
@@ -122,29 +136,26 @@ def matching(g: Scope, x: Value, wanted: Value) -> Value:
 
 
 def loop(g: Scope, x: Value) -> Value:
-    """A carried tensor, and at times what every iteration puts out."""
+    """One or two carried tensors, and at times what every iteration puts out."""
     f = g.file
     need(g.depth < 2)
     trips, goes = trip_count(g), Value("", BOOL, ()) if f.chance(0.3) else plain(g, True, BOOL)
-    names = [g.fresh("loop"), g.fresh("scan")]
+    starts = [x, affine_layers.twin(g, x)] if f.chance(0.25) else [x]
+    names = [*(g.fresh("loop") for _ in starts), g.fresh("scan")]
     inner = Scope(f, g, stem=f.pick(["b", "i"]))
-    count, going, carried = (
-        Value(inner.fresh(), I64, ()),
-        Value(inner.fresh(), BOOL, ()),
-        Value(inner.fresh(), x.kind, x.shape),
-    )
-    inner.live.append(carried)
-    state = chain(inner, carried, f.number(1, 2), KEEP_SHAPE)
-    need(state.shape == x.shape and state.kind == x.kind)
-    outs = [inner.emit("Identity", [going])[0] if f.chance(0.8) else literal(inner, np.asarray(True), BOOL), state]
+    count, going = Value(inner.fresh(), I64, ()), Value(inner.fresh(), BOOL, ())
+    carried = [Value(inner.fresh(), x.kind, x.shape) for _ in starts]
+    inner.live += carried
+    states = [chain(inner, v, f.number(1, 2), KEEP_SHAPE) for v in carried][:: f.pick([1, -1])]
+    need(all(v.shape == x.shape and v.kind == x.kind for v in states))
+    outs = [inner.emit("Identity", [going])[0] if f.chance(0.8) else literal(inner, np.asarray(True), BOOL), *states]
     if f.chance(0.5):
-        scanned = step(inner, f.pick([x, carried, state]), PLAIN)
-        need(not scanned.constant and scanned.kind in FLOATS and scanned is not state)
-        outs.append(scanned)
-    graph = body(inner, "body", [count, going, carried], outs)
-    g.add("Loop", [trips.name, goes.name, x.name], names[: len(outs) - 1], {"body": graph})
-    f.features["Loop with scan output"] += len(outs) == 3
-    g.live += [Value(names[1], v.kind, (2, *v.shape)) for v in outs[2:]]
+        outs.append(step(inner, f.pick([x, *carried, *states]), PLAIN))
+        need(not outs[-1].constant and outs[-1].kind in FLOATS)
+        g.live.append(Value(names[-1], outs[-1].kind, (2, *outs[-1].shape)))
+        f.features["Loop with scan output"] += 1
+    graph = body(inner, "body", [count, going, *carried], outs)
+    g.add("Loop", [trips.name, goes.name, *(v.name for v in starts)], names[: len(outs) - 1], {"body": graph})
     return Value(names[0], x.kind, x.shape)
 
 
@@ -234,7 +245,20 @@ CROSSED: Mapping[Any, int] = {
     other_layers.global_pool: 3, other_layers.reduce: 6, other_layers.activation: 3, other_layers.prelu: 2,
     other_layers.clip: 2, other_layers.quantized: 3, other_layers.normalized: 1, **LAYERS,
 }  # fmt: skip
+CUTS: Mapping[Any, int] = {
+    moving_layers.slice_: 5,
+    moving_layers.gather: 1,
+    moving_layers.pad: 1,
+    moving_layers.split: 1,
+}
+WINDOWS: Mapping[Any, int] = {other_layers.pool: 1}
+BOUNDS: Mapping[Any, int] = {other_layers.clip: 2, other_layers.prelu: 1, other_layers.activation: 1}
+PRODUCTS: Mapping[Any, int] = {linear_layers.matmul: 1}
+MOVES: Mapping[Any, int] = {moving_layers.transpose: 2, moving_layers.reshape: 1, moving_layers.unsqueezed: 1}
+NORMS: Mapping[Any, int] = {affine_layers.bn: 1}
 PLANS: list[list[Mapping[Any, int]]] = [
+    *[[LINEAR, CUTS, AFFINE], [AFFINE, CUTS, AFFINE], [AFFINE, CUTS, LINEAR], [LINEAR, WINDOWS, AFFINE]] * 2,
+    *[[LINEAR, WINDOWS, BOUNDS, AFFINE], [AFFINE, WINDOWS, LINEAR], [PRODUCTS, MOVES, NORMS], [PRODUCTS, NORMS]],
     *[
         [LINEAR, CROSSED, AFFINE],
         [LINEAR, CROSSED, CROSSED, AFFINE],

@@ -108,6 +108,16 @@ def matmul(g: Scope, x: Value) -> Value:
     return g.emit("MatMul", [const(g, weight(g, *shape), x.kind, hint="W"), x])[0]
 
 
+def square(g: Scope, x: Value) -> Value:
+    """As many channels as before."""
+    need(x.rank >= 2 and min(x.shape) > 0)
+    if x.rank == 2 or x.kind == F64 or x.rank > 5:
+        return g.emit("MatMul", [x, const(g, weight(g, x.shape[-1], x.shape[-1]), x.kind, hint="W")])[0]
+    c = x.shape[1]
+    w = const(g, weight(g, c, c, *[1] * (x.rank - 2)), x.kind, hint="W")
+    return g.emit("Conv", [x, w, *bias(g, c, x.kind)])[0]
+
+
 def matmul_of_tensors(g: Scope, x: Value) -> Value:
     need(x.rank >= 2 and 0 not in x.shape[-2:])
     order = [*range(x.rank - 2), x.rank - 1, x.rank - 2]

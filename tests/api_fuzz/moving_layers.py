@@ -119,7 +119,7 @@ def slice_(g: Scope, x: Value) -> Value:
     need(x.rank)
     axes = [1] if x.rank > 1 and f.chance(0.4) else [int(a) for a in f.rng.permutation(x.rank)[: f.pick([1, 1, 2])]]
     starts, ends = ([f.pick(FAR) if f.chance(0.6) else f.pick([0, 1, -1, 100]) for _ in axes] for _ in range(2))
-    if f.chance(0.15):
+    if f.chance(0.25):
         starts, ends = ([f.pick(FAR[: 6 if low else -5]) for _ in axes] for low in (f.chance(0.5), True))
     if f.opset < 10:
         low = -1000

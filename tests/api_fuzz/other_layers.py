@@ -20,7 +20,7 @@ def pool(g: Scope, x: Value) -> Value:
     need(3 <= x.rank <= 5 and min(x.shape) > 0)
     op = f.pick(["MaxPool", "MaxPool", "AveragePool", "AveragePool", "LpPool"])
     need(x.kind != F64 or op == "MaxPool")
-    said = in_padding(g, x) if f.opset >= SINCE[op] and f.chance(0.08) else windows(g, op, x.rank - 2)
+    said = in_padding(g, x) if f.opset >= SINCE[op] and f.chance(0.15) else windows(g, op, x.rank - 2)
     if f.chance(0.4):
         said["strides"] = [f.number(1, 3) for _ in x.shape[2:]]
     if f.opset >= 10 and op != "LpPool" and f.chance(0.3):
