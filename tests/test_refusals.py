@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -70,6 +71,9 @@ GUARDS = {  # graph -> (code and words of the way back, code and words of the wa
     "an infinite branch": ("w = Greater(X, z) c = Where(w, X, a) Y = Mul(c, k)", X, X3, {"z": [0.0], "a": [-np.inf], "k": SIGNS}, ("NOT_FINITE", "a number that Where -> 'c' fills in is infinite"), ON),
     "a Cast to integers": ("b = Mul(X, k) i = Cast<to=7>(b) Y = Cast<to=11>(i)", X, X3, {"k": LAID}, IN, ("DTYPE", "Cast -> 'i' does not convert between floating point types")),
     "a Cast from integers": ("i = Floor(X) j = Cast<to=7>(i) c = Cast<to=11>(j) Y = Mul(c, k)", X, X3, {"k": LAID}, ("DTYPE", "Cast -> 'c' does not convert"), ON),
+    "a Cast to fewer bits": ("b = Mul(X, k) h = Cast<to=10>(b) Y = Cast<to=11>(h)", X, X3, {"k": LAID}, IN, ("DTYPE", "Cast -> 'h' goes to float16, which may not hold what has not been scaled yet")),
+    "a CastLike to another range": ("d = Cast<to=16>(X) b = Mul(d, k) h = CastLike(b, i) Y = Cast<to=11>(h)", X, X3, {"k": np.ones(1, ml_dtypes.bfloat16) * 2, "i": np.float16([3])}, ("GRAPH_INPUT", "'X' is"), ("DTYPE", "CastLike -> 'h' goes to float16")),
+    "a slope whose reciprocal is too small": ("c = Conv(X, W) h = PRelu(c, a) Y = Mul(h, k)", X, Y, {**W, "a": [1e308], "k": [-1.0]}, ("OVERFLOW", "the folded constant of PRelu -> 'h' would be too small"), ON),
     "a CastLike to integers": ("b = Mul(X, k) j = CastLike(b, i) Y = Cast<to=11>(j)", X, X3, {"k": LAID, "i": [3]}, IN, ("DTYPE", "CastLike -> 'j' does not convert")),
     "a CastLike from integers": ("i = Floor(X) j = Cast<to=7>(i) c = CastLike(j, X) Y = Mul(c, k)", X, X3, {"k": LAID}, ("DTYPE", "CastLike -> 'c' does not convert"), ON),
     "what Tile repeats": ("c = Tile(X, r) Y = Mul(c, k)", "X[2,3]", "Y[2,6]", {"r": [1, 2], "k": (6,)}, ("VARIES", "it varies over what Tile -> 'c' repeats"), ON),

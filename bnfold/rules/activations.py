@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -140,9 +141,27 @@ def cross_dropout(node: gs.Node, affine: Affine) -> None:
     require(not training, "TRAINING", f"{label(node)} is in training mode")
 
 
-@commutes("Cast")
-def cross_cast(node: gs.Node, affine: Affine) -> None:
-    """As Identity, between floating point types; but what is the same in every run keeps the roundings it was given."""
+@hoist("Cast", "CastLike")
+def hoist_cast(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """s * cast(x) + t == cast(s * x + t), between floating point types"""
+    require_same_numbers(node)
+    return {0: affine}
+
+
+@sink("Cast", "CastLike")
+def sink_cast(node: gs.Node, port: int, affine: Affine) -> Shares:
+    """cast(s * x + t) == s * cast(x) + t, to a type that holds every x; cast_like(x, s * y + t) == cast_like(x, y)"""
+    if port == 1:
+        return {}
+    require_same_numbers(node)
+    before, after = (ml_dtypes.finfo(dtype(x)) for x in (node.inputs[0], node.outputs[0]))
+    held = after.eps <= before.eps and after.max >= before.max
+    require(held, "DTYPE", f"{label(node)} goes to {after.dtype}, which may not hold what has not been scaled yet")
+    return {OUT: affine}
+
+
+def require_same_numbers(node: gs.Node) -> None:
+    """Refuse a Cast but between floating point types; and what is the same in every run keeps the roundings it has."""
     source, target = node.inputs[0], node.outputs[0]
     require(
         is_floating(source) and is_floating(target),
@@ -151,22 +170,6 @@ def cross_cast(node: gs.Node, affine: Affine) -> None:
     )
     same = dtype(source) == dtype(target) or not is_known(source)
     require(same, "DTYPE", f"{label(node)} rounds what is known before run time, and would round it otherwise")
-
-
-@hoist("CastLike")
-def hoist_cast_like(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """As Cast."""
-    cross_cast(node, affine)
-    return {0: affine}
-
-
-@sink("CastLike")
-def sink_cast_like(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """As Cast; cast_like(x, s * y + t) == cast_like(x, y)"""
-    if port == 1:
-        return {}
-    cross_cast(node, affine)
-    return {OUT: affine}
 
 
 @sink("Shape", "Size")
