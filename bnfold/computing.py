@@ -37,11 +37,23 @@ def computed(node: gs.Node, inputs: list[Array | None]) -> Array:
     if node.op == "QuantizeLinear":
         _require_agreed(node.inputs[0], _given(inputs)[0].dtype)
         return _quantized(node, *_given(inputs))
+    if node.op == "Pow":
+        _require_exact(*_given(inputs))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         result = _by_reference(node, [None if x is None else widened(x) for x in inputs])
     if node.op == "ConstantOfShape":
         return narrowed(result, element_type(node.attrs["value"].dtype) if "value" in node.attrs else np.dtype("f4"))
     return narrowed(result, _given(inputs)[0].dtype)
+
+
+def _require_exact(base: Array, exponent: Array) -> None:
+    """Refuse powers of integers that no float64 holds exactly: runtimes compute with such, or let them overflow."""
+    if base.dtype.kind in "iu":
+        limits = np.iinfo(base.dtype)
+        with np.errstate(all="ignore"):
+            power = np.power(base.astype(np.float64), exponent.astype(np.float64))
+        held = np.all((np.abs(power) <= 2.0**53) & (power >= limits.min) & (power <= limits.max))
+        require(held, "NOT_CONSTANT", f"a Pow of {base.dtype} that overflows, on which runtimes differ")
 
 
 def read(node: gs.Node) -> list[gs.Tensor]:

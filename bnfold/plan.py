@@ -24,7 +24,11 @@ Direction = Literal["hoist", "sink"]
 Way = Literal["hoist", "sink", "merge"]
 Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
 MANY = 100  # nodes that a reason names
-FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {("QuantizeLinear", 1), ("DequantizeLinear", 1), ("PRelu", 1)}
+FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
+    ("QuantizeLinear", 1),
+    ("DequantizeLinear", 1),
+    ("PRelu", 1),
+}
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
 BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
 

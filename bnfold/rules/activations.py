@@ -51,7 +51,7 @@ def past_slope(node: gs.Node, affine: Affine) -> tuple[Affine, Affine]:
     require(opset(node) >= 7, "OLD_OPSET", f"{label(node)} is of opset {opset(node)}, which aligns its slope otherwise")
     require(np.all((slope > 0) | ~negative), "NEGATIVE_SCALE", f"a scale and a slope of {label(node)} are negative")
     inverted = np.where(negative, slope, 1.0)
-    return Affine.of(affine.scale * inverted), Affine.of(1 / inverted**2)
+    return Affine.of(affine.scale * inverted), Affine.of(~negative, np.where(negative, 1 / inverted, 0.0))
 
 
 @hoist("Abs")
