@@ -154,7 +154,8 @@ def sink_cast(node: gs.Node, port: int, affine: Affine) -> Shares:
     if port == 1:
         return {}
     require_same_numbers(node)
-    before, after = (ml_dtypes.finfo(dtype(x)) for x in (node.inputs[0], node.outputs[0]))
+    kinds = dtype(node.inputs[0]), dtype(node.outputs[0])
+    before, after = map(ml_dtypes.finfo, kinds)
     held = after.eps <= before.eps and after.max >= before.max
     require(held, "DTYPE", f"{label(node)} goes to {after.dtype}, which may not hold what has not been scaled yet")
     return {OUT: affine}
