@@ -32,6 +32,8 @@ PACKAGES = {  # of bnfold's extras, as pyproject.toml has them; `gpu` is onnxrun
     "fleet": ("ray",),
 }
 
+ALONE = {"PIL": "pillow", "sklearn": "scikit-learn"}  # of `train`, for what needs no PyTorch
+
 
 def install(*extras: str) -> str:
     """The command that installs what these extras of bnfold bring, by its own names: bnfold may be on no index."""
@@ -61,8 +63,9 @@ def need(*packages: str, extra: str = "train", what: str = "this") -> None:
         try:
             import_module(package)
         except ImportError as why:
+            hint = pip("install", ALONE[package]) if package in ALONE else install(extra)
             raise EnvironmentProblem(
-                f"{what} needs the package {package}, which cannot be imported here ({why})", install(extra)
+                f"{what} needs the package {package}, which cannot be imported here ({why})", hint
             ) from why
 
 

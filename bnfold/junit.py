@@ -24,7 +24,7 @@ class Check:
 
 def broken_off(name: str, problem: BnfoldError) -> Check:
     """What was to be checked ended with an error."""
-    return Check(name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem} {problem.hint}")
+    return Check(name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}")
 
 
 def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:

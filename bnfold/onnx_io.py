@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import BinaryIO
 
 from google.protobuf.message import EncodeError
@@ -18,7 +19,6 @@ from .messages import all_tensors
 from .models import Model, given, parsed
 from .promises import Promises
 from .staging import Sink, data_name, staged
-from .validity import NOT_ONNX
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
 
@@ -56,7 +56,8 @@ def _read(where: Path, whole: bool) -> bytes:
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
     except IsADirectoryError as problem:
-        raise ModelProblem(f"{where} is a folder, not a model", NOT_ONNX) from problem
+        hint = f"Name the .onnx file in it; `bnfold fold {quote(str(where))} --out-dir folded` folds all of them."
+        raise ModelProblem(f"{where} is a folder, not a model", hint) from problem
     except OSError as problem:
         raise ModelProblem(
             f"{where} cannot be read: {problem.strerror}", "Give a regular file that you may read."

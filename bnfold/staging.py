@@ -119,6 +119,8 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
+        if isinstance(problem, FileNotFoundError):
+            require_folder(target)
         raise EnvironmentProblem(
             f"{target} cannot be written: {problem.strerror or problem}",
             "Choose another place, or check permissions and free space.",

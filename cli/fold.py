@@ -162,7 +162,9 @@ def taken(paths: list[Path], out_dir: Path | None) -> Iterator[Path]:
 def one(paths: list[Path], jobs: int | None, engine: str) -> tuple[Path, Path | None]:
     """IN and OUT. Raises UsageProblem where many models seem to be meant, but no folder is named for them."""
     if len(paths) > 2:
-        raise UsageProblem(f"{len(paths)} paths are neither IN nor IN OUT", "--out-dir DIR folds many models into DIR.")
+        raise UsageProblem(
+            f"{len(paths)} paths are too many for IN and OUT", "--out-dir DIR folds many models into DIR."
+        )
     if jobs or engine != "local":
         raise UsageProblem("--jobs and --engine are for many models", "--out-dir DIR folds many models into DIR.")
     return paths[0], paths[1] if paths[1:] else None

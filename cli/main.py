@@ -88,7 +88,7 @@ def _unexpected(problem: Any) -> int:
     """Usage errors of the argument parser (exit code 2); anything else is a defect of bnfold (70)."""
     if hasattr(problem, "format_message") and hasattr(problem, "ctx"):
         command = problem.ctx.command_path if problem.ctx else "bnfold"
-        message = problem.format_message().removesuffix(".")
+        message = problem.format_message().removesuffix(".") or "no command is given"
         complain(message[:1].lower() + message[1:], f"Run `{command} --help` for the options.")
         return 2
     if os.environ.get("BNFOLD_DEBUG"):

@@ -20,8 +20,8 @@ Out = Annotated[
 Verify = Annotated[
     str | None,
     typer.Option(
-        metavar="fast|full|off|FILE",
-        help="Verify now, or take what `verify --json` wrote.",
+        metavar="EFFORT|FILE",
+        help="Verify now (fast, full; off: do not), or take what `verify --json` wrote.",
         show_default="fast, or what --fold says",
     ),
 ]

@@ -25,7 +25,7 @@ Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to
 Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
 Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
 Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(metavar="FILE|FOLDER", help="Data to run first: .npz, .npy, ONNX test data. Repeatable."),

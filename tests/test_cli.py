@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold_cli.main import run
+from bnfold_cli.main import COMMANDS, run
 from tests.build import BN, bn, build, operators
 
 HEAVY = ("torch", "onnxruntime", "onnx", "numpy")
@@ -340,6 +340,20 @@ def test_a_defect_of_bnfold_is_said_to_be_one(here, capfd, monkeypatch):
     written(Path("m.onnx"), conv_bn())
     assert run(["fold", "m.onnx"]) == 70
     assert capfd.readouterr().err.startswith("error: internal error: ZeroDivisionError: by zero\nhint: ")
+
+
+def test_without_a_command_there_is_help_and_a_word(capfd):
+    assert run([]) == 2
+    told = capfd.readouterr()
+    assert "Commands" in told.out + told.err
+    assert told.err.startswith("error: no command is given\nhint: Run ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option_whole_in_80_columns(monkeypatch, capfd, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([command, "--help"]) == 0
+    assert "…" not in capfd.readouterr().out
 
 
 def test_help_and_version_import_nothing_heavy():

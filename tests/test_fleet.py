@@ -155,7 +155,7 @@ def test_what_is_wrong_with_the_request_is_said_before_anything_starts(models, c
         ("a.onnx", "--out-dir", "out", "--external", "keep"): "out/a.folded.onnx cannot refer to data files in .",
         ("no*.onnx", "--out-dir", "out"): "no model matches no*.onnx",
         ("a.onnx", "--out-dir", "out", "--engine", "steam"): "unknown choice 'steam' for --engine",
-        ("a.onnx", "b.onnx", "stuck.onnx"): "3 paths are neither IN nor IN OUT",
+        ("a.onnx", "b.onnx", "stuck.onnx"): "3 paths are too many for IN and OUT",
         ("a.onnx", "--jobs", "2"): "--jobs and --engine are for many models",
         ("a.onnx", "--engine", "ray"): "--jobs and --engine are for many models",
     }.items():  # fmt: skip

@@ -56,6 +56,7 @@ ARGUED = {  # with arguments: what stands for each that is filled in
     "bnfold report A B": (),
     "bnfold explain {...}": ("A",),
     "bnfold fold {...}": ("C",),
+    "bnfold fold {...} --out-dir folded": (".",),
     "bnfold {...} {...} --json {...}": ("fold", "A --force", "fold.json"),
     "bnfold export model.onnx --checkpoint {...}": ("RUN",),
     "bnfold train --resume --out {...}": ("RUN",),

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from bnfold import installed
 from bnfold.errors import EnvironmentProblem
-from bnfold.installed import PACKAGES, install, pip
+from bnfold.installed import ALONE, PACKAGES, install, need, pip
 from bnfold_cli.main import run
 from tests.shape_of_the_code import ROOT
 from tests.test_cli import conv_bn, here, written  # noqa: F401
@@ -62,6 +62,14 @@ def test_hints_name_what_the_extras_bring():
     for extra, packages in PACKAGES.items():
         stated = [each for each in EXTRAS[extra] if not each.marker or each.marker.evaluate(machine)]
         assert sorted(map(bare, packages)) == sorted(bare(str(each).partition(";")[0]) for each in stated), extra
+
+
+@pytest.mark.parametrize(("module", "package"), ALONE.items())
+def test_data_need_no_pytorch(monkeypatch: pytest.MonkeyPatch, module: str, package: str):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(EnvironmentProblem) as raised:
+        need(module)
+    assert raised.value.hint == pip("install", package)
 
 
 def test_a_command_is_for_the_environment_that_bnfold_is_in(monkeypatch: pytest.MonkeyPatch):
