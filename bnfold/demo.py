@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def demo(folder: Path, say: Say, watch: Watch = lambda event: None) -> Demo:
     Raises UsageProblem if it is not, and whatever the steps raise.
     """
     require_runtime("the demo")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if os.path.exists(folder) and (not os.path.isdir(folder) or any(folder.iterdir())):
         raise UsageProblem(f"{folder} exists and is not empty", "Name another folder with --dir, or remove this one.")
     original, folded = folder / "digits.onnx", folder / "digits.folded.onnx"
     say("1/5 train: a small convolutional network on handwritten digits")

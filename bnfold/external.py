@@ -258,5 +258,5 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
 
 def require_unchanged(file: Path, stamp: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
-    if stamp and not (file.exists() and wire.stamp(file) == stamp):
+    if stamp and not (os.path.exists(file) and wire.stamp(file) == stamp):
         raise datafiles.changed(file)

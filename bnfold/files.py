@@ -43,7 +43,7 @@ def stream_of(path: Path) -> int | None:
         for number in (1, 2, _numbered(path)):
             if number >= 0 and os.path.samestat(path.stat(), os.fstat(number)):
                 return os.dup(number)
-    if path.is_symlink() or not is_special(path):
+    if os.path.islink(path) or not is_special(path):
         return None
     try:
         number = os.open(path, os.O_WRONLY | NOFOLLOW | NONBLOCK)

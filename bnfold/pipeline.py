@@ -191,7 +191,7 @@ def data_of(record: onnx.ModelProto, source: Path, draft: Path, options: Options
     """The data files that what was written refers to."""
     if options.keeps_external:
         return external.data_files(record, source.parent)
-    return set(filter(Path.exists, [draft.parent / staging.data_name(draft)]))
+    return set(filter(os.path.exists, [draft.parent / staging.data_name(draft)]))
 
 
 @contextmanager

@@ -69,9 +69,9 @@ def selected(given: Sequence[Path], out_dir: Path) -> Selection:
 
 def _of(given: Path, out_dir: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, Path]]:
     top, pattern = given, WHOLE
-    if given.is_dir():
+    if os.path.isdir(given):
         pass
-    elif glob.has_magic(str(given)) and not given.exists():
+    elif glob.has_magic(str(given)) and not os.path.exists(given):
         first = next(i for i, part in enumerate(given.parts) if glob.has_magic(part))
         top, pattern = Path(*given.parts[:first]), given.parts[first:]
     else:
@@ -80,7 +80,7 @@ def _of(given: Path, out_dir: Path, skipped: list[Skipped]) -> Iterator[tuple[Pa
     before = len(skipped)
     models = [path for path in _walked(top, pattern, out_dir, skipped) if not _is_skipped(path, skipped)]
     if not models:
-        where = f"in {given}" if given.is_dir() else f"matches {given}"
+        where = f"in {given}" if os.path.isdir(given) else f"matches {given}"
         beside = Selection({}, skipped[before:]).in_a_line()
         raise UsageProblem(
             f"no model {where}{f' (skipped: {beside})' if beside else ''}",
@@ -110,7 +110,7 @@ def _walked(top: Path, pattern: tuple[str, ...], out_dir: Path, skipped: list[Sk
 
 
 def _why_not_entered(folder: Path, out_dir: Path) -> str:
-    if folder.is_symlink():
+    if os.path.islink(folder):
         return LINK
     if os.path.abspath(folder) == os.path.abspath(out_dir):
         return OUT

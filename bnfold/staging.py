@@ -127,7 +127,7 @@ def writing(target: Path) -> Iterator[None]:
 
 def require_folder(path: Path) -> None:
     """Before anything is computed: raises EnvironmentProblem where there is no folder to write into."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise EnvironmentProblem(f"{path} cannot be written: no folder {path.parent}", "Make it, or name another.")
 
 
@@ -211,7 +211,7 @@ def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
             draft.entry.note(data=journal.signature(data), aside=[journal.signature(path) for path, _ in steps])
             draft.entry.flush()
             for there, aside in steps:
-                if journal.signature(there) and not there.is_dir():
+                if journal.signature(there) and not os.path.isdir(there):
                     os.replace(there, aside)
             for folder in (draft.folder, parent):
                 _flush(folder)
@@ -223,7 +223,7 @@ def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
 
 def _flush(path: Path) -> None:
     """Bring a file, or the names in a folder, to the disk; a folder only where the system can."""
-    is_folder = path.is_dir()
+    is_folder = os.path.isdir(path)
     with suppress(OSError) if is_folder else nullcontext():
         file = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR | NOFOLLOW)
         try:

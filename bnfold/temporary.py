@@ -62,7 +62,7 @@ def _remove(entry: Entry) -> None:
     """Remove a folder, if the entry proves that it is ours."""
     path = Path(entry.facts.get("path", os.devnull))
     with deferred(), suppress(OSError):
-        if not path.is_symlink() and journal.identity(path) == entry.facts.get("folder"):
+        if not os.path.islink(path) and journal.identity(path) == entry.facts.get("folder"):
             shutil.rmtree(path, ignore_errors=True)
         path.rmdir()  # of one that was made just before
-    entry.end(done=not path.is_dir())
+    entry.end(done=not os.path.isdir(path))

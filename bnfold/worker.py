@@ -88,7 +88,7 @@ class Running:
 
     def answer(self) -> Plain:
         """What the process found; where it did not live to tell, how it ended."""
-        sound = self.process.returncode == 0 and self.told.exists()
+        sound = self.process.returncode == 0 and os.path.exists(self.told)
         answer = json.loads(self.told.read_text(encoding="utf-8")) if sound else failure(self._last_words())
         self.close(sound)
         return {**answer, "seconds": time.perf_counter() - self.started}

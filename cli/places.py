@@ -44,7 +44,7 @@ def require_places(
 
 def _require_free(option: str, path: Path, taken: Iterable[Path], force: bool) -> None:
     require_no_model(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UsageProblem(f"{option}: {path} is a folder", "Name the file to write.")
     if any(_same(path, other) for other in _with_data(taken, path)):
         raise UsageProblem(f"{option}: {path} is another file of this command", "Choose another name.")
@@ -56,7 +56,7 @@ def _require_writable(path: Path) -> None:
     from bnfold import staging
 
     staging.require_folder(path)
-    place = path if path.exists() and not path.is_file() else path.parent
+    place = path if os.path.exists(path) and not os.path.isfile(path) else path.parent
     if not os.access(place, os.W_OK):
         raise EnvironmentProblem(f"{path} cannot be written: Permission denied", "Choose another place.")
 
@@ -72,7 +72,7 @@ def _with_data(taken: Iterable[Path], path: Path) -> Iterator[Path]:
     """Files, and those that hold the data of models among them, which are asked for only where something is there."""
     for each in taken:
         yield each
-        if path.exists() and each.suffix == ".onnx" and each.is_file():
+        if os.path.exists(path) and each.suffix == ".onnx" and os.path.isfile(each):
             yield from _data_files(each)
 
 

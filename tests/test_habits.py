@@ -115,3 +115,12 @@ def test_every_import_is_declared():
 
 def test_every_requirement_has_a_lower_bound():
     assert {name: bounds for name, bounds in requirements().items() if ">=" not in bounds} == {}
+
+
+ASKED = re.compile(r"\.(exists|is_dir|is_file|is_symlink)\(\)")
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_name_leads_to_is_asked_without_an_error(path):
+    """pathlib raises OSError for names that are too long and folders that are closed; os.path says no."""
+    assert not ASKED.findall(path.read_text())

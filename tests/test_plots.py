@@ -61,7 +61,7 @@ def test_a_picture_is_the_same_each_time(tmp_path, suffix):
 def test_what_cannot_be_drawn_is_said_first(tmp_path, monkeypatch):
     with pytest.raises(UsageProblem, match=r"'\.gif' is not a format of pictures"):
         plots.require(tmp_path / "a.gif")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(EnvironmentProblem, match="a picture needs the package matplotlib") as raised:
         plots.require(tmp_path / "a.png")
     assert raised.value.hint == install("plot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ Pixels = npt.NDArray[np.float32]  # (C, H, W), 0 to 255
 
 def files(folder: Path) -> list[Path]:
     """Every image below a folder, in the order of the names. Raises ModelProblem for none."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelProblem(f"no data at {folder}", "Give a .npz file, or a folder of images.")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p))
     if not found:
         raise ModelProblem(f"{folder} has no images", f"Files that count end in {', '.join(sorted(SUFFIXES))}.")
     return found

@@ -43,7 +43,7 @@ def seen(text: str) -> str:
     return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN else c for c in text)
 
 
-HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def name(text: str, kind: str = "code") -> Element:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def write_config(run: Path, config: Config) -> None:
 def read_config(run: Path) -> Config:
     """ModelProblem if `run` is no run, is damaged, or was written by another version of bnfold."""
     path = run / CONFIG
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelProblem(f"{run} is not a run: it has no {CONFIG}", "`bnfold train` makes runs.")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))

@@ -52,7 +52,7 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     from . import runs
     from .config import read_config
 
-    run = runs.newest() if run is None else run.parent if run.is_file() else run
+    run = runs.newest() if run is None else run.parent if os.path.isfile(run) else run
     config, checkpoint = read_config(run), runs.load(run)
     model = _network(run, config, checkpoint)
     proto = _proto(model, config, checkpoint, opset, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ def load(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
     Images of one size keep it, others are resized to 64x64; C is 1 if all of them are grey, else 3.
     """
     need("PIL")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ModelProblem(f"no folder {path}", "Give folder:PATH, with one sub-folder of images for each class.")
-    parts = [path / "train", path / "test"] if (path / "train").is_dir() and (path / "test").is_dir() else [path]
+    parts = (
+        [path / "train", path / "test"] if os.path.isdir(path / "train") and os.path.isdir(path / "test") else [path]
+    )
     classes = _classes(parts[0])
     if _classes(parts[-1]) != classes:
         raise ModelProblem(f"{parts[0]} and {parts[-1]} have different classes", "Give both the same sub-folders.")
@@ -37,7 +40,7 @@ def load(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
 
 
 def _classes(path: Path) -> tuple[str, ...]:
-    names = tuple(sorted(p.name for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")))
+    names = tuple(sorted(p.name for p in path.iterdir() if os.path.isdir(p) and not p.name.startswith(".")))
     if len(names) < 2:
         raise ModelProblem(
             f"{path} has {counted(len(names), 'folder')} of classes", "At least 2 are needed: PATH/CLASS/image.png."
@@ -54,7 +57,7 @@ def _listing(path: Path, classes: tuple[str, ...]) -> list[tuple[Path, int]]:
 
 
 def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return path.suffix.lower() in SUFFIXES and os.path.isfile(path)
 
 
 def _form(files: list[Path]) -> tuple[tuple[int, int], str]:

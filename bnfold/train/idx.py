@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import zlib
 from math import prod
@@ -52,7 +53,7 @@ def _part(folders: list[Path], part: str) -> Arrays:
 
 def _find(folders: list[Path], stem: str) -> Path:
     candidates = [folder / f"{stem}{suffix}" for folder in folders for suffix in (".gz", "")]
-    found = [path for path in candidates if path.is_file()]
+    found = [path for path in candidates if os.path.isfile(path)]
     if not found:
         raise ModelProblem(
             f"no file {candidates[0]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -46,7 +47,7 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
 def from_file(file: str, name: str, shape: Shape, classes: int) -> nn.Module:
     """What the function `name(in_shape, classes)` of this Python file returns. The file is run: trust it first."""
     path = Path(file)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelProblem(f"no file {path}", "FILE.py:FACTORY is relative to the current directory.")
     arch = f"{path}:{name}"
     factory = getattr(_made(arch, _imported, path), name, None)

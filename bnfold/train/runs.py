@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -40,7 +41,7 @@ class Checkpoint:
 
 def create(run: Path, config: Config) -> None:
     """A new run folder; UsageProblem if it exists."""
-    if run.exists():
+    if os.path.exists(run):
         raise exists(run)
     with writing(run):
         run.mkdir(parents=True)
@@ -76,7 +77,7 @@ def save(run: Path, checkpoint: Checkpoint) -> None:
 def load(run: Path) -> Checkpoint:
     """The checkpoint of `run`, on the CPU; ModelProblem if it is missing, damaged or of another version."""
     path = run / CHECKPOINT
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelProblem(f"{run} has no {CHECKPOINT}", "`bnfold train` writes one; --checkpoint names a run.")
     stored = _stored(path)
     if not isinstance(stored, dict):
@@ -112,7 +113,7 @@ def log(run: Path, row: dict[str, float]) -> None:
 def metrics(run: Path) -> list[dict[str, float]]:
     """The lines of metrics so far, without one that was cut off while it was written."""
     path = run / METRICS
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if os.path.isfile(path) else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
@@ -144,7 +145,7 @@ def start(options: TrainOptions, ranks: Ranks) -> Session:
 
 
 def _new(run: Path) -> Path:
-    if run.exists():
+    if os.path.exists(run):
         raise runs.exists(run)
     return run
 

@@ -111,9 +111,9 @@ def files(paths: Iterable[str]) -> list[str]:
 def _within(path: Path) -> list[Path]:
     if not os.path.exists(path):
         raise ModelProblem(f"no data at {path}", "Give a .npz or .npy file, or a folder of them.")
-    if not path.is_dir() or (path / "input_0.pb").exists():
+    if not os.path.isdir(path) or os.path.exists(path / "input_0.pb"):
         return [path]
-    found = [p for p in sorted(path.iterdir()) if p.suffix in (".npz", ".npy") or (p / "input_0.pb").exists()]
+    found = [p for p in sorted(path.iterdir()) if p.suffix in (".npz", ".npy") or os.path.exists(p / "input_0.pb")]
     if not found:
         raise ModelProblem(f"{path} holds no .npz or .npy file", "Save inputs with numpy.savez, by their names.")
     return found

@@ -78,7 +78,7 @@ def run(
         with noise.open("wb") as stream:
             around = _CALM | os.environ | {**(environment or {}), "TMPDIR": folder}  # what it leaves goes with it
             status = _wait(command, stream, around, limits, seconds, progress)
-        if answer.exists() and status == 0:
+        if os.path.exists(answer) and status == 0:
             return _answer(json.loads(answer.read_text(encoding="utf-8")))
         raise Crashed(_last_words(status, doing, noise))
 
@@ -130,7 +130,7 @@ def _answer(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def _last_words(status: int | str, doing: Path, noise: Path) -> str:
-    what = doing.read_text(encoding="utf-8") if doing.exists() else "the start of a child process"
+    what = doing.read_text(encoding="utf-8") if os.path.exists(doing) else "the start of a child process"
     if isinstance(status, str):
         return f"{what} {status}"
     if status < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def loaded(graph: onnx.GraphProto, path: str) -> dict[str, Array]:
 
 def _read(path: Path, names: list[str]) -> dict[str, Array]:
     try:
-        if path.is_dir():
+        if os.path.isdir(path):
             return _test_data(path, names)
         with opened(path) as stream:
             held = np.load(stream, allow_pickle=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -68,13 +69,13 @@ def _in_wheels(name: str) -> Iterator[Path]:
     """Where the TensorRT wheel keeps a library: `preload_dlls` looks for CUDA and cuDNN only."""
     spec = find_spec("tensorrt_libs")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        if "/" not in name and Path(folder, name).exists():
+        if "/" not in name and os.path.exists(Path(folder, name)):
             yield Path(folder, name)
 
 
 def needed(path: Path) -> list[str]:
     """The libraries that a 64-bit ELF file names as needed (DT_NEEDED); none for a file of another kind."""
-    data = path.read_bytes() if path.exists() else b""
+    data = path.read_bytes() if os.path.exists(path) else b""
     if data[:6] != b"\x7fELF\x02\x01":
         return []
     segments = _segments(data)

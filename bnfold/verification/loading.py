@@ -71,7 +71,7 @@ def found(path: Path) -> Path:
         raise ModelProblem(f"{path} is a folder, not a model", "Name the .onnx file in it.")
     if not os.path.exists(path):
         raise ModelProblem(f"no model at {path}", "Paths are relative to the current directory.")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelProblem(f"{path} cannot be read: it is not a regular file", "Give a regular file that you may read.")
     if path.stat().st_size == 0:
         raise ModelProblem(f"{path} is empty", "Was the export or download interrupted? Make the file again.")

@@ -119,6 +119,6 @@ def _number(library: str, function: str, parts: tuple[int, int], *, by_reference
 def _loaded(library: str) -> str:
     """The file of a library that this process has loaded (Linux tells)."""
     maps = Path("/proc/self/maps")
-    lines = maps.read_text(encoding="utf-8").splitlines() if maps.exists() else []
+    lines = maps.read_text(encoding="utf-8").splitlines() if os.path.exists(maps) else []
     paths = (Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line)
     return next((str(path) for path in paths if path.name.startswith(library)), "")

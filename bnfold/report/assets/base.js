@@ -17,7 +17,7 @@ bn.el = (tag, attributes = {}, ...children) => {
 bn.shown = (text, longest = 300) => {
   const cut = text.length <= longest ? text : `${text.slice(0, longest / 2)} … ${text.slice(-longest / 2)}`;
   const hidden = (c) => `⟨U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`;
-  return cut.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/gu, hidden);
+  return cut.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Cn}\p{Zl}\p{Zp}]/gu, hidden);
 };
 bn.name = (text) => bn.el("code", { class: "name", dir: "auto" }, bn.shown(text));
 bn.words = (text) => bn.el("bdi", {}, bn.shown(text, 1000));
