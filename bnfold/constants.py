@@ -67,14 +67,13 @@ def _computes_a_constant(node: gs.Node) -> bool:
     if node.op == "Constant":
         return "value" in node.attrs or any(name in node.attrs for name in SCALARS)
     if node.op == "Shape":
-        return is_static(node.inputs[0].shape)
+        return _is_static(node.inputs[0].shape)
     if node.op == "CastLike":
         return node.inputs[1].dtype is not None
     return node.op in COMPUTED
 
 
-def is_static(dims: Any) -> bool:
-    """Whether a shape is known, and every axis has a length."""
+def _is_static(dims: Any) -> bool:
     return dims is not None and all(isinstance(n, int) for n in dims)
 
 

@@ -111,6 +111,7 @@ def fold_as_it_stands(
 
 def carried_out(bench: Workbench) -> FoldResult:
     """Fold what can be folded, until nothing is left that can be."""
+    norms = {id(n): unread(n) for n in bench.nodes() if is_batch_normalization(n)}
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
         hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]
@@ -120,9 +121,15 @@ def carried_out(bench: Workbench) -> FoldResult:
         if not done:
             break
     kept = tuple(kept_after(hoisted, merged, sunk))
+    folded |= {key: norms[key] for key in norms.keys() - folded.keys() - set(map(id, bench.alive()))}
     order = [folded[id(n)] for n in bench.nodes() if id(n) in folded]
     model = bench.close()
     return FoldResult(model, tuple(order), kept, tuple(bench.notes), bench.flushed, bench.touched())
+
+
+def unread(node: gs.Node) -> Folded:
+    """A BatchNormalization whose last reader went: what read it (its shape, say) became a stored constant."""
+    return Folded(node.name, operator(node), node.outputs[0].name, "sink", (), ())
 
 
 def found(*fates: Iterable[Fate]) -> dict[int, Folded]:

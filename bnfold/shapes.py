@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -11,20 +12,29 @@ from onnx import GraphProto, ModelProto, NodeProto, helper
 
 from .affine import Array
 from .computing import element_type, narrowed
-from .constants import is_evaluable, is_static, value_of
+from .constants import is_evaluable, value_of
+from .limits import current, within
 from .messages import bodies
 from .tensors import to_tensor
+
+SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
 
 def unseen(view: gs.Graph) -> dict[str, Array]:
     """The values, by name, that nodes compute and other nodes read whose shapes are not known."""
-    unsure = (n for n in nodes_at_any_depth(view) if not all(is_static(x.shape) for x in n.outputs))
+    unsure = (n for n in nodes_at_any_depth(view) if not all(is_told(x.shape) for x in n.outputs))
     read = (x for n in unsure for x in n.inputs if x.inputs and x.inputs[0].op != "Constant")
     found = {}
-    for tensor in filter(is_evaluable, read):
-        with suppress(Exception):  # large constants have no values here, and others may be damaged
-            found[tensor.name] = narrowed(value_of(tensor), element_type(tensor.dtype))
+    with within(replace(current(), elements=SMALL)):
+        for tensor in filter(is_evaluable, read):
+            with suppress(Exception):  # what is large, or computed of such, has no values here; others may be damaged
+                found[tensor.name] = narrowed(value_of(tensor), element_type(tensor.dtype))
     return found
+
+
+def is_told(shape: Any) -> bool:
+    """Whether a shape has a length for each axis, or a name that the file gives it: inference makes up unk__0, .."""
+    return shape is not None and all(isinstance(n, int) or (n and not n.startswith("unk__")) for n in shape)
 
 
 def nodes_at_any_depth(graph: gs.Graph) -> Iterator[Any]:

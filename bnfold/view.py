@@ -15,9 +15,7 @@ from .links import link
 from .messages import bodies
 from .native import Failed, guarded
 from .shadows import declare, restore, unshadowed
-from .shapes import adopt_shapes, graphs_at_any_depth, stating, unseen
-
-SMALL = 1024  # elements up to which shape inference is given the values of a tensor
+from .shapes import SMALL, adopt_shapes, graphs_at_any_depth, stating, unseen
 
 
 def import_view(bare: ModelProto) -> gs.Graph:

@@ -208,3 +208,14 @@ def test_what_is_left(name):
     again = fold(result.model)
     assert again.folded == ()
     assert again.model == result.model
+
+
+def test_a_batch_norm_that_nothing_reads_any_more_is_told():
+    """Its shape alone was read, and became a stored bias."""
+    body = f"n = {BN('X', 'p')} s = Shape(n) b = Cast<to = 11>(s) c = Conv(X, W, b) Y = Mul(c, two)"
+    model = build(body, "X[1,3,6,6]", "Y[1,4,4,4]", {**W, **bn("p", 3), "two": 2.0})
+    result = fold(model)
+    assert operators(result.model) == ["Conv"]
+    assert {f.operator for f in result.folded} == {"BatchNormalization", "Mul"}
+    assert result.kept == ()
+    assert_same(model, result.model)

@@ -96,10 +96,14 @@ def shift_literal(attribute: AttributeProto, rng: np.random.Generator, times: fl
         shift(attribute.t, rng, times, flushed)
     elif attribute.type == AttributeProto.SPARSE_TENSOR:
         shift(attribute.sparse_tensor.values, rng, times, flushed)
-    elif attribute.name == "value_float":
-        attribute.f *= 1 + float(rng.choice([-1, 1])) * times * 2**-23
-    elif attribute.name == "value_floats":
-        attribute.floats[:] = [v * (1 + float(rng.choice([-1, 1])) * times * 2**-23) for v in attribute.floats]
+    elif attribute.name in ("value_float", "value_floats"):
+        one = attribute.name == "value_float"
+        value = np.array([attribute.f] if one else attribute.floats, np.float32)
+        made = jittered(value, rng, times, (TINY if flushed else LEAST)[TensorProto.FLOAT]).tolist()
+        if one:
+            attribute.f = made[0]
+        else:
+            attribute.floats[:] = made
 
 
 def shift(tensor: TensorProto, rng: np.random.Generator, times: float, flushed: bool) -> None:
