@@ -182,7 +182,7 @@ def line(cells: Sequence[str]) -> str:
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
     """Totals, the reasons of all kept nodes, and what stands around them."""
-    yield from totals("models of PEERS.md part 0", [r for r in rows if r.name in LEFT])
+    yield from totals("models of LEFT", [r for r in rows if r.name in LEFT])
     yield from totals("all models", rows)
     yield ""
     kept = [(f"{k['not_hoisted']}/{k['not_sunk']}", r.name, k["around"]) for r in rows for k in r.kept]

@@ -21,7 +21,7 @@ repvgg_a0 mobileone_s0 repghostnet_050 levit_128s mixnet_s nextvit_small repvit_
 inception_next_tiny lambda_resnet26t swiftformer_xs pnasnet5large efficientformerv2_s0 efficientvit_m0 shvit_s1
 starnet_s1 densenet121 dpn68 resnetv2_50 convmixer_768_32 xcit_nano_12_p8_224 coatnet_nano_rw_224 botnet26t_256
 halonet26t haloregnetz_b
-"""  # PEERS.md part 0: five peers leave BatchNormalization in these
+"""  # five other tools leave BatchNormalization in these
 _MORE = """
 resnet18 inception_v3 inception_v4 inception_resnet_v2 xception41 dla34 hrnet_w18_small res2net50_26w_4s
 skresnet18 resnest14d ghostnet_100 nasnetalarge rexnet_100 vgg11_bn gernet_s ese_vovnet19b_dw selecsls42b
