@@ -86,6 +86,11 @@ def is_batch_norm(node: NodeProto) -> bool:
     return node.op_type == "BatchNormalization" and node.domain in ("", "ai.onnx")
 
 
+def counts(model: ModelProto) -> tuple[int, int]:
+    """How many nodes a file holds, and how many are BatchNormalization: in bodies, too, and once in each function."""
+    return sum(1 for _ in all_nodes(model)), sum(map(is_batch_norm, all_nodes(model)))
+
+
 def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> None:
     """Set integer attributes, in place where a node has them; the automatic padding gives way to an explicit one."""
     drop(message.attribute, (i for i, a in enumerate(message.attribute) if a.name == "auto_pad" and "pads" in values))

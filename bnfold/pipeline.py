@@ -19,6 +19,7 @@ from .files import require_target
 from .installed import require_runtime
 from .junit import FAILED, PASSED, Check
 from .limits import PLANNING, timed
+from .messages import counts
 from .promises import Overflow, Promises
 from .validity import checked
 
@@ -245,8 +246,6 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
     """Of a model that lies at `path`, with its data files."""
-    from .verification.protos import counts
-
     return Size(*counts(record), sum(file.stat().st_size for file in {path, *data}))
 
 

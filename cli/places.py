@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem, require_no_model
@@ -56,6 +57,8 @@ def _require_writable(path: Path) -> None:
     from bnfold import staging
 
     staging.require_folder(path)
+    with suppress(FileNotFoundError):
+        os.lstat(path)  # which raises OSError where the name is too long, say
     place = path if os.path.exists(path) and not os.path.isfile(path) else path.parent
     if not os.access(place, os.W_OK):
         raise EnvironmentProblem(f"{path} cannot be written: Permission denied", "Choose another place.")

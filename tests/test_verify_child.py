@@ -60,6 +60,7 @@ def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
         "datafiles",
         "journal",
         "temporary",
+        "installed",
         "interrupts",
         "limits",
         "messages",

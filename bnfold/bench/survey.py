@@ -11,6 +11,7 @@ import onnx
 
 from ..errors import ModelProblem
 from ..installed import runtime
+from ..messages import counts
 from ..verification import libraries, providers, sessions
 from ..verification.asked import require_dynamic
 from ..verification.child import stage
@@ -18,7 +19,6 @@ from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.probe import versions
-from ..verification.protos import counts
 from ..verification.providers import Way
 from ..verification.regions import shape_of_graph
 from ..verification.sessions import CannotRun

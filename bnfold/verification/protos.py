@@ -37,12 +37,6 @@ def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
                     yield from graph.node
 
 
-def counts(model: onnx.ModelProto) -> tuple[int, int]:
-    """How many nodes a file holds, and how many are BatchNormalization: in bodies, too, and once in each function."""
-    norms = sum(called(node) == "BatchNormalization" for node in every_node(model))
-    return sum(1 for _ in every_node(model)), norms
-
-
 def opset(model: onnx.ModelProto) -> int:
     """The version of the standard operator set the model imports (0: none)."""
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)

@@ -9,9 +9,10 @@ from typing import Any
 import onnx
 
 from ..errors import first_line
+from ..messages import counts
 from .child import stage
 from .loading import load
-from .protos import counts, fed
+from .protos import fed
 from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add
