@@ -223,22 +223,25 @@ def require_beside(source: Path, target: Path) -> None:
         )
 
 
-def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool) -> None:
-    """Raises UsageProblem where `target` is no place for a file, is of the input, or is taken and not to be replaced.
+def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
+    """Raises UsageProblem where `target` is no place for a file, is of the input or another file that is `read`, or is
+    taken and not to be replaced.
 
     What a process that was killed has left there is no obstacle: it goes.
     """
     require_target(target)
     staging.sweep(target)
-    inputs = [source, *external.data_files(record, source.parent)]
+    inputs = {source: "the input itself"} | dict.fromkeys(read, "a file that is read")
+    inputs = dict.fromkeys(external.data_files(record, source.parent), "a data file of the input") | inputs
     for path in (target, target.parent / staging.data_name(target)):
         if os.path.isdir(path) or files.is_special(path):
             raise UsageProblem(
                 f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
             )
         for held in filter(path.samefile, inputs) if os.path.exists(path) else ():
-            what = "the input itself" if held == source else "a data file of the input"
-            raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
+            raise UsageProblem(
+                f"{path} is {inputs[held]}", "Choose another name for the output; inputs are never changed."
+            )
         if os.path.lexists(path) and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
