@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from . import external, files, onnx_io, staging
-from .datafiles import unchanged
+from .datafiles import require_unchanged, unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from .files import require_target
 from .installed import require_runtime
@@ -272,10 +272,14 @@ def verified(source: Path, draft: Path, target: Path, options: Options, sites: t
 
 
 def require_passed(report: FoldReport) -> None:
-    """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified."""
+    """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified.
+
+    Where the model changed meanwhile, that is why: raises ModelProblem.
+    """
     found = report.verification
     if found is None or found.passed:
         return
+    require_unchanged()
     reason = "; ".join(found.reasons)
     problem: BnfoldError
     if found.verdict == "FAIL":
