@@ -48,10 +48,12 @@ class Entry:
             os.write(self.file, f"{json.dumps(facts)}\n".encode())
 
     def read(self) -> None:
-        """The facts that were noted, but for a line that was cut off."""
+        """The facts that were noted, but for a line that was cut off, or that this version would not write."""
         for line in os.pread(self.file, LONGEST, 0).splitlines():
-            with suppress(ValueError, TypeError):
-                self.facts |= json.loads(line)
+            with suppress(ValueError, AttributeError):
+                facts = json.loads(line)
+                if all(isinstance(value, str if key == "path" else list) for key, value in facts.items()):
+                    self.facts |= facts
 
     def flush(self) -> None:
         """Bring the facts to the disk."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from . import external, files, onnx_io, staging
-from .datafiles import unchanged
+from .datafiles import require_unchanged, unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from .files import require_target
 from .installed import require_runtime
@@ -224,22 +224,25 @@ def require_beside(source: Path, target: Path) -> None:
         )
 
 
-def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool) -> None:
-    """Raises UsageProblem where `target` is no place for a file, is of the input, or is taken and not to be replaced.
+def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
+    """Raises UsageProblem where `target` is no place for a file, is of the input or another file that is `read`, or is
+    taken and not to be replaced.
 
     What a process that was killed has left there is no obstacle: it goes.
     """
     require_target(target)
     staging.sweep(target)
-    inputs = [source, *external.data_files(record, source.parent)]
+    inputs = {source: "the input itself"} | dict.fromkeys(read, "a file that is read")
+    inputs = dict.fromkeys(external.data_files(record, source.parent), "a data file of the input") | inputs
     for path in (target, target.parent / staging.data_name(target)):
         if os.path.isdir(path) or files.is_special(path):
             raise UsageProblem(
                 f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
             )
         for held in filter(path.samefile, inputs) if os.path.exists(path) else ():
-            what = "the input itself" if held == source else "a data file of the input"
-            raise UsageProblem(f"{path} is {what}", "Choose another name for the output; inputs are never changed.")
+            raise UsageProblem(
+                f"{path} is {inputs[held]}", "Choose another name for the output; inputs are never changed."
+            )
         if os.path.lexists(path) and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
 
@@ -268,10 +271,14 @@ def verified(source: Path, draft: Path, target: Path, options: Options, sites: t
 
 
 def require_passed(report: FoldReport) -> None:
-    """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified."""
+    """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified.
+
+    Where the model changed meanwhile, that is why: raises ModelProblem.
+    """
     found = report.verification
     if found is None or found.passed:
         return
+    require_unchanged()
     reason = "; ".join(found.reasons)
     problem: BnfoldError
     if found.verdict == "FAIL":

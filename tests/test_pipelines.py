@@ -109,6 +109,21 @@ def test_a_failed_check(folder, capfd, monkeypatch):
     assert outputs(folder) == []
 
 
+def test_a_model_that_changes_while_it_is_verified_is_to_blame_itself(folder, capfd, monkeypatch):
+    """Not the fold, which was of what had been there before."""
+
+    def changed(*arguments):
+        shutil.copy("keeps.onnx", "new")
+        os.replace("new", "folds.onnx")
+        return honest(*arguments)
+
+    honest = pipeline.verified
+    monkeypatch.setattr(pipeline, "verified", changed)
+    assert run(["fold", "folds.onnx"]) == 3
+    assert "folds.onnx changed while it was read" in capfd.readouterr().err
+    assert outputs(folder) == []
+
+
 @pytest.mark.parametrize("command", [["fold", "folds.onnx"], ["verify", "folds.onnx", "keeps.onnx"]])
 def test_two_reports_do_not_mingle_on_stdout(folder, capfd, command):
     assert run([*command, "--json", "-", "--junit", "-"]) == 2

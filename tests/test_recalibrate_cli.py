@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,11 @@ def test_it_replaces_nothing_unless_told(here, capfd):  # noqa: F811
     for out, words in (("out.onnx", "error: out.onnx exists"), ("m.onnx", "error: m.onnx is the input itself")):
         assert run(["recalibrate", "m.onnx", out, "--data", "data.npz"]) == 2
         assert said(capfd)[0] == words
+    os.symlink("data.npz", "link")
+    for out in ("data.npz", "link"):
+        assert run(["recalibrate", "m.onnx", out, "--data", "data.npz", "--force"]) == 2
+        assert said(capfd)[0] == f"error: {out} is a file that is read"
+    os.remove("link")
     assert listing(here).keys() == before.keys()
     assert Path("out.onnx").read_text() == "precious"
     assert run(["recalibrate", "m.onnx", "out.onnx", "--data", "data.npz", "--force"]) == 0

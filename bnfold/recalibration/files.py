@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def recalibrate_file(
 
 def _recalibrated(source: Path, target: Path, data: Path, options: Options, force: bool, watch: Watch) -> Written:
     record = _read(source)
-    require_free(record, source, target, force)
+    require_free(record, source, target, force, *filter(os.path.exists, [data]))
     with staging.staged(target, replace=force) as draft:
         result = in_place(record, source.parent, _reader(data, options), options, watch)
         onnx_io.write(record, draft, source.parent)

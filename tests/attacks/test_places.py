@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import staging
+from bnfold import journal, staging, temporary
 from bnfold.errors import EnvironmentProblem
 from bnfold_cli.main import run
 from tests.attacks.killing import IN, OUT, PAIR, START, Scene, bytes_in, scene, written
@@ -367,6 +367,24 @@ def test_a_journal_is_read_only_where_nobody_else_can_write(tmp_path: Path, monk
     (tmp_path / "state" / "bnfold").chmod(mode)
     staging.sweep(tmp_path / "o.onnx")
     assert bool([*tmp_path.glob(".bnfold-*")]) == (mode == 0o777)
+
+
+ODD = ['{"path":5,"folder":3}', '{"name":5}', '{"name":null,"path":null}', '{"name":"../x"}', "[]", "5", "{"]
+
+
+@LINUX
+@pytest.mark.parametrize("line", ODD)
+def test_an_entry_that_no_bnfold_writes_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line) -> None:
+    """A file that a crash of the system has damaged, or of another version: it stops nothing, and goes."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    (tmp_path / "bnfold").mkdir(0o700)
+    (tmp_path / "to").mkdir()
+    for key in (temporary.KEY, journal.key(tmp_path / "to" / "o")):
+        (tmp_path / "bnfold" / f"{key}.bnfold-0").write_text(f"{line}\n")
+    staging.write(tmp_path / "to" / "o", b"new")
+    with temporary.folder() as made:
+        assert os.path.isdir(made)
+    assert (bytes_in(tmp_path / "to"), [*tmp_path.glob("bnfold/*")]) == ({"o": b"new"}, [])
 
 
 @LINUX
