@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from . import external, onnx_io
-from .affine import Affine, Refused
+from .affine import Affine, Refused, require
 from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge, may_merge
 from .cleanup import cancel
@@ -21,14 +23,18 @@ from .fates import Folded as Folded
 from .fates import FoldResult as FoldResult
 from .fates import Kept as Kept
 from .fates import Reason as Reason
-from .graph import label, operator
+from .graph import dtype, is_floating, label, operator
 from .inlining import holders, inlined
 from .limits import PLANNING, timed
 from .models import Model
-from .plan import Direction, Plan, Way, make_plan
+from .plan import Direction, Plan, Visible, Way, make_plan
 from .promises import Promises
+from .rounding import holds
 from .validity import consistent, require_acyclic, require_known, require_valid
 from .workbench import Workbench
+
+CASTS = ("Cast", "CastLike")
+COMMUTING = ("Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # with rounding
 
 
 def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
@@ -182,11 +188,39 @@ def carry_out(
     """Fold one affine node one way; raises Refused, with nothing changed, if any part of it finds no home."""
     tensor = source if direction == "hoist" else node.outputs[0]
     plan = make_plan(bench.visible, direction, tensor, affine, room)
+    if direction == "hoist":
+        require_rounded_again(bench.visible, plan, node.outputs[0])
     fate = told(node, direction, plan)
     for edit in plan.edits:
         bench.apply(edit)
     cancel(bench, bench.bypass(node, source, keep_name=direction == "hoist"))
     return fate
+
+
+def require_rounded_again(visible: Visible, plan: Plan, result: gs.Tensor) -> None:
+    """Refuse a hoist past a Cast to more bits, unless its `result` goes back to as few: it would be rounded to them."""
+    for node in plan.through:
+        if operator(node) in CASTS:
+            few, many = dtype(node.inputs[0]), dtype(node.outputs[0])
+            again = holds(few, many) or goes_back(visible, result, few)
+            require(again, "DTYPE", f"{label(node)} comes from {few}, to which '{result.name}' would be rounded")
+
+
+def goes_back(visible: Visible, tensor: gs.Tensor, kind: np.dtype[Any]) -> bool:
+    """Whether all that reads a tensor casts it to a type whose numbers `kind` holds; rounding may come before that."""
+    agenda = [tensor]
+    while agenda:
+        at = agenda.pop()
+        if at in visible or not at.outputs:
+            return False
+        for node in at.outputs:
+            made = node.outputs[0]
+            if operator(node) in CASTS and not (is_floating(made) and holds(kind, dtype(made))):
+                return False
+            if operator(node) not in (*CASTS, *COMMUTING):
+                return False
+            agenda += [] if operator(node) in CASTS else [made]
+    return True
 
 
 def told(node: gs.Node, way: Way, plan: Plan) -> Folded:

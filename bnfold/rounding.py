@@ -30,6 +30,12 @@ def nearest(value: Array, kind: np.dtype[Any]) -> Array:
         return (value if kind in PLAIN else to_odd(value)).astype(kind)
 
 
+def holds(kind: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    """Whether every number of the floating-point type `other`, but for the tiniest, is one of `kind`."""
+    mine, others = (ml_dtypes.finfo(each) for each in (kind, other))  # type: ignore[no-untyped-call]
+    return bool(mine.eps <= others.eps and mine.max >= others.max)
+
+
 def rounded(
     value: Array, kind: np.dtype[Any], near: Array | None = None, sizes: Array | None = None
 ) -> tuple[Array, int]:

@@ -205,16 +205,33 @@ def test_the_folded_weight_is_made_of_the_rounded_one(name):
         np.testing.assert_allclose(evaluate(result.model, {"X": x})["Y"], true, rtol=0, atol=1e-6 * np.abs(true).max())
 
 
-def test_activations_cross_the_casts_of_mixed_precision():
+BACK = (  # how what follows the scale of mixed precision ends, and whether it is as few bits again
+    ([], False),
+    ([to("FLOAT16", "s", "b")], True),
+    ([helper.make_node("Relu", ["s"], ["r"]), to("FLOAT16", "r", "b")], True),
+    ([helper.make_node("Sigmoid", ["s"], ["r"]), to("FLOAT16", "r", "b")], False),
+    ([to("BFLOAT16", "s", "b")], False),
+    ([to("FLOAT16", "s", "a"), to("FLOAT", "s", "b")], False),
+)
+
+
+@pytest.mark.parametrize(("end", "folds"), BACK)
+def test_activations_cross_a_cast_to_more_bits_where_they_get_few_again(end, folds):
+    """In float32 an affine may make what float16 does not hold: hoisted past the Cast, 70000 would be infinite."""
+    out = end[-1].output[0] if end else "s"
     nodes = [
         to("FLOAT16", "X", "h"),
         helper.make_node("Conv", ["h", "W"], ["c"]),
         to("FLOAT", "c", "f"),
-        helper.make_node("Mul", ["f", "k"], ["Y"]),
+        helper.make_node("Mul", ["f", "k"], ["s"]),
+        *end,
+        to("FLOAT", out, "Y") if end else helper.make_node("Identity", ["s"], ["Y"]),
     ]
     stored = {"W": W.astype(np.float16), "k": np.float32([[[2]], [[3]], [[0.5]], [[1.5]]])}
     value = helper.make_tensor_value_info
     initializers = [numpy_helper.from_array(v, k) for k, v in stored.items()]
     graph = helper.make_graph(nodes, "g", [value("X", 1, [2, 3, 5, 5])], [value("Y", 1, [2, 4, 4, 4])], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
-    assert [n.op_type for n in fold(model).model.graph.node] == ["Cast", "Conv", "Cast"]
+    result = fold(model)
+    assert [n.op_type for n in result.model.graph.node].count("Mul") == (not folds)
+    assert folds or result.kept[0].not_hoisted.code == "DTYPE"

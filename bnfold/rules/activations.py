@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..affine import Affine, require
 from ..constants import is_known
 from ..graph import argument, attribute, carries_data, constant, dtype, is_floating, label, number, opset
+from ..rounding import holds
 from . import OUT, Shares, commutes, hoist, sink
 from .guards import inverse, no_negative_scale, only_scale, setting, unmoved, unmoved_constant
 from .pointwise import at_output
@@ -154,10 +154,12 @@ def sink_cast(node: gs.Node, port: int, affine: Affine) -> Shares:
     if port == 1:
         return {}
     require_same_numbers(node)
-    kinds = dtype(node.inputs[0]), dtype(node.outputs[0])
-    before, after = map(ml_dtypes.finfo, kinds)
-    held = after.eps <= before.eps and after.max >= before.max
-    require(held, "DTYPE", f"{label(node)} goes to {after.dtype}, which may not hold what has not been scaled yet")
+    before, after = dtype(node.inputs[0]), dtype(node.outputs[0])
+    require(
+        holds(after, before),
+        "DTYPE",
+        f"{label(node)} goes to {after}, which may not hold what has not been scaled yet",
+    )
     return {OUT: affine}
 
 
