@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import re
 import shlex
@@ -168,7 +169,7 @@ def test_a_runtime_that_does_not_load_is_a_sentence(site: Callable[..., Path]):
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
     """No onnxruntime at all."""
     monkeypatch.setattr(installed, "find_spec", lambda name: None if name == "onnxruntime" else name)
-    monkeypatch.setattr(installed, "distributions", lambda path: ())
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **given: ())
 
 
 COMMANDS = {
@@ -235,6 +236,7 @@ def test_every_command_notices_two_runtimes(
     capfd: pytest.CaptureFixture[str],
 ):
     written(here / "m.onnx", conv_bn())
+    monkeypatch.setattr(installed, "may_be_several", lambda: True)
     monkeypatch.setattr(installed, "runtimes", lambda: {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"})
     for command in (["fold", "m.onnx"], ["explain", "m.onnx"], ["doctor"]):
         assert run(command) == 0
