@@ -35,9 +35,14 @@ class Elsewhere(OSError):
 @contextmanager
 def unchanged() -> Iterator[None]:
     """A block in which no file that is opened may become another. Raises ModelProblem where one has."""
-    token = _seen.set({})
+    seen: dict[Path, tuple[int, ...]] = {}
+    token = _seen.set(seen)
     try:
         yield
+    except OSError as problem:
+        if isinstance(problem.filename, str | Path) and Path(problem.filename) in seen:
+            raise changed(Path(problem.filename)) from problem
+        raise
     finally:
         _seen.reset(token)
 
@@ -47,6 +52,14 @@ def require_unchanged() -> None:
     for path in _seen.get() or ():
         with _once(path):
             _require_same(path, os.stat(path))
+
+
+def size(path: Path) -> int:
+    """Bytes of a file that was there. Raises ModelProblem where it is there no more."""
+    try:
+        return os.stat(path).st_size
+    except OSError as problem:
+        raise changed(path) from problem
 
 
 def opened(path: Path) -> BufferedReader:
@@ -119,7 +132,10 @@ def _walked(folder: Path, parts: tuple[str, ...]) -> int:
 
 def _elsewhere(path: Path, folder: Path, location: str) -> Elsewhere | None:
     """The words for a link on the way, or for a way that leads out; None where there is neither."""
-    true, found, within = os.path.realpath(folder), os.path.realpath(path), os.path.normpath(location)
+    try:
+        true, found, within = os.path.realpath(folder), os.path.realpath(path), os.path.normpath(location)
+    except OSError:  # what was a link is none any more
+        return Elsewhere(LINK)
     if Path(within).parts[:1] == ("..",) or not Path(found).is_relative_to(true):
         return Elsewhere(OUTSIDE)
     return None if found == os.path.join(true, within) else Elsewhere(LINK)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from . import external, files, onnx_io, staging
-from .datafiles import require_unchanged, unchanged
+from .datafiles import require_unchanged, size, unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from .files import require_target
 from .installed import require_runtime
@@ -249,7 +249,7 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
     """Of a model that lies at `path`, with its data files."""
-    return Size(*counts(record), sum(file.stat().st_size for file in {path, *data}))
+    return Size(*counts(record), sum(map(size, {path, *data})))
 
 
 def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:

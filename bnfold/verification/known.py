@@ -23,11 +23,14 @@ FIXED = frozenset(  # operators of which every runtime makes the same numbers
 )
 
 
+MOST = 1 << 28  # bytes that are stored so: a message holds no more than eight times as many
+
+
 def settled(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, or a copy in which what nodes of the main graph make of stored values alone is stored.
 
     What the reference cannot compute stays a node, and is widened; so are sums of products, and DequantizeLinear, whose
-    product no runtime need round.
+    product no runtime need round; and what would be more than MOST.
     """
     values = _Values(model)
     left = [node for node in model.graph.node if not values.takes(node)]
@@ -45,7 +48,7 @@ class _Values:
     """Values that are known before run time, computed as the nodes come."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.stored, self.made = stored(model.graph), dict[str, Array]()
+        self.stored, self.made, self.bytes = stored(model.graph), dict[str, Array](), 0
         self.opsets, self.ir = model.opset_import, model.ir_version
         typed = (*fed(model.graph), *model.graph.value_info)
         self.types = {value.name: value.type.tensor_type.elem_type for value in typed}
@@ -67,6 +70,9 @@ class _Values:
             results = self.run(node, {name: self.value(name) for name in names})
         except Exception:  # whatever the reference raises: the node stays
             return False
+        if (total := self.bytes + sum(each.nbytes for each in results)) > MOST:
+            return False
+        self.bytes = total
         self.made.update(zip(filter(None, node.output), results, strict=True))
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
@@ -12,7 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import external, fold, folding
+from bnfold import datafiles, external, fold, folding
+from bnfold.errors import ModelProblem
 from bnfold_cli.main import run
 from tests.attacks.hostile import refer, sound, stored, written
 
@@ -280,3 +282,34 @@ def test_a_file_that_states_a_terabyte_fills_no_disk(folder: Path, capsys: pytes
     assert (folder / "m.folded.onnx.data").stat().st_blocks * 512 < 1 << 20
     assert run(["fold", str(path), "--force", "--dry-run", "--limit", "memory=2GB"]) == 5
     assert "out of memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [datafiles.size, os.stat, os.path.samefile])
+def test_a_data_file_that_goes_while_a_model_is_folded_has_changed(tmp_path, asked):
+    """Whoever asks about it then: once some of that was a defect of ours, exit code 70."""
+    path = tmp_path / "data.bin"
+    path.write_bytes(b"data")
+
+    @datafiles.unchanged()
+    def folding_goes_on() -> None:
+        datafiles.opened(path).close()
+        path.unlink()
+        asked(*[path] * (2 if asked is os.path.samefile else 1))
+
+    with pytest.raises(ModelProblem, match="data.bin changed while it was read"):
+        folding_goes_on()
+
+
+def test_a_link_that_is_none_any_more_is_no_defect(tmp_path, monkeypatch):
+    """A folder that is swapped with a link, over and over: readlink fails where a link was a moment ago."""
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setattr(os, "readlink", raising(OSError(errno.EINVAL, "Invalid argument")))
+    with pytest.raises(datafiles.Elsewhere):
+        datafiles.inside(tmp_path, "link/data.bin")
+
+
+def raising(problem):
+    def raise_it(*given, **more):
+        raise problem
+
+    return raise_it
