@@ -26,10 +26,10 @@ def given(text: str = PLAIN) -> Drawn:
     return Drawn(onnx.parser.parse_model(text), [], [], Counter())
 
 
-def test_a_hundred_graphs_have_no_fault():
-    found = summary([*rows(seed=1, indices=range(100), jobs=1)])
+def test_some_graphs_have_no_fault():
+    found = summary([*rows(seed=1, indices=range(120), jobs=1)])
     assert found["faults"] == []
-    assert found["judged"] > 85
+    assert found["judged"] > 102
     assert found["folded"] > 40
     assert "| faults | 0 |" in table(found)
 
