@@ -197,7 +197,7 @@ BAD_DATA = {  # what --data names -> exit code, error
     "values beyond the metadata": (lambda: samples(X=X * 100), 3, "data.npz holds values from 100 to 100; by the model's metadata they lie in -2.5 to 2.5"),
     "NaN": (lambda: samples(X=X * np.nan), 3, "data.npz: 'X' holds NaN"),
     "an empty folder": (lambda: folder("images", {}), 3, "images has no images"),
-    "a broken image": (lambda: folder("images", {"a/1.png": b"hello"}), 3, "images/a/1.png is not a readable image"),
+    "a broken image": (lambda: folder("images", {"a/1.png": b"hello"}), 3, "images/a/1.png is not a readable image: it is of no known format"),
 }  # fmt: skip
 
 

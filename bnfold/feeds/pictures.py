@@ -30,7 +30,7 @@ def files(folder: Path) -> list[Path]:
 def opened(path: Path, channels: int) -> Pixels:
     """One image as it is stored, grey for 1 channel, else RGB. Raises ModelProblem, naming the file."""
     need("PIL")
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if channels not in (1, 3):
         raise ModelProblem(
@@ -40,7 +40,8 @@ def opened(path: Path, channels: int) -> Pixels:
         with datafiles.opened(path) as stream, Image.open(stream) as image:
             values = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as why:
-        raise ModelProblem(f"{path} is not a readable image: {first_line(why)}", "Repair or remove it.") from why
+        said = "it is of no known format" if isinstance(why, UnidentifiedImageError) else first_line(why)
+        raise ModelProblem(f"{path} is not a readable image: {said}", "Repair or remove it.") from why
     return np.atleast_3d(values).transpose(2, 0, 1)
 
 
