@@ -243,7 +243,7 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
     """Copy a range of a file, by the system if it can; whether it was there."""
     place = sink.tell() - at
     if hasattr(os, "copy_file_range"):
-        sink.flush()  # and so at its place, also where that is behind the end of the file
+        sink.flush()  # and so at its place, also where that is past the end of the file
         with suppress(OSError):  # between file systems, say: what is left is copied here
             while at < stop and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, BLOCK), at)):
                 at += done

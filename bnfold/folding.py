@@ -215,11 +215,10 @@ def goes_back(visible: Visible, tensor: gs.Tensor, kind: np.dtype[Any]) -> bool:
             return False
         for node in at.outputs:
             made = node.outputs[0]
-            if operator(node) in CASTS and not (is_floating(made) and holds(kind, dtype(made))):
+            if operator(node) in COMMUTING:
+                agenda.append(made)
+            elif operator(node) not in CASTS or not (is_floating(made) and holds(kind, dtype(made))):
                 return False
-            if operator(node) not in (*CASTS, *COMMUTING):
-                return False
-            agenda += [] if operator(node) in CASTS else [made]
     return True
 
 

@@ -20,7 +20,7 @@ from .files import NOFOLLOW, NONBLOCK
 
 try:
     import fcntl
-except ImportError:  # Windows: whether a process lives cannot be told
+except ImportError:  # Windows: whether a process lives cannot be seen
     fcntl = None  # type: ignore[assignment]
 
 LONGEST = 1 << 16  # bytes of an entry

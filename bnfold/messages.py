@@ -48,6 +48,12 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
             yield from every_node(graph.node)
 
 
+def inner_graphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
+    """The graphs in the attributes of nodes, and those in them, at any depth."""
+    for node in every_node(nodes):
+        yield from bodies(node)
+
+
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor that a model stores: initializers and tensor attributes, also inside subgraphs and functions."""
     yield from _in_graph(model.graph)

@@ -15,7 +15,6 @@ import onnx
 from . import external, files, onnx_io, staging
 from .datafiles import require_unchanged, size, unchanged
 from .errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
-from .files import require_target
 from .installed import require_runtime
 from .junit import FAILED, PASSED, Check
 from .limits import PLANNING, timed
@@ -155,13 +154,12 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     options.require_means()
     target = target or default_target(source)
     try:
-        with unchanged():
-            return folded_file(source, target, options, Promises(trusting=True))
+        return folded_file(source, target, options, Promises(trusting=True))
     except Overflow:
-        with unchanged():
-            return folded_file(source, target, options, Promises())
+        return folded_file(source, target, options, Promises())
 
 
+@unchanged()
 def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
     """`fold_file` with `promises` that may be trusting. Raises Overflow if they should not have been."""
     started = time.perf_counter()
@@ -230,7 +228,7 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
     What a process that was killed has left there is no obstacle: it goes.
     """
-    require_target(target)
+    files.require_target(target)
     staging.sweep(target)
     inputs = {source: "the input itself"} | dict.fromkeys(read, "a file that is read")
     inputs = dict.fromkeys(external.data_files(record, source.parent), "a data file of the input") | inputs

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 import onnx_graphsurgeon as gs
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProto
 
-from .messages import all_nodes, bodies
+from .messages import bodies, inner_graphs
 
 Names = dict[str, str]
 
@@ -28,8 +28,8 @@ def defined(graph: GraphProto | FunctionProto) -> Iterator[str]:
 
 def unshadowed(bare: ModelProto) -> Names:
     """Give what shadows another tensor a name of its own; returns the names they had by those they have now."""
-    inner = [body for node in all_nodes(bare) for body in bodies(node)]
     parts = (bare.graph, *bare.functions)
+    inner = [body for part in parts for body in inner_graphs(part.node)]
     renaming = _Renaming({name for graph in (*parts, *inner) for name in mentioned(graph)} if inner else set())
     for part in parts if inner else ():
         renaming.in_bodies(part.node, (frozenset(defined(part)),), {})
@@ -91,7 +91,7 @@ def _rename(graph: GraphProto, names: Names) -> None:
 
 def declare(bare: ModelProto) -> None:
     """Let a graph with bodies list whatever its nodes make: bodies may read it, and the nodes may be in any order."""
-    graphs = [bare.graph, *(body for node in all_nodes(bare) for body in bodies(node))]
+    graphs = [bare.graph, *(body for part in (bare.graph, *bare.functions) for body in inner_graphs(part.node))]
     for graph in (graph for graph in graphs if any(any(bodies(node)) for node in graph.node)):
         known = {value.name for value in [*graph.value_info, *graph.output]}
         made = (name for node in graph.node for name in node.output if name and name not in known)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 import onnx_graphsurgeon as gs
-from onnx import GraphProto, ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, helper
 
 from .affine import Array
 from .computing import element_type, narrowed
 from .constants import is_evaluable, value_of
 from .limits import current, within
-from .messages import bodies
+from .messages import inner_graphs
 from .tensors import to_tensor
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
@@ -22,7 +22,7 @@ SMALL = 1024  # elements up to which shape inference is given the values of a te
 
 def unseen(view: gs.Graph) -> dict[str, Array]:
     """The values, by name, that nodes compute and other nodes read whose shapes are not known."""
-    unsure = (n for n in nodes_at_any_depth(view) if not all(is_told(x.shape) for x in n.outputs))
+    unsure = (n for n in nodes_at_any_depth(view) if not all(is_stated(x.shape) for x in n.outputs))
     read = (x for n in unsure for x in n.inputs if x.inputs and x.inputs[0].op != "Constant")
     found = {}
     with within(replace(current(), elements=SMALL)):
@@ -32,7 +32,7 @@ def unseen(view: gs.Graph) -> dict[str, Array]:
     return found
 
 
-def is_told(shape: Any) -> bool:
+def is_stated(shape: Any) -> bool:
     """Whether a shape has a length for each axis, or a name that the file gives it: inference makes up unk__0, .."""
     return shape is not None and all(isinstance(n, int) or (n and not n.startswith("unk__")) for n in shape)
 
@@ -45,17 +45,11 @@ def nodes_at_any_depth(graph: gs.Graph) -> Iterator[Any]:
             yield from nodes_at_any_depth(body)
 
 
-def graphs_at_any_depth(graph: GraphProto) -> Iterator[GraphProto]:
-    yield graph
-    for body in (body for node in graph.node for body in bodies(node)):
-        yield from graphs_at_any_depth(body)
-
-
 def stating(bare: ModelProto, values: dict[str, Array]) -> ModelProto:
     """A copy of a model with Constants in the place of the nodes that compute these values."""
     copy = ModelProto()
     copy.CopyFrom(bare)
-    for graph in graphs_at_any_depth(copy.graph):
+    for graph in (copy.graph, *inner_graphs(copy.graph.node)):
         for node in (node for node in graph.node if node.output and node.output[0] in values):
             node.CopyFrom(constant_node(node, values[node.output[0]]))
     return copy
@@ -67,8 +61,8 @@ def constant_node(node: NodeProto, value: Array) -> NodeProto:
 
 def adopt_shapes(bare: ModelProto, inferred: ModelProto) -> None:
     """Take over what is said of tensors in a copy with the same graphs."""
-    pairs = zip(graphs_at_any_depth(bare.graph), graphs_at_any_depth(inferred.graph), strict=True)
-    for graph, other in pairs:
+    mine, others = ((model.graph, *inner_graphs(model.graph.node)) for model in (bare, inferred))
+    for graph, other in zip(mine, others, strict=True):
         for field in ("value_info", "output"):
             getattr(graph, field).clear()
             getattr(graph, field).extend(getattr(other, field))

@@ -12,10 +12,10 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from .errors import ModelProblem
 from .links import link
-from .messages import bodies
+from .messages import bodies, inner_graphs
 from .native import Failed, guarded
 from .shadows import declare, restore, unshadowed
-from .shapes import SMALL, adopt_shapes, graphs_at_any_depth, stating, unseen
+from .shapes import SMALL, adopt_shapes, stating, unseen
 
 
 def import_view(bare: ModelProto) -> gs.Graph:
@@ -29,8 +29,8 @@ def import_view(bare: ModelProto) -> gs.Graph:
     values = unseen(view)
     if values:
         with suppress(Failed):
-            told = ModelProto.FromString(guarded("shape inference", lambda: inferred(stating(bare, values))))
-            adopt_shapes(bare, told)
+            stated = stating(bare, values)
+            adopt_shapes(bare, ModelProto.FromString(guarded("shape inference", lambda: inferred(stated))))
             view = imported(bare)
     for graph in [view, *view.functions]:
         restore(graph, names)
@@ -99,7 +99,7 @@ def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(bare.graph, field).extend(getattr(source, field))
     bare.graph.initializer.extend(stub(t) for t in source.initializer if t.name not in overridable)
-    for graph in graphs_at_any_depth(bare.graph):
+    for graph in (bare.graph, *inner_graphs(bare.graph.node)):
         graph.initializer.extend(map(dense_stub, graph.sparse_initializer))
         del graph.sparse_initializer[:]
     return bare

@@ -63,7 +63,7 @@ class Stream:
         self.write("".join(f"{COMMAND.sub(ESCAPED, line)}\n" for line in lines))
 
     def line(self, text: object, label: str = "", style: str = "") -> None:
-        """One line, behind a label, with its names made printable; on a terminal it is broken between words."""
+        """One line, after a label, with its names made printable; on a terminal it is broken between words."""
         if self.quiet:
             return
         whole = " ".join(filter(None, (label, printable(str(text)))))

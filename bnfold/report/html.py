@@ -19,7 +19,7 @@ def tag(kind: str, /, *children: Child, **attributes: str | int | None) -> Eleme
 
 
 def append(parent: Element, child: Child) -> None:
-    """Text goes behind what is there, with what cannot be seen spelled out; scripts and styles are our own."""
+    """Text goes after what is there, with what cannot be seen spelled out; scripts and styles are our own."""
     if isinstance(child, Element):
         parent.append(child)
         return

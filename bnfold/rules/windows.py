@@ -42,7 +42,7 @@ def geometry(node: gs.Node, kernel: list[int]) -> list[list[Any]]:
 def reached(length: Dim, taps: int, gap: int, step: int, before: int, after: int, mode: str) -> bool:
     """Whether every window along an axis holds one of its elements; of an axis of unknown length, whatever that is.
 
-    Windows that begin behind the last element are none in ceil_mode, as ONNX has it.
+    Windows that begin after the last element are none in ceil_mode, as ONNX has it.
     """
     span, same = (taps - 1) * gap, mode.startswith("SAME")
     if not isinstance(length, int):  # one that is longer than the distance of two taps is not missed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto
 
-from .net import F16, F32, Scope, Value, need
+from .net import F16, F32, File, Scope, Value, need
 from .stores import cast, plain
 
 NARROW = {  # element types that round: since which opset a Cast knows them, and the least IR version
@@ -55,18 +55,17 @@ def cast_like(g: Scope, value: np.ndarray, kind: int) -> Value:
     return cast(g, g.emit("CastLike", [plain(g, value, kind), like], saturate=saturate)[0], kind)
 
 
+def stored_kinds(f: File) -> list[str]:
+    """The element types of quantized weights that the file may hold."""
+    four = ["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []
+    return ["INT8", "UINT8", *four, *(EIGHT if f.opset >= 19 and f.ir >= 9 else [])]
+
+
 def dequantized(g: Scope, value: np.ndarray, kind: int) -> Value:
     """Stored integers (or 8-bit floats) with one scale, one per row, or one per block."""
     f = g.file
     need(f.opset >= 10 and (kind == F32 or (f.opset >= 19 and kind == F16)))
-    name = f.pick(
-        [
-            "INT8",
-            "UINT8",
-            *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []),
-            *(EIGHT if f.opset >= 19 and f.ir >= 9 else []),
-        ]
-    )
+    name = f.pick(stored_kinds(f))
     low, high = INTEGERS.get(name, (-8, 8))
     codes = np.clip(value * 40 if high > 20 else value * 4, low, high)
     rows, axis, block = scales(g, value)
@@ -96,14 +95,7 @@ def requantized(g: Scope, value: np.ndarray, kind: int) -> Value:
     """A float weight through QuantizeLinear and DequantizeLinear."""
     f = g.file
     need(f.opset >= 10 and (kind == F32 or (f.opset >= 19 and kind == F16)))
-    name = f.pick(
-        [
-            "INT8",
-            "UINT8",
-            *(["INT4", "UINT4"] if f.opset >= 21 and f.ir >= 10 else []),
-            *(EIGHT if f.opset >= 19 and f.ir >= 9 else []),
-        ]
-    )
+    name = f.pick(stored_kinds(f))
     rows, axis, block = scales(g, value)
     size = {"INT4": 4, "UINT4": 4}.get(name, 40)
     scale = plain(g, f.rng.uniform(0.5, 2, rows) / size, kind, "scale")
