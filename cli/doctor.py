@@ -15,8 +15,8 @@ def doctor(
 
     Exits 0 if the providers of --ep work, 4 if one does not; the others are for information.
     """
-    from bnfold.verification.doctor import doctor as look
-    from bnfold.verification.providers import ways
+    from bnfold.runtime.doctor import doctor as look
+    from bnfold.runtime.providers import ways
     from bnfold_cli import console
     from bnfold_cli.places import require_places
 

@@ -188,7 +188,7 @@ def test_a_missing_model_is_a_model_problem(tmp_path: Path) -> None:
 
 
 def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnfold.verification import child
+    from bnfold.process import child
 
     def crash(job: str, request: object, **limits: float) -> dict[str, object]:
         raise child.Crashed("onnxruntime, loading the original model crashed (SIGSEGV)")

@@ -21,7 +21,7 @@ from bnfold.bench.settings import Setting, settings
 from bnfold.bench.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
 from bnfold.installed import install
-from bnfold.verification import sessions
+from bnfold.runtime import sessions
 from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
 from tests.test_bench import dense
@@ -364,7 +364,7 @@ def test_all_options_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
     provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnfold.verification import child
+    from bnfold.process import child
 
     missing = {"libcudart.so.13": "libcudart.so.13: cannot open shared object file: No such file or directory"}
     answer = {"offered": True, "libraries": missing, "ran_on": [], "said": "", "versions": {"onnxruntime": "1"}}

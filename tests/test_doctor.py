@@ -15,12 +15,13 @@ import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.installed import install, pip, runtimes
-from bnfold.verification import child, libraries, probe, sessions
-from bnfold.verification import doctor as doctoring
-from bnfold.verification.doctor import diagnosed, doctor, examined, missing, require
-from bnfold.verification.driver import driver
-from bnfold.verification.providers import PROVIDERS
-from bnfold.verification.sessions import CPU
+from bnfold.process import child
+from bnfold.runtime import doctor as doctoring
+from bnfold.runtime import libraries, probe, sessions
+from bnfold.runtime.doctor import diagnosed, doctor, examined, missing, require
+from bnfold.runtime.driver import driver
+from bnfold.runtime.providers import PROVIDERS
+from bnfold.runtime.sessions import CPU
 from bnfold_cli.main import run
 
 ABSENT = "{}: cannot open shared object file: No such file or directory"

@@ -14,7 +14,7 @@ from bnfold import limits
 from bnfold.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
 from bnfold.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
-from bnfold.verification import child
+from bnfold.process import child
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed

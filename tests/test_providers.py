@@ -19,15 +19,17 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.verification import child, opened, placement, providers, sessions, verify, verifying
-from bnfold.verification.copies import jittered
-from bnfold.verification.doctor import examined
+from bnfold.process import child
+from bnfold.runtime import placement, providers, sessions
+from bnfold.runtime.copies import jittered
+from bnfold.runtime.doctor import examined
+from bnfold.runtime.placement import Node
+from bnfold.runtime.providers import STRICT, Way
+from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
+from bnfold.verification import opened, verify, verifying
 from bnfold.verification.inputs import Case, shapes
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
-from bnfold.verification.placement import Node
-from bnfold.verification.providers import STRICT, Way
-from bnfold.verification.sessions import CPU, CUDA, TENSORRT
 from bnfold_cli.main import run
 from tests.benchmarks import latency_cuda, on_gpu
 from tests.test_verify_verdicts import level

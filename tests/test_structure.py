@@ -15,7 +15,15 @@ from tests import shape_of_the_code
 
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = ["display", "errors", "installed", "progress", "limits", "files", "interrupts", "journal", "temporary", "staging", "plots", "junit", "moments", "processors", "native", "affine", "messages", "bounds", "datafiles", "wire", "tensors", "promises", "casting", "computing", "constants", "graph", "rules", "plan", "fates", "affine_nodes", "branches", "links", "shadows", "shapes", "view", "scopes", "workbench", "cleanup", "external", "validity", "models", "onnx_io", "inlining", "folding", "pipeline", "worker", "engines", "selection", "fleet", "demo", "recalibration", "report"]  # fmt: skip
-APART = ("verification", "bench", "train", "feeds", "evaluation")  # rooms that know nothing of how folding works
+APART = (
+    "process",
+    "runtime",
+    "verification",
+    "bench",
+    "train",
+    "feeds",
+    "evaluation",
+)  # rooms that know nothing of how folding works
 BASE = "display errors installed progress limits files interrupts journal temporary staging plots messages bounds datafiles junit moments processors models onnx_io tensors"
 CORE = {*ORDER} - {*BASE.split()}
 

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 
 from bnfold import fold, verify
 from bnfold.folding import FoldResult
-from bnfold.verification import sessions
+from bnfold.runtime import sessions
 from tests.build import BN, assert_same, build, feeds
 from tests.reference import evaluate
 from tests.test_dtypes import in_type, stored

@@ -14,7 +14,8 @@ import pytest
 
 from bnfold.errors import ModelProblem
 from bnfold.limits import Limits, within
-from bnfold.verification import child, verify, verifying
+from bnfold.process import child
+from bnfold.verification import verify, verifying
 from tests.verify_nets import CONV, GEMM, one_channel
 
 
@@ -52,6 +53,8 @@ def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     ours = {name for name in loaded if name.startswith("bnfold")}
     rooms = (
+        "process",
+        "runtime",
         "verification",
         "bench",
         "display",

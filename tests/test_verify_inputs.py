@@ -9,12 +9,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import UsageProblem
-from bnfold.verification.copies import exposed, jittered, tamed
+from bnfold.runtime.copies import exposed, jittered, tamed
+from bnfold.runtime.sessions import CPU, CUDA, checked, options
 from bnfold.verification.dimensions import candidates, dynamic
 from bnfold.verification.inputs import Case, cases, feeds
 from bnfold.verification.measure import Tally
 from bnfold.verification.regions import edited, shape_of_graph, shared, undone
-from bnfold.verification.sessions import CPU, CUDA, checked, options
 
 
 def parse(

@@ -11,7 +11,7 @@ import torch
 
 import bnfold
 from bnfold.processors import threads
-from bnfold.verification import sessions
+from bnfold.runtime import sessions
 from bnfold.verification.oracle import Oracle
 from tests.zoo_models import data
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from ..verification.sessions import CPU
+from ..runtime.sessions import CPU
 from .results import Block, Cell, medians
 from .runner import MODELS
 from .settings import Setting

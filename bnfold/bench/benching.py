@@ -11,9 +11,9 @@ from .. import processors, temporary
 from ..errors import FOREVER, Inconclusive, require_within
 from ..installed import require_runtime
 from ..models import Model
+from ..process import child
 from ..progress import tell
-from ..verification import child
-from ..verification.doctor import require
+from ..runtime.doctor import require
 from ..verification.verifying import described, located
 from .answers import blocks, cell, notes
 from .environment import environment

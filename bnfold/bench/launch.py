@@ -14,7 +14,7 @@ from typing import Any
 
 import onnx
 
-from ..verification.child import stage
+from ..process.child import stage
 from ..verification.inputs import Case, feeds
 from ..verification.windows import Array
 from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, bytes_of, calls, placed, runner

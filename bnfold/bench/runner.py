@@ -13,9 +13,9 @@ from typing import Any
 
 from ..errors import ModelProblem
 from ..installed import runtime
-from ..verification import libraries, placement, providers, sessions
-from ..verification.child import stage
-from ..verification.sessions import CannotRun
+from ..process.child import stage
+from ..runtime import libraries, placement, providers, sessions
+from ..runtime.sessions import CannotRun
 from ..verification.windows import Array
 from .settings import Setting
 from .statistics import steady

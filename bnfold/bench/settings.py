@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import UsageProblem
+from ..runtime.providers import PROVIDERS, Chain, Way, chain
 from ..verification.asked import require_sizes
-from ..verification.providers import PROVIDERS, Chain, Way, chain
 
 LEVELS = ("off", "default")
 MODES = {

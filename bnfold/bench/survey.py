@@ -12,16 +12,16 @@ import onnx
 from ..errors import ModelProblem
 from ..installed import runtime
 from ..messages import counts
-from ..verification import libraries, providers, sessions
+from ..process.child import stage
+from ..runtime import libraries, providers, sessions
+from ..runtime.probe import versions
+from ..runtime.providers import Way
+from ..runtime.sessions import CannotRun
 from ..verification.asked import require_dynamic
-from ..verification.child import stage
 from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
-from ..verification.probe import versions
-from ..verification.providers import Way
 from ..verification.regions import shape_of_graph
-from ..verification.sessions import CannotRun
 from .runner import MODELS, opened
 from .settings import Setting
 

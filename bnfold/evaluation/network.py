@@ -13,8 +13,8 @@ from .. import onnx_io
 from ..errors import ModelProblem
 from ..feeds.card import Array, Card, fitting
 from ..processors import threads
+from ..runtime import sessions
 from ..train.normalization import Normalization
-from ..verification import sessions
 from .crops import crops
 from .labelled import Batch, Labelled, ready
 

@@ -14,8 +14,8 @@ from onnx import helper
 
 from ..errors import ModelProblem
 from ..limits import current
+from ..runtime.protos import fed, shape
 from ..train.normalization import Normalization
-from ..verification.protos import fed, shape
 
 Array = npt.NDArray[Any]
 DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what reading metadata may raise

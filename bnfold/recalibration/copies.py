@@ -10,8 +10,8 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ..messages import all_tensors, bodies
+from ..runtime.protos import fed, stored
 from ..tensors import read, to_tensor
-from ..verification.protos import fed, stored
 from .norms import attribute
 
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT

@@ -12,7 +12,7 @@ import onnx
 from onnx import NodeProto
 
 from ..messages import is_batch_norm
-from ..verification.protos import fed
+from ..runtime.protos import fed
 from .norms import reads
 
 RANDOM = ("RandomNormal", "RandomUniform")

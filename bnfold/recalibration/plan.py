@@ -12,7 +12,7 @@ from onnx import NodeProto, helper
 from ..errors import ModelProblem
 from ..messages import is_batch_norm
 from ..rounding import widened as as_float64
-from ..verification.protos import stored as stored_tensors
+from ..runtime.protos import stored as stored_tensors
 from . import copies
 from .levels import Levels
 from .norms import MEAN, VAR, Norm, Statistics, require_supported

@@ -16,7 +16,7 @@ from ..feeds.card import Card
 from ..feeds.chunks import Chunks
 from ..installed import require_runtime
 from ..models import Model
-from ..verification.protos import fed
+from ..runtime.protos import fed
 from . import copies
 from .asked import Options
 from .drift import COLUMNS, Drift, Fit, Sample

@@ -15,8 +15,8 @@ from onnx import NodeProto, TensorProto, helper
 from ..errors import ModelProblem
 from ..moments import Array
 from ..processors import threads
+from ..runtime import sessions
 from ..tensors import read, to_tensor
-from ..verification import sessions
 from .levels import Levels, Segment
 from .norms import MEAN, VAR, Norm, Statistics
 

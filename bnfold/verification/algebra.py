@@ -19,13 +19,13 @@ import onnx
 from onnx import helper
 
 from .. import progress
-from .copies import without_data
+from ..runtime.copies import without_data
+from ..runtime.protos import FLOATS, produced
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .inputs import feeds
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
 from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
-from .protos import FLOATS, produced
 from .records import finite
 from .regions import changed
 from .results import Derived

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 
-from .protos import FLOATS, every_node, graphs
+from ..runtime.protos import FLOATS, every_node, graphs
 
 TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_datatype", "output_dtype"})
 

@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 
 from ..datafiles import opened
 from ..errors import ModelProblem, UsageProblem, first_line
+from ..runtime.protos import fed
 from .asked import Sizes, named_sizes
-from .protos import fed
 from .windows import Array
 
 

@@ -11,9 +11,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..limits import current
+from ..runtime.protos import FLOATS, fed, shape, stored
 from .dimensions import Sizes, shapes_of
 from .given import loaded
-from .protos import FLOATS, fed, shape, stored
 from .windows import Array
 
 _INTEGERS = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}

@@ -12,9 +12,9 @@ from dataclasses import replace
 import onnx
 from onnx import helper
 
-from .copies import without_data
+from ..runtime.copies import without_data
+from ..runtime.protos import FLOATS, produced, subgraphs
 from .oracle import Oracle
-from .protos import FLOATS, produced, subgraphs
 from .regions import shared
 from .trial import SMALL, Trial
 

@@ -12,8 +12,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from ..runtime.protos import domain, fed, stored
 from .operators import Slice
-from .protos import domain, fed, stored
 from .windows import Array
 
 FIXED = frozenset(  # operators of which every runtime makes the same numbers

@@ -10,21 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from . import libraries, sessions
+from ..process.child import stage
+from ..runtime import libraries, sessions
+from ..runtime.protos import produced
+from ..runtime.providers import without_tensorrt
+from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .channels import by_channel
-from .child import stage
 from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
 from .loading import placed
 from .measure import Tally, is_unsteady
 from .opened import Opened, opened, placements
 from .oracle import CannotEvaluate
-from .protos import produced
-from .providers import without_tensorrt
 from .records import record
 from .regions import shape_of_graph, undone
-from .sessions import CannotRun
 from .trial import WORK, Trial, prepared, require_drawn, sized, truth
 from .windows import Array
 

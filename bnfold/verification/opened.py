@@ -11,14 +11,14 @@ from typing import Any
 
 import onnx
 
-from . import providers, sessions
-from .child import stage
-from .copies import exposed, jittered
+from ..process.child import stage
+from ..runtime import providers, sessions
+from ..runtime.copies import exposed, jittered
+from ..runtime.placement import Placement, assigned, idle, placement, ran
+from ..runtime.providers import Shapes
+from ..runtime.sessions import CannotRun
 from .inputs import Case, shapes
 from .loading import placed
-from .placement import Placement, assigned, idle, placement, ran
-from .providers import Shapes
-from .sessions import CannotRun
 from .trial import JITTERS, Trial, session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike

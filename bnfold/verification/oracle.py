@@ -16,10 +16,10 @@ from onnx.reference import ReferenceEvaluator
 
 from ..bounds import expanded
 from ..progress import tell
+from ..runtime.protos import called, opset, subgraphs
 from .doubles import doubled
 from .known import settled
 from .operators import REPLACED, Resize10
-from .protos import called, opset, subgraphs
 from .windows import Array
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from ..runtime.protos import FLOATS, called, produced, stored, subgraphs
 from .impulses import MIXING, NotDerived
-from .protos import FLOATS, called, produced, stored, subgraphs
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]

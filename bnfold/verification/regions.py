@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from .protos import produced, stored, subgraphs
+from ..runtime.protos import produced, stored, subgraphs
 
 
 def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from ..display import Shown, Table
 from ..junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
-from .placement import Placement
-from .providers import Way
+from ..runtime.placement import Placement
+from ..runtime.providers import Way
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more

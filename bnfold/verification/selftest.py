@@ -14,9 +14,9 @@ from ..display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..models import Model
 from ..progress import each
+from ..runtime.protos import stored
 from .impulses import MIXING
 from .loading import load
-from .protos import stored
 from .regions import changed
 from .verifying import located, verify
 from .windows import Array

@@ -10,9 +10,9 @@ import onnx
 
 from ..errors import first_line
 from ..messages import counts
-from .child import stage
+from ..process.child import stage
+from ..runtime.protos import fed
 from .loading import load
-from .protos import fed
 from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add

@@ -12,22 +12,22 @@ import numpy as np
 import onnx
 
 from ..errors import ModelProblem
+from ..process.child import stage
 from ..processors import threads
-from . import providers, sessions
+from ..runtime import providers, sessions
+from ..runtime.copies import tamed
+from ..runtime.placement import named
+from ..runtime.protos import produced
+from ..runtime.providers import Chain, Way
+from ..runtime.sessions import CannotRun
 from .asked import combined, files
-from .child import stage
-from .copies import tamed
 from .dimensions import Sizes, candidates
 from .given import sizes_of
 from .inputs import CannotFeed, Case, cases, feeds
 from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
-from .placement import named
-from .protos import produced
-from .providers import Chain, Way
 from .regions import MOVES, edited, shared
 from .results import Derived
-from .sessions import CannotRun
 from .windows import Array
 
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.

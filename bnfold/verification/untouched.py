@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from .protos import called, every_node, subgraphs
+from ..runtime.protos import called, every_node, subgraphs
 
 Name = tuple[int, str]  # the number of the graph that defines it, and the name
 Digests = dict[tuple[str, Name], list[bytes]]  # by kind of message and name, in the order of the file

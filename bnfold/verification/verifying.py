@@ -15,13 +15,13 @@ from .. import temporary
 from ..errors import FOREVER, UsageProblem, require_within
 from ..installed import require_runtime
 from ..models import Model, given
-from . import child
+from ..process import child
+from ..runtime.doctor import require
+from ..runtime.placement import POLICIES, Placement
+from ..runtime.providers import MATHS, Way, ways
 from .asked import require_sizes
-from .doctor import require
 from .judge import judge
 from .loading import found, placed
-from .placement import POLICIES, Placement
-from .providers import MATHS, Way, ways
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped

@@ -21,7 +21,7 @@ import onnx
 
 import bnfold
 from bnfold.bench.environment import environment
-from bnfold.verification import sessions
+from bnfold.runtime import sessions
 from bnfold.verification.dimensions import candidates
 from bnfold.verification.inputs import Case, feeds
 from bnfold.verification.selftest import Site, by_member, folded_sites, with_fault

@@ -23,10 +23,10 @@ import bnfold
 from bnfold.bench import benchmark
 from bnfold.bench.environment import environment
 from bnfold.errors import EnvironmentProblem
+from bnfold.runtime.doctor import Diagnosis, doctor
+from bnfold.runtime.providers import PROVIDERS
 from bnfold.verification import Verification, verify
 from bnfold.verification.dimensions import dynamic
-from bnfold.verification.doctor import Diagnosis, doctor
-from bnfold.verification.providers import PROVIDERS
 from bnfold.verification.results import Level
 
 SCHEMA = "bnfold.on_gpu/1"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ..errors import EnvironmentProblem, UsageProblem
 from ..installed import install, mixture, replaced, runtimes
-from . import child
+from ..process import child
 from .libraries import ABSENT, DRIVER, source
 from .providers import PROVIDERS
 

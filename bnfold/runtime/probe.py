@@ -19,8 +19,8 @@ from onnx import numpy_helper
 
 from ..errors import EnvironmentProblem
 from ..installed import runtime
+from ..process.child import stage
 from . import libraries, sessions
-from .child import stage
 from .driver import driver
 from .placement import ran
 from .providers import Way, chain

@@ -28,14 +28,14 @@ from ..progress import Listener, heard, tell
 JOBS = {  # the only functions a child runs: name -> module, function
     "structure": ("bnfold.verification.structure", "check"),
     "numbers": ("bnfold.verification.numbers", "compare"),
-    "probe": ("bnfold.verification.probe", "probe"),
+    "probe": ("bnfold.runtime.probe", "probe"),
     "launch": ("bnfold.bench.launch", "launch"),
     "survey": ("bnfold.bench.launch", "survey"),
     "alone": ("bnfold.bench.launch", "alone"),
-    "crash": ("bnfold.verification.child", "_crash"),
+    "crash": ("bnfold.process.child", "_crash"),
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}
-_START = "import sys; sys.path.append(sys.argv[1]); from bnfold.verification.child import serve; serve(*sys.argv[2:])"
+_START = "import sys; sys.path.append(sys.argv[1]); from bnfold.process.child import serve; serve(*sys.argv[2:])"
 PAUSE = 0.25  # seconds between two looks at what a child holds, and at how far it is
 PROGRESS = "progress"
 # Many small matrix products: the threads of numpy's library would mostly wait for each other.

@@ -1,0 +1,1 @@
+"""Child processes for work that native code may not survive."""
