@@ -123,7 +123,7 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: int) -> Non
     """Nor does the one that nobody can handle, once the next child has been started."""
     script = (
         "from bnfold.interrupts import interruptible; interruptible()\n"
-        "from bnfold.verification import child; print('up', flush=True); child.run('crash', {'seconds': 60}, seconds=60)"
+        "from bnfold.process import child; print('up', flush=True); child.run('crash', {'seconds': 60}, seconds=60)"
     )
     around = {**os.environ, "TMPDIR": str(tmp_path / "t"), "XDG_STATE_HOME": str(tmp_path / "state")}
     (tmp_path / "t").mkdir()
@@ -138,7 +138,7 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: int) -> Non
         process.communicate()
         if number != signal.SIGKILL:
             assert [*(tmp_path / "t").iterdir()] == []
-    crash = "from bnfold.verification import child\ntry: child.run('crash', {}, seconds=60)\nexcept Exception: pass"
+    crash = "from bnfold.process import child\ntry: child.run('crash', {}, seconds=60)\nexcept Exception: pass"
     subprocess.run([sys.executable, "-c", crash], env=around, check=True)
     assert [*(tmp_path / "t").iterdir()] == []
     assert [*(tmp_path / "state").iterdir()] == []
