@@ -22,7 +22,7 @@ Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The model that should compute the same.")]
 Effort = Annotated[str, typer.Option(help="fast (three inputs, seconds) or full.")]
 Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to compare at.")]
-Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
 Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")]

@@ -207,7 +207,11 @@ def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
     around = {"load_average": [0.0], "processors_usable": 2, "gpus": [{"clocks_event_reasons": ["GpuIdle"]}]}
     around["gpus_after"] = [{"clocks_event_reasons": ["SwThermalSlowdown"]}]
     bound = cell(calm, calm, gpu, placed=placed, enqueue_ms=[1.9, 1.9])
-    found = " ".join(answers.notes(around, {"cuda": {"same_graph": True}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]))
+    found = " ".join(
+        answers.notes(
+            around, {"cuda": {"same_graph": True, "binds_cpu": False}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]
+        )
+    )
     for words in ("same graph on cuda", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
         assert words in found
 
@@ -385,7 +389,15 @@ class Launches:
     def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
         if job == "survey":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
-            return {**FACTS, "sized": sized, "nodes": {}, "same_graph": False, "build": "b", "loaded": {}}
+            return {
+                **FACTS,
+                "sized": sized,
+                "nodes": {},
+                "same_graph": False,
+                "build": "b",
+                "loaded": {},
+                "binds_cpu": False,
+            }
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1

@@ -24,6 +24,7 @@ from bnfold.runtime import placement, providers, sessions
 from bnfold.runtime.copies import jittered
 from bnfold.runtime.doctor import examined
 from bnfold.runtime.placement import Node
+from bnfold.runtime.plugins import PLUGINS
 from bnfold.runtime.providers import STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
 from bnfold.verification import opened, verify, verifying
@@ -36,6 +37,7 @@ from tests.test_verify_verdicts import level
 from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped
 
 WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("tensorrt"))
+RTX = Way("tensorrt-rtx")
 
 
 # What onnxruntime is asked for
@@ -63,18 +65,22 @@ CHAINS = {
         (TENSORRT, {"trt_engine_cache_enable": "True"}),
         (CUDA, {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}),
     ],
+    RTX: [(PLUGINS["tensorrt-rtx"].name, {"trt_engine_cache_enable": "True"}), (CPU, {})],
 }
 
 
 @pytest.mark.parametrize("way", CHAINS, ids=str)
 def test_providers_and_their_options(way: Way) -> None:
     assert providers.chain(way, {"trt_engine_cache_enable": "True"}) == CHAINS[way]
-    assert providers.without_tensorrt(way) == [pair for pair in CHAINS[way] if pair[0] != TENSORRT]
+    assert providers.without_tensorrt(way) == CHAINS[way][-1:]
 
 
 def test_only_tensorrt_needs_the_environment_against_tf32() -> None:
-    assert {way: way.environment for way in WAYS if way.environment} == {
-        Way("tensorrt", STRICT): {"NVIDIA_TF32_OVERRIDE": "0"}
+    ways = (*WAYS, RTX, Way("tensorrt-rtx", STRICT))
+    without = {"NVIDIA_TF32_OVERRIDE": "0"}
+    assert {way: way.environment for way in ways if way.environment} == {
+        Way("tensorrt", STRICT): without,
+        Way("tensorrt-rtx", STRICT): without,
     }
 
 
@@ -86,17 +92,19 @@ def test_float32_is_float32_but_where_a_gpu_runs_as_it_serves() -> None:
 RUNS = [{"x": [2, 3, 8, 8], "n": [4]}, {"x": [1, 3, 40, 8], "n": [4]}]
 
 
-def test_a_tensorrt_engine_takes_the_shapes_of_every_input() -> None:
-    assert providers.profile(RUNS) == {
-        "trt_profile_min_shapes": "x:1x3x8x8,n:4",
-        "trt_profile_opt_shapes": "x:2x3x8x8,n:4",
-        "trt_profile_max_shapes": "x:2x3x40x8,n:4",
+@pytest.mark.parametrize(("provider", "start"), [("tensorrt", "trt"), ("tensorrt-rtx", "nv")])
+def test_a_tensorrt_engine_takes_the_shapes_of_every_input(provider: str, start: str) -> None:
+    assert providers.profile(Way(provider), RUNS) == {
+        f"{start}_profile_min_shapes": "x:1x3x8x8,n:4",
+        f"{start}_profile_opt_shapes": "x:2x3x8x8,n:4",
+        f"{start}_profile_max_shapes": "x:2x3x40x8,n:4",
     }
+    assert providers.profile(Way("cuda"), RUNS) == providers.cached(Way("cuda"), "/tmp/cache", "a") == {}
 
 
 @pytest.mark.parametrize("runs", [[], [{}], [{"x:0": [1]}], [{"a,b": [1]}]])
 def test_no_profile_where_shapes_are_fixed_or_names_cannot_be_written(runs: list[dict[str, list[int]]]) -> None:
-    assert providers.profile(runs) == {}
+    assert providers.profile(Way("tensorrt"), runs) == {}
 
 
 def test_profiles_are_for_inputs_whose_shape_is_not_fixed() -> None:
@@ -107,9 +115,9 @@ def test_profiles_are_for_inputs_whose_shape_is_not_fixed() -> None:
     assert shapes(graph, Case("normal", 0, 5), {}) == {"x": [5, 3]}
 
 
-def engine(model: onnx.ModelProto) -> dict[str, str]:
+def engine(model: onnx.ModelProto, way: Way = WAYS[-1]) -> dict[str, str]:
     digest = opened.digest(model.SerializeToString())
-    return {**providers.cached("/tmp/cache", digest), **providers.profile(RUNS)}
+    return {**providers.cached(way, "/tmp/cache", digest), **providers.profile(way, RUNS)}
 
 
 def test_engines_are_kept_apart_by_the_models_sha256_and_share_their_timings() -> None:
@@ -118,12 +126,17 @@ def test_engines_are_kept_apart_by_the_models_sha256_and_share_their_timings() -
     assert {name for name in one if one[name] != two[name]} == {"trt_engine_cache_prefix"}
     assert one == engine(CONV.original(weights))
     assert one["trt_timing_cache_path"] == "/tmp/cache"
+    kept = [
+        engine(CONV.original({**weights, "w": w}), RTX)["nv_runtime_cache_path"]
+        for w in (weights["w"], weights["w"] + 1)
+    ]
+    assert len(set(kept)) == 2
+    assert all(path.startswith("/tmp/cache/") for path in kept)
 
 
 def test_every_option_is_one_that_onnxruntime_documents() -> None:
-    full = engine(CONV.original(CONV.weights(0)))
-    for way in WAYS:
-        for provider, options in providers.chain(way, full):
+    for way in (*WAYS, RTX):
+        for provider, options in providers.chain(way, engine(CONV.original(CONV.weights(0)), way)):
             assert sessions.checked(provider, options) == options
     with pytest.raises(UsageProblem, match="has no option 'trt_timing_cache'"):
         sessions.checked(TENSORRT, {"trt_timing_cache": "True"})
@@ -500,7 +513,7 @@ def files(tmp_path: Path) -> list[str]:
     return [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
     provider: str, files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -511,7 +524,7 @@ def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [f"error: {health.name} cannot run here: {health.why}", f"hint: {health.fix}"]
-    assert "missing" in health.why or "installed without it" in health.why
+    assert any(words in health.why for words in ("missing", "installed without it", "is not installed"))
     assert "pip install" in health.fix or "driver" in health.fix
     with pytest.raises(EnvironmentProblem):
         verify(files[0], files[0], providers=[provider])

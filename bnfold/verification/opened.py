@@ -69,10 +69,10 @@ def _load(
     """A session whose placement is `proved` keeps its engine as well; the others build theirs anew, as others would."""
     stage(f"onnxruntime, loading {label} with graph optimization {level}")
     held = placed(model, trial.folder)
-    engine, profile = providers.profile(runs), ""
+    engine, profile = providers.profile(trial.way, runs), ""
     if proved:
         profile = f"{trial.folder}/ran{next(_numbers)}"
-        engine |= providers.cached(trial.folder, f"{digest(held)[:16]}-{level}")
+        engine |= providers.cached(trial.way, trial.folder, f"{digest(held)[:16]}-{level}")
     try:
         return session(trial, held, level, providers.chain(trial.way, engine), profile)
     except CannotRun as why:

@@ -53,12 +53,12 @@ def verify(
     (outputs), against a float64 evaluation of the original that shares no code with fold or runtime. `effort` is `fast`
     (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
 
-    `providers` are cpu, cuda and tensorrt. The GPU's run with each of `maths`: strict float32 arithmetic, and the
-    provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any.
-    `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
-    gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
-    `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
-    (`FoldResult.sites`): everything beside them must be the same to the last byte. `allow_external_outside` reads
+    `providers` are cpu, cuda, tensorrt and tensorrt-rtx. The GPU's run with each of `maths`: strict float32 arithmetic,
+    and the provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or
+    any. `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones.
+    `dims` gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs.
+    After `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the
+    fold (`FoldResult.sites`): everything beside them must be the same to the last byte. `allow_external_outside` reads
     external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
