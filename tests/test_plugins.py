@@ -13,27 +13,32 @@ import sys
 import types
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
+from onnx import numpy_helper
 
-from bnfold.bench import runner
+import bnfold
+from bnfold.bench import benching, launch, runner
 from bnfold.bench.settings import Setting
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.installed import install, pip, runtimes
 from bnfold.process import child
 from bnfold.runtime import doctor as doctoring
-from bnfold.runtime import libraries, placement, plugins, probe, sessions
+from bnfold.runtime import libraries, placement, plugins, probe, providers, sessions
 from bnfold.runtime.doctor import diagnosed
 from bnfold.runtime.plugins import PLUGINS, Plugin
 from bnfold.runtime.providers import Way, chain
+from bnfold.verification import verifying
 from bnfold_cli.main import run
 from tests.test_doctor import GPU, found_by_probe
-from tests.verify_nets import GEMM
+from tests.verify_nets import GEMM, run_here
 
 RTX = PLUGINS["tensorrt-rtx"]
 FAKE = Plugin(
@@ -134,10 +139,17 @@ def test_options_are_checked_against_the_version_that_is_installed(monkeypatch: 
     installed["onnxruntime-ep-nv-tensorrt-rtx-cu13"] = "0.4.0"
     with pytest.raises(UsageProblem, match="0.4.0 has no option 'nv_persistent_context_memory', which 0.5.0 has"):
         sessions.checked(RTX.name, {"nv_persistent_context_memory": "1"})
-    assert "8.0 or later" in RTX.why_not()
+    assert RTX.served() == ("8.0+",)
     installed["onnxruntime-ep-nv-tensorrt-rtx-cu13"] = "0.5.0"
     assert sessions.checked(RTX.name, {"nv_persistent_context_memory": "1"})
-    assert "8.6, 8.9, and 12.0" in RTX.why_not()
+    assert RTX.served() == ("8.6", "8.9", "12.0+")
+    assert [RTX.serving(each) for each in ("7.5", "8.6", "9.0", "10.0", "12.1")] == [
+        "",
+        "0.5.0",
+        "0.4.0",
+        "0.4.0",
+        "0.5.0",
+    ]
 
 
 def test_bound_tensors_are_in_the_memory_that_a_plugin_offers(fake: Any) -> None:
@@ -170,9 +182,13 @@ def test_a_device_that_a_plugin_does_not_serve_is_named(monkeypatch: pytest.Monk
     driver = {**GPU, "gpus": [{"name": "NVIDIA H100", "uuid": "GPU-1", "capability": "9.0"}]}
     why, fix = diagnosed("tensorrt-rtx", found_by_probe(said="it offers no device", devices=[], driver=driver))
     assert why == (
-        "it offers no device; the driver lists NVIDIA H100 (compute capability 9.0); "
-        "onnxruntime-ep-nv-tensorrt-rtx-cu13 0.5.0 serves compute capability 8.6, 8.9, and 12.0 or later"
+        "it offers no device; the driver lists NVIDIA H100 (9.0); "
+        "onnxruntime-ep-nv-tensorrt-rtx-cu13 0.5.0 serves compute capability 8.6, 8.9, 12.0 or later"
     )
+    other = pip("install", "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.4.0")
+    assert fix == f"{other}, which serves this GPU."
+    driver["gpus"][0]["capability"] = "7.5"
+    _, fix = diagnosed("tensorrt-rtx", found_by_probe(said="it offers no device", devices=[], driver=driver))
     assert fix.startswith("Use another provider")
 
 
@@ -280,10 +296,15 @@ needs_ggml = pytest.mark.skipif(find_spec("onnxruntime_ggml") is None, reason="n
 @pytest.fixture
 def ggml(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType(GGML.package)
+    module.__spec__ = ModuleSpec(GGML.package, None)
     module.get_library_path = lambda: __import__("onnxruntime_ggml").library_path()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, GGML.package, module)
     monkeypatch.setitem(plugins.PLUGINS, "ggml", GGML)
     monkeypatch.setitem(sessions.PROVIDER_OPTIONS, GGML.name, frozenset(GGML.options))
+    monkeypatch.setitem(providers.PROVIDERS, "ggml", GGML.name)
+    monkeypatch.setitem(providers.LEAVES_TO, "ggml", "cpu")
+    for name, value in (("WEIGHTS", "f32"), ("LOG", "error")):
+        monkeypatch.setenv(f"ORT_GGML_{name}", value)
 
 
 @needs_ggml
@@ -308,6 +329,42 @@ def test_the_nodes_of_a_session_on_a_plugin_are_proved_to_be_there(tmp_path: Pat
     np.testing.assert_array_equal(submit.args[0].copy_outputs_to_cpu()[0], direct)
     assert runner.memory(Way("ggml")) == {"device_type": "cpu"}
     assert {node.provider for node in placement.ran(sessions.finish(session))} == {"ggml"}
+
+
+def scaled(lines: str, **constants: np.ndarray) -> onnx.ModelProto:
+    """A model from a float[4,16] x to a float[4,16] y."""
+    start = '<ir_version: 8, opset_import: ["" : 17]> g (float[4,16] x) => (float[4,16] y)'
+    model = onnx.parser.parse_model(f"{start} {{ {lines} }}")
+    made = (numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items())
+    model.graph.initializer.extend(made)
+    return model
+
+
+@needs_ggml
+@pytest.mark.usefixtures("ggml")
+def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+    monkeypatch.setattr(verifying, "require", list)
+    r = np.random.default_rng(0)
+    w, s = r.standard_normal((16, 16)), r.uniform(0.5, 2, 16)
+    original = scaled("h = MatMul (x, w) y = Mul (h, s)", w=w, s=s)
+    how: dict[str, Any] = {"providers": ["ggml"], "levels": ["off"], "placement": "strict"}
+    found = bnfold.verify(original, scaled("y = MatMul (x, w)", w=w * s), **how)
+    assert found.passed, found.reasons
+    assert [each.title for each in found.levels] == ["ggml off, strict math", "ggml off, default math"]
+    assert all(set(placed.ran) == {"ggml"} for each in found.levels for placed in each.placements)
+    wrong = bnfold.verify(original, scaled("y = MatMul (x, w)", w=w * s * (np.arange(16) != 3)), **how)
+    assert wrong.verdict == "FAIL"
+
+    jobs = {"launch": launch.launch, "survey": launch.survey, "alone": launch.alone}
+    monkeypatch.setattr(child, "run", lambda job, request, **limits: jobs[job](request))
+    monkeypatch.setattr(benching, "require", list)
+    timed = bnfold.benchmark(
+        original, scaled("y = MatMul (x, w)", w=w * s), providers=["ggml"], levels=["off"], budget_s=1, launches=2
+    )
+    (cell,) = timed.cells
+    assert (cell.setting.mode, cell.placed) == ("device", ({"ggml": 2}, {"ggml": 1}))
+    assert "ggml offers no memory of its own: inputs and outputs are bound in the CPU's" in timed.notes
 
 
 def test_a_plugin_is_named_in_the_chain_by_what_onnxruntime_calls_it() -> None:

@@ -153,7 +153,7 @@ def _bound(
             shape, dtype = outputs[name]
             binding.bind_ortvalue_output(name, room(list(shape), _dtype(dtype), **where))
         else:
-            binding.bind_output(name, where.get("device_type", "cpu"))
+            binding.bind_output(name, where.get("device_type") or room([1], float, **where).device_name())
     return binding
 
 

@@ -152,14 +152,16 @@ def _refused(plugin: Plugin, found: Mapping[str, Any]) -> tuple[str, str]:
         return words, f"{pip('install', '--upgrade', *runtimes())}, or an older {plugin.installed[0]}."
     if found["devices"]:
         return words, _outdated(found) or _LISTED
-    gpus = [
-        f"{gpu['name']} (compute capability {gpu.get('capability', 'unknown')})"
-        for gpu in found["driver"].get("gpus", ())
-    ]
-    seen = f"; the driver lists {', '.join(gpus) or 'no GPU'}" if found["driver"] else ""
-    serves = plugin.why_not()
-    others = "Use another provider, cuda for example, or a device that this one serves."
-    return f"{words}{seen}{f'; {serves}' if serves else ''}", others
+    wheel, version = plugin.installed
+    gpus = found["driver"].get("gpus", [])
+    listed = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in gpus) or "no GPU"
+    seen = f"; the driver lists {listed}" if found["driver"] else ""
+    serves = ", ".join(each.replace("+", " or later") for each in plugin.served())
+    why = f"{words}{seen}" + f"; {wheel} {version} serves compute capability {serves}" * bool(serves)
+    others = next(filter(None, (plugin.serving(gpu["capability"]) for gpu in gpus)), version)
+    if others != version:
+        return why, f"{pip('install', f'{wheel}=={others}')}, which serves this GPU."
+    return why, "Use another provider, cuda for example, or a device that this one serves."
 
 
 def _outdated(found: Mapping[str, Any]) -> str:

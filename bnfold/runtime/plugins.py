@@ -29,10 +29,10 @@ class Plugin:
     `name` is what onnxruntime calls the provider, which is registered under it; `package` the module with
     `get_library_path()`; `wheels` are the distributions that hold it. `runtime` is the oldest onnxruntime for it.
     `options` are the documented ones, each with the version of the package that first has it and the one that no
-    longer has it, if any; `serves` are the devices by version, the newest first. `profile`, with `{}` for min, opt
+    longer has it, if any; `serves` are compute capabilities by version, the newest first, with `+` for "or later".
+    `profile`, with `{}` for min, opt
     and max, and `cache` are options: for the sizes of inputs, and for a folder in which to keep what was compiled.
-    `strict` is the environment that asks for float32 arithmetic. Nodes that the plug-in does not take go to the
-    provider `leaves_to`.
+    `strict` is the environment that asks for float32 arithmetic. Nodes that no plug-in takes go to the CPU.
     """
 
     name: str
@@ -40,11 +40,10 @@ class Plugin:
     wheels: tuple[str, ...]
     runtime: tuple[int, int]
     options: Mapping[str, tuple[str, str]]
-    serves: Mapping[str, str] = field(default_factory=dict)
+    serves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     profile: str = ""
     cache: str = ""
     strict: Mapping[str, str] = field(default_factory=dict)
-    leaves_to: str = "cpu"
 
     @property
     def folder(self) -> Path | None:
@@ -68,11 +67,14 @@ class Plugin:
                 continue
         return "", ""
 
-    def why_not(self) -> str:
-        """What the devices must be, in words: of the version that is installed."""
-        wheel, mine = self.installed
-        words = next((text for since, text in self.serves.items() if _number(mine) >= _number(since)), "")
-        return f"{wheel} {mine} serves {words}" if words else ""
+    def served(self) -> tuple[str, ...]:
+        """The compute capabilities of the version that is installed; none where they are not known."""
+        mine = _number(self.installed[1])
+        return next((each for since, each in self.serves.items() if mine >= _number(since)), ())
+
+    def serving(self, capability: str) -> str:
+        """The newest version that serves a compute capability; empty where none is known."""
+        return next((version for version, each in self.serves.items() if _among(capability, each)), "")
 
     def check(self, options: Mapping[str, str]) -> None:
         """Raise UsageProblem for an option that the installed version does not have yet, or no longer."""
@@ -87,6 +89,11 @@ class Plugin:
         """Whether a release of the package has a documented option."""
         first, gone = self.options[option]
         return _number(first) <= _number(release) and not (gone and _number(gone) <= _number(release))
+
+
+def _among(capability: str, served: tuple[str, ...]) -> bool:
+    mine = _number(capability)
+    return any(mine >= _number(each[:-1]) if each.endswith("+") else mine == _number(each) for each in served)
 
 
 def _number(text: str) -> tuple[int, ...]:
@@ -112,7 +119,7 @@ PLUGINS = {
             "nv_persistent_context_memory": ("0.5.0", ""),
             "nv_target_sm": ("0.5.0", ""),
         },
-        {"0.5.0": "compute capability 8.6, 8.9, and 12.0 or later", "0": "compute capability 8.0 or later"},
+        {"0.5.0": ("8.6", "8.9", "12.0+"), "0.4.0": ("8.0+",)},
         "nv_profile_{}_shapes",
         "nv_runtime_cache_path",
         {"NVIDIA_TF32_OVERRIDE": "0"},

@@ -10,7 +10,10 @@ from .plugins import PLUGINS
 from .sessions import CPU, CUDA, TENSORRT
 
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT, **{key: each.name for key, each in PLUGINS.items()}}
-LEAVES_TO = {"cpu": "cpu", "cuda": "cuda", "tensorrt": "cuda", **{key: each.leaves_to for key, each in PLUGINS.items()}}
+LEAVES_TO = {
+    "tensorrt": "cuda",
+    **dict.fromkeys(PLUGINS, "cpu"),
+}  # who runs what a provider that compiles graphs leaves
 PROFILES = {"tensorrt": "trt_profile_{}_shapes", **{key: each.profile for key, each in PLUGINS.items()}}
 MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
@@ -62,7 +65,7 @@ class Way:
     @property
     def plain(self) -> str:
         """The provider, named as users do, that runs what this one leaves: itself, unless it compiles graphs."""
-        return LEAVES_TO[self.provider]
+        return LEAVES_TO.get(self.provider, self.provider)
 
 
 def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
