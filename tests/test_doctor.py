@@ -114,7 +114,16 @@ DIAGNOSES = {
 
 @pytest.fixture
 def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a driver that runs."""
+    monkeypatch.setattr(doctoring, "LOADED", "/no/such/place")
     monkeypatch.setattr(doctoring, "installed", lambda starts: {})
+
+
+@pytest.mark.usefixtures("no_wheels")
+def test_a_container_that_sees_no_driver_is_started_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctoring, "LOADED", str(tmp_path))
+    _, fix = diagnosed("cuda", found_by_probe(libraries={CUDA: ABSENT.format(CUDA)}))
+    assert fix.startswith("Start this container with `docker run --gpus all`")
 
 
 @pytest.mark.usefixtures("no_wheels")

@@ -263,7 +263,7 @@ def test_with_the_package_commands_are_exit_4_and_each_missing_library(
         assert run([*command, "--ep", "tensorrt-rtx"]) == 4
         err = " ".join(capsys.readouterr().err.split())
         assert "libcuda.so.1 (the NVIDIA driver) and libnvidia-ml.so.1 (the NVIDIA driver) are missing" in err
-        assert "hint: Install the NVIDIA driver, on a machine with an NVIDIA GPU." in err
+        assert f"hint: {doctoring._driver()}." in err
 
 
 @needs_rtx
@@ -281,6 +281,7 @@ def test_a_driver_without_a_gpu_is_a_plugin_without_a_device(tmp_path: Path) -> 
         subprocess.run([*command, tmp_path / "stand_in.c"], check=True)
     found = child.run("probe", {"provider": "tensorrt-rtx"}, seconds=60, environment={"LD_LIBRARY_PATH": str(tmp_path)})
     assert not any(found["libraries"].values())
+    assert found["versions"]["CUDA runtime"] == "13.4"  # that of the wheel, whatever the system has
     assert found["devices"] == []
     why, _ = diagnosed("tensorrt-rtx", found)
     assert why.startswith("the plug-in NvTensorRTRTXExecutionProvider is registered and offers no device")
@@ -364,6 +365,7 @@ def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPat
     )
     (cell,) = timed.cells
     assert (cell.setting.mode, cell.placed) == ("device", ({"ggml": 2}, {"ggml": 1}))
+    assert timed.environment["loaded"]["onnxruntime-ggml"]
     assert "ggml offers no memory of its own: inputs and outputs are bound in the CPU's" in timed.notes
 
 

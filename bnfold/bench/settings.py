@@ -104,4 +104,5 @@ def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str) -> No
         raise UsageProblem("mode enqueue needs a GPU: a CPU run is over when it returns", "Use --mode e2e or device.")
     able = {each for each in PROVIDERS if "enable_cuda_graph" in PROVIDER_OPTIONS[PROVIDERS[each]]}
     if cuda_graph != "off" and (not able.issuperset(providers) or mode not in (None, "device")):
-        raise UsageProblem("a CUDA graph needs --ep cuda and --mode device", "Leave --cuda-graph out, or off.")
+        names = " or ".join(each for each in PROVIDERS if each in able)
+        raise UsageProblem(f"a CUDA graph needs --ep {names} and --mode device", "Leave --cuda-graph out, or off.")

@@ -41,7 +41,7 @@ def survey(request: Mapping[str, Any]) -> dict[str, Any]:
         "nodes": {name: counts(model)[0] for name, model in models.items()},
         "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
         "build": runtime().get_build_info(),
-        "loaded": versions() if way.gpu else {},
+        "loaded": versions(way.provider) if way.gpu else {},
         "binds_cpu": way.gpu and memory(way) == {"device_type": "cpu"},
     }
 

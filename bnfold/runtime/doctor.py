@@ -18,6 +18,7 @@ from .providers import PROVIDERS
 
 SCHEMA = "bnfold.doctor/1"
 SECONDS = 120.0
+LOADED = "/proc/driver/nvidia/version"  # there where the driver runs, in containers too
 _LISTED = "These are onnxruntime's words. nvidia-smi should list a GPU, and a CUDA version no older than the runtime."
 EXTRAS = {  # that bring a provider
     "cpu": ("gpu",),
@@ -183,7 +184,7 @@ def missing(broken: Mapping[str, str]) -> str:
 def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -> str:
     """What to install, in order: the driver, packages of the system, wheels; again those whose files are damaged."""
     sources = dict.fromkeys(source(name) for name in broken)
-    steps = ["Install the NVIDIA driver, on a machine with an NVIDIA GPU"] if DRIVER in sources or not driver else []
+    steps = [_driver()] if DRIVER in sources or not driver else []
     if SYSTEM in sources:
         names = [name for name in broken if source(name) == SYSTEM]
         known = [DEBIAN[stem] for name in names if (stem := name.partition(".")[0]) in DEBIAN]
@@ -196,6 +197,14 @@ def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -
         again = f", and if that changes nothing {pip('install', '--force-reinstall', '--no-deps', *damaged)}"
         steps.append(install(*EXTRAS[provider]) + again * bool(damaged))
     return "; ".join(steps) + "."
+
+
+def _driver() -> str:
+    if os.path.exists(LOADED):
+        return (
+            "Start this container with `docker run --gpus all`: the NVIDIA driver runs, and its libraries are not here"
+        )
+    return "Install the NVIDIA driver, on a machine with an NVIDIA GPU"
 
 
 def installed(starts: tuple[str, ...]) -> dict[str, str]:

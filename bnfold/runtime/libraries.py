@@ -55,9 +55,12 @@ def preload(provider: str) -> None:
     """Load what a GPU provider needs out of installed wheels, before its first session looks for it in vain."""
     if provider == "cpu":
         return
-    if provider not in PLUGINS:  # which bring what they need: another version of it, perhaps
-        with redirect_stdout(StringIO()):  # it prints what it does not find
-            runtime().preload_dlls()
+    if provider in PLUGINS:  # which were built with what they bring: the system may have an older one
+        for name in required(provider):
+            load(next(map(str, _in_wheels(name)), name))
+        return
+    with redirect_stdout(StringIO()):  # it prints what it does not find
+        runtime().preload_dlls()
     for name in required(provider):
         load(name)
 

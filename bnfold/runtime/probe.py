@@ -44,7 +44,7 @@ def probe(request: Mapping[str, Any]) -> dict[str, Any]:
         libraries.preload(way.provider)
         found["driver"] = driver()
         found["libraries"] = {name: libraries.load(name) for name in libraries.required(way.provider)}
-        found["versions"].update(versions() | (dict([plugin.installed]) if plugin and plugin.installed[0] else {}))
+        found["versions"].update(versions(way.provider))
     if found["offered"] and not any(found["libraries"].values()):
         found.update(_registered(plugin) if plugin else {})
         found.update({} if found["said"] else _tried(way))
@@ -112,9 +112,11 @@ def cleaned(printed: bytes) -> str:
     return sessions.one_line(re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", text)) if text else ""
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that are loaded: CUDA's runtime, cuDNN, TensorRT."""
+def versions(provider: str) -> dict[str, str]:
+    """Of the libraries that are loaded, CUDA's runtime, cuDNN, TensorRT, and of a plug-in's package."""
+    plugin = plugins.PLUGINS.get(provider)
     found = {
+        **dict([plugin.installed] if plugin else []),
         "CUDA runtime": _number("libcudart.so", "cudaRuntimeGetVersion", (1000, 10), by_reference=True),
         "cuDNN": _number("libcudnn.so", "cudnnGetVersion", (10000, 100)),
         "TensorRT": _number("libnvinfer.so", "getInferLibVersion", (10000, 100)),
