@@ -194,14 +194,20 @@ def test_a_device_that_a_plugin_does_not_serve_is_named(monkeypatch: pytest.Monk
 
 def test_a_plugin_for_another_onnxruntime_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     words = "[NvTensorRTRTX EP] Host ORT is too old. Minimum supported API version is 33, host reports 31"
-    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said=words, devices=[], driver=GPU))
+    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said=words, devices=None, driver=GPU))
     assert why == words
     assert fix.startswith(pip("install", "--upgrade", *runtimes()))
 
 
-def test_other_words_of_a_plugin_are_quoted() -> None:
+def test_other_words_of_a_plugin_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     why, fix = diagnosed("tensorrt-rtx", found_by_probe(said="CUDA failure 35: old", devices=["it"], driver=GPU))
     assert (why, fix) == ("CUDA failure 35: old", doctoring._LISTED)
+    monkeypatch.setattr(Plugin, "installed", ("a-wheel", "1.0"))
+    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said="undefined symbol: it", devices=None, driver=GPU))
+    assert (why, fix) == (
+        "undefined symbol: it",
+        f"{pip('install', '--force-reinstall', '--no-deps', 'a-wheel==1.0')}.",
+    )
 
 
 @pytest.fixture
@@ -390,6 +396,6 @@ def test_the_probe_tells_a_refusal_from_no_device(fake: Any, monkeypatch: pytest
 
     monkeypatch.setattr(ort, "register_execution_provider_library", refuse)
     assert probe._registered(FAKE) == {
-        "devices": [],
+        "devices": None,
         "said": "Host is too old. Minimum supported API version is 33.",
     }

@@ -148,12 +148,13 @@ def _brought(provider: str) -> str:
 
 def _refused(plugin: Plugin, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a plug-in whose libraries load does not work: no device, another onnxruntime, or in its own words."""
-    words = found["said"]
+    words, (wheel, version) = found["said"], plugin.installed
     if "API version" in words:
-        return words, f"{pip('install', '--upgrade', *runtimes())}, or an older {plugin.installed[0]}."
+        return words, f"{pip('install', '--upgrade', *runtimes())}, or an older {wheel}."
+    if found["devices"] is None:
+        return words, _outdated(found) or f"{pip('install', '--force-reinstall', '--no-deps', f'{wheel}=={version}')}."
     if found["devices"]:
         return words, _outdated(found) or _LISTED
-    wheel, version = plugin.installed
     gpus = found["driver"].get("gpus", [])
     listed = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in gpus) or "no GPU"
     seen = f"; the driver lists {listed}" if found["driver"] else ""
@@ -168,7 +169,7 @@ def _refused(plugin: Plugin, found: Mapping[str, Any]) -> tuple[str, str]:
 def _outdated(found: Mapping[str, Any]) -> str:
     """What to do about a driver that serves only an older CUDA than the one that is loaded."""
     newest, loaded = found["driver"].get("cuda", ""), found["versions"].get("CUDA runtime", "")
-    if not newest or not loaded or newest.split(".")[0] >= loaded.split(".")[0]:
+    if not newest or not loaded or int(newest.split(".")[0]) >= int(loaded.split(".")[0]):
         return ""
     return f"Update the NVIDIA driver: it serves CUDA {newest}, and CUDA {loaded} is installed."
 

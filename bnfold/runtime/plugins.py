@@ -30,9 +30,9 @@ class Plugin:
     `get_library_path()`; `wheels` are the distributions that hold it. `runtime` is the oldest onnxruntime for it.
     `options` are the documented ones, each with the version of the package that first has it and the one that no
     longer has it, if any; `serves` are compute capabilities by version, the newest first, with `+` for "or later".
-    `profile`, with `{}` for min, opt
-    and max, and `cache` are options: for the sizes of inputs, and for a folder in which to keep what was compiled.
-    `strict` is the environment that asks for float32 arithmetic. Nodes that no plug-in takes go to the CPU.
+    `profile`, with `{}` for min, opt and max, and `cache` are options: for the sizes of inputs, and for a folder in
+    which to keep what was compiled. `strict` is the environment that asks for float32 arithmetic. Nodes that the
+    plug-in does not take go to the CPU.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Plugin:
 
     def serving(self, capability: str) -> str:
         """The newest version that serves a compute capability; empty where none is known."""
-        return next((version for version, each in self.serves.items() if _among(capability, each)), "")
+        return next((release for release, each in self.serves.items() if _among(capability, each)), "")
 
     def check(self, options: Mapping[str, str]) -> None:
         """Raise UsageProblem for an option that the installed version does not have yet, or no longer."""
@@ -108,21 +108,20 @@ _RTX = "has_user_compute_stream user_compute_stream user_aux_stream_array nv_len
     nv_multi_rotary_cache_concat_offset nv_weight_stripped_engine_enable_experimental"
 PLUGINS = {
     "tensorrt-rtx": Plugin(
-        "NvTensorRTRTXExecutionProvider",
-        "onnxruntime_ep_nv_tensorrt_rtx",
-        ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12"),
-        (1, 24),
-        # of tensorrt_rtx_provider_options.h in the wheels of 0.4.0 and 0.5.0
-        {
+        name="NvTensorRTRTXExecutionProvider",
+        package="onnxruntime_ep_nv_tensorrt_rtx",
+        wheels=("onnxruntime-ep-nv-tensorrt-rtx-cu13", "onnxruntime-ep-nv-tensorrt-rtx-cu12"),
+        runtime=(1, 24),
+        options={  # of tensorrt_rtx_provider_options.h in the wheels of 0.4.0 and 0.5.0
             **dict.fromkeys(_RTX.split(), ("0.4.0", "")),
             "device_id": ("0.4.0", "0.5.0"),
             "nv_persistent_context_memory": ("0.5.0", ""),
             "nv_target_sm": ("0.5.0", ""),
         },
-        {"0.5.0": ("8.6", "8.9", "12.0+"), "0.4.0": ("8.0+",)},
-        "nv_profile_{}_shapes",
-        "nv_runtime_cache_path",
-        {"NVIDIA_TF32_OVERRIDE": "0"},
+        serves={"0.5.0": ("8.6", "8.9", "12.0+"), "0.4.0": ("8.0+",)},
+        profile="nv_profile_{}_shapes",
+        cache="nv_runtime_cache_path",
+        strict={"NVIDIA_TF32_OVERRIDE": "0"},
     )
 }
 _devices: dict[str, list[Any]] = {}  # of the plug-ins that this process has registered

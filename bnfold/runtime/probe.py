@@ -60,7 +60,7 @@ def _registered(plugin: plugins.Plugin) -> dict[str, Any]:
         except plugins.NoDevice as why:
             return {"devices": [], "said": ": ".join(filter(None, [str(why), cleaned(words())]))}
         except Exception as why:  # onnxruntime's exceptions have no common base
-            return {"devices": [], "said": sessions.one_line(why)}
+            return {"devices": None, "said": sessions.one_line(why)}
 
 
 def _tried(way: Way) -> dict[str, Any]:
