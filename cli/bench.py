@@ -25,7 +25,9 @@ Mode = Annotated[
     str | None,
     typer.Option(help="e2e (numpy in and out; usual on cpu), device (I/O binding; usual on a GPU), enqueue."),
 ]
-Graph = Annotated[str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda and mode device.")]
+Graph = Annotated[
+    str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda or tensorrt-rtx, and mode device.")
+]
 Dim = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),

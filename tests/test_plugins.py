@@ -38,7 +38,7 @@ from bnfold.runtime.providers import Way, chain
 from bnfold.verification import verifying
 from bnfold_cli.main import run
 from tests.test_doctor import GPU, found_by_probe
-from tests.verify_nets import GEMM, run_here
+from tests.verify_nets import GEMM, run_here, swapped
 
 RTX = PLUGINS["tensorrt-rtx"]
 FAKE = Plugin(
@@ -399,3 +399,38 @@ def test_the_probe_tells_a_refusal_from_no_device(fake: Any, monkeypatch: pytest
         "devices": None,
         "said": "Host is too old. Minimum supported API version is 33.",
     }
+
+
+# On a GPU: python -m pytest -m gpu
+
+
+@pytest.fixture(scope="module")
+def rtx() -> None:
+    health = doctoring.examined("tensorrt-rtx")
+    if not health.works:
+        pytest.skip(f"no TensorRT RTX here: {health.why}")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("rtx")
+def test_a_faultless_fold_passes_on_tensorrt_rtx_and_a_fault_does_not() -> None:
+    weights = GEMM.weights(0)
+    original, folded = GEMM.original(weights), GEMM.fold(weights)
+    found = bnfold.verify(original, GEMM.folded(folded), providers=["tensorrt-rtx"])
+    assert found.passed, found.reasons
+    assert {each.math for each in found.levels} == {"strict", "default"}
+    assert all(set(placed.assigned) == {RTX.name} for each in found.levels for placed in each.placements)
+    wrong = bnfold.verify(original, GEMM.folded({**folded, "b": swapped(folded["b"])}), providers=["tensorrt-rtx"])
+    assert wrong.verdict == "FAIL"
+    assert wrong.reasons[0].startswith("tensorrt-rtx, strict math")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("rtx")
+def test_tensorrt_rtx_is_timed_in_its_own_memory_and_in_a_cuda_graph() -> None:
+    weights = GEMM.weights(0)
+    how: dict[str, Any] = {"providers": ["tensorrt-rtx"], "levels": ["default"], "cuda_graph": "both", "launches": 2}
+    timed = bnfold.benchmark(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)), budget_s=2, **how)
+    assert [each.setting.cuda_graph for each in timed.cells] == [False, True]
+    assert all(set(placed) == {RTX.name} for each in timed.cells for placed in each.placed)
+    assert not any("offers no memory" in note for note in timed.notes)
