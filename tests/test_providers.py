@@ -419,6 +419,52 @@ def test_fold_sites_are_also_run_on_their_own_with_strict_math() -> None:
     assert found.reasons[0].startswith("cuda, strict math, optimization isolated: fold site 'y'")
 
 
+@pytest.fixture
+def cuda_in_tf32(monkeypatch: pytest.MonkeyPatch, cpu_for_cuda: None) -> None:
+    """A CUDA whose default math really is TF32: sessions in strict math are the CPU's own."""
+    load = opened._load
+
+    def rounded(trial: Any, level: str, label: str, model: onnx.ModelProto, *rest: Any, **how: Any) -> Any:
+        return load(trial, level, label, model if trial.way.careful else in_tf32(model), *rest, **how)
+
+    monkeypatch.setattr(opened, "_load", rounded)
+
+
+def blurred_in_tf32(wrong: float = 0.0) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """A fold site, behind a Relu where the algebra cannot follow, on a difference that TF32 cannot tell from noise."""
+    r = np.random.default_rng(1)
+    w, w2, s, t = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3)), r.uniform(0.5, 2, 4), np.ones(4)
+    front = "a = Conv <pads = [1,1]> (x, w)  b = Conv <pads = [1,1]> (x, v)  d = Sub (a, b)  p = Conv <pads = [1,1]> (d, u)"
+    near = {"w": w, "v": w * (1 + 1e-3 * r.standard_normal(w.shape))}
+    bn = {"s": s, "t": t, "m": np.zeros(4), "c": np.ones(4)}
+    original = chain(f"{front}  r = Relu (p)  y = BatchNormalization (r, s, t, m, c)", {**near, "u": w2, **bn})
+    scale = s / np.sqrt(1 + EPSILON) * (1 + wrong * (np.arange(4) == 2))
+    moved = {**near, "u": w2 * scale.reshape(4, 1, 1), "t": t.reshape(4, 1)}
+    return original, chain(f"{front}  r = Relu (p)  y = Add (r, t)", moved)
+
+
+@pytest.mark.usefixtures("cuda_in_tf32")
+def test_a_site_that_tf32_blurs_is_judged_in_strict_math() -> None:
+    models = blurred_in_tf32()
+    found = verify(*models, providers=["cuda"])
+    clear = {each.title: tensor.clear for each in found.levels for tensor in each.tensors if tensor.site}
+    assert clear["cuda off, strict math"]
+    assert not clear["cuda off, default math"]
+    assert found.passed, found.reasons
+    wrong = verify(*blurred_in_tf32(1e-3), providers=["cuda"])
+    assert wrong.verdict == "FAIL"
+    assert wrong.reasons[0].startswith("cuda, strict math, optimization ")
+
+
+@pytest.mark.usefixtures("cuda_in_tf32")
+def test_a_site_that_tf32_blurs_is_open_without_strict_math() -> None:
+    found = verify(*blurred_in_tf32(), providers=["cpu", "cuda"], maths=["default"])
+    assert found.verdict == "INCONCLUSIVE"
+    (reason,) = found.reasons
+    assert reason.startswith("rounding alone blurs ")
+    assert reason.endswith(" too far to judge; strict math may show more: --math strict,default")
+
+
 def test_a_provider_that_quietly_ran_on_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
     monkeypatch.setattr(verifying, "require", lambda names: None)
