@@ -6,7 +6,9 @@ in its place; tests marked `gpu` run on the real one.
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +26,13 @@ from bnfold.runtime import placement, providers, sessions
 from bnfold.runtime.copies import jittered
 from bnfold.runtime.doctor import examined
 from bnfold.runtime.placement import Node
-from bnfold.runtime.providers import STRICT, Way
+from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
 from bnfold.verification import opened, verify, verifying
 from bnfold.verification.inputs import Case, shapes
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
+from bnfold.verification.oracle import Oracle
 from bnfold_cli.main import run
 from tests.benchmarks import latency_cuda, on_gpu
 from tests.test_verify_verdicts import level
@@ -69,7 +72,14 @@ CHAINS = {
 @pytest.mark.parametrize("way", CHAINS, ids=str)
 def test_providers_and_their_options(way: Way) -> None:
     assert providers.chain(way, {"trt_engine_cache_enable": "True"}) == CHAINS[way]
-    assert providers.without_tensorrt(way) == [pair for pair in CHAINS[way] if pair[0] != TENSORRT]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way.gpu], ids=str)
+def test_sessions_that_only_measure_errors_try_no_kernels_out(way: Way) -> None:
+    assert set(way.searches) == ({"DEFAULT"} if way.math == STRICT else {"HEURISTIC", "DEFAULT"})
+    for search in way.searches:
+        assert providers.chain(way, search=search)[-1][1]["cudnn_conv_algo_search"] == search
+    assert providers.without_tensorrt(way) == providers.chain(way, search=way.searches[0])[-1:]
 
 
 def test_only_tensorrt_needs_the_environment_against_tf32() -> None:
@@ -142,8 +152,11 @@ def test_every_option_is_known_to_the_installed_library() -> None:
         if name.endswith("_enable"):
             assert f"The value for the key '{name}' should be '{value}' or".encode() in known
     cuda = (capi / "libonnxruntime_providers_cuda.so").read_bytes()
-    for name in dict(providers.chain(Way("cuda", STRICT)))[CUDA]:
+    for name, value in dict(providers.chain(Way("cuda", STRICT)))[CUDA].items():
         assert name.encode() + b"\0" in cuda
+        assert value in ("0", "1") or value.encode() in cuda
+    for search in providers.QUICK:
+        assert search.encode() in cuda
 
 
 # Where nodes ran
@@ -333,7 +346,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch, _in_this_process: None) -> None:
     """A CUDA that is the CPU under another name."""
     monkeypatch.setattr(verifying, "require", lambda names: None)
-    monkeypatch.setattr(providers, "chain", lambda way, engine=None: [(CPU, {})])
+    monkeypatch.setattr(providers, "chain", lambda *asked, **options: [(CPU, {})])
     monkeypatch.setattr(placement, "CPU", "no provider")
     monkeypatch.setitem(providers.PROVIDERS, "cuda", CPU)
 
@@ -434,7 +447,9 @@ def blurred_in_tf32(wrong: float = 0.0) -> tuple[onnx.ModelProto, onnx.ModelProt
     """A fold site, behind a Relu where the algebra cannot follow, on a difference that TF32 cannot tell from noise."""
     r = np.random.default_rng(1)
     w, w2, s, t = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3)), r.uniform(0.5, 2, 4), np.ones(4)
-    front = "a = Conv <pads = [1,1]> (x, w)  b = Conv <pads = [1,1]> (x, v)  d = Sub (a, b)  p = Conv <pads = [1,1]> (d, u)"
+    front = (
+        "a = Conv <pads = [1,1]> (x, w)  b = Conv <pads = [1,1]> (x, v)  d = Sub (a, b)  p = Conv <pads = [1,1]> (d, u)"
+    )
     near = {"w": w, "v": w * (1 + 1e-3 * r.standard_normal(w.shape))}
     bn = {"s": s, "t": t, "m": np.zeros(4), "c": np.ones(4)}
     original = chain(f"{front}  r = Relu (p)  y = BatchNormalization (r, s, t, m, c)", {**near, "u": w2, **bn})
@@ -468,7 +483,7 @@ def test_a_site_that_tf32_blurs_is_open_without_strict_math() -> None:
 def test_a_provider_that_quietly_ran_on_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
     monkeypatch.setattr(verifying, "require", lambda names: None)
-    monkeypatch.setattr(providers, "chain", lambda way, engine=None: [(CPU, {})])
+    monkeypatch.setattr(providers, "chain", lambda *asked, **options: [(CPU, {})])
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
     assert found.verdict == "FAIL"
@@ -497,13 +512,20 @@ def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
     assert reason.startswith("cuda, strict math: every output is NaN or Inf throughout")
 
 
-def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, str, Mapping[str, str], bool]] = []
+def empty(request: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of a child that found nothing."""
+    return {
+        "ways": [{"levels": [], "derived": [], "blocked": [], "notes": ["the same note"]} for _ in request["maths"]]
+    }
+
+
+def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str], Mapping[str, str], bool]] = []
 
     def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
         if job == "numbers":
-            asked.append((request["provider"], request["math"], how["environment"], how["reserves"]))
-            return {"levels": [], "derived": [], "blocked": [], "notes": ["the same note"]}
+            asked.append((request["provider"], request["maths"], how["environment"], how["reserves"]))
+            return empty(request)
         raise child.Crashed("not asked for here")
 
     monkeypatch.setattr(verifying, "require", lambda names: None)
@@ -511,13 +533,79 @@ def test_strict_and_default_run_in_children_of_their_own(monkeypatch: pytest.Mon
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda", "tensorrt"])
     assert found.notes == ("the same note", *(f"{way.words}: the same note" for way in WAYS[1:]))
-    assert asked[0] == ("cpu", "default", {}, False)
-    assert asked[1:] == [
-        ("cuda", "strict", {}, True),
-        ("cuda", "default", {}, True),
-        ("tensorrt", "strict", {"NVIDIA_TF32_OVERRIDE": "0"}, True),
-        ("tensorrt", "default", {}, True),
+    assert asked == [
+        ("cpu", ["default"], {}, False),
+        ("cuda", ["strict", "default"], {}, True),
+        ("tensorrt", ["strict"], {"NVIDIA_TF32_OVERRIDE": "0"}, True),
+        ("tensorrt", ["default"], {}, True),
     ]
+
+
+def test_what_one_arithmetic_does_not_survive_the_other_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        if job == "structure" or "default" in request["maths"]:
+            raise child.Crashed("the runtime crashed (SIGSEGV)")
+        return empty(request)
+
+    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(verifying.child, "run", answer)
+    weights = CONV.weights(0)
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
+    assert found.notes == ("cuda, strict math: the same note",)
+    assert found.reasons[1:] == ("cuda, default math: the runtime crashed (SIGSEGV)",)
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_only_what_is_served_is_searched_for_the_fastest_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[tuple[str, str, str]] = []
+
+    def chain(way: Way, engine: Any = None, search: str = "") -> providers.Chain:
+        searched.append((way.math, inspect.stack()[1].function, search))
+        return [(CPU, {})]
+
+    monkeypatch.setattr(providers, "chain", chain)
+    weights = CONV.weights(0)
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
+    assert found.passed
+    loads = Counter((math, search) for math, function, search in searched if function == "_load")
+    assert loads[DEFAULT, ""] == 2
+    assert loads[STRICT, ""] == 2  # which stands for the search of strict math
+    assert {search for *_, search in searched if search} == {"HEURISTIC", "DEFAULT"}
+    assert sum(loads.values()) < 25
+    assert found.notes[-1] == f"cuda, default math: {opened.SEARCHED}"
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_the_float64_evaluation_is_made_once_for_all_arithmetics(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, evaluate = [], Oracle.evaluate
+
+    def counted(self: Oracle, feeds: Any, names: Any = None) -> Any:
+        asked.append(self.rounds)  # other oracles, of pieces, expect none
+        return evaluate(self, feeds, names)
+
+    monkeypatch.setattr(Oracle, "evaluate", counted)
+    weights = CONV.weights(0)
+    for maths in ([STRICT, DEFAULT], [STRICT], [DEFAULT]):
+        asked.clear()
+        assert verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"], maths=maths).passed
+        assert len([*filter(None, asked)]) == 3
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_the_second_arithmetic_takes_the_inputs_of_one_shape() -> None:
+    weights = CONV.weights(0)
+    models = CONV.original(weights), CONV.folded(CONV.fold(weights))
+    found = verify(*models, providers=["cuda"])
+    sizes = {each.title: [case.rpartition(" ")[2] for case in each.cases] for each in found.levels}
+    assert sizes["cuda off, strict math"] == ["2", "1", "2"]
+    assert sizes["cuda off, default math"] == sizes["cuda default, default math"] == ["2", "2"]
+    words = "cuda, default math: 2 of 3 inputs, those of one shape, were used, to save time"
+    assert words in found.notes
+    alone = verify(*models, providers=["cuda"], maths=["default"])
+    wide = verify(*models, providers=["cuda"], dims={"N": [1, 2, 3]})
+    assert {len(each.cases) for each in (*alone.levels, *wide.levels)} == {3}
+    full = verify(*models, providers=["cuda"], effort="full")
+    assert {len(each.cases) for each in full.levels} == {7}
 
 
 def test_a_child_sees_the_environment_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from .sessions import CPU, CUDA, TENSORRT
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
+QUICK = "HEURISTIC", "DEFAULT"  # cuDNN's searches for kernels that try none of them out
 Chain = list[tuple[str, dict[str, str]]]
 Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
 
@@ -50,6 +51,11 @@ class Way:
         return 0 if self.careful else TF32_BITS
 
     @property
+    def searches(self) -> tuple[str, ...]:
+        """cuDNN's searches for sessions that only measure errors: each may choose other kernels, which is noise."""
+        return QUICK[1:] if self.math == STRICT else QUICK
+
+    @property
     def environment(self) -> dict[str, str]:
         """What must be set before CUDA starts: TensorRT knows no option against TF32."""
         return {"NVIDIA_TF32_OVERRIDE": "0"} if self == Way("tensorrt", STRICT) else {}
@@ -66,18 +72,21 @@ def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
     return list(dict.fromkeys(way for each in found for way in each))
 
 
-def chain(way: Way, engine: Mapping[str, str] | None = None) -> Chain:
-    """Providers in order of preference, with options. `engine` goes to TensorRT, which leaves the rest to CUDA."""
+def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -> Chain:
+    """Providers in order of preference, with options. `engine` goes to TensorRT, which leaves the rest to CUDA.
+
+    `search` is how cuDNN looks for a convolution's kernel; with none, as onnxruntime serves: it tries all of them out.
+    """
     if way.provider == "cpu":
         return [(CPU, {})]
-    strict = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
-    cuda = (CUDA, strict if way.math == STRICT else {})
+    precision, search = ({"use_tf32": "0"}, search or "DEFAULT") if way.math == STRICT else ({}, search)
+    cuda = (CUDA, {**precision, **({"cudnn_conv_algo_search": search} if search else {})})
     return [cuda] if way.provider == "cuda" else [(TENSORRT, dict(engine or {})), cuda]
 
 
 def without_tensorrt(way: Way) -> Chain:
     """The same way without TensorRT: to find sizes that run, and to see the graph before TensorRT swallows it."""
-    return chain(way)[-1:]
+    return chain(way, search=way.searches[0])[-1:]
 
 
 def cached(folder: str, prefix: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ from .oracle import CannotEvaluate
 from .records import record
 from .regions import shape_of_graph, undone
 from .trial import WORK, Trial, prepared, require_drawn, sized, truth
+from .turns import turns
 from .windows import Array
 
 Tallies = tuple[
@@ -35,11 +36,19 @@ BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsi
 
 
 def compare(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`."""
+    """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`.
+
+    An answer for each of `request["maths"]`, the arithmetics of the provider.
+    """
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepared(request, folder)
-        found = list(_levels(trial, request["levels"])) if sized(trial) else []
+        levels = request["levels"] if sized(trial) else []
+        return {"ways": [_way(turn, levels) for turn in turns(trial, request["maths"])]}
+
+
+def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
+    found = list(_levels(trial, levels))
     derived = [asdict(each) for each in trial.derived]
     return {"levels": found, "derived": derived, "blocked": trial.blocked, "notes": list(dict.fromkeys(trial.notes))}
 
@@ -216,7 +225,13 @@ def _compared(tally: Tally) -> bool:
 
 def _same_graph(trial: Trial, level: str) -> bool:
     """onnxruntime makes the two models the same graph at this level, so that comparing them there shows nothing."""
-    stage(f"onnxruntime, optimizing the models with graph optimization {level}")
+    if not trial.same_graph:
+        stage(f"onnxruntime, optimizing the models with graph optimization {level}")
+        trial.same_graph.append(_made_the_same(trial, level))
+    return trial.same_graph[0]
+
+
+def _made_the_same(trial: Trial, level: str) -> bool:
     target = str(Path(trial.folder, "optimized.onnx"))
     try:
         original, folded = (

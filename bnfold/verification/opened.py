@@ -15,14 +15,14 @@ from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
 from ..runtime.placement import Placement, assigned, idle, placement, ran
-from ..runtime.providers import Shapes
+from ..runtime.providers import Shapes, Way
 from ..runtime.sessions import CannotRun
 from .inputs import Case, shapes
 from .loading import placed
-from .trial import JITTERS, Trial, session
+from .trial import JITTERS, LARGE, Trial, session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
-AGAIN = 2  # further sessions of the original, where each may choose other kernels
+SEARCHED = "cuDNN tried all kernels out for the two models as they are served, and took its first choice elsewhere"
 FOLDED = "the folded model"
 MOVED = "the original with its constants moved by one unit of rounding"
 
@@ -45,26 +45,48 @@ class Opened:
 def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> Opened:
     """Sessions at a graph optimization `level` that return `names`; the two models note where they run.
 
-    Jittered copies are not needed where it is known how they move the outputs.
+    At the default level the two models run as they are served; every other session only measures errors, and leaves
+    the search for the fastest kernels out. Jittered copies are not needed where it is known how they move the outputs.
 
     Raises `CannotRun` naming the one that does not load.
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     original, folded = exposed(trial.original, names), exposed(trial.folded, names)
-    copies = 0 if trial.moved else next(count for limit, count in JITTERS if trial.elements < limit)
+    quick = trial.way.searches[0]
+    served = "" if level == "default" else quick
+    if trial.way == Way("cuda") and not served:
+        trial.notes.append(SEARCHED)
     return Opened(
-        _load(trial, level, "the original", original, runs, proved=True),
-        _load(trial, level, FOLDED, folded, runs, proved=True),
+        _load(trial, level, "the original", original, runs, served, proved=True),
+        _load(trial, level, FOLDED, folded, runs, served, proved=True),
         [
-            _load(trial, level, MOVED, jittered(original, trial.seed + copy, trial.way.dropped_bits), runs)
-            for copy in range(copies)
+            _load(trial, level, MOVED, jittered(original, trial.seed + copy, trial.way.dropped_bits), runs, quick)
+            for copy in range(_copies(trial))
         ],
-        [_load(trial, level, "the original, loaded again,", original, runs) for _ in range(AGAIN * trial.way.gpu)],
+        [
+            _load(trial, level, "the original, loaded again,", original, runs, search)
+            for search in trial.way.searches * trial.way.gpu
+        ],
     )
 
 
+def _copies(trial: Trial) -> int:
+    """How many jittered copies there are; with TF32, the original's own error is as large as what they show."""
+    if trial.moved:
+        return 0
+    few = trial.elements >= LARGE or not trial.way.careful
+    return JITTERS[few]
+
+
 def _load(
-    trial: Trial, level: str, label: str, model: onnx.ModelProto, runs: Sequence[Shapes], *, proved: bool = False
+    trial: Trial,
+    level: str,
+    label: str,
+    model: onnx.ModelProto,
+    runs: Sequence[Shapes],
+    search: str,
+    *,
+    proved: bool = False,
 ) -> Any:
     """A session whose placement is `proved` keeps its engine as well; the others build theirs anew, as others would."""
     stage(f"onnxruntime, loading {label} with graph optimization {level}")
@@ -74,7 +96,7 @@ def _load(
         profile = f"{trial.folder}/ran{next(_numbers)}"
         engine |= providers.cached(trial.folder, f"{digest(held)[:16]}-{level}")
     try:
-        return session(trial, held, level, providers.chain(trial.way, engine), profile)
+        return session(trial, held, level, providers.chain(trial.way, engine, search), profile)
     except CannotRun as why:
         raise CannotRun(f"{label} does not load with graph optimization {level}: {why}") from why
 
