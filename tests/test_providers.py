@@ -76,10 +76,9 @@ def test_providers_and_their_options(way: Way) -> None:
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way.gpu], ids=str)
 def test_sessions_that_only_measure_errors_try_no_kernels_out(way: Way) -> None:
-    assert set(way.searches) == ({"DEFAULT"} if way.math == STRICT else {"HEURISTIC", "DEFAULT"})
-    for search in way.searches:
-        assert providers.chain(way, search=search)[-1][1]["cudnn_conv_algo_search"] == search
-    assert providers.without_tensorrt(way) == providers.chain(way, search=way.searches[0])[-1:]
+    quick = providers.chain(way, search=providers.QUICK)[-1:]
+    assert quick[0][1]["cudnn_conv_algo_search"] == "DEFAULT"
+    assert providers.without_tensorrt(way) == quick
 
 
 def test_only_tensorrt_needs_the_environment_against_tf32() -> None:
@@ -155,8 +154,6 @@ def test_every_option_is_known_to_the_installed_library() -> None:
     for name, value in dict(providers.chain(Way("cuda", STRICT)))[CUDA].items():
         assert name.encode() + b"\0" in cuda
         assert value in ("0", "1") or value.encode() in cuda
-    for search in providers.QUICK:
-        assert search.encode() in cuda
 
 
 # Where nodes ran
@@ -570,8 +567,8 @@ def test_only_what_is_served_is_searched_for_the_fastest_kernels(monkeypatch: py
     loads = Counter((math, search) for math, function, search in searched if function == "_load")
     assert loads[DEFAULT, ""] == 2
     assert loads[STRICT, ""] == 2  # which stands for the search of strict math
-    assert {search for *_, search in searched if search} == {"HEURISTIC", "DEFAULT"}
-    assert sum(loads.values()) < 25
+    assert {search for *_, search in searched if search} == {"DEFAULT"}
+    assert sum(loads.values()) <= 20
     assert found.notes[-1] == f"cuda, default math: {opened.SEARCHED}"
 
 

@@ -11,7 +11,9 @@ from .sessions import CPU, CUDA, TENSORRT
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
-QUICK = "HEURISTIC", "DEFAULT"  # cuDNN's searches for kernels that try none of them out
+QUICK = (
+    "DEFAULT"  # cuDNN's search for kernels that is over at once: 0.5 s where HEURISTIC takes 8 s (repghostnet, H200)
+)
 Chain = list[tuple[str, dict[str, str]]]
 Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
 
@@ -51,11 +53,6 @@ class Way:
         return 0 if self.careful else TF32_BITS
 
     @property
-    def searches(self) -> tuple[str, ...]:
-        """cuDNN's searches for sessions that only measure errors: each may choose other kernels, which is noise."""
-        return QUICK[1:] if self.math == STRICT else QUICK
-
-    @property
     def environment(self) -> dict[str, str]:
         """What must be set before CUDA starts: TensorRT knows no option against TF32."""
         return {"NVIDIA_TF32_OVERRIDE": "0"} if self == Way("tensorrt", STRICT) else {}
@@ -79,14 +76,14 @@ def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -
     """
     if way.provider == "cpu":
         return [(CPU, {})]
-    precision, search = ({"use_tf32": "0"}, search or "DEFAULT") if way.math == STRICT else ({}, search)
+    precision, search = ({"use_tf32": "0"}, search or QUICK) if way.math == STRICT else ({}, search)
     cuda = (CUDA, {**precision, **({"cudnn_conv_algo_search": search} if search else {})})
     return [cuda] if way.provider == "cuda" else [(TENSORRT, dict(engine or {})), cuda]
 
 
 def without_tensorrt(way: Way) -> Chain:
     """The same way without TensorRT: to find sizes that run, and to see the graph before TensorRT swallows it."""
-    return chain(way, search=way.searches[0])[-1:]
+    return chain(way, search=QUICK)[-1:]
 
 
 def cached(folder: str, prefix: str) -> dict[str, str]:

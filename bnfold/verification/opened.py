@@ -15,14 +15,14 @@ from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
 from ..runtime.placement import Placement, assigned, idle, placement, ran
-from ..runtime.providers import Shapes, Way
+from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
 from .inputs import Case, shapes
 from .loading import placed
 from .trial import JITTERS, LARGE, Trial, session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
-SEARCHED = "cuDNN tried all kernels out for the two models as they are served, and took its first choice elsewhere"
+SEARCHED = "cuDNN tried all kernels out for the two models as they are served; the others took its default ones"
 FOLDED = "the folded model"
 MOVED = "the original with its constants moved by one unit of rounding"
 
@@ -52,21 +52,17 @@ def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Cas
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     original, folded = exposed(trial.original, names), exposed(trial.folded, names)
-    quick = trial.way.searches[0]
-    served = "" if level == "default" else quick
+    served = "" if level == "default" else QUICK
     if trial.way == Way("cuda") and not served:
         trial.notes.append(SEARCHED)
     return Opened(
         _load(trial, level, "the original", original, runs, served, proved=True),
         _load(trial, level, FOLDED, folded, runs, served, proved=True),
         [
-            _load(trial, level, MOVED, jittered(original, trial.seed + copy, trial.way.dropped_bits), runs, quick)
+            _load(trial, level, MOVED, jittered(original, trial.seed + copy, trial.way.dropped_bits), runs, QUICK)
             for copy in range(_copies(trial))
         ],
-        [
-            _load(trial, level, "the original, loaded again,", original, runs, search)
-            for search in trial.way.searches * trial.way.gpu
-        ],
+        [_load(trial, level, "the original, loaded again,", original, runs, QUICK)] if trial.way.gpu else [],
     )
 
 

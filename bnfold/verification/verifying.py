@@ -56,8 +56,8 @@ def verify(
     `providers` are cpu, cuda and tensorrt. The GPU's run with each of `maths`: strict float32 arithmetic, and the
     provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any. cuDNN
     tries all kernels out, as onnxruntime has it do, for the two models as they are served: at the default level in
-    default math. All other sessions take its first choice, and, with effort `fast`, the second arithmetic inputs of
-    one shape: each shape is another search.
+    default math. All other sessions take its default kernels, and, with effort `fast`, the second arithmetic takes the
+    inputs of one shape: each shape is another search.
     `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
     gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
     `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
