@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -475,6 +475,87 @@ def test_a_site_that_tf32_blurs_is_open_without_strict_math() -> None:
     (reason,) = found.reasons
     assert reason.startswith("rounding alone blurs ")
     assert reason.endswith(" too far to judge; strict math may show more: --math strict,default")
+
+
+Changed = Callable[[onnx.NodeProto], None]
+
+
+@pytest.fixture
+def cuda_is_wrong(monkeypatch: pytest.MonkeyPatch, cpu_for_cuda: None) -> Callable[[Changed], None]:
+    """A CUDA of which the kernels of some nodes are wrong, as `change` makes them."""
+    load = opened._load
+
+    def with_kernels(change: Changed) -> None:
+        def changed(trial: Any, level: str, label: str, model: onnx.ModelProto, *rest: Any, **how: Any) -> Any:
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            for node in copy.graph.node if trial.way.gpu else ():
+                change(node)
+            return load(trial, level, label, copy, *rest, **how)
+
+        monkeypatch.setattr(opened, "_load", changed)
+
+    return with_kernels
+
+
+def with_other_epsilon(node: onnx.NodeProto) -> None:
+    if node.op_type == "BatchNormalization":
+        del node.attribute[:]
+        node.attribute.append(helper.make_attribute("epsilon", 0.1))
+
+
+def leaking(node: onnx.NodeProto) -> None:
+    node.op_type = "LeakyRelu" if node.op_type == "Relu" else node.op_type
+
+
+WRONG = "cuda, strict math, optimization off: the original runs wrong from fold site 'n' (BatchNormalization)"
+
+
+@pytest.mark.parametrize("net", [CONV, GEMM], ids=["conv", "gemm"])
+def test_where_only_the_original_runs_wrong_the_fold_is_not_to_blame(
+    net: Any, cuda_is_wrong: Callable[[Changed], None]
+) -> None:
+    cuda_is_wrong(with_other_epsilon)
+    weights = net.weights(0)
+    original, folded = net.original(weights), net.fold(weights)
+    found = verify(original, net.folded(folded), providers=["cpu", "cuda"])
+    assert found.passed, found.reasons
+    told = [note for note in found.notes if "runs wrong" in note]
+    assert len(told) == 4  # of every level on CUDA, none on the CPU
+    assert told[0].startswith(WRONG)
+    assert "agrees with the float64 evaluation" in told[0]
+    strict = next(each for each in found.levels if each.title == "cuda off, strict math")
+    (site,) = (tensor for tensor in strict.tensors if tensor.site)
+    assert site.miscomputed == "original"
+    assert site.rms_original > 1e-2 > 1e-4 > site.rms_folded
+    assert json.loads(json.dumps(found.to_json()))["levels"][2]["tensors"][0]["miscomputed"] == "original"
+    wrong = verify(original, net.folded({**folded, "w": one_channel(folded["w"])}), providers=["cuda"])
+    assert wrong.verdict == "FAIL"
+
+
+def test_where_both_models_run_wrong_nothing_is_decided(cuda_is_wrong: Callable[[Changed], None]) -> None:
+    cuda_is_wrong(leaking)
+    weights = CONV.weights(0)
+    found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
+    assert found.verdict == "INCONCLUSIVE"
+    assert found.reasons[0].startswith(
+        "cuda, strict math: both models run wrong from tensor 'r' (Relu) on: the original on"
+    )
+    assert not any("the original runs wrong" in note for note in found.notes)
+
+
+@pytest.mark.usefixtures("cpu_for_cuda")
+def test_an_oracle_that_the_cpu_denies_excuses_no_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate = Oracle.evaluate
+    monkeypatch.setattr(
+        Oracle, "evaluate", lambda *asked: {n: v * 1.01 if n in "nry" else v for n, v in evaluate(*asked).items()}
+    )
+    weights = CONV.weights(0)
+    folded = CONV.fold(weights)
+    wrong = CONV.folded({**folded, "w": folded["w"] * np.float32(1.01), "b": folded["b"] * np.float32(1.01)})
+    found = verify(CONV.original(weights), wrong, providers=["cuda"])
+    assert found.verdict == "FAIL"
+    assert not any("runs wrong" in sentence for sentence in (*found.notes, *found.reasons))
 
 
 def test_a_provider_that_quietly_ran_on_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,23 @@ _IN_STRICT_MATH = "; strict math may show more: --math strict,default"
 
 def _dispute(tensors: Sequence[Compared], output: Compared) -> str:
     first = next((t for t in tensors if t.disputed), output)
+    if first.miscomputed:
+        return f"both models run wrong from {first.place()} on: {_CONFIRMED}"
     return f"the float64 oracle and onnxruntime disagree about the original from {first.place()} on"
+
+
+_CONFIRMED = "the original on the CPU, graph optimization off, agrees with the float64 evaluation"
+
+
+def run_wrong(levels: Sequence[Level]) -> tuple[str, ...]:
+    """For each way and level the first tensor that runs wrong in the original alone: the fold is not to blame."""
+    firsts = ((level, next((t for t in level.tensors if t.miscomputed == "original"), None)) for level in levels)
+    return tuple(
+        f"{level.where}: the original runs wrong from {first.place()} on, {first.rms_original:.2g} of its values off "
+        f"(folded model: {first.rms_folded:.2g}); {_CONFIRMED}"
+        for level, first in firsts
+        if first
+    )
 
 
 def _praise(levels: Sequence[Level]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
 from .loading import placed
 from .measure import Tally, is_unsteady
-from .opened import Opened, opened, placements
+from .opened import Opened, on_cpu, opened, placements
 from .oracle import CannotEvaluate
 from .records import record
 from .regions import shape_of_graph, undone
@@ -90,7 +90,15 @@ def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
 
 
 def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
-    """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
+    """Everything about one way of running both models; where the oracle is disputed, the CPU is asked as well."""
+    report = _compared_at(trial, level, names)
+    if any(entry["disputed"] for entry in report["tensors"]) and (trial.way.gpu or level == "default"):
+        return _compared_at(trial, level, names, confirm=True)
+    return report
+
+
+def _compared_at(trial: Trial, level: str, names: Sequence[str], *, confirm: bool = False) -> dict[str, Any]:
+    """Ran or why not, the inputs, the tensors; `confirm`: together with the original on the CPU."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
     report.update(provider=trial.way.provider, math=trial.way.math, placements=[], same_graph=False)
     if not names:  # for which onnxruntime would answer with all outputs
@@ -101,6 +109,7 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))
     try:
         running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
+        running = replace(running, on_cpu=on_cpu(trial, names)) if confirm else running
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
@@ -162,13 +171,16 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
     folded, *rest = [_outputs(each, names, values, label) for label, each in running.others()]
     moved, again = rest[: len(running.jittered)], rest[len(running.jittered) :]
     moved = moved or _known(trial, case, names, first)
+    third = (
+        _outputs(running.on_cpu, names, values, "the original on the CPU") if running.on_cpu else [None] * len(names)
+    )
     steady = _steady(trial, case, names, first, moved)
     for i, name in enumerate(names):
         if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
             others = [run[i] for run in moved], [run[i] for run in again]
-            tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others)
+            tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others, third[i])
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
     trial.moved[case] = {n: [run[i] for run in moved] for i, n in enumerate(names) if n in trial.outputs}
     return case

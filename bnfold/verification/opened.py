@@ -35,6 +35,7 @@ class Opened:
     folded: Any
     jittered: list[Any]
     again: list[Any]
+    on_cpu: Any = None  # the original, graph optimization off, where it is to decide who is wrong
 
     def others(self) -> list[tuple[str, Any]]:
         """All but the original, with what each is called."""
@@ -60,15 +61,21 @@ def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Cas
         _load(trial, level, FOLDED, folded, runs, served, proved=True),
         [
             _load(trial, level, MOVED, jittered(original, trial.seed + copy, trial.way.dropped_bits), runs, QUICK)
-            for copy in range(_copies(trial))
+            for copy in range(_copies(trial, names))
         ],
         [_load(trial, level, "the original, loaded again,", original, runs, QUICK)] if trial.way.gpu else [],
     )
 
 
-def _copies(trial: Trial) -> int:
+def on_cpu(trial: Trial, names: Sequence[str]) -> Any:
+    """A session of the original on the CPU, graph optimization off, that returns `names`. Raises `CannotRun`."""
+    stage("onnxruntime, loading the original on the CPU")
+    return session(trial, exposed(trial.original, names), "off", providers.chain(Way()))
+
+
+def _copies(trial: Trial, names: Sequence[str]) -> int:
     """How many jittered copies there are; with TF32, the original's own error is as large as what they show."""
-    if trial.moved:
+    if trial.moved and {*names} <= {*trial.outputs}:
         return 0
     few = trial.elements >= LARGE or not trial.way.careful
     return JITTERS[few]

@@ -69,6 +69,7 @@ class Compared:
     live: int = 0  # channels whose true values are not all the same, whatever the input
     rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
     by_channel: ChannelErrors | None = None
+    miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
 
     def place(self) -> str:
         """Where it is, for a sentence."""

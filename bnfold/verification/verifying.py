@@ -20,7 +20,7 @@ from ..runtime.doctor import require
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
 from .asked import require_sizes
-from .judge import judge
+from .judge import judge, run_wrong
 from .loading import found, placed
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
@@ -77,7 +77,7 @@ def verify(
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
     same = structure is not None and structure.identical
     verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, numbers.blocked, numbers.derived)
-    notes = (*(structure.notes if structure else ()), *numbers.notes)
+    notes = (*(structure.notes if structure else ()), *numbers.notes, *run_wrong(numbers.levels))
     seconds = time.perf_counter() - started
     return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
 
