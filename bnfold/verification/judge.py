@@ -132,7 +132,7 @@ _IN_STRICT_MATH = "; strict math may show more: --math strict,default"
 def _dispute(tensors: Sequence[Compared], output: Compared) -> str:
     first = next((t for t in tensors if t.disputed), output)
     if first.miscomputed:
-        return f"both models run wrong from {first.place()} on: {_CONFIRMED}"
+        return f"both models run wrong from {first.place(channel=False)} on: {_CONFIRMED}"
     return f"the float64 oracle and onnxruntime disagree about the original from {first.place()} on"
 
 
@@ -141,12 +141,12 @@ _CONFIRMED = "the original on the CPU, graph optimization off, agrees with the f
 
 def run_wrong(levels: Sequence[Level]) -> tuple[str, ...]:
     """For each way and level the first tensor that runs wrong in the original alone: the fold is not to blame."""
-    firsts = ((level, next((t for t in level.tensors if t.miscomputed == "original"), None)) for level in levels)
+    wrong = ((level, [t for t in level.tensors if t.miscomputed == "original"]) for level in levels)
     return tuple(
-        f"{level.where}: the original runs wrong from {first.place()} on, {first.rms_original:.2g} of its values off "
-        f"(folded model: {first.rms_folded:.2g}); {_CONFIRMED}"
-        for level, first in firsts
-        if first
+        f"{level.where}: the original runs wrong from {found[0].place(channel=False)} on: its error is "
+        f"{found[0].rms_original:.2g} of the values, the folded model's {found[0].rms_folded:.2g}; {_CONFIRMED}"
+        for level, found in wrong
+        if found
     )
 
 

@@ -43,13 +43,18 @@ def quantum(dtype: Any) -> float:
     return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
 
 
+def is_floating(values: Array) -> bool:
+    """Of a floating-point type: numpy knows no kind of bfloat16."""
+    return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
+
+
 def is_unsteady(original: Array, jittered: Sequence[Array], dropped: int = 0) -> bool:
     """Rounding alone moves the tensor by more than the square root of the unit roundoff.
 
     Then the squares of errors, too, are larger than a roundoff: errors no longer grow in proportion, a Sigmoid may
     flip, and one run tells nothing of what another may do.
     """
-    if not jittered or (original.dtype.kind != "f" and original.dtype.name != "bfloat16"):
+    if not jittered or not is_floating(original):
         return False
     values = _plain(original).astype(np.float64)
     with np.errstate(all="ignore"):
@@ -98,7 +103,7 @@ class Tally:
             return
         self.runs += 1
         self.elements += original.size
-        if original.dtype.kind not in "fV" and original.dtype.name != "bfloat16":
+        if not is_floating(original) and original.dtype.kind != "V":
             self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
             return
         self.roundoff, self.quantum = roundoff(original.dtype, self.dropped), quantum(original.dtype)

@@ -20,12 +20,12 @@ from .channels import by_channel
 from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
 from .loading import placed
-from .measure import Tally, is_unsteady
+from .measure import Tally, is_floating, is_unsteady
 from .opened import Opened, on_cpu, opened, placements
 from .oracle import CannotEvaluate
 from .records import record
 from .regions import shape_of_graph, undone
-from .trial import WORK, Trial, prepared, require_drawn, sized, truth
+from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
 from .turns import turns
 from .windows import Array
 
@@ -111,11 +111,14 @@ def _compared_at(trial: Trial, level: str, names: Sequence[str], *, confirm: boo
         running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
         running = replace(running, on_cpu=on_cpu(trial, names)) if confirm else running
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
+        if not report["cases"]:
+            report["why"] = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+            return report
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
-    report["ran"] = bool(report["cases"])
+    report["ran"] = True
     best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
     report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
     trial.notes += _gaps(report["tensors"])
@@ -182,16 +185,26 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
             others = [run[i] for run in moved], [run[i] for run in again]
             tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others, third[i])
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
-    trial.moved[case] = {n: [run[i] for run in moved] for i, n in enumerate(names) if n in trial.outputs}
+    outputs = [(i, name) for i, name in enumerate(names) if name in trial.outputs]
+    trial.moved[case] = {name: [(first[i], run[i]) for run in moved] for i, name in outputs}
     return case
 
 
 def _known(trial: Trial, case: Case, names: Sequence[str], original: Sequence[Any]) -> list[list[Any]]:
-    """What jittered copies made of the outputs of a case before; an output that no node makes does not move."""
+    """Jittered copies, as far from the original as they were before; an output that no node makes does not move."""
     before = trial.moved.get(case, {})
     copies = max(map(len, before.values()), default=0)
     still = zip(names, original, strict=True)
-    return [list(run) for run in zip(*(before.get(name, [value] * copies) for name, value in still), strict=True)]
+    moved = ([_moved(value, *pair) for pair in before.get(name, [(value, value)] * copies)] for name, value in still)
+    return [list(run) for run in zip(*moved, strict=True)]
+
+
+def _moved(value: Any, still: Any, moved: Any) -> Any:
+    """A tensor of floating-point numbers as far from `value` as `moved` is from `still`; of others, `moved`."""
+    if not isinstance(value, np.ndarray) or not is_floating(value) or value.shape != still.shape:
+        return moved
+    with np.errstate(all="ignore"):
+        return value + (moved.astype(np.float64) - still)
 
 
 def _steady(

@@ -22,7 +22,8 @@ from .loading import placed
 from .trial import JITTERS, LARGE, Trial, session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
-SEARCHED = "cuDNN tried all kernels out for the two models as they are served; the others took its default ones"
+QUICK_KERNELS = "sessions took cuDNN's default kernels; with effort full it tries all out, as onnxruntime serves"
+AS_SERVED = ": here in the two of optimization default"
 FOLDED = "the folded model"
 MOVED = "the original with its constants moved by one unit of rounding"
 
@@ -46,16 +47,17 @@ class Opened:
 def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> Opened:
     """Sessions at a graph optimization `level` that return `names`; the two models note where they run.
 
-    At the default level the two models run as they are served; every other session only measures errors, and leaves
-    the search for the fastest kernels out. Jittered copies are not needed where it is known how they move the outputs.
+    With effort `full` the two models run at the default level as they are served; every other session only measures
+    errors, and leaves the search for the fastest kernels out. Jittered copies are not needed where it is known how they
+    move the outputs.
 
     Raises `CannotRun` naming the one that does not load.
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     original, folded = exposed(trial.original, names), exposed(trial.folded, names)
-    served = "" if level == "default" else QUICK
-    if trial.way == Way("cuda") and not served:
-        trial.notes.append(SEARCHED)
+    served = "" if level == "default" and trial.effort == "full" else QUICK
+    if trial.way == Way("cuda") and level == "default":
+        trial.notes.append(f"{QUICK_KERNELS}{'' if served else AS_SERVED}")
     return Opened(
         _load(trial, level, "the original", original, runs, served, proved=True),
         _load(trial, level, FOLDED, folded, runs, served, proved=True),

@@ -61,9 +61,9 @@ class Trial:
     edits: set[str] = field(default_factory=set)
     derived: list[Derived] = field(default_factory=list)
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
-    moved: dict[Case, dict[str, list[Any]]] = field(
+    moved: dict[Case, dict[str, list[tuple[Any, Any]]]] = field(
         default_factory=dict
-    )  # what jittered copies made of the outputs, graph optimization off: it is no different with it
+    )  # the outputs and what jittered copies made of them, graph optimization off: they move as far with it
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
     )  # what the oracle said, while it may be asked again
@@ -123,8 +123,19 @@ def sized(trial: Trial) -> bool:
             trial.sizes = sizes
             _choose(trial, case, values)
             return True
-    trial.blocked.append(f"onnxruntime cannot run the original: {why}")
+    trial.blocked.append(f"onnxruntime cannot run the original: {why}{folded_alone(trial)}")
     return False
+
+
+def folded_alone(trial: Trial) -> str:
+    """Whether the folded model runs where the original does not, as with BatchNormalization over 65536 rows on CUDA."""
+    case, sizes = next(_trials(trial))
+    try:
+        running = session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
+        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, sizes))
+    except (CannotRun, CannotFeed):
+        return ""
+    return "; it runs the folded model"
 
 
 def require_drawn(case: Case, why: Exception) -> None:

@@ -18,16 +18,21 @@ def turns(trial: Trial, maths: Sequence[str]) -> Iterator[Trial]:
         own = replace(trial, way=Way(trial.way.provider, math), moved={}, seen={}, derived=[])
         own.notes, own.blocked = [*trial.notes], [*trial.blocked]
         own.keeps = small and number + 1 < len(maths)
+        own.planned = _by_shape(own) if own.way.gpu else own.planned
         if number and trial.effort == "fast":
             own.planned = _of_one_shape(own)
         yield own
 
 
-def _of_one_shape(trial: Trial) -> list[Case]:
-    """The inputs whose shapes are those of the first, and all that a person asked for.
+def _by_shape(trial: Trial) -> list[Case]:
+    """The inputs of one shape after those of another: a GPU chooses its kernels anew whenever the shape changes."""
+    found = {case: shapes(trial.original.graph, case, trial.sizes) for case in trial.planned}
+    order = [*found.values()]
+    return sorted(trial.planned, key=lambda case: order.index(found[case]))
 
-    Every other shape makes a GPU choose its kernels anew, and the first arithmetic has run them all.
-    """
+
+def _of_one_shape(trial: Trial) -> list[Case]:
+    """The inputs whose shapes are those of the first, and all asked for; the first arithmetic has run the others."""
     graph, first = trial.original.graph, shapes(trial.original.graph, trial.planned[0], trial.sizes)
     kept = [c for c in trial.planned if c.path or c.given or shapes(graph, c, trial.sizes) == first]
     if len(kept) < len(trial.planned):

@@ -54,10 +54,9 @@ def verify(
     (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
 
     `providers` are cpu, cuda and tensorrt. The GPU's run with each of `maths`: strict float32 arithmetic, and the
-    provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any. cuDNN
-    tries all kernels out, as onnxruntime has it do, for the two models as they are served: at the default level in
-    default math. All other sessions take its default kernels, and, with effort `fast`, the second arithmetic takes the
-    inputs of one shape: each shape is another search.
+    provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any. On
+    CUDA sessions take cuDNN's default kernels; with effort `full` it tries all out, as onnxruntime serves, for both
+    models at the default level in default math. With `fast` the second arithmetic takes the inputs of one shape.
     `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
     gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
     `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
