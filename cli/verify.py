@@ -71,8 +71,9 @@ def verify(
 
     Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A; inputs,
     outputs, operator sets and metadata must be the same. A GPU provider runs them with strict float32 arithmetic and
-    with its default, and where each node ran is proved. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5
-    for VACUOUS (the comparison could not have failed) and INCONCLUSIVE.
+    with its default, and where each node ran is proved; cuDNN tries all kernels out, as onnxruntime serves, only with
+    effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS (the comparison could not have
+    failed) and INCONCLUSIVE.
     """
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run

@@ -17,6 +17,9 @@ LEAVES_TO = {
 PROFILES = {"tensorrt": "trt_profile_{}_shapes", **{key: each.profile for key, each in PLUGINS.items()}}
 MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
+QUICK = (
+    "DEFAULT"  # cuDNN's search for kernels that is over at once: 0.5 s where HEURISTIC takes 8 s (repghostnet, H200)
+)
 Chain = list[tuple[str, dict[str, str]]]
 Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
 
@@ -79,16 +82,20 @@ def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
     return list(dict.fromkeys(way for each in found for way in each))
 
 
-def chain(way: Way, engine: Mapping[str, str] | None = None) -> Chain:
-    """Providers in order of preference, with options. `engine` goes to the first if it compiles graphs."""
-    strict = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
-    last = (CUDA, strict if way.math == STRICT else {}) if way.plain == "cuda" else (CPU, {})
+def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -> Chain:
+    """Providers in order of preference, with options. `engine` goes to the first if it compiles graphs.
+
+    `search` is how cuDNN looks for a convolution's kernel; with none, as onnxruntime serves: it tries all of them out.
+    """
+    precision, search = ({"use_tf32": "0"}, search or QUICK) if way.math == STRICT else ({}, search)
+    cuda = (CUDA, {**precision, **({"cudnn_conv_algo_search": search} if search else {})})
+    last = cuda if way.plain == "cuda" else (CPU, {})
     return [last] if way.plain == way.provider else [(way.name, dict(engine or {})), last]
 
 
 def without_tensorrt(way: Way) -> Chain:
     """The same way without TensorRT: to find sizes that run, and to see the graph before TensorRT swallows it."""
-    return chain(way)[-1:]
+    return chain(way, search=QUICK)[-1:]
 
 
 def cached(way: Way, folder: str, prefix: str) -> dict[str, str]:
