@@ -68,7 +68,7 @@ def make(name: str, cache: Path) -> None:
         trained = train(TrainOptions(data="digits", out=cache / "demo-run"))
         export(trained.run, cache / f"{DEMO}.onnx")
     else:
-        from tests.zoo_models import exported
+        from tests.exports import exported
 
         exported(name, cache)
 

@@ -10,6 +10,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
@@ -42,6 +43,7 @@ def tools(names: Sequence[str], also: Sequence[tuple[str, str]] = ()) -> list[To
     return found
 
 
+@cache
 def version(name: str, python: str = sys.executable) -> str:
     """What the module says of itself in the environment of `python`."""
     code = f"import {name}; print({name}.__version__)"
