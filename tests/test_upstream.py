@@ -59,7 +59,7 @@ def test_the_fusion_is_to_blame_and_can_be_switched_off(case):
 
 
 def test_every_model_is_valid_and_has_a_case():
-    assert {path.stem for path in MODELS.iterdir()} == {*BY_NAME}
+    assert {path.stem for path in MODELS.iterdir()} == {*BY_NAME, *(case.instead for case in CASES if case.instead)}
     for case in CASES:
         onnx.checker.check_model(case.model(), full_check=True)
 
@@ -91,6 +91,22 @@ def test_many_numbers_are_drawn_and_stored(tmp_path, monkeypatch):
 
 def of_large(v):
     return {"y": v["scale"] * (v["x"] @ v["w"] - v["mean"]) / np.sqrt(v["var"]) + v["bias"]}
+
+
+SUM = """<ir_version: 8, opset_import: ["" : 17]>
+case (float[300,300] x) => (float[300,300] y) { BODY }"""
+
+
+def test_what_takes_too_long_is_slow(tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, "MODELS", tmp_path)
+    (tmp_path / "long.onnxtxt").write_text(SUM.replace("BODY", "t = MatMul (x, x) u = Sub (t, t) y = Add (x, u)"))
+    (tmp_path / "short.onnxtxt").write_text(SUM.replace("BODY", "y = Identity (x)"))
+    case = Case("long", "slow", ("0", "0"), None, "", lambda v: {"y": v["x"]}, instead="short")
+    found = tried(case)
+    assert found.result == "slow"
+    assert found.words.endswith("times what the same takes otherwise")
+    assert tried(replace(case, instead="long")).result == "right"
+    assert tried(replace(case, right=lambda v: {"y": 2 * v["x"]})).result == "wrong"
 
 
 def test_the_command_fails_where_a_version_is_not_as_known(monkeypatch, capsys):

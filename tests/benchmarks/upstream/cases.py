@@ -28,7 +28,7 @@ class Case:
     """One fault. `right` computes the outputs by name from the inputs, in float64, with NumPy alone."""
 
     name: str
-    symptom: str  # wrong, does not load, does not run, crashes
+    symptom: str  # wrong, slow, does not load, does not run, crashes
     seen: tuple[str, str]  # the oldest and the newest version that were tried and have it
     fixed: str | None  # the first version that was tried and does not have it
     why: str  # what is right, and what goes wrong instead
@@ -37,6 +37,7 @@ class Case:
     provider: str = "CPUExecutionProvider"
     optimized: bool = True  # at the default level, or with every optimization off
     stored: tuple[str, ...] = ()  # inputs of the text that become initializers, too many numbers to be written
+    instead: str = ""  # for `slow`: another model in models/, with the same inputs, that computes the same
     tolerance: float = 1e-3  # of the largest value of an output
 
     def expected(self, version: str) -> str | None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import onnx
 
 from tests.benchmarks.upstream.cases import CASES, Case, Values
+
+SLOW = 3.0  # times what the same computation takes otherwise
+RUNS = 10
 
 Run = Callable[[Values], Values]
 
@@ -19,7 +24,7 @@ class Result(NamedTuple):
     """What a runtime does with a case; `version` is of that runtime."""
 
     version: str
-    result: str  # right, wrong, does not load, does not run, crashes, skipped
+    result: str  # right, wrong, slow, does not load, does not run, crashes, skipped
     words: str = ""
 
 
@@ -28,7 +33,7 @@ class Skipped(Exception):
 
 
 def tried(case: Case) -> Result:
-    """Load, run, compare."""
+    """Load, run, compare; where that is right, and there is another way, time both."""
     version, load = RUNTIMES[case.runtime]()
     try:
         run = load(case)
@@ -37,14 +42,31 @@ def tried(case: Case) -> Result:
     except Exception as problem:  # whatever a runtime raises
         return Result(version, "does not load", first_line(problem))
     values = case.values()
+    feeds = {name: value for name, value in values.items() if name not in case.stored}
     try:
-        got = run({name: value for name, value in values.items() if name not in case.stored})
+        got = run(feeds)
     except Exception as problem:  # whatever a runtime raises
         return Result(version, "does not run", first_line(problem))
     want = case.right({name: value.astype(np.float64) for name, value in values.items()})
     worst = max(error(got[name], value) for name, value in want.items())
-    words = f"error {worst:.2g} of the largest value"
-    return Result(version, "right" if worst <= case.tolerance else "wrong", words)
+    if not worst <= case.tolerance:
+        return Result(version, "wrong", f"error {worst:.2g} of the largest value")
+    if case.instead:
+        return timed(version, run, load(replace(case, name=case.instead)), feeds)
+    return Result(version, "right", f"error {worst:.2g} of the largest value")
+
+
+def timed(version: str, run: Run, other: Run, feeds: Values) -> Result:
+    """Slow or right, by the fastest of some runs of each, in turns, after one that makes it warm."""
+    taken: dict[Run, list[float]] = {run: [], other: []}
+    for _ in range(RUNS + 1):
+        for each, times in taken.items():
+            begun = time.perf_counter()
+            each(feeds)
+            times.append(time.perf_counter() - begun)
+    own, instead = (min(times[1:]) for times in taken.values())
+    words = f"{own * 1e3:.3g} ms, {own / instead:.3g} times what the same takes otherwise"
+    return Result(version, "slow" if own > SLOW * instead else "right", words)
 
 
 def error(got: np.ndarray, want: np.ndarray) -> float:
