@@ -93,6 +93,16 @@ def grouped(x: np.ndarray) -> np.ndarray:
     return np.array([1.0, 10.0]).reshape(1, 2, 1, 1) * x.reshape(1, 2, 2).sum(axis=2).reshape(1, 2, 1, 1)
 
 
+def normalized(epsilon: float) -> Callable[[Values], Values]:
+    """BatchNormalization of rows."""
+
+    def right(v: Values) -> Values:
+        return {"y": v["scale"] * (v["x"] - v["mean"]) / np.sqrt(v["var"] + epsilon) + v["bias"]}
+
+    return right
+
+
+PARAMETERS = ("scale", "bias", "mean", "var")
 FUSION = "disabled_optimizers=['MatMul_BatchNormalization_Fusion'] avoids it"
 
 CASES = [
@@ -148,6 +158,29 @@ CASES = [
         "Outputs that empty names leave out are no outputs, so this is inference; the process dies while it runs.",
         lambda v: {"y": v["x"] * SCALE[:, None, None]},
         optimized=False,
+    ),
+    Case(
+        "batchnorm_65536_rows",
+        "does not run",
+        ("1.31.1", "1.31.1"),
+        None,
+        "Every number of rows is valid; cuDNN gets them as a batch, and refuses more than 65535 (onnxruntime issue 7095). "
+        "A Linear before it, folded, runs.",
+        normalized(1e-5),
+        provider="CUDAExecutionProvider",
+        stored=PARAMETERS,
+    ),
+    Case(
+        "batchnorm_many_rows",
+        "slow",
+        ("1.31.1", "1.31.1"),
+        None,
+        "The numbers are right, but since cuDNN gets rows as a batch, the time grows with rows times channels: on an H200 5.2 ms "
+        "where element by element it is 0.1 ms, and for 6272 rows 0.51 to 0.03 ms. As [1, C, rows, 1] it is as fast.",
+        lambda v: {"y": normalized(0.0)(v)["y"][0]},
+        provider="CUDAExecutionProvider",
+        stored=PARAMETERS,
+        instead="affine_many_rows",
     ),
     Case(
         "reference_conv_transpose_groups",
