@@ -20,7 +20,7 @@ from playwright.sync_api import Page, sync_playwright
 from bnfold import staging
 from bnfold.pipeline import fold_file
 from bnfold.report import of_fold, to_html
-from tests.exports import exported
+from tests.zoo_models import exported
 
 HOME = Path(__file__).resolve().parents[1] / "samples" / "01_fold_a_model"
 PICTURES: dict[str, tuple[str, str, str, str]] = {  # file: model, colour scheme, fate of the chosen node, first element

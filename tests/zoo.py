@@ -20,8 +20,7 @@ from bnfold.bench.environment import environment
 from bnfold.folding import FoldResult
 from bnfold.verification.results import Derived
 from tests import zoo_error, zoo_peers
-from tests.exports import batch_norms, exported
-from tests.zoo_models import LEFT, NAMES
+from tests.zoo_models import LEFT, NAMES, batch_norms, exported
 from tests.zoo_pattern import around
 
 CACHE = Path("/tmp/bnfold-zoo")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
@@ -40,6 +43,18 @@ SIZES = {  # where 64 is too small and timm does not say so
 SIZE = 64
 PIXELS = 1 << 20  # of one training pass
 OPSET = 20
+
+
+def exported(name: str, folder: Path) -> Path:
+    """The ONNX file of a model, from the cache in `folder`, or made there."""
+    path = folder / f"{name}.onnx"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        record = made(name)
+        draft = path.with_suffix(f".{np.random.randint(1 << 30)}.part")
+        draft.write_bytes(record.SerializeToString(deterministic=True))
+        draft.replace(path)
+    return path
 
 
 def made(name: str) -> onnx.ModelProto:
@@ -145,3 +160,7 @@ def data(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tens
     pictures = contrast[first] * (scene + 0.3 * noise) + 0.5 * brightness[first]
     pictures[::4] = noise[::4]
     return pictures
+
+
+def batch_norms(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    return (n for n in model.graph.node if n.op_type == "BatchNormalization" and n.domain in ("", "ai.onnx"))

@@ -135,14 +135,14 @@ def main() -> None:
     tools = [*chosen(parser, options), CP]
     as_installed()
     from bnfold.bench.environment import environment
-    from tests.exports import exported
+    from tests.benchmarks.latency import source
 
     print("| model | tool | s | over load and save | range | over cp | peak MB | BN left | valid | worst error |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     rows = []
     for name in options.models:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            rows += compared(exported(name, options.cache), options.rounds, Path(folder), tools)
+            rows += compared(source(name, options.cache), options.rounds, Path(folder), tools)
         for found in rows[-len(tools) :]:
             print(line(found), flush=True)
         if options.json:

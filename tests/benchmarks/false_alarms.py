@@ -16,9 +16,9 @@ import bnfold
 from bnfold.bench.environment import environment
 from bnfold.errors import BnfoldError
 from tests.data import DATA
-from tests.exports import exported
 from tests.small_nets import NETS
 from tests.zoo import CACHE, line
+from tests.zoo_models import exported
 
 SEEDS = (0, 1, 2)
 TIMM = (

@@ -26,8 +26,8 @@ from bnfold.verification.dimensions import candidates
 from bnfold.verification.inputs import Case, feeds
 from bnfold.verification.selftest import Site, by_member, folded_sites, with_fault
 from tests.data import DATA
-from tests.exports import exported
 from tests.zoo import CACHE, line
+from tests.zoo_models import exported
 
 REAL = ("ultraface_rfb320", "ppocr_v2_cls", "fsanet_1x1")
 ZOO = ("resnet18", "mobilenetv3_small_100", "repvgg_a0")

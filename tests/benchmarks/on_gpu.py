@@ -68,7 +68,7 @@ def make(name: str, cache: Path) -> None:
         trained = train(TrainOptions(data="digits", out=cache / "demo-run"))
         export(trained.run, cache / f"{DEMO}.onnx")
     else:
-        from tests.exports import exported
+        from tests.zoo_models import exported
 
         exported(name, cache)
 

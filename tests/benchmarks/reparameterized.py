@@ -18,8 +18,7 @@ import torch
 import bnfold
 from bnfold.bench import benchmark
 from bnfold.train.to_onnx import converted
-from tests.exports import batch_norms
-from tests.zoo_models import OPSET, built, populate
+from tests.zoo_models import OPSET, batch_norms, built, populate
 
 NAMES = ("mobileone_s0", "repvgg_a0", "repghostnet_050", "fastvit_t8", "repvit_m0_9")
 
