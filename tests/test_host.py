@@ -16,13 +16,14 @@ import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.evaluation import evaluate
-from bnfold.recalibration import METHODS, Options, Recalibration, check, recalibrate
+from bnfold.recalibration import Options, Recalibration, check, recalibrate
+from bnfold.recalibration.asked import METHODS
 from bnfold.runtime import host, libraries, providers, sessions
 from bnfold.runtime.doctor import examined
 from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA
 from bnfold_cli.main import run
-from tests.test_cli import conv_bn, here, listing, written  # noqa: F401
+from tests.test_cli import conv_bn, listing, written
 from tests.test_evaluate import classifier
 from tests.test_recalibrate import POSITIONS, data, model_of
 
@@ -49,6 +50,12 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
     monkeypatch.setattr(sessions, "session", session)
     monkeypatch.setitem(providers.PROVIDERS, "cuda", CPU)
     return seen
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 MODEL = "a residual block"
@@ -88,7 +95,7 @@ def test_the_check_of_statistics_runs_there_too(cuda: Asked) -> None:
     assert any("nodes on" in note for note in found.notes)
 
 
-def test_accuracy_is_measured_as_the_model_is_served(cuda: Asked, here: Path) -> None:  # noqa: F811
+def test_accuracy_is_measured_as_the_model_is_served(cuda: Asked, here: Path) -> None:
     written(Path("m.onnx"), classifier())
     np.savez("t.npz", X=np.ones((6, 3, 16, 16), np.float32), labels=np.arange(6))
     found = evaluate(["m.onnx"], "t.npz", provider="cuda")
@@ -131,7 +138,11 @@ def test_what_a_gpu_cannot_run_has_a_hint_for_gpus(cuda: Asked, monkeypatch: pyt
     ],
 )
 def test_an_unknown_provider_is_exit_2(
-    command: str, ep: str, words: str, here: Path, capfd: pytest.CaptureFixture[str]  # noqa: F811
+    command: str,
+    ep: str,
+    words: str,
+    here: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert run([command, "m.onnx", "--data", "t.npz", "--ep", ep]) == 2
     assert capfd.readouterr().err.startswith(words)
@@ -141,7 +152,10 @@ def test_an_unknown_provider_is_exit_2(
 
 @pytest.mark.parametrize("command", [["recalibrate"], ["recalibrate", "--check"], ["evaluate"]], ids=" ".join)
 def test_a_provider_that_cannot_run_here_is_exit_4_and_nothing_is_written(
-    command: list[str], here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    command: list[str],
+    here: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def missing(names: list[str]) -> None:
         raise EnvironmentProblem("CUDAExecutionProvider cannot run here: libcurand.so.10 is missing", "Install it.")
@@ -165,7 +179,7 @@ def test_without_a_gpu_the_doctor_says_so() -> None:
     assert caught.value.hint
 
 
-def test_the_report_names_the_provider(cuda: Asked, here: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_report_names_the_provider(cuda: Asked, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     written(Path("m.onnx"), conv_bn())
     np.savez("t.npz", X=data(conv_bn()))
     assert run(["recalibrate", "m.onnx", "--data", "t.npz", "--ep", "cuda", "--json", "r.json"]) == 0

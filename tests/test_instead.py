@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import pytest
 import torch
 from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 
+from tests import zoo_models
 from tests.benchmarks import instead, variants
 
 SIDE = 32
 
 
-def small(name: str) -> tuple[torch.nn.Module, tuple[int, ...]]:
+def small(name: str, side: int | None = None) -> tuple[torch.nn.Module, tuple[int, ...]]:
     """A small RepVGG: blocks of up to three branches, each of which timm makes one convolution."""
     blocks = tuple(ByoBlockCfg(type="rep", d=1, c=8, s=1, gs=0) for _ in range(2))
     return ByobNet(ByoModelCfg(blocks=blocks, stem_chs=8, stem_type="rep"), num_classes=5), (3, SIDE, SIDE)
@@ -36,7 +39,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return variants.main(json.loads(json.dumps(request)))
 
     monkeypatch.setattr(instead, "answer", answer)
-    monkeypatch.setattr(variants, "built", small)
+    for module in (variants, zoo_models):
+        monkeypatch.setattr(module, "built", small)
     monkeypatch.setattr(variants, "BLOCKS", 3)
     monkeypatch.setattr(variants, "BLOCK_SECONDS", 0.001)
     precision = torch.get_float32_matmul_precision()
@@ -125,6 +129,24 @@ def test_a_process_ends_at_its_limit_with_those_it_started(tmp_path: Path) -> No
     assert status < 0
     assert time.monotonic() - begun < 20
     assert not running(int(text))
+
+
+def test_a_signal_ends_the_processes_that_were_started(tmp_path: Path) -> None:
+    inner = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"""import os, sys; from tests.benchmarks import instead; instead.end_together()
+instead.run([sys.executable, '-c', {inner!r}], 60, dict(os.environ), sys.stderr)"""
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=instead.ROOT)
+    within(30, lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    parent.terminate()
+    assert parent.wait(20) == 128 + signal.SIGTERM
+    within(5, lambda: not running(int((tmp_path / "pid").read_text())))
+
+
+def within(seconds: float, holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def running(process: int) -> bool:

@@ -52,18 +52,34 @@ def answer(request: Request) -> dict[str, Any]:
     return dict(json.loads(text.strip().splitlines()[-1]))
 
 
+RUNNING: set[int] = set()  # processes that were started, each the leader of those it starts
+
+
+def end_together() -> None:
+    """A signal that ends this process ends those it started."""
+
+    def end(number: int, frame: object) -> None:
+        for leader in [*RUNNING]:
+            os.killpg(leader, signal.SIGKILL)
+        os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+
+
 def run(command: list[str], limit: float, env: dict[str, str], errors: Any) -> tuple[str, int]:
     """Output and exit status; at the limit the process ends with the compilers it started."""
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=env, start_new_session=True
     )
+    RUNNING.add(child.pid)
     try:
         text, _ = child.communicate(timeout=limit)
-    except BaseException as why:
+    except subprocess.TimeoutExpired:
         os.killpg(child.pid, signal.SIGKILL)
         text, _ = child.communicate()
-        if not isinstance(why, subprocess.TimeoutExpired):
-            raise
+    finally:
+        RUNNING.discard(child.pid)
     return text, child.returncode
 
 
@@ -193,7 +209,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, help="side of the pictures, where the network takes several (default: 64)")
     parser.add_argument("--precision", nargs="+", choices=("float32", "float16"), default=["float32", "float16"])
     parser.add_argument("--batch", nargs="+", type=int, choices=(1, 32), default=[1, 32])
-    parser.add_argument("--search", choices=("HEURISTIC", "EXHAUSTIVE", "DEFAULT"), default="HEURISTIC")
+    parser.add_argument("--search", choices=("DEFAULT", "HEURISTIC", "EXHAUSTIVE"), default="DEFAULT")
     parser.add_argument("--mode", help="of torch.compile (default: max-autotune on cuda, aot_eager on cpu)")
     parser.add_argument("--jobs", type=int, default=4, help="processes that prepare or compile at a time")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of one process")
@@ -216,4 +232,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_together()
     sys.exit(main())

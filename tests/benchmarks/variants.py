@@ -26,15 +26,14 @@ from bnfold.installed import runtime
 from bnfold.runtime import libraries, sessions
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.train.to_onnx import converted
-from tests.benchmarks.latency_cuda import interval
 from tests.small_nets import NETS
-from tests.zoo_models import OPSET, batch_norms, built, data, populate
+from tests.zoo_models import OPSET, batch_norms, built, data, populated
 
 KINDS = ("original", "folded", "timm")
 NETWORKS = ("timm", "original")
 BASE, AGAIN = "onnx original", "onnx original again"
 BATCHES = (1, 32)
-BLOCKS, WARM, BLOCK_SECONDS = 20, 10, 0.02
+BLOCKS, WARM, BLOCK_SECONDS, RESAMPLES = 20, 10, 0.02, 500
 STAND_IN = "aot_eager"  # a backend of torch.compile that needs no compiler and no GPU
 Request = Mapping[str, Any]
 
@@ -102,11 +101,7 @@ def prepare(request: Request) -> dict[str, Any]:
 
     The inputs are float16 numbers, so that both precisions are given the same.
     """
-    torch.manual_seed(0)
-    model, shape = built(request["name"])
-    shape = sized(request["name"], shape, request["size"])
-    populate(model, shape, torch.Generator().manual_seed(1))
-    model.eval()
+    model, shape = populated(request["name"], side(request["name"], request["size"]))
     stem = Path(request["stem"])
     torch.save(model.state_dict(), f"{stem}.pt")
     save(model, shape, stem)
@@ -119,12 +114,12 @@ def prepare(request: Request) -> dict[str, Any]:
     return {"name": request["name"], "shape": shape}
 
 
-def sized(name: str, own: tuple[int, ...], side: int | None) -> tuple[int, ...]:
-    """Pictures of this side, unless the network takes one size only."""
+def side(name: str, size: int | None) -> int | None:
+    """Of the pictures: the one asked for, unless the network takes one size only."""
     from timm.models import get_pretrained_cfg
 
     config = None if name in NETS else get_pretrained_cfg(name, allow_unregistered=False)
-    return (3, side, side) if side and config and not config.fixed_input_size else own
+    return None if config and config.fixed_input_size else size
 
 
 def save(model: nn.Module, shape: tuple[int, ...], stem: Path) -> None:
@@ -241,6 +236,14 @@ def blocks(every: list[Variant]) -> np.ndarray:
             every[place].run(2)
             row[place] = every[place].run(counts[place])
     return measured
+
+
+def interval(over: np.ndarray, under: np.ndarray) -> dict[str, float]:
+    """How many times as long: the median over the blocks, and the 95 % interval from resampling them."""
+    logs = np.log(over / under)
+    resampled = np.median(np.random.default_rng(0).choice(logs, (RESAMPLES, len(logs))), axis=1)
+    ends = np.exp([np.median(logs), *np.percentile(resampled, [2.5, 97.5])])
+    return dict(zip(("ratio", "low", "high"), (round(float(end), 4) for end in ends), strict=True))
 
 
 def nodes(stem: str) -> dict[str, dict[str, int]]:
