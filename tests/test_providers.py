@@ -870,6 +870,18 @@ def test_a_planted_fault_fails_on_cuda() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("cuda")
+def test_batch_normalization_over_65536_rows_runs_on_cuda_only_folded() -> None:
+    weights = GEMM.weights(0)
+    models = GEMM.original(weights), GEMM.folded(GEMM.fold(weights))
+    assert verify(*models, providers=["cuda"], shapes={"x": [65535, 12]}).passed
+    found = verify(*models, providers=["cuda"], shapes={"x": [65536, 12]})
+    if not found.passed:  # a later onnxruntime may do it
+        assert found.verdict == "INCONCLUSIVE"
+        assert found.reasons[0].endswith("; it runs the folded model")
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("cuda")
 def test_an_option_that_cuda_does_not_know_is_refused_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "checked", lambda provider, options: dict(options))
     with pytest.raises(sessions.CannotRun):
