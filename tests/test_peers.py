@@ -71,6 +71,11 @@ def options(*arguments: str) -> list[peers.Tool]:
     return peers.chosen(parser, parser.parse_args(arguments))
 
 
+def test_a_relative_path_is_one_of_where_it_was_written(elsewhere, monkeypatch):
+    monkeypatch.chdir(Path(elsewhere).parent)
+    assert [tool.python for tool in options("--also", "onnxruntime=./python")][2] == elsewhere
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

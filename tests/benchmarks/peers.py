@@ -7,6 +7,7 @@ nothing but the tool (made with `python -m venv OTHER; OTHER/bin/pip install onn
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -63,10 +64,11 @@ def add_also(parser: argparse.ArgumentParser) -> None:
 
 
 def elsewhere(text: str) -> tuple[str, str]:
+    """A tool, and a Python whose path holds in every working directory; links are not followed, which would leave a venv."""
     name, _, python = text.partition("=")
     if name not in PEERS or not python:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form TOOL=PYTHON, TOOL one of {', '.join(PEERS)}")
-    return name, python
+    return name, os.path.abspath(python) if os.path.dirname(python) else python
 
 
 def chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Tool]:

@@ -94,9 +94,8 @@ class Child:
 
 def declined(tool: str, answer: Answer, runs: bool) -> Answer:
     """onnxruntime has to run what it optimizes: where it cannot run the original, that it raises is no fault."""
-    return (
-        {"declined": answer["raised"]} if tool.startswith("onnxruntime") and not runs and "raised" in answer else answer
-    )
+    excused = tool.startswith("onnxruntime") and not runs and "raised" in answer
+    return {"declined": answer["raised"]} if excused else answer
 
 
 class Team:

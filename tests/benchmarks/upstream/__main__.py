@@ -67,9 +67,9 @@ def main() -> int:
     found = []
     print("| case | version | result | | in words |\n|---|---|---|---|---|")
     for case in chosen:
-        told = result(case)
-        found.append({"case": case.name, "runtime": case.runtime, **told._asdict(), "verdict": judged(case, told)})
-        print(line(case, told, found[-1]["verdict"]), flush=True)
+        answer = result(case)
+        found.append({"case": case.name, "runtime": case.runtime, **answer._asdict(), "verdict": judged(case, answer)})
+        print(line(case, answer, found[-1]["verdict"]), flush=True)
     if options.json:
         options.json.write_text(json.dumps({"schema": "bnfold.upstream/1", "rows": found}, indent=1) + "\n")
     return int(any(row["verdict"].startswith("NOT") for row in found))
