@@ -20,12 +20,14 @@ Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.
 Quick = Annotated[bool, typer.Option("--quick", help="3 launches, a few seconds: a first impression.")]
 Launches = Annotated[int, typer.Option(min=2, help="Fresh processes, at most.")]
 Budget = Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Time for everything.")]
-Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Mode = Annotated[
     str | None,
     typer.Option(help="e2e (numpy in and out; usual on cpu), device (I/O binding; usual on a GPU), enqueue."),
 ]
-Graph = Annotated[str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda and mode device.")]
+Graph = Annotated[
+    str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda or tensorrt-rtx, and mode device.")
+]
 Dim = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),

@@ -53,7 +53,8 @@ def test_every_combination_is_a_setting() -> None:
         (["off"], ["cpu"], "fast", "off", "unknown mode 'fast'"),
         (["off"], ["cuda"], None, "maybe", "unknown choice of CUDA graph 'maybe'"),
         (["off"], ["cpu"], "enqueue", "off", "mode enqueue needs a GPU"),
-        (["off"], ["cpu"], None, "on", "a CUDA graph needs --ep cuda"),
+        (["off"], ["cpu"], None, "on", "a CUDA graph needs --ep cuda or tensorrt-rtx and --mode device"),
+        (["off"], ["cuda", "tensorrt"], None, "on", "a CUDA graph needs --ep cuda or tensorrt-rtx"),
         (["off"], ["cuda"], "e2e", "both", "a CUDA graph needs --ep cuda"),
     ],
 )
@@ -72,6 +73,8 @@ def test_several_sizes_of_a_dimension() -> None:
 def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
     graph = Setting("default", "cuda", "device", cuda_graph=True).chain()
     assert graph == [("CUDAExecutionProvider", {"enable_cuda_graph": "1"})]
+    compiled = Setting("default", "tensorrt-rtx", "device", cuda_graph=True).chain({"nv_runtime_cache_path": "a"})
+    assert [options for _, options in compiled] == [{"nv_runtime_cache_path": "a", "enable_cuda_graph": "1"}, {}]
     for provider, options in [
         *graph,
         *Setting("default", "tensorrt", "device").chain({"trt_engine_cache_enable": "1"}),
@@ -207,7 +210,11 @@ def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
     around = {"load_average": [0.0], "processors_usable": 2, "gpus": [{"clocks_event_reasons": ["GpuIdle"]}]}
     around["gpus_after"] = [{"clocks_event_reasons": ["SwThermalSlowdown"]}]
     bound = cell(calm, calm, gpu, placed=placed, enqueue_ms=[1.9, 1.9])
-    found = " ".join(answers.notes(around, {"cuda": {"same_graph": True}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]))
+    found = " ".join(
+        answers.notes(
+            around, {"cuda": {"same_graph": True, "binds_cpu": False}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]
+        )
+    )
     for words in ("same graph on cuda", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
         assert words in found
 
@@ -360,7 +367,7 @@ def test_all_options_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "p.svg").exists()
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
     provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -385,7 +392,15 @@ class Launches:
     def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
         if job == "survey":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
-            return {**FACTS, "sized": sized, "nodes": {}, "same_graph": False, "build": "b", "loaded": {}}
+            return {
+                **FACTS,
+                "sized": sized,
+                "nodes": {},
+                "same_graph": False,
+                "build": "b",
+                "loaded": {},
+                "binds_cpu": False,
+            }
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1

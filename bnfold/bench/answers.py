@@ -56,7 +56,7 @@ def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any
 
 def notes(around: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], cells: Sequence[Cell]) -> tuple[str, ...]:
     """What a reader of the figures should know."""
-    return tuple([*_busy(around), *_same(facts), *_throttled(around), *_judged(cells)])
+    return tuple([*_busy(around), *_same(facts), *_bound(facts, cells), *_throttled(around), *_judged(cells)])
 
 
 def _busy(around: Mapping[str, Any]) -> Iterator[str]:
@@ -73,6 +73,13 @@ def _same(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 f"after onnxruntime's own level-1 rewrites both models are the same graph{where}: "
                 "expect 1.00x by default"
             )
+
+
+def _bound(facts: Mapping[str, Mapping[str, Any]], cells: Sequence[Cell]) -> Iterator[str]:
+    bound = dict.fromkeys(each.setting.provider for each in cells if each.setting.mode != "e2e")
+    for provider in bound:
+        if facts[provider]["binds_cpu"]:
+            yield f"{provider} offers no memory of its own: inputs and outputs are bound in the CPU's"
 
 
 def _throttled(around: Mapping[str, Any]) -> Iterator[str]:

@@ -26,7 +26,8 @@ from .statistics import MARGIN, speedup
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
-PATIENCE = {"cpu": 60.0, "cuda": 300.0, "tensorrt": 1800.0}  # after which a child is stopped; engines take minutes
+PATIENCE = {"cpu": 60.0, "cuda": 300.0}  # after which a child is stopped
+COMPILING = 1800.0  # the same, of a provider that compiles graphs: engines take minutes
 
 
 def benchmark(
@@ -50,11 +51,11 @@ def benchmark(
     original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when
     every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a symbolic
     name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are levels of
-    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on
-    the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on or both; a
-    difference below `margin` is none; `threads` run an operator (default: one for each processor we may use). Raises
-    ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive where
-    onnxruntime does not survive it.
+    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt, tensorrt-rtx; `mode` is e2e (numpy in and
+    out; usual on the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on
+    or both; a difference below `margin` is none; `threads` run an operator (default: one for each processor we may
+    use). Raises ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive
+    where onnxruntime does not survive it.
     """
     require_within("--launches", launches, 2, 1000)
     require_within("--budget", budget_s, LEAST_SECONDS, FOREVER)
@@ -118,7 +119,7 @@ class Session:
 
     def _launch(self) -> None:
         """At least `FEWEST` (or all that were asked for), then more while intervals are wide and time is left."""
-        patient = max(self.facts, key=lambda provider: PATIENCE[provider])
+        patient = max(self.facts, key=lambda provider: PATIENCE.get(provider, COMPILING))
         lasted = around = 0.0  # of the last launch: all of it, and what of it was not timing
         for number in range(self.launches):
             tell("bench: launches", number, self.launches)
@@ -146,7 +147,8 @@ class Session:
         """The answer of a child. Raises Inconclusive if it does not survive."""
         asked = {**self.request, "provider": provider, **more}
         try:
-            return child.run(job, asked, seconds=max(PATIENCE[provider], 4 * seconds), reserves=self.gpu)
+            patience = PATIENCE.get(provider, COMPILING)
+            return child.run(job, asked, seconds=max(patience, 4 * seconds), reserves=self.gpu)
         except child.Crashed as why:
             raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UsageProblem
 from ..runtime.providers import PROVIDERS, Chain, Way, chain
+from ..runtime.sessions import PROVIDER_OPTIONS
 from ..verification.asked import require_sizes
 
 LEVELS = ("off", "default")
@@ -42,8 +43,9 @@ class Setting:
 
     def chain(self, engine: Mapping[str, str] | None = None) -> Chain:
         """Providers with options, as they serve; `engine` goes to TensorRT."""
+        (first, given), *rest = chain(self.way, engine)
         graph = {"enable_cuda_graph": "1"} if self.cuda_graph else {}
-        return [(name, {**given, **graph}) for name, given in chain(self.way, engine)]
+        return [(first, {**given, **graph}), *rest]
 
     def words(self, parts: Collection[str] | None = None) -> str:
         """`default, cuda, device, N=8, CUDA graph`, or only the `parts` of it that are named."""
@@ -100,5 +102,7 @@ def _known(what: str, given: Sequence[str], choice: Sequence[str]) -> None:
 def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str) -> None:
     if mode == "enqueue" and "cpu" in providers:
         raise UsageProblem("mode enqueue needs a GPU: a CPU run is over when it returns", "Use --mode e2e or device.")
-    if cuda_graph != "off" and (set(providers) != {"cuda"} or mode not in (None, "device")):
-        raise UsageProblem("a CUDA graph needs --ep cuda and --mode device", "Leave --cuda-graph out, or off.")
+    able = {each for each in PROVIDERS if "enable_cuda_graph" in PROVIDER_OPTIONS[PROVIDERS[each]]}
+    if cuda_graph != "off" and (not able.issuperset(providers) or mode not in (None, "device")):
+        names = " or ".join(each for each in PROVIDERS if each in able)
+        raise UsageProblem(f"a CUDA graph needs --ep {names} and --mode device", "Leave --cuda-graph out, or off.")

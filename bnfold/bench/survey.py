@@ -22,7 +22,7 @@ from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.regions import shape_of_graph
-from .runner import MODELS, opened
+from .runner import MODELS, memory, opened
 from .settings import Setting
 
 
@@ -41,14 +41,15 @@ def survey(request: Mapping[str, Any]) -> dict[str, Any]:
         "nodes": {name: counts(model)[0] for name, model in models.items()},
         "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
         "build": runtime().get_build_info(),
-        "loaded": versions() if way.gpu else {},
+        "loaded": versions(way.provider) if way.gpu else {},
+        "binds_cpu": way.gpu and memory(way) == {"device_type": "cpu"},
     }
 
 
 def _sized(graph: onnx.GraphProto, request: Mapping[str, Any], way: Way) -> list[dict[str, Any]]:
     require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
     stage("onnxruntime, running the original")
-    plain = Setting("default", "cuda" if way.gpu else "cpu")
+    plain = Setting("default", way.plain)
     session = opened(request, "original", plain)
     return [_running(session, graph, dict(dims), request["original"]) for dims in request["dims"]]
 
