@@ -57,7 +57,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "out.json").read_text())["rows"])
 
 
-def test_every_variant_computes_the_same_and_is_timed_beside_the_original(tmp_path: Path, here: list[str]) -> None:
+def test_every_variant_computes_the_same_and_is_timed_beside_the_original(
+    tmp_path: Path, here: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert script(tmp_path, "--compile-only") == 0
     assert script(tmp_path) == 0
     single, half = rows(tmp_path)
@@ -73,6 +75,14 @@ def test_every_variant_computes_the_same_and_is_timed_beside_the_original(tmp_pa
     assert (single["precision"], half["precision"]) == ("float32", "float16")
     norms = {kind: facts["batch_normalizations"] for kind, facts in single["files"].items()}
     assert norms["original"] > 0
+    capsys.readouterr()
+    assert script(tmp_path, "--table") == 0
+    heads, _, *shown = capsys.readouterr().out.splitlines()
+    assert heads.endswith("| timm's, aot_eager | original, aot_eager |")
+    assert [line.count("|") for line in (heads, *shown)] == [13] * 3
+    first = single["variants"]["onnx folded"]
+    assert f" ms | {first['ratio']:.2f} [{first['low']:.2f}, {first['high']:.2f}] | " in shown[0]
+    assert " |  |  |  | " in shown[0], "there is no CUDA graph here"
     assert norms["folded"] == norms["timm"] == 0
 
 

@@ -16,6 +16,7 @@ from ..process.child import stage
 from ..processors import threads
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
+from ..runtime.host import ENTRIES
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
@@ -192,13 +193,10 @@ def _behind_outputs(trial: Trial) -> set[str]:
 def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
     """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
-        level, deterministic=trial.way.careful, threads=threads(), entries=_ENTRIES, profile=profile
+        level, deterministic=trial.way.careful, threads=threads(), entries=ENTRIES, profile=profile
     )
     held = placed(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
     return sessions.session(held, options, chain)
-
-
-_ENTRIES = {"session.intra_op.allow_spinning": "0", "session.record_ep_graph_assignment_info": "1"}
 
 
 def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:

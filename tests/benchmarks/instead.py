@@ -36,6 +36,16 @@ from tests.benchmarks.children import ROOT
 SCHEMA = "bnfold.instead/1"
 NAMES = ("mobileone_s0", "repvgg_a0", "fastvit_t8", "levit_128s")
 NETWORKS = ("timm", "original")  # that torch.compile is given, in this order
+COLUMNS = {  # of the table: a variant, and what it is called there; {} is the mode of torch.compile
+    "onnx folded": "folded",
+    "onnx timm": "timm's, as ONNX",
+    "onnx original, CUDA graph": "original, CUDA graph",
+    "onnx folded, CUDA graph": "folded, CUDA graph",
+    "onnx timm, CUDA graph": "timm's, as ONNX, CUDA graph",
+    "torch timm": "timm's, in PyTorch",
+    "torch timm, {}": "timm's, {}",
+    "torch original, {}": "original, {}",
+}
 Request = dict[str, Any]
 
 
@@ -172,8 +182,24 @@ def measure_all(options: argparse.Namespace) -> int:
 def lines(cell: Request, found: dict[str, Any]) -> Iterator[str]:
     yield f"{title(cell)} {found['failed'] or ''}"
     for name, row in found.get("variants", {}).items():
-        ratio = f"x{row['ratio']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        yield f"  {name:32} {row['ms']:9.4f} ms  {ratio}  error {row['error']}  ready in {row['ready_s']} s"
+        yield f"  {name:32} {row['ms']:9.4f} ms  x{ratio(row)}  error {row['error']}  ready in {row['ready_s']} s"
+
+
+def table(record: dict[str, Any], mode: str) -> list[str]:
+    """In Markdown: milliseconds of the original file, and how many times as fast each other variant is, with its interval."""
+    heads = ["model", "precision", "batch", "original", *(words.format(mode) for words in COLUMNS.values())]
+    rows = [
+        [row["name"], row["precision"], str(row["batch"]), f"{row['variants']['onnx original']['ms']:.3g} ms"]
+        + [ratio(row["variants"].get(name.format(mode))) for name in COLUMNS]
+        for row in record["rows"]
+        if row["mode"] == mode
+    ]
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
+
+
+def ratio(found: dict[str, Any] | None) -> str:
+    """Empty for a variant that was not timed."""
+    return f"{found['ratio']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else ""
 
 
 def begun(out: Path) -> dict[str, Any]:
@@ -205,6 +231,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", default=NAMES, metavar="NAME", help=f"default: {' '.join(NAMES)}")
     parser.add_argument("--prepare", action="store_true", help="only make the files")
     parser.add_argument("--compile-only", action="store_true", help="only compile what is not in the cache")
+    parser.add_argument("--table", action="store_true", help="only show what OUT.json holds, in Markdown")
     parser.add_argument("--ep", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--size", type=int, help="side of the pictures, where the network takes several (default: 64)")
     parser.add_argument("--precision", nargs="+", choices=("float32", "float16"), default=["float32", "float16"])
@@ -223,6 +250,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> int:
     options = arguments(words)
+    if options.table:
+        print(*table(begun(options.out), options.mode), sep="\n")
+        return 0
     options.cache.mkdir(parents=True, exist_ok=True)
     if any("failed" in found for _, found in together(preparations(options), options)):
         return 1
