@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.bench import Benchmark, answers, benching, benchmark, environment, files, gate, launch, nvml
+from bnfold.bench import Benchmark, answers, benchmark, environment, files, gate, launch, nvml
 from bnfold.bench.results import Block, Cell
 from bnfold.bench.runner import Runner, calls, run_options
 from bnfold.bench.settings import Setting, settings
 from bnfold.bench.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
 from bnfold.installed import install
+from bnfold.process import child
 from bnfold.runtime import sessions
 from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
@@ -117,10 +118,11 @@ def test_device_mode_computes_the_same(tmp_path: Path) -> None:
     onnx.save(dense(3), path)
     session = sessions.session(str(path), sessions.options("default"))
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
-    submit, finish = calls(session, Setting("default", "cpu", "device"), {"t0": x}, {"y": ([4, 64], "float32")})
-    submit()
-    finish()
-    np.testing.assert_array_equal(submit.args[0].copy_outputs_to_cpu()[0], session.run(None, {"t0": x})[0])
+    for mode in ("device", "e2e"):
+        submit, finish, fetch = calls(session, Setting("default", "cpu", mode), {"t0": x}, {"y": ([4, 64], "float32")})
+        submit()
+        finish()
+        np.testing.assert_array_equal(fetch()["y"], session.run(None, {"t0": x})[0])
 
 
 def test_warming_up_takes_time_and_runs_until_it_is_steady_or_the_deadline_is_over() -> None:
@@ -170,6 +172,7 @@ def entry(ratio: float, control: float = 0.0, **more: Any) -> dict[str, Any]:
     """What one launch says of one setting."""
     runs = {"original": [[2e-3] * 4], "folded": [[2e-3 / math.exp(ratio)] * 4], "copy": [[2e-3] * 4]}
     plain = {"create_ms": [1, 1], "first_run_ms": [1, 1], "enqueue_ms": [None, None], "placed": [{}, {}]}
+    plain |= {"difference": 1e-6}
     return {"log_ratio": ratio, "log_control": control, "blocks": runs, **plain, **more}
 
 
@@ -207,8 +210,8 @@ def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
     around = {"load_average": [0.0], "processors_usable": 2, "gpus": [{"clocks_event_reasons": ["GpuIdle"]}]}
     around["gpus_after"] = [{"clocks_event_reasons": ["SwThermalSlowdown"]}]
     bound = cell(calm, calm, gpu, placed=placed, enqueue_ms=[1.9, 1.9])
-    found = " ".join(answers.notes(around, {"cuda": {"same_graph": True}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]))
-    for words in ("same graph on cuda", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
+    found = " ".join(answers.notes(around, {"same_graph": True}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]))
+    for words in ("the same graph", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
         assert words in found
 
 
@@ -364,8 +367,6 @@ def test_all_options_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
     provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnfold.process import child
-
     missing = {"libcudart.so.13": "libcudart.so.13: cannot open shared object file: No such file or directory"}
     answer = {"offered": True, "libraries": missing, "ran_on": [], "said": "", "versions": {"onnxruntime": "1"}}
     monkeypatch.setattr(child, "run", lambda *_, **__: {**answer, "driver": {}})
@@ -385,11 +386,11 @@ class Launches:
     def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
         if job == "survey":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
-            return {**FACTS, "sized": sized, "nodes": {}, "same_graph": False, "build": "b", "loaded": {}}
+            return {**FACTS, "sized": sized, "nodes": {}, "same_graph": False, "build": "b"}
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
-        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)]}
+        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)], "loaded": {}}
 
 
 @pytest.mark.parametrize(
@@ -403,7 +404,7 @@ def test_it_stops_on_width_never_on_significance(
     ratios: list[float], launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Launches(ratios)
-    monkeypatch.setattr(benching.child, "run", children)
+    monkeypatch.setattr(child, "run", children)
     found = benchmark(dense(1), dense(1), levels=["default"], launches=7)
     assert found.launches == children.asked == launches
     assert speedup(ratios[:3]).low > 1 or launches == 3
@@ -423,9 +424,9 @@ def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPa
 
     def stuck(job: str, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
         seen.append(seconds)
-        raise benching.child.Crashed("it took too long")
+        raise child.Crashed("it took too long")
 
-    monkeypatch.setattr(benching.child, "run", stuck)
+    monkeypatch.setattr(child, "run", stuck)
     with pytest.raises(Inconclusive, match="too long"):
         benchmark(dense(1), dense(1))
     assert seen[0] >= 60
@@ -470,6 +471,7 @@ def test_a_block_as_json() -> None:
         "mode": "e2e",
         "dims": (("N", 4),),
         "cuda_graph": False,
+        "cudnn_search": "",
         "model": "copy",
         "seconds": 0.75,
         "iterations": 2,

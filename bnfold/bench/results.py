@@ -31,6 +31,7 @@ class Cell:
     enqueue_ms: tuple[float, float] | None
     left: tuple[int, int]  # BatchNormalization in the graphs that onnxruntime runs
     placed: tuple[dict[str, int], dict[str, int]]  # nodes on each provider
+    difference: float | None  # of the outputs, relative to the largest; None where they are not finite
 
     @property
     def level(self) -> str:
@@ -49,7 +50,8 @@ class Cell:
         """
         pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
         ratio = f"{self.speedup.estimate:.3f} {span(self.speedup)}"
-        return (self.setting.words(differing), *pair, ratio, noise, self.verdict)
+        apart = "not finite" if self.difference is None else f"{self.difference:.1e}"
+        return (self.setting.words(differing), *pair, ratio, noise, self.verdict, apart)
 
     def scatter(self, differing: Collection[str]) -> list[tuple[str, ...]]:
         """Per model, for a table: what is left to fold, and how single runs scatter."""
@@ -120,7 +122,7 @@ class Benchmark(Shown):
     blocks: tuple[Block, ...]
     models: dict[str, dict[str, Any]] = field(default_factory=dict)  # path, bytes and SHA-256 of each
 
-    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95 %]", "A/A [95 %]", "verdict")
+    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95 %]", "A/A [95 %]", "verdict", "outputs differ")
     SCATTER: ClassVar = ("setting", "model", "BN left", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")
     COLD: ClassVar = ("provider", "model", "load ms", "first run ms", "MB", "peak MB")
 

@@ -13,43 +13,55 @@ from ..errors import ModelProblem
 from ..installed import runtime
 from ..messages import counts
 from ..process.child import stage
-from ..runtime import libraries, providers, sessions
-from ..runtime.probe import versions
-from ..runtime.providers import Way
+from ..runtime import libraries, sessions
 from ..runtime.sessions import CannotRun
 from ..verification.asked import require_dynamic
 from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.regions import shape_of_graph
-from .runner import MODELS, opened
+from .runner import MODELS, cannot_load, opened
 from .settings import Setting
 
 
 def survey(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about the models on `request["provider"]`, and for each of `request["dims"]` sizes, shapes, outputs."""
-    way = Way(request["provider"])
-    libraries.preload(way.provider)
+    """Facts about the models, and for each of `request["dims"]` sizes, shapes, outputs.
+
+    The CPU tells them all: a GPU, which takes seconds to start, does so for models that only it can run.
+    """
     models = {name: load(request[name]) for name in MODELS}
-    sized = _sized(models["original"].graph, request, way)
-    with TemporaryDirectory(prefix="bnfold-") as folder:
-        after = {name: _optimized(request[name], name, folder, way) for name in MODELS}
+    graph = models["original"].graph
+    require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
+    found = _on(Setting("default"), request, graph)
     return {
-        "sized": sized,
+        **found,
         "batch_normalization": {name: counts(model)[1] for name, model in models.items()},
-        "left_by_onnxruntime": {name: counts(model)[1] for name, model in after.items()},
         "nodes": {name: counts(model)[0] for name, model in models.items()},
-        "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
         "build": runtime().get_build_info(),
-        "loaded": versions() if way.gpu else {},
     }
 
 
-def _sized(graph: onnx.GraphProto, request: Mapping[str, Any], way: Way) -> list[dict[str, Any]]:
-    require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
+def _on(setting: Setting, request: Mapping[str, Any], graph: onnx.GraphProto) -> dict[str, Any]:
+    """What is found by running the models."""
+    libraries.preload(setting.provider)
+    try:
+        sized = _sized(setting, request, graph)
+        with TemporaryDirectory(prefix="bnfold-") as folder:
+            after = {name: _optimized(request[name], name, folder, setting) for name in MODELS}
+    except ModelProblem:
+        if request["gpu"] and not setting.way.gpu:
+            return _on(Setting("default", "cuda", cudnn_search="heuristic"), request, graph)
+        raise
+    return {
+        "sized": sized,
+        "left_by_onnxruntime": {name: counts(model)[1] for name, model in after.items()},
+        "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
+    }
+
+
+def _sized(setting: Setting, request: Mapping[str, Any], graph: onnx.GraphProto) -> list[dict[str, Any]]:
     stage("onnxruntime, running the original")
-    plain = Setting("default", "cuda" if way.gpu else "cpu")
-    session = opened(request, "original", plain)
+    session = opened(request, "original", setting)
     return [_running(session, graph, dict(dims), request["original"]) for dims in request["dims"]]
 
 
@@ -76,7 +88,10 @@ def _tensors(names: list[str], made: list[Any]) -> dict[str, Any]:
     return {n: [list(v.shape), v.dtype.name] for n, v in pairs if getattr(v, "dtype", None) and v.dtype.kind in "biuf"}
 
 
-def _optimized(path: str, name: str, folder: str, way: Way) -> onnx.ModelProto:
+def _optimized(path: str, name: str, folder: str, setting: Setting) -> onnx.ModelProto:
     """The graph after onnxruntime's level-1 rewrites: higher levels hide a BatchNormalization in a depthwise Conv."""
     stage(f"onnxruntime, optimizing the {name} model")
-    return sessions.optimized(path, "basic", str(Path(folder, f"{name}.onnx")), providers.without_tensorrt(way))
+    try:
+        return sessions.optimized(path, "basic", str(Path(folder, f"{name}.onnx")), setting.chain())
+    except CannotRun as why:
+        raise cannot_load(path, why) from why
