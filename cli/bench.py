@@ -43,6 +43,10 @@ Search = Annotated[
         "what a deployment that sets nothing will see), heuristic or default (sessions are ready sooner).",
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="float32, float16 or both: models are converted, after folding (default: timed as they are)."),
+]
 Cold = Annotated[
     bool | None,
     typer.Option("--cold/--no-cold", help="Also measure a cold start (default: unless --quick).", show_default=False),
@@ -78,6 +82,7 @@ def bench(
     opt: Opt = "off,default",
     cuda_graph: Graph = "off",
     cudnn_search: Search = None,
+    precision: Precision = None,
     cold: Cold = None,
     dim: Dim = None,
     threads: Threads = None,
@@ -97,11 +102,11 @@ def bench(
     """
     require_places({"--json": json, "--raw": raw, "--plot": plot}, [original, folded])
     gates = parsed_gates(fail_if or [])
-    how = _parsed(margin, dim or [], ep, opt) | {"mode": mode, "cuda_graph": cuda_graph, "threads": threads}
-    how |= {"launches": launches, "budget_s": budget, "cold": cold is not False, "cudnn_search": cudnn_search}
+    how: dict[str, Any] = {"mode": mode, "cuda_graph": cuda_graph, "cudnn_search": cudnn_search, "threads": threads}
+    how |= {"launches": launches, "budget_s": budget, "cold": cold is not False}
+    how |= _parsed(margin, dim or [], ep, opt, precision or "")
     found = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
-    _write(found, raw, plot)
-    return tell(found, gates, json)
+    return tell(found, gates, json, raw, plot)
 
 
 def parsed_gates(conditions: list[str]) -> list[Gate]:
@@ -111,12 +116,12 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
     return [gate.gate(text) for text in conditions]
 
 
-def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
+def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> dict[str, Any]:
     """What is written as text, as `benchmark` takes it."""
     from bnfold.bench.gate import percent
     from bnfold.verification.asked import dim_asked
 
-    lists = {"providers": ep.split(","), "levels": opt.split(",")}
+    lists = {"providers": ep.split(","), "levels": opt.split(","), "precisions": precision.split(",")}
     return {"margin": percent(margin), "dims": dict(map(dim_asked, dim)), **lists}
 
 
@@ -146,10 +151,11 @@ def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
         console.say(f"wrote {path}")
 
 
-def tell(found: Benchmark, gates: list[Gate], json: str | None) -> int:
-    """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr. Returns the exit code."""
+def tell(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
+    """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
     from bnfold.bench.gate import failures
 
+    _write(found, raw, plot)
     failed = failures(found, gates)
     if json != "-":
         for one in filter(lambda table: table.rows, found.tables()[:3]):

@@ -210,8 +210,12 @@ def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
     around = {"load_average": [0.0], "processors_usable": 2, "gpus": [{"clocks_event_reasons": ["GpuIdle"]}]}
     around["gpus_after"] = [{"clocks_event_reasons": ["SwThermalSlowdown"]}]
     bound = cell(calm, calm, gpu, placed=placed, enqueue_ms=[1.9, 1.9])
-    found = " ".join(answers.notes(around, {"same_graph": True}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]))
-    for words in ("the same graph", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
+    found = " ".join(
+        answers.notes(
+            around, {"float16": {"same_graph": True, "notes": []}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]
+        )
+    )
+    for words in ("same graph in float16", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
         assert words in found
 
 
@@ -386,7 +390,8 @@ class Launches:
     def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
         if job == "survey":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
-            return {**FACTS, "sized": sized, "nodes": {}, "same_graph": False, "build": "b"}
+            facts = {**FACTS, "nodes": {}, "same_graph": False, "models": {}, "notes": []}
+            return {"sized": sized, "precisions": {"": facts}, "build": "b"}
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
@@ -472,6 +477,7 @@ def test_a_block_as_json() -> None:
         "dims": (("N", 4),),
         "cuda_graph": False,
         "cudnn_search": "",
+        "precision": "",
         "model": "copy",
         "seconds": 0.75,
         "iterations": 2,

@@ -61,9 +61,9 @@ def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any
     )
 
 
-def notes(around: Mapping[str, Any], facts: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[str, ...]:
+def notes(around: Mapping[str, Any], precisions: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[str, ...]:
     """What a reader of the figures should know."""
-    return tuple([*_busy(around), *_same(facts), *_throttled(around), *_judged(cells)])
+    return tuple([*_busy(around), *_models(precisions), *_throttled(around), *_judged(cells)])
 
 
 def _busy(around: Mapping[str, Any]) -> Iterator[str]:
@@ -72,9 +72,15 @@ def _busy(around: Mapping[str, Any]) -> Iterator[str]:
         yield f"the machine was busy before the timing began (load {load[0]:.1f}): expect a wide interval"
 
 
-def _same(facts: Mapping[str, Any]) -> Iterator[str]:
-    if facts["same_graph"]:
-        yield "after onnxruntime's own level-1 rewrites both models are the same graph: expect 1.00x by default"
+def _models(precisions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, facts in precisions.items():
+        yield from facts["notes"]
+        if facts["same_graph"]:
+            where = f" in {name}" if name else ""
+            yield (
+                f"after onnxruntime's own level-1 rewrites both models are the same graph{where}: "
+                "expect 1.00x by default"
+            )
 
 
 def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
@@ -94,5 +100,5 @@ def _judged(cells: Sequence[Cell]) -> Iterator[str]:
         if each.setting.way.gpu and any(CPU in counts for counts in each.placed):
             yield f"{words}: some nodes sit on the CPU; `bnfold verify` says which"
         if each.difference is None or each.difference > APART:
-            how = "not finite" if each.difference is None else f"{each.difference:.2g} apart"
-            yield f"{words}: the outputs of the models are {how}; `bnfold verify` says which are wrong"
+            how = "not finite" if each.difference is None else f"{each.difference:.2g} of the largest apart"
+            yield f"{words}: the outputs of the models are {how}; `bnfold verify` tells rounding from faults"

@@ -30,6 +30,7 @@ def benchmark(
     mode: str | None = None,
     cuda_graph: str = "off",
     cudnn_search: str | None = None,
+    precisions: Sequence[str] = ("",),
     cold: bool = True,
     margin: float = MARGIN,
     threads: int | None = None,
@@ -41,34 +42,46 @@ def benchmark(
     original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when
     every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a symbolic
     name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are levels of
-    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on
-    the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on or both;
+    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on the
+    CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on or both;
     `cudnn_search`, of all sessions on CUDA, is exhaustive (onnxruntime's default, so what a deployment that sets
-    nothing will see), heuristic or default (sessions are ready sooner); `cold` also measures what the start of a
-    process costs; a difference below `margin` is none; `threads` run an operator (default: one for each processor we
-    may use). Raises ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive
-    where onnxruntime does not survive it.
+    nothing will see), heuristic or default (sessions are ready sooner); `precisions` are float32 and float16, to which
+    both models are converted, their inputs and outputs staying as they are (default: as the models are); `cold` also
+    measures what the start of a process costs; a difference below `margin` is none; `threads` run an operator (default:
+    one for each processor we may use). Raises ModelProblem where a model cannot be run, EnvironmentProblem where a
+    provider cannot, Inconclusive where onnxruntime does not survive it.
     """
-    require_within("--launches", launches, 2, 1000)
-    require_within("--budget", budget_s, LEAST_SECONDS, FOREVER)
-    require_within("--threads", 1 if threads is None else threads, 1, processors.MOST)
-    require_within("--margin", margin, 0, 1)
-    require_runtime("a benchmark")
-    options = settings(levels, providers, mode, dims or {}, cuda_graph, cudnn_search)
+    _require(launches, budget_s, threads, margin)
+    options = settings(levels, providers, mode, dims or {}, cuda_graph, cudnn_search, precisions)
     started = time.perf_counter()
-    with located(original) as first, located(folded) as second, temporary.folder() as engines:
+    with located(original) as first, located(folded) as second, temporary.folder() as folder:
         request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
-        session = Session({**request, "engines": engines, "seed": seed}, options, launches, started + budget_s, cold)
+        session = Session({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
         session.models = {"original": described(first), "folded": described(second)}
         session.run()
     return _report(session, margin, time.perf_counter() - started)
 
 
+def _require(launches: int, budget_s: float, threads: int | None, margin: float) -> None:
+    """Raises UsageProblem for numbers out of range, EnvironmentProblem without onnxruntime."""
+    require_within("--launches", launches, 2, 1000)
+    require_within("--budget", budget_s, LEAST_SECONDS, FOREVER)
+    require_within("--threads", 1 if threads is None else threads, 1, processors.MOST)
+    require_within("--margin", margin, 0, 1)
+    require_runtime("a benchmark")
+
+
 def _report(session: Session, margin: float, seconds: float) -> Benchmark:
-    facts = session.facts
+    precisions = session.facts["precisions"]
+    facts = precisions[session.settings[0].precision]
     columns = zip(session.settings, zip(*session.answers, strict=True), strict=True)
-    cells = tuple(cell(setting, launches, facts, margin) for setting, launches in columns)
-    around = {**session.around, "onnxruntime_build": facts["build"], "loaded": session.loaded, "gpus_after": gpus()}
+    cells = tuple(cell(setting, launches, precisions[setting.precision], margin) for setting, launches in columns)
+    around = {
+        **session.around,
+        "onnxruntime_build": session.facts["build"],
+        "loaded": session.loaded,
+        "gpus_after": gpus(),
+    }
     keys = ("batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")
     return Benchmark(
         cells,
@@ -78,7 +91,7 @@ def _report(session: Session, margin: float, seconds: float) -> Benchmark:
         environment=around,
         launches=len(session.answers),
         margin=margin,
-        notes=(*notes(around, facts, cells), *session.notes),
+        notes=(*notes(around, precisions, cells), *session.notes),
         seconds=seconds,
         blocks=blocks(session.settings, session.answers),
         models=session.models,

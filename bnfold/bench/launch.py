@@ -122,11 +122,12 @@ def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> fl
 
 def alone(request: Mapping[str, Any]) -> dict[str, Any]:
     """What it costs to load and to run one model, in a process that does nothing else, nothing being cached."""
-    (made,) = runners(request, [task(request, 0)], request["alone"])
+    only = task(request, 0)
+    (made,) = runners(request, [only], request["alone"])
     return {
         "create_ms": made.create_ms,
         "first_run_ms": made.first_ms,
-        "bytes": bytes_of(request[request["alone"]]),
+        "bytes": bytes_of(only.models[request["alone"]]),
         "peak_bytes": _peak(),
     }
 

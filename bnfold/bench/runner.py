@@ -82,10 +82,11 @@ class Runner:
 
 @dataclass(frozen=True)
 class Task:
-    """One cell of a benchmark: its number, the setting, the inputs, and shape and dtype of the outputs."""
+    """One cell of a benchmark: its number, the setting, the models, the inputs, and shape and dtype of the outputs."""
 
     number: int
     setting: Setting
+    models: dict[str, str]
     values: dict[str, Array]
     outputs: Outputs
 
@@ -95,7 +96,7 @@ def task(request: Mapping[str, Any], number: int) -> Task:
     cell = request["cells"][number]
     graph = onnx.load(request["original"], load_external_data=False).graph
     values = feeds(graph, Case("normal", 0, 1), cell["sizes"])
-    return Task(number, Setting.of(cell["setting"]), values, cell["outputs"])
+    return Task(number, Setting.of(cell["setting"]), cell["models"], values, cell["outputs"])
 
 
 def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> list[Runner]:
@@ -104,7 +105,7 @@ def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> lis
     stage(f"onnxruntime, loading the {name} model: {setting.words()}")
     libraries.preload(setting.provider)
     started = time.perf_counter()
-    session = opened(request, name, setting, tasks[0].values)
+    session = opened({**request, **tasks[0].models}, name, setting, tasks[0].values)
     created = time.perf_counter() - started
     return [_runner(session, name, each, 1e3 * created) for each in tasks]
 
@@ -148,9 +149,7 @@ def _engine(
     if setting.provider != "tensorrt":
         return None
     key = hashlib.sha256(f"{name} {setting.words()}".encode()).hexdigest()[:16]
-    return providers.profile([{name: x.shape for name, x in values.items()}]) | providers.cached(
-        request["engines"], key
-    )
+    return providers.profile([{name: x.shape for name, x in values.items()}]) | providers.cached(request["folder"], key)
 
 
 def calls(

@@ -29,6 +29,8 @@ LEAST_SECONDS = 0.2  # of timing in one launch
 PATIENCE = {"cpu": 60.0, "cuda": 300.0, "tensorrt": 1800.0}  # after which a child is stopped; engines take minutes
 APART = "launches got ready one after another: when they did so at the same time, one failed"
 
+_SURVEYED = ("dims", "precision")
+
 
 @dataclass
 class Session:
@@ -52,10 +54,15 @@ class Session:
     def run(self) -> None:
         """Survey, cold costs, launches."""
         self.around = {**environment(), "threads": self.request["threads"], "gpus": gpus()}
-        dims = list(dict.fromkeys(each.dims for each in self.settings))
-        self.facts = self._surveyed({"dims": dims, "gpu": bool(self.gpus)})
+        dims, precisions = (list(dict.fromkeys(getattr(each, of) for each in self.settings)) for of in _SURVEYED)
+        self.facts = self._surveyed({"dims": dims, "precisions": precisions, "gpu": bool(self.gpus)})
         self.cells = [
-            {"setting": each.to_json(), **self.facts["sized"][dims.index(each.dims)]} for each in self.settings
+            {
+                "setting": each.to_json(),
+                "models": self.facts["precisions"][each.precision]["models"],
+                **self.facts["sized"][dims.index(each.dims)],
+            }
+            for each in self.settings
         ]
         self.cold = [Cold(*key, **answer) for key, answer in self._alone()] if self.starts_cold else []
         self._launch()
@@ -76,7 +83,7 @@ class Session:
             served = next((cell for cell in mine if cell["setting"]["level"] == "default"), mine[0])
             for name in MODELS:
                 with temporary.folder() as engines:  # nothing built or timed before is of help
-                    more = {"alone": name, "cells": [served], "engines": engines}
+                    more = {"alone": name, "cells": [served], "folder": engines}
                     yield (provider, name), self.child("alone", provider, more)
 
     def _launch(self) -> None:

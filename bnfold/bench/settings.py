@@ -24,6 +24,7 @@ SEARCHES = {
     "heuristic": "takes the algorithm that cuDNN expects to be fastest",
     "default": "always takes the same algorithm",
 }
+PRECISIONS = FLOAT32, FLOAT16 = "float32", "float16"
 Dims = Mapping[str, int | Sequence[int]]
 
 
@@ -37,6 +38,7 @@ class Setting:
     dims: tuple[tuple[str, int], ...] = ()
     cuda_graph: bool = False
     cudnn_search: str = ""  # one of SEARCHES where CUDA takes part
+    precision: str = ""  # one of PRECISIONS; as the models are where nothing was said
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Setting:
@@ -71,6 +73,7 @@ class Setting:
         return {
             "level": self.level,
             "provider": self.provider,
+            "precision": self.precision,
             "mode": self.mode,
             "dims": sizes,
             "cuda_graph": graph,
@@ -89,6 +92,7 @@ def settings(
     dims: Dims,
     cuda_graph: str = "off",
     cudnn_search: str | None = None,
+    precisions: Sequence[str] = ("",),
 ) -> list[Setting]:
     """Every combination; without a `mode` a GPU is timed as device, the CPU as e2e. Raises UsageProblem."""
     _known("optimization level", levels, LEVELS)
@@ -96,15 +100,18 @@ def settings(
     _known("mode", [mode] if mode else ["e2e"], tuple(MODES))
     _known("choice of CUDA graph", [cuda_graph], tuple(GRAPHS))
     _known("search of cuDNN", [cudnn_search] if cudnn_search else ["default"], tuple(SEARCHES))
+    _known("precision", [name for name in precisions if name] or [FLOAT32], PRECISIONS)
     _possible(providers, mode, cuda_graph, cudnn_search)
     for name, given in dims.items():
         require_sizes(name, _several(given))
     sizes = [[(name, size) for size in _several(given)] for name, given in dims.items()]
-    every = itertools.product(dict.fromkeys(providers), itertools.product(*sizes), GRAPHS[cuda_graph], levels)
+    found = itertools.product(
+        dict.fromkeys(providers), dict.fromkeys(precisions), itertools.product(*sizes), GRAPHS[cuda_graph], levels
+    )
     search = cudnn_search or "exhaustive"
     return [
-        Setting(level, p, mode or _usual(p), each, graph, search if _on_cuda(p) else "")
-        for p, each, graph, level in every
+        Setting(level, provider, mode or _usual(provider), each, graph, search if _on_cuda(provider) else "", precision)
+        for provider, precision, each, graph, level in found
     ]
 
 
