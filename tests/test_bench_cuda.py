@@ -105,6 +105,17 @@ def test_sizes_share_sessions_unless_they_are_built_into_them(cuda: Cuda) -> Non
     assert served.session == served
 
 
+def test_a_session_does_not_go_to_and_fro_between_sizes(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA it would search again, each time."""
+    events: list[str] = []
+    timed, started = launch._figures, runner._runner
+    monkeypatch.setattr(launch, "_figures", lambda *a: events.append("timed") or timed(*a))
+    monkeypatch.setattr(runner, "_runner", lambda *a: events.append("first run") or started(*a))
+    how = {**QUICK, "dims": {"N": [1, 4]}, "launches": 2, "budget_s": 0.5}
+    benchmark(dense(2), dense(1), **how, cudnn_search="exhaustive")
+    assert events == [*["first run"] * 3, "timed"] * 4
+
+
 def test_each_size_is_timed_at_its_size(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     figures = launch._figures
@@ -209,7 +220,7 @@ def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: py
     found = benchmark(dense(2), dense(1), **QUICK)
     assert found.cells[0].verdict
     searches = [options["cudnn_conv_algo_search"] for _, options in cuda.options]
-    assert searches[:3] == ["HEURISTIC"] * 3
+    assert searches[:3] == ["DEFAULT"] * 3
     assert {*searches[3:]} == {"EXHAUSTIVE"}
     with pytest.raises(ModelProblem, match="Mystery"):
         benchmark(dense(2), dense(1), **{**QUICK, "providers": ["cpu"]})
@@ -218,7 +229,7 @@ def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "search", "jobs"),
     [
-        (["--quick"], "heuristic", ["survey"]),
+        (["--quick"], "default", ["survey"]),
         (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["survey"]),
         (["--budget", "1"], "exhaustive", ["survey", "alone", "alone"]),
         (["--budget", "1", "--no-cold"], "exhaustive", ["survey"]),

@@ -45,11 +45,11 @@ def benchmark(
     onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt; `mode` is e2e (numpy in and out; usual on the
     CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on or both;
     `cudnn_search`, of all sessions on CUDA, is exhaustive (onnxruntime's default, so what a deployment that sets
-    nothing will see), heuristic or default (sessions are ready sooner); `precisions` are float32 and float16, to which
-    both models are converted, their inputs and outputs staying as they are (default: as the models are); `cold` also
-    measures what the start of a process costs; a difference below `margin` is none; `threads` run an operator (default:
-    one for each processor we may use). Raises ModelProblem where a model cannot be run, EnvironmentProblem where a
-    provider cannot, Inconclusive where onnxruntime does not survive it.
+    nothing will see), heuristic or default (one algorithm, no search: ready sooner); `precisions` are float32 and
+    float16, to which both models are converted, their inputs and outputs staying as they are (default: as the models
+    are); `cold` also measures what the start of a process costs; a difference below `margin` is none; `threads` run an
+    operator (default: one for each processor we may use). Raises ModelProblem where a model cannot be run,
+    EnvironmentProblem where a provider cannot, Inconclusive where onnxruntime does not survive it.
     """
     _require(launches, budget_s, threads, margin)
     options = settings(levels, providers, mode, dims or {}, cuda_graph, cudnn_search, precisions)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,7 +34,7 @@ Cells = Sequence[Mapping[str, Any]]
 def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     """Time the models under each of `request["cells"]`, for about `request["seconds"]` in all; one answer per cell.
 
-    With `request["turn"]` all of it gets ready first, while other launches do so, and is timed when it is its turn.
+    With `request["turn"]` it gets ready first, while other launches do so, and is timed when it is its turn.
     """
     order = random.Random(request["seed"])
     groups = _groups(request["cells"])
@@ -64,26 +65,28 @@ class Ready:
     runners: dict[str, Runner]
 
 
-def _ready(request: Mapping[str, Any], numbers: list[int], order: random.Random) -> list[Ready]:
+def _ready(request: Mapping[str, Any], numbers: list[int], order: random.Random) -> Iterator[Ready]:
     """Cells that share sessions, of both models and of the original once more, in random order.
 
-    A launch that gets ready beside others loads its sessions at the same time, too, but for those that capture a CUDA
-    graph: CUDA then allows nothing else.
+    The first one is ready on return, the others when it is their turn: on CUDA a session whose sizes change searches
+    for algorithms again, also for sizes that it has seen. A launch that gets ready beside others loads its sessions at
+    the same time, too, but for those that capture a CUDA graph: CUDA then allows nothing else.
     """
     order.shuffle(numbers)
     tasks = [task(request, number) for number in numbers]
     names = [*MODELS, COPY]
     order.shuffle(names)
-    load = partial(runners, request, tasks)
+    made = [runners(request, tasks, name) for name in names]
     if "turn" in request and not tasks[0].setting.cuda_graph:
-        with ThreadPoolExecutor(len(names)) as pool:
-            loaded = dict(zip(names, pool.map(load, names), strict=True))
+        with ThreadPoolExecutor(len(made)) as pool:
+            first = tuple(pool.map(next, made))
     else:
-        loaded = {name: load(name) for name in names}
-    return [Ready(each, {name: loaded[name][place] for name in names}) for place, each in enumerate(tasks)]
+        first = tuple(map(next, made))
+    rows = chain([first], zip(*made, strict=True))
+    return (Ready(each, dict(zip(names, row, strict=True))) for each, row in zip(tasks, rows, strict=True))
 
 
-def _timed(seconds: float, order: random.Random, cells: Sequence[Ready]) -> list[tuple[int, dict[str, Any]]]:
+def _timed(seconds: float, order: random.Random, cells: Iterable[Ready]) -> list[tuple[int, dict[str, Any]]]:
     """Each cell's number and figures, after `seconds` of timing."""
     return [(each.task.number, _figures(each, seconds, order)) for each in cells]
 
@@ -123,7 +126,7 @@ def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> fl
 def alone(request: Mapping[str, Any]) -> dict[str, Any]:
     """What it costs to load and to run one model, in a process that does nothing else, nothing being cached."""
     only = task(request, 0)
-    (made,) = runners(request, [only], request["alone"])
+    made = next(runners(request, [only], request["alone"]))
     return {
         "create_ms": made.create_ms,
         "first_run_ms": made.first_ms,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -99,15 +99,16 @@ def task(request: Mapping[str, Any], number: int) -> Task:
     return Task(number, Setting.of(cell["setting"]), cell["models"], values, cell["outputs"])
 
 
-def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> list[Runner]:
-    """A session of the model `name` that serves all `tasks`, after its first run of each. Raises ModelProblem."""
+def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Iterator[Runner]:
+    """One session of the model `name` for all `tasks`, after its first run of each, one by one. Raises ModelProblem."""
     setting = tasks[0].setting
     stage(f"onnxruntime, loading the {name} model: {setting.words()}")
     libraries.preload(setting.provider)
     started = time.perf_counter()
     session = opened({**request, **tasks[0].models}, name, setting, tasks[0].values)
     created = time.perf_counter() - started
-    return [_runner(session, name, each, 1e3 * created) for each in tasks]
+    for each in tasks:
+        yield _runner(session, name, each, 1e3 * created)
 
 
 def _runner(session: Any, name: str, of: Task, create_ms: float) -> Runner:

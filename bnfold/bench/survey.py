@@ -47,7 +47,7 @@ def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
         if not request["gpu"]:
             raise
     libraries.preload("cuda")
-    return find(Setting("default", "cuda", cudnn_search="heuristic"))
+    return find(Setting("default", "cuda", cudnn_search="default"))
 
 
 def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
