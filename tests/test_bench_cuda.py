@@ -22,7 +22,7 @@ from bnfold.runtime.sessions import CPU, CUDA
 from bnfold_cli.main import run
 from tests.test_bench import dense
 
-JOBS = {"survey": survey.survey, "alone": launch.alone, "launch": launch.launch}
+JOBS = {"survey": survey.survey, "alone": launch.alone, "launch": launch.launch, "captured": launch.captured}
 
 
 class Cuda:
@@ -231,7 +231,7 @@ def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: py
     [
         (["--quick"], "default", ["survey"]),
         (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["survey"]),
-        (["--budget", "1"], "exhaustive", ["survey", "alone", "alone"]),
+        (["--budget", "1"], "exhaustive", ["survey", *["alone"] * 4]),
         (["--budget", "1", "--no-cold"], "exhaustive", ["survey"]),
     ],
 )
@@ -245,6 +245,69 @@ def test_a_quick_look_leaves_out_what_takes_long(
     assert [cell["cudnn_search"] for cell in answer["cells"]] == [search]
     assert [job for job, _ in cuda.children if job != "launch"] == jobs
     assert bool(answer["cold"]) is ("alone" in jobs)
+
+
+def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
+    how = {**QUICK, "cold": True, "launches": 2}
+    for search, other in (("exhaustive", "default"), ("heuristic", "exhaustive"), ("default", "exhaustive")):
+        cuda.children.clear()
+        found = benchmark(dense(2), dense(1), **how, cudnn_search=search)
+        models = [(cold.cudnn_search, cold.model) for cold in found.cold]
+        assert models == [(s, model) for s in (search, other) for model in ("original", "folded")]
+        asked = [request["cells"][0]["setting"]["cudnn_search"] for job, request in cuda.children if job == "alone"]
+        assert asked == [search] * 2 + [other] * 2
+        seconds = [request["seconds"] for job, request in cuda.children if job == "alone"]
+        assert min(seconds[:2]) >= 300
+        assert max(seconds[2:]) == session.LEAST_START
+        assert f"cuda, {other} cuDNN search" in [row[0] for row in found.tables()[2].rows]
+
+
+def test_another_search_may_not_take_minutes(cuda: Cuda) -> None:
+    def slow(job: str, request: Mapping[str, Any]) -> None:
+        if job == "alone" and request["cells"][0]["setting"]["cudnn_search"] == "exhaustive":
+            raise child.Crashed(f"loading the {request['alone']} model took longer than 8 s and was stopped")
+
+    cuda.during = slow
+    found = benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="default")
+    assert [cold.cudnn_search for cold in found.cold] == ["default"] * 2
+    words = "cold start: loading the {} model took longer than 8 s and was stopped"
+    assert {words.format(name) for name in ("original", "folded")} <= {*found.notes}
+    with pytest.raises(Inconclusive, match="was stopped"):
+        benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="exhaustive")
+
+
+REFUSED = "This session cannot use the graph capture feature as requested by the user"
+
+
+def test_where_no_cuda_graph_can_be_captured_the_rest_is_timed(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = cuda.session
+
+    def without_graphs(model: Any, options: Any, chain: Any = ((CPU, {}),)) -> Any:
+        if "enable_cuda_graph" in chain[0][1]:
+            raise sessions.CannotRun(REFUSED)
+        return made(model, options, chain)
+
+    monkeypatch.setattr(sessions, "session", without_graphs)
+    how = {**QUICK, "launches": 2, "dims": {"N": [1, 2]}, "cudnn_search": "default"}
+    found = benchmark(dense(2), dense(1), **how, cuda_graph="both")
+    assert [cell.setting.cuda_graph for cell in found.cells] == [False, False]
+    assert any(note.startswith("no CUDA graph: onnxruntime cannot load") and REFUSED in note for note in found.notes)
+    assert session.GRAPHS_NEED in found.notes
+    with pytest.raises(ModelProblem, match="no CUDA graph: .*cannot use the graph capture") as caught:
+        benchmark(dense(2), dense(1), **how, cuda_graph="on")
+    assert caught.value.hint == session.GRAPHS_NEED
+
+
+def test_a_cuda_graph_is_tried_in_a_process_of_its_own_once_for_each_precision(cuda: Cuda) -> None:
+    how = {**QUICK, "launches": 2, "dims": {"N": [1, 2]}, "cudnn_search": "default"}
+    found = benchmark(dense(2), dense(1), **how, cuda_graph="both", precisions=["float32", "float16"])
+    tried = [request["cells"][0]["setting"] for job, request in cuda.children if job == "captured"]
+    assert [(each["precision"], each["cuda_graph"], each["dims"]) for each in tried] == [
+        (precision, True, [["N", 1]]) for precision in ("float32", "float16")
+    ]
+    assert len(found.cells) == 2 * 2 * 2
+    benchmark(dense(2), dense(1), **{**QUICK, "launches": 2})
+    assert [job for job, _ in cuda.children].count("captured") == 2
 
 
 def test_levels_are_those_that_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,12 +80,14 @@ class Cold:
     first_run_ms: float
     bytes: int
     peak_bytes: int | None
+    cudnn_search: str = ""
 
     def row(self) -> tuple[str, ...]:
         """For a table."""
         peak = f"{self.peak_bytes / 1e6:.0f}" if self.peak_bytes else "unknown"
         costs = (f"{self.create_ms:.1f}", f"{self.first_run_ms:.1f}", f"{self.bytes / 1e6:.2f}", peak)
-        return (self.provider, "B" if self.model == "folded" else "A", *costs)
+        search = f", {self.cudnn_search} cuDNN search" if self.cudnn_search else ""
+        return (self.provider + search, "B" if self.model == "folded" else "A", *costs)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -26,10 +26,17 @@ from .statistics import speedup
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
+LEAST_START = 8.0  # seconds that a cold start with another search may take, whatever the budget
+OTHER = {"exhaustive": "default", "heuristic": "exhaustive", "default": "exhaustive"}  # search of cuDNN to compare
 PATIENCE = {"cpu": 60.0, "cuda": 300.0, "tensorrt": 1800.0}  # after which a child is stopped; engines take minutes
 APART = "launches got ready one after another: when they did so at the same time, one failed"
 
 _SURVEYED = ("dims", "precision")
+
+GRAPHS_NEED = (
+    "A CUDA graph needs every node on CUDA, no control flow, and outputs whose shapes the inputs fix; "
+    "`bnfold verify A B --ep cuda` says which nodes are on the CPU."
+)
 
 
 @dataclass
@@ -64,7 +71,9 @@ class Session:
             }
             for each in self.settings
         ]
-        self.cold = [Cold(*key, **answer) for key, answer in self._alone()] if self.starts_cold else []
+        self._require_graphs()
+        if self.starts_cold:
+            self._start_cold()
         self._launch()
 
     def _surveyed(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,15 +85,51 @@ class Session:
             finally:
                 tried.result()
 
-    def _alone(self) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
-        """Both models on each provider, at its first setting of the level that users serve with."""
+    def _require_graphs(self) -> None:
+        """Leave the cells with a CUDA graph out, with a note, where onnxruntime can capture none.
+
+        That is tried in a process of its own: a capture that fails may leave CUDA in a state in which nothing works.
+        Raises ModelProblem if no cells would be left.
+        """
+        graphs = [cell for cell in self.cells if cell["setting"]["cuda_graph"]]
+        try:
+            for precision in dict.fromkeys(cell["setting"]["precision"] for cell in graphs):
+                first = next(cell for cell in graphs if cell["setting"]["precision"] == precision)
+                self.child("captured", first["setting"]["provider"], {"cells": [first]})
+        except (ModelProblem, Inconclusive) as why:
+            if len(graphs) == len(self.cells):
+                raise ModelProblem(f"no CUDA graph: {why}", GRAPHS_NEED) from why
+            self.notes += [f"no CUDA graph: {why}", GRAPHS_NEED]
+            self.cells = [cell for cell in self.cells if not cell["setting"]["cuda_graph"]]
+            self.settings = [each for each in self.settings if not each.cuda_graph]
+
+    def _start_cold(self) -> None:
+        """Both models on each provider, at its first setting of the level that users serve with.
+
+        On CUDA also with another search, which is much of what a start costs, as long as that fits into the budget.
+        """
         for provider in dict.fromkeys(each.provider for each in self.settings):
             mine = [cell for cell in self.cells if cell["setting"]["provider"] == provider]
             served = next((cell for cell in mine if cell["setting"]["level"] == "default"), mine[0])
             for name in MODELS:
-                with temporary.folder() as engines:  # nothing built or timed before is of help
-                    more = {"alone": name, "cells": [served], "folder": engines}
-                    yield (provider, name), self.child("alone", provider, more)
+                self._alone(served, name)
+            if provider == "cuda":
+                search = OTHER[served["setting"]["cudnn_search"]]
+                self._start_other({**served, "setting": {**served["setting"], "cudnn_search": search}})
+
+    def _start_other(self, cell: dict[str, Any]) -> None:
+        for name in MODELS:
+            try:
+                self._alone(cell, name, max(LEAST_START, (self.deadline - time.perf_counter()) / 4))
+            except Inconclusive as why:
+                self.notes.append(f"cold start: {why}")
+
+    def _alone(self, cell: dict[str, Any], name: str, patience: float | None = None) -> None:
+        setting = Setting.of(cell["setting"])
+        with temporary.folder() as engines:  # nothing built or timed before is of help
+            more = {"alone": name, "cells": [cell], "folder": engines}
+            answer = self.child("alone", setting.provider, more, patience=patience)
+        self.cold.append(Cold(setting.provider, name, **answer, cudnn_search=setting.cudnn_search))
 
     def _launch(self) -> None:
         """At least `FEWEST` (or all that were asked for), then more while intervals are wide and time is left."""
@@ -137,18 +182,19 @@ class Session:
         """The providers that are not the CPU."""
         return list(dict.fromkeys(each.provider for each in self.settings if each.way.gpu))
 
-    def child(self, job: str, provider: str, more: Mapping[str, Any], seconds: float | None = None) -> dict[str, Any]:
-        """The answer of a child, `seconds` of whose time are for timing. Raises Inconclusive if it does not survive."""
-        started, timing = time.perf_counter(), seconds or max(LEAST_SECONDS, self.deadline - time.perf_counter())
+    def child(
+        self, job: str, provider: str, more: Mapping[str, Any], timing: float = 0.0, patience: float | None = None
+    ) -> dict[str, Any]:
+        """The answer of a child, which may take `patience` seconds, or what is usual if `timing` of them are for that.
+
+        Raises Inconclusive if it does not survive.
+        """
+        started = time.perf_counter()
+        usual = max(PATIENCE[provider], 4 * (timing or self.deadline - started))
         try:
-            answer = child.run(
-                job,
-                {**self.request, **more},
-                seconds=max(PATIENCE[provider], 4 * timing),
-                reserves=bool(self.gpus),
-            )
+            answer = child.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
         except child.Crashed as why:
             raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
-        if seconds is None:
+        if not timing and not patience:
             self.longest = max(self.longest, time.perf_counter() - started)
         return answer
