@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -395,7 +397,7 @@ class Launches:
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
-        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)], "loaded": {}}
+        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)], "loaded": {}, "gpus": []}
 
 
 @pytest.mark.parametrize(
@@ -437,34 +439,43 @@ def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPa
     assert seen[0] >= 60
 
 
-def fake_nvml(**more: Any) -> types.ModuleType:
-    class NVMLError(Exception):
-        pass
+NVML = """
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 13020; return 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned n) { strncpy(text, "580", n); return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { *h = (void *)(long)(i + 7); return 0; }
+int nvmlDeviceGetName(void *h, char *text, unsigned n) { strncpy(text, "H100", n); return 0; }
+int nvmlDeviceGetUUID(void *h, char *text, unsigned n) { strncpy(text, "GPU-x", n); return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *h, int *a, int *b) { *a = 9; *b = 0; return 0; }
+int nvmlDeviceGetClockInfo(void *h, unsigned kind, unsigned *v) { *v = h == (void *)7 ? 1000 * kind + 980 : 0; return 0; }
+int nvmlDeviceGetTemperature(void *h, unsigned kind, unsigned *v) { return 3; }
+int nvmlDeviceGetCurrentClocksEventReasons(void *h, unsigned long long *v) { *v = 0x24; return 0; }
+"""  # fmt: skip
 
-    def refused(*_: Any) -> None:
-        raise NVMLError
 
-    made: Any = types.ModuleType("fake_nvml")
-    calls = {"nvmlInit": 0, "nvmlShutdown": 0, "nvmlDeviceGetCount": 1, "nvmlDeviceGetHandleByIndex": 0}
-    calls |= {"nvmlDeviceGetName": b"H100", "nvmlSystemGetDriverVersion": "580", "nvmlDeviceGetClockInfo": 1980}
-    calls |= {"nvmlDeviceGetTemperature": refused, "nvmlDeviceGetCurrentClocksEventReasons": 0x24} | more
-    for name, value in calls.items():
-        setattr(made, name, value if callable(value) else lambda *_, value=value: value)
-    made.NVMLError, made.NVML_CLOCK_SM, made.NVML_CLOCK_MEM, made.NVML_TEMPERATURE_GPU = NVMLError, 1, 2, 0
-    return made
+def library(code: str, path: Path) -> str:
+    path.with_suffix(".c").write_text(code)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", path, path.with_suffix(".c")], check=True)
+    return str(path)
 
 
-def test_the_state_of_a_gpu_is_read_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fake_nvml", fake_nvml())
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("name", ["Event", "Throttle"])  # drivers before 535 say Throttle
+def test_the_state_of_a_gpu_is_read_through_nvml(name: str, tmp_path: Path) -> None:
     reasons = ["SwPowerCap", "SwThermalSlowdown"]
-    expected = {"name": "H100", "driver": "580", "sm_mhz": 1980, "memory_mhz": 1980, "celsius": None}
-    assert nvml.gpus("fake_nvml") == [{**expected, "clocks_event_reasons": reasons}]
+    expected = {"name": "H100", "driver": "580", "sm_mhz": 1980, "memory_mhz": 2980, "celsius": None}
+    found = nvml.gpus(library(NVML.replace("EventReasons", f"{name}Reasons"), tmp_path / "nvml.so"))
+    assert found == [{**expected, "clocks_event_reasons": reasons}]
 
 
-def test_without_nvml_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nvml.gpus("no_such_module_of_nvml") == []
-    monkeypatch.setitem(sys.modules, "fake_nvml", fake_nvml(nvmlInit=lambda: (_ for _ in ()).throw(OSError())))
-    assert nvml.gpus("fake_nvml") == []
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_without_nvml_there_are_no_gpus(tmp_path: Path) -> None:
+    assert nvml.gpus("no_such_library.so") == []
+    off = NVML.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }")
+    assert nvml.gpus(library(off, tmp_path / "off.so")) == []
 
 
 def test_a_block_as_json() -> None:

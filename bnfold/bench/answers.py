@@ -84,7 +84,12 @@ def _models(precisions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
-    seen = {reason for key in ("gpus", "gpus_after") for gpu in around[key] for reason in gpu["clocks_event_reasons"]}
+    seen = {
+        reason
+        for key in ("gpus", "gpus_timing", "gpus_after")
+        for gpu in around.get(key, ())
+        for reason in gpu["clocks_event_reasons"]
+    }
     found = [reason for reason in THROTTLED if reason in seen]
     if found:
         yield f"the GPU was held back ({', '.join(found)}): `nvidia-smi -lgc` would hold its clocks"

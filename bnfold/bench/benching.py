@@ -79,7 +79,6 @@ def _report(session: Session, margin: float, seconds: float) -> Benchmark:
     around = {
         **session.around,
         "onnxruntime_build": session.facts["build"],
-        "loaded": session.loaded,
         "gpus_after": gpus(),
     }
     keys = ("batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")

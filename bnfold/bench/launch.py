@@ -21,6 +21,7 @@ from ..process.child import stage
 from ..runtime.probe import versions
 from ..verification.windows import Array
 from . import turns
+from .nvml import gpus
 from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, placed, runners, task
 from .settings import Setting
 from .statistics import paired
@@ -47,7 +48,8 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
         found = [pair for each in ready for pair in timed(each)]
     else:
         found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
-    return {"cells": [answer for _, answer in sorted(found, key=lambda pair: pair[0])], "loaded": versions()}
+    cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+    return {"cells": cells, "loaded": versions(), "gpus": gpus()}
 
 
 def _groups(cells: Cells) -> list[list[int]]:

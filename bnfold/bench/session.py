@@ -54,7 +54,6 @@ class Session:
     cells: list[dict[str, Any]] = field(default_factory=list)
     cold: list[Cold] = field(default_factory=list)
     answers: list[list[dict[str, Any]]] = field(default_factory=list)  # per launch, per setting
-    loaded: dict[str, str] = field(default_factory=dict)  # versions of a GPU's libraries
     notes: list[str] = field(default_factory=list)
     longest: float = 0.0  # seconds of a child that timed nothing
 
@@ -169,7 +168,7 @@ class Session:
         several = len(plain) > 1
         found = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
         self.answers += [answer["cells"] for answer in found]
-        self.loaded = found[0]["loaded"]
+        self.around |= {"loaded": found[0]["loaded"], "gpus_timing": found[0]["gpus"]}
 
     def _narrow(self) -> bool:
         """Are the intervals of all settings, and of their controls, narrow?"""

@@ -51,10 +51,11 @@ class Setting:
 
     def chain(self, engine: Mapping[str, str] | None = None) -> Chain:
         """Providers with options, as they serve; `engine` goes to TensorRT."""
+        (first, options), *rest = chain(self.way, engine)
         graph = {"enable_cuda_graph": "1"} if self.cuda_graph else {}
         search = {"cudnn_conv_algo_search": self.cudnn_search.upper()} if self.cudnn_search else {}
-        own = {CUDA: {**graph, **search}}
-        return [(name, {**given, **own.get(name, {})}) for name, given in chain(self.way, engine)]
+        every = [(first, {**options, **graph}), *rest]
+        return [(name, {**options, **(search if name == CUDA else {})}) for name, options in every]
 
     @property
     def session(self) -> Setting:
