@@ -22,7 +22,7 @@ from bnfold.errors import ModelProblem
 from tests.test_cli import conv_bn
 
 SIGNATURES = {
-    "benchmark": "original folded * launches budget_s dims levels providers mode cuda_graph margin threads seed",
+    "benchmark": "original folded * launches budget_s dims levels providers mode cuda_graph cudnn_search precisions cold margin threads seed",
     "explain": "model * freeze_initializers",
     "fold": "model * freeze_initializers",
     "load": "model * whole",
