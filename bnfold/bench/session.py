@@ -35,7 +35,7 @@ _SURVEYED = ("dims", "precision")
 
 GRAPHS_NEED = (
     "A CUDA graph needs every node on CUDA, no control flow, and outputs whose shapes the inputs fix; "
-    "`bnfold verify A B --ep cuda` says which nodes are on the CPU."
+    "`bnfold verify` says which nodes are on the CPU."
 )
 
 
