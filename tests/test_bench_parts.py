@@ -224,6 +224,31 @@ def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
         assert words in found
 
 
+@pytest.mark.parametrize(
+    ("difference", "column", "words"),
+    [
+        (1e-6, "1.0e-06", ""),
+        (0.2, "2.0e-01", "are 0.2 of the largest apart"),
+        (None, "unknown", "cannot be compared"),
+    ],
+)
+def test_models_that_may_not_compute_the_same_are_noted(difference: float | None, column: str, words: str) -> None:
+    calm = [0.0, 0.001, -0.001]
+    apart = cell(calm, calm, difference=difference)
+    assert apart.row({"level"})[-1] == column
+    around = {"load_average": None, "gpus": [], "gpus_after": []}
+    found = answers.notes(around, {}, [apart])
+    assert [words in note for note in found] == [True] * bool(words)
+
+
+def test_models_whose_outputs_have_other_names_are_timed_all_the_same() -> None:
+    other = dense(1)
+    other.graph.output[0].name = other.graph.node[-1].output[0] = "z"
+    for mode in ("e2e", "device"):
+        found = benchmark(dense(1), other, levels=["default"], launches=2, budget_s=0.5, mode=mode, cold=False)
+        assert found.cells[0].difference is None
+
+
 def test_settings_levels_and_sizes_each_have_a_cell(measured: Benchmark) -> None:
     words = [each.setting.words() for each in measured.cells]
     assert words == [f"{level}, cpu, device, N={n}" for n in (1, 64) for level in ("off", "default")]

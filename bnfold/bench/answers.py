@@ -112,5 +112,6 @@ def _judged(cells: Sequence[Cell]) -> Iterator[str]:
         if each.setting.way.gpu and any(CPU in counts for counts in each.placed):
             yield f"{words}: some nodes sit on the CPU; `bnfold verify` says which"
         if each.difference is None or each.difference > APART:
-            how = "not finite" if each.difference is None else f"{each.difference:.2g} of the largest apart"
-            yield f"{words}: the outputs of the models are {how}; `bnfold verify` tells rounding from faults"
+            unknown = "cannot be compared: they are not finite, or of other names or shapes"
+            how = unknown if each.difference is None else f"are {each.difference:.2g} of the largest apart"
+            yield f"{words}: the outputs of the models {how}; `bnfold verify` tells rounding from faults"

@@ -123,15 +123,20 @@ def _figures(ready: Ready, seconds: float, order: random.Random) -> dict[str, An
 
 
 def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> float | None:
-    """How far outputs are apart at most, relative to the largest of the original's; None where they are not finite."""
-    found = 0.0
+    """How far outputs are apart at most, relative to the largest number of the same output of the original.
+
+    None where they cannot be compared: they are not finite, or of other names or shapes.
+    """
+    worst = 0.0
     for name, value in original.items():
-        if not (np.isfinite(value).all() and np.isfinite(folded[name]).all()):
+        if name not in folded or folded[name].shape != value.shape:
             return None
         first, second = (np.asarray(each, np.float64) for each in (value, folded[name]))
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            return None
         if value.size:
-            found = max(found, float(np.abs(first - second).max() / (np.abs(first).max() or 1.0)))
-    return found
+            worst = max(worst, float(np.abs(first - second).max() / (np.abs(first).max() or 1.0)))
+    return worst
 
 
 def alone(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Cell:
     enqueue_ms: tuple[float, float] | None
     left: tuple[int, int]  # BatchNormalization in the graphs that onnxruntime runs
     placed: tuple[dict[str, int], dict[str, int]]  # nodes on each provider
-    difference: float | None  # of the outputs, relative to the largest; None where they are not finite
+    difference: float | None  # of the outputs, relative to the largest; None where that is unknown
 
     @property
     def level(self) -> str:
@@ -50,7 +50,7 @@ class Cell:
         """
         pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
         ratio = f"{self.speedup.estimate:.3f} {span(self.speedup)}"
-        apart = "not finite" if self.difference is None else f"{self.difference:.1e}"
+        apart = "unknown" if self.difference is None else f"{self.difference:.1e}"
         return (self.setting.words(differing), *pair, ratio, noise, self.verdict, apart)
 
     def scatter(self, differing: Collection[str]) -> list[tuple[str, ...]]:

@@ -37,7 +37,7 @@ _SURVEYED = ("dims", "precision")
 
 GRAPHS_NEED = (
     "A CUDA graph needs every node on CUDA, no control flow, and outputs whose shapes the inputs fix; "
-    "`bnfold verify A B --ep cuda` says which nodes are on the CPU."
+    "`bnfold verify` says which nodes are on the CPU."
 )
 
 
@@ -81,12 +81,14 @@ class Session:
 
     def _surveyed(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The facts, found while the providers are tried: whether these run comes first."""
+        started = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             tried = pool.submit(copy_context().run, require, self.gpus)
             try:
                 return self.child("survey", "cpu", request)
             finally:
                 tried.result()
+                self.longest = time.perf_counter() - started
 
     def _require_graphs(self) -> None:
         """Leave the cells with a CUDA graph out, with a note, where onnxruntime can capture none.
@@ -147,11 +149,11 @@ class Session:
             started = time.perf_counter()
             try:
                 self._timed(range(done, done + count), seconds)
-            except (ModelProblem, Inconclusive):
+            except (ModelProblem, Inconclusive) as why:
                 if count == 1:
                     raise
                 size = 1
-                self.notes.append(APART)
+                self.notes.append(f"{APART}: {why}")
             lasted = time.perf_counter() - started
             around = max(0.0, lasted - count * seconds)
 
