@@ -16,6 +16,7 @@ from ..runtime.protos import produced
 from ..runtime.providers import without_tensorrt
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
+from .arithmetics import in_each
 from .channels import by_channel
 from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
@@ -26,7 +27,6 @@ from .oracle import CannotEvaluate
 from .records import record
 from .regions import shape_of_graph, undone
 from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
-from .turns import turns
 from .windows import Array
 
 Tallies = tuple[
@@ -44,7 +44,7 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepared(request, folder)
         levels = request["levels"] if sized(trial) else []
-        return {"ways": [_way(turn, levels) for turn in turns(trial, request["maths"])]}
+        return {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
 
 
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from .inputs import Case, shapes
 from .trial import WORK, Trial
 
 
-def turns(trial: Trial, maths: Sequence[str]) -> Iterator[Trial]:
+def in_each(trial: Trial, maths: Sequence[str]) -> Iterator[Trial]:
     """The trial in each of `maths`: models, inputs and the float64 evaluation are shared, what is found is not."""
     inputs = min(len(trial.planned), max(1, WORK["fast"] // max(1, trial.elements)))
     small = trial.elements * inputs <= WORK["fast"]
