@@ -425,7 +425,12 @@ class Launches:
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
-        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)], "loaded": {}, "binds_cpu": [], "gpus": []}
+        return {
+            "cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)],
+            "loaded": {},
+            "binds_cpu": [],
+            "gpus": [],
+        }
 
 
 @pytest.mark.parametrize(

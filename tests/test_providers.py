@@ -36,7 +36,6 @@ from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
 from bnfold.verification.oracle import Oracle
 from bnfold_cli.main import run
-from tests.benchmarks import latency_cuda, on_gpu
 from tests.test_verify_verdicts import level
 from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped
 
@@ -788,48 +787,6 @@ def test_what_verify_does_not_know_is_exit_2(
 ) -> None:
     assert run(["verify", *files, *options]) == 2
     assert words in capsys.readouterr().err
-
-
-def test_the_script_for_gpu_machines_runs_to_its_end_on_the_cpu(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    weights = CONV.weights(0)
-    onnx.save(CONV.original(weights), tmp_path / "net.onnx")
-    out = tmp_path / "result.json"
-    asked = ["--ep", "cpu", "--cache", str(tmp_path), "--out", str(out), "--bench", "1"]
-    assert on_gpu.main(["net", *asked]) == 0
-    assert "| net | off | PASS |" in capsys.readouterr().out
-    found = json.loads(out.read_text())
-    assert found["doctor"]["schema"] == "bnfold.doctor/1"
-    (model,) = found["models"]
-    assert [each["optimization"] for each in model["levels"]] == ["off", "default"]
-    assert model["levels"][0]["placement"]["the folded model"]["ran"] == {CPU: {"Conv": 2, "Relu": 1}}
-    assert all(each["rms_folded"] > 0 for each in model["levels"])
-    assert [each["precision"] for each in model["latency"]] == ["float32", "float16"]
-    assert {cell["mode"] for each in model["latency"] for cell in each["cells"]} == {"device"}
-
-
-def test_the_script_for_latency_on_cuda_runs_to_its_end_on_the_cpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    onnx.save(CONV.original(CONV.weights(0)), tmp_path / "net.onnx")
-    monkeypatch.setattr(latency_cuda, "BLOCKS", 3)
-    monkeypatch.setattr(latency_cuda, "BLOCK_SECONDS", 0.001)
-    latency_cuda.main([str(tmp_path / "out.json"), "net", "--ep", "cpu", "--cache", str(tmp_path)])
-    found = json.loads((tmp_path / "out.json").read_text())
-    settings = [(row["precision"], row["batch"]) for row in found["rows"]]
-    assert settings == [(p, b) for p in ("float32", "float16") for b in (1, 32, 1)]
-    assert all(row["low"] <= row["ratio"] <= row["high"] and row["difference"] < 1e-2 for row in found["rows"])
-
-
-def test_the_script_for_gpu_machines_says_where_there_is_no_gpu(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if examined("cuda").works:
-        pytest.skip("there is a GPU")
-    assert on_gpu.main(["net", "--cache", str(tmp_path), "--out", str(tmp_path / "result.json")]) == 4
-    assert "error: CUDAExecutionProvider cannot run here" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
 
 
 # On a GPU: python -m pytest -m gpu
