@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .verification import Verification as Verification
     from .verification import verify as verify
 
+__version__ = "0.1.0"
+
 # From 1.29 on, onnxruntime tells its maker about the models it opens, unless this says no before it is first imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 

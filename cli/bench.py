@@ -28,13 +28,15 @@ Quick = Annotated[
 ]
 Launches = Annotated[int, typer.Option(min=2, help="Fresh processes, at most.")]
 Budget = Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Time for everything.")]
-Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Mode = Annotated[
     str | None,
     typer.Option(help="e2e (numpy in and out; usual on cpu), device (I/O binding; usual on a GPU), enqueue."),
 ]
 Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to time at.")]
-Graph = Annotated[str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda and mode device.")]
+Graph = Annotated[
+    str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda or tensorrt-rtx, and mode device.")
+]
 Search = Annotated[
     str | None,
     typer.Option(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from bnfold import __version__
 from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold.interrupts import interruptible
 from bnfold_cli.console import complain, words
@@ -34,9 +35,7 @@ COMMANDS = (
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"bnfold {version('bnfold')}")
+        typer.echo(f"bnfold {__version__}")
         raise typer.Exit
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bnfold import __version__
 from bnfold.errors import UsageProblem
 from bnfold.progress import notified
 from bnfold_cli import console
@@ -77,8 +78,8 @@ def versions() -> str:
 
     from bnfold.installed import runtimes
 
-    found = []
-    for name in ("bnfold", "onnx", *runtimes(), "numpy", "torch"):
+    found = [f"bnfold {__version__}"]
+    for name in ("onnx", *runtimes(), "numpy", "torch"):
         try:
             found.append(f"{name} {version(name)}")
         except PackageNotFoundError:

@@ -56,7 +56,8 @@ def test_every_combination_is_a_setting() -> None:
         (["off"], ["cpu"], "fast", "off", "unknown mode 'fast'"),
         (["off"], ["cuda"], None, "maybe", "unknown choice of CUDA graph 'maybe'"),
         (["off"], ["cpu"], "enqueue", "off", "mode enqueue needs a GPU"),
-        (["off"], ["cpu"], None, "on", "a CUDA graph needs --ep cuda"),
+        (["off"], ["cpu"], None, "on", "a CUDA graph needs --ep cuda or tensorrt-rtx and --mode device"),
+        (["off"], ["cuda", "tensorrt"], None, "on", "a CUDA graph needs --ep cuda or tensorrt-rtx"),
         (["off"], ["cuda"], "e2e", "both", "a CUDA graph needs --ep cuda"),
     ],
 )
@@ -75,6 +76,8 @@ def test_several_sizes_of_a_dimension() -> None:
 def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
     graph = Setting("default", "cuda", "device", cuda_graph=True).chain()
     assert graph == [("CUDAExecutionProvider", {"enable_cuda_graph": "1"})]
+    compiled = Setting("default", "tensorrt-rtx", "device", cuda_graph=True).chain({"nv_runtime_cache_path": "a"})
+    assert [options for _, options in compiled] == [{"nv_runtime_cache_path": "a", "enable_cuda_graph": "1"}, {}]
     for provider, options in [
         *graph,
         *Setting("default", "tensorrt", "device").chain({"trt_engine_cache_enable": "1"}),
@@ -394,7 +397,7 @@ def test_all_options_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "p.svg").exists()
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
     provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -422,7 +425,12 @@ class Launches:
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
-        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)], "loaded": {}, "gpus": []}
+        return {
+            "cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)],
+            "loaded": {},
+            "gpus": [],
+            "notes": [],
+        }
 
 
 @pytest.mark.parametrize(

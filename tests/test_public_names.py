@@ -26,7 +26,7 @@ SIGNATURES = {
     "explain": "model * freeze_initializers",
     "fold": "model * freeze_initializers",
     "load": "model * whole",
-    "recalibrate": "model batches * method batch_size memory_limit watch",
+    "recalibrate": "model batches * method batch_size memory_limit provider watch",
     "save": "model path source_folder promises",
     "verify": "original folded * effort seed levels providers maths placement inputs dims shapes budget_s declared "
     "allow_external_outside",

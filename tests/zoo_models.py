@@ -45,29 +45,35 @@ PIXELS = 1 << 20  # of one training pass
 OPSET = 20
 
 
-def exported(name: str, folder: Path) -> Path:
-    """The ONNX file of a model, from the cache in `folder`, or made there."""
+def exported(name: str, folder: Path, side: int | None = None) -> Path:
+    """The ONNX file of a model, from the cache in `folder`, or made there; `side` is that of its pictures."""
     path = folder / f"{name}.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        record = made(name)
+        record = made(name, side)
         draft = path.with_suffix(f".{np.random.randint(1 << 30)}.part")
         draft.write_bytes(record.SerializeToString(deterministic=True))
         draft.replace(path)
     return path
 
 
-def made(name: str) -> onnx.ModelProto:
-    """Build, populate, export. The same name gives the same model."""
-    torch.manual_seed(0)
-    model, shape = built(name)
-    populate(model, shape, torch.Generator().manual_seed(1))
-    record = converted(model.eval(), shape, OPSET, {})
+def made(name: str, side: int | None = None) -> onnx.ModelProto:
+    """Build, populate, export. The same name and side give the same model."""
+    model, shape = populated(name, side)
+    record = converted(model, shape, OPSET, {})
     return frozen(record) if name.endswith("_frozen") else record
 
 
-def built(name: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """A network with random weights, and the shape of one input."""
+def populated(name: str, side: int | None = None) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network in eval mode with numbers as after training, and the shape of one input."""
+    torch.manual_seed(0)
+    model, shape = built(name, side)
+    populate(model, shape, torch.Generator().manual_seed(1))
+    return model.eval(), shape
+
+
+def built(name: str, side: int | None = None) -> tuple[nn.Module, tuple[int, ...]]:
+    """A network with random weights, and the shape of one input, whose pictures have `side` pixels a side."""
     if name in NETS:
         make, shape = NETS[name]
         return make(), shape
@@ -75,7 +81,7 @@ def built(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # timm's notes on renamed models
-        return create_model(name), (3, *[timm_size(name)] * 2)
+        return create_model(name), (3, *[side or timm_size(name)] * 2)
 
 
 def timm_size(name: str) -> int:

@@ -19,10 +19,11 @@ import numpy as np
 
 from ..process.child import stage
 from ..runtime.probe import versions
+from ..runtime.providers import Way
 from ..verification.windows import Array
 from . import turns
 from .nvml import gpus
-from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, placed, runners, task
+from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
 from .settings import Setting
 from .statistics import paired
 from .survey import survey as survey
@@ -49,7 +50,18 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     else:
         found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
     cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
-    return {"cells": cells, "loaded": versions(), "gpus": gpus()}
+    return {"cells": cells, "gpus": gpus(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
+
+
+def _served(settings: set[Setting]) -> dict[str, Any]:
+    """The libraries that the providers have loaded, and notes on where inputs and outputs are bound."""
+    gpus = sorted({each.provider for each in settings if each.way.gpu})
+    bound = sorted({each.provider for each in settings if each.way.gpu and each.mode != "e2e"})
+    on_cpu = [name for name in bound if memory(Way(name)) == {"device_type": "cpu"}]
+    return {
+        "loaded": {name: version for provider in gpus for name, version in versions(provider).items()},
+        "notes": [f"{name} offers no memory of its own: inputs and outputs are bound in the CPU's" for name in on_cpu],
+    }
 
 
 def _groups(cells: Cells) -> list[list[int]]:

@@ -17,6 +17,8 @@ from ..errors import ModelProblem
 from ..installed import runtime
 from ..process.child import stage
 from ..runtime import libraries, placement, providers, sessions
+from ..runtime.plugins import PLUGINS, device_memory
+from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..verification.inputs import Case, feeds
 from ..verification.windows import Array
@@ -143,14 +145,11 @@ def cannot_load(path: str, why: CannotRun) -> ModelProblem:
 _ENTRIES = {"session.record_ep_graph_assignment_info": "1"}
 
 
-def _engine(
-    request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array]
-) -> dict[str, str] | None:
-    """TensorRT's options: both models time their kernels into one file, and keep engines under names of their own."""
-    if setting.provider != "tensorrt":
-        return None
+def _engine(request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array]) -> dict[str, str]:
+    """What a provider that compiles is asked for: engines are kept under names of their own, timings in one file."""
     key = hashlib.sha256(f"{name} {setting.words()}".encode()).hexdigest()[:16]
-    return providers.profile([{name: x.shape for name, x in values.items()}]) | providers.cached(request["folder"], key)
+    shapes = {name: x.shape for name, x in values.items()}
+    return providers.profile(setting.way, [shapes]) | providers.cached(setting.way, request["folder"], key)
 
 
 def calls(
@@ -165,7 +164,7 @@ def calls(
     if setting.mode == "e2e":
         run = partial(session.run, names, dict(values))
         return run, _nothing, lambda: numbers(run())
-    binding = _bound(session, "cuda" if setting.way.gpu else "cpu", names, values, outputs)
+    binding = _bound(session, memory(setting.way), names, values, outputs)
     run = partial(session.run_with_iobinding, binding, run_options(setting.mode))
     return run, binding.synchronize_outputs, lambda: numbers(binding.copy_outputs_to_cpu())
 
@@ -182,20 +181,39 @@ def run_options(mode: str) -> Any:
     return made
 
 
-def _bound(session: Any, device: str, names: Sequence[str], values: Mapping[str, Array], outputs: Outputs) -> Any:
-    """Inputs, and outputs of known shape, at fixed places on the device: a CUDA graph needs that."""
-    ort = runtime()
+def _bound(
+    session: Any, where: Mapping[str, Any], names: Sequence[str], values: Mapping[str, Array], outputs: Outputs
+) -> Any:
+    """Inputs, and outputs of known shape, at fixed places in the memory `where`: a CUDA graph needs that."""
+    room = runtime().OrtValue.ortvalue_from_shape_and_type
     binding = session.io_binding()
     for name, value in values.items():
-        binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(value, device, 0))
+        binding.bind_ortvalue_input(name, _put(value, where))
     for name in names:
         if name in outputs:
             shape, dtype = outputs[name]
-            place = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), _dtype(dtype), device, 0)
-            binding.bind_ortvalue_output(name, place)
+            binding.bind_ortvalue_output(name, room(list(shape), _dtype(dtype), **where))
         else:
-            binding.bind_output(name, device)
+            binding.bind_output(name, where.get("device_type") or room([1], float, **where).device_name())
     return binding
+
+
+def _put(value: Array, where: Mapping[str, Any]) -> Any:
+    """An OrtValue that holds `value`."""
+    values = runtime().OrtValue
+    if "device_type" in where:
+        return values.ortvalue_from_numpy(value, **where)
+    made = values.ortvalue_from_shape_and_type(list(value.shape), value.dtype.type, **where)
+    made.update_inplace(value)
+    return made
+
+
+def memory(way: Way) -> dict[str, Any]:
+    """Where tensors are kept for a provider, in onnxruntime's words; the CPU's memory if a plug-in offers none."""
+    if plugin := PLUGINS.get(way.provider):
+        own = device_memory(plugin)
+        return {"device_type": "cpu"} if own is None else {"memory_info": own}
+    return {"device_type": "cuda" if way.gpu else "cpu"}
 
 
 def _dtype(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UsageProblem
 from ..runtime.providers import PROVIDERS, Chain, Way, chain
-from ..runtime.sessions import CUDA
+from ..runtime.sessions import CUDA, PROVIDER_OPTIONS
 from ..verification.asked import require_sizes
 
 LEVELS = ("off", "default")
@@ -140,5 +140,7 @@ def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str, cudnn
         raise UsageProblem("a search of cuDNN needs --ep cuda", "Leave --cudnn-search out.")
     if mode == "enqueue" and "cpu" in providers:
         raise UsageProblem("mode enqueue needs a GPU: a CPU run is over when it returns", "Use --mode e2e or device.")
-    if cuda_graph != "off" and (set(providers) != {"cuda"} or mode not in (None, "device")):
-        raise UsageProblem("a CUDA graph needs --ep cuda and --mode device", "Leave --cuda-graph out, or off.")
+    able = {each for each in PROVIDERS if "enable_cuda_graph" in PROVIDER_OPTIONS[PROVIDERS[each]]}
+    if cuda_graph != "off" and (not able.issuperset(providers) or mode not in (None, "device")):
+        names = " or ".join(each for each in PROVIDERS if each in able)
+        raise UsageProblem(f"a CUDA graph needs --ep {names} and --mode device", "Leave --cuda-graph out, or off.")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
-from .. import external, onnx_io
+from .. import __version__, external, onnx_io
 from ..errors import BnfoldError, UsageProblem
 from ..pipeline import FoldReport, Size, size_of
 from . import latency, records
@@ -170,7 +169,7 @@ def _payload(
     source, said = ("fold", record) if record else _derived(pair)
     return {
         "schema": SCHEMA,
-        "bnfold": version("bnfold"),
+        "bnfold": __version__,
         "made": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "models": pair.told,
         "before": asdict(pair.sizes[0]),

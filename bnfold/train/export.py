@@ -128,6 +128,8 @@ def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:
     """What a deployer needs to know, as JSON under names that start with bnfold; no path of this machine."""
     from importlib.metadata import version
 
+    from .. import __version__
+
     settings: dict[str, Any] = asdict(config.settings)
     kind, _, place = config.settings.data.partition(":")
     del settings["data_dir"], settings["epochs"]
@@ -141,7 +143,7 @@ def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:
             "train_images": config.train_images,
             "test_images": config.test_images,
             "statistics": checkpoint.taken,
-            "versions": {name: version(name) for name in ("bnfold", "torch")},
+            "versions": {"bnfold": __version__, "torch": version("torch")},
         }
     )
     return {
