@@ -55,7 +55,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     monkeypatch.setattr(child, "run", made.child)
     monkeypatch.setattr(session, "require", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
-    monkeypatch.setattr(runner, "_bound", lambda session, device, *rest: bound(session, {"device_type": "cpu"}, *rest))
+    monkeypatch.setattr(runner, "_bound", lambda session, where, *rest: bound(session, {"device_type": "cpu"}, *rest))
     monkeypatch.setattr(runner, "run_options", lambda mode: None)
     return made
 
@@ -96,8 +96,9 @@ def test_sizes_share_sessions_unless_they_are_built_into_them(cuda: Cuda) -> Non
     assert len(cuda.options) == 2 * 3
     cuda.options.clear()
     found = benchmark(dense(4), dense(2), **how, cuda_graph="both")
-    assert len(cuda.options) == 2 * 3 * (1 + 3)
-    assert sum(options.get("enable_cuda_graph") == "1" for _, options in cuda.options) == 2 * 3 * 3
+    tried = 2  # whether graphs can be captured
+    assert len(cuda.options) == tried + 2 * 3 * (1 + 3)
+    assert sum(options.get("enable_cuda_graph") == "1" for _, options in cuda.options) == tried + 2 * 3 * 3
     parts = [(cell.setting.dims[0][1], cell.setting.cuda_graph) for cell in found.cells]
     assert parts == [(n, graph) for n in (1, 4, 8) for graph in (False, True)]
     assert all(len(cell.log_ratios) == 2 and cell.difference is not None for cell in found.cells)
@@ -309,6 +310,14 @@ def test_a_cuda_graph_is_tried_in_a_process_of_its_own_once_for_each_precision(c
     assert len(found.cells) == 2 * 2 * 2
     benchmark(dense(2), dense(1), **{**QUICK, "launches": 2})
     assert [job for job, _ in cuda.children].count("captured") == 2
+
+
+def test_a_provider_without_memory_of_its_own_is_noted(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "cuda offers no memory of its own: inputs and outputs are bound in the CPU's"
+    assert words not in benchmark(dense(2), dense(1), **QUICK).notes
+    monkeypatch.setattr(launch, "memory", lambda way: {"device_type": "cpu"})
+    assert words in benchmark(dense(2), dense(1), **QUICK).notes
+    assert words not in benchmark(dense(2), dense(1), **{**QUICK, "mode": "e2e"}).notes
 
 
 def test_levels_are_those_that_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

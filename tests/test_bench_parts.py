@@ -428,8 +428,8 @@ class Launches:
         return {
             "cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)],
             "loaded": {},
-            "binds_cpu": [],
             "gpus": [],
+            "notes": [],
         }
 
 

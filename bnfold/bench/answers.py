@@ -63,7 +63,7 @@ def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any
 
 def notes(around: Mapping[str, Any], precisions: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[str, ...]:
     """What a reader of the figures should know."""
-    return tuple([*_busy(around), *_models(precisions), *_bound(around, cells), *_throttled(around), *_judged(cells)])
+    return tuple([*_busy(around), *_models(precisions), *_throttled(around), *_judged(cells)])
 
 
 def _busy(around: Mapping[str, Any]) -> Iterator[str]:
@@ -81,13 +81,6 @@ def _models(precisions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 f"after onnxruntime's own level-1 rewrites both models are the same graph{where}: "
                 "expect 1.00x by default"
             )
-
-
-def _bound(around: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[str]:
-    bound = dict.fromkeys(each.setting.provider for each in cells if each.setting.mode != "e2e")
-    for provider in bound:
-        if provider in around.get("binds_cpu", ()):
-            yield f"{provider} offers no memory of its own: inputs and outputs are bound in the CPU's"
 
 
 def _throttled(around: Mapping[str, Any]) -> Iterator[str]:

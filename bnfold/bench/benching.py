@@ -40,17 +40,16 @@ def benchmark(
 
     Each of up to `launches` fresh processes, in about `budget_s` seconds altogether, times both models, and the
     original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when
-    every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a
-    symbolic name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are
-    levels of onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt, tensorrt-rtx; `mode` is e2e
-    (numpy in and out; usual on the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone);
-    `cuda_graph` is off, on or both; `cudnn_search`, of all sessions on CUDA, is exhaustive (onnxruntime's default,
-    so what a deployment that sets nothing will see), heuristic or default (one algorithm, no search: ready sooner);
-    `precisions` are float32 and float16, to which both models are converted, their inputs and outputs staying as
-    they are (default: as the models are); `cold` also measures what the start of a process costs; a difference
-    below `margin` is none; `threads` run an operator (default: one for each processor we may use). Raises
-    ModelProblem where a model cannot be run, EnvironmentProblem where a provider cannot, Inconclusive where
-    onnxruntime does not survive it.
+    every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a symbolic
+    name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are levels of
+    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt, tensorrt-rtx; `mode` is e2e (numpy in and
+    out; usual on the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on
+    or both; `cudnn_search`, of all sessions on CUDA, is exhaustive (onnxruntime's default, so what a deployment that
+    sets nothing will see), heuristic or default (one algorithm, no search: ready sooner); `precisions` are float32 and
+    float16, to which both models are converted, their inputs and outputs staying as they are (default: as the models
+    are); `cold` also measures what the start of a process costs; a difference below `margin` is none; `threads` run an
+    operator (default: one for each processor we may use). Raises ModelProblem where a model cannot be run,
+    EnvironmentProblem where a provider cannot, Inconclusive where onnxruntime does not survive it.
     """
     _require(launches, budget_s, threads, margin)
     options = settings(levels, providers, mode, dims or {}, cuda_graph, cudnn_search, precisions)

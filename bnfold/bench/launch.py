@@ -19,6 +19,7 @@ import numpy as np
 
 from ..process.child import stage
 from ..runtime.probe import versions
+from ..runtime.providers import Way
 from ..verification.windows import Array
 from . import turns
 from .nvml import gpus
@@ -49,15 +50,18 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     else:
         found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
     cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
-    return {"cells": cells, "gpus": gpus(), **_around(request["cells"])}
+    return {"cells": cells, "gpus": gpus(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
 
 
-def _around(cells: Cells) -> dict[str, Any]:
-    """Versions of the libraries that providers have loaded, and those that keep tensors in the CPU's memory."""
-    ways = dict.fromkeys(Setting.of(cell["setting"]).way for cell in cells)
-    gpu = [way for way in ways if way.gpu]
-    loaded = {name: version for way in gpu for name, version in versions(way.provider).items()}
-    return {"loaded": loaded, "binds_cpu": [way.provider for way in gpu if memory(way) == {"device_type": "cpu"}]}
+def _served(settings: set[Setting]) -> dict[str, Any]:
+    """The libraries that the providers have loaded, and notes on where inputs and outputs are bound."""
+    gpus = sorted({each.provider for each in settings if each.way.gpu})
+    bound = sorted({each.provider for each in settings if each.way.gpu and each.mode != "e2e"})
+    on_cpu = [name for name in bound if memory(Way(name)) == {"device_type": "cpu"}]
+    return {
+        "loaded": {name: version for provider in gpus for name, version in versions(provider).items()},
+        "notes": [f"{name} offers no memory of its own: inputs and outputs are bound in the CPU's" for name in on_cpu],
+    }
 
 
 def _groups(cells: Cells) -> list[list[int]]:

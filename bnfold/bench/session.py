@@ -29,7 +29,7 @@ FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
 LEAST_START = 8.0  # seconds that a cold start with another search may take, whatever the budget
 OTHER = {"exhaustive": "default", "heuristic": "exhaustive", "default": "exhaustive"}  # search of cuDNN to compare
-PATIENCE = {"cpu": 60.0, "cuda": 300.0}  # after which a child is stopped
+PATIENCE = {"cpu": 60.0, "cuda": 300.0}  # seconds after which a child is stopped
 COMPILING = 1800.0  # the same, of a provider that compiles graphs: engines take minutes
 APART = "launches got ready one after another: when they did so at the same time, one failed"
 
@@ -63,9 +63,8 @@ class Session:
         """Survey, cold costs, launches."""
         self.around = {**environment(), "threads": self.request["threads"], "gpus": gpus()}
         dims, precisions = (list(dict.fromkeys(getattr(each, of) for each in self.settings)) for of in _SURVEYED)
-        self.facts = self._surveyed(
-            {"dims": dims, "precisions": precisions, "gpu": any(Way(each).plain == "cuda" for each in self.gpus)}
-        )
+        gpu = next((plain for name in self.gpus if (plain := Way(name).plain) != "cpu"), "")
+        self.facts = self._surveyed({"dims": dims, "precisions": precisions, "gpu": gpu})
         self.cells = [
             {
                 "setting": each.to_json(),
@@ -164,7 +163,7 @@ class Session:
 
     def _timed(self, numbers: Sequence[int], seconds: float) -> None:
         """One launch each, got ready at the same time if there are several, and timed one after another."""
-        patient = max((each.provider for each in self.settings), key=usual_seconds)
+        patient = max((each.provider for each in self.settings), key=lambda provider: PATIENCE.get(provider, COMPILING))
         seeds = [self.request["seed"] * 1000 + number for number in numbers]
         plain: list[dict[str, Any]] = [{"cells": self.cells, "seconds": seconds, "seed": seed} for seed in seeds]
 
@@ -174,7 +173,8 @@ class Session:
         several = len(plain) > 1
         found = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
         self.answers += [answer["cells"] for answer in found]
-        self.around |= {"gpus_timing": found[0]["gpus"], **{key: found[0][key] for key in ("loaded", "binds_cpu")}}
+        self.around |= {"loaded": found[0]["loaded"], "gpus_timing": found[0]["gpus"]}
+        self.notes += [note for note in found[0]["notes"] if note not in self.notes]
 
     def _narrow(self) -> bool:
         """Are the intervals of all settings, and of their controls, narrow?"""
@@ -195,7 +195,7 @@ class Session:
         Raises Inconclusive if it does not survive.
         """
         started = time.perf_counter()
-        usual = max(usual_seconds(provider), 4 * (timing or self.deadline - started))
+        usual = max(PATIENCE.get(provider, COMPILING), 4 * (timing or self.deadline - started))
         try:
             answer = child.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
         except child.Crashed as why:
@@ -203,8 +203,3 @@ class Session:
         if not timing and not patience:
             self.longest = max(self.longest, time.perf_counter() - started)
         return answer
-
-
-def usual_seconds(provider: str) -> float:
-    """After which a child is stopped."""
-    return PATIENCE.get(provider, COMPILING)

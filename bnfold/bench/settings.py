@@ -51,11 +51,11 @@ class Setting:
 
     def chain(self, engine: Mapping[str, str] | None = None) -> Chain:
         """Providers with options, as they serve; `engine` goes to TensorRT."""
-        (first, given), *rest = chain(self.way, engine)
+        (first, options), *rest = chain(self.way, engine)
         graph = {"enable_cuda_graph": "1"} if self.cuda_graph else {}
         search = {"cudnn_conv_algo_search": self.cudnn_search.upper()} if self.cudnn_search else {}
-        every = [(first, {**given, **graph}), *rest]
-        return [(name, {**given, **(search if name == CUDA else {})}) for name, given in every]
+        every = [(first, {**options, **graph}), *rest]
+        return [(name, {**options, **(search if name == CUDA else {})}) for name, options in every]
 
     @property
     def session(self) -> Setting:

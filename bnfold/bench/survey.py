@@ -46,8 +46,8 @@ def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
     except ModelProblem:
         if not request["gpu"]:
             raise
-    libraries.preload("cuda")
-    return find(Setting("default", "cuda", cudnn_search="default"))
+    libraries.preload(request["gpu"])
+    return find(Setting("default", request["gpu"], cudnn_search="default"))
 
 
 def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
