@@ -23,7 +23,7 @@ Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        help="A first impression: 3 launches, a few seconds, no cold start, --cudnn-search default.",
+        help="A first impression: 3 launches, a few seconds, no cold start, --cudnn-search heuristic.",
     ),
 ]
 Launches = Annotated[int, typer.Option(min=2, help="Fresh processes, at most.")]
@@ -42,7 +42,7 @@ Search = Annotated[
     typer.Option(
         "--cudnn-search",
         help="How cuDNN chooses algorithms on CUDA, for both models: exhaustive (the default, being onnxruntime's: "
-        "what a deployment that sets nothing will see), heuristic or default (one algorithm, no search: ready sooner).",
+        "what a deployment that sets nothing will see), heuristic, or default (no search: ready at once, and slower runs).",
     ),
 ]
 Precision = Annotated[
@@ -129,7 +129,7 @@ def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> d
 
 def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
     """The same with little effort; what was asked for in so many words stays."""
-    search = how["cudnn_search"] or ("default" if "cuda" in how["providers"] else None)
+    search = how["cudnn_search"] or ("heuristic" if "cuda" in how["providers"] else None)
     less = {"launches": min(how["launches"], 3), "budget_s": min(how["budget_s"], 6.0), "cold": bool(cold)}
     return how | less | {"cudnn_search": search}
 

@@ -231,7 +231,7 @@ def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "search", "jobs"),
     [
-        (["--quick"], "default", ["survey"]),
+        (["--quick"], "heuristic", ["survey"]),
         (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["survey"]),
         (["--budget", "1"], "exhaustive", ["survey", *["alone"] * 4]),
         (["--budget", "1", "--no-cold"], "exhaustive", ["survey"]),

@@ -20,9 +20,9 @@ MODES = {
 }
 GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
 SEARCHES = {  # of cuDNN, with what a session of a network pays on an H200, again for every change of sizes
-    "exhaustive": "tries all algorithms for every convolution, 10 s and more; onnxruntime's own default",
-    "heuristic": "takes what cuDNN expects to be fastest, up to 8 s",
-    "default": "always takes the same algorithm, half a second",
+    "exhaustive": "times every algorithm for every convolution and shape; the default of onnxruntime, so of services",
+    "heuristic": "takes the algorithm that cuDNN expects to be fastest; seconds for every shape of some networks",
+    "default": "takes the first algorithm that cuDNN names, at once; runs may take twice as long (repvgg_a0 on an H200)",
 }
 PRECISIONS = FLOAT32, FLOAT16 = "float32", "float16"
 Dims = Mapping[str, int | Sequence[int]]
