@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from analysis import activation_moments, gradient, loss_along_gradient, moved, weight_gradient
 from networks import INITIAL, KINDS, network
 from torch import Tensor, nn
 
-from bnfold.train.analysis import activation_moments, gradient, loss_along_gradient, moved, weight_gradient
 from bnfold.train.data import Dataset
 
 Row = dict[str, Any]

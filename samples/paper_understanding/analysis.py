@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
-from ..moments import Moments
-from .norms import moments
+from bnfold.moments import Moments
+from bnfold.train.norms import moments
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 WEIGHTED = (nn.Conv2d, nn.Linear)

@@ -1,4 +1,4 @@
-"""Measurements of activations and gradients against sums written out one by one."""
+"""The sample on Bjorck et al. 2018: its measurements of activations and gradients against sums written out one by one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bnfold.train.analysis import activation_moments, gradient, loss_along_gradient, moved, weight_gradient
 from bnfold.train.resnet import resnet
+from tests.samples import folder, module
+
+with module(folder("paper_understanding") / "analysis.py") as analysis:
+    activation_moments, gradient, moved = analysis.activation_moments, analysis.gradient, analysis.moved
+    loss_along_gradient, weight_gradient = analysis.loss_along_gradient, analysis.weight_gradient
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2, 1])
