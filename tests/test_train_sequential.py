@@ -14,7 +14,7 @@ from bnfold.train import sequential as module
 from bnfold.train.data import load
 from bnfold.train.models import build
 from bnfold.train.ranks import ALONE
-from bnfold.train.recipe import Network
+from bnfold.train.settings import Network
 from bnfold.train.statistics import Statistics, install, population_statistics
 from tests.data import data_path
 

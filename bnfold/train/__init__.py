@@ -12,7 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..installed import need
-from .options import Event, Interrupted, Settings, TrainOptions, TrainResult, Watch
+from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
+from .settings import Settings
 
 if TYPE_CHECKING:
     from .statistics import install as install

@@ -12,7 +12,8 @@ from ..errors import ModelProblem, UsageProblem
 from ..staging import write
 from .data import Dataset
 from .normalization import Normalization
-from .options import Settings, TrainOptions
+from .options import TrainOptions
+from .settings import Settings
 
 CONFIG = "config.json"
 VERSION = 2  # of config.json and checkpoint.pt together
@@ -76,16 +77,16 @@ def require_version(path: Path, version: object) -> None:
 
 def resumed(settings: Settings, options: TrainOptions) -> Settings:
     """What a run goes on with: only its length and the place of its data may differ from what it has."""
-    said, stored = options.said(), asdict(settings)
+    given, stored = options.settings, asdict(settings)
     free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # it ends where the run ends
-    for name, value in said.items():
+    for name, value in given.items():
         if name not in free and stored[name] != value:
             raise UsageProblem(
                 f"the run has {name} {stored[name]}, not {value}",
                 "Leave that option out, or start another run with --out.",
             )
-    if said.keys() & {"steps", "epochs"} & free:
+    if given.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
-    if "statistics" in said:
+    if "statistics" in given:
         stored |= {"statistics_batch": None}
-    return Settings(**stored | said)
+    return Settings(**stored | given)

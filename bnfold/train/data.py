@@ -17,7 +17,7 @@ from ..errors import ModelProblem
 from ..installed import need
 from . import cifar, folder, idx
 from .normalization import Normalization, Pixels
-from .options import unknown
+from .settings import unknown
 
 Labels = npt.NDArray[np.int64]
 DIGITS = tuple("0123456789")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from .options import Settings
+from .settings import Settings
 
 Network = Callable[[Tensor], Tensor]
 SCHEDULES: dict[str, Callable[[Settings, int, int], float]] = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .recipe import ACTIVATIONS
+from .settings import ACTIVATIONS
 
 NONLINEAR: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 assert NONLINEAR.keys() == {*ACTIVATIONS}

@@ -129,7 +129,7 @@ def _finished(session: Session, checkpoint: Checkpoint) -> None:
 
 def _taken(session: Session) -> str:
     """How the population statistics of a finished run were taken."""
-    return session.settings.statistics_words if tracked_norms(session.model) else "none"
+    return session.settings.statistics_label if tracked_norms(session.model) else "none"
 
 
 def _statistics(session: Session) -> dict[str, Tensor]:

@@ -21,17 +21,16 @@ from torch import nn
 from ..errors import UsageProblem
 from .inception import bn_inception, inception
 from .layers import Style, small_gaussian
-from .options import option, unknown
 from .outside import from_file, from_timm, from_torchvision
-from .recipe import Network
 from .resnet import resnet
+from .settings import Network, flag, unknown
 
 Shape = tuple[int, int, int]
 HIDDEN = (100, 100, 100)  # units; section 4.1
 WEIGHT_STD = 0.1  # the paper says "small random Gaussian values"
 CHANNELS = (16, 32, 64)
 STRIDES = (1, 1, 2)
-VARIED = {field.name for field in fields(Network)} - {"arch", "init_std"}
+VARIED = {field.name: field for field in fields(Network) if field.name not in ("arch", "init_std")}
 
 
 def build(network: Network, shape: Shape, classes: int) -> nn.Module:
@@ -62,8 +61,8 @@ def find(arch: str) -> Callable[..., nn.Module]:
 
 def _require_honoured(network: Network, beyond: set[str]) -> None:
     if beyond:
-        said = ", ".join(sorted(option(name) for name in beyond))
-        raise UsageProblem(f"the architecture {network.arch} cannot honour {said}", "Leave it out, or choose another.")
+        flags = ", ".join(sorted(flag(VARIED[name]) for name in beyond))
+        raise UsageProblem(f"the architecture {network.arch} cannot honour {flags}", "Leave it out, or choose another.")
 
 
 def mlp(

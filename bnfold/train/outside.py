@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import ModelProblem
 from ..installed import need
-from .options import unknown
+from .settings import unknown
 
 Shape = tuple[int, int, int]
 

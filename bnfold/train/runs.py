@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import ModelProblem, UsageProblem
 from ..staging import append, write, writing
 from .config import VERSION, Config, require_version, write_config
-from .options import RUNS, Settings
+from .options import RUNS
+from .settings import Settings
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 

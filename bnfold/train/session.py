@@ -23,10 +23,11 @@ from .data import Dataset, Labels, Split, batches, load
 from .descent import Descent, layout, learning_rate, optimizer
 from .models import build
 from .normalization import Pixels
-from .options import BY_BATCH, DEVICES, Settings, TrainOptions, unknown
+from .options import DEVICES, TrainOptions
 from .ranks import Ranks, local_rank
 from .runs import Checkpoint
 from .sequential import CHUNK
+from .settings import BY_BATCH, Settings, unknown
 from .sync import Synced
 from .trial import try_a_step
 
@@ -133,7 +134,7 @@ def _mini_batches(session: Session) -> list[npt.NDArray[np.intp]]:
 
 def start(options: TrainOptions, ranks: Ranks) -> Session:
     """A new run; nothing is written before everything that could be wrong with `options` has been looked at."""
-    settings = ranks.agreed(lambda: Settings(**options.said()))
+    settings = ranks.agreed(lambda: Settings(**options.settings))
     run = ranks.first(lambda: _new(options.out or runs.default_out(settings)))
     data = ranks.led(lambda: _load(settings))
     session = ranks.agreed(lambda: _session(run, settings, data, _device(options.device, settings), ranks))

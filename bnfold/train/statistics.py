@@ -17,9 +17,9 @@ from ..moments import Array, Moments
 from .algorithms import population
 from .by_batch import batch_moments, equal_batches
 from .norms import Batch, tracked_norms
-from .options import METHODS, unknown
 from .ranks import ALONE, Ranks
 from .sequential import sequential
+from .settings import METHODS, unknown
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..errors import BnfoldError, UsageProblem
 from .data import Dataset
 from .descent import Descent, compiled, layout, optimizer
-from .options import Settings
 from .ranks import Ranks
+from .settings import Settings
 from .statistics import population_statistics
 
 
