@@ -16,7 +16,7 @@ from bnfold.errors import EnvironmentProblem
 from bnfold.progress import tell
 from bnfold.train import Event, TrainOptions, TrainResult
 from bnfold.train.options import CallOptions
-from bnfold.train.settings import Option, Settings, flag, option
+from bnfold.train.recipe import Option, Settings, flag, option
 from bnfold_cli import bars, console
 from bnfold_cli.console import say, speak_as_one, table
 

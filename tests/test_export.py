@@ -19,7 +19,7 @@ from bnfold.train import Interrupted, TrainOptions, TrainResult, runs, to_onnx, 
 from bnfold.train.config import VERSION
 from bnfold.train.data import load
 from bnfold.train.export import ExportResult, export
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 
 
 def trained(folder: Path, **options: Any) -> TrainResult:

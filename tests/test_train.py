@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bnfold.errors import CheckFailed, UsageProblem
-from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, models, runs, train
+from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, architectures, runs, train
 from tests.data import data_path
 
 Files = dict[str, bytes]
@@ -98,10 +98,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(whole: TrainResult, tmp_pat
 
 
 def test_random_numbers_drawn_in_training_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dropping(shape: models.Shape, classes: int, batch_norm: bool) -> nn.Module:
-        return nn.Sequential(models.mlp(shape, 20, batch_norm), nn.Dropout(0.5), nn.Linear(20, classes))
+    def dropping(shape: architectures.Shape, classes: int, batch_norm: bool) -> nn.Module:
+        return nn.Sequential(architectures.mlp(shape, 20, batch_norm), nn.Dropout(0.5), nn.Linear(20, classes))
 
-    monkeypatch.setitem(models.ARCHITECTURES, "dropping", dropping)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "dropping", dropping)
     train(short(tmp_path / "whole", arch="dropping"))
     with pytest.raises(Interrupted):
         train(short(tmp_path / "run", arch="dropping"), stop_at(13))

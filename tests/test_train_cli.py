@@ -12,10 +12,10 @@ import pytest
 import bnfold.train
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions
+from bnfold.train.architectures import ARCHITECTURES, FORMS
 from bnfold.train.data import DATASETS
-from bnfold.train.models import ARCHITECTURES, FORMS
 from bnfold.train.options import CallOptions
-from bnfold.train.settings import METHODS, OneOf, Settings
+from bnfold.train.recipe import METHODS, OneOf, Settings
 from bnfold_cli.main import run
 from bnfold_cli.train import PANELS
 

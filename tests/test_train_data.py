@@ -14,7 +14,7 @@ from PIL import Image
 from bnfold.errors import EnvironmentProblem, ModelProblem, UsageProblem
 from bnfold.train import download, idx
 from bnfold.train.data import batches, load
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 from tests.data import data_path
 
 

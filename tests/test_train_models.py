@@ -14,10 +14,10 @@ from torch import nn
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.pipeline import Options, fold_file
 from bnfold.train import TrainOptions, train
+from bnfold.train.architectures import ARCHITECTURES, build
 from bnfold.train.export import export
 from bnfold.train.inception import LocalResponseNorm
-from bnfold.train.models import ARCHITECTURES, build
-from bnfold.train.settings import Network
+from bnfold.train.recipe import Network
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (3, 32, 32), (3, 5, 7), (1, 1, 1)]
 SMALL = {"bn-inception": 1 / 16, "inception": 1 / 16}

@@ -18,9 +18,9 @@ import torch
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions, runs, train
 from bnfold.train.config import read_config
+from bnfold.train.population import population_statistics
 from bnfold.train.ranks import ALONE, Ranks, joined
 from bnfold.train.session import network
-from bnfold.train.statistics import population_statistics
 from tests import two_ranks
 from tests.test_train import same
 from tests.test_train_sequential import bits, digits

@@ -18,7 +18,7 @@ from bnfold.train import Interrupted, TrainOptions, runs, train
 from bnfold.train.augmentation import KINDS, augmented, distort, draws
 from bnfold.train.data import batches
 from bnfold.train.descent import Descent, learning_rate, optimizer
-from bnfold.train.settings import Settings
+from bnfold.train.recipe import Settings
 from tests.test_train import same, short, stop_at
 
 RATES = {

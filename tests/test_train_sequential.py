@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.train import sequential as module
+from bnfold.train.architectures import build
 from bnfold.train.data import load
-from bnfold.train.models import build
+from bnfold.train.population import Statistics, install, population_statistics
 from bnfold.train.ranks import ALONE
-from bnfold.train.settings import Network
-from bnfold.train.statistics import Statistics, install, population_statistics
+from bnfold.train.recipe import Network
 from tests.data import data_path
 
 Bits = dict[str, tuple[Tensor, Tensor]]

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.train.statistics import Statistics, install, population_statistics
+from bnfold.train.population import Statistics, install, population_statistics
 
 Array = npt.NDArray[np.float64]
 TAKEN = ("sequential", "alg2", "pooled")

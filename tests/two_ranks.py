@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.train import TrainOptions, train
+from bnfold.train.population import population_statistics
 from bnfold.train.ranks import Ranks, joined
 from bnfold.train.sequential import CHUNK, sequential
-from bnfold.train.statistics import population_statistics
 from tests.test_train_sequential import digits, network
 
 ARCHS = ("mlp", "convnet")

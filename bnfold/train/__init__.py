@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..installed import need
 from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
-from .settings import Settings
+from .recipe import Settings
 
 if TYPE_CHECKING:
-    from .statistics import install as install
-    from .statistics import population_statistics as population_statistics
+    from .population import install as install
+    from .population import population_statistics as population_statistics
 
 _OF_STATISTICS = ["install", "population_statistics"]  # public names that need PyTorch, imported when asked for
 
@@ -40,7 +40,7 @@ def __getattr__(name: str) -> Any:
     if name not in _OF_STATISTICS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     need("torch")
-    return getattr(import_module(f"{__name__}.statistics"), name)
+    return getattr(import_module(f"{__name__}.population"), name)
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .normalization import Pixels
+from .pixels import Pixels
 
 Draws = npt.NDArray[np.float64]
 DRAWS = 6  # for each image: rows, columns, mirrored, brightness, contrast, saturation

@@ -11,9 +11,9 @@ from typing import Any
 from ..errors import ModelProblem, UsageProblem
 from ..staging import write
 from .data import Dataset
-from .normalization import Normalization
 from .options import TrainOptions
-from .settings import Settings
+from .pixels import Normalization
+from .recipe import Settings
 
 CONFIG = "config.json"
 VERSION = 2  # of config.json and checkpoint.pt together

@@ -16,8 +16,8 @@ from ..display import counted
 from ..errors import ModelProblem
 from ..installed import need
 from . import cifar, folder, idx
-from .normalization import Normalization, Pixels
-from .settings import unknown
+from .pixels import Normalization, Pixels
+from .recipe import unknown
 
 Labels = npt.NDArray[np.int64]
 DIGITS = tuple("0123456789")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
-from .settings import Settings
+from .recipe import Settings
 
 Network = Callable[[Tensor], Tensor]
 SCHEDULES: dict[str, Callable[[Settings, int, int], float]] = {

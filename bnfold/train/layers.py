@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .settings import ACTIVATIONS
+from .recipe import ACTIVATIONS
 
 NONLINEAR: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 assert NONLINEAR.keys() == {*ACTIVATIONS}

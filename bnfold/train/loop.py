@@ -21,10 +21,10 @@ from . import board, runs
 from .descent import Taken, compiled, learning_rate
 from .norms import tracked_norms
 from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
+from .population import install, population_statistics
 from .ranks import Ranks, joined
 from .runs import Checkpoint
 from .session import Session, resume, start
-from .statistics import install, population_statistics
 
 TEST_BATCH = 500
 FEW_VALUES = 60 * 28 * 28  # in a batch: up to here one thread is the fastest

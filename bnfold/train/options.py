@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BnfoldError
-from .settings import Settings, option
+from .recipe import Settings, option
 
 RUNS = Path("runs")
 DEVICES = ("auto", "cpu", "cuda")

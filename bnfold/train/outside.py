@@ -13,7 +13,7 @@ from torch import nn
 
 from ..errors import ModelProblem
 from ..installed import need
-from .settings import unknown
+from .recipe import unknown
 
 Shape = tuple[int, int, int]
 

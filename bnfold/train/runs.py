@@ -17,7 +17,7 @@ from ..errors import ModelProblem, UsageProblem
 from ..staging import append, write, writing
 from .config import VERSION, Config, require_version, write_config
 from .options import RUNS
-from .settings import Settings
+from .recipe import Settings
 
 CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
 

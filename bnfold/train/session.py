@@ -17,17 +17,17 @@ from torch import Tensor, nn
 from ..display import counted
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
+from .architectures import build
 from .augmentation import augmented, draws
 from .config import CONFIG, Config, read_config, resumed, write_config
 from .data import Dataset, Labels, Split, batches, load
 from .descent import Descent, layout, learning_rate, optimizer
-from .models import build
-from .normalization import Pixels
 from .options import DEVICES, TrainOptions
+from .pixels import Pixels
 from .ranks import Ranks, local_rank
+from .recipe import BY_BATCH, Settings, unknown
 from .runs import Checkpoint
 from .sequential import CHUNK
-from .settings import BY_BATCH, Settings, unknown
 from .sync import Synced
 from .trial import try_a_step
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from ..errors import BnfoldError, UsageProblem
 from .data import Dataset
 from .descent import Descent, compiled, layout, optimizer
+from .population import population_statistics
 from .ranks import Ranks
-from .settings import Settings
-from .statistics import population_statistics
+from .recipe import Settings
 
 
 def try_a_step(descent: Descent, data: Dataset, ranks: Ranks) -> None:

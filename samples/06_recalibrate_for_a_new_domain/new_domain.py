@@ -23,7 +23,7 @@ from bnfold.recalibration.files import check_file, recalibrate_file
 from bnfold.train import TrainOptions, train
 from bnfold.train.data import Dataset, Split, load
 from bnfold.train.export import export
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("BNFOLD_DATA", HERE / "../../../shared/data"))

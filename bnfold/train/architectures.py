@@ -22,8 +22,8 @@ from ..errors import UsageProblem
 from .inception import bn_inception, inception
 from .layers import Style, small_gaussian
 from .outside import from_file, from_timm, from_torchvision
+from .recipe import Network, flag, unknown
 from .resnet import resnet
-from .settings import Network, flag, unknown
 
 Shape = tuple[int, int, int]
 HIDDEN = (100, 100, 100)  # units; section 4.1

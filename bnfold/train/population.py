@@ -18,8 +18,8 @@ from .algorithms import population
 from .by_batch import batch_moments, equal_batches
 from .norms import Batch, tracked_norms
 from .ranks import ALONE, Ranks
+from .recipe import METHODS, unknown
 from .sequential import sequential
-from .settings import METHODS, unknown
 
 
 @dataclass(frozen=True, eq=False)
