@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bnfold.train.resnet import resnet
+from bnfold.train.small_networks import resnet
 from tests.samples import folder, module
 
 with module(folder("paper_understanding") / "analysis.py") as analysis:

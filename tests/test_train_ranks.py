@@ -17,9 +17,9 @@ import torch
 
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions, runs, train
-from bnfold.train.config import read_config
 from bnfold.train.population import population_statistics
 from bnfold.train.ranks import ALONE, Ranks, joined
+from bnfold.train.runs import read_config
 from bnfold.train.session import network
 from tests import two_ranks
 from tests.test_train import same

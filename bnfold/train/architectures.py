@@ -1,35 +1,33 @@
 """Networks: `build` gives one. A new one is a function and one row in ARCHITECTURES or FAMILIES.
 
 The function's parameters are `shape` (C, H, W), the number of `classes`, and those of Network's options that the
-architecture honours: an option it has no parameter for is refused.
+architecture honours: an option it has no parameter for is refused. Networks that others wrote come from timm,
+torchvision, or a factory in a Python file of the user.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections import OrderedDict
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
+from importlib.util import module_from_spec, spec_from_file_location
 from inspect import signature
-from itertools import pairwise
-from math import prod
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import torch
 from torch import nn
 
-from ..errors import UsageProblem
+from ..errors import ModelProblem, UsageProblem
+from ..installed import need
 from .inception import bn_inception, inception
-from .layers import Style, small_gaussian
-from .outside import from_file, from_timm, from_torchvision
+from .layers import Shape, small_gaussian
 from .recipe import Network, flag, unknown
-from .resnet import resnet
+from .small_networks import convnet, mlp, resnet
 
-Shape = tuple[int, int, int]
-HIDDEN = (100, 100, 100)  # units; section 4.1
-WEIGHT_STD = 0.1  # the paper says "small random Gaussian values"
-CHANNELS = (16, 32, 64)
-STRIDES = (1, 1, 2)
 VARIED = {field.name: field for field in fields(Network) if field.name not in ("arch", "init_std")}
 
 
@@ -65,45 +63,67 @@ def _require_honoured(network: Network, beyond: set[str]) -> None:
         raise UsageProblem(f"the architecture {network.arch} cannot honour {flags}", "Leave it out, or choose another.")
 
 
-def mlp(
-    shape: Shape, classes: int, batch_norm: bool = True, activation: str = "sigmoid", bn_position: str = "before"
-) -> nn.Module:
-    """Section 4.1 of the paper: three hidden layers of 100 sigmoid units, normalized before the sigmoid."""
-    style = Style(batch_norm, activation, bn_position)
-    layers = OrderedDict[str, nn.Module](flatten=nn.Flatten())
-    for i, (n, m) in enumerate(pairwise((prod(shape), *HIDDEN)), start=1):
-        layers[f"hidden{i}"] = style.followed("linear", nn.Linear(n, m, bias=style.bias), nn.BatchNorm1d(m))
-    layers["output"] = nn.Linear(HIDDEN[-1], classes)
-    model = nn.Sequential(layers)
-    small_gaussian(model, WEIGHT_STD)
-    return model
+def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
+    """timm's model `name`, untrained, for these channels and classes."""
+    need("timm", extra="timm")
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown("timm model", name, timm.list_models())
+    made: nn.Module = _made(f"timm:{name}", timm.create_model, name, num_classes=classes, in_chans=shape[0])
+    return made
 
 
-def convnet(
-    shape: Shape, classes: int, batch_norm: bool = True, activation: str = "relu", bn_position: str = "before"
-) -> nn.Module:
-    """Three stages of 3x3 beside 1x1 convolutions, joined, normalized, ReLU; the last at stride 2; then their mean."""
-    style = Style(batch_norm, activation, bn_position)
-    layers = OrderedDict[str, nn.Module]()
-    for i, (n, m) in enumerate(pairwise((shape[0], *CHANNELS))):
-        joined = Branches(n, m, STRIDES[i], bias=style.bias)
-        layers[f"stage{i + 1}"] = style.followed("convs", joined, nn.BatchNorm2d(m))
-    layers["pool"] = nn.AdaptiveAvgPool2d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["output"] = nn.Linear(CHANNELS[-1], classes)
-    return nn.Sequential(layers)
+def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
+    """torchvision's classifier `name`, untrained, without the classifiers on the side that some have in training."""
+    need("torchvision")
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise unknown("torchvision model", name, known)
+    arguments: dict[str, Any] = {"num_classes": classes}
+    if name in ("googlenet", "inception_v3"):
+        arguments |= {"aux_logits": False, "init_weights": True}
+    made: nn.Module = _made(f"torchvision:{name}", models.get_model, name, weights=None, **arguments)
+    return made
 
 
-class Branches(nn.Module):
-    """3x3 and 1x1 convolutions of one input (N, n, H, W), side by side in the channels of (N, m, H', W')."""
+def from_file(file: str, name: str, shape: Shape, classes: int) -> nn.Module:
+    """What the function `name(in_shape, classes)` of this Python file returns. The file is run: trust it first."""
+    path = Path(file)
+    if not os.path.isfile(path):
+        raise ModelProblem(f"no file {path}", "FILE.py:FACTORY is relative to the current directory.")
+    arch = f"{path}:{name}"
+    factory = getattr(_made(arch, _imported, path), name, None)
+    if not callable(factory):
+        raise ModelProblem(f"{path} has no function {name}", f"Define {name}(in_shape, classes) -> nn.Module in it.")
+    made = _made(arch, factory, shape, classes)
+    if not isinstance(made, nn.Module):
+        raise ModelProblem(f"{arch} gave a {type(made).__name__}, not an nn.Module", "Return the network.")
+    return made
 
-    def __init__(self, n: int, m: int, stride: int, bias: bool) -> None:
-        super().__init__()
-        self.wide = nn.Conv2d(n, m - m // 4, 3, stride, padding=1, bias=bias)
-        self.narrow = nn.Conv2d(n, m // 4, 1, stride, bias=bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self.wide(x), self.narrow(x)], dim=1)
+def _imported(path: Path) -> ModuleType:
+    """The file as a module, which its own classes can find by name."""
+    spec = spec_from_file_location(f"bnfold_network_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _made(arch: str, factory: Any, *arguments: Any, **options: Any) -> Any:
+    """What the factory gives; ModelProblem with its own words where it fails."""
+    try:
+        return factory(*arguments, **options)
+    except Exception as error:  # other people's code may raise anything
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelProblem(
+            f"{arch} failed: {type(error).__name__}: {reason}", "Repair it, or choose another."
+        ) from error
 
 
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {

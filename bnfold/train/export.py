@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from .config import Config
-    from .runs import Checkpoint
+    from .runs import Checkpoint, Config
 
 OLDEST_OPSET = 18  # PyTorch has no implementations below
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2}  # of the largest output, or of 1 if that is smaller
@@ -50,10 +49,9 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     need("torch", "onnxscript")
     require_runtime("the comparison of the exported file with PyTorch")
     from . import runs
-    from .config import read_config
 
     run = runs.newest() if run is None else run.parent if os.path.isfile(run) else run
-    config, checkpoint = read_config(run), runs.load(run)
+    config, checkpoint = runs.read_config(run), runs.load(run)
     model = _network(run, config, checkpoint)
     proto = _proto(model, config, checkpoint, opset, dtype)
     with staged(out, replace=force) as temporary:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..display import counted
 from ..errors import ModelProblem
 from ..installed import need
-from .arrays import Arrays
+from .sources import Arrays
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 GREY = {"1", "L"}

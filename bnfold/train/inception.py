@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .layers import Style, he
+from .layers import Shape, Style, he
 
-Shape = tuple[int, int, int]
 SMALL = 96  # images of shorter sides than this take the small first layer
 STEM = (64, 64, 192)
 DEPTH_MULTIPLIER = 8

@@ -10,6 +10,7 @@ from torch import nn
 
 from .recipe import ACTIVATIONS
 
+Shape = tuple[int, int, int]  # (C, H, W) of an image
 NONLINEAR: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 assert NONLINEAR.keys() == {*ACTIVATIONS}
 

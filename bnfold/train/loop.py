@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckFailed
-from . import board, runs
+from . import curves, runs
 from .descent import Taken, compiled, learning_rate
 from .norms import tracked_norms
 from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
@@ -38,7 +38,7 @@ def train(options: TrainOptions, watch: Watch) -> TrainResult:
 
 def _train(options: TrainOptions, watch: Watch, ranks: Ranks) -> TrainResult:
     if options.tensorboard:
-        ranks.agreed(board.require)
+        ranks.agreed(curves.require_tensorboard)
     session, checkpoint = resume(options, ranks) if options.resume else (start(options, ranks), None)
     if checkpoint and checkpoint.step == session.steps and checkpoint.taken == _taken(session):
         return _result(session, checkpoint)
@@ -52,7 +52,7 @@ def _told(session: Session, tensorboard: bool, watch: Watch) -> AbstractContextM
     """What is told of every step."""
     if session.ranks.rank:
         return nullcontext(_nobody)
-    return board.writing(session.run, session.step, watch) if tensorboard else nullcontext(watch)
+    return curves.tensorboard(session.run, session.step, watch) if tensorboard else nullcontext(watch)
 
 
 def _nobody(event: Event) -> None:

@@ -19,17 +19,15 @@ from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
 from .architectures import build
 from .augmentation import augmented, draws
-from .config import CONFIG, Config, read_config, resumed, write_config
 from .data import Dataset, Labels, Split, batches, load
-from .descent import Descent, layout, learning_rate, optimizer
+from .descent import Descent, layout, learning_rate, optimizer, try_a_step
 from .options import DEVICES, TrainOptions
 from .pixels import Pixels
 from .ranks import Ranks, local_rank
 from .recipe import BY_BATCH, Settings, unknown
-from .runs import Checkpoint
+from .runs import CONFIG, Checkpoint, Config, read_config, resumed, write_config
 from .sequential import CHUNK
 from .sync import Synced
-from .trial import try_a_step
 
 EVALUATIONS = 20  # of a run, at least
 STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-batches

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from bnfold.bench.environment import environment
 from bnfold.errors import CheckFailed
 from bnfold.train import TrainOptions, install, population_statistics, runs, train
-from bnfold.train.config import read_config
 from bnfold.train.data import Dataset, load
 from bnfold.train.norms import tracked_norms
 from bnfold.train.options import Event
+from bnfold.train.runs import read_config
 from bnfold.train.session import network
 
 HERE = Path(__file__).resolve().parent

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 from torch.nn.init import kaiming_uniform_, xavier_uniform_
 
-from bnfold.train.resnet import resnet
+from bnfold.train.small_networks import resnet
 
 Shape = tuple[int, int, int]
 DEPTH, DEEP = 20, 56  # of those that are trained
