@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,16 @@ from bnfold import fold
 from bnfold.errors import ModelProblem
 from tests.build import BN, assert_same, bn, build, feeds
 from tests.reference import evaluate
+from tests.rows import Row
 from tests.test_dtypes import as_float64, in_type, stored
 from tests.test_traps import check, codes, left, rows
 
 X, Y, W, P3, P4, Q4 = "X[2,3,6,6]", "Y[2,4,4,4]", {"W": (4, 3, 3, 3)}, bn("p", 3), bn("p", 4), bn("q", 4)
-ROW = (f"c = Conv(X, W) Y = {BN('c', 'p')}", X, Y, {**W, **P4})
+ROW = Row(f"c = Conv(X, W) Y = {BN('c', 'p')}", {**W, **P4}, X, Y)
 
 
 def conv_bn(opset: int = 17, kind: str = "float64", **attributes) -> onnx.ModelProto:
-    model = in_type(build(*ROW, opset=opset), kind)
+    model = in_type(ROW.model(opset=opset), kind)
     model.graph.node[1].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
     return model
 
@@ -72,9 +74,14 @@ def test_T8_constant_nodes():
 
 
 T8 = {
-    "Identity": ("w = Identity(W) v = Identity(pv) u = Identity(v) c = Conv(X, w) Y = BatchNormalization(c, pg, pb, pm, u)", *ROW[1:], "Conv"),
-    "Cast": ("w = Cast<to=11>(W) g = Cast<to=11>(pg) c = Conv(X, w) Y = BatchNormalization(c, g, pb, pm, pv)", *ROW[1:], "Conv"),
-}  # fmt: skip
+    "Identity": replace(
+        ROW,
+        body="w = Identity(W) v = Identity(pv) u = Identity(v) c = Conv(X, w) Y = BatchNormalization(c, pg, pb, pm, u)",
+    ),
+    "Cast": replace(
+        ROW, body="w = Cast<to=11>(W) g = Cast<to=11>(pg) c = Conv(X, w) Y = BatchNormalization(c, g, pb, pm, pv)"
+    ),
+}
 
 
 @rows(T8)
@@ -117,7 +124,9 @@ def test_T8_external_data_at_an_offset(tmp_path: Path):
 def test_T8_a_body_has_a_constant_of_the_same_name(where):
     """The W of one body hides the W around it, which the other body and the main graph read."""
     parts = [f"{k} () => (double[2,4,4,4] {k}y) {{ {k}c = Conv(X, W) {k}y = {BN(f'{k}c', 'p')} }}" for k in "te"]
-    model = build(f"c = Conv(X, W) d = {BN('c', 'q')} e = If (yes) <then_branch = {parts[0]}, else_branch = {parts[1]}> Y = Add(d, e)", X, Y, {**W, **P4, **Q4, "yes": np.array(True)})  # fmt: skip
+    branches = f"If (yes) <then_branch = {parts[0]}, else_branch = {parts[1]}>"
+    body = f"c = Conv(X, W) d = {BN('c', 'q')} e = {branches} Y = Add(d, e)"
+    model = build(body, X, Y, {**W, **P4, **Q4, "yes": np.array(True)})
     body = next(a.g for a in model.graph.node[2].attribute if a.name == where)
     body.initializer.append(numpy_helper.from_array(3 * numpy_helper.to_array(tensor(model, "W")), "W"))
     result = fold(model)
@@ -163,7 +172,7 @@ def test_T9_old_opsets(opset, empty):
 def test_T9_parameters_per_activation(opset):
     """spatial=0: parameters of shape C x H x W, for which no Conv has room, but a Gemm has."""
     shapes = {f"p{k}": (4, 4, 4) for k in "gbmv"}
-    model = build(*ROW[:3], {**W, **shapes}, opset=opset)
+    model = replace(ROW, constants={**W, **shapes}).model(opset=opset)
     model.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
     assert {k.not_hoisted.code for k in fold(model).kept} == {"VARIES"}
     dense = build(f"b = {BN('X', 'p')} f = Flatten(b) Y = Gemm(f, V, C)", "X[2,4,4,4]", "Y[2,5]", {"V": (64, 5), "C": (5,), **shapes}, opset=opset)  # fmt: skip
