@@ -18,7 +18,7 @@ import torch
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions, runs, train
 from bnfold.train.population import population_statistics
-from bnfold.train.ranks import ALONE, Ranks, joined
+from bnfold.train.ranks import ALONE, Ranks, process_group
 from bnfold.train.runs import read_config
 from bnfold.train.session import network
 from tests import two_ranks
@@ -173,7 +173,7 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_one_process_is_alone() -> None:
-    with joined() as ranks:
+    with process_group() as ranks:
         assert ranks is ALONE
-    assert ranks.gathered(3) == [3]
+    assert ranks.gather(3) == [3]
     assert torch.equal(ranks.sum(torch.ones(2)), torch.ones(2))

@@ -13,7 +13,7 @@ from torch import Tensor
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.train import TrainOptions, train
 from bnfold.train.population import population_statistics
-from bnfold.train.ranks import Ranks, joined
+from bnfold.train.ranks import Ranks, process_group
 from bnfold.train.sequential import CHUNK, sequential
 from tests.test_train_sequential import digits, network
 
@@ -59,10 +59,10 @@ def errors(ranks: Ranks) -> list[str]:
             raise UsageProblem(f"of {rank}", "hint")
 
     calls = (
-        lambda: ranks.agreed(lambda: fail(1)),
-        lambda: ranks.first(lambda: fail(0)),
-        lambda: ranks.first(lambda: fail(1)),
-        lambda: ranks.led(lambda: fail(1)),
+        lambda: ranks.on_all(lambda: fail(1)),
+        lambda: ranks.on_first(lambda: fail(0)),
+        lambda: ranks.on_first(lambda: fail(1)),
+        lambda: ranks.first_then_all(lambda: fail(1)),
         lambda: population_statistics(network("mlp", digits()), [digits()[: 1 + ranks.rank]], "alg2", ranks),
         lambda: population_statistics(network("mlp", digits()), [], "alg2", ranks),
     )
@@ -70,12 +70,12 @@ def errors(ranks: Ranks) -> list[str]:
 
 
 def main(folder: Path) -> None:
-    with joined() as ranks:
+    with process_group() as ranks:
         result = {
             "statistics": statistics(ranks),
             "one image": of_one_image(ranks),
             "errors": errors(ranks),
-            "order": ranks.gathered(ranks.rank),
+            "order": ranks.gather(ranks.rank),
         }
     result["errors"].append(message(lambda: train(TrainOptions(batch_size=61, out=folder / "uneven"))))
     torch.save(result, folder / f"{ranks.rank}.pt")

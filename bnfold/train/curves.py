@@ -34,9 +34,9 @@ def draw(run: Path, path: Path | None = None) -> Path:
         accuracy.legend(loc="lower right", frameon=False)
     rate.set_xlabel("steps (mini-batches)")
     figure.suptitle(str(run).replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
-    found = path or run / PICTURE
-    plots.write(figure, found)
-    return found
+    target = path or run / PICTURE
+    plots.write(figure, target)
+    return target
 
 
 def _line(axes: Any, rows: Sequence[dict[str, float]], name: str, label: str) -> None:
@@ -57,7 +57,7 @@ def require_tensorboard() -> None:
 
 @contextmanager
 def tensorboard(run: Path, step: int, watch: Watch) -> Iterator[Watch]:
-    """Gives what tells `watch`, and writes the loss, accuracy and learning rate of every evaluation after `step`."""
+    """A Watch that calls `watch`, and writes loss, accuracy and learning rate of every evaluation after `step`."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(run / TENSORBOARD, purge_step=step + 1) as writer:

@@ -22,7 +22,7 @@ from .population import population_statistics
 from .ranks import Ranks
 from .recipe import Settings
 
-Network = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 SCHEDULES: dict[str, Callable[[Settings, int, int], float]] = {
     "constant": lambda recipe, step, steps: 1.0,
     "exponential": lambda recipe, step, steps: recipe.decay ** (step / (recipe.decay_every or steps)),
@@ -32,7 +32,7 @@ SCHEDULES: dict[str, Callable[[Settings, int, int], float]] = {
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:
-    """What the step after `step` of `steps` is taken with; a function of nothing else, so that resuming is exact."""
+    """The learning rate of the step after `step` of `steps`: a function of nothing else, so that resuming is exact."""
     return settings.lr * SCHEDULES[settings.schedule](settings, step, steps)
 
 
@@ -41,8 +41,8 @@ def layout(settings: Settings) -> torch.memory_format:
     return torch.channels_last if settings.channels_last else torch.contiguous_format
 
 
-def compiled(settings: Settings, network: nn.Module) -> Network:
-    """`network`, through torch.compile if that is asked."""
+def compiled(settings: Settings, network: nn.Module) -> Forward:
+    """`network`, through torch.compile if the settings say so."""
     return torch.compile(network) if settings.compile else network
 
 
@@ -57,8 +57,8 @@ def optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, settings.lr, settings.momentum)
 
 
-class Taken(NamedTuple):
-    """What a step leaves for later, without waiting for the device: its loss, and the largest parameter after it."""
+class StepResult(NamedTuple):
+    """The loss of a step and the largest parameter after it, on the device, so that no step waits for them."""
 
     loss: Tensor
     largest: Tensor
@@ -66,7 +66,7 @@ class Taken(NamedTuple):
 
 @dataclass(eq=False)
 class Descent:
-    """The parts of a step. The scaler keeps the small gradients of float16 from vanishing; else it does nothing."""
+    """What takes steps. In float16 the scaler keeps small gradients from vanishing; else it does nothing."""
 
     settings: Settings
     model: nn.Module
@@ -77,8 +77,8 @@ class Descent:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.settings.amp == "float16")
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
-    def take(self, network: Network, images: Tensor, labels: Tensor, rate: float) -> Taken:
-        """One step against the gradient; `network` is what the model is called through."""
+    def take(self, network: Forward, images: Tensor, labels: Tensor, rate: float) -> StepResult:
+        """One step against the gradient; `network` is the model, or a wrapper that calls it."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         loss = self._loss(network, images, labels)
@@ -88,9 +88,9 @@ class Descent:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
-            return Taken(loss.detach(), torch.cat([p.ravel() for p in self.parameters]).abs().max())
+            return StepResult(loss.detach(), torch.cat([p.ravel() for p in self.parameters]).abs().max())
 
-    def _loss(self, network: Network, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, network: Forward, images: Tensor, labels: Tensor) -> Tensor:
         dtype = getattr(torch, self.settings.amp or "float32")
         with torch.autocast(self.device.type, dtype, enabled=self.settings.amp is not None):
             return cross_entropy(network(images), labels)
@@ -102,8 +102,8 @@ class Descent:
 
 
 def try_a_step(descent: Descent, data: Dataset, ranks: Ranks) -> None:
-    """UsageProblem unless there is a batch, in equal shares, every BatchNorm can take its variance, and a step gives
-    logits."""
+    """UsageProblem unless there is one full batch, processes share it equally, every BatchNorm gets two values per
+    channel, and a step gives logits."""
     settings = descent.settings
     _check_sizes(settings, len(data.train), ranks.size)
     size = settings.batch_size // (1 if settings.sync_bn else ranks.size)  # images that a BatchNorm sees
@@ -148,5 +148,5 @@ def _require_logits(arch: str, images: Tensor, logits: Tensor, classes: int) -> 
     if logits.shape != (len(images), classes):
         raise UsageProblem(
             f"{arch} answers images of {tuple(images.shape)} with {tuple(logits.shape)}, not {classes} logits each",
-            "Its factory is told the number of classes.",
+            "Its factory gets the number of classes.",
         )

@@ -42,8 +42,8 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     """Write the finished `run` (None: the newest under runs/) to `out`, for batches of any size.
 
     Class names, input normalization and the training record go into the metadata. The file is checked and compared
-    with PyTorch before it gets its name; if anything is wrong nothing is written. Raises UsageProblem for an opset
-    or dtype that cannot be had or an `out` that exists, ModelProblem for a run that cannot be read.
+    with PyTorch before it appears; if anything is wrong nothing is written. Raises UsageProblem for an opset or
+    dtype that is not supported or an `out` that exists, ModelProblem for a run that cannot be read.
     """
     _check_request(out, opset, dtype, force)
     need("torch", "onnxscript")
@@ -117,9 +117,14 @@ def _proto(model: nn.Module, config: Config, checkpoint: Checkpoint, opset: int,
 def _check_batch_norms(model: nn.Module, proto: onnx.ModelProto) -> None:
     from .norms import tracked_norms
 
-    there, found = len(tracked_norms(model)), sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
-    if there != found:
-        raise CheckFailed(f"PyTorch exported {found} of {there} BatchNormalization", "This is a defect: report it.")
+    expected, exported = (
+        len(tracked_norms(model)),
+        sum(node.op_type == "BatchNormalization" for node in proto.graph.node),
+    )
+    if expected != exported:
+        raise CheckFailed(
+            f"PyTorch exported {exported} of {expected} BatchNormalization", "This is a defect: report it."
+        )
 
 
 def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:

@@ -67,7 +67,7 @@ def bn_inception(
     """BN-Inception, every number of channels times `width`.
 
     An image of 224x224 is 28x28 at 3a and 7x7 at the end. Images with a side under 96 (CIFAR-10) take a small first
-    layer, 3x3 at stride 1 without the pool behind it, so that 32x32 is 16x16 at 3a and 4x4 at the end.
+    layer, 3x3 at stride 1 without the pool after it, so that 32x32 is 16x16 at 3a and 4x4 at the end.
     """
     style = Style(batch_norm, activation, bn_position)
     layers = _stem(shape, style, width, lrn)

@@ -1,6 +1,6 @@
 """The settings of a training run: each option is written here once, with its default, its help and its limits.
 
-The paper changes seven things beside adding BatchNorm to Inception (section 4.2.1). Each is an option:
+Besides adding BatchNorm, the paper changes seven things of Inception (section 4.2.1). Each is an option:
 
 | change in the paper                 | baseline                 | with BatchNorm                                  |
 |-------------------------------------|--------------------------|-------------------------------------------------|
@@ -12,7 +12,7 @@ The paper changes seven things beside adding BatchNorm to Inception (section 4.2
 | shuffle training examples more      | --shuffle batches        | --shuffle images, the default                   |
 | reduce the photometric distortions  | --augment distort        | --augment crop-flip                             |
 
-"batches" shuffles mini-batches that always hold the same images, as a shard read in its own order does.
+"batches" shuffles mini-batches that always have the same images, like shards that are each read in the same order.
 Nothing heavy is imported here.
 """
 

@@ -1,4 +1,4 @@
-"""A run is a folder: config.json (what it is), checkpoint.pt (where it is), metrics.jsonl (how it went)."""
+"""A run is a folder: config.json (settings), checkpoint.pt (state), metrics.jsonl (losses and accuracies)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FREE = {"steps", "epochs", "data_dir", "statistics", "statistics_batch"}  # sett
 
 @dataclass(frozen=True)
 class Config:
-    """What a run is: enough to build its network, and to tell whether the data are still the same."""
+    """The settings and the data of a run: enough to build its network, and to check that the data are the same."""
 
     settings: Settings
     classes: tuple[str, ...]
@@ -42,7 +42,7 @@ class Config:
 
     @staticmethod
     def from_stored(stored: dict[str, Any]) -> Config:
-        """Reads back `asdict`; raises ValueError, KeyError or TypeError for anything else."""
+        """The inverse of `asdict`; raises ValueError, KeyError or TypeError for anything else."""
         channels, height, width = (int(size) for size in stored["shape"])
         return Config(
             Settings(**stored["settings"]),
@@ -55,12 +55,12 @@ class Config:
 
 
 def write_config(run: Path, config: Config) -> None:
-    """Whole or not at all."""
+    """Write config.json, whole or not at all."""
     write(run / CONFIG, f"{json.dumps({'version': VERSION, **asdict(config)}, indent=2)}\n".encode())
 
 
 def read_config(run: Path) -> Config:
-    """ModelProblem if `run` is no run, is damaged, or was written by another version of bnfold."""
+    """ModelProblem if `run` is not a run, is damaged, or was written by another version of bnfold."""
     path = run / CONFIG
     if not os.path.isfile(path):
         raise ModelProblem(f"{run} is not a run: it has no {CONFIG}", "`bnfold train` makes runs.")
@@ -80,10 +80,10 @@ def require_version(path: Path, version: object) -> None:
         )
 
 
-def resumed(settings: Settings, options: TrainOptions) -> Settings:
-    """What a run goes on with: only its length and the place of its data may differ from what it has."""
+def resumed_settings(settings: Settings, options: TrainOptions) -> Settings:
+    """The settings of a run that goes on: those that it has, of which `options` may change only FREE ones."""
     given, stored = options.settings, asdict(settings)
-    free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # it ends where the run ends
+    free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # its rate ends where the run ends
     for name, value in given.items():
         if name not in free and stored[name] != value:
             raise UsageProblem(
@@ -99,7 +99,7 @@ def resumed(settings: Settings, options: TrainOptions) -> Settings:
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a run is after `step` steps; `statistics`, how they were taken, and `scores` are there once it is finished.
+    """A run after `step` steps. Once it is finished it has `statistics`, `taken` by this method, and `scores`.
 
     `rng` has one state of the CPU for each process of the run.
     """
@@ -137,10 +137,10 @@ def default_out(settings: Settings) -> Path:
 
 def newest() -> Path:
     """The run under runs/ whose checkpoint was written last; UsageProblem if there is none."""
-    found = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
+    written = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
+    if not written:
         raise UsageProblem(f"there is no run under {RUNS.absolute()}", "`bnfold train` makes one.")
-    return found[-1].parent
+    return written[-1].parent
 
 
 def save(run: Path, checkpoint: Checkpoint) -> None:
@@ -165,7 +165,7 @@ def load(run: Path) -> Checkpoint:
 
 
 def _stored(path: Path) -> Any:
-    """What was saved; the checksums, which torch.load does not look at, are right."""
+    """The saved objects; checksums, which torch.load does not check, are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             intact = archive.testzip() is None

@@ -26,7 +26,7 @@ def mlp(
     style = Style(batch_norm, activation, bn_position)
     layers = OrderedDict[str, nn.Module](flatten=nn.Flatten())
     for i, (n, m) in enumerate(pairwise((prod(shape), *HIDDEN)), start=1):
-        layers[f"hidden{i}"] = style.followed("linear", nn.Linear(n, m, bias=style.bias), nn.BatchNorm1d(m))
+        layers[f"hidden{i}"] = style.block("linear", nn.Linear(n, m, bias=style.bias), nn.BatchNorm1d(m))
     layers["output"] = nn.Linear(HIDDEN[-1], classes)
     model = nn.Sequential(layers)
     small_gaussian(model, WEIGHT_STD)
@@ -36,12 +36,12 @@ def mlp(
 def convnet(
     shape: Shape, classes: int, batch_norm: bool = True, activation: str = "relu", bn_position: str = "before"
 ) -> nn.Module:
-    """Three stages of 3x3 beside 1x1 convolutions, joined, normalized, ReLU; the last at stride 2; then their mean."""
+    """Three stages of parallel 3x3 and 1x1 convolutions, normalization and ReLU, the last at stride 2; then a mean."""
     style = Style(batch_norm, activation, bn_position)
     layers = OrderedDict[str, nn.Module]()
     for i, (n, m) in enumerate(pairwise((shape[0], *CHANNELS))):
-        joined = Branches(n, m, STRIDES[i], bias=style.bias)
-        layers[f"stage{i + 1}"] = style.followed("convs", joined, nn.BatchNorm2d(m))
+        branches = Branches(n, m, STRIDES[i], bias=style.bias)
+        layers[f"stage{i + 1}"] = style.block("convs", branches, nn.BatchNorm2d(m))
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["output"] = nn.Linear(CHANNELS[-1], classes)
@@ -49,7 +49,7 @@ def convnet(
 
 
 class Branches(nn.Module):
-    """3x3 and 1x1 convolutions of one input (N, n, H, W), side by side in the channels of (N, m, H', W')."""
+    """3x3 and 1x1 convolutions of one input (N, n, H, W), concatenated to (N, m, H', W')."""
 
     def __init__(self, n: int, m: int, stride: int, bias: bool) -> None:
         super().__init__()
