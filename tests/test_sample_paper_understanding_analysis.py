@@ -111,7 +111,7 @@ def test_the_sum_over_locations_term_by_term():
     conv = nn.Conv2d(3, 3, 1, bias=False).double()
     model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     found = weight_gradient(model, "0", IMAGES, LABELS)
-    asked = (model(IMAGES).softmax(1) - nn.functional.one_hot(LABELS, 3)) / 4 / 64
-    terms = asked[:, :, None, None, None] * IMAGES[:, None]
+    dlogits = (model(IMAGES).softmax(1) - nn.functional.one_hot(LABELS, 3)) / 4 / 64
+    terms = dlogits[:, :, None, None, None] * IMAGES[:, None]
     torch.testing.assert_close(found.by_location[:, :, 0, 0], terms.abs().sum((0, 3, 4)))
     torch.testing.assert_close(found.total[:, :, 0, 0], terms.sum((0, 3, 4)))

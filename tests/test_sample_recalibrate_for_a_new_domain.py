@@ -22,7 +22,7 @@ def sample() -> Iterator[object]:
 
 
 def test_the_readme_shows_what_was_measured(sample, capsys):
-    sample.tell(RESULTS)
+    sample.show(RESULTS)
     assert f"$ python new_domain.py\n{capsys.readouterr().out}```" in (SAMPLE / "README.md").read_text()
 
 

@@ -1,4 +1,4 @@
-"""samples/02_why_was_it_kept: each model is kept for the reason it is named after, and what is mended folds and is right."""
+"""samples/02_why_was_it_kept: each model is kept for the reason it is named after, and what is repaired folds and is right."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_example_has_its_reason(why):
 @pytest.mark.parametrize("name", sorted(REASONS.keys() - FINAL))
 def test_what_is_mended_folds_and_computes_the_same(name, why):
     example = getattr(why, name)()
-    mended = example.mend(example.kept) if example.mend else example.kept
-    result = bnfold.fold(mended, freeze_initializers=example.freeze)
+    repaired = example.repair(example.kept) if example.repair else example.kept
+    result = bnfold.fold(repaired, freeze_initializers=example.freeze)
     assert result.kept == ()
-    assert_same(mended, result.model, tolerance=1e-5)
+    assert_same(repaired, result.model, tolerance=1e-5)

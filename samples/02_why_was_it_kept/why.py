@@ -32,11 +32,11 @@ def model(body: str, inputs: str = IMAGE, outputs: str = MAP, **stored: np.ndarr
 
 @dataclass(frozen=True)
 class Example:
-    """A model that keeps its BatchNormalization; `mend` does what `advice` says."""
+    """A model that keeps its BatchNormalization; `repair` does what `advice` says."""
 
     kept: ModelProto
     advice: str = FINAL
-    mend: Callable[[ModelProto], ModelProto] | None = None
+    repair: Callable[[ModelProto], ModelProto] | None = None
     freeze: bool = False  # the advice is --freeze-initializers
 
 
@@ -127,27 +127,27 @@ EXAMPLES = (
 )
 
 
-def shown(name: str, example: Example) -> None:
-    """Both reasons, what to do, and what bnfold says when it is done."""
+def show(name: str, example: Example) -> None:
+    """Print both reasons, what to do, and the result of bnfold after that."""
     onnx.save(example.kept, f"{name}.onnx")
     (kept,) = bnfold.fold(example.kept).kept
     print(f"\n{name}.onnx")
     for where, reason in ("before", kept.not_hoisted), ("after", kept.not_sunk):
         print(f"  not into what is {where + ':':<7} {reason.code:<14} {reason.words}")
     print(f"  what to do: {example.advice}")
-    if example.mend or example.freeze:
-        mended = example.mend(example.kept) if example.mend else example.kept
-        print(f"  then: {told(bnfold.fold(mended, freeze_initializers=example.freeze))}")
+    if example.repair or example.freeze:
+        repaired = example.repair(example.kept) if example.repair else example.kept
+        print(f"  then: {outcome(bnfold.fold(repaired, freeze_initializers=example.freeze))}")
 
 
-def told(result: bnfold.FoldResult) -> str:
+def outcome(result: bnfold.FoldResult) -> str:
     left = [k for k in result.kept if k.operator == "BatchNormalization"]
     return "still kept" if left else f"it folds into {' and '.join(result.folded[-1].into)}"
 
 
 def main() -> None:
     for make in EXAMPLES:
-        shown(make.__name__, make())
+        show(make.__name__, make())
 
 
 if __name__ == "__main__":
