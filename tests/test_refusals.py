@@ -378,18 +378,28 @@ def test_parameters_per_activation_reach_a_gemm():
     assert operators(fold(model).model) == ["Flatten", "Gemm"]
 
 
-INTEGERS = {  # what becomes of the scale of a quantization; code and words
-    "a shift": ("Add", np.float32([0.5]), "NO_BIAS", "DequantizeLinear 'n' has nowhere to put a shift"),
-    "a negative scale": ("Mul", np.float32([-0.5]), "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
-    "a scale of zero": ("Mul", np.float32([0]), "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
-    "a scale per channel": ("Mul", np.float32([1, 2, 3]), "VARIES", "it varies along axis 1, whose elements DequantizeLinear 'n' mixes"),
+@dataclass(frozen=True)
+class OfIntegers:
+    """An operator with a constant after a DequantizeLinear, and the code and words with which it stays."""
+
+    operator: str
+    k: list[float]
+    code: str
+    words: str
+
+
+INTEGERS = {
+    "a shift": OfIntegers("Add", [0.5], "NO_BIAS", "DequantizeLinear 'n' has nowhere to put a shift"),
+    "a negative scale": OfIntegers("Mul", [-0.5], "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
+    "a scale of zero": OfIntegers("Mul", [0], "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
+    "a scale per channel": OfIntegers("Mul", [1, 2, 3], "VARIES", "it varies along axis 1, whose elements DequantizeLinear 'n' mixes"),
 }  # fmt: skip
 
 
 def between_floats(
     node: onnx.NodeProto, after: str, k: np.ndarray, kind: int, **constants: np.ndarray
 ) -> onnx.ModelProto:
-    """A float32 model: an operator on X, and one more with a constant behind it."""
+    """A float32 model: an operator on X, and after it one with a constant."""
     value = helper.make_tensor_value_info
     nodes = [node, helper.make_node(after, ["c", "k"], ["Y"])]
     stored = [numpy_helper.from_array(v, name) for name, v in {"k": k, **constants}.items()]
@@ -399,11 +409,12 @@ def between_floats(
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_scale_of_integers(name):
-    after, k, code, words = INTEGERS[name]
+    row = INTEGERS[name]
     node = helper.make_node("DequantizeLinear", ["X", "s"], ["c"], "n")
-    model = between_floats(node, after, k.reshape(-1, 1), onnx.TensorProto.INT8, s=np.float32(0.1))
+    k = np.float32(row.k).reshape(-1, 1)
+    model = between_floats(node, row.operator, k, onnx.TensorProto.INT8, s=np.float32(0.1))
     (kept,) = fold(model).kept
-    assert (kept.not_hoisted.code, kept.not_hoisted.words) == (code, words)
+    assert (kept.not_hoisted.code, kept.not_hoisted.words) == (row.code, row.words)
 
 
 def test_a_known_weight_stays_with_its_integers():

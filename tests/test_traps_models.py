@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -228,32 +229,43 @@ def test_T9_the_default_of_epsilon():
     assert_same(model, fold(model).model)
 
 
-T10 = {  # new numbers, attributes and type -> operators left and the code of what stays
-    "var is 0": ({"pv": 0.0}, {}, "float64", "Conv"),
-    "var is a little negative": ({"pv": -1e-6}, {}, "float64", "Conv"),
-    "var is too negative": ({"pv": -1e-4}, {}, "float64", "Conv BatchNormalization ! NOT_FINITE"),
-    "var + epsilon vanishes": ({"pv": 0.0}, {"epsilon": 0.0}, "float64", "Conv BatchNormalization ! NOT_FINITE"),
-    "epsilon is below float16": ({"pv": 0.0, "W": 1e-3, "pm": 0.0}, {"epsilon": 1e-8}, "float16", "Conv"),
-    "weights overflow": ({"pv": 0.0, "W": 100.0}, {"epsilon": 1e-8}, "float16", "Conv BatchNormalization ! OVERFLOW"),
-    "biases overflow": ({"pv": 0.0, "W": 1e-3, "pm": 100.0}, {"epsilon": 1e-8}, "float16", "Conv BatchNormalization ! OVERFLOW"),
-    "dead channels": ({"pg": [0, 1, 0, -1]}, {}, "float64", "Conv"),
-    "the mean is far off": ({"pm": 1e6, "pv": 1e-6}, {}, "float64", "Conv"),
-    "bfloat16": ({}, {}, "bfloat16", "Conv"),
+@dataclass(frozen=True)
+class Numerics:
+    """New numbers and attributes of a Conv and a BatchNormalization, and what is left of them."""
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, float] = field(default_factory=dict)
+    kind: str = "float64"
+    left: str = "Conv"
+    code: str | None = None
+
+
+T10 = {
+    "var is 0": Numerics({"pv": 0.0}),
+    "var is a little negative": Numerics({"pv": -1e-6}),
+    "var is too negative": Numerics({"pv": -1e-4}, left="Conv BatchNormalization", code="NOT_FINITE"),
+    "var + epsilon vanishes": Numerics({"pv": 0.0}, attributes={"epsilon": 0.0}, left="Conv BatchNormalization", code="NOT_FINITE"),
+    "epsilon is below float16": Numerics({"pv": 0.0, "W": 1e-3, "pm": 0.0}, attributes={"epsilon": 1e-8}, kind="float16"),
+    "weights overflow": Numerics({"pv": 0.0, "W": 100.0}, attributes={"epsilon": 1e-8}, kind="float16", left="Conv BatchNormalization", code="OVERFLOW"),
+    "biases overflow": Numerics({"pv": 0.0, "W": 1e-3, "pm": 100.0}, attributes={"epsilon": 1e-8}, kind="float16",
+        left="Conv BatchNormalization", code="OVERFLOW"),
+    "dead channels": Numerics({"pg": [0, 1, 0, -1]}),
+    "the mean is far off": Numerics({"pm": 1e6, "pv": 1e-6}),
+    "bfloat16": Numerics(kind="bfloat16"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", T10)
 def test_T10_numerics(name):
-    numbers, attributes, kind, expected = T10[name]
-    model = put(conv_bn(22, kind, **attributes), **numbers)
+    row = T10[name]
+    model = put(conv_bn(22, row.kind, **row.attributes), **row.numbers)
     result = fold(model)
-    expected, _, code = expected.partition(" ! ")
-    assert left(result) == expected
-    assert codes(result) == ({code, *({"GRAPH_OUTPUT"} if code == "OVERFLOW" else ())} if code else set())
-    if not code:
+    assert left(result) == row.left
+    assert codes(result) == ({row.code, *({"GRAPH_OUTPUT"} if row.code == "OVERFLOW" else ())} if row.code else set())
+    if row.code is None:
         onnx.checker.check_model(result.model, full_check=True)
         assert_same(
-            as_float64(model), as_float64(result.model), {"float64": 1e-9, "float16": 2e-3, "bfloat16": 0.02}[kind]
+            as_float64(model), as_float64(result.model), {"float64": 1e-9, "float16": 2e-3, "bfloat16": 0.02}[row.kind]
         )
 
 
