@@ -1,4 +1,4 @@
-"""Runs: accuracy, determinism, exact resumption, and what is said when something is wrong."""
+"""Runs: accuracy, determinism, exact resumption, and the errors of what is wrong."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_the_mini_batches_of_statistics_have_a_size_of_their_own(tmp_path: Path)
     moments = runs.load(run).statistics
     assert train(TrainOptions(out=run, resume=True)) == small
     large = train(TrainOptions(out=run, resume=True, statistics="alg2"))
-    assert large.statistics == "alg2, mini-batches of 60", "what was said of another method is not kept"
+    assert large.statistics == "alg2, mini-batches of 60", "the mini-batches of another method are not kept"
     assert not torch.equal(runs.load(run).statistics["hidden1.norm.running_mean"], moments["hidden1.norm.running_mean"])
 
 

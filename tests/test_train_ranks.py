@@ -68,7 +68,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def heard(folder: Path) -> Iterator[dict[str, Any]]:
+def results(folder: Path) -> Iterator[dict[str, Any]]:
     return (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
 
 
@@ -82,7 +82,7 @@ def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
         torch.set_num_threads(threads)
     expected = {name: (alike if {"alg2", "pooled"} & {*name.split()} else exact)[name] for name in exact}
     assert len(expected) == 2 * 4 * 3
-    for here in heard(two):
+    for here in results(two):
         for name, (mean, var) in expected.items():
             assert torch.equal(here["statistics"][name][0].float(), mean.float()), name
             assert torch.equal(here["statistics"][name][1].float(), var.float()), name
@@ -90,12 +90,12 @@ def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
 
 def test_a_process_without_images_takes_part(two: Path) -> None:
     expected = two_ranks.of_one_image(ALONE)
-    for here in heard(two):
+    for here in results(two):
         assert all(torch.equal(here["one image"][name][0], mean) for name, (mean, _) in expected.items())
 
 
 def test_an_error_of_one_is_the_error_of_all(two: Path) -> None:
-    zero, one = heard(two)
+    zero, one = results(two)
     assert zero["order"] == one["order"] == [0, 1]
     assert zero["errors"] == one["errors"]
     of_1, of_0, unasked, led, single, nothing, uneven = zero["errors"]

@@ -1,4 +1,4 @@
-"""Training: what is said when a request cannot be met or a run is damaged, and that nothing is left behind."""
+"""Training: the errors of options that cannot be and of damaged runs; nothing stays on disk."""
 
 from __future__ import annotations
 

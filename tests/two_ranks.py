@@ -23,17 +23,17 @@ METHODS = ("sequential", "alg2", "pooled")
 
 def statistics(ranks: Ranks) -> dict[str, tuple[Tensor, Tensor]]:
     """By every method, each process with its share of the batches; and with memory for a few images."""
-    found = {}
+    statistics = {}
     batches = digits()[:448].split(CHUNK)  # seven mini-batches of one size, which two processes cannot share equally
     for arch in ARCHS:
         net = network(arch, digits())
         share = batches[ranks.share(len(batches))]
         for method in METHODS:
             for name, s in population_statistics(net, share, method, ranks).items():
-                found[f"{arch} {method} {name}"] = (s.mean, s.var)
+                statistics[f"{arch} {method} {name}"] = (s.mean, s.var)
         for name, m in sequential(net, share, ranks, memory=10**6).items():
-            found[f"{arch} sparing {name}"] = (torch.from_numpy(m.mean), torch.from_numpy(m.variance))
-    return found
+            statistics[f"{arch} sparing {name}"] = (torch.from_numpy(m.mean), torch.from_numpy(m.variance))
+    return statistics
 
 
 def of_one_image(ranks: Ranks) -> dict[str, tuple[Tensor, Tensor]]:

@@ -105,7 +105,7 @@ def before_a_padded_conv() -> Example:
     return Example(model(body, outputs=size), advice, lambda m: model(after, outputs=size))
 
 
-def behind_a_relu() -> Example:
+def after_a_relu() -> Example:
     body = "[conv] c = Conv(x, weight) [relu] r = Relu(c) [norm] n = NORM(r) [sigmoid] y = Sigmoid(n)"
     before = "[conv] c = Conv(x, weight) [norm] n = NORM(c) [relu] r = Relu(n) [sigmoid] y = Sigmoid(r)"
     advice = "in this model nothing; train with the BatchNormalization before the Relu"
@@ -123,7 +123,7 @@ def read_twice() -> Example:
 
 EXAMPLES = (
     *(debug_output, overridable, unknown_size, training_dropout, too_large_for_float16),
-    *(before_a_padded_conv, behind_a_relu, negative_scale, read_twice),
+    *(before_a_padded_conv, after_a_relu, negative_scale, read_twice),
 )
 
 
