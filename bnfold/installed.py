@@ -29,6 +29,7 @@ PACKAGES = {  # of bnfold's extras, as pyproject.toml has them; `gpu` is onnxrun
     "gpu": ("onnxruntime-gpu" if (sys.platform, platform.machine()) in GPU_WHEELS else RUNTIME,),
     "cuda": ("onnxruntime-gpu[cuda,cudnn]",),
     "tensorrt": ("tensorrt-cu13>=10,<11",),
+    "tensorrt-rtx": ("onnxruntime-ep-nv-tensorrt-rtx",),
     "train": ("torch", "torchvision", "onnxscript", "scikit-learn", "matplotlib"),
     "plot": ("matplotlib",),
     "tensorboard": ("tensorboard",),

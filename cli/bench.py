@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,18 +15,44 @@ from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.bench import Benchmark
+    from bnfold.bench.gate import Gate
 
 Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")]
-Quick = Annotated[bool, typer.Option("--quick", help="3 launches, a few seconds: a first impression.")]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="A first impression: 3 launches, a few seconds, no cold start, --cudnn-search default.",
+    ),
+]
 Launches = Annotated[int, typer.Option(min=2, help="Fresh processes, at most.")]
 Budget = Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Time for everything.")]
-Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Mode = Annotated[
     str | None,
     typer.Option(help="e2e (numpy in and out; usual on cpu), device (I/O binding; usual on a GPU), enqueue."),
 ]
-Graph = Annotated[str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda and mode device.")]
+Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to time at.")]
+Graph = Annotated[
+    str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda or tensorrt-rtx, and mode device.")
+]
+Search = Annotated[
+    str | None,
+    typer.Option(
+        "--cudnn-search",
+        help="How cuDNN chooses algorithms on CUDA, for both models: exhaustive (the default, being onnxruntime's: "
+        "what a deployment that sets nothing will see), heuristic or default (one algorithm, no search: ready sooner).",
+    ),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(help="float32, float16 or both: models are converted, after folding (default: timed as they are)."),
+]
+Cold = Annotated[
+    bool | None,
+    typer.Option("--cold/--no-cold", help="Also measure a cold start (default: unless --quick).", show_default=False),
+]
 Dim = Annotated[
     list[str] | None,
     typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),
@@ -54,7 +81,11 @@ def bench(
     budget: Budget = 30.0,
     ep: Ep = "cpu",
     mode: Mode = None,
+    opt: Opt = "off,default",
     cuda_graph: Graph = "off",
+    cudnn_search: Search = None,
+    precision: Precision = None,
+    cold: Cold = None,
     dim: Dim = None,
     threads: Threads = None,
     margin: Margin = "1%",
@@ -71,24 +102,44 @@ def bench(
     INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
     of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
     """
-    from bnfold.bench import benchmark, gate
-
     require_places({"--json": json, "--raw": raw, "--plot": plot}, [original, folded])
-    gates = [gate.gate(text) for text in fail_if or []]
-    how: dict[str, Any] = {"launches": min(launches, 3) if quick else launches, "margin": gate.percent(margin)}
-    how |= {"budget_s": min(budget, 6.0) if quick else budget, "dims": _sizes(dim or [])}
-    how |= {"providers": ep.split(","), "mode": mode, "cuda_graph": cuda_graph, "threads": threads}
-    with asked(limit or ()):
-        found = benchmark(original, folded, **how)
-    _write(found, raw, plot)
-    tell(found, failed := gate.failures(found, gates), json)
-    return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
+    gates = parsed_gates(fail_if or [])
+    how: dict[str, Any] = {"mode": mode, "cuda_graph": cuda_graph, "cudnn_search": cudnn_search, "threads": threads}
+    how |= {"launches": launches, "budget_s": budget, "cold": cold is not False}
+    how |= _parsed(margin, dim or [], ep, opt, precision or "")
+    found = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
+    return tell(found, gates, json, raw, plot)
 
 
-def _sizes(dim: list[str]) -> dict[str, tuple[int, ...]]:
+def parsed_gates(conditions: list[str]) -> list[Gate]:
+    """The conditions under which a benchmark counts as failed."""
+    from bnfold.bench import gate
+
+    return [gate.gate(text) for text in conditions]
+
+
+def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> dict[str, Any]:
+    """What is written as text, as `benchmark` takes it."""
+    from bnfold.bench.gate import percent
     from bnfold.verification.asked import dim_asked
 
-    return dict(map(dim_asked, dim))
+    lists = {"providers": ep.split(","), "levels": opt.split(","), "precisions": precision.split(",")}
+    return {"margin": percent(margin), "dims": dict(map(dim_asked, dim)), **lists}
+
+
+def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
+    """The same with little effort; what was asked for in so many words stays."""
+    search = how["cudnn_search"] or ("default" if "cuda" in how["providers"] else None)
+    less = {"launches": min(how["launches"], 3), "budget_s": min(how["budget_s"], 6.0), "cold": bool(cold)}
+    return how | less | {"cudnn_search": search}
+
+
+def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[str]) -> Benchmark:
+    """The benchmark, within the limits."""
+    from bnfold.bench import benchmark
+
+    with asked(limits):
+        return benchmark(original, folded, **how)
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
@@ -102,10 +153,14 @@ def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
         console.say(f"wrote {path}")
 
 
-def tell(found: Benchmark, failed: list[str], json: str | None) -> None:
-    """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr."""
+def tell(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
+    """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
+    from bnfold.bench.gate import failures
+
+    _write(found, raw, plot)
+    failed = failures(found, gates)
     if json != "-":
-        for one in found.tables()[:3]:
+        for one in filter(lambda table: table.rows, found.tables()[:3]):
             console.table(one.title, one.columns, one.rows)
     if json:
         console.write_json({**found.to_json(), "failed": failed}, json)
@@ -117,3 +172,4 @@ def tell(found: Benchmark, failed: list[str], json: str | None) -> None:
         console.verdict(found.summary())
     if console.detailed:
         console.say(f"{found.launches} launches, {found.environment['threads']} threads, {found.seconds:.1f} s in all")
+    return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))

@@ -8,7 +8,9 @@ import typer
 
 
 def doctor(
-    ep: Annotated[str, typer.Option("--ep", help="Providers that must work: cpu, cuda, tensorrt.")] = "cpu",
+    ep: Annotated[
+        str, typer.Option("--ep", help="Providers that must work: cpu, cuda, tensorrt, tensorrt-rtx.")
+    ] = "cpu",
     json: Annotated[str | None, typer.Option("--json", metavar="PATH|-", help="Write the answer as JSON.")] = None,
 ) -> None:
     """Show which execution providers work here, where a test node really ran, and what to do about the others.

@@ -25,6 +25,7 @@ Data = Annotated[
     ),
 ]
 Crops = Annotated[int, typer.Option(help="Crops of each image: 1, 5, 10 or 144.")]
+Ep = Annotated[str, typer.Option(help="Execution provider that runs the models, as it serves: cpu, cuda, tensorrt.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set's files; without it they are downloaded.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 
@@ -34,6 +35,7 @@ def evaluate(
     *,
     data: Data,
     crops: Crops = 1,
+    ep: Ep = "cpu",
     data_dir: DataDir = None,
     limit: Limit = None,
     json: Json = None,
@@ -41,13 +43,14 @@ def evaluate(
     """Top-1 and top-5 accuracy of ONNX models: each alone, and the mean of their class probabilities.
 
     Probabilities are averaged over the crops of an image, then over the models (section 4.2.3 of the paper). Pixels are
-    normalized as each model's metadata say.
+    normalized as each model's metadata say. --ep cuda measures what is served there, TF32 included; exits 4 if the
+    provider cannot run here.
     """
     from bnfold.evaluation import evaluate
 
     require_places({"--json": json}, [*models, data])
     with asked(limit or ()):
-        found = evaluate(models, data, crops=crops, data_dir=data_dir)
+        found = evaluate(models, data, crops=crops, data_dir=data_dir, provider=ep)
     _tell(found, json)
 
 

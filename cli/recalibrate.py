@@ -52,6 +52,9 @@ Memory = Annotated[str, typer.Option(metavar="SIZE", help="What may lie in memor
 AnyRange = Annotated[
     bool, typer.Option("--any-range", help="Take values that no pixel has by the metadata's normalization.")
 ]
+Ep = Annotated[
+    str, typer.Option(help="Execution provider that runs the model: cpu or cuda, in strict float32 (TF32 off).")
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Draw the drift of each layer (png, svg or pdf; extra: plot).")
@@ -70,6 +73,7 @@ def recalibrate(
     threshold: Threshold = 0.5,
     memory_limit: Memory = "1G",
     any_range: AnyRange = False,
+    ep: Ep = "cpu",
     force: Force = False,
     limit: Limit = None,
     json: Json = None,
@@ -79,12 +83,13 @@ def recalibrate(
 
     Calibration data should carry the augmentation that the model was trained with. The report says of each
     BatchNormalization how far the mean moved, how the variance changed, and which channels are dead. --check runs the
-    model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell.
+    model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell. Whatever runs
+    the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
     """
     from bnfold.recalibration.asked import Options, bytes_asked
     from bnfold.recalibration.files import check_file, default_target, recalibrate_file
 
-    options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range)
+    options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range, ep)
     if check and target:
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
     out = None if check else target or default_target(source)

@@ -22,7 +22,7 @@ Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The model that should compute the same.")]
 Effort = Annotated[str, typer.Option(help="fast (three inputs, seconds) or full.")]
 Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to compare at.")]
-Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt.")]
+Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
 Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")]
@@ -71,8 +71,9 @@ def verify(
 
     Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A; inputs,
     outputs, operator sets and metadata must be the same. A GPU provider runs them with strict float32 arithmetic and
-    with its default, and where each node ran is proved. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5
-    for VACUOUS (the comparison could not have failed) and INCONCLUSIVE.
+    with its default, and where each node ran is proved; cuDNN tries all kernels out, as onnxruntime serves, only with
+    effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS (the comparison could not have
+    failed) and INCONCLUSIVE.
     """
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run

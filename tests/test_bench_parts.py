@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -14,13 +16,14 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.bench import Benchmark, answers, benching, benchmark, environment, files, gate, launch, nvml
+from bnfold.bench import Benchmark, answers, benchmark, environment, files, gate, launch, nvml
 from bnfold.bench.results import Block, Cell
 from bnfold.bench.runner import Runner, calls, run_options
 from bnfold.bench.settings import Setting, settings
 from bnfold.bench.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
 from bnfold.installed import install
+from bnfold.process import child
 from bnfold.runtime import sessions
 from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
@@ -53,7 +56,8 @@ def test_every_combination_is_a_setting() -> None:
         (["off"], ["cpu"], "fast", "off", "unknown mode 'fast'"),
         (["off"], ["cuda"], None, "maybe", "unknown choice of CUDA graph 'maybe'"),
         (["off"], ["cpu"], "enqueue", "off", "mode enqueue needs a GPU"),
-        (["off"], ["cpu"], None, "on", "a CUDA graph needs --ep cuda"),
+        (["off"], ["cpu"], None, "on", "a CUDA graph needs --ep cuda or tensorrt-rtx and --mode device"),
+        (["off"], ["cuda", "tensorrt"], None, "on", "a CUDA graph needs --ep cuda or tensorrt-rtx"),
         (["off"], ["cuda"], "e2e", "both", "a CUDA graph needs --ep cuda"),
     ],
 )
@@ -72,6 +76,8 @@ def test_several_sizes_of_a_dimension() -> None:
 def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
     graph = Setting("default", "cuda", "device", cuda_graph=True).chain()
     assert graph == [("CUDAExecutionProvider", {"enable_cuda_graph": "1"})]
+    compiled = Setting("default", "tensorrt-rtx", "device", cuda_graph=True).chain({"nv_runtime_cache_path": "a"})
+    assert [options for _, options in compiled] == [{"nv_runtime_cache_path": "a", "enable_cuda_graph": "1"}, {}]
     for provider, options in [
         *graph,
         *Setting("default", "tensorrt", "device").chain({"trt_engine_cache_enable": "1"}),
@@ -117,10 +123,11 @@ def test_device_mode_computes_the_same(tmp_path: Path) -> None:
     onnx.save(dense(3), path)
     session = sessions.session(str(path), sessions.options("default"))
     x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
-    submit, finish = calls(session, Setting("default", "cpu", "device"), {"t0": x}, {"y": ([4, 64], "float32")})
-    submit()
-    finish()
-    np.testing.assert_array_equal(submit.args[0].copy_outputs_to_cpu()[0], session.run(None, {"t0": x})[0])
+    for mode in ("device", "e2e"):
+        submit, finish, fetch = calls(session, Setting("default", "cpu", mode), {"t0": x}, {"y": ([4, 64], "float32")})
+        submit()
+        finish()
+        np.testing.assert_array_equal(fetch()["y"], session.run(None, {"t0": x})[0])
 
 
 def test_warming_up_takes_time_and_runs_until_it_is_steady_or_the_deadline_is_over() -> None:
@@ -170,6 +177,7 @@ def entry(ratio: float, control: float = 0.0, **more: Any) -> dict[str, Any]:
     """What one launch says of one setting."""
     runs = {"original": [[2e-3] * 4], "folded": [[2e-3 / math.exp(ratio)] * 4], "copy": [[2e-3] * 4]}
     plain = {"create_ms": [1, 1], "first_run_ms": [1, 1], "enqueue_ms": [None, None], "placed": [{}, {}]}
+    plain |= {"difference": 1e-6}
     return {"log_ratio": ratio, "log_control": control, "blocks": runs, **plain, **more}
 
 
@@ -207,9 +215,38 @@ def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
     around = {"load_average": [0.0], "processors_usable": 2, "gpus": [{"clocks_event_reasons": ["GpuIdle"]}]}
     around["gpus_after"] = [{"clocks_event_reasons": ["SwThermalSlowdown"]}]
     bound = cell(calm, calm, gpu, placed=placed, enqueue_ms=[1.9, 1.9])
-    found = " ".join(answers.notes(around, {"cuda": {"same_graph": True}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]))
-    for words in ("same graph on cuda", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
+    found = " ".join(
+        answers.notes(
+            around, {"float16": {"same_graph": True, "notes": []}}, [bound, cell([0.1] * 3, [0.1, 0.11, 0.1])]
+        )
+    )
+    for words in ("same graph in float16", "SwThermalSlowdown", "CUDA graph or", "on the CPU", "measure like itself"):
         assert words in found
+
+
+@pytest.mark.parametrize(
+    ("difference", "column", "words"),
+    [
+        (1e-6, "1.0e-06", ""),
+        (0.2, "2.0e-01", "are 0.2 of the largest apart"),
+        (None, "unknown", "cannot be compared"),
+    ],
+)
+def test_models_that_may_not_compute_the_same_are_noted(difference: float | None, column: str, words: str) -> None:
+    calm = [0.0, 0.001, -0.001]
+    apart = cell(calm, calm, difference=difference)
+    assert apart.row({"level"})[-1] == column
+    around = {"load_average": None, "gpus": [], "gpus_after": []}
+    found = answers.notes(around, {}, [apart])
+    assert [words in note for note in found] == [True] * bool(words)
+
+
+def test_models_whose_outputs_have_other_names_are_timed_all_the_same() -> None:
+    other = dense(1)
+    other.graph.output[0].name = other.graph.node[-1].output[0] = "z"
+    for mode in ("e2e", "device"):
+        found = benchmark(dense(1), other, levels=["default"], launches=2, budget_s=0.5, mode=mode, cold=False)
+        assert found.cells[0].difference is None
 
 
 def test_settings_levels_and_sizes_each_have_a_cell(measured: Benchmark) -> None:
@@ -360,12 +397,10 @@ def test_all_options_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert (tmp_path / "p.svg").exists()
 
 
-@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])
 def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
     provider: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from bnfold.process import child
-
     missing = {"libcudart.so.13": "libcudart.so.13: cannot open shared object file: No such file or directory"}
     answer = {"offered": True, "libraries": missing, "ran_on": [], "said": "", "versions": {"onnxruntime": "1"}}
     monkeypatch.setattr(child, "run", lambda *_, **__: {**answer, "driver": {}})
@@ -385,11 +420,17 @@ class Launches:
     def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
         if job == "survey":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
-            return {**FACTS, "sized": sized, "nodes": {}, "same_graph": False, "build": "b", "loaded": {}}
+            facts = {**FACTS, "nodes": {}, "same_graph": False, "models": {}, "notes": []}
+            return {"sized": sized, "precisions": {"": facts}, "build": "b"}
         if job == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
-        return {"cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)]}
+        return {
+            "cells": [entry(self.ratios[self.asked - 1], 0.0001 * (-1) ** self.asked)],
+            "loaded": {},
+            "binds_cpu": [],
+            "gpus": [],
+        }
 
 
 @pytest.mark.parametrize(
@@ -403,7 +444,7 @@ def test_it_stops_on_width_never_on_significance(
     ratios: list[float], launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Launches(ratios)
-    monkeypatch.setattr(benching.child, "run", children)
+    monkeypatch.setattr(child, "run", children)
     found = benchmark(dense(1), dense(1), levels=["default"], launches=7)
     assert found.launches == children.asked == launches
     assert speedup(ratios[:3]).low > 1 or launches == 3
@@ -423,42 +464,51 @@ def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPa
 
     def stuck(job: str, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
         seen.append(seconds)
-        raise benching.child.Crashed("it took too long")
+        raise child.Crashed("it took too long")
 
-    monkeypatch.setattr(benching.child, "run", stuck)
+    monkeypatch.setattr(child, "run", stuck)
     with pytest.raises(Inconclusive, match="too long"):
         benchmark(dense(1), dense(1))
     assert seen[0] >= 60
 
 
-def fake_nvml(**more: Any) -> types.ModuleType:
-    class NVMLError(Exception):
-        pass
+NVML = """
+#include <string.h>
+int nvmlInit_v2(void) { return 0; }
+int nvmlShutdown(void) { return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *v) { *v = 13020; return 0; }
+int nvmlSystemGetDriverVersion(char *text, unsigned n) { strncpy(text, "580", n); return 0; }
+int nvmlDeviceGetCount_v2(unsigned *n) { *n = 1; return 0; }
+int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { *h = (void *)(long)(i + 7); return 0; }
+int nvmlDeviceGetName(void *h, char *text, unsigned n) { strncpy(text, "H100", n); return 0; }
+int nvmlDeviceGetUUID(void *h, char *text, unsigned n) { strncpy(text, "GPU-x", n); return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *h, int *a, int *b) { *a = 9; *b = 0; return 0; }
+int nvmlDeviceGetClockInfo(void *h, unsigned kind, unsigned *v) { *v = h == (void *)7 ? 1000 * kind + 980 : 0; return 0; }
+int nvmlDeviceGetTemperature(void *h, unsigned kind, unsigned *v) { return 3; }
+int nvmlDeviceGetCurrentClocksEventReasons(void *h, unsigned long long *v) { *v = 0x24; return 0; }
+"""  # fmt: skip
 
-    def refused(*_: Any) -> None:
-        raise NVMLError
 
-    made: Any = types.ModuleType("fake_nvml")
-    calls = {"nvmlInit": 0, "nvmlShutdown": 0, "nvmlDeviceGetCount": 1, "nvmlDeviceGetHandleByIndex": 0}
-    calls |= {"nvmlDeviceGetName": b"H100", "nvmlSystemGetDriverVersion": "580", "nvmlDeviceGetClockInfo": 1980}
-    calls |= {"nvmlDeviceGetTemperature": refused, "nvmlDeviceGetCurrentClocksEventReasons": 0x24} | more
-    for name, value in calls.items():
-        setattr(made, name, value if callable(value) else lambda *_, value=value: value)
-    made.NVMLError, made.NVML_CLOCK_SM, made.NVML_CLOCK_MEM, made.NVML_TEMPERATURE_GPU = NVMLError, 1, 2, 0
-    return made
+def library(code: str, path: Path) -> str:
+    path.with_suffix(".c").write_text(code)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", path, path.with_suffix(".c")], check=True)
+    return str(path)
 
 
-def test_the_state_of_a_gpu_is_read_through_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fake_nvml", fake_nvml())
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+@pytest.mark.parametrize("name", ["Event", "Throttle"])  # drivers before 535 say Throttle
+def test_the_state_of_a_gpu_is_read_through_nvml(name: str, tmp_path: Path) -> None:
     reasons = ["SwPowerCap", "SwThermalSlowdown"]
-    expected = {"name": "H100", "driver": "580", "sm_mhz": 1980, "memory_mhz": 1980, "celsius": None}
-    assert nvml.gpus("fake_nvml") == [{**expected, "clocks_event_reasons": reasons}]
+    expected = {"name": "H100", "driver": "580", "sm_mhz": 1980, "memory_mhz": 2980, "celsius": None}
+    found = nvml.gpus(library(NVML.replace("EventReasons", f"{name}Reasons"), tmp_path / "nvml.so"))
+    assert found == [{**expected, "clocks_event_reasons": reasons}]
 
 
-def test_without_nvml_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert nvml.gpus("no_such_module_of_nvml") == []
-    monkeypatch.setitem(sys.modules, "fake_nvml", fake_nvml(nvmlInit=lambda: (_ for _ in ()).throw(OSError())))
-    assert nvml.gpus("fake_nvml") == []
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_without_nvml_there_are_no_gpus(tmp_path: Path) -> None:
+    assert nvml.gpus("no_such_library.so") == []
+    off = NVML.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }")
+    assert nvml.gpus(library(off, tmp_path / "off.so")) == []
 
 
 def test_a_block_as_json() -> None:
@@ -470,6 +520,8 @@ def test_a_block_as_json() -> None:
         "mode": "e2e",
         "dims": (("N", 4),),
         "cuda_graph": False,
+        "cudnn_search": "",
+        "precision": "",
         "model": "copy",
         "seconds": 0.75,
         "iterations": 2,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
+import onnxslim
 import pytest
 from onnx import helper
 
 import bnfold
+from tests.benchmarks.peers import tools
 from tests.build import BN, assert_same, bn, build, operators
 from tests.differential.__main__ import shares
 from tests.differential.judging import EXPLAINED, Trial, error, judged
@@ -18,20 +21,23 @@ from tests.differential.wide import KINDS, draw
 
 @pytest.fixture(scope="module")
 def rows():
-    return list(shares(["bnfold", "onnxslim", "onnxruntime"], graphs=40, seed=1))
+    return list(shares(tools(["bnfold", "onnxslim", "onnxruntime"]), graphs=40, seed=1))
 
 
 def test_bnfold_is_faultless_and_folds_most(rows):
-    told = summary(rows, ["bnfold", "onnxslim", "onnxruntime"])
-    assert [f for f in findings(rows) if f["tool"] == "bnfold"] == []
+    labels = [tool.label for tool in tools(["bnfold", "onnxslim", "onnxruntime"])]
+    own, *peers = labels
+    assert (own, peers) == ("bnfold", [f"onnxslim {onnxslim.__version__}", f"onnxruntime {onnxruntime.__version__}"])
+    told = summary(rows, labels)
+    assert [f for f in findings(rows, labels) if f["tool"] == "bnfold"] == []
     assert told["unjudged"] == 0
     assert told["worst_second_opinion"] < 1e-9
-    tools = told["tools"]
-    assert tools["bnfold"]["folded"] >= 0.45 * told["batch_normalizations"]
-    assert tools["bnfold"]["folded"] > max(tools["onnxslim"]["folded"], tools["onnxruntime"]["folded"]) > 0
-    assert tools["onnxslim"]["agree"] > 10
-    for peer in ("onnxslim", "onnxruntime"):
-        assert tools[peer]["bnfold right"] == tools[peer]["disagree"]
+    totals = told["tools"]
+    assert totals["bnfold"]["folded"] >= 0.45 * told["batch_normalizations"]
+    assert totals["bnfold"]["folded"] > max(totals[peer]["folded"] for peer in peers) > 0
+    assert totals[peers[0]]["agree"] > 10
+    for peer in peers:
+        assert totals[peer]["bnfold right"] == totals[peer]["disagree"]
     assert "| bnfold |" in table(told)
 
 

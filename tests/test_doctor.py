@@ -85,6 +85,20 @@ DIAGNOSES = {
         "onnxruntime cannot be imported: no libc",
         "Mend it.",
     ),
+    "a library of the system": (
+        {"libraries": {"libz.so.1": ABSENT.format("libz.so.1"), "libodd.so.1": "odd"}, "driver": GPU},
+        "libz.so.1 (the system) is missing; libodd.so.1 does not load: odd",
+        "Install libz.so.1, libodd.so.1 (on Debian: `apt-get install zlib1g`).",
+    ),
+    "a driver that is too old": (
+        {
+            "said": "CUDA failure 35: the driver",
+            "driver": {**GPU, "cuda": "12.4"},
+            "versions": {"CUDA runtime": "13.0"},
+        },
+        "CUDA failure 35: the driver",
+        "Update the NVIDIA driver: it serves CUDA 12.4, and CUDA 13.0 is installed.",
+    ),
     "onnxruntime says why": (
         {"said": "CUDA failure 100: no CUDA-capable device is detected", "ran_on": ["CPUExecutionProvider"]},
         "CUDA failure 100: no CUDA-capable device is detected",
@@ -98,13 +112,36 @@ DIAGNOSES = {
 }
 
 
+@pytest.fixture
+def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor a driver that runs."""
+    monkeypatch.setattr(doctoring, "LOADED", "/no/such/place")
+    monkeypatch.setattr(doctoring, "installed", lambda starts: {})
+
+
+@pytest.mark.usefixtures("no_wheels")
+def test_a_container_that_sees_no_driver_is_started_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctoring, "LOADED", str(tmp_path))
+    _, fix = diagnosed("cuda", found_by_probe(libraries={CUDA: ABSENT.format(CUDA)}))
+    assert fix.startswith("Start this container with `docker run --gpus all`")
+
+
+@pytest.mark.usefixtures("no_wheels")
 @pytest.mark.parametrize("case", DIAGNOSES)
 def test_why_a_provider_does_not_work_and_what_to_do(case: str) -> None:
     changes, why, fix = DIAGNOSES[case]
     assert diagnosed("cuda", found_by_probe(**changes)) == (why, fix)
 
 
-def test_tensorrt_is_mended_with_all_that_it_needs() -> None:
+def test_a_wheel_whose_files_are_damaged_is_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctoring, "installed", lambda starts: {"nvidia-curand": "10.4"} if starts else {})
+    _, fix = diagnosed("cuda", found_by_probe(libraries={CURAND: ABSENT.format(CURAND)}, driver=GPU))
+    again = pip("install", "--force-reinstall", "--no-deps", "nvidia-curand==10.4")
+    assert fix == f"{install('cuda')}, and if that changes nothing {again}."
+
+
+@pytest.mark.usefixtures("no_wheels")
+def test_tensorrt_is_repaired_with_all_that_it_needs() -> None:
     broken = {CURAND: ABSENT.format(CURAND), INFER: ABSENT.format(INFER), CUDA: ABSENT.format(CUDA)}
     why, fix = diagnosed("tensorrt", found_by_probe(libraries=broken, driver=GPU))
     assert why.startswith("libcurand.so.10 (wheel nvidia-curand), libnvinfer.so.10 (wheel tensorrt-cu13) and libcuda")
@@ -209,6 +246,7 @@ int nvmlSystemGetDriverVersion(char *text, unsigned n) { strncpy(text, "580.159.
 int nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **h) { *h = (void *)(long)(i + 1); return 0; }
 int nvmlDeviceGetName(void *h, char *text, unsigned n) { strncpy(text, (long)h == 1 ? "one" : "two", n); return 0; }
+int nvmlDeviceGetCudaComputeCapability(void *h, int *major, int *minor) { *major = 9; *minor = 0; return 0; }
 int nvmlDeviceGetUUID(void *h, char *text, unsigned n) { strncpy(text, "GPU-x", n); return 0; }
 """
 
@@ -220,7 +258,7 @@ def test_the_driver_and_its_gpus_are_asked_through_nvml(tmp_path: Path) -> None:
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     found = driver(str(library))
     assert (found["version"], found["cuda"]) == ("580.159.04", "13.2")
-    assert found["gpus"] == [{"name": "one", "uuid": "GPU-x"}, {"name": "two", "uuid": "GPU-x"}]
+    assert found["gpus"] == [{"name": name, "uuid": "GPU-x", "capability": "9.0"} for name in ("one", "two")]
     source.write_text(FAKE.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }"))
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "off.so", source], check=True)
     assert driver(str(tmp_path / "off.so")) == {}
@@ -280,7 +318,7 @@ def test_the_command_says_what_works_and_what_to_do(capsys: pytest.CaptureFixtur
 def test_a_provider_that_must_work_and_does_not_is_exit_4(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["doctor", "--ep", "cpu,cuda", "--json", "-"]) == 4
     out, err = capsys.readouterr()
-    assert [each["works"] for each in json.loads(out)["providers"]] == [True, False, False]
+    assert [each["works"] for each in json.loads(out)["providers"]] == [name == "cpu" for name in PROVIDERS]
     assert err.splitlines() == [
         "error: CUDAExecutionProvider cannot run here: it is broken",
         f"hint: {install('cuda')}",

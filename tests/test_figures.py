@@ -67,3 +67,26 @@ def test_the_readme_names_the_verdicts_on_cuda():
     passed = [m["name"] for m in figures.record("verify_cuda.json")["models"] if m["verdict"] == "PASS"]
     assert len(passed) == 9
     assert f"{', '.join(passed[:-1])} and {passed[-1]}, all PASS" in text
+
+
+def test_the_readme_shows_what_random_graphs_found():
+    """The table of tools is the record's, with each tool's version; onnxruntime declines what it cannot run."""
+    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    table = text[text.index("| tool | folded | raised an error |") :]
+    found = figures.record("differential.json")["summary"]
+    assert cells_of(table[: table.index("\n\n")]) == [
+        peer(tool, each, found["graphs"])
+        for tool, each in sorted(found["tools"].items(), key=lambda item: -item[1]["folded"])
+    ]
+    assert {each["crashed"] + each["hung"] + each["opening crashes"] for each in found["tools"].values()} == {0}
+    words = f"In all {sum(each['disagree'] for each in found['tools'].values())} disagreements with bnfold"
+    assert words in text
+    assert all(each["disagree"] == each["bnfold right"] for each in found["tools"].values())
+
+
+def peer(tool: str, each: dict[str, Any], graphs: int) -> list[str]:
+    ran = f" (of the {graphs - each['declined']} that it runs)" if each["declined"] else ""
+    mark = "**" if tool == "bnfold" else ""
+    broken = f", and {each['does not run']} that do not run" if each["does not run"] else ""
+    counts = [f"{mark}{each['folded']}{mark}", str(each["raised"]), f"{each['invalid']}{broken}"]
+    return [f"{mark}{tool}{ran}{mark}", *counts, str(each["wrong"]), str(each["override lost"])]

@@ -22,11 +22,11 @@ from bnfold.errors import ModelProblem
 from tests.test_cli import conv_bn
 
 SIGNATURES = {
-    "benchmark": "original folded * launches budget_s dims levels providers mode cuda_graph margin threads seed",
+    "benchmark": "original folded * launches budget_s dims levels providers mode cuda_graph cudnn_search precisions cold margin threads seed",
     "explain": "model * freeze_initializers",
     "fold": "model * freeze_initializers",
     "load": "model * whole",
-    "recalibrate": "model batches * method batch_size memory_limit watch",
+    "recalibrate": "model batches * method batch_size memory_limit provider watch",
     "save": "model path source_folder promises",
     "verify": "original folded * effort seed levels providers maths placement inputs dims shapes budget_s declared "
     "allow_external_outside",

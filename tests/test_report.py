@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import pipeline
-from bnfold.report import assets, channels, drawing, fates, gathering, latency, page, records
+from bnfold.report import assets, channels, drawing, fates, gathering, latency, page, records, tables
 from bnfold.report.figures import figures, sentence, size
 from bnfold.report.html import name, shown, tag, written
 from bnfold.verification import channels as by_channel
@@ -403,6 +403,15 @@ def test_runs_are_condensed():
         assert sum(told["counts"]) + told["beyond"] == 150
         assert len(told["launches"]) == 3
     assert models["folded"]["launches"][0][2] == pytest.approx(1.245, rel=0.01)  # median, in milliseconds
+
+
+def test_runs_of_another_precision_or_search_are_apart():
+    found = latency.condensed([*blocks(precision="float32"), *blocks(precision="float16"), *blocks()])
+    assert [each.get("precision") for each in found] == ["float32", "float16", None]
+    words = "default, cuda, float16, device, N=1, CUDA graph, heuristic cuDNN search"
+    more = {"provider": "cuda", "mode": "device", "cuda_graph": True, "cudnn_search": "heuristic"}
+    assert tables.setting(blocks(**more, precision="float16")[0]) == words
+    assert tables.setting(blocks()[0]) == "default, cpu, e2e, N=1"
 
 
 BAD_RAW = [

@@ -284,3 +284,36 @@ def test_live_channels_are_counted_and_what_is_not_finite_anyway_is_noted() -> N
     assert (site.live, site.channels) == (3, 4)
     assert found.levels[0].row()[3] == "3/4"
     assert any("elements are NaN or Inf in the original as well" in note for note in found.notes)
+
+
+def test_an_original_that_onnxruntime_itself_optimizes_wrongly_is_named() -> None:
+    """onnxruntime 1.31 works a BatchNormalization into a MatMul across a Transpose, along the wrong axis."""
+    r = np.random.default_rng(0)
+    w, s, b, m, v = r.standard_normal((6, 4)), r.uniform(0.5, 2, 4), *r.standard_normal((2, 4)), r.uniform(0.5, 2, 4)
+    k = s / np.sqrt(v + 1e-5)
+    ends = {
+        "y = BatchNormalization (t, s, b, m, v)": {"s": s, "b": b, "m": m, "v": v},
+        "p = Mul (t, k) y = Add (p, c)": {"k": k, "c": b - m * k},
+    }
+    first, second = (
+        parse(
+            f"h = MatMul (x, w) t = Transpose <perm = [1,0]> (h) {end}",
+            "float[4,6] x",
+            "float[4,4] y",
+            **{name: value.astype(np.float32) for name, value in {"w": w, **constants}.items()},
+        )
+        for end, constants in ends.items()
+    )
+    found = verify(first, second)
+    assert found.passed, found.reasons
+    default = found.levels[1].tensors[0]
+    if default.rms_original < 1e-5:
+        pytest.skip("this onnxruntime does it right")
+    assert default.miscomputed == "original"
+    assert default.ratio < default.limit
+    (words,) = (note for note in found.notes if "runs wrong" in note)
+    assert words.startswith("optimization default: the original runs wrong from output 'y' (BatchNormalization) on")
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(second)
+    wrong.graph.node[-1].op_type = "Sub"
+    assert verify(first, wrong, levels=["default"]).verdict == "FAIL"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import onnx
 
+from tests.benchmarks.peers import version
+
 SECONDS = 300.0
-PACKAGES = {"onnxslim": "onnxslim", "onnxruntime": "onnxruntime-gpu"}
 
 
 def slimmed(path: Path, _folder: Path) -> onnx.ModelProto:
@@ -39,7 +39,7 @@ TOOLS = {"onnxslim": slimmed, "onnxruntime": optimized}
 def left(path: Path) -> dict[str, int | str]:
     """BatchNormalization nodes that each tool leaves, or in words why it gave no model; remembered beside the model."""
     memory = path.with_suffix(".peers.json")
-    asked = {tool: version(package) for tool, package in PACKAGES.items()}
+    asked = {tool: version(tool) for tool in TOOLS}
     known = json.loads(memory.read_text()) if memory.exists() else {}
     fresh = memory.exists() and memory.stat().st_mtime >= path.stat().st_mtime
     if not fresh or known["versions"] != asked:

@@ -13,6 +13,7 @@ from .settings import Setting
 from .statistics import UNTRUSTED, judged, speedup, times
 
 BUSY = 0.5  # load per processor, before we start, above which a note is due
+APART = 0.05  # of outputs, relative to the largest: beyond, models may not compute the same
 THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
 
 
@@ -36,7 +37,13 @@ def cell(setting: Setting, found: Sequence[Mapping[str, Any]], facts: Mapping[st
         enqueue_ms=medians(submitted) if submitted else None,
         left=(left["original"], left["folded"]),
         placed=(found[0]["placed"][0], found[0]["placed"][1]),
+        difference=_worst([entry["difference"] for entry in found]),
     )
+
+
+def _worst(differences: Sequence[float | None]) -> float | None:
+    numbers = [each for each in differences if each is not None]
+    return max(numbers) if len(numbers) == len(differences) else None
 
 
 def _middle_ms(blocks: Sequence[Sequence[float]]) -> float:
@@ -54,9 +61,9 @@ def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any
     )
 
 
-def notes(around: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], cells: Sequence[Cell]) -> tuple[str, ...]:
+def notes(around: Mapping[str, Any], precisions: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[str, ...]:
     """What a reader of the figures should know."""
-    return tuple([*_busy(around), *_same(facts), *_throttled(around), *_judged(cells)])
+    return tuple([*_busy(around), *_models(precisions), *_bound(around, cells), *_throttled(around), *_judged(cells)])
 
 
 def _busy(around: Mapping[str, Any]) -> Iterator[str]:
@@ -65,18 +72,31 @@ def _busy(around: Mapping[str, Any]) -> Iterator[str]:
         yield f"the machine was busy before the timing began (load {load[0]:.1f}): expect a wide interval"
 
 
-def _same(facts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    for provider, found in facts.items():
-        if found["same_graph"]:
-            where = "" if provider == "cpu" else f" on {provider}"
+def _models(precisions: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, facts in precisions.items():
+        yield from facts["notes"]
+        if facts["same_graph"]:
+            where = f" in {name}" if name else ""
             yield (
                 f"after onnxruntime's own level-1 rewrites both models are the same graph{where}: "
                 "expect 1.00x by default"
             )
 
 
+def _bound(around: Mapping[str, Any], cells: Sequence[Cell]) -> Iterator[str]:
+    bound = dict.fromkeys(each.setting.provider for each in cells if each.setting.mode != "e2e")
+    for provider in bound:
+        if provider in around.get("binds_cpu", ()):
+            yield f"{provider} offers no memory of its own: inputs and outputs are bound in the CPU's"
+
+
 def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
-    seen = {reason for key in ("gpus", "gpus_after") for gpu in around[key] for reason in gpu["clocks_event_reasons"]}
+    seen = {
+        reason
+        for key in ("gpus", "gpus_timing", "gpus_after")
+        for gpu in around.get(key, ())
+        for reason in gpu["clocks_event_reasons"]
+    }
     found = [reason for reason in THROTTLED if reason in seen]
     if found:
         yield f"the GPU was held back ({', '.join(found)}): `nvidia-smi -lgc` would hold its clocks"
@@ -91,3 +111,7 @@ def _judged(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"{words}: submission takes most of the time; a CUDA graph or a larger batch would show the device"
         if each.setting.way.gpu and any(CPU in counts for counts in each.placed):
             yield f"{words}: some nodes sit on the CPU; `bnfold verify` says which"
+        if each.difference is None or each.difference > APART:
+            unknown = "cannot be compared: they are not finite, or of other names or shapes"
+            how = unknown if each.difference is None else f"are {each.difference:.2g} of the largest apart"
+            yield f"{words}: the outputs of the models {how}; `bnfold verify` tells rounding from faults"

@@ -5,48 +5,160 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import onnx
+import numpy as np
 
 from ..process.child import stage
-from ..verification.inputs import Case, feeds
+from ..runtime.probe import versions
 from ..verification.windows import Array
-from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, bytes_of, calls, placed, runner
+from . import turns
+from .nvml import gpus
+from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
 from .settings import Setting
 from .statistics import paired
 from .survey import survey as survey
 
 BLOCK_SECONDS, BLOCKS = 0.02, 20
 FEWEST_BLOCKS = 3
+CAPTURED = 3  # runs after which a CUDA graph is replayed
+Cells = Sequence[Mapping[str, Any]]
 
 
 def launch(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Time the models under each of `request["cells"]`, for about `request["seconds"]` in all; one answer per cell."""
+    """Time the models under each of `request["cells"]`, for about `request["seconds"]` in all; one answer per cell.
+
+    With `request["turn"]` it gets ready first, while other launches do so, and is timed when it is its turn.
+    """
     order = random.Random(request["seed"])
-    numbers = list(range(len(request["cells"])))
+    groups = _groups(request["cells"])
+    order.shuffle(groups)
+    timed = partial(_timed, request["seconds"] / len(request["cells"]), order)
+    if "turn" in request:
+        ready = [_ready(request, numbers, order) for numbers in groups]
+        turns.wait(*request["turn"])
+        found = [pair for each in ready for pair in timed(each)]
+    else:
+        found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
+    cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+    return {"cells": cells, "gpus": gpus(), **_around(request["cells"])}
+
+
+def _around(cells: Cells) -> dict[str, Any]:
+    """Versions of the libraries that providers have loaded, and those that keep tensors in the CPU's memory."""
+    ways = dict.fromkeys(Setting.of(cell["setting"]).way for cell in cells)
+    gpu = [way for way in ways if way.gpu]
+    loaded = {name: version for way in gpu for name, version in versions(way.provider).items()}
+    return {"loaded": loaded, "binds_cpu": [way.provider for way in gpu if memory(way) == {"device_type": "cpu"}]}
+
+
+def _groups(cells: Cells) -> list[list[int]]:
+    """The numbers of the cells that share sessions: those whose options are the same."""
+    groups: dict[Setting, list[int]] = {}
+    for number, cell in enumerate(cells):
+        groups.setdefault(Setting.of(cell["setting"]).session, []).append(number)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class Ready:
+    """One cell with everything loaded, and run once."""
+
+    task: Task
+    runners: dict[str, Runner]
+
+
+def _ready(request: Mapping[str, Any], numbers: list[int], order: random.Random) -> Iterator[Ready]:
+    """Cells that share sessions, of both models and of the original once more, in random order.
+
+    The first one is ready on return, the others when it is their turn: on CUDA a session whose sizes change searches
+    for algorithms again, also for sizes that it has seen. A launch that gets ready beside others loads its sessions at
+    the same time, too, but for those that capture a CUDA graph: CUDA then allows nothing else.
+    """
     order.shuffle(numbers)
-    share = request["seconds"] / len(numbers)
-    found = {number: _timed(request, request["cells"][number], share, order) for number in numbers}
-    return {"cells": [found[number] for number in sorted(found)]}
+    tasks = [task(request, number) for number in numbers]
+    names = [*MODELS, COPY]
+    order.shuffle(names)
+    made = [runners(request, tasks, name) for name in names]
+    if "turn" in request and not tasks[0].setting.cuda_graph:
+        with ThreadPoolExecutor(len(made)) as pool:
+            first = tuple(pool.map(next, made))
+    else:
+        first = tuple(map(next, made))
+    rows = chain([first], zip(*made, strict=True))
+    return (Ready(each, dict(zip(names, row, strict=True))) for each, row in zip(tasks, rows, strict=True))
+
+
+def _timed(seconds: float, order: random.Random, cells: Iterable[Ready]) -> list[tuple[int, dict[str, Any]]]:
+    """Each cell's number and figures, after `seconds` of timing."""
+    return [(each.task.number, _figures(each, seconds, order)) for each in cells]
+
+
+def _figures(ready: Ready, seconds: float, order: random.Random) -> dict[str, Any]:
+    deadline = time.perf_counter() + seconds
+    made = ready.runners
+    stage(f"onnxruntime, timing the models: {ready.task.setting.words()}")
+    for each in made.values():
+        each.warm(time.perf_counter() + seconds / 8)
+    blocks(list(made.values()), deadline, order)
+    pair = [made[name] for name in MODELS]
+    return {
+        "log_ratio": paired(made[ORIGINAL].blocks, made[FOLDED].blocks),
+        "log_control": paired(made[ORIGINAL].blocks, made[COPY].blocks),
+        "blocks": {name: each.blocks for name, each in made.items()},
+        "create_ms": [each.create_ms for each in pair],
+        "first_run_ms": [each.first_ms for each in pair],
+        "enqueue_ms": [_enqueue_ms(each, ready.task) for each in pair],
+        "placed": [placed(each.session) for each in pair],
+        "difference": difference(*(each.fetch() for each in pair)),
+    }
+
+
+def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> float | None:
+    """How far outputs are apart at most, relative to the largest number of the same output of the original.
+
+    None where they cannot be compared: they are not finite, or of other names or shapes.
+    """
+    worst = 0.0
+    for name, value in original.items():
+        if name not in folded or folded[name].shape != value.shape:
+            return None
+        first, second = (np.asarray(each, np.float64) for each in (value, folded[name]))
+        if not (np.isfinite(first).all() and np.isfinite(second).all()):
+            return None
+        if value.size:
+            worst = max(worst, float(np.abs(first - second).max() / (np.abs(first).max() or 1.0)))
+    return worst
 
 
 def alone(request: Mapping[str, Any]) -> dict[str, Any]:
     """What it costs to load and to run one model, in a process that does nothing else, nothing being cached."""
-    cell = request["cells"][0]
-    setting = Setting.of(cell["setting"])
-    made = runner(request, request["alone"], setting, values_of(request, cell), cell["outputs"])
+    only = task(request, 0)
+    made = next(runners(request, [only], request["alone"]))
     return {
         "create_ms": made.create_ms,
         "first_run_ms": made.first_ms,
-        "bytes": bytes_of(request[request["alone"]]),
+        "bytes": bytes_of(only.models[request["alone"]]),
         "peak_bytes": _peak(),
     }
+
+
+def captured(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Run both models in the CUDA graph of the one cell, which onnxruntime captures first. Raises ModelProblem."""
+    only = task(request, 0)
+    for name in MODELS:
+        made = next(runners(request, [only], name))
+        for _ in range(CAPTURED):
+            made.whole()
+    return {}
 
 
 def _peak() -> int | None:
@@ -64,41 +176,11 @@ def _peak() -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def values_of(request: Mapping[str, Any], cell: Mapping[str, Any]) -> dict[str, Array]:
-    """The inputs of a cell."""
-    graph = onnx.load(request["original"], load_external_data=False).graph
-    return feeds(graph, Case("normal", 0, 1), cell["sizes"])
-
-
-def _timed(request: Mapping[str, Any], cell: Mapping[str, Any], seconds: float, order: random.Random) -> dict[str, Any]:
-    deadline = time.perf_counter() + seconds
-    setting, values = Setting.of(cell["setting"]), values_of(request, cell)
-    names = [*MODELS, COPY]
-    order.shuffle(names)
-    runners = {name: runner(request, name, setting, values, cell["outputs"]) for name in names}
-    stage(f"onnxruntime, timing the models: {setting.words()}")
-    for each in runners.values():
-        each.warm(time.perf_counter() + seconds / 8)
-    blocks(list(runners.values()), deadline, order)
-    pair = [runners[name] for name in MODELS]
-    return {
-        "log_ratio": paired(runners[ORIGINAL].blocks, runners[FOLDED].blocks),
-        "log_control": paired(runners[ORIGINAL].blocks, runners[COPY].blocks),
-        "blocks": {name: each.blocks for name, each in runners.items()},
-        "create_ms": [each.create_ms for each in pair],
-        "first_run_ms": [each.first_ms for each in pair],
-        "enqueue_ms": [_enqueue_ms(each, setting, values, cell["outputs"]) for each in pair],
-        "placed": [placed(each.session) for each in pair],
-    }
-
-
-def _enqueue_ms(
-    made: Runner, setting: Setting, values: Mapping[str, Array], outputs: Mapping[str, Any]
-) -> float | None:
+def _enqueue_ms(made: Runner, of: Task) -> float | None:
     """Milliseconds of a submission alone, where it can be told from the run: on a GPU, outside of a CUDA graph."""
-    if not setting.way.gpu or setting.mode != "device" or setting.cuda_graph:
+    if not of.setting.way.gpu or of.setting.mode != "device" or of.setting.cuda_graph:
         return None
-    other = Runner(made.session, *calls(made.session, replace(setting, mode="enqueue"), values, outputs))
+    other = Runner(made.session, *calls(made.session, replace(of.setting, mode="enqueue"), of.values, of.outputs))
     other.block(20)
     return 1e3 * median(other.blocks[0])
 

@@ -1,10 +1,13 @@
-"""The state of the GPUs while a benchmark runs, read through NVML (`pynvml`, if it is installed). Nothing is set."""
+"""The state of the GPUs while a benchmark runs, read through NVML, which comes with the driver. Nothing is set."""
 
 from __future__ import annotations
 
-from importlib import import_module
+import ctypes
 from typing import Any
 
+from ..runtime.driver import NVML, driver
+
+CLOCKS = {"sm_mhz": 1, "memory_mhz": 2}  # nvmlClockType_t
 REASONS = {  # bits of nvmlDeviceGetCurrentClocksEventReasons
     "GpuIdle": 0x1,
     "ApplicationsClocksSetting": 0x2,
@@ -18,40 +21,35 @@ REASONS = {  # bits of nvmlDeviceGetCurrentClocksEventReasons
 }
 
 
-def gpus(module: str = "pynvml") -> list[dict[str, Any]]:
-    """Name, driver, clocks in MHz and what holds them back, of each GPU; none without pynvml or a driver."""
-    try:
-        nvml = import_module(module)
-        nvml.nvmlInit()
-    except Exception:  # NVML's errors exist only where it does
+def gpus(library: str = NVML) -> list[dict[str, Any]]:
+    """Name, driver, clocks in MHz, temperature and what holds the clocks back, of each GPU; none without a driver."""
+    known = driver(library)
+    if not known:
         return []
+    nvml = ctypes.CDLL(library)
+    nvml.nvmlInit_v2()
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return [_gpu(nvml, handle) for handle in handles]
+        return [
+            {"name": gpu["name"], "driver": known["version"], **_state(nvml, index)}
+            for index, gpu in enumerate(known["gpus"])
+        ]
     finally:
         nvml.nvmlShutdown()
 
 
-def _gpu(nvml: Any, handle: Any) -> dict[str, Any]:
+def _state(nvml: Any, index: int) -> dict[str, Any]:
     """None for what this GPU does not tell."""
-    ask = {
-        "name": lambda: _text(nvml.nvmlDeviceGetName(handle)),
-        "driver": lambda: _text(nvml.nvmlSystemGetDriverVersion()),
-        "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-        "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
-        "celsius": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-    }
-    mask = _told(nvml, lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)) or 0
-    reasons = [name for name, bit in REASONS.items() if mask & bit]
-    return {name: _told(nvml, each) for name, each in ask.items()} | {"clocks_event_reasons": reasons}
+    gpu = ctypes.c_void_p()
+    nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(gpu))
+    found = {name: _number(nvml, ("nvmlDeviceGetClockInfo",), gpu, kind) for name, kind in CLOCKS.items()}
+    celsius = _number(nvml, ("nvmlDeviceGetTemperature",), gpu, 0)
+    newer, older = (f"nvmlDeviceGetCurrentClocks{what}Reasons" for what in ("Event", "Throttle"))  # since driver 535
+    mask = _number(nvml, (newer, older), gpu) or 0
+    return {**found, "celsius": celsius, "clocks_event_reasons": [name for name, bit in REASONS.items() if mask & bit]}
 
 
-def _told(nvml: Any, ask: Any) -> Any:
-    try:
-        return ask()
-    except nvml.NVMLError:
-        return None
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _number(nvml: Any, names: tuple[str, ...], gpu: Any, *of: int) -> int | None:
+    """A number that the first of these functions gives that the driver has."""
+    ask = next(filter(None, (getattr(nvml, name, None) for name in names)), None)
+    number = ctypes.c_ulonglong(0)
+    return number.value if ask and ask(gpu, *map(ctypes.c_uint, of), ctypes.byref(number)) == 0 else None

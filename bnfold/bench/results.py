@@ -31,6 +31,7 @@ class Cell:
     enqueue_ms: tuple[float, float] | None
     left: tuple[int, int]  # BatchNormalization in the graphs that onnxruntime runs
     placed: tuple[dict[str, int], dict[str, int]]  # nodes on each provider
+    difference: float | None  # of the outputs, relative to the largest; None where that is unknown
 
     @property
     def level(self) -> str:
@@ -49,7 +50,8 @@ class Cell:
         """
         pair, noise = ([f"{value:.3f}" for value in self.ms], span(self.control))
         ratio = f"{self.speedup.estimate:.3f} {span(self.speedup)}"
-        return (self.setting.words(differing), *pair, ratio, noise, self.verdict)
+        apart = "unknown" if self.difference is None else f"{self.difference:.1e}"
+        return (self.setting.words(differing), *pair, ratio, noise, self.verdict, apart)
 
     def scatter(self, differing: Collection[str]) -> list[tuple[str, ...]]:
         """Per model, for a table: what is left to fold, and how single runs scatter."""
@@ -78,12 +80,14 @@ class Cold:
     first_run_ms: float
     bytes: int
     peak_bytes: int | None
+    cudnn_search: str = ""
 
     def row(self) -> tuple[str, ...]:
         """For a table."""
         peak = f"{self.peak_bytes / 1e6:.0f}" if self.peak_bytes else "unknown"
         costs = (f"{self.create_ms:.1f}", f"{self.first_run_ms:.1f}", f"{self.bytes / 1e6:.2f}", peak)
-        return (self.provider, "B" if self.model == "folded" else "A", *costs)
+        search = f", {self.cudnn_search} cuDNN search" if self.cudnn_search else ""
+        return (self.provider + search, "B" if self.model == "folded" else "A", *costs)
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Benchmark(Shown):
     blocks: tuple[Block, ...]
     models: dict[str, dict[str, Any]] = field(default_factory=dict)  # path, bytes and SHA-256 of each
 
-    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95 %]", "A/A [95 %]", "verdict")
+    COLUMNS: ClassVar = ("setting", "A ms", "B ms", "speed-up [95 %]", "A/A [95 %]", "verdict", "outputs differ")
     SCATTER: ClassVar = ("setting", "model", "BN left", "runs", "p50", "p90", "p99", "IQR", "CV", "flags")
     COLD: ClassVar = ("provider", "model", "load ms", "first run ms", "MB", "peak MB")
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import UsageProblem
 from ..runtime.providers import PROVIDERS, Chain, Way, chain
+from ..runtime.sessions import CUDA, PROVIDER_OPTIONS
 from ..verification.asked import require_sizes
 
 LEVELS = ("off", "default")
@@ -18,6 +19,12 @@ MODES = {
     "enqueue": "submission alone; the device is waited for at the end of a block only",
 }
 GRAPHS = {"off": (False,), "on": (True,), "both": (False, True)}
+SEARCHES = {  # of cuDNN, with what a session of a network pays on an H200, again for every change of sizes
+    "exhaustive": "tries all algorithms for every convolution, 10 s and more; onnxruntime's own default",
+    "heuristic": "takes what cuDNN expects to be fastest, up to 8 s",
+    "default": "always takes the same algorithm, half a second",
+}
+PRECISIONS = FLOAT32, FLOAT16 = "float32", "float16"
 Dims = Mapping[str, int | Sequence[int]]
 
 
@@ -30,6 +37,8 @@ class Setting:
     mode: str = "e2e"
     dims: tuple[tuple[str, int], ...] = ()
     cuda_graph: bool = False
+    cudnn_search: str = ""  # one of SEARCHES where CUDA takes part
+    precision: str = ""  # one of PRECISIONS; as the models are where nothing was said
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Setting:
@@ -42,8 +51,16 @@ class Setting:
 
     def chain(self, engine: Mapping[str, str] | None = None) -> Chain:
         """Providers with options, as they serve; `engine` goes to TensorRT."""
+        (first, given), *rest = chain(self.way, engine)
         graph = {"enable_cuda_graph": "1"} if self.cuda_graph else {}
-        return [(name, {**given, **graph}) for name, given in chain(self.way, engine)]
+        search = {"cudnn_conv_algo_search": self.cudnn_search.upper()} if self.cudnn_search else {}
+        every = [(first, {**given, **graph}), *rest]
+        return [(name, {**given, **(search if name == CUDA else {})}) for name, given in every]
+
+    @property
+    def session(self) -> Setting:
+        """The same for settings that one session serves: other sizes, unless they are built into it."""
+        return self if self.cuda_graph or self.provider not in ("cpu", "cuda") else replace(self, dims=())
 
     def words(self, parts: Collection[str] | None = None) -> str:
         """`default, cuda, device, N=8, CUDA graph`, or only the `parts` of it that are named."""
@@ -57,9 +74,11 @@ class Setting:
         return {
             "level": self.level,
             "provider": self.provider,
+            "precision": self.precision,
             "mode": self.mode,
             "dims": sizes,
             "cuda_graph": graph,
+            "cudnn_search": f"{self.cudnn_search} cuDNN search" if self.cudnn_search else "",
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -68,19 +87,33 @@ class Setting:
 
 
 def settings(
-    levels: Sequence[str], providers: Sequence[str], mode: str | None, dims: Dims, cuda_graph: str = "off"
+    levels: Sequence[str],
+    providers: Sequence[str],
+    mode: str | None,
+    dims: Dims,
+    cuda_graph: str = "off",
+    cudnn_search: str | None = None,
+    precisions: Sequence[str] = ("",),
 ) -> list[Setting]:
     """Every combination; without a `mode` a GPU is timed as device, the CPU as e2e. Raises UsageProblem."""
     _known("optimization level", levels, LEVELS)
     _known("execution provider", providers, tuple(PROVIDERS))
     _known("mode", [mode] if mode else ["e2e"], tuple(MODES))
     _known("choice of CUDA graph", [cuda_graph], tuple(GRAPHS))
-    _possible(providers, mode, cuda_graph)
+    _known("search of cuDNN", [cudnn_search] if cudnn_search else ["default"], tuple(SEARCHES))
+    _known("precision", [name for name in precisions if name] or [FLOAT32], PRECISIONS)
+    _possible(providers, mode, cuda_graph, cudnn_search)
     for name, given in dims.items():
         require_sizes(name, _several(given))
     sizes = [[(name, size) for size in _several(given)] for name, given in dims.items()]
-    every = itertools.product(dict.fromkeys(providers), itertools.product(*sizes), GRAPHS[cuda_graph], levels)
-    return [Setting(level, p, mode or _usual(p), each, graph) for p, each, graph, level in every]
+    found = itertools.product(
+        dict.fromkeys(providers), dict.fromkeys(precisions), itertools.product(*sizes), GRAPHS[cuda_graph], levels
+    )
+    search = cudnn_search or "exhaustive"
+    return [
+        Setting(level, provider, mode or _usual(provider), each, graph, search if _on_cuda(provider) else "", precision)
+        for provider, precision, each, graph, level in found
+    ]
 
 
 def _usual(provider: str) -> str:
@@ -97,8 +130,17 @@ def _known(what: str, given: Sequence[str], choice: Sequence[str]) -> None:
             raise UsageProblem(f"unknown {what} {name!r}", f"Choose from: {', '.join(choice)}.")
 
 
-def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str) -> None:
+def _on_cuda(provider: str) -> bool:
+    """Does CUDA take part, be it for what TensorRT leaves?"""
+    return CUDA in dict(chain(Way(provider)))
+
+
+def _possible(providers: Sequence[str], mode: str | None, cuda_graph: str, cudnn_search: str | None) -> None:
+    if cudnn_search and not any(map(_on_cuda, providers)):
+        raise UsageProblem("a search of cuDNN needs --ep cuda", "Leave --cudnn-search out.")
     if mode == "enqueue" and "cpu" in providers:
         raise UsageProblem("mode enqueue needs a GPU: a CPU run is over when it returns", "Use --mode e2e or device.")
-    if cuda_graph != "off" and (set(providers) != {"cuda"} or mode not in (None, "device")):
-        raise UsageProblem("a CUDA graph needs --ep cuda and --mode device", "Leave --cuda-graph out, or off.")
+    able = {each for each in PROVIDERS if "enable_cuda_graph" in PROVIDER_OPTIONS[PROVIDERS[each]]}
+    if cuda_graph != "off" and (not able.issuperset(providers) or mode not in (None, "device")):
+        names = " or ".join(each for each in PROVIDERS if each in able)
+        raise UsageProblem(f"a CUDA graph needs --ep {names} and --mode device", "Leave --cuda-graph out, or off.")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 
@@ -13,43 +13,86 @@ from ..errors import ModelProblem
 from ..installed import runtime
 from ..messages import counts
 from ..process.child import stage
-from ..runtime import libraries, providers, sessions
-from ..runtime.probe import versions
-from ..runtime.providers import Way
+from ..runtime import libraries, sessions
 from ..runtime.sessions import CannotRun
 from ..verification.asked import require_dynamic
 from ..verification.dimensions import candidates
 from ..verification.inputs import Case, feeds
 from ..verification.loading import load
 from ..verification.regions import shape_of_graph
-from .runner import MODELS, opened
-from .settings import Setting
+from .precision import BY_HAND, halved, require_float32
+from .runner import MODELS, ORIGINAL, cannot_load, opened
+from .settings import FLOAT16, Setting
+
+T = TypeVar("T")
 
 
 def survey(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about the models on `request["provider"]`, and for each of `request["dims"]` sizes, shapes, outputs."""
-    way = Way(request["provider"])
-    libraries.preload(way.provider)
-    models = {name: load(request[name]) for name in MODELS}
-    sized = _sized(models["original"].graph, request, way)
-    with TemporaryDirectory(prefix="bnfold-") as folder:
-        after = {name: _optimized(request[name], name, folder, way) for name in MODELS}
+    """Sizes, shapes, outputs for each of `request["dims"]`, and facts about the models in each precision.
+
+    The CPU tells them all: a GPU, which takes seconds to start, does so for models that only it can run.
+    """
     return {
-        "sized": sized,
+        "sized": _sizes(request),
+        "precisions": {name: _in(name, request) for name in request["precisions"]},
+        "build": runtime().get_build_info(),
+    }
+
+
+def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
+    """What is found on the CPU, or else on the GPU. Raises ModelProblem."""
+    try:
+        return find(Setting("default"))
+    except ModelProblem:
+        if not request["gpu"]:
+            raise
+    libraries.preload("cuda")
+    return find(Setting("default", "cuda", cudnn_search="default"))
+
+
+def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the models lie in this precision, what is in them, and what of it onnxruntime itself takes out."""
+    models, notes = {name: load(request[name]) for name in MODELS}, []
+    paths = {name: request[name] for name in MODELS}
+    for name in MODELS if precision else ():
+        require_float32(models[name], request[name])
+    for name in MODELS if precision == FLOAT16 else ():
+        stage(f"onnxruntime, converting the {name} model to float16")
+        models[name], more = halved(models[name], request[name])
+        notes += more
+        paths[name] = str(Path(request["folder"], f"{name}.float16.onnx"))
+        onnx.save(models[name], paths[name])
+    after = _after(paths, request)
+    return {
+        "models": paths,
+        "notes": notes,
         "batch_normalization": {name: counts(model)[1] for name, model in models.items()},
         "left_by_onnxruntime": {name: counts(model)[1] for name, model in after.items()},
         "nodes": {name: counts(model)[0] for name, model in models.items()},
         "same_graph": shape_of_graph(after["original"]) == shape_of_graph(after["folded"]),
-        "build": runtime().get_build_info(),
-        "loaded": versions() if way.gpu else {},
     }
 
 
-def _sized(graph: onnx.GraphProto, request: Mapping[str, Any], way: Way) -> list[dict[str, Any]]:
+def _after(paths: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, onnx.ModelProto]:
+    """The models after onnxruntime's level-1 rewrites. Raises ModelProblem."""
+    with TemporaryDirectory(prefix="bnfold-") as folder:
+        try:
+            return _first(request, lambda setting: {n: _optimized(paths[n], n, folder, setting) for n in MODELS})
+        except ModelProblem as why:
+            if paths[ORIGINAL] == request[ORIGINAL]:
+                raise
+            raise ModelProblem(f"after conversion to float16 {why}", BY_HAND) from why
+
+
+def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    graph = load(request[ORIGINAL]).graph
     require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
+    return _first(request, lambda setting: _sized(setting, request, graph))
+
+
+def _sized(setting: Setting, request: Mapping[str, Any], graph: onnx.GraphProto) -> list[dict[str, Any]]:
     stage("onnxruntime, running the original")
-    plain = Setting("default", "cuda" if way.gpu else "cpu")
-    session = opened(request, "original", plain)
+    session = opened(request, "original", setting)
     return [_running(session, graph, dict(dims), request["original"]) for dims in request["dims"]]
 
 
@@ -76,7 +119,10 @@ def _tensors(names: list[str], made: list[Any]) -> dict[str, Any]:
     return {n: [list(v.shape), v.dtype.name] for n, v in pairs if getattr(v, "dtype", None) and v.dtype.kind in "biuf"}
 
 
-def _optimized(path: str, name: str, folder: str, way: Way) -> onnx.ModelProto:
+def _optimized(path: str, name: str, folder: str, setting: Setting) -> onnx.ModelProto:
     """The graph after onnxruntime's level-1 rewrites: higher levels hide a BatchNormalization in a depthwise Conv."""
     stage(f"onnxruntime, optimizing the {name} model")
-    return sessions.optimized(path, "basic", str(Path(folder, f"{name}.onnx")), providers.without_tensorrt(way))
+    try:
+        return sessions.optimized(path, "basic", str(Path(folder, f"{name}.onnx")), setting.chain())
+    except CannotRun as why:
+        raise cannot_load(path, why) from why

@@ -14,6 +14,8 @@ from ..display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
 from ..installed import require_runtime
 from ..progress import tell
+from ..runtime.host import Host
+from ..runtime.providers import DEFAULT, ways
 from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
 from .network import Network, Probabilities
@@ -41,6 +43,7 @@ class Evaluation(Shown):
     models: tuple[Score, ...]
     ensemble: Score | None
     notes: tuple[str, ...]
+    provider: str = "cpu"  # that ran the models
 
     COLUMNS: ClassVar = ("model", "top-1", "top-5")
 
@@ -78,16 +81,19 @@ def evaluate(
     *,
     crops: int = 1,
     data_dir: Path | None = None,
+    provider: str = "cpu",
 ) -> Evaluation:
     """Accuracy on the test part of a data set by name, on FILE.npz with `labels`, or on a folder of class folders.
 
-    Outputs that are no probabilities already go through a softmax. Raises BnfoldError for models or data that do not go
-    together.
+    Outputs that are no probabilities already go through a softmax. The models run on `provider` (cpu, cuda, tensorrt)
+    as it serves: at onnxruntime's default optimization and with the provider's default arithmetic, TF32 on a GPU.
+    Raises BnfoldError for models or data that do not go together, and for a provider that does not run here.
     """
     if not models:
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
+    host = Host.ready(ways([provider], [DEFAULT])[0])
     require_runtime("evaluation")
-    networks = [Network.of(Path(path)) for path in models]
+    networks = [Network.of(Path(path), host) for path in models]
     _require_alike(networks)
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
@@ -96,7 +102,8 @@ def evaluate(
     scores = [Score(str(n.path), *_tops(r)) for n, r in zip(networks, ranks, strict=False)]
     together = Score("ensemble", *_tops(ranks[-1])) if len(networks) > 1 else None
     notes += [note for network in networks for note in _notes(network, samples)]
-    return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, tuple(dict.fromkeys(notes)))
+    words = tuple(dict.fromkeys([*notes, *host.notes()]))
+    return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, words, provider)
 
 
 def _croppable(network: Network, crops: int) -> list[str]:

@@ -12,15 +12,14 @@ import numpy.typing as npt
 from .. import onnx_io
 from ..errors import ModelProblem
 from ..feeds.card import Array, Card, fitting
-from ..processors import threads
 from ..runtime import sessions
+from ..runtime.host import Host
 from ..train.pixels import Normalization
 from .crops import crops
 from .labelled import Batch, Labelled, ready
 
 Probabilities = npt.NDArray[np.float64]  # (samples, classes)
 TOGETHER = 64  # crops in one run
-QUIET = {"session.intra_op.allow_spinning": "0"}  # its threads and those of numpy take turns
 SUM = 1e-3  # by which probabilities may miss 1
 
 
@@ -35,10 +34,10 @@ class Network:
     softmax: bool | None = None
 
     @staticmethod
-    def of(path: Path) -> Network:
+    def of(path: Path, host: Host) -> Network:
         card = Card.of(onnx_io.load(path, whole=False))
         try:
-            running = sessions.session(str(path), sessions.options("default", entries=QUIET, threads=threads()))
+            running = host.session(str(path), "default")
         except sessions.CannotRun as why:
             raise ModelProblem(
                 f"onnxruntime cannot load {path}: {why}", "`bnfold doctor` shows what runs here."

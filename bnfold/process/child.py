@@ -32,6 +32,7 @@ JOBS = {  # the only functions a child runs: name -> module, function
     "launch": ("bnfold.bench.launch", "launch"),
     "survey": ("bnfold.bench.launch", "survey"),
     "alone": ("bnfold.bench.launch", "alone"),
+    "captured": ("bnfold.bench.launch", "captured"),
     "crash": ("bnfold.process.child", "_crash"),
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}

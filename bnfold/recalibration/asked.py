@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 
 from ..errors import UsageProblem, require_within
+from ..runtime.providers import STRICT, Way, ways
 
 METHODS = ("sequential", "alg2", "pooled")
+PROVIDERS = ("cpu", "cuda")  # TensorRT would compile an engine for the part before every normalization
 GIB = 1 << 30
 SMALLEST = 1e-9  # standard deviations
 BATCH = {"sequential": 64, "alg2": 60, "pooled": 60}
@@ -19,7 +21,8 @@ class Options:
     """`batch_size` is the mini-batch of alg2 and pooled; sequential gives the same for any, and runs so many at a time.
 
     What lies between two layers is kept in memory up to `memory_limit` bytes, then in a temporary file. `threshold` is
-    the drift, in standard deviations, from which statistics do not fit. Raises UsageProblem for what makes no sense.
+    the drift, in standard deviations, from which statistics do not fit. The model runs on `provider`, always in strict
+    float32 (no TF32) and with deterministic kernels. Raises UsageProblem for what makes no sense.
     """
 
     method: str = "sequential"
@@ -27,10 +30,12 @@ class Options:
     memory_limit: int = GIB
     threshold: float = 0.5
     any_range: bool = False
+    provider: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UsageProblem(f"unknown choice {self.method!r} for --method", f"Choose one of: {', '.join(METHODS)}.")
+        for name, value, choice in (("--method", self.method, METHODS), ("--ep", self.provider, PROVIDERS)):
+            if value not in choice:
+                raise UsageProblem(f"unknown choice {value!r} for {name}", f"Choose one of: {', '.join(choice)}.")
         require_within("--batch-size", self.size, 1, 1 << 31)
         require_within("--threshold", self.threshold, SMALLEST, 1 / SMALLEST)
         require_within("--memory-limit", self.memory_limit, 0, 1 << 62)
@@ -38,6 +43,11 @@ class Options:
     @property
     def is_sequential(self) -> bool:
         return self.method == "sequential"
+
+    @property
+    def way(self) -> Way:
+        """How onnxruntime is to run the model."""
+        return ways([self.provider], [STRICT])[0]
 
     @property
     def size(self) -> int:

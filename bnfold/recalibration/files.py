@@ -13,6 +13,7 @@ from .. import onnx_io, staging
 from ..datafiles import unchanged
 from ..feeds.calibration import from_path
 from ..pipeline import require_free
+from ..runtime.host import Host
 from ..validity import require_valid
 from .asked import Options
 from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
@@ -45,17 +46,19 @@ def recalibrate_file(
 
 
 def _recalibrated(source: Path, target: Path, data: Path, options: Options, force: bool, watch: Watch) -> Written:
+    host = Host.ready(options.way)
     record = _read(source)
     require_free(record, source, target, force, *filter(os.path.exists, [data]))
     with staging.staged(target, replace=force) as draft:
-        result = in_place(record, source.parent, _reader(data, options), options, watch)
+        result = in_place(record, source.parent, _reader(data, options), options, host, watch)
         onnx_io.write(record, draft, source.parent)
     return Written(source, target, result)
 
 
 def check_file(source: Path, data: Path, options: Options, watch: Watch) -> Check:
     """Whether the statistics of the model at `source` fit `data`; nothing is written."""
-    return checked(_read(source), source.parent, _reader(data, options), options, watch)
+    host = Host.ready(options.way)
+    return checked(_read(source), source.parent, _reader(data, options), options, host, watch)
 
 
 def _read(source: Path) -> onnx.ModelProto:

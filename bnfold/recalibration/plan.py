@@ -12,6 +12,7 @@ from onnx import NodeProto, helper
 from ..errors import ModelProblem
 from ..messages import is_batch_norm
 from ..rounding import widened as as_float64
+from ..runtime.host import Host
 from ..runtime.protos import stored as stored_tensors
 from . import copies
 from .levels import Levels
@@ -28,7 +29,7 @@ class Layout:
     notes: list[str]
 
 
-def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, folder: Path | None) -> Layout:
+def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, folder: Path | None, host: Host) -> Layout:
     """Segments of `run`, which is `record` or a changed copy of it. Raises ModelProblem for an unsupported model."""
     require_supported(record)
     levels = Levels(run.graph)
@@ -41,7 +42,7 @@ def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, folder: Path | None)
         )
     values = _values(record, run, levels, nodes, folder)
     norms = [_norm(node, levels.norms[node.output[0]], values) for node in nodes]
-    return Layout(norms, _stages(run, levels, norms, folder), notes)
+    return Layout(norms, _stages(run, levels, norms, folder, host), notes)
 
 
 def _left_alone(record: onnx.ModelProto, found: int) -> list[str]:
@@ -72,12 +73,12 @@ def _norm(node: NodeProto, level: int, values: dict[str, tuple[np.dtype[np.gener
     return Norm(node, level, kind, statistics)
 
 
-def _stages(run: onnx.ModelProto, levels: Levels, norms: list[Norm], folder: Path | None) -> list[Stage]:
+def _stages(run: onnx.ModelProto, levels: Levels, norms: list[Norm], folder: Path | None, host: Host) -> list[Stage]:
     by_output = {norm.output: norm for norm in norms}
     stages = []
     for level, segment in enumerate(levels.segments()):
         before = [by_output[n.output[0]] for n in segment.nodes if n.output and n.output[0] in by_output]
-        stages.append(Stage(run, levels, segment, before, [n for n in norms if n.level == level], folder))
+        stages.append(Stage(run, levels, segment, before, [n for n in norms if n.level == level], folder, host))
     return stages
 
 

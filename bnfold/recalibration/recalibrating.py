@@ -16,6 +16,7 @@ from ..feeds.card import Card
 from ..feeds.chunks import Chunks
 from ..installed import require_runtime
 from ..models import Model
+from ..runtime.host import Host
 from ..runtime.protos import fed
 from . import copies
 from .asked import Options
@@ -38,6 +39,7 @@ class Recalibration(Shown):
     samples: int
     drifts: tuple[Drift, ...]
     notes: tuple[str, ...]
+    provider: str = "cpu"  # that ran the model
 
     def in_a_line(self) -> str:
         """How many statistics of how many samples, and the layer that moved farthest."""
@@ -52,7 +54,12 @@ class Recalibration(Shown):
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
         found = [drift.to_json() for drift in self.drifts]
-        told = {"method": self.method, "batch_size": self.batch_size, "samples": self.samples}
+        told = {
+            "method": self.method,
+            "batch_size": self.batch_size,
+            "samples": self.samples,
+            "provider": self.provider,
+        }
         return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
 
 
@@ -64,6 +71,7 @@ class Check(Shown):
     samples: int
     fits: tuple[Fit, ...]
     notes: tuple[str, ...]
+    provider: str = "cpu"  # that ran the model
 
     @property
     def verdict(self) -> str:
@@ -100,7 +108,12 @@ class Check(Shown):
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
         found = [fit.to_json() for fit in self.fits]
-        told = {"verdict": self.verdict, "threshold": self.threshold, "samples": self.samples}
+        told = {
+            "verdict": self.verdict,
+            "threshold": self.threshold,
+            "samples": self.samples,
+            "provider": self.provider,
+        }
         return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
 
 
@@ -111,6 +124,7 @@ def recalibrate(
     method: str = "sequential",
     batch_size: int | None = None,
     memory_limit: int = Options.memory_limit,
+    provider: str = Options.provider,
     watch: Watch = lambda level, levels, done: None,
 ) -> Recalibration:
     """Population statistics of `batches` (section 3.1 of the paper) for every BatchNormalization of a model.
@@ -118,17 +132,21 @@ def recalibrate(
     `model` is what `bnfold.fold` takes, and is left as it was; `batches` are dictionaries of arrays by input name or,
     for a model with one input, arrays. `sequential` does not depend on how they are cut, nor on their order; `alg2` and
     `pooled` cut them into mini-batches of `batch_size`. What lies between two layers is kept in memory up to
-    `memory_limit` bytes, then in a temporary file; `method` is one of these three. Raises ModelProblem for a
-    model or data that will not do.
+    `memory_limit` bytes, then in a temporary file; `method` is one of these three. The model runs on `provider`, cpu or
+    cuda, in strict float32 (TF32 off); the moments are added up in float64 by numpy. Raises ModelProblem for a model or
+    data that will not do, EnvironmentProblem for a provider that does not run here.
     """
-    options = Options(method, batch_size, memory_limit)
-    return in_place(*onnx_io.consumable(model), lambda card: given(batches, card), options, watch)
+    options = Options(method, batch_size, memory_limit, provider=provider)
+    host = Host.ready(options.way)
+    return in_place(*onnx_io.consumable(model), lambda card: given(batches, card), options, host, watch)
 
 
 Data = Callable[[Card], Iterator[Feed]]
 
 
-def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Recalibration:
+def in_place(
+    record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, host: Host, watch: Watch
+) -> Recalibration:
     """`recalibrate` on a record that may be consumed."""
     require_runtime("recalibration")
     run, notes = runnable(record, folder)
@@ -136,12 +154,12 @@ def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: 
     if batch and batch != options.size:
         run = copies.freed(run, batch)
         notes.append(f"run with batches of {options.size}, not {batch} as the model states")
-    layout = laid_out(record, run, folder)
+    layout = laid_out(record, run, folder, host)
     card, levels = Card.of(run), len(layout.stages)
     chunks = Chunks(card, options.size, exact=not options.is_sequential)
     runs = chunks.of(data(card))
     if run is not record and batch:
-        runs = agreeing(runs, laid_out(record, runnable(record, folder)[0], folder), layout, batch)
+        runs = agreeing(runs, laid_out(record, runnable(record, folder)[0], folder, host), layout, batch)
     if options.is_sequential:
         found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
@@ -150,7 +168,8 @@ def in_place(record: onnx.ModelProto, folder: Path | None, data: Data, options: 
     drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
     install(record, layout.norms, found.statistics, folder)
     size = None if options.is_sequential else chunks.size
-    return Recalibration(record, options.method, size, chunks.samples, drifts, _notes(notes, layout, chunks))
+    words = _notes(notes, layout, chunks, host)
+    return Recalibration(record, options.method, size, chunks.samples, drifts, words, options.provider)
 
 
 def check(
@@ -159,20 +178,24 @@ def check(
     *,
     threshold: float = Options.threshold,
     batch_size: int | None = None,
+    provider: str = Options.provider,
     watch: Watch = lambda level, levels, done: None,
 ) -> Check:
-    """Whether the statistics that a model stores fit `batches`, by running it as it is."""
-    options = Options(batch_size=batch_size, threshold=threshold)
+    """Whether the statistics that a model stores fit `batches`, by running it as it is; `provider` as above."""
+    options = Options(batch_size=batch_size, threshold=threshold, provider=provider)
+    host = Host.ready(options.way)
     where = models.given(model)
     folder = where.parent if isinstance(where, Path) else None
-    return checked(onnx_io.load(where), folder, lambda card: given(batches, card), options, watch)
+    return checked(onnx_io.load(where), folder, lambda card: given(batches, card), options, host, watch)
 
 
-def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, watch: Watch) -> Check:
+def checked(
+    record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, host: Host, watch: Watch
+) -> Check:
     """`check` on data that are brought to what the model takes."""
     require_runtime("the check of statistics")
     run, notes = runnable(record, folder)
-    layout, card = laid_out(record, run, folder), Card.of(run)
+    layout, card = laid_out(record, run, folder, host), Card.of(run)
     chunks = Chunks(card, options.size)
     samples = {norm.output: Sample(norm) for norm in layout.norms}
     stored = {norm.output: norm.stored for norm in layout.norms}
@@ -185,9 +208,10 @@ def checked(record: onnx.ModelProto, folder: Path | None, data: Data, options: O
             env = stage.left(env)
         watch(0, 1, done)
     fits = tuple(sample.fit(options.threshold) for sample in samples.values())
-    return Check(options.threshold, chunks.samples, fits, _notes(notes, layout, chunks))
+    words = _notes(notes, layout, chunks, host)
+    return Check(options.threshold, chunks.samples, fits, words, options.provider)
 
 
-def _notes(notes: list[str], layout: Layout, chunks: Chunks) -> tuple[str, ...]:
+def _notes(notes: list[str], layout: Layout, chunks: Chunks, host: Host) -> tuple[str, ...]:
     rest = [f"{chunks.rest} samples, less than a batch, were left out"] * bool(chunks.rest)
-    return (*notes, *layout.notes, *rest)
+    return (*notes, *layout.notes, *rest, *host.notes())

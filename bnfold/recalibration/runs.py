@@ -1,4 +1,7 @@
-"""Segments of a model on onnxruntime, without graph optimization. Statistics are given to them when they run."""
+"""Segments of a model on onnxruntime, without graph optimization. Statistics are given to them when they run.
+
+Whatever the provider, tensors come back to numpy, which adds up the moments in float64.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from ..errors import ModelProblem
 from ..moments import Array
-from ..processors import threads
 from ..runtime import sessions
+from ..runtime.host import Host
 from ..tensors import read, to_tensor
 from .levels import Levels, Segment
 from .norms import MEAN, VAR, Norm, Statistics
@@ -34,6 +37,7 @@ class Stage:
     before: Sequence[Norm]  # those that the segment applies
     norms: Sequence[Norm]  # those that it feeds
     folder: Path | None
+    host: Host
     _session: Any = field(default=None, repr=False)
 
     def run(self, env: Env, statistics: Mapping[str, Statistics]) -> Env:
@@ -46,10 +50,11 @@ class Stage:
             feeds |= {_mean(norm): fed(given.mean, norm), _var(norm): fed(given.var, norm)}
         try:
             if self._session is None:
-                self._session = sessions.session(self._serialized(feeds), _options())
+                self._session = self.host.session(self._serialized(feeds), "off")
             values = sessions.outputs(self._session, self.segment.made, feeds)
         except sessions.CannotRun as why:
-            raise ModelProblem(f"onnxruntime cannot run the model on this data: {why}", RUNNABLE) from why
+            hint = SMALLER if self.host.way.gpu else RUNNABLE
+            raise ModelProblem(f"onnxruntime cannot run the model on this data: {why}", hint) from why
         return env | dict(zip(self.segment.made, values, strict=True))
 
     def close(self) -> None:
@@ -68,6 +73,7 @@ class Stage:
 
 
 RUNNABLE = "Does it load in onnxruntime, and is the data what it takes? `bnfold doctor` shows what runs here."
+SMALLER = "Try --ep cpu; a smaller --batch-size needs less of the GPU's memory."
 
 
 def serialized(
@@ -94,12 +100,12 @@ def serialized(
 
 
 def evaluated(model: onnx.ModelProto, levels: Levels, names: Sequence[str], folder: Path | None) -> Env:
-    """The values of constants that nodes of the model compute."""
+    """The values of constants that nodes of the model compute, on the CPU."""
     wanted = NodeProto(input=names)
     nodes, stored = levels.constants([wanted])
     try:
         data = serialized(model, nodes, stored, {}, names, folder)
-        values = sessions.outputs(sessions.session(data, _options()), names, {})
+        values = sessions.outputs(Host().session(data, "off"), names, {})
     except sessions.CannotRun as why:
         raise ModelProblem(f"onnxruntime cannot compute the statistics that are stored: {why}", RUNNABLE) from why
     return dict(zip(names, values, strict=True))
@@ -157,9 +163,3 @@ def _input(name: str, value: Array) -> onnx.ValueInfoProto:
     if value.dtype.kind in "OUS":
         return helper.make_tensor_value_info(name, TensorProto.STRING, None)
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
-
-
-def _options() -> Any:
-    """Threads that wait do not spin: the work goes to and fro between many small sessions and numpy."""
-    entries = {"session.intra_op.allow_spinning": "0"}
-    return sessions.options("off", entries=entries, threads=threads())

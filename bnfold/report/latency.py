@@ -46,7 +46,8 @@ def condensed(blocks: Iterable[Mapping[str, Any]]) -> list[Plain]:
 
 
 def _key(block: Mapping[str, Any]) -> str:
-    return json.dumps({name: block[name] for name in SETTING})
+    names = (name.removesuffix("?") for name in SETTING)
+    return json.dumps({name: block[name] for name in names if name in block})
 
 
 def _setting(setting: Plain, models: Mapping[str, list[tuple[int, Any]]]) -> Plain:

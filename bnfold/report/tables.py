@@ -42,11 +42,12 @@ def _raw() -> list[Child]:
 
 
 def setting(cell: Plain) -> str:
-    """`default, cuda, device, N=8, CUDA graph`"""
+    """`default, cuda, float16, device, N=8, CUDA graph, heuristic cuDNN search`"""
+    first = [cell["level"], cell["provider"], cell.get("precision"), cell["mode"]]
     sizes = ["=".join(map(str, each)) for each in cell["dims"]]
-    return shown(
-        ", ".join([cell["level"], cell["provider"], cell["mode"], *sizes, *["CUDA graph"] * cell["cuda_graph"]])
-    )
+    search = f"{cell['cudnn_search']} cuDNN search" if cell.get("cudnn_search") else ""
+    graph = ["CUDA graph"] * cell["cuda_graph"]
+    return shown(", ".join(filter(None, [*first, *sizes, *graph, search])))
 
 
 def _cell(cell: Plain) -> Iterator[str]:

@@ -10,16 +10,23 @@ from importlib.metadata import distributions
 from typing import Any, ClassVar
 
 from ..errors import EnvironmentProblem, UsageProblem
-from ..installed import install, mixture, replaced, runtimes
+from ..installed import PACKAGES, install, mixture, pip, replaced, runtimes
 from ..process import child
-from .libraries import ABSENT, DRIVER, source
+from .libraries import ABSENT, DEBIAN, DRIVER, SYSTEM, source
+from .plugins import PLUGINS, Plugin
 from .providers import PROVIDERS
 
 SCHEMA = "bnfold.doctor/1"
 SECONDS = 120.0
+LOADED = "/proc/driver/nvidia/version"  # there where the driver runs, in containers too
 _LISTED = "These are onnxruntime's words. nvidia-smi should list a GPU, and a CUDA version no older than the runtime."
-EXTRAS = {"cpu": ("gpu",), "cuda": ("cuda",), "tensorrt": ("cuda", "tensorrt")}  # that bring a provider
-_WHEELS = {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "nvidia-"), "tensorrt": ("onnxruntime", "tensorrt")}
+EXTRAS = {  # that bring a provider
+    "cpu": ("gpu",),
+    "cuda": ("cuda",),
+    "tensorrt": ("cuda", "tensorrt"),
+    **{key: (key,) for key in PLUGINS},
+}
+_WHEELS = {"cuda": ("onnxruntime", "nvidia-"), "tensorrt": ("onnxruntime", "tensorrt")}  # others: of onnxruntime
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class Diagnosis:
 
 
 def doctor() -> Diagnosis:
-    """Look at cpu, cuda and tensorrt, each in a child process; nothing is installed or changed."""
+    """Look at every provider, each in a child process; nothing is installed or changed."""
     found = tuple(examined(provider) for provider in PROVIDERS)
     names = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_TF32_OVERRIDE")
     environment = {name: os.environ[name] for name in names if name in os.environ}
@@ -101,7 +108,7 @@ def _insist(health: Health) -> None:
 
 def examined(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
-    wheels = runtimes() | installed(_WHEELS[provider])
+    wheels = runtimes() | installed(_WHEELS.get(provider, ("onnxruntime",)))
     try:
         found = child.run("probe", {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
     except child.Crashed as why:
@@ -115,18 +122,56 @@ def examined(provider: str) -> Health:
 
 def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a provider does not work, and what to do: from what the probe found."""
-    if not found["versions"]:
-        return found["said"], install(*EXTRAS[provider]) if provider != "cpu" and not runtimes() else found["fix"]
+    plugin, words = PLUGINS.get(provider), found["said"]
+    if "fix" in found:  # what would have to come first
+        return words, _brought(provider) if provider != "cpu" and not runtimes() else found["fix"]
     if not found["offered"]:
         version = found["versions"]["onnxruntime"]
+        if plugin:
+            return f"its package, {PACKAGES[provider][0]}, is not installed", f"{_brought(provider)}."
         return f"onnxruntime {version} is installed without it", replaced(*EXTRAS[provider])
     broken = {library: why for library, why in found["libraries"].items() if why}
     if broken:
         return missing(broken), _cure(provider, broken, found["driver"])
-    if found["said"]:
-        return found["said"], _LISTED
+    if words and plugin:
+        return _refused(plugin, found)
+    if words:
+        return words, _outdated(found) or _LISTED
     places = ", ".join(found["ran_on"]) or "nothing"
     return f"a one-node session ran on {places}, and onnxruntime does not say why", install(*EXTRAS[provider])
+
+
+def _brought(provider: str) -> str:
+    """The command that brings a provider, and onnxruntime with it where a plug-in finds none."""
+    return install(*(["gpu"] if provider in PLUGINS and not runtimes() else []), *EXTRAS[provider])
+
+
+def _refused(plugin: Plugin, found: Mapping[str, Any]) -> tuple[str, str]:
+    """Why a plug-in whose libraries load does not work: no device, another onnxruntime, or in its own words."""
+    words, (wheel, version) = found["said"], plugin.installed
+    if "API version" in words:
+        return words, f"{pip('install', '--upgrade', *runtimes())}, or an older {wheel}."
+    if found["devices"] is None:
+        return words, _outdated(found) or f"{pip('install', '--force-reinstall', '--no-deps', f'{wheel}=={version}')}."
+    if found["devices"]:
+        return words, _outdated(found) or _LISTED
+    gpus = found["driver"].get("gpus", [])
+    listed = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in gpus) or "no GPU"
+    seen = f"; the driver lists {listed}" if found["driver"] else ""
+    serves = ", ".join(each.replace("+", " or later") for each in plugin.served())
+    why = f"{words}{seen}" + f"; {wheel} {version} serves compute capability {serves}" * bool(serves)
+    others = next(filter(None, (plugin.serving(gpu["capability"]) for gpu in gpus)), version)
+    if others != version:
+        return why, f"{pip('install', f'{wheel}=={others}')}, which serves this GPU."
+    return why, "Use another provider, cuda for example, or a device that this one serves."
+
+
+def _outdated(found: Mapping[str, Any]) -> str:
+    """What to do about a driver that serves only an older CUDA than the one that is loaded."""
+    newest, loaded = found["driver"].get("cuda", ""), found["versions"].get("CUDA runtime", "")
+    if not newest or not loaded or int(newest.split(".")[0]) >= int(loaded.split(".")[0]):
+        return ""
+    return f"Update the NVIDIA driver: it serves CUDA {newest}, and CUDA {loaded} is installed."
 
 
 def missing(broken: Mapping[str, str]) -> str:
@@ -138,11 +183,29 @@ def missing(broken: Mapping[str, str]) -> str:
 
 
 def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -> str:
-    """What to install, in order."""
-    sources = {source(name) for name in broken}
-    needs_driver = DRIVER in sources or not driver
-    steps = ["Install the NVIDIA driver, on a machine with an NVIDIA GPU"] if needs_driver else []
-    return "; ".join(steps + [f"{install(*EXTRAS[provider])}"] * bool(sources - {DRIVER})) + "."
+    """What to install, in order: the driver, packages of the system, wheels; again those whose files are damaged."""
+    sources = dict.fromkeys(source(name) for name in broken)
+    steps = [_driver()] if DRIVER in sources or not driver else []
+    if SYSTEM in sources:
+        names = [name for name in broken if source(name) == SYSTEM]
+        known = [DEBIAN[stem] for name in names if (stem := name.partition(".")[0]) in DEBIAN]
+        steps.append(
+            f"Install {', '.join(names)}" + (f" (on Debian: `apt-get install {' '.join(known)}`)" * bool(known))
+        )
+    wheels = tuple(each.removeprefix("wheel ") for each in sources if each.startswith("wheel "))
+    if wheels:
+        damaged = [f"{name}=={version}" for name, version in installed(wheels).items()]
+        again = f", and if that changes nothing {pip('install', '--force-reinstall', '--no-deps', *damaged)}"
+        steps.append(install(*EXTRAS[provider]) + again * bool(damaged))
+    return "; ".join(steps) + "."
+
+
+def _driver() -> str:
+    if os.path.exists(LOADED):
+        return (
+            "Start this container with `docker run --gpus all`: the NVIDIA driver runs, and its libraries are not here"
+        )
+    return "Install the NVIDIA driver, on a machine with an NVIDIA GPU"
 
 
 def installed(starts: tuple[str, ...]) -> dict[str, str]:

@@ -10,7 +10,7 @@ NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 
 
 def driver(library: str = NVML) -> dict[str, Any]:
-    """Version, the newest CUDA it serves, and the names of the GPUs; empty where there is no driver."""
+    """Version, the newest CUDA it serves, and what GPUs there are; empty where there is no driver."""
     try:
         nvml = ctypes.CDLL(library)
     except OSError:
@@ -29,7 +29,13 @@ def driver(library: str = NVML) -> dict[str, Any]:
 def _gpu(nvml: Any, index: int) -> dict[str, str]:
     handle = ctypes.c_void_p()
     nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
-    return {"name": _words(nvml.nvmlDeviceGetName, handle), "uuid": _words(nvml.nvmlDeviceGetUUID, handle)}
+    major, minor = ctypes.c_int(0), ctypes.c_int(0)
+    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return {
+        "name": _words(nvml.nvmlDeviceGetName, handle),
+        "uuid": _words(nvml.nvmlDeviceGetUUID, handle),
+        "capability": f"{major.value}.{minor.value}",
+    }
 
 
 def _whole(ask: Any) -> int:

@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 
 from ..installed import runtime
+from .plugins import PLUGINS
 
 WHEELS = {  # library: the wheel that holds it; NVIDIA's names carry a suffix up to CUDA 12
     "libcublas": "nvidia-cublas",
@@ -24,8 +25,11 @@ WHEELS = {  # library: the wheel that holds it; NVIDIA's names carry a suffix up
     "libnvinfer": "tensorrt-cu13",
     "libnvinfer_plugin": "tensorrt-cu13",
     "libnvonnxparser": "tensorrt-cu13",
+    "libtensorrt_rtx": "onnxruntime-ep-nv-tensorrt-rtx",
+    "libtensorrt_onnxparser_rtx": "onnxruntime-ep-nv-tensorrt-rtx",
 }
-DRIVER = "the NVIDIA driver"
+DEBIAN = {"libz": "zlib1g", "libstdc++": "libstdc++6", "libgcc_s": "libgcc-s1", "libgomp": "libgomp1"}  # packages
+DRIVER, SYSTEM = "the NVIDIA driver", "the system"
 ABSENT = "No such file"  # in the words of the loader of libraries
 
 
@@ -34,11 +38,14 @@ def source(library: str) -> str:
     stem = library.partition(".")[0]
     if stem in ("libcuda", "libnvidia-ml"):
         return DRIVER
-    return f"wheel {WHEELS[stem]}" if stem in WHEELS else "the system"
+    return f"wheel {WHEELS[stem]}" if stem in WHEELS else SYSTEM
 
 
 def required(provider: str) -> list[str]:
-    """Libraries that onnxruntime's own library of a provider needs; TensorRT leaves nodes to CUDA and needs both."""
+    """Libraries that the library of a provider needs; TensorRT leaves nodes to CUDA and needs both."""
+    if provider in PLUGINS:
+        own = PLUGINS[provider].library
+        return needed(own) if own else []
     folder = Path(runtime().__file__).parent / "capi"
     names = ("cuda", "tensorrt") if provider == "tensorrt" else (provider,)
     return list(dict.fromkeys(n for name in names for n in needed(folder / f"libonnxruntime_providers_{name}.so")))
@@ -48,6 +55,10 @@ def preload(provider: str) -> None:
     """Load what a GPU provider needs out of installed wheels, before its first session looks for it in vain."""
     if provider == "cpu":
         return
+    if provider in PLUGINS:  # which were built with what they bring: the system may have an older one
+        for name in required(provider):
+            load(next(map(str, _in_wheels(name)), name))
+        return
     with redirect_stdout(StringIO()):  # it prints what it does not find
         runtime().preload_dlls()
     for name in required(provider):
@@ -55,7 +66,7 @@ def preload(provider: str) -> None:
 
 
 def load(name: str) -> str:
-    """Load a library, TensorRT's also out of its wheel; returns why that failed, or nothing."""
+    """Load a library, TensorRT's and a plug-in's also out of its wheel; returns why that failed, or nothing."""
     try:
         ctypes.CDLL(name)
     except OSError as why:
@@ -66,11 +77,12 @@ def load(name: str) -> str:
 
 
 def _in_wheels(name: str) -> Iterator[Path]:
-    """Where the TensorRT wheel keeps a library: `preload_dlls` looks for CUDA and cuDNN only."""
+    """Where wheels keep a library that `preload_dlls` does not look for, under its name or one of a longer version."""
     spec = find_spec("tensorrt_libs")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        if "/" not in name and os.path.exists(Path(folder, name)):
-            yield Path(folder, name)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    plugins = [str(each.folder) for each in PLUGINS.values() if each.folder]
+    for folder in [*folders, *plugins] if "/" not in name else []:
+        yield from sorted(Path(folder).glob(f"{name}*"))
 
 
 def needed(path: Path) -> list[str]:

@@ -20,30 +20,47 @@ from onnx import numpy_helper
 from ..errors import EnvironmentProblem
 from ..installed import runtime
 from ..process.child import stage
-from . import libraries, sessions
+from . import libraries, plugins, sessions
 from .driver import driver
 from .placement import ran
 from .providers import Way, chain
 
 
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything about `request["provider"]` (cpu, cuda or tensorrt) that only loading and running can tell."""
+    """Everything about `request["provider"]`, a key of PROVIDERS, that only loading and running can tell."""
     way = Way(request["provider"])
     found: dict[str, Any] = {"offered": False, "libraries": {}, "ran_on": [], "said": "", "versions": {}, "driver": {}}
+    plugin = plugins.PLUGINS.get(way.provider)
     try:
         ort = runtime()
+        if plugin:
+            plugins.require_support(plugin)
     except EnvironmentProblem as why:
         return found | {"said": str(why), "fix": why.hint}
-    found.update(offered=way.name in ort.get_available_providers(), versions={"onnxruntime": ort.__version__})
+    offered = plugin.folder is not None if plugin else way.name in ort.get_available_providers()
+    found.update(offered=offered, versions={"onnxruntime": ort.__version__})
     if way.gpu:
         stage(f"loading the libraries of {way.name}")
         libraries.preload(way.provider)
         found["driver"] = driver()
         found["libraries"] = {name: libraries.load(name) for name in libraries.required(way.provider)}
-        found["versions"].update(versions())
+        found["versions"].update(versions(way.provider))
     if found["offered"] and not any(found["libraries"].values()):
-        found.update(_tried(way))
+        found.update(_registered(plugin) if plugin else {})
+        found.update({} if found["said"] else _tried(way))
     return found
+
+
+def _registered(plugin: plugins.Plugin) -> dict[str, Any]:
+    """The devices that a plug-in offers, and what was said where it offers none."""
+    stage(f"registering {plugin.name} with onnxruntime")
+    with overheard() as words:
+        try:
+            return {"devices": [str(each.ep_name) for each in plugins.devices(plugin)]}
+        except plugins.NoDevice as why:
+            return {"devices": [], "said": ": ".join(filter(None, [str(why), cleaned(words())]))}
+        except Exception as why:  # onnxruntime's exceptions have no common base
+            return {"devices": None, "said": sessions.one_line(why)}
 
 
 def _tried(way: Way) -> dict[str, Any]:
@@ -56,7 +73,7 @@ def _tried(way: Way) -> dict[str, Any]:
                 running = sessions.session(_one_node(), options, chain(way))
                 sessions.outputs(running, ["y"], {"x": np.ones((1, 1, 2, 2), np.float32)})
             except sessions.CannotRun as why:
-                return {"said": cleaned(words()) or str(why)}
+                return {"said": str(why) if plugins.named(way.name) else cleaned(words()) or str(why)}
         kernels = {node.provider for node in ran(sessions.finish(running))}
     return {"ran_on": sorted(kernels), "said": cleaned(words())}
 
@@ -95,9 +112,11 @@ def cleaned(printed: bytes) -> str:
     return sessions.one_line(re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", text)) if text else ""
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that are loaded: CUDA's runtime, cuDNN, TensorRT."""
+def versions(provider: str) -> dict[str, str]:
+    """Of the libraries that are loaded, CUDA's runtime, cuDNN, TensorRT, and of a plug-in's package."""
+    plugin = plugins.PLUGINS.get(provider)
     found = {
+        **dict([plugin.installed] if plugin else []),
         "CUDA runtime": _number("libcudart.so", "cudaRuntimeGetVersion", (1000, 10), by_reference=True),
         "cuDNN": _number("libcudnn.so", "cudnnGetVersion", (10000, 100)),
         "TensorRT": _number("libnvinfer.so", "getInferLibVersion", (10000, 100)),

@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageProblem
+from .plugins import PLUGINS
 from .sessions import CPU, CUDA, TENSORRT
 
-PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
+PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT, **{key: each.name for key, each in PLUGINS.items()}}
+LEAVES_TO = {
+    "tensorrt": "cuda",
+    **dict.fromkeys(PLUGINS, "cpu"),
+}  # who runs what a provider that compiles graphs leaves
+PROFILES = {"tensorrt": "trt_profile_{}_shapes", **{key: each.profile for key, each in PLUGINS.items()}}
 MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
+QUICK = (
+    "DEFAULT"  # cuDNN's search for kernels that is over at once: 0.5 s where HEURISTIC takes 8 s (repghostnet, H200)
+)
 Chain = list[tuple[str, dict[str, str]]]
 Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
 
@@ -52,7 +61,14 @@ class Way:
     @property
     def environment(self) -> dict[str, str]:
         """What must be set before CUDA starts: TensorRT knows no option against TF32."""
-        return {"NVIDIA_TF32_OVERRIDE": "0"} if self == Way("tensorrt", STRICT) else {}
+        plugin = PLUGINS.get(self.provider)
+        strict = {"NVIDIA_TF32_OVERRIDE": "0"} if self.provider == "tensorrt" else plugin.strict if plugin else {}
+        return dict(strict) if self.math == STRICT else {}
+
+    @property
+    def plain(self) -> str:
+        """The provider, named as users do, that runs what this one leaves: itself, unless it compiles graphs."""
+        return LEAVES_TO.get(self.provider, self.provider)
 
 
 def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
@@ -66,25 +82,31 @@ def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
     return list(dict.fromkeys(way for each in found for way in each))
 
 
-def chain(way: Way, engine: Mapping[str, str] | None = None) -> Chain:
-    """Providers in order of preference, with options. `engine` goes to TensorRT, which leaves the rest to CUDA."""
-    if way.provider == "cpu":
-        return [(CPU, {})]
-    strict = {"use_tf32": "0", "cudnn_conv_algo_search": "DEFAULT"}
-    cuda = (CUDA, strict if way.math == STRICT else {})
-    return [cuda] if way.provider == "cuda" else [(TENSORRT, dict(engine or {})), cuda]
+def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -> Chain:
+    """Providers in order of preference, with options. `engine` goes to the first if it compiles graphs.
+
+    `search` is how cuDNN looks for a convolution's kernel; with none, as onnxruntime serves: it tries all of them out.
+    """
+    precision, search = ({"use_tf32": "0"}, search or QUICK) if way.math == STRICT else ({}, search)
+    cuda = (CUDA, {**precision, **({"cudnn_conv_algo_search": search} if search else {})})
+    last = cuda if way.plain == "cuda" else (CPU, {})
+    return [last] if way.plain == way.provider else [(way.name, dict(engine or {})), last]
 
 
 def without_tensorrt(way: Way) -> Chain:
     """The same way without TensorRT: to find sizes that run, and to see the graph before TensorRT swallows it."""
-    return chain(way)[-1:]
+    return chain(way, search=QUICK)[-1:]
 
 
-def cached(folder: str, prefix: str) -> dict[str, str]:
-    """TensorRT options to keep engines, each model's under its own prefix, and timings, which all models share.
+def cached(way: Way, folder: str, prefix: str) -> dict[str, str]:
+    """Options to keep what a provider compiles, each model's under its own prefix; none where it has no such options.
 
-    Shared timings let both models choose among kernels by the same figures.
+    Of TensorRT also timings, which all models share: both choose among kernels by the same figures.
     """
+    if plugin := PLUGINS.get(way.provider):
+        return {plugin.cache: f"{folder}/{prefix}"} if plugin.cache else {}
+    if way.provider != "tensorrt":
+        return {}
     return {
         "trt_engine_cache_enable": "True",
         "trt_engine_cache_path": folder,
@@ -94,20 +116,21 @@ def cached(folder: str, prefix: str) -> dict[str, str]:
     }
 
 
-def profile(runs: Sequence[Shapes]) -> dict[str, str]:
-    """TensorRT options for one engine that takes every run's input shapes; the first run's are the ones tuned for.
+def profile(way: Way, runs: Sequence[Shapes]) -> dict[str, str]:
+    """Options for one engine that takes every run's input shapes; the first run's are the ones tuned for.
 
-    No options where the notation has no room for a name (`:` and `,` separate): TensorRT then adapts as it goes.
+    No options where the provider has none, or where the notation has no room for a name (`:` and `,` separate):
+    TensorRT then adapts as it goes.
     """
-    names = list(runs[0]) if runs else []
-    if not names or any(mark in name for name in names for mark in ":,"):
+    names, option = list(runs[0]) if runs else [], PROFILES.get(way.provider, "")
+    if not names or not option or any(mark in name for name in names for mark in ":,"):
         return {}
     kinds = {
         "min": {name: [min(axis) for axis in zip(*(run[name] for run in runs), strict=True)] for name in names},
         "opt": runs[0],
         "max": {name: [max(axis) for axis in zip(*(run[name] for run in runs), strict=True)] for name in names},
     }
-    return {f"trt_profile_{kind}_shapes": _written(shapes) for kind, shapes in kinds.items()}
+    return {option.format(kind): _written(shapes) for kind, shapes in kinds.items()}
 
 
 def _written(shapes: Shapes) -> str:

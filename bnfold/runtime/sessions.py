@@ -11,6 +11,7 @@ import onnx
 
 from ..errors import UsageProblem
 from ..installed import runtime
+from . import plugins
 
 LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "default": "ORT_ENABLE_ALL"}
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -77,6 +78,7 @@ PROVIDER_OPTIONS = {  # documented names: https://onnxruntime.ai/docs/execution-
             "trt_auxiliary_streams",
         ]
     ),
+    **{each.name: frozenset(each.options) for each in plugins.PLUGINS.values()},
 }
 
 
@@ -92,6 +94,8 @@ def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
         if name not in PROVIDER_OPTIONS[provider]:
             known = ", ".join(sorted(PROVIDER_OPTIONS[provider])) or "none"
             raise UsageProblem(f"{provider} has no option {name!r}", f"Choose from: {known}.")
+    if plugin := plugins.named(provider):
+        plugin.check(options)
     return {name: str(value) for name, value in options.items()}
 
 
@@ -126,8 +130,12 @@ def options(
 def session(model: bytes | str, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)) -> Any:
     """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
     asked = [(provider, checked(provider, options)) for provider, options in providers]
+    plugin = plugins.named(asked[0][0])
     try:
-        running = runtime().InferenceSession(model, made, providers=asked, enable_fallback=0)
+        if plugin:  # onnxruntime takes devices or names, not both; what no device takes goes to the CPU
+            plugins.attach(made, plugin, asked[0][1])
+        named = {} if plugin else {"providers": asked}
+        running = runtime().InferenceSession(model, made, enable_fallback=0, **named)
     except Exception as why:  # onnxruntime's exceptions have no common base
         raise CannotRun(one_line(why)) from why
     if asked[0][0] not in running.get_providers():

@@ -35,9 +35,8 @@ def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
     original, folded = (cut(model, cuts, sites) for model in (trial.original, trial.folded))
     oracle = Oracle(original) if trial.oracle else None
     drawn = [case for case in trial.planned if not case.path][: None if trial.elements <= SMALL else 1]
-    return replace(
-        trial, original=original, folded=folded, oracle=oracle, planned=drawn, names=sites, truths={}, seen={}, moved={}
-    )
+    apart = replace(trial, original=original, folded=folded, oracle=oracle, planned=drawn, names=sites, keeps=False)
+    return replace(apart, truths={}, seen={}, moved={})
 
 
 def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]:

@@ -111,15 +111,43 @@ def _uninformative(level: Level) -> list[str]:
 
 
 def _blurred(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
-    """The first fold site that nothing was found out about: rounding blurs it, and its weights were not derived."""
+    """The first fold site that nothing was found out about: rounding blurs it, and its weights were not derived.
+
+    A site that is clear in one arithmetic of a provider is judged there: TF32 may blur it.
+    """
     known = {site.name for site in derived if site.responses}
-    found = (t for level in levels for t in level.tensors if t.site and not t.clear and not t.moved)
-    return [f"rounding alone blurs {t.place()} too far to judge" for t in found if t.name not in known][:1]
+    sites = [(level, t) for level in levels for t in level.tensors if t.site]
+    seen = {(level.provider, t.name) for level, t in sites if t.clear or t.moved}
+    blurred = ((lv, t) for lv, t in sites if t.name not in known and (lv.provider, t.name) not in seen)
+    strict = {level.provider for level in levels if level.way.careful}
+    return [
+        f"rounding alone blurs {t.place()} too far to judge{'' if level.provider in strict else _IN_STRICT_MATH}"
+        for level, t in blurred
+    ][:1]
+
+
+_IN_STRICT_MATH = "; strict math may show more: --math strict,default"
 
 
 def _dispute(tensors: Sequence[Compared], output: Compared) -> str:
     first = next((t for t in tensors if t.disputed), output)
+    if first.miscomputed:
+        return f"both models run wrong from {first.place(channel=False)} on: {_CONFIRMED}"
     return f"the float64 oracle and onnxruntime disagree about the original from {first.place()} on"
+
+
+_CONFIRMED = "the original on the CPU, graph optimization off, agrees with the float64 evaluation"
+
+
+def run_wrong(levels: Sequence[Level]) -> tuple[str, ...]:
+    """For each way and level the first tensor that runs wrong in the original alone: the fold is not to blame."""
+    wrong = ((level, [t for t in level.tensors if t.miscomputed == "original"]) for level in levels)
+    return tuple(
+        f"{level.where}: the original runs wrong from {found[0].place(channel=False)} on: its error is "
+        f"{found[0].rms_original:.2g} of the values, the folded model's {found[0].rms_folded:.2g}; {_CONFIRMED}"
+        for level, found in wrong
+        if found
+    )
 
 
 def _praise(levels: Sequence[Level]) -> tuple[str, ...]:

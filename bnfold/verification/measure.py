@@ -43,13 +43,18 @@ def quantum(dtype: Any) -> float:
     return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
 
 
+def is_floating(values: Array) -> bool:
+    """Of a floating-point type: numpy knows no kind of bfloat16."""
+    return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
+
+
 def is_unsteady(original: Array, jittered: Sequence[Array], dropped: int = 0) -> bool:
     """Rounding alone moves the tensor by more than the square root of the unit roundoff.
 
     Then the squares of errors, too, are larger than a roundoff: errors no longer grow in proportion, a Sigmoid may
     flip, and one run tells nothing of what another may do.
     """
-    if not jittered or (original.dtype.kind != "f" and original.dtype.name != "bfloat16"):
+    if not jittered or not is_floating(original):
         return False
     values = _plain(original).astype(np.float64)
     with np.errstate(all="ignore"):
@@ -78,6 +83,7 @@ class Tally:
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
     firsts: Array | None = None  # of each channel of the last of `axes`, one true value
     live: Array = field(default_factory=lambda: np.zeros(0, bool))  # channels with more than one
+    on_cpu: float | None = 0.0  # squared errors of the original on the CPU; None: not known of every run
 
     def add(
         self,
@@ -86,25 +92,35 @@ class Tally:
         folded: Array,
         jittered: Sequence[Array],
         again: Sequence[Array] = (),
+        on_cpu: Array | None = None,
     ) -> None:
         """Take in one run. Without an oracle `truth` is None and only the drift between the models is measured.
 
-        `again` is what further sessions of the original computed.
+        `again` is what further sessions of the original computed, `on_cpu` one on the CPU, graph optimization off.
         """
         if original.shape != folded.shape or original.dtype != folded.dtype:
             self.misshapen = f"{original.dtype}{list(original.shape)} became {folded.dtype}{list(folded.shape)}"
             return
         self.runs += 1
         self.elements += original.size
-        if original.dtype.kind not in "fV" and original.dtype.name != "bfloat16":
+        if not is_floating(original) and original.dtype.kind != "V":
             self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
             return
         self.roundoff, self.quantum = roundoff(original.dtype, self.dropped), quantum(original.dtype)
         runs = [_plain(run) for run in (original, folded, *jittered, *again)]
-        self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs, len(jittered))
+        weight = self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs, len(jittered))
+        self._confirm(truth, on_cpu, weight)
 
-    def _add_floats(self, truth: Array, runs: Sequence[Array], jittered: int) -> None:
-        """Runs of the original, the folded model, `jittered` copies, and the original again."""
+    def _confirm(self, truth: Array | None, on_cpu: Array | None, weight: float) -> None:
+        if truth is None or on_cpu is None or on_cpu.shape != truth.shape or self.on_cpu is None:
+            self.on_cpu = None
+            return
+        error = np.subtract(_plain(on_cpu), truth, dtype=np.float64)
+        error = error[np.isfinite(error)]
+        self.on_cpu += weight * float(np.vdot(error, error))
+
+    def _add_floats(self, truth: Array, runs: Sequence[Array], jittered: int) -> float:
+        """Runs of the original, the folded model, `jittered` copies, and the original again; the weight they have."""
         original, folded = runs[:2]
         with np.errstate(all="ignore"):
             errors = [np.subtract(run, truth, dtype=np.float64) for run in runs]
@@ -123,6 +139,7 @@ class Tally:
         for axis in (None, *self.axes):
             if axis is None or truth.ndim > axis:
                 self._accumulate(axis, truth, errors, weight, 3 + jittered)
+        return weight
 
     def _look_for_life(self, truth: Array) -> None:
         axis = max((axis for axis in self.axes if axis < truth.ndim), default=0)
@@ -187,10 +204,18 @@ class Tally:
         """The original itself is further from the oracle than rounding explains: one of the two is mistaken."""
         return None in self.sums and bool((self.sums[None][ORIGINAL] > TRUST**2 * self._allowed(None)).any())
 
+    @property
+    def miscomputed(self) -> str:
+        """What is wrong where the oracle is disputed, but not by the CPU: the `original` alone, or `both` models."""
+        if not self.disputed or self.on_cpu is None or self.on_cpu > TRUST**2 * self._allowed(None)[0]:
+            return ""
+        sums = self.sums[None][:, 0]
+        return "original" if sums[FOLDED] < sums[DRIFT] else "both"
+
     def ratios(self, axis: int | None) -> Array:
         """Error of the folded model over the error it is entitled to: one number, or one per channel of `axis`.
 
-        Where the oracle is disputed the folded model is held against the original instead.
+        Where the oracle is disputed the folded model is held against the original instead, unless that alone is wrong.
         """
         if axis not in self.sums:
             return np.zeros(1)
@@ -198,7 +223,7 @@ class Tally:
         error, allowed = sums[FOLDED], np.maximum(self._allowed(axis), sums[ORIGINAL] + sums[NOISE])
         allowed = np.maximum(allowed, self._usual() * sums[TRUTH])
         if self.disputed:
-            error, allowed = sums[DRIFT], self._allowed(axis)
+            error, allowed = sums[FOLDED if self.miscomputed == "original" else DRIFT], self._allowed(axis)
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = np.where(error > 0, np.sqrt(error / allowed), 0.0)
         return found
@@ -211,7 +236,8 @@ class Tally:
     def _usual(self) -> float:
         """Squared relative error of the whole tensor: no channel, of few elements maybe, must be more exact."""
         sums = self.sums[None][:, 0]
-        whole = max(sums[ORIGINAL] + sums[NOISE], self._allowed(None)[0])
+        own = 0.0 if self.miscomputed == "original" else sums[ORIGINAL] + sums[NOISE]
+        whole = max(own, self._allowed(None)[0])
         return float(whole / sums[TRUTH]) if sums[TRUTH] > 0 else 0.0
 
     @property

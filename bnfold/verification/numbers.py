@@ -16,16 +16,17 @@ from ..runtime.protos import produced
 from ..runtime.providers import without_tensorrt
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
+from .arithmetics import in_each
 from .channels import by_channel
 from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
 from .loading import placed
-from .measure import Tally, is_unsteady
-from .opened import Opened, opened, placements
+from .measure import Tally, is_floating, is_unsteady
+from .opened import Opened, on_cpu, opened, placements
 from .oracle import CannotEvaluate
 from .records import record
 from .regions import shape_of_graph, undone
-from .trial import WORK, Trial, prepared, require_drawn, sized, truth
+from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
 from .windows import Array
 
 Tallies = tuple[
@@ -35,11 +36,19 @@ BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsi
 
 
 def compare(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`."""
+    """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`.
+
+    An answer for each of `request["maths"]`, the arithmetics of the provider.
+    """
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepared(request, folder)
-        found = list(_levels(trial, request["levels"])) if sized(trial) else []
+        levels = request["levels"] if sized(trial) else []
+        return {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
+
+
+def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
+    found = list(_levels(trial, levels))
     derived = [asdict(each) for each in trial.derived]
     return {"levels": found, "derived": derived, "blocked": trial.blocked, "notes": list(dict.fromkeys(trial.notes))}
 
@@ -81,7 +90,15 @@ def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
 
 
 def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
-    """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
+    """Everything about one way of running both models; where the oracle is disputed, the CPU is asked as well."""
+    report = _compared_at(trial, level, names)
+    if any(entry["disputed"] for entry in report["tensors"]) and (trial.way.gpu or level == "default"):
+        return _compared_at(trial, level, names, confirm=True)
+    return report
+
+
+def _compared_at(trial: Trial, level: str, names: Sequence[str], *, confirm: bool = False) -> dict[str, Any]:
+    """Ran or why not, the inputs, the tensors; `confirm`: together with the original on the CPU."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
     report.update(provider=trial.way.provider, math=trial.way.math, placements=[], same_graph=False)
     if not names:  # for which onnxruntime would answer with all outputs
@@ -92,12 +109,16 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))
     try:
         running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
+        running = replace(running, on_cpu=on_cpu(trial, names)) if confirm else running
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
+        if not report["cases"]:
+            report["why"] = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+            return report
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
         return report
-    report["ran"] = bool(report["cases"])
+    report["ran"] = True
     best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
     report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
     trial.notes += _gaps(report["tensors"])
@@ -153,24 +174,37 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
     folded, *rest = [_outputs(each, names, values, label) for label, each in running.others()]
     moved, again = rest[: len(running.jittered)], rest[len(running.jittered) :]
     moved = moved or _known(trial, case, names, first)
+    third = (
+        _outputs(running.on_cpu, names, values, "the original on the CPU") if running.on_cpu else [None] * len(names)
+    )
     steady = _steady(trial, case, names, first, moved)
     for i, name in enumerate(names):
         if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
             others = [run[i] for run in moved], [run[i] for run in again]
-            tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others)
+            tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others, third[i])
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
-    trial.moved[case] = {n: [run[i] for run in moved] for i, n in enumerate(names) if n in trial.outputs}
+    outputs = [(i, name) for i, name in enumerate(names) if name in trial.outputs]
+    trial.moved[case] = {name: [(first[i], run[i]) for run in moved] for i, name in outputs}
     return case
 
 
 def _known(trial: Trial, case: Case, names: Sequence[str], original: Sequence[Any]) -> list[list[Any]]:
-    """What jittered copies made of the outputs of a case before; an output that no node makes does not move."""
+    """Jittered copies, as far from the original as they were before; an output that no node makes does not move."""
     before = trial.moved.get(case, {})
     copies = max(map(len, before.values()), default=0)
     still = zip(names, original, strict=True)
-    return [list(run) for run in zip(*(before.get(name, [value] * copies) for name, value in still), strict=True)]
+    moved = ([_moved(value, *pair) for pair in before.get(name, [(value, value)] * copies)] for name, value in still)
+    return [list(run) for run in zip(*moved, strict=True)]
+
+
+def _moved(value: Any, still: Any, moved: Any) -> Any:
+    """A tensor of floating-point numbers as far from `value` as `moved` is from `still`; of others, `moved`."""
+    if not isinstance(value, np.ndarray) or not is_floating(value) or value.shape != still.shape:
+        return moved
+    with np.errstate(all="ignore"):
+        return value + (moved.astype(np.float64) - still)
 
 
 def _steady(
@@ -216,7 +250,13 @@ def _compared(tally: Tally) -> bool:
 
 def _same_graph(trial: Trial, level: str) -> bool:
     """onnxruntime makes the two models the same graph at this level, so that comparing them there shows nothing."""
-    stage(f"onnxruntime, optimizing the models with graph optimization {level}")
+    if not trial.same_graph:
+        stage(f"onnxruntime, optimizing the models with graph optimization {level}")
+        trial.same_graph.append(_made_the_same(trial, level))
+    return trial.same_graph[0]
+
+
+def _made_the_same(trial: Trial, level: str) -> bool:
     target = str(Path(trial.folder, "optimized.onnx"))
     try:
         original, folded = (

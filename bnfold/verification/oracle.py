@@ -19,6 +19,7 @@ from ..progress import tell
 from ..runtime.protos import called, opset, subgraphs
 from .doubles import doubled
 from .known import settled
+from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .windows import Array
 
@@ -113,8 +114,7 @@ def _cause(why: BaseException) -> BaseException:
 
 
 def _wide(value: Array) -> Array:
-    is_float = value.dtype.kind == "f" or value.dtype.name == "bfloat16"
-    return value.astype(np.float64) if is_float else value
+    return value.astype(np.float64) if is_floating(value) else value
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

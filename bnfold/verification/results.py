@@ -69,11 +69,12 @@ class Compared:
     live: int = 0  # channels whose true values are not all the same, whatever the input
     rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
     by_channel: ChannelErrors | None = None
+    miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
 
-    def place(self) -> str:
-        """Where it is, for a sentence."""
+    def place(self, *, channel: bool = True) -> str:
+        """Where it is, for a sentence; without the `channel` of the largest error if that tells nothing."""
         kind = "output" if self.output else "fold site" if self.site else "tensor"
-        at = f" channel {self.channel}" if self.axis is not None and self.channel is not None else ""
+        at = f" channel {self.channel}" if channel and self.axis is not None and self.channel is not None else ""
         return f"{kind} {self.name!r} ({self.operator}){at}"
 
     def row(self) -> tuple[str, ...]:

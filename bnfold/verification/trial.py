@@ -16,6 +16,7 @@ from ..process.child import stage
 from ..processors import threads
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
+from ..runtime.host import ENTRIES
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
@@ -35,10 +36,8 @@ WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs tog
 ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the sites that are compared, per input
 ALONE = 4_000  # elements that take as long to compare as it takes to begin with a tensor
 SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
-JITTERS = (
-    (16_000_000, 4),
-    (1 << 62, 2),
-)  # elements of one input: jittered copies; a channel of few elements needs many
+LARGE = 16_000_000  # elements of one input
+JITTERS = 4, 2  # jittered copies, and of a large model; a channel of few elements needs many
 
 
 @dataclass
@@ -63,12 +62,14 @@ class Trial:
     edits: set[str] = field(default_factory=set)
     derived: list[Derived] = field(default_factory=list)
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
-    moved: dict[Case, dict[str, list[Any]]] = field(
+    moved: dict[Case, dict[str, list[tuple[Any, Any]]]] = field(
         default_factory=dict
-    )  # what jittered copies made of the outputs, graph optimization off: it is no different with it
+    )  # the outputs and what jittered copies made of them, graph optimization off: they move as far with it
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
     )  # what the oracle said, while it may be asked again
+    keeps: bool = False  # another arithmetic will ask the oracle for the same
+    same_graph: list[bool] = field(default_factory=list)  # what is known of it, for every arithmetic
 
     @property
     def late(self) -> bool:
@@ -88,7 +89,7 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     for model in (original, folded):
         named(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
-    trial.way, trial.policy = Way(request["provider"], request["math"]), request["placement"]
+    trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)
     trial.deadline = request.get("deadline") or math.inf
     asked = combined(original.graph, request.get("dims", {}), request.get("shapes", {}))
@@ -123,8 +124,19 @@ def sized(trial: Trial) -> bool:
             trial.sizes = sizes
             _choose(trial, case, values)
             return True
-    trial.blocked.append(f"onnxruntime cannot run the original: {why}")
+    trial.blocked.append(f"onnxruntime cannot run the original: {why}{folded_alone(trial)}")
     return False
+
+
+def folded_alone(trial: Trial) -> str:
+    """Whether the folded model runs where the original does not, as with BatchNormalization over 65536 rows on CUDA."""
+    case, sizes = next(_trials(trial))
+    try:
+        running = session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
+        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, sizes))
+    except (CannotRun, CannotFeed):
+        return ""
+    return "; it runs the folded model"
 
 
 def require_drawn(case: Case, why: Exception) -> None:
@@ -181,21 +193,18 @@ def _behind_outputs(trial: Trial) -> set[str]:
 def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
     """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
-        level, deterministic=trial.way.careful, threads=threads(), entries=_ENTRIES, profile=profile
+        level, deterministic=trial.way.careful, threads=threads(), entries=ENTRIES, profile=profile
     )
     held = placed(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
     return sessions.session(held, options, chain)
 
 
-_ENTRIES = {"session.intra_op.allow_spinning": "0", "session.record_ep_graph_assignment_info": "1"}
-
-
 def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:
-    """What the oracle says. An oracle that fails is given up, in words; what it said about outputs is remembered."""
+    """What the oracle says. An oracle that fails is given up, in words; what may be asked again is remembered."""
     if trial.oracle is None:
         return {}
     if case in trial.truths and all(name in trial.truths[case] for name in names):
-        answer = trial.truths.pop(case)
+        answer = trial.truths[case]
     else:
         stage("the float64 evaluation of the original")
         try:
@@ -204,5 +213,6 @@ def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence
             trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
-    trial.truths[case] = answer if not trial.names else {n: answer[n] for n in trial.outputs if n in answer}
+    kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
+    trial.truths[case] = {name: answer[name] for name in kept if name in answer}
     return answer

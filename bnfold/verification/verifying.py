@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..runtime.doctor import require
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
 from .asked import require_sizes
-from .judge import judge
+from .judge import judge, run_wrong
 from .loading import found, placed
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
@@ -53,13 +53,15 @@ def verify(
     (outputs), against a float64 evaluation of the original that shares no code with fold or runtime. `effort` is `fast`
     (three inputs, a few seconds) or `full`; `levels` limits what is run. The models are not changed.
 
-    `providers` are cpu, cuda and tensorrt. The GPU's run with each of `maths`: strict float32 arithmetic, and the
-    provider's default, TF32; where the nodes ran is held against the policy `placement`: strict, compute or any.
-    `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test data), run before random ones. `dims`
-    gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to try, `shapes` whole inputs theirs. After
-    `budget_s` seconds nothing more is begun, and the notes say what was skipped. `declared` are the sites of the fold
-    (`FoldResult.sites`): everything beside them must be the same to the last byte. `allow_external_outside` reads
-    external data also outside of the models' folders.
+    `providers` are cpu, cuda, tensorrt and tensorrt-rtx. The GPU's run with each of `maths`: strict float32
+    arithmetic, and the provider's default, TF32; where the nodes ran is held against the policy `placement`:
+    strict, compute or any. On CUDA sessions take cuDNN's default kernels; with effort `full` it tries all out, as
+    onnxruntime serves, for both models at the default level in default math. With `fast` the second arithmetic
+    takes the inputs of one shape. `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test
+    data), run before random ones. `dims` gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to
+    try, `shapes` whole inputs theirs. After `budget_s` seconds nothing more is begun, and the notes say what was
+    skipped. `declared` are the sites of the fold (`FoldResult.sites`): everything beside them must be the same to
+    the last byte. `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -74,7 +76,7 @@ def verify(
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
     same = structure is not None and structure.identical
     verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, numbers.blocked, numbers.derived)
-    notes = (*(structure.notes if structure else ()), *numbers.notes)
+    notes = (*(structure.notes if structure else ()), *numbers.notes, *run_wrong(numbers.levels))
     seconds = time.perf_counter() - started
     return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
 
@@ -144,7 +146,7 @@ class _Numbers(NamedTuple):
 
 
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
-    """What the children say; every way in one of its own: what CUDA reads from the environment it reads once."""
+    """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
     try:
         answer = child.run("structure", request, seconds=SECONDS[request["effort"]])
     except child.Crashed as why:
@@ -153,19 +155,32 @@ def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure
         structure, crash = Structure(**{**answer, **{part: tuple(answer[part]) for part in ("problems", "notes")}}), []
         if structure.identical:
             return structure, _Numbers()
-    found = [_numbers(request, way) for way in served]
+    found = [answer for _, group in groupby(served, _child) for answer in _numbers(request, list(group))]
     levels, blocked, notes, derived = (tuple(chain.from_iterable(parts)) for parts in zip(*found, strict=True))
     return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived)
 
 
-def _numbers(request: Mapping[str, Any], way: Way) -> _Numbers:
-    asked = {**request, "provider": way.provider, "math": way.math}
+def _child(way: Way) -> tuple[str, dict[str, str]]:
+    """What ways have in common that one child looks at."""
+    return way.provider, way.environment
+
+
+def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers]:
+    """An answer for each way. Where the child does not survive, each is tried in one of its own."""
+    first, seconds = served[0], SECONDS[request["effort"]] * len(served)
+    asked = {**request, "provider": first.provider, "maths": [way.math for way in served]}
     try:
-        answer = child.run(
-            "numbers", asked, seconds=SECONDS[request["effort"]], environment=way.environment, reserves=way.gpu
-        )
+        answers = child.run("numbers", asked, seconds=seconds, environment=first.environment, reserves=first.gpu)[
+            "ways"
+        ]
     except child.Crashed as why:
-        return _Numbers(blocked=(_of(way, str(why)),))
+        if len(served) > 1:
+            return [answer for way in served for answer in _numbers(request, [way])]
+        return [_Numbers(blocked=(_of(first, str(why)),))]
+    return [_answer(way, answer) for way, answer in zip(served, answers, strict=True)]
+
+
+def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
     blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
     derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
     return _Numbers(tuple(map(_level, answer["levels"])), blocked, notes, tuple(derived))

@@ -3,7 +3,9 @@
 python -m tests.benchmarks.latency [NAMES...] [--launches 7] [--budget 20] [--threads 1] [--json PATH]
 
 Each model as exported, as folded, and with every BatchNormalization taken out, which no fold can beat by folding alone.
-Ratios are paired, with 95 % intervals. A model that the JSON file already holds is not measured again.
+Ratios are paired, with 95 % intervals. A model that the JSON file already holds, measured with the onnxruntime of this
+environment, is not measured again: another environment, with another onnxruntime, adds its rows to the same file (with
+exports in the cache it needs no PyTorch).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import onnx
 
 import bnfold
 from bnfold.bench import Benchmark, benchmark
-from tests.zoo_models import batch_norms, exported
+from bnfold.bench.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "latency_cpu.json"
 NAMES = [
@@ -58,7 +60,7 @@ def bypassed(model: onnx.ModelProto) -> onnx.ModelProto:
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     outputs, passed = {value.name for value in bare.graph.output}, {}
-    for node in list(batch_norms(bare)):
+    for node in [node for node in bare.graph.node if node.op_type == "BatchNormalization"]:
         if node.output[0] in outputs:
             node.op_type = "Identity"
             del node.input[1:], node.attribute[:]
@@ -77,9 +79,19 @@ def behind(name: str, passed: Mapping[str, str]) -> str:
     return name
 
 
+def source(name: str, cache: Path) -> Path:
+    """The export in the cache; only one that is not there yet needs PyTorch."""
+    path = cache / f"{name}.onnx"
+    if not path.exists():
+        from tests.zoo_models import exported
+
+        return exported(name, cache)
+    return path
+
+
 def measured(name: str, cache: Path, **how: Any) -> dict[str, Any]:
     """One row of the table: the folded model over the original, and the bare one over the folded."""
-    original = exported(name, cache)
+    original = source(name, cache)
     with tempfile.TemporaryDirectory() as folder:
         folded, bare = Path(folder, "folded.onnx"), Path(folder, "bare.onnx")
         bnfold.save(bnfold.fold(original).model, folded)
@@ -105,6 +117,16 @@ def ratio(found: Benchmark) -> dict[str, Any]:
     return {**bounds, "verdict": cell.verdict, "ms": list(cell.ms), "launches": found.launches}
 
 
+def runtime(row: Mapping[str, Any]) -> str:
+    """`onnxruntime-gpu 1.31.1`"""
+    return row["environment"]["onnxruntime"]
+
+
+def summaries(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A summary for each onnxruntime."""
+    return {each: summary([row for row in rows if runtime(row) == each]) for each in dict.fromkeys(map(runtime, rows))}
+
+
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Geometric means, and the models that folding slows beyond their interval."""
     left = [row for row in rows if row["left_by_onnxruntime"]]
@@ -128,13 +150,13 @@ def words(entry: Mapping[str, Any]) -> str:
 def line(row: Mapping[str, Any]) -> str:
     counts = f"{row['batch_normalization']['original']} | {row['left_by_onnxruntime']}"
     times = " / ".join(f"{ms:.2f}" for ms in row["original_over_folded"]["ms"])
-    return f"| {row['name']} | {counts} | {times} | {words(row['original_over_folded'])} | {words(row['bare_over_folded'])} |"
+    return f"| {row['name']} | {runtime(row)} | {counts} | {times} | {words(row['original_over_folded'])} | {words(row['bare_over_folded'])} |"
 
 
 def kept(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write what is known so far; a reader never sees half a file."""
     draft = path.with_suffix(f".{os.getpid()}.part")
-    payload = {"schema": "bnfold.latency/1", "summary": summary(rows), "rows": rows}
+    payload = {"schema": "bnfold.latency/2", "summary": summaries(rows), "rows": rows}
     draft.write_text(json.dumps(payload, indent=1) + "\n")
     draft.replace(path)
 
@@ -149,15 +171,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULT)
     options = parser.parse_args()
     rows = json.loads(options.json.read_text())["rows"] if options.json.exists() else []
-    print("| model | BN | left by onnxruntime | ms original / folded | speed-up [95%] | bare over folded [95%] |")
-    print("|---|---|---|---|---|---|")
+    here = environment()["onnxruntime"]
+    print(
+        "| model | with | BN | left by onnxruntime | ms original / folded | speed-up [95%] | bare over folded [95%] |"
+    )
+    print("|---|---|---|---|---|---|---|")
     for name in options.names:
-        if not any(row["name"] == name for row in rows):
+        if not any((row["name"], runtime(row)) == (name, here) for row in rows):
             how = {"threads": options.threads, "launches": options.launches, "budget_s": options.budget}
             rows.append(measured(name, options.cache, **how))
             kept(rows, options.json)
-        print(line(next(row for row in rows if row["name"] == name)), flush=True)
-    print(json.dumps(summary(rows), indent=1))
+        print(line(next(row for row in rows if (row["name"], runtime(row)) == (name, here))), flush=True)
+    print(json.dumps(summaries(rows), indent=1))
 
 
 if __name__ == "__main__":

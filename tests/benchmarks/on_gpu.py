@@ -1,56 +1,66 @@
-"""Everything that needs a GPU, in one go: `python -m tests.benchmarks.on_gpu --out RESULT.json [--ep cuda|tensorrt|cpu] [NAMES...]`
+"""Everything that needs a GPU, in minutes: `python -m tests.benchmarks.on_gpu FOLDER [NAMES...] [--seconds 480]`
 
-doctor, then `bnfold verify` of the demo's model and of eight architectures on the provider, with strict and with
-default math: verdicts, where every node ran, the size of the errors (TF32's too) and how far sessions of one model
-differ. With `--bench SECONDS` the latency of each, too: batch 1 and 32, float32 and float16, I/O binding, on CUDA with and
-without a CUDA graph. `--prepare` only makes the model files in `--cache`: with these carried along, the GPU machine needs no torch.
-Exits 0 if everything passed, 1 if not, 4 if the provider does not run here.
+For each architecture `bnfold verify` and, for those of `TIMED`, `bnfold bench` (float32 and float16, batch 1 and 32), as a user
+runs them, one after another, each in a process of its own with its own time limit. Each writes its JSON into FOLDER as soon as
+it is done, and what FOLDER holds is not done again: a run that was cut off goes on where it stopped, and nothing new begins
+after `--seconds`. Verified are the models of the zoo at its size of pictures; timed the same networks at `SIDE` pixels a side.
+
+`--prepare` only makes the models, in `--jobs` processes: that needs torch and timm, but no GPU. `--record` puts what FOLDER
+holds into tests/benchmarks/results. `--stand-in` lets the CPU play the GPU, to try the script.
+Exits 0 if every model passed, 1 if not, 4 if the provider does not run here.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 import bnfold
-from bnfold.bench import benchmark
-from bnfold.bench.environment import environment
 from bnfold.errors import EnvironmentProblem
-from bnfold.runtime.doctor import Diagnosis, doctor
+from bnfold.runtime.doctor import require
 from bnfold.runtime.providers import PROVIDERS
-from bnfold.verification import Verification, verify
 from bnfold.verification.dimensions import dynamic
-from bnfold.verification.results import Level
 
-SCHEMA = "bnfold.on_gpu/1"
-DEMO = "demo"
-NAMES = (
-    DEMO,
-    "resnet18",
-    "mobilenetv3_small_100",
-    "efficientnet_b0",
+TIMED = (
+    "mobileone_s0",
     "repvgg_a0",
-    "densenet121",
+    "fastvit_t8",
+    "repvit_m0_9",
+    "repghostnet_050",
     "levit_128s",
-    "ghostnet_100",
+    "resnet18",
+    "densenet121",
     "hgnetv2_b0",
+    "inception_next_tiny",
+    "starnet_s1",
+    "efficientnet_b0",
 )
-BATCHES = (1, 32)
-COLUMNS = ("model", "level", "verdict", "ratio", "error A", "error B", "noise", "where B ran")
+NAMES = (*TIMED, "mixnet_s", "mobilenetv3_small_100", "ghostnet_100")
+KINDS = ("verify", "bench")
+SIDE = 224
+BATCHES = "1,32"
+RESULTS = Path(__file__).parent / "results"
+RATIO = {"ratio": "estimate", "low": "low", "high": "high"}  # in a record, and as bench has it
+LIMITS = {"verify": 90.0, "bench": 90.0}  # seconds of one job
 
 
-def pair(name: str, cache: Path) -> tuple[Path, Path]:
-    """The files of a model and of its fold, made in `cache` unless they are there."""
-    original, folded = cache / f"{name}.onnx", cache / f"{name}.folded.onnx"
+def pair(name: str, models: Path, side: int | None = None) -> tuple[Path, Path]:
+    """The files of a model and of its fold, made below `models` unless they are there."""
+    folder = models / str(side or "zoo")
+    original, folded = folder / f"{name}.onnx", folder / f"{name}.folded.onnx"
     if not original.exists():
-        make(name, cache)
+        from tests.zoo_models import exported
+
+        exported(name, folder, side)
     if not folded.exists():
         draft = folded.with_suffix(".part")
         bnfold.save(bnfold.fold(original).model, draft)
@@ -58,125 +68,148 @@ def pair(name: str, cache: Path) -> tuple[Path, Path]:
     return original, folded
 
 
-def make(name: str, cache: Path) -> None:
-    """Export a model of the zoo, or train the demo's small network on handwritten digits."""
-    cache.mkdir(parents=True, exist_ok=True)
-    if name == DEMO:
-        from bnfold.train import TrainOptions, train
-        from bnfold.train.export import export
-
-        trained = train(TrainOptions(data="digits", out=cache / "demo-run"))
-        export(trained.run, cache / f"{DEMO}.onnx")
-    else:
-        from tests.zoo_models import exported
-
-        exported(name, cache)
+def sides(kind: str) -> int | None:
+    """The size of pictures for a kind of job; None is the zoo's."""
+    return SIDE if kind == "bench" else None
 
 
-def summary(level: Level) -> dict[str, Any]:
-    """One level in few numbers: errors and noise of the outputs, relative to their size, and where both models ran.
-
-    Where the fold sites are on their own there are no outputs: theirs, then.
-    """
-    outputs = [tensor for tensor in level.tensors if tensor.output] or level.tensors
-    kinds = ("rms_original", "rms_folded", "rms_noise", "max_abs_original", "max_abs_folded")
-    worst = max((tensor.ratio for tensor in level.tensors if not tensor.moved), default=0.0)
-    return {
-        "provider": level.provider,
-        "optimization": level.level,
-        "math": level.math,
-        "ran": level.ran,
-        "same_graph": level.same_graph,
-        "tensors": len(level.tensors),
-        "inputs": len(level.cases),
-        "largest_ratio": worst,
-        **{kind: max((getattr(tensor, kind) for tensor in outputs), default=0.0) for kind in kinds},
-        "placement": {placed.model: {"assigned": placed.assigned, "ran": placed.ran} for placed in level.placements},
-    }
+def kinds(name: str) -> tuple[str, ...]:
+    return KINDS if name in TIMED else KINDS[:1]
 
 
-def row(name: str, found: Verification, level: Level) -> str:
-    facts = summary(level)
-    figures = [f"{facts[kind]:.2g}" for kind in ("largest_ratio", "rms_original", "rms_folded", "rms_noise")]
-    where = level.placements[-1].words() if level.placements else "not run"
-    return f"| {' | '.join([name, level.title, found.verdict, *figures, where])} |"
+def prepare(names: list[str], models: Path, jobs: int) -> None:
+    """Make all model files, several at a time."""
+    wanted = [(name, models, sides(kind)) for kind in KINDS for name in names if kind in kinds(name)]
+    with ProcessPoolExecutor(jobs) as pool:
+        for one in [pool.submit(pair, *each) for each in wanted]:
+            print(one.result()[1], flush=True)
 
 
-def rows(names: list[str], cache: Path, provider: str, effort: str, bench: float) -> Iterator[dict[str, Any]]:
-    """Verify one model after another, and time it for `bench` seconds, printing as it goes."""
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    for name in names:
-        found = verify(*pair(name, cache), providers=[provider], effort=effort)
-        for level in found.levels:
-            print(row(name, found, level), flush=True)
-        if not found.passed:
-            print(f"{name}: {found.verdict}: {'; '.join(found.reasons)}", flush=True)
-        levels = [summary(level) for level in found.levels]
-        kept = {"verdict": found.verdict, "reasons": found.reasons, "notes": found.notes, "models": found.models}
-        timed = list(latencies(name, cache, provider, bench)) if bench else []
-        yield {"name": name, **kept, "levels": levels, "seconds": round(found.seconds, 3), "latency": timed}
+def command(kind: str, name: str, options: argparse.Namespace) -> list[str]:
+    """What a user would type."""
+    original, folded = pair(name, options.models, sides(kind))
+    words = [sys.executable, "-m", "bnfold", kind, str(original), str(folded), "--ep", options.ep]
+    if kind == "verify":
+        return words
+    (batch, *_) = dynamic(onnx.load(original, load_external_data=False).graph)
+    words += ["--opt", "default", "--precision", "float32,float16", "--dim", f"{batch}={BATCHES}", "--no-cold"]
+    words += ["--cudnn-search", "default"] if options.ep == "cuda" else ["--mode", "device"]
+    return [*words, "--launches", "3", "--budget", str(options.budget)]
 
 
-def halved(path: Path) -> Path:
-    """The model in float16, its interface in float32, by onnxruntime's converter."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    target = path.with_suffix(".fp16.onnx")
-    if not target.exists():
-        onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), target)
-    return target
-
-
-def latencies(name: str, cache: Path, provider: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """Both precisions; the folded model is converted after it was folded, as one would deploy it."""
-    graph = "both" if provider == "cuda" else "off"
-    for precision, convert in (("float32", Path), ("float16", halved)):
-        original, folded = map(convert, pair(name, cache))
-        batch = dynamic(onnx.load(original, load_external_data=False).graph)[:1]
-        how: dict[str, Any] = {"dims": dict.fromkeys(batch, BATCHES), "cuda_graph": graph, "mode": "device"}
-        found = benchmark(original, folded, providers=[provider], levels=["default"], budget_s=seconds, **how)
-        for line in found.rows():
-            print(f"| {name} | {precision} | {' | '.join(line)} |", flush=True)
-        yield {"precision": precision, **found.to_json()}
+def job(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one command; its JSON is in FOLDER afterwards, whole or not at all."""
+    target = options.folder / f"{kind}-{name}.json"
+    draft = target.with_suffix(".part")
+    words = [*command(kind, name, options), "--json", str(draft)]
+    started = time.monotonic()
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMITS[kind])
+        code, said = done.returncode, (done.stderr.strip().splitlines() or [""])[0]
+    except subprocess.TimeoutExpired:
+        code, said = None, f"stopped after {LIMITS[kind]:.0f} s"
+    seconds = round(time.monotonic() - started, 2)
+    if draft.exists():
+        draft.replace(target)
+        said = json.loads(target.read_text(encoding="utf-8"))["verdict"]
+    return {"kind": kind, "name": name, "exit": code, "seconds": seconds, "said": said}
 
 
-def record(diagnosis: Diagnosis, options: argparse.Namespace, models: list[dict[str, Any]]) -> dict[str, Any]:
-    asked = {"provider": options.ep, "effort": options.effort}
-    return {"schema": SCHEMA, **asked, "environment": environment(), "doctor": diagnosis.to_json(), "models": models}
+def left(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The jobs whose answer FOLDER does not hold yet."""
+    for name in options.names:
+        for kind in kinds(name):
+            if not (options.folder / f"{kind}-{name}.json").exists():
+                yield kind, name
+
+
+def run(options: argparse.Namespace) -> int:
+    """One job after another until the time is over; a log of them is kept beside their answers."""
+    end = time.monotonic() + options.seconds
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for kind, name in list(left(options)):
+        if time.monotonic() > end:
+            print("the time is over: run the same command again to go on")
+            break
+        row = job(kind, name, options)
+        with (options.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(row) + "\n")
+        print(f"{kind:6} {name:24} exit {row['exit']} {row['seconds']:6.1f} s  {row['said']}", flush=True)
+    passed = [answer["verdict"] == "PASS" for answer in answers(options.folder, "verify").values()]
+    return int(not passed or not all(passed))
+
+
+def record(folder: Path) -> None:
+    """Put what FOLDER holds into the records that README.md is made from."""
+    timed, verified = answers(folder, "bench"), answers(folder, "verify")
+    seconds = {(row["kind"], row["name"]): row["seconds"] for row in logged(folder)}
+    facts = {"bnfold": bnfold.__version__, "environment": next(iter(timed.values()))["environment"]}
+    rows = [row(name, cell) for name, answer in timed.items() for cell in answer["cells"]]
+    write("latency_cuda", {**facts, "side": SIDE, "rows": rows})
+    keys = ("verdict", "reasons", "notes")
+    models = [
+        {"name": name, "seconds": seconds.get(("verify", name)), **{key: answer[key] for key in keys}}
+        for name, answer in verified.items()
+    ]
+    write("verify_cuda", {**facts, "models": models})
+
+
+def row(name: str, cell: dict[str, Any]) -> dict[str, Any]:
+    """One setting of one model."""
+    batch = next((size for _, size in cell["dims"]), 1)
+    keys = ("precision", "cuda_graph", "cudnn_search", "verdict", "difference")
+    ratio = {key: round(cell["speedup"][end], 4) for key, end in RATIO.items()}
+    control = [round(cell["control"][end], 4) for end in ("low", "high")]
+    ms = [round(each, 4) for each in cell["ms"]]
+    return {"name": name, "batch": batch, **{key: cell[key] for key in keys}, "ms": ms, **ratio, "control": control}
+
+
+def write(name: str, content: dict[str, Any]) -> None:
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"schema": f"bnfold.{name}/2", **content}, indent=1) + "\n", encoding="utf-8")
+    print(path)
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def answers(folder: Path, kind: str) -> dict[str, Any]:
+    """What the jobs of a kind answered, by model."""
+    files = sorted(folder.glob(f"{kind}-*.json"))
+    return {path.stem.partition("-")[2]: json.loads(path.read_text(encoding="utf-8")) for path in files}
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(NAMES)}")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="where the JSON goes")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of the answers")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=NAMES, help=f"default: {' '.join(NAMES)}")
     parser.add_argument("--ep", choices=PROVIDERS, default="cuda")
-    parser.add_argument("--effort", choices=("fast", "full"), default="fast")
-    parser.add_argument("--cache", type=Path, default=Path("/tmp/bnfold-on-gpu"), metavar="FOLDER")
-    parser.add_argument("--bench", type=float, default=0.0, metavar="SECONDS", help="time each precision so long, too")
+    parser.add_argument("--models", type=Path, default=Path("/tmp/bnfold-on-gpu"), metavar="FOLDER")
+    parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing new begins")
+    parser.add_argument("--budget", type=float, default=10.0, metavar="SECONDS", help="of each bench")
+    parser.add_argument("--jobs", type=int, default=4, help="processes of --prepare")
     parser.add_argument("--prepare", action="store_true", help="only make the model files")
-    options = parser.parse_args(words)
-    if not options.prepare and not options.out:
-        parser.error("--out PATH is needed")
-    return options
+    parser.add_argument("--record", action="store_true", help="only write the records")
+    parser.add_argument("--stand-in", action="store_true", help="try the script on the CPU")
+    return parser.parse_args(words)
 
 
 def main(words: list[str] | None = None) -> int:
     options = arguments(words)
-    names = options.names or list(NAMES)
+    options.ep = "cpu" if options.stand_in else options.ep
     if options.prepare:
-        print(*(path for name in names for path in pair(name, options.cache)), sep="\n")
+        prepare(list(options.names), options.models, options.jobs)
         return 0
-    diagnosis = doctor()
+    if options.record:
+        record(options.folder)
+        return 0
     try:
-        diagnosis.require([options.ep])
+        require([options.ep])
     except EnvironmentProblem as problem:
         print(f"error: {problem}\nhint: {problem.hint}", file=sys.stderr)
         return problem.exit_code
-    result = record(diagnosis, options, list(rows(names, options.cache, options.ep, options.effort, options.bench)))
-    draft = options.out.with_name(f".{options.out.name}.{os.getpid()}")
-    draft.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(options.out)
-    return int(any(model["verdict"] != "PASS" for model in result["models"]))
+    return run(options)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """bnfold and its peers on random graphs, judged in float64:
 
-python -m tests.differential [--graphs 2000] [--seed 0] [--jobs 1] [--tools bnfold ...] [--json PATH]
+python -m tests.differential [--graphs 2000] [--seed 0] [--jobs 1] [--tools bnfold ...] [--also TOOL=PYTHON] [--json PATH]
 
 Every tool works in a child process, which may crash or hang. What a tool writes is checked by onnx's checker (with
 shape inference), run by onnxruntime with all optimizations off, and compared with a float64 evaluation of the original;
 where onnxruntime has no kernel for the original (float64 and bfloat16 Conv), the result is evaluated in float64 as well.
+Each tool is named with its version; `--also onnxruntime=OTHER/bin/python` adds another version, of another environment,
+which needs no package but the tool. The judge is the onnxruntime of this environment.
 """
 
 from __future__ import annotations
@@ -17,20 +19,20 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 from bnfold.bench.environment import environment
+from tests.benchmarks.peers import PEERS, Tool, add_also, chosen
 
-from .tally import PEERS, TOOLS, findings, summary, table
+from .tally import findings, summary, table
 from .teams import Team
 from .work import Answer
 
-WHEELS = {"onnxruntime": "onnxruntime-gpu"}
+TOOLS = ["bnfold", *PEERS]
 
 
 def shares(
-    tools: Sequence[str], graphs: int, seed: int, jobs: int = 1, known: Mapping[int, Answer] | None = None
+    tools: Sequence[Tool], graphs: int, seed: int, jobs: int = 1, known: Mapping[int, Answer] | None = None
 ) -> Iterator[Answer]:
     """A row per graph, as soon as it is found, by `jobs` teams at a time; what is `known` is not done again."""
     known, found = known or {}, queue.SimpleQueue[Answer | None]()
@@ -80,18 +82,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--tools", nargs="+", default=TOOLS, choices=TOOLS)
+    add_also(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", type=Path, help="where rows are kept; a run goes on where it stopped")
     options = parser.parse_args()
+    tools = chosen(parser, options)
+    labels = [tool.label for tool in tools]
     begun = time.monotonic()
     known = kept(options.rows)
-    found = gathered(shares(options.tools, options.graphs, options.seed, options.jobs, known), options.rows)
-    told = summary(found, options.tools)
+    found = gathered(shares(tools, options.graphs, options.seed, options.jobs, known), options.rows)
+    told = summary(found, labels)
     print(table(told))
-    record = {"schema": "bnfold.differential/1", "graphs": options.graphs, "seed": options.seed}
+    record = {"schema": "bnfold.differential/2", "graphs": options.graphs, "seed": options.seed}
     record |= {"seconds": round(time.monotonic() - begun), "known before": len(known), "environment": environment()}
-    record |= {"versions": {t: version(WHEELS.get(t, t)) for t in PEERS if t in options.tools}}
-    record |= {"summary": told, "findings": findings(found)}
+    record |= {"summary": told, "findings": findings(found, labels)}
     if options.json:
         options.json.write_text(json.dumps(record, indent=1) + "\n")
     return int(any(finding["tool"] == "bnfold" for finding in record["findings"]))

@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from bnfold.verification.doubles import doubled
+from tests.benchmarks.peers import PEERS, tools
 from tests.benchmarks.tools import TOOLS
 from tests.build import BN, bn, build
 from tests.test_dtypes import in_type
@@ -139,11 +140,12 @@ def seen(finding: Finding, tool: str) -> Answer:
 
 def main() -> None:
     warnings.simplefilter("ignore")
+    labels = {tool.name: tool.label for tool in tools(PEERS)}
     for finding in FINDINGS:
         for tool in finding.tools.split():
             answer = seen(finding, tool)
             told = answer.get(finding.fault, f"GONE: {answer}")
-            print(f"| {tool} | {finding.fault} | {finding.story} | {told} |", flush=True)
+            print(f"| {labels[tool]} | {finding.fault} | {finding.story} | {told} |", flush=True)
 
 
 if __name__ == "__main__":

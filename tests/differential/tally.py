@@ -9,8 +9,6 @@ from typing import Any
 
 from .work import Answer
 
-PEERS = ["onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript"]
-TOOLS = ["bnfold", *PEERS]
 FAULTS = ["raised", "crashed", "hung", "invalid", "does not run", "wrong", "override lost"]
 TIRED = "tired"  # it raised, but not in a fresh process
 OPENED = ["opening it crashed", "opening it hung"]
@@ -70,11 +68,11 @@ def table(told: dict[str, Any]) -> str:
     return "\n".join([str(head), *lines])
 
 
-def findings(rows: Sequence[Answer]) -> list[dict[str, Any]]:
+def findings(rows: Sequence[Answer], tools: Sequence[str]) -> list[dict[str, Any]]:
     """Faults by tool and kind, each with how often it was seen and the smallest graph that shows it."""
     kinds: dict[tuple[str, str, str], list[Answer]] = {}
     for row in rows:
-        for tool, answer in row["tools"].items():
+        for tool, answer in ((tool, row["tools"][tool]) for tool in tools):
             for fault in (f for f in (*FAULTS, *OPENED, TIRED) if f in answer):
                 kinds.setdefault((tool, fault, NAMES.sub("_", str(answer[fault]))), []).append(row)
     return [finding(*key, seen) for key, seen in sorted(kinds.items(), key=lambda item: (item[0][:2], -len(item[1])))]

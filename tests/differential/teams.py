@@ -14,6 +14,8 @@ from pathlib import Path
 
 import onnx
 
+from tests.benchmarks.peers import Tool
+
 from .wide import draw
 from .work import Answer, source, target
 
@@ -25,8 +27,10 @@ SECONDS = 60.0  # and for any other
 class Child:
     """A worker that is started again where it stopped."""
 
-    def __init__(self, what: str, folder: Path, seed: int, seconds: float = SECONDS) -> None:
-        self.command = [sys.executable, "-m", "tests.differential.work", what, str(folder), str(seed)]
+    def __init__(
+        self, what: str, folder: Path, seed: int, seconds: float = SECONDS, python: str = sys.executable
+    ) -> None:
+        self.command = [python, "-m", "tests.differential.work", what, str(folder), str(seed)]
         self.seconds, self.process = seconds, None
         self.fresh = True
 
@@ -90,15 +94,16 @@ class Child:
 
 def declined(tool: str, answer: Answer, runs: bool) -> Answer:
     """onnxruntime has to run what it optimizes: where it cannot run the original, that it raises is no fault."""
-    return {"declined": answer["raised"]} if tool == "onnxruntime" and not runs and "raised" in answer else answer
+    excused = tool.startswith("onnxruntime") and not runs and "raised" in answer
+    return {"declined": answer["raised"]} if excused else answer
 
 
 class Team:
     """A worker per tool, and a judge."""
 
-    def __init__(self, tools: Sequence[str], folder: Path, seed: int) -> None:
+    def __init__(self, tools: Sequence[Tool], folder: Path, seed: int) -> None:
         self.folder, self.seed = folder, seed
-        self.workers = {tool: Child(tool, folder, seed) for tool in tools}
+        self.workers = {tool.label: Child(tool.label, folder, seed, python=tool.python) for tool in tools}
         self.judge = Child("judge", folder, seed)
 
     def row(self, index: int, known: Answer | None = None) -> Answer:

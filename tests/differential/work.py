@@ -1,6 +1,7 @@
 """What runs in child processes: a tool on one graph after the other, or the judge of what the tools wrote.
 
 `python -m tests.differential.work WHAT FOLDER SEED`: an index per line of stdin, an answer (JSON) per line of stdout.
+WHAT is `judge`, or a tool with or without its version. A tool's child needs no package but the tool.
 A child may crash or hang; `teams.Child` starts the next one where this one stopped.
 """
 
@@ -22,7 +23,7 @@ def source(folder: Path, index: int) -> Path:
 
 
 def target(folder: Path, index: int, tool: str) -> Path:
-    return folder / f"{index}.{tool}.onnx"
+    return folder / f"{index}.{tool.replace(' ', '-')}.onnx"
 
 
 def bnfold(read: str, write: str) -> None:
@@ -36,7 +37,7 @@ def transform(tool: str, folder: Path) -> Callable[[str], Answer]:
     """Run a tool; what it raises is an answer."""
     from tests.benchmarks.tools import TOOLS
 
-    call = {**TOOLS, "bnfold": bnfold}[tool]
+    call = {**TOOLS, "bnfold": bnfold}[tool.partition(" ")[0]]
 
     def answer(line: str) -> Answer:
         index = int(line)
@@ -59,7 +60,7 @@ def judge(folder: Path, seed: int) -> Callable[[str], Answer]:
     from .judging import Judge
 
     court = Judge(folder, seed)
-    return lambda line: court.answer(*line.split())
+    return lambda line: court.answer(*line.split(maxsplit=1))
 
 
 def serve(answer: Callable[[str], Answer]) -> None:

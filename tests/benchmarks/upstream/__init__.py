@@ -1,0 +1,1 @@
+"""Faults of onnxruntime and of onnx, each as the smallest model that shows it: `python -m tests.benchmarks.upstream`"""
