@@ -49,6 +49,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     return train(short(tmp_path_factory.mktemp("runs") / "whole"))
 
 
+def test_options_are_settings_that_are_given_and_those_of_the_call() -> None:
+    options = TrainOptions(lr=0.5, steps=None, device="cpu")
+    assert (options.settings, options.device, options.resume) == ({"lr": 0.5}, "cpu", False)
+    with pytest.raises(TypeError, match="learning_rate"):
+        TrainOptions(learning_rate=0.5)
+
+
 def test_the_defaults_learn_digits(tmp_path: Path) -> None:
     result = train(TrainOptions(out=tmp_path / "run"))
     assert result.accuracy >= 0.97

@@ -19,7 +19,7 @@ DRAWS = 6  # for each image: rows, columns, mirrored, brightness, contrast, satu
 STREAM = 1  # of random numbers; those that order the images are another one
 SHIFT = 8  # an image is moved by up to a SHIFTth of its sides
 STRENGTH = 0.4  # photometric factors are from 1 - STRENGTH to 1 + STRENGTH
-GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 def augmented(images: Pixels, kind: str, draws: Draws) -> Pixels:
@@ -52,8 +52,8 @@ def distort(images: Pixels, draws: Draws) -> Pixels:
     brightness, contrast, saturation = (1 + STRENGTH * (2 * draws[:, 3:6] - 1)).T.reshape(3, -1, 1, 1, 1)
     x = images * brightness
     x = contrast * x + (1 - contrast) * x.mean(axis=(1, 2, 3), keepdims=True)
-    if images.shape[1] == len(GREY):
-        x = saturation * x + (1 - saturation) * np.tensordot(x, GREY, axes=(1, 0))[:, None]
+    if images.shape[1] == len(LUMINANCE):
+        x = saturation * x + (1 - saturation) * np.tensordot(x, LUMINANCE, axes=(1, 0))[:, None]
     changed: Pixels = np.clip(np.rint(x), 0, 255).astype(np.uint8)
     return changed
 
