@@ -75,7 +75,7 @@ def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
 
 
 def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
-    """torchvision's classifier `name`, untrained, without the classifiers on the side that some have in training."""
+    """torchvision's classifier `name`, untrained, without the auxiliary classifiers that some have in training."""
     need("torchvision")
     from torchvision import models
 

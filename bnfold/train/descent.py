@@ -66,7 +66,7 @@ class StepResult(NamedTuple):
 
 @dataclass(eq=False)
 class Descent:
-    """What takes steps. In float16 the scaler keeps small gradients from vanishing; else it does nothing."""
+    """Steps of a model. In float16 the scaler keeps small gradients from vanishing; else it does nothing."""
 
     settings: Settings
     model: nn.Module

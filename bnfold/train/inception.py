@@ -102,7 +102,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class Inception(nn.Module):
-    """Towers of 1x1, of 3x3, of two 3x3 and of a pool, all of one input, side by side in the channels."""
+    """Towers of 1x1, of 3x3, of two 3x3 and of a pool, all of one input, concatenated."""
 
     def __init__(self, n: int, row: Module, style: Style, width: float) -> None:
         super().__init__()

@@ -114,7 +114,8 @@ def _finish(session: Session) -> Checkpoint:
     scores = {"accuracy_moving_average": session.ranks.on_first(lambda: _accuracy(session))}
     settings = session.settings
     install(
-        session.model, population_statistics(session.model, session.population(), settings.statistics, session.ranks)
+        session.model,
+        population_statistics(session.model, session.statistics_batches(), settings.statistics, session.ranks),
     )
     scores["accuracy"] = session.ranks.on_first(lambda: _accuracy(session))
     checkpoint = replace(last, statistics=_statistics(session), taken=_method(session), scores=scores)

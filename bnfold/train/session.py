@@ -73,10 +73,10 @@ class Session:
         chosen = islice(ahead, done, done + self.steps - self.step)
         return (self.training(indices[self.ranks.share(len(indices))], e) for e, indices in chosen)
 
-    def population(self) -> Population:
+    def statistics_batches(self) -> StatisticsBatches:
         """This process's share of the batches that the statistics are taken of."""
         chosen = _mini_batches(self) if self.settings.statistics in BY_BATCH else _every_image(self)
-        return Population(self, chosen[self.ranks.share(len(chosen))])
+        return StatisticsBatches(self, chosen[self.ranks.share(len(chosen))])
 
     def tensors(self, split: Split, chosen: npt.NDArray[np.intp] | slice) -> tuple[Tensor, Tensor]:
         """Normalized images and their labels, on the device."""
@@ -106,7 +106,7 @@ class Session:
 
 
 @dataclass(frozen=True, eq=False)
-class Population:
+class StatisticsBatches:
     """Batches of training images, augmented as in training; can be iterated more than once."""
 
     session: Session

@@ -73,7 +73,7 @@ def converted(model: nn.Module, shape: tuple[int, ...], opset: int, metadata: di
 
 
 def _tidy(model: onnx_ir.Model) -> None:
-    """Plain operators on plain initializers. Equal initializers are not merged: a fold may change one of them."""
+    """Leave plain operators and initializers. Equal initializers are not merged: a fold may change one of them."""
     common.InlinePass()(model)
     fold_constants(model, input_size_limit=UNLIMITED, output_size_limit=UNLIMITED)
     RewritePass(TIDY)(model)
