@@ -4,88 +4,42 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import Field, dataclass, fields
 from inspect import Parameter, Signature
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
 from bnfold.errors import EnvironmentProblem
 from bnfold.progress import tell
 from bnfold.train import Event, TrainOptions, TrainResult
-from bnfold.train.options import EPOCHS, METHODS, Settings
+from bnfold.train.options import CallOptions
+from bnfold.train.recipe import Option, Settings, flag, option
 from bnfold_cli import bars, console
 from bnfold_cli.console import say, speak_as_one, table
 
 
-class Row(NamedTuple):
-    """An option: the type of its value, what the help says, what it is if it is not given, and its flag."""
+@dataclass(frozen=True)
+class PictureOptions:
+    """The option that only the command line has."""
 
-    kind: type
-    help: str
-    default: object = None
-    flag: str | None = None
+    plot: bool = option(True, "Leave out the picture of the curves, curves.png in the run.", flag="--no-plot")
 
 
-PANELS = {
-    "Data": {
-        "data": Row(str, "digits, mnist, fashion-mnist, cifar10 or folder:PATH.", Settings.data),
-        "data_dir": Row(str, "Folder of the data set's files; without it they are downloaded."),
-        "augment": Row(str, "none, crop-flip, or distort (that, and colours).", Settings.augment),
-        "shuffle": Row(str, "images, or batches, which keep their images.", Settings.shuffle),
-    },
-    "Network": {
-        "arch": Row(
-            str,
-            "mlp, convnet, bn-inception, inception, resnet-N (N = 6n + 2), timm:NAME, torchvision:NAME, or "
-            "FILE.py:FACTORY, which runs that file; FACTORY(in_shape, classes) gives the network.",
-            Settings.arch,
-        ),
-        "batch_norm": Row(bool, "Leave BatchNorm out.", flag=" /--no-bn"),
-        "bn_position": Row(str, "BatchNorm before or after the nonlinearity.", "before"),
-        "activation": Row(str, "sigmoid or relu.", "the architecture's"),
-        "width": Row(float, "Factor on the channels.", 1),
-        "dropout": Row(float, "Share dropped before the classifier.", 0),
-        "lrn": Row(bool, "Local response normalization, as in GoogLeNet.", flag="--lrn"),
-        "init_std": Row(float, "Draw weights from a Gaussian of this standard deviation.", "the architecture's way"),
-    },
-    "Recipe": {
-        "steps": Row(int, "Mini-batches to train on, instead of epochs."),
-        "epochs": Row(int, "Passes over the training images.", EPOCHS),
-        "batch_size": Row(int, "Images of a mini-batch.", Settings.batch_size),
-        "optimizer": Row(str, "sgd or adamw.", Settings.optimizer),
-        "lr": Row(float, "Learning rate.", Settings.lr),
-        "momentum": Row(float, "Momentum of SGD.", Settings.momentum),
-        "weight_decay": Row(float, "L2 weight regularization.", Settings.weight_decay),
-        "schedule": Row(str, "constant, exponential, step or cosine.", Settings.schedule),
-        "decay": Row(float, "exponential, step: factor on the learning rate ...", Settings.decay),
-        "decay_every": Row(int, "... in this many steps."),
-        "clip_norm": Row(float, "Clip gradients to this norm.", "off"),
-        "seed": Row(int, "Decides weights, order of images and augmentation.", Settings.seed),
-    },
-    "Population statistics": {
-        "statistics": Row(str, f"{', '.join(METHODS)}.", Settings.statistics),
-        "statistics_batch": Row(int, "Mini-batches of alg2 and pooled.", "that of training"),
-    },
-    "Machine": {
-        "device": Row(str, "auto, cpu or cuda.", TrainOptions.device),
-        "amp": Row(str, "Mixed precision: float16 (CUDA only) or bfloat16.", "off"),
-        "channels_last": Row(bool, "Lay out images channels last: faster convolutions.", flag="--channels-last"),
-        "sync_bn": Row(bool, "Normalize by the batch of all processes (torchrun).", flag="--sync-bn"),
-        "compile": Row(bool, "Train through torch.compile.", flag="--compile"),
-    },
-    "Run": {
-        "out": Row(Path, "Folder of the run.", "runs/DATA-ARCH"),
-        "resume": Row(bool, "Go on, exactly where it stopped, with the run --out or the newest one.", flag="--resume"),
-        "evaluate_every": Row(int, "Steps between evaluations.", "an epoch, or a 20th of the run"),
-        "plot": Row(bool, "Leave out the picture of the curves, curves.png in the run.", flag=" /--no-plot"),
-        "tensorboard": Row(bool, "Also write scalars for TensorBoard, in the run.", flag="--tensorboard"),
-    },
+OPTIONS = (Settings, CallOptions, PictureOptions)  # their fields are the options of the command
+PANELS = {  # of the help, with their options in this order
+    "Data": "data data_dir augment shuffle",
+    "Network": "arch batch_norm bn_position activation width dropout lrn init_std",
+    "Recipe": "steps epochs batch_size optimizer lr momentum weight_decay schedule decay decay_every clip_norm seed",
+    "Population statistics": "statistics statistics_batch",
+    "Machine": "device amp channels_last sync_bn compile",
+    "Run": "out resume evaluate_every plot tensorboard",
 }
 
 
-def train(**asked: Any) -> None:
+def train(**given: Any) -> None:
     """Train a network with BatchNorm; end with population statistics.
 
     A run is a folder with config.json, metrics.jsonl and checkpoint.pt. With --resume, options that are not given
@@ -95,25 +49,25 @@ def train(**asked: Any) -> None:
     from bnfold.train import train
 
     speak_as_one()
-    draws = asked.pop("plot") is not False
-    options = TrainOptions(**{name: value for name, value in asked.items() if value is not None})
+    plot = given.pop("plot") is not False
+    options = TrainOptions(**{name: value for name, value in given.items() if value is not None})
     result = train(options, watch)
-    if draws:
+    if plot:
         _draw(result.run)
-    _tell(result)
+    _print_result(result)
 
 
 def watch(event: Event) -> None:
-    """A bar on a terminal; elsewhere, and in detail, a line for each evaluation."""
+    """Show the progress: a bar on a terminal; elsewhere, and with --verbose, a line for each evaluation."""
     measured = event.accuracy is not None and event.loss is not None
-    told = f"loss {event.loss:.4f}  accuracy {event.accuracy:.4f}" if measured else ""
-    tell("train", event.step, event.steps, told)
-    if told and (console.detailed or not bars.wanted()):
-        console.say(f"step {event.step}/{event.steps}  {told}")
+    scores = f"loss {event.loss:.4f}  accuracy {event.accuracy:.4f}" if measured else ""
+    tell("train", event.step, event.steps, scores)
+    if scores and (console.detailed or not bars.wanted()):
+        console.say(f"step {event.step}/{event.steps}  {scores}")
 
 
 def _draw(run: Path) -> None:
-    """The curves, if they can be drawn: a run is not worth less without them."""
+    """Draw the curves on rank 0; without matplotlib, a note says why there are none."""
     from bnfold.train.curves import draw
 
     if os.environ.get("RANK", "0") == "0":
@@ -124,14 +78,23 @@ def _draw(run: Path) -> None:
 
 
 def _parameters() -> Iterator[Parameter]:
-    """What Typer reads options from: each is None unless given; the help shows what None stands for."""
-    for panel, rows in PANELS.items():
-        for name, row in rows.items():
-            flags = [row.flag] if row.flag else []
-            shown = False if row.default is None else str(row.default)
-            option = typer.Option(*flags, help=row.help, show_default=shown, rich_help_panel=panel)
-            annotation = Annotated[row.kind | None, option]  # type: ignore[name-defined]
+    """The parameters that Typer reads: each is None unless given; the help shows what None stands for."""
+    declared = {field.name: field for options in OPTIONS for field in fields(options)}
+    kinds = {name: kind for options in OPTIONS for name, kind in get_type_hints(options).items()}
+    for panel, names in PANELS.items():
+        for name in names.split():
+            kind = kinds[name] | None
+            annotation = Annotated[kind, _typer_option(declared[name], panel)]  # type: ignore[valid-type]
             yield Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _typer_option(field: Field[Any], panel: str) -> Any:
+    described: Option = field.metadata["option"]
+    default = "" if field.default is None or isinstance(field.default, bool) else str(field.default)
+    spelling = f" /{flag(field)}" if field.default is True else flag(field)
+    return typer.Option(
+        spelling, help=described.help, show_default=described.shown or default or False, rich_help_panel=panel
+    )
 
 
 _SIGNATURE = Signature([*_parameters()])
@@ -139,7 +102,7 @@ train.__signature__ = _SIGNATURE  # type: ignore[attr-defined]
 train.__annotations__ = {name: parameter.annotation for name, parameter in _SIGNATURE.parameters.items()}
 
 
-def _tell(result: TrainResult) -> None:
+def _print_result(result: TrainResult) -> None:
     rows = [
         ("run", result.run),
         ("steps", result.steps),

@@ -25,7 +25,7 @@ def run_quickly(script: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @contextmanager
 def module(path: Path) -> Iterator[ModuleType]:
-    """The script as a module; nothing is left behind, not even its bytecode."""
+    """The script as a module; nothing stays, not even its bytecode."""
     spec = spec_from_file_location(f"sample_{path.stem}", path)
     loaded = module_from_spec(spec)
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -10,27 +12,31 @@ from onnx import helper, numpy_helper
 from bnfold import fold
 from bnfold.errors import ModelProblem
 from tests.build import BN, assert_same, bn, build, operators, values
+from tests.rows import Graph
 from tests.test_dtypes import in_type
 
 X, Y, W = "X[N,3,6,6]", "Y[N,4,4,4]", {"W": (4, 3, 3, 3)}
 SPELLINGS = {  # body, constants: all of it ends in the Conv
-    "frozen, as torchvision writes it": ("e = Add(pv, eps) r = Sqrt(e) i = Reciprocal(r) s = Mul(pg, i) n = Mul(pm, s) t = Sub(pb, n) c = Conv(X, W) m = Mul(c, s) Y = Add(m, t)", {f"p{k}": (4, 1, 1) for k in "gbmv"} | {"eps": [1e-5]}),
-    "subtract, divide, multiply, add": ("e = Add(pv, eps) r = Sqrt(e) c = Conv(X, W) d = Sub(c, pm) q = Div(d, r) m = Mul(pg, q) Y = Add(pb, m)", {f"p{k}": (4, 1, 1) for k in "gbmv"} | {"eps": [1e-5]}),
-    "a power of one half": ("e = Add(pv, eps) r = Pow(e, half) c = Conv(X, W) Y = Mul(c, r)", {"pv": (4, 1, 1), "eps": [1e-5], "half": [-0.5]}),
-    "unsqueezed in the graph": ("s = Unsqueeze(k, axes) c = Conv(X, W) Y = Mul(c, s)", {"k": (4,), "axes": [1, 2]}),
-    "reshaped in the graph": ("s = Reshape(k, shape) c = Conv(X, W) Y = Add(c, s)", {"k": (4,), "shape": [1, 4, 1, 1]}),
-    "filled in the graph": ("s = ConstantOfShape<value = double[1] {2.5}>(shape) c = Conv(X, W) Y = Mul(c, s)", {"shape": [4, 1, 1]}),
-    "cast in the graph": ("s = Cast<to=11>(k) c = Conv(X, W) Y = Mul(c, s)", {"k": np.array([[[2]], [[3]], [[4]], [[5]]])}),
-    "joined in the graph": ("s = Concat<axis=0>(k, k) c = Conv(X, W) Y = Mul(c, s)", {"k": (2, 1, 1)}),
-    "a sum of three": ("c = Conv(X, W) Y = Sum(k, c, j)", {"k": (4, 1, 1), "j": (1, 4, 1, 1)}),
-    "a scalar": ("c = Conv(X, W) Y = Div(c, kv)", {"kv": ()}),
+    "frozen, as torchvision writes it": Graph(
+        "e = Add(pv, eps) r = Sqrt(e) i = Reciprocal(r) s = Mul(pg, i) n = Mul(pm, s) t = Sub(pb, n) c = Conv(X, W) m = Mul(c, s) Y = Add(m, t)",
+        {f"p{k}": (4, 1, 1) for k in "gbmv"} | {"eps": [1e-5]}),
+    "subtract, divide, multiply, add": Graph("e = Add(pv, eps) r = Sqrt(e) c = Conv(X, W) d = Sub(c, pm) q = Div(d, r) m = Mul(pg, q) Y = Add(pb, m)",
+        {f"p{k}": (4, 1, 1) for k in "gbmv"} | {"eps": [1e-5]}),
+    "a power of one half": Graph("e = Add(pv, eps) r = Pow(e, half) c = Conv(X, W) Y = Mul(c, r)", {"pv": (4, 1, 1), "eps": [1e-5], "half": [-0.5]}),
+    "unsqueezed in the graph": Graph("s = Unsqueeze(k, axes) c = Conv(X, W) Y = Mul(c, s)", {"k": (4,), "axes": [1, 2]}),
+    "reshaped in the graph": Graph("s = Reshape(k, shape) c = Conv(X, W) Y = Add(c, s)", {"k": (4,), "shape": [1, 4, 1, 1]}),
+    "filled in the graph": Graph("s = ConstantOfShape<value = double[1] {2.5}>(shape) c = Conv(X, W) Y = Mul(c, s)", {"shape": [4, 1, 1]}),
+    "cast in the graph": Graph("s = Cast<to=11>(k) c = Conv(X, W) Y = Mul(c, s)", {"k": np.array([[[2]], [[3]], [[4]], [[5]]])}),
+    "joined in the graph": Graph("s = Concat<axis=0>(k, k) c = Conv(X, W) Y = Mul(c, s)", {"k": (2, 1, 1)}),
+    "a sum of three": Graph("c = Conv(X, W) Y = Sum(k, c, j)", {"k": (4, 1, 1), "j": (1, 4, 1, 1)}),
+    "a scalar": Graph("c = Conv(X, W) Y = Div(c, kv)", {"kv": ()}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_a_spelling(name):
-    body, constants = SPELLINGS[name]
-    model = build(body, X, Y, {**W, **constants})
+    row = SPELLINGS[name]
+    model = replace(row, constants={**W, **row.constants}).model()
     onnx.checker.check_model(model, full_check=True)
     result = fold(model)
     assert operators(result.model) == ["Conv"]

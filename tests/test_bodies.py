@@ -181,7 +181,8 @@ def test_a_body_executed_often_normalizes_what_is_around_it(inside):
 def shadowing(stored: bool) -> onnx.ModelProto:
     """A body stores `k`, a name that the main graph gives to another constant: an initializer, or one made later."""
     other = numpy_helper.from_array(np.array([7.0, 0.5, 0.25, 9.0]), "k")
-    model = branching("t = BatchNormalization(c, k, k, k, k) ty = Relu(t)", "ey = Relu(c2)", "c = Conv(X, V) c2 = Conv(X, V)", "Y = Mul(z, kk)", "z")  # fmt: skip
+    norm, convs = "t = BatchNormalization(c, k, k, k, k) ty = Relu(t)", "c = Conv(X, V) c2 = Conv(X, V)"
+    model = branching(norm, "ey = Relu(c2)", convs, "Y = Mul(z, kk)", "z")
     body = next(n for n in model.graph.node if n.op_type == "If").attribute[0].g
     body.initializer.append(numpy_helper.from_array(np.array([1.0, 2.0, 3.0, 4.0]), "k"))
     if stored:

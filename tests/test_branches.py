@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx
 import pytest
@@ -11,42 +13,68 @@ from onnx import helper, numpy_helper
 
 from bnfold import fold
 from tests.build import BN, assert_same, bn, build, operators
+from tests.rows import Row
 
 X, Y = "X[2,4,7,7]", "Y[2,4,7,7]"
 DENSE, SMALL, DEPTH = {"W": (4, 4, 3, 3), "B": (4,)}, {"V": (4, 4, 1, 1)}, {"D": (4, 1, 3, 3)}
 SAME = "Conv<pads=[1,1,1,1]>"
-MERGED = {  # graph -> operators left
-    "repvgg": (f"a = {SAME}(X, W, B) p = {BN('a', 'p')} b = Conv(X, V) q = {BN('b', 'q')} r = {BN('X', 'r')} s = Add(p, q) Y = Add(s, r)", X, Y, {**DENSE, **SMALL, **bn("p", 4), **bn("q", 4), **bn("r", 4)}, "Conv"),
-    "repvgg, stride 2": ("a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W, B) b = Conv<strides=[2,2]>(X, V) Y = Add(b, a)", X, "Y[2,4,4,4]", {**DENSE, **SMALL}, "Conv"),
-    "the tensor itself": (f"a = {SAME}(X, W, B) Y = Add(X, a)", X, Y, DENSE, "Conv"),
-    "the tensor itself, by groups": ("a = Conv<pads=[1,1,1,1], group=2>(X, G) Y = Add(a, X)", X, Y, {"G": (4, 2, 3, 3)}, "Conv"),
-    "depthwise of two sizes and itself": ("a = Conv<pads=[2,2,2,2], group=4>(X, E) b = Conv<pads=[1,1,1,1], group=4>(X, D) c = Conv<group=4>(X, F) s = Add(a, b) t = Add(s, c) Y = Add(t, X)", X, Y, {"E": (4, 1, 5, 5), **DEPTH, "F": (4, 1, 1, 1)}, "Conv"),
-    "fastvit's token mixer": (f"a = Conv<pads=[1,1,1,1], group=4>(X, D) n = {BN('X', 'p')} d = Sub(a, n) m = Mul(d, k) Y = Add(X, m)", X, Y, {**DEPTH, **bn("p", 4), "k": (4, 1, 1)}, "Conv"),
-    "kxk, 1xk, kx1": (f"a = {SAME}(X, W, B) b = Conv<pads=[0,1,0,1]>(X, H) c = Conv<pads=[1,0,1,0]>(X, U) s = Add(a, b) Y = Add(s, c)", X, Y, {**DENSE, "H": (4, 4, 1, 3), "U": (4, 4, 3, 1)}, "Conv"),
-    "both dilated": ("a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv(X, V) Y = Add(a, b)", X, Y, {**DENSE, **SMALL}, "Conv"),
-    "even and odd kernels": ("a = Conv<pads=[1,1,1,1]>(X, W, B) b = Conv<pads=[0,0,1,1]>(X, Q) Y = Add(a, b)", X, Y, {**DENSE, "Q": (4, 4, 2, 2)}, "Conv"),
-    "one dimension": ("a = Conv<pads=[1,1]>(X, W) b = Conv(X, V) Y = Sub(b, a)", "X[2,4,9]", "Y[2,4,9]", {"W": (4, 4, 3), "V": (4, 4, 1)}, "Conv"),
-    "two products": ("a = MatMul(X, P) b = MatMul(X, Q) Y = Sub(a, b)", "X[2,3,4]", "Y[2,3,4]", {"P": (4, 4), "Q": (4, 4)}, "MatMul"),
-    "a product and the tensor itself": ("a = MatMul(X, P) Y = Add(X, a)", "X[2,3,4]", "Y[2,3,4]", {"P": (4, 4)}, "MatMul"),
-    "two linear layers": ("a = Gemm<transB=1>(X, P, B) b = Gemm(X, Q, C) Y = Add(a, b)", "X[2,4]", "Y[2,5]", {"P": (5, 4), "B": (5,), "Q": (4, 5), "C": (1, 5)}, "Gemm"),
-    "a linear layer and an affine": (f"a = Gemm(X, P, B) b = {BN('X', 'p')} Y = Add(b, a)", "X[2,4]", "Y[2,4]", {"P": (4, 4), "B": (4,), **bn("p", 4)}, "Gemm"),
-    "a scale beside it": (f"a = {SAME}(X, W, B) m = Mul(X, k) Y = Sub(a, m)", X, Y, {**DENSE, "k": (4, 1, 1)}, "Conv"),
+
+
+@dataclass(frozen=True)
+class Branches(Row):
+    """A sum of branches and what is left of it; `words` are those of the refusal where they stay apart."""
+
+    inputs: str = X
+    outputs: str = Y
+    words: str = ""
+
+
+MERGED = {
+    "repvgg": Branches(f"a = {SAME}(X, W, B) p = {BN('a', 'p')} b = Conv(X, V) q = {BN('b', 'q')} r = {BN('X', 'r')} s = Add(p, q) Y = Add(s, r)",
+        {**DENSE, **SMALL, **bn("p", 4), **bn("q", 4), **bn("r", 4)}),
+    "repvgg, stride 2": Branches("a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W, B) b = Conv<strides=[2,2]>(X, V) Y = Add(b, a)", {**DENSE, **SMALL},
+        outputs="Y[2,4,4,4]"),
+    "the tensor itself": Branches(f"a = {SAME}(X, W, B) Y = Add(X, a)", DENSE),
+    "the tensor itself, by groups": Branches("a = Conv<pads=[1,1,1,1], group=2>(X, G) Y = Add(a, X)", {"G": (4, 2, 3, 3)}),
+    "depthwise of two sizes and itself": Branches(
+        "a = Conv<pads=[2,2,2,2], group=4>(X, E) b = Conv<pads=[1,1,1,1], group=4>(X, D) c = Conv<group=4>(X, F) s = Add(a, b) t = Add(s, c) Y = Add(t, X)",
+        {"E": (4, 1, 5, 5), **DEPTH, "F": (4, 1, 1, 1)}),
+    "fastvit's token mixer": Branches(f"a = Conv<pads=[1,1,1,1], group=4>(X, D) n = {BN('X', 'p')} d = Sub(a, n) m = Mul(d, k) Y = Add(X, m)",
+        {**DEPTH, **bn("p", 4), "k": (4, 1, 1)}),
+    "kxk, 1xk, kx1": Branches(f"a = {SAME}(X, W, B) b = Conv<pads=[0,1,0,1]>(X, H) c = Conv<pads=[1,0,1,0]>(X, U) s = Add(a, b) Y = Add(s, c)",
+        {**DENSE, "H": (4, 4, 1, 3), "U": (4, 4, 3, 1)}),
+    "both dilated": Branches("a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv(X, V) Y = Add(a, b)", {**DENSE, **SMALL}),
+    "even and odd kernels": Branches("a = Conv<pads=[1,1,1,1]>(X, W, B) b = Conv<pads=[0,0,1,1]>(X, Q) Y = Add(a, b)", {**DENSE, "Q": (4, 4, 2, 2)}),
+    "one dimension": Branches("a = Conv<pads=[1,1]>(X, W) b = Conv(X, V) Y = Sub(b, a)", {"W": (4, 4, 3), "V": (4, 4, 1)}, inputs="X[2,4,9]",
+        outputs="Y[2,4,9]"),
+    "two products": Branches("a = MatMul(X, P) b = MatMul(X, Q) Y = Sub(a, b)", {"P": (4, 4), "Q": (4, 4)}, inputs="X[2,3,4]", outputs="Y[2,3,4]",
+        left="MatMul"),
+    "a product and the tensor itself": Branches("a = MatMul(X, P) Y = Add(X, a)", {"P": (4, 4)}, inputs="X[2,3,4]", outputs="Y[2,3,4]", left="MatMul"),
+    "two linear layers": Branches("a = Gemm<transB=1>(X, P, B) b = Gemm(X, Q, C) Y = Add(a, b)", {"P": (5, 4), "B": (5,), "Q": (4, 5), "C": (1, 5)},
+        inputs="X[2,4]", outputs="Y[2,5]", left="Gemm"),
+    "a linear layer and an affine": Branches(f"a = Gemm(X, P, B) b = {BN('X', 'p')} Y = Add(b, a)", {"P": (4, 4), "B": (4,), **bn("p", 4)}, inputs="X[2,4]",
+        outputs="Y[2,4]", left="Gemm"),
+    "a scale beside it": Branches(f"a = {SAME}(X, W, B) m = Mul(X, k) Y = Sub(a, m)", {**DENSE, "k": (4, 1, 1)}),
 }  # fmt: skip
-APART = {  # graph -> code and words of the refusal
-    "dense 1x1 beside depthwise 3x3": (f"a = Conv<pads=[1,1,1,1], group=4>(X, D) b = Conv(X, V) s = Add(a, b) Y = {BN('X', 'p')} Z = Sigmoid(s)", f"{Y}; Z[2,4,7,7]", {**DEPTH, **SMALL, **bn("p", 4)}, "COST", "would multiply 2.8 times as much"),
-    "3x3 beside 1x5": (f"a = {SAME}(X, W, B) b = Conv<pads=[0,2,0,2]>(X, H) Z = Add(a, b) Y = {BN('X', 'p')}", f"{Y}; Z[2,4,7,7]", {**DENSE, "H": (4, 4, 1, 5), **bn("p", 4)}, "COST", "1.1 times as much"),
-    "another dilation": (f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = {SAME}(X, U) Z = Add(a, b) Y = {BN('X', 'p')}", f"{Y}; Z[2,4,7,7]", {**DENSE, "U": (4, 4, 3, 3), **bn("p", 4)}, "ALIGNMENT", "differ in their dilations"),
-    "taps between taps": (f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv<pads=[1,1,-1,-1]>(X, V) Z = Add(a, b) Y = {BN('X', 'p')}", f"{Y}; Z[2,4,7,7]", {**DENSE, **SMALL, **bn("p", 4)}, "NO_BRANCHES", "are not branches over one tensor"),
+APART = {
+    "dense 1x1 beside depthwise 3x3": Branches(f"a = Conv<pads=[1,1,1,1], group=4>(X, D) b = Conv(X, V) s = Add(a, b) Y = {BN('X', 'p')} Z = Sigmoid(s)",
+        {**DEPTH, **SMALL, **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="COST", words="would multiply 2.8 times as much"),
+    "3x3 beside 1x5": Branches(f"a = {SAME}(X, W, B) b = Conv<pads=[0,2,0,2]>(X, H) Z = Add(a, b) Y = {BN('X', 'p')}",
+        {**DENSE, "H": (4, 4, 1, 5), **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="COST", words="1.1 times as much"),
+    "another dilation": Branches(f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = {SAME}(X, U) Z = Add(a, b) Y = {BN('X', 'p')}",
+        {**DENSE, "U": (4, 4, 3, 3), **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="ALIGNMENT", words="differ in their dilations"),
+    "taps between taps": Branches(f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = Conv<pads=[1,1,-1,-1]>(X, V) Z = Add(a, b) Y = {BN('X', 'p')}",
+        {**DENSE, **SMALL, **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="NO_BRANCHES", words="are not branches over one tensor"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", MERGED)
 def test_branches_become_one_convolution(name):
-    body, inputs, outputs, constants, expected = MERGED[name]
-    model = build(body, inputs, outputs, constants)
+    row = MERGED[name]
+    model = row.model()
     onnx.checker.check_model(model, full_check=True)
     result = fold(model)
-    assert " ".join(operators(result.model)) == expected
+    assert " ".join(operators(result.model)) == row.left
     assert_same(model, result.model)
     assert fold(result.model).model == result.model
     assert {f.direction for f in result.folded} >= {"merge"}
@@ -162,9 +190,9 @@ def test_what_cannot_merge_says_why(name):
     from bnfold.branches import make_merge
     from bnfold.workbench import Workbench
 
-    body, outputs, constants, code, words = APART[name]
-    bench = Workbench(build(body, X, outputs, constants))
+    row = APART[name]
+    bench = Workbench(row.model())
     sums = [n for n in bench.nodes() if n.op == "Add"]
-    with pytest.raises(Refused, match=words) as raised:
+    with pytest.raises(Refused, match=row.words) as raised:
         make_merge(bench.visible, sums[0])
-    assert raised.value.code == code
+    assert raised.value.code == row.code

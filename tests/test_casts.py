@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import ml_dtypes
@@ -132,43 +133,56 @@ def to(kind: str, source: str = "W", target: str = "q", **more: object) -> onnx.
     return helper.make_node("Cast", [source], [target], to=getattr(TensorProto, kind), **more)
 
 
-CHAINS = {  # nodes from W to q, constants, whether the BatchNormalization folds
-    **{kind: ([to(kind)], {}, True) for kind in ("BFLOAT16", "FLOAT16", "INT8", "INT16", "INT32", "BOOL", "DOUBLE")},
-    **{f"FLOAT8{k.upper()}": ([to(f"FLOAT8{k.upper()}")], {}, True) for k in F8},
-    **{f"FLOAT8{k.upper()}, large": ([to(f"FLOAT8{k.upper()}")], {"W": 1e4 * W}, True) for k in F8},
-    "FLOAT8E5M2, unsaturated": ([to("FLOAT8E5M2", saturate=0)], {}, True),
-    "INT4 of whole numbers": ([to("INT4")], {"W": np.clip(np.round(W), -8, 7)}, True),
-    "UINT4 of whole numbers": ([to("UINT4")], {"W": np.clip(np.abs(np.round(W)), 0, 15)}, True),
-    "INT4 of integers": ([to("INT4")], {"W": np.round(9 * W).astype(np.int32)}, True),
-    "INT4 of fractions": ([to("INT4")], {}, False),
-    "INT8 out of range": ([to("INT8")], {"W": 1e3 * W}, False),
-    "CastLike to float16": ([helper.make_node("CastLike", ["W", "l"], ["q"])], {"l": HALF}, True),
-    "CastLike to float8": ([helper.make_node("CastLike", ["W", "l"], ["q"])], {"l": ONE}, True),
-    "twice": ([to("FLOAT16", target="h"), to("BFLOAT16", "h")], {}, True),
-    "a float16 product": ([helper.make_node("Mul", ["W", "l"], ["q"])], {"W": W.astype(np.float16), "l": HALF * np.float16(0.3)}, False),
-    "a float16 product, moved": ([helper.make_node("Mul", ["W", "l"], ["m"]), helper.make_node("Identity", ["m"], ["q"])], {"W": W.astype(np.float16), "l": HALF * np.float16(0.3)}, False),
-    "a power of integers": ([helper.make_node("Pow", ["W", "l"], ["q"])], {"W": np.round(4 * W).astype(np.int32), "l": np.int32([3])}, True),
-    "a power that int32 does not hold": ([helper.make_node("Pow", ["W", "l"], ["q"])], {"W": np.full(W.shape, 1000, np.int32), "l": np.int32([4])}, False),
-    "a power that float64 rounds": ([helper.make_node("Pow", ["W", "l"], ["q"])], {"W": np.full(W.shape, -7, np.int64), "l": np.int64([21])}, False),
-    "after a Relu": ([helper.make_node("Relu", ["W"], ["r"]), to("BFLOAT16", "r")], {}, False),
-    "after a Clip in float16": ([helper.make_node("Clip", ["W", "l"], ["q"])], {"W": W.astype(np.float16), "l": HALF[0]}, False),
-    "quantized": ([helper.make_node("QuantizeLinear", ["W", "s", "z"], ["q"], axis=0)], {"s": S, "z": Z}, True),
-    "quantized, four bits": ([helper.make_node("QuantizeLinear", ["W", "s"], ["q"], output_dtype=TensorProto.INT4, axis=0)], {"s": 4 * S}, True),
-    "quantized in blocks": ([helper.make_node("QuantizeLinear", ["W", "s"], ["q"], output_dtype=TensorProto.INT8, axis=1, block_size=2)], {"s": RNG.uniform(0.02, 0.1, (4, 2, 2, 2)).astype(np.float32)}, True),
-    "quantized to float8": ([helper.make_node("QuantizeLinear", ["W", "s"], ["q"], output_dtype=TensorProto.FLOAT8E4M3FN, axis=0)], {"s": S}, True),
-    "what float32 loses": ([helper.make_node("Add", ["W", "l"], ["a"]), helper.make_node("Sub", ["a", "l"], ["b"]), to("DOUBLE", "b")], {"l": np.float32([1e6])}, True),
+@dataclass(frozen=True)
+class Chain:
+    """Nodes from W to q with their constants, and whether the BatchNormalization folds."""
+
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    folds: bool = True
+
+
+CHAINS = {
+    **{kind: Chain([to(kind)]) for kind in ("BFLOAT16", "FLOAT16", "INT8", "INT16", "INT32", "BOOL", "DOUBLE")},
+    **{f"FLOAT8{k.upper()}": Chain([to(f"FLOAT8{k.upper()}")]) for k in F8},
+    **{f"FLOAT8{k.upper()}, large": Chain([to(f"FLOAT8{k.upper()}")], {"W": 1e4 * W}) for k in F8},
+    "FLOAT8E5M2, unsaturated": Chain([to("FLOAT8E5M2", saturate=0)]),
+    "INT4 of whole numbers": Chain([to("INT4")], {"W": np.clip(np.round(W), -8, 7)}),
+    "UINT4 of whole numbers": Chain([to("UINT4")], {"W": np.clip(np.abs(np.round(W)), 0, 15)}),
+    "INT4 of integers": Chain([to("INT4")], {"W": np.round(9 * W).astype(np.int32)}),
+    "INT4 of fractions": Chain([to("INT4")], folds=False),
+    "INT8 out of range": Chain([to("INT8")], {"W": 1e3 * W}, folds=False),
+    "CastLike to float16": Chain([helper.make_node("CastLike", ["W", "l"], ["q"])], {"l": HALF}),
+    "CastLike to float8": Chain([helper.make_node("CastLike", ["W", "l"], ["q"])], {"l": ONE}),
+    "twice": Chain([to("FLOAT16", target="h"), to("BFLOAT16", "h")]),
+    "a float16 product": Chain([helper.make_node("Mul", ["W", "l"], ["q"])], {"W": W.astype(np.float16), "l": HALF * np.float16(0.3)}, folds=False),
+    "a float16 product, moved": Chain([helper.make_node("Mul", ["W", "l"], ["m"]), helper.make_node("Identity", ["m"], ["q"])],
+        {"W": W.astype(np.float16), "l": HALF * np.float16(0.3)}, folds=False),
+    "a power of integers": Chain([helper.make_node("Pow", ["W", "l"], ["q"])], {"W": np.round(4 * W).astype(np.int32), "l": np.int32([3])}),
+    "a power that int32 does not hold": Chain([helper.make_node("Pow", ["W", "l"], ["q"])], {"W": np.full(W.shape, 1000, np.int32), "l": np.int32([4])},
+        folds=False),
+    "a power that float64 rounds": Chain([helper.make_node("Pow", ["W", "l"], ["q"])], {"W": np.full(W.shape, -7, np.int64), "l": np.int64([21])},
+        folds=False),
+    "after a Relu": Chain([helper.make_node("Relu", ["W"], ["r"]), to("BFLOAT16", "r")], folds=False),
+    "after a Clip in float16": Chain([helper.make_node("Clip", ["W", "l"], ["q"])], {"W": W.astype(np.float16), "l": HALF[0]}, folds=False),
+    "quantized": Chain([helper.make_node("QuantizeLinear", ["W", "s", "z"], ["q"], axis=0)], {"s": S, "z": Z}),
+    "quantized, four bits": Chain([helper.make_node("QuantizeLinear", ["W", "s"], ["q"], output_dtype=TensorProto.INT4, axis=0)], {"s": 4 * S}),
+    "quantized in blocks": Chain([helper.make_node("QuantizeLinear", ["W", "s"], ["q"], output_dtype=TensorProto.INT8, axis=1, block_size=2)],
+        {"s": RNG.uniform(0.02, 0.1, (4, 2, 2, 2)).astype(np.float32)}),
+    "quantized to float8": Chain([helper.make_node("QuantizeLinear", ["W", "s"], ["q"], output_dtype=TensorProto.FLOAT8E4M3FN, axis=0)], {"s": S}),
+    "what float32 loses": Chain([helper.make_node("Add", ["W", "l"], ["a"]), helper.make_node("Sub", ["a", "l"], ["b"]), to("DOUBLE", "b")],
+        {"l": np.float32([1e6])}),
 }  # fmt: skip
 
 
 def chain(name: str) -> onnx.ModelProto:
     """X -> Conv -> BatchNormalization, with the weight of a row behind a Cast to float32."""
-    nodes, constants, _ = CHAINS[name]
     norm = {
         f"p{k}": RNG.uniform(0.5, 2, 4).astype(np.float32) * (1 if k == "v" else RNG.choice([-1, 1], 4)) for k in "gbmv"
     }
-    value, stored = helper.make_tensor_value_info, {"W": W, **norm, **constants}
+    value, stored = helper.make_tensor_value_info, {"W": W, **norm, **CHAINS[name].constants}
     nodes = [
-        *nodes,
+        *CHAINS[name].nodes,
         to("FLOAT", "q", "w"),
         helper.make_node("Conv", ["X", "w"], ["c"]),
         helper.make_node("BatchNormalization", ["c", "pg", "pb", "pm", "pv"], ["Y"]),
@@ -196,7 +210,7 @@ def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
 def test_the_folded_weight_is_made_of_the_rounded_one(name):
     model = chain(name)
     result = fold(model)
-    assert len(result.folded) == CHAINS[name][2]
+    assert len(result.folded) == CHAINS[name].folds
     x = RNG.standard_normal((2, 3, 5, 5)).astype(np.float32)
     want, got = run(model, x), run(result.model, x)
     np.testing.assert_allclose(got, want, rtol=0, atol=4e-6 * np.abs(want).max())

@@ -365,7 +365,10 @@ def test_help_and_version_import_nothing_heavy():
 
 def test_a_fold_without_verification_imports_no_runtime(here):
     written(Path("m.onnx"), conv_bn())
-    code = "import sys; from bnfold_cli.main import run; run(['fold','m.onnx','--verify','off']); print([m for m in ('torch','onnxruntime') if m in sys.modules])"
+    code = (
+        "import sys; from bnfold_cli.main import run; run(['fold','m.onnx','--verify','off']); "
+        "print([m for m in ('torch','onnxruntime') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

@@ -14,7 +14,6 @@ import pytest
 from onnx import numpy_helper
 
 from bnfold import fold
-from tests.build import build
 from tests.data import data_path
 from tests.test_scenarios import GRAPHS
 
@@ -51,7 +50,7 @@ for path in sys.argv[1:]:
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
     for i, name in enumerate(SCENARIOS):
-        onnx.save(build(*GRAPHS[name][:4]), folder / f"{i}.onnx")
+        onnx.save(GRAPHS[name].model(), folder / f"{i}.onnx")
     return [*sorted(folder.iterdir()), *(data_path("onnx", f"{name}.onnx") for name in REAL)]
 
 

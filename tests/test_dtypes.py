@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -11,6 +13,7 @@ from onnx import helper, numpy_helper
 from bnfold import fold
 from bnfold.rounding import TINY
 from tests.build import BN, bn, build
+from tests.rows import Graph
 from tests.test_scenarios import GRAPHS
 
 TYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
@@ -55,7 +58,7 @@ def half_ulp(exact: np.ndarray, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", GRAPHS)
 def test_constants_are_rounded_once(name, kind):
-    model = in_type(build(*GRAPHS[name][:4]), kind)
+    model = in_type(GRAPHS[name].model(), kind)
     got, exact = fold(model), fold(as_float64(model))
     assert [f.output for f in got.folded] == [f.output for f in exact.folded]
     truth = stored(exact.model)
@@ -96,28 +99,40 @@ def test_overflow_is_refused():
     assert "overflow float16" in result.kept[0].not_hoisted.words
 
 
-RANGE = {  # float16: nodes, shapes of X and Y, constants, what is folded, reasons of what is not
-    "an Add in place of the norm": (f"l = MatMul(X, W) c = Transpose<perm=[0,2,1]>(l) Y = {BN('c', 'p')}", "X[2,5,8]", "Y[2,4,5]", {"W": (8, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, []),
-    "an Add, constant left": (f"c = MatMul(W, X) Y = {BN('c', 'p')}", "X[2,1,4,8]", "Y[2,4,4,8]", {"W": (4, 4, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, []),
-    "the bias of a Gemm": (f"c = MatMul(X, W) Y = {BN('c', 'p')}", "X[2,8]", "Y[2,4]", {"W": (8, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, []),
-    "a divisor that vanishes": ("a = Sigmoid(X) b = Div(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-4], "k": [6e4]}, []),
-    "a divisor that loses its digits": ("a = Sigmoid(X) b = Div(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-4], "k": [1e3]}, []),
-    "a factor that loses its digits": ("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-4], "k": [1e-3]}, []),
-    "a factor that overflows": ("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [6e4], "k": [2.0]}, []),
-    "a factor that keeps them": ("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-2], "k": [1e-2]}, ["Mul"]),
-    "branches": ("a = Conv(X, W) b = Conv(X, V) Y = Add(a, b)", "X[1,3,6,6]", "Y[1,4,4,4]", {"W": np.full((4, 3, 3, 3), 4e4), "V": np.full((4, 3, 3, 3), 4e4)}, []),
-    "a slope": ("a = Sigmoid(X) b = PRelu(a, d) Y = Mul(b, k)", "X[2,4]", "Y[2,4]", {"d": [1e-5], "k": [-1.0]}, []),
+@dataclass(frozen=True)
+class InRange(Graph):
+    """A graph in float16, and the operators that are folded in it."""
+
+    folded: list[str] = field(default_factory=list)
+
+
+RANGE = {
+    "an Add in place of the norm": InRange(f"l = MatMul(X, W) c = Transpose<perm=[0,2,1]>(l) Y = {BN('c', 'p')}",
+        {"W": (8, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, inputs="X[2,5,8]", outputs="Y[2,4,5]"),
+    "an Add, constant left": InRange(f"c = MatMul(W, X) Y = {BN('c', 'p')}",
+        {"W": (4, 4, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4}, inputs="X[2,1,4,8]", outputs="Y[2,4,4,8]"),
+    "the bias of a Gemm": InRange(f"c = MatMul(X, W) Y = {BN('c', 'p')}", {"W": (8, 4), **bn("p", 4), "pg": [1.0] * 4, "pm": [100.0] * 4, "pv": [1e-6] * 4},
+        inputs="X[2,8]", outputs="Y[2,4]"),
+    "a divisor that vanishes": InRange("a = Sigmoid(X) b = Div(a, d) Y = Mul(b, k)", {"d": [1e-4], "k": [6e4]}, inputs="X[2,4]", outputs="Y[2,4]"),
+    "a divisor that loses its digits": InRange("a = Sigmoid(X) b = Div(a, d) Y = Mul(b, k)", {"d": [1e-4], "k": [1e3]}, inputs="X[2,4]", outputs="Y[2,4]"),
+    "a factor that loses its digits": InRange("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", {"d": [1e-4], "k": [1e-3]}, inputs="X[2,4]", outputs="Y[2,4]"),
+    "a factor that overflows": InRange("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", {"d": [6e4], "k": [2.0]}, inputs="X[2,4]", outputs="Y[2,4]"),
+    "a factor that keeps them": InRange("a = Sigmoid(X) b = Mul(a, d) Y = Mul(b, k)", {"d": [1e-2], "k": [1e-2]}, inputs="X[2,4]", outputs="Y[2,4]",
+        folded=["Mul"]),
+    "branches": InRange("a = Conv(X, W) b = Conv(X, V) Y = Add(a, b)", {"W": np.full((4, 3, 3, 3), 4e4), "V": np.full((4, 3, 3, 3), 4e4)},
+        inputs="X[1,3,6,6]", outputs="Y[1,4,4,4]"),
+    "a slope": InRange("a = Sigmoid(X) b = PRelu(a, d) Y = Mul(b, k)", {"d": [1e-5], "k": [-1.0]}, inputs="X[2,4]", outputs="Y[2,4]"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RANGE)
 def test_every_number_is_in_range(name):
     """What overflows float16, or loses its digits where it multiplies or divides a whole tensor, is refused."""
-    *row, want = RANGE[name]
-    model = in_type(build(*row), "float16")
-    model.graph.node[-1].attribute.extend([helper.make_attribute("epsilon", 1e-7)] if "pv" in row[3] else [])
+    row = RANGE[name]
+    model = in_type(row.model(), "float16")
+    model.graph.node[-1].attribute.extend([helper.make_attribute("epsilon", 1e-7)] if "pv" in row.constants else [])
     result = fold(model)
-    assert [f.operator for f in result.folded][:1] == want
+    assert [f.operator for f in result.folded][:1] == row.folded
     assert all(np.isfinite(values.astype(np.float64)).all() for values in stored(result.model).values())
 
 

@@ -14,7 +14,7 @@ from bnfold.errors import BnfoldError
 from bnfold.evaluation import evaluate
 from bnfold.evaluation.crops import crops
 from bnfold.folding import fold
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
 from tests.data import data_path

@@ -16,10 +16,10 @@ from torch import nn
 
 from bnfold.errors import BnfoldError, CheckFailed, ModelProblem, UsageProblem
 from bnfold.train import Interrupted, TrainOptions, TrainResult, runs, to_onnx, train
-from bnfold.train.config import VERSION
 from bnfold.train.data import load
 from bnfold.train.export import ExportResult, export
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
+from bnfold.train.runs import VERSION
 
 
 def trained(folder: Path, **options: Any) -> TrainResult:

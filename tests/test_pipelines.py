@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -48,18 +49,33 @@ MODELS = {
     "bare.onnx": lambda: convolution("Y = Conv (X, W)"),
     "strange.onnx": unknown_operator,
 }
-CASES = {  # arguments, exit code, whether there is JSON, the element of the JUnit report that says so, OUT is written
-    "all folds": (["folds.onnx"], 0, True, None, True),
-    "all folds, strictly": (["folds.onnx", "--strict"], 0, True, None, True),
-    "one is kept": (["keeps.onnx"], 0, True, None, True),
-    "one is kept, strictly": (["keeps.onnx", "--strict"], 1, True, "failure", True),
-    "nothing to fold": (["bare.onnx", "--strict"], 0, True, None, True),
-    "no file": (["missing.onnx", "--strict"], 3, False, "error", False),
-    "no model": (["text.onnx", "--strict"], 3, False, "error", False),
-    "not decided": (["strange.onnx", "--strict"], 5, False, "error", False),
-    "a folder that is not there": (["folds.onnx", "away/out.onnx", "--strict"], 4, False, "error", False),
-    "an unknown choice": (["folds.onnx", "--verify", "perhaps"], 2, False, None, False),
-    "a dry run": (["folds.onnx", "--strict", "--dry-run"], 0, True, None, False),
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A call of `bnfold fold`, and what it leaves; `element` is the one of the JUnit report that says why it fails."""
+
+    arguments: list[str]
+    code: int = 0
+    json: bool = True
+    element: str | None = None
+    written: bool = True
+
+
+CASES = {
+    "all folds": Gate(["folds.onnx"]),
+    "all folds, strictly": Gate(["folds.onnx", "--strict"]),
+    "one is kept": Gate(["keeps.onnx"]),
+    "one is kept, strictly": Gate(["keeps.onnx", "--strict"], code=1, element="failure"),
+    "nothing to fold": Gate(["bare.onnx", "--strict"]),
+    "no file": Gate(["missing.onnx", "--strict"], code=3, json=False, element="error", written=False),
+    "no model": Gate(["text.onnx", "--strict"], code=3, json=False, element="error", written=False),
+    "not decided": Gate(["strange.onnx", "--strict"], code=5, json=False, element="error", written=False),
+    "a folder that is not there": Gate(
+        ["folds.onnx", "away/out.onnx", "--strict"], code=4, json=False, element="error", written=False
+    ),
+    "an unknown choice": Gate(["folds.onnx", "--verify", "perhaps"], code=2, json=False, written=False),
+    "a dry run": Gate(["folds.onnx", "--strict", "--dry-run"], written=False),
 }
 
 
@@ -78,24 +94,26 @@ def outputs(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_gate(case, folder, capfd):
-    arguments, code, has_json, element, written = CASES[case]
-    assert run(["fold", *arguments, "--json", "-", "--junit", "out.xml"]) == code
-    told = capfd.readouterr()
-    if has_json:
-        assert json.loads(told.out)["schema"] == "bnfold.fold/1"
+    gate = CASES[case]
+    assert run(["fold", *gate.arguments, "--json", "-", "--junit", "out.xml"]) == gate.code
+    out, err = capfd.readouterr()
+    if gate.json:
+        assert json.loads(out)["schema"] == "bnfold.fold/1"
     else:
-        assert told.out == ""
-    assert ("error: " in told.err) == (code != 0), told.err
-    assert ("hint: " in told.err) == (code != 0)
-    assert "Traceback" not in told.err
-    if code != 2:
+        assert out == ""
+    assert ("error: " in err) == (gate.code != 0), err
+    assert ("hint: " in err) == (gate.code != 0)
+    assert "Traceback" not in err
+    if gate.code != 2:
         suite = ElementTree.parse("out.xml").getroot()[0]
         assert (suite.get("failures"), suite.get("errors")) == (
-            str(+(element == "failure")),
-            str(+(element == "error")),
+            str(+(gate.element == "failure")),
+            str(+(gate.element == "error")),
         )
-        assert [found.tag for found in suite.iter() if found.tag in ("failure", "error")] == [element] * bool(element)
-    assert bool(outputs(folder)) == written
+        assert [found.tag for found in suite.iter() if found.tag in ("failure", "error")] == [gate.element] * bool(
+            gate.element
+        )
+    assert bool(outputs(folder)) == gate.written
 
 
 def test_a_failed_check(folder, capfd, monkeypatch):

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.feeds import pictures
 from bnfold.recalibration import recalibrate
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
 from tests.test_cli import BAD_FILES, conv_bn, here, listing, single, without_bn, written  # noqa: F401

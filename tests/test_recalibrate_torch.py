@@ -10,7 +10,7 @@ from torch import nn
 
 from bnfold.recalibration import recalibrate
 from bnfold.train import to_onnx
-from bnfold.train.statistics import population_statistics
+from bnfold.train.population import population_statistics
 
 RNG = np.random.default_rng(0)
 

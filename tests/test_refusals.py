@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -12,130 +14,230 @@ from bnfold import explain, fold
 from bnfold.errors import ModelProblem
 from bnfold.folding import Kept
 from tests.build import BN, bn, build, operators
+from tests.rows import Graph
 
 X, Y = "X[N,3,6,6]", "Y[N,4,4,4]"
 W = {"W": (4, 3, 3, 3)}
 X3, P3, B0, B3 = "Y[N,3,6,6]", bn("p", 3), BN("X", "p"), BN("c", "p")
 SIGNS, LAID = np.array([1.0, -2, 3])[:, None, None], np.array([0.5, 2, 3])[:, None, None]
-IN, ON = ("GRAPH_INPUT", "'X' is an input of the graph"), ("GRAPH_OUTPUT", "'Y' is an output of the graph")
-GUARDS = {  # graph -> (code and words of the way back, code and words of the way on) of its first kept node
-    "an input": (f"Y = {BN('X', 'p')}", X, "Y[N,3,6,6]", bn("p", 3), ("GRAPH_INPUT", "'X' is an input of the graph"), ("GRAPH_OUTPUT", "'Y' is an output of the graph")),
-    "an output": (f"A = Conv(X, W) Y = {BN('A', 'p')}", X, f"{Y}; A[N,4,4,4]", {**W, **bn("p", 4)}, ("GRAPH_OUTPUT", "'A' is an output of the graph"), ("GRAPH_OUTPUT", "'Y' is")),
-    "shared before": (f"a = Conv(X, W) b = {BN('a', 'p')} Y = Mul(a, b)", X, Y, {**W, **bn("p", 4)}, ("SHARED", "'a' is read by BatchNormalization -> 'b', Mul -> 'Y'"), ("MIXES", "Mul -> 'Y' multiplies the shift by a tensor that is not constant")),
-    "shared after": (f"b = {BN('X', 'p')} Y = Add(b, b)", X, "Y[N,3,6,6]", bn("p", 3), ("GRAPH_INPUT", "'X' is"), ("SHARED", "Add -> 'Y' reads 'b' twice")),
-    "nonlinear": (f"c = Sigmoid(X) b = {BN('c', 'p')} Y = Sigmoid(b)", X, "Y[N,3,6,6]", bn("p", 3), ("NONLINEAR", "Sigmoid -> 'c' is not linear"), ("NONLINEAR", "Sigmoid -> 'Y' is not linear")),
-    "no rule": (f"c = CumSum(X, a) b = {BN('c', 'p')} Y = CumSum(b, a)", X, "Y[N,3,6,6]", {**bn("p", 3), "a": np.array(2)}, ("NO_RULE", "it cannot move back through CumSum -> 'c'"), ("NO_RULE", "it cannot move on through CumSum -> 'Y'")),
-    "padding": (f"b = {BN('X', 'p')} Y = Conv<pads=[0,0,0,1]>(b, W)", X, "Y[N,4,4,5]", {**W, **bn("p", 3)}, ("GRAPH_INPUT", "'X' is"), ("PADDING", "Conv -> 'Y' pads its input with zeros, which a shift would have to cross")),
-    "same padding": (f'b = {BN("X", "p")} Y = Conv<auto_pad="SAME_UPPER">(b, W)', X, "Y[N,4,6,6]", {**W, **bn("p", 3)}, ("GRAPH_INPUT", "'X' is"), ("PADDING", "pads its input")),
-    "border": (f"b = {BN('X', 'p')} Y = ConvTranspose(b, W)", "X[N,4,6,6]", "Y[N,3,8,8]", {"W": (4, 3, 3, 3), **bn("p", 4)}, ("GRAPH_INPUT", "'X' is"), ("BORDER", "outputs of ConvTranspose -> 'Y' are reached by different taps of its kernel")),
-    "no bias, beta": (f"c = Gemm<beta=0.0>(X, W, C) Y = {BN('c', 'p')}", "X[N,4]", "Y[N,5]", {"W": (4, 5), "C": (5,), **bn("p", 5)}, ("NO_BIAS", "Gemm -> 'c' ignores its bias (beta=0)"), ("GRAPH_OUTPUT", "'Y' is")),
-    "no bias, rank 3": ("l = MatMul(W, X) Y = Add(l, k)", "X[N,3,7]", "Y[N,4,7]", {"W": (4, 3), "k": (4, 1)}, ("NO_BIAS", "MatMul -> 'l' has no bias to take the shift"), ("GRAPH_OUTPUT", "'Y' is")),
-    "a vector": ("l = MatMul(X, W) Y = Mul(l, k)", "X[N,3]", "Y[N]", {"W": (3,), "k": (1,)}, ("VARIES", "MatMul -> 'l' multiplies by a vector"), ("GRAPH_OUTPUT", "'Y' is")),
-    "another axis": ("l = MatMul(X, W) s = Sigmoid(l) m = MatMul(s, V) Y = Mul(m, k)", "X[2,3]", "Y[2,4]", {"W": (3, 3), "V": (3, 4), "k": (2, 4)}, ("VARIES", "it varies along axes that no one factor of MatMul -> 'm' has"), ("GRAPH_OUTPUT", "'Y' is")),
-    "more than channels": ("c = Conv(X, W) Y = Mul(c, k)", X, Y, {**W, "k": (4, 4, 4)}, ("VARIES", "it varies on more than axis 1"), ("GRAPH_OUTPUT", "'Y' is")),
-    "a computed weight": (f"b = {BN('X', 'p')} V = Sigmoid(U) Y = Conv(b, V)", "X[N,3,6,6]; U[4,3,3,3]", Y, bn("p", 3), ("GRAPH_INPUT", "'X' is"), ("NOT_CONSTANT", "'V', an input of Conv -> 'Y', is not a stored constant")),
-    "a bias of Gemm": ("b = Mul(X, k) Y = Gemm(U, V, b)", "X[3,5]; U[3,4]; V[4,5]", "Y[3,5]", {"k": (5,)}, ("GRAPH_INPUT", "'X' is"), ("NOT_LINEAR", "it reaches Gemm -> 'Y' as its bias")),
-    "a denominator": ("b = Mul(X, k) Y = Div(U, b)", "X[3,5]; U[3,5]", "Y[3,5]", {"k": (5,)}, ("GRAPH_INPUT", "'X' is"), ("NOT_LINEAR", "it reaches Div -> 'Y' as a setting")),
-    "mixed by Add": ("b = Mul(X, k) Y = Add(b, U)", "X[3,5]; U[3,5]", "Y[3,5]", {"k": (5,)}, ("GRAPH_INPUT", "'X' is"), ("MIXES", "Add -> 'Y' adds a tensor to which the scale does not apply")),
-    "zero taken out": ("b = Mul(X, k) Y = Add(b, c)", "X[3,5]", "Y[3,5]", {"k": [0.0], "c": (5,)}, ("GRAPH_INPUT", "'X' is"), ("ZERO_SCALE", "a scale of 0 cannot be taken out of Add -> 'Y'")),
-    "a shift past Mul": ("d = Mul(X, U) Y = Add(d, k)", "X[3,5]; U[3,5]", "Y[3,5]", {"k": (5,)}, ("NO_BIAS", "Mul -> 'd' has nowhere to put a shift"), ("GRAPH_OUTPUT", "'Y' is")),
-    "a shift past Div": ("d = Div(X, U) Y = Add(d, k)", "X[3,5]; U[3,5]", "Y[3,5]", {"k": (5,)}, ("NO_BIAS", "Div -> 'd' has nowhere to put a shift"), ("GRAPH_OUTPUT", "'Y' is")),
-    "no operand to scale": ("d = Mul(X, U) Y = Mul(d, k)", "X[3,1]; U[1,5]", "Y[3,5]", {"k": (3, 5)}, ("VARIES", "it varies along axes that no one operand of Mul -> 'd' has"), ("GRAPH_OUTPUT", "'Y' is")),
-    "a broadcast operand": ("a = Sigmoid(X) b = Sigmoid(U) d = Add(a, b) Y = Mul(d, k)", "X[3,5]; U[5]", "Y[3,5]", {"k": (3, 1)}, ("VARIES", "it varies along an axis on which 'b' is broadcast"), ("GRAPH_OUTPUT", "'Y' is")),
-    "reshape mixes": (f"l = MatMul(X, W) t = Reshape(l, s) Y = {BN('t', 'p')}", "X[8,6]", "Y[2,4,2,2]", {"W": (6, 4), "s": [2, 4, 2, 2], **bn("p", 4)}, ("GRAPH_INPUT", "'X' is"), ("GRAPH_OUTPUT", "'Y' is")),
-    "dynamic reshape": ("l = Sigmoid(X) t = Reshape(l, s) Y = Mul(t, k)", "X[M,N]", "Y[A,4]", {"s": [-1, 4], "k": (4,)}, ("SHAPE_UNKNOWN", "Reshape -> 't' turns [M, N] into [unk__0, 4], not all known before run time"), ("GRAPH_OUTPUT", "'Y' is")),
-    "computed statistics": ("v = Sigmoid(V) c = Conv(X, W) Y = BatchNormalization(c, pg, pb, pm, v)", f"{X}; V[4]", Y, {**W, **bn("p", 4)}, ("NOT_CONSTANT", "'v', an input of BatchNormalization -> 'Y', is not a stored constant"), ("NOT_CONSTANT", "'v', an input of")),
-    "negative variance": ("c = Conv(X, W) Y = BatchNormalization(c, pg, pb, pm, x)", X, Y, {**W, **bn("p", 4), "x": [-1.0, 1, 1, 1]}, ("NOT_FINITE", "var + epsilon of BatchNormalization -> 'Y' is not positive"), ("NOT_FINITE", "var + epsilon")),
-    "a constant input": (f"Y = {BN('c', 'p')}", X, "Y[2,4]", {"c": (2, 4), **bn("p", 4)}, ("CONSTANT", "'c' is a constant, which nothing computes"), ("GRAPH_OUTPUT", "'Y' is")),
-    "a shift past Relu": (f"c = Relu(X) Y = {B3}", X, X3, P3, ("NONLINEAR", "Relu -> 'c' is not linear: a scale may cross it, but no shift"), ON),
-    "a negative scale past Relu": ("c = Relu(X) Y = Mul(c, k)", X, X3, {"k": SIGNS}, ("NEGATIVE_SCALE", "Relu -> 'c' goes by sign or order, and a scale is negative (-2)"), ON),
-    "a negative scale before MaxPool": ("b = Mul(X, k) Y = MaxPool<kernel_shape=[2,2]>(b)", X, "Y[N,3,5,5]", {"k": SIGNS}, IN, ("NEGATIVE_SCALE", "MaxPool -> 'Y' goes by sign")),
-    "a negative scale past ReduceMax": ("c = ReduceMax<axes=[2]>(X) Y = Mul(c, k)", X, "Y[N,3,1,6]", {"k": SIGNS}, ("NEGATIVE_SCALE", "ReduceMax -> 'c' goes by"), ON),
-    "a negative scale before ReduceMin": ("b = Mul(X, k) Y = ReduceMin<axes=[2]>(b)", X, "Y[N,3,1,6]", {"k": SIGNS}, IN, ("NEGATIVE_SCALE", "ReduceMin -> 'Y' goes by")),
-    "a negative scale past ReduceL2": ("c = ReduceL2<axes=[2]>(X) Y = Mul(c, k)", X, "Y[N,3,1,6]", {"k": SIGNS}, ("NEGATIVE_SCALE", "ReduceL2 -> 'c' goes by"), ON),
-    "a negative scale past Abs": ("c = Abs(X) Y = Mul(c, k)", X, X3, {"k": SIGNS}, ("NEGATIVE_SCALE", "Abs -> 'c' goes by"), ON),
-    "a shift before Abs": (f"b = {B0} Y = Abs(b)", X, X3, P3, IN, ("NONLINEAR", "Abs -> 'Y' is not linear")),
-    "a shift past ReduceL1": (f"c = ReduceL1<axes=[2]>(X) Y = {B3}", X, "Y[N,3,1,6]", P3, ("NONLINEAR", "ReduceL1 -> 'c' is not linear"), ON),
-    "a shift before ReduceL2": (f"b = {B0} Y = ReduceL2<axes=[2]>(b)", X, "Y[N,3,1,6]", P3, IN, ("NONLINEAR", "ReduceL2 -> 'Y' is not linear")),
-    "a shift past LpPool": (f"c = LpPool<kernel_shape=[2,2]>(X) Y = {B3}", X, "Y[N,3,5,5]", P3, ("NONLINEAR", "LpPool -> 'c' is not linear"), ON),
-    "a negative scale past LpPool": ("c = LpPool<kernel_shape=[2,2]>(X) Y = Mul(c, k)", X, "Y[N,3,5,5]", {"k": SIGNS}, ("NEGATIVE_SCALE", "LpPool -> 'c' goes by"), ON),
-    "a shift past PRelu": (f"c = PRelu(X, a) Y = {B3}", X, X3, {**P3, "a": (3, 1, 1)}, ("NONLINEAR", "PRelu -> 'c' is not linear"), ON),
-    "a negative slope": ("c = PRelu(X, a) Y = Mul(c, k)", X, X3, {"k": SIGNS, "a": SIGNS}, ("NEGATIVE_SCALE", "a scale and a slope of PRelu -> 'c' are negative"), ON),
-    "a slope as data": ("b = Mul(U, k) Y = PRelu(X, b)", "X[N,3,6,6]; U[3,1,1]", X3, {"k": SIGNS}, ("GRAPH_INPUT", "'U' is"), ("NOT_LINEAR", "it reaches PRelu -> 'Y' as a setting")),
-    "a bound for all channels": (f"c = Clip(X, a, b) Y = {B3}", X, X3, {**P3, "a": np.array(0.0), "b": np.array(6.0), "pg": [1.0, 2, 3]}, ("NONLINEAR", "Clip -> 'c' has the same number 0 for all channels, which it would part"), ON),
-    "a bound on the way on": ("b = Mul(X, k) Y = Clip(b, a)", X, X3, {"a": np.array(0.5), "k": LAID}, IN, ("NONLINEAR", "Clip -> 'Y' has the same number 0.5 for all channels")),
-    "a negative scale past Clip": ("c = Clip(X, a) Y = Mul(c, k)", X, X3, {"a": np.array(0.0), "k": SIGNS}, ("NEGATIVE_SCALE", "Clip -> 'c' goes by"), ON),
-    "a negative scale past Max": ("c = Max(X, a) Y = Mul(c, k)", X, X3, {"a": (3, 1, 1), "k": SIGNS}, ("NEGATIVE_SCALE", "Max -> 'c' goes by"), ON),
-    "a negative scale before Min": ("b = Mul(X, k) Y = Min(b, a)", X, X3, {"a": (3, 1, 1), "k": SIGNS}, IN, ("NEGATIVE_SCALE", "Min -> 'Y' goes by")),
-    "zero taken out of Max": ("b = Mul(X, k) Y = Max(b, a)", X, X3, {"a": (3, 1, 1), "k": [0.0]}, IN, ("ZERO_SCALE", "a scale of 0 cannot be taken out of Max -> 'Y'")),
-    "an infinite branch": ("w = Greater(X, z) c = Where(w, X, a) Y = Mul(c, k)", X, X3, {"z": [0.0], "a": [-np.inf], "k": SIGNS}, ("NOT_FINITE", "a number that Where -> 'c' fills in is infinite"), ON),
-    "a Cast to integers": ("b = Mul(X, k) i = Cast<to=7>(b) Y = Cast<to=11>(i)", X, X3, {"k": LAID}, IN, ("DTYPE", "Cast -> 'i' does not convert between floating point types")),
-    "a Cast from integers": ("i = Floor(X) j = Cast<to=7>(i) c = Cast<to=11>(j) Y = Mul(c, k)", X, X3, {"k": LAID}, ("DTYPE", "Cast -> 'c' does not convert"), ON),
-    "a Cast to fewer bits": ("b = Mul(X, k) h = Cast<to=10>(b) Y = Cast<to=11>(h)", X, X3, {"k": LAID}, IN, ("DTYPE", "Cast -> 'h' goes to float16, which may not hold what has not been scaled yet")),
-    "a CastLike to another range": ("d = Cast<to=16>(X) b = Mul(d, k) h = CastLike(b, i) Y = Cast<to=11>(h)", X, X3, {"k": np.ones(1, ml_dtypes.bfloat16) * 2, "i": np.float16([3])}, ("GRAPH_INPUT", "'X' is"), ("DTYPE", "CastLike -> 'h' goes to float16")),
-    "a slope whose reciprocal is too small": ("c = Conv(X, W) h = PRelu(c, a) Y = Mul(h, k)", X, Y, {**W, "a": [1e308], "k": [-1.0]}, ("OVERFLOW", "the folded constant of PRelu -> 'h' would be too small"), ON),
-    "a CastLike to integers": ("b = Mul(X, k) j = CastLike(b, i) Y = Cast<to=11>(j)", X, X3, {"k": LAID, "i": [3]}, IN, ("DTYPE", "CastLike -> 'j' does not convert")),
-    "a CastLike from integers": ("i = Floor(X) j = Cast<to=7>(i) c = CastLike(j, X) Y = Mul(c, k)", X, X3, {"k": LAID}, ("DTYPE", "CastLike -> 'c' does not convert"), ON),
-    "what Tile repeats": ("c = Tile(X, r) Y = Mul(c, k)", "X[2,3]", "Y[2,6]", {"r": [1, 2], "k": (6,)}, ("VARIES", "it varies over what Tile -> 'c' repeats"), ON),
-    "what Gather repeats": ("c = Gather<axis=1>(X, i) Y = Mul(c, k)", "X[2,3]", "Y[2,2]", {"i": [1, 1], "k": (2,)}, ("VARIES", "it varies over what Gather -> 'c' repeats"), ON),
-    "a border of zeros": (f"c = Pad(X, n, z) Y = {B3}", X, "Y[N,3,8,8]", {**P3, "n": [0, 0, 1, 1, 0, 0, 1, 1], "z": np.array(0.0)}, ("PADDING", "Pad -> 'c' has the same number 0 for all channels"), ON),
-    "a border before a Conv": (f"b = {B0} Y = Pad(b, n, z)", X, "Y[N,3,8,8]", {**P3, "n": [0, 0, 1, 1, 0, 0, 1, 1], "z": np.array(0.0)}, IN, ("PADDING", "Pad -> 'Y' has the same number 0 for all channels")),
-    "a border that is not given": ("c = Pad(X, n) Y = Add(c, k)", X, "Y[N,3,8,8]", {"k": [0.5], "n": [0, 0, 1, 1, 0, 0, 1, 1]}, ("NO_INPUT", "Pad -> 'c' has no input for the number that 0 would become"), ON),
-    "channels padded": ("b = Mul(X, k) Y = Pad(b, n)", X, "Y[N,5,6,6]", {"k": LAID, "n": [0, 1, 0, 0, 0, 1, 0, 0]}, IN, ("VARIES", "it varies along an axis that Pad -> 'Y' pads with one number, or cuts")),
-    "channels cut": ("c = Pad<mode=\"edge\">(X, n) Y = Mul(c, k)", X, "Y[N,2,6,6]", {"k": (2, 1, 1), "n": [0, -1, 0, 0, 0, 0, 0, 0]}, ("VARIES", "it varies along an axis that Pad -> 'c' pads with one number, or cuts"), ON),
-    "zeros averaged": (f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(X) Y = {B3}", X, X3, P3, ("PADDING", "AveragePool -> 'c' averages the zeros of its padding"), ON),
-    "windows cut off": (f"b = {B0} Y = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, count_include_pad=1>(b)", X, "Y[N,3,3,3]", P3, IN, ("PADDING", "AveragePool -> 'Y' averages the zeros")),
-    "a window of padding": ("c = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(X) Y = Mul(c, k)", "X[N,3,2,2]", "Y[N,3,1,1]", {"k": LAID}, ("PADDING", "a window of MaxPool -> 'c' may hold nothing but padding"), ON),
-    "a window of padding, sizes unknown": ("b = Mul(X, k) Y = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(b)", "X[N,3,H,W]", "Y[N,3,A,B]", {"k": LAID}, IN, ("PADDING", "a window of MaxPool -> 'Y' may hold nothing but padding")),
-    "a picture without elements": ("b = Mul(X, k) Y = GlobalMaxPool(b)", "X[N,3,0,6]", "Y[N,3,1,1]", {"k": LAID}, IN, ("PADDING", "a window of GlobalMaxPool -> 'Y' may hold nothing but padding")),
-    "nothing to reduce": ("b = Mul(X, k) Y = ReduceMax<axes=[1]>(b)", "X[2,0]", "Y[2,1]", {"k": [0.5]}, IN, ("PADDING", "ReduceMax -> 'Y' has a number of its own for a tensor without elements")),
-    "nothing to act on": ("Y = Mul(X, k)", "X[2,0]", "Y[2,0]", {"k": (0,)}, ("VARIES", "it varies along an axis on which 'X' has no elements"), ("VARIES", "it varies along an axis on which 'Y' has no elements")),
-    "a known weight that is rounded": (f"r = Relu(W) h = Cast<to=10>(r) w = Cast<to=11>(h) c = Conv(X, w) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, ("DTYPE", "Cast -> 'w' rounds what is known before run time, and would round it otherwise"), ON),
-    "a weight that no int8 holds": (f"h = Cast<to=3>(w) d = Cast<to=11>(h) c = Conv(X, d) Y = {BN('c', 'p')}", X, Y, {"w": np.full((4, 3, 3, 3), 300.5), **bn("p", 4)}, ("NOT_CONSTANT", "the constant 'h' is a Cast to int8 of what it cannot hold, which ONNX leaves undefined"), ON),
-    "a weight computed in float16": (f"h = Cast<to=10>(W) m = Mul(h, h) d = Cast<to=11>(m) c = Conv(X, d) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, ("NOT_CONSTANT", "the constant 'd' is made by arithmetic in float16, on which runtimes differ"), ON),
-    "a Slice back to the largest integer": ("b = Mul(X, k) Y = Slice(b, z, m, o, n)", X, "Y[N,A,6,6]", {"k": LAID, "z": [2], "m": [2**63 - 1], "o": [1], "n": [-1]}, IN, ("MALFORMED", "a Slice goes back to the largest integer: runtimes differ on that")),
-    "places averaged": ("b = Mul(X, k) Y = GlobalAveragePool(b)", X, "Y[N,3,1,1]", {"k": (1, 6)}, IN, ("VARIES", "it varies along axis 3, whose elements GlobalAveragePool -> 'Y' mixes")),
-    "channels averaged": ("b = Mul(X, k) Y = ReduceMean<axes=[1]>(b)", X, "Y[N,1,6,6]", {"k": LAID}, IN, ("VARIES", "it varies along axis 1, whose elements ReduceMean -> 'Y' mixes")),
-    "indices of zeros": ("c, i = MaxPool<kernel_shape=[2,2]>(X) j = Cast<to=11>(i) d = Mul(c, k) Y = Concat<axis=1>(d, j)", X, "Y[N,6,5,5]", {"k": [0.0]}, ("ZERO_SCALE", "a scale of 0 would make the indices arbitrary that MaxPool -> 'c' puts out"), ON),
-    "indices as data": ("b = Mul(X, k) c, i = MaxPool<kernel_shape=[2,2]>(b) j = Cast<to=11>(i) d = Mul(j, q) Y = Concat<axis=1>(d, c)", X, "Y[N,6,5,5]", {"k": [0.0], "q": [2.0]}, IN, ("ZERO_SCALE", "a scale of 0 would make the indices arbitrary")),
-    "a grid beyond the border": (f"c = GridSample(X, G) Y = {B3}", "X[N,3,6,6]; G[N,4,4,2]", "Y[N,3,4,4]", P3, ("PADDING", "GridSample -> 'c' takes zeros from beyond the border"), ON),
-    "a block of channels": ("b = Mul(X, k) Y = DepthToSpace<blocksize=2>(b)", "X[N,8,3,3]", "Y[N,2,6,6]", {"k": (8, 1, 1)}, IN, ("VARIES", "it varies inside the blocks of DepthToSpace -> 'Y'")),
-    "a block of places": ("c = SpaceToDepth<blocksize=2>(X) Y = Mul(c, k)", "X[N,2,6,6]", "Y[N,8,3,3]", {"k": (8, 1, 1)}, ("VARIES", "it varies inside the blocks of SpaceToDepth -> 'c'"), ON),
-    "a scale before InstanceNormalization": ("b = Mul(X, k) Y = InstanceNormalization(b, g, h)", X, X3, {"k": LAID, "g": (3,), "h": (3,)}, IN, ("NONLINEAR", "InstanceNormalization -> 'Y' divides by a deviation to which epsilon is added")),
-    "a scale before LayerNormalization": ("b = Mul(X, k) Y = LayerNormalization(b, g)", X, X3, {"k": LAID, "g": (6,)}, IN, ("NONLINEAR", "LayerNormalization -> 'Y' divides by")),
-    "a shift from place to place": ("b = Add(X, k) Y = InstanceNormalization(b, g, h)", X, X3, {"k": (1, 6), "g": (3,), "h": (3,)}, IN, ("VARIES", "it varies along axis 3, whose elements InstanceNormalization -> 'Y' mixes")),
-    "a shift of what is normalized": ("b = Add(X, k) Y = LayerNormalization(b, g)", X, X3, {"k": (6,), "g": (6,)}, IN, ("VARIES", "it varies along axis 3, whose elements LayerNormalization -> 'Y' mixes")),
-    "more than is normalized": ("c = LayerNormalization(X, g) Y = Mul(c, k)", X, X3, {"k": LAID, "g": (6,)}, ("VARIES", "it varies along axis 1, whose elements LayerNormalization -> 'c' mixes"), ON),
-    "an LSTM without a bias": ("b = Add(X, k) h = LSTM<hidden_size=2>(b, W, R) Y = Sigmoid(h)", "X[5,N,3]", "Y[5,1,N,2]", {"k": (3,), "W": (1, 8, 3), "R": (1, 8, 2)}, IN, ("NO_BIAS", "LSTM -> 'h' has no B to take the shift")),
-    "a state of a GRU": ("b = Mul(H, k) h = GRU<hidden_size=2>(X, W, R, B, \"\", b) Y = Sigmoid(h)", "X[5,N,3]; H[1,N,2]", "Y[5,1,N,2]", {"k": (2,), "W": (1, 6, 3), "R": (1, 6, 2), "B": (1, 12)}, ("GRAPH_INPUT", "'H' is"), ("NOT_LINEAR", "it reaches GRU -> 'h' as a setting")),
-    "a Dropout in training": ("c = Dropout(X, r, t) Y = Mul(c, k)", X, X3, {"k": LAID, "r": np.array(0.5), "t": np.array(True)}, ("TRAINING", "Dropout -> 'c' is in training mode"), ON),
-    "a number of Pad as data": ("b = Mul(U, k) Y = Pad(X, n, b)", "X[N,3,6,6]; U[1]", "Y[N,3,8,8]", {"k": [2.0], "n": [0, 0, 1, 1, 0, 0, 1, 1]}, ("GRAPH_INPUT", "'U' is"), ("NOT_CONSTANT", "'b', an input of Pad -> 'Y', is not a stored constant")),
+
+
+@dataclass(frozen=True)
+class Guard(Graph):
+    """A graph, and the code and words with which its first kept node is not hoisted and not sunk."""
+
+    outputs: str = X3
+    hoist: tuple[str, str] = ("GRAPH_INPUT", "'X' is an input of the graph")
+    sink: tuple[str, str] = ("GRAPH_OUTPUT", "'Y' is an output of the graph")
+
+
+GUARDS = {
+    "an input": Guard(f"Y = {BN('X', 'p')}", bn("p", 3)),
+    "an output": Guard(f"A = Conv(X, W) Y = {BN('A', 'p')}", {**W, **bn("p", 4)}, outputs=f"{Y}; A[N,4,4,4]",
+        hoist=("GRAPH_OUTPUT", "'A' is an output of the graph")),
+    "shared before": Guard(f"a = Conv(X, W) b = {BN('a', 'p')} Y = Mul(a, b)", {**W, **bn("p", 4)}, outputs=Y,
+        hoist=("SHARED", "'a' is read by BatchNormalization -> 'b', Mul -> 'Y'"),
+        sink=("MIXES", "Mul -> 'Y' multiplies the shift by a tensor that is not constant")),
+    "shared after": Guard(f"b = {BN('X', 'p')} Y = Add(b, b)", bn("p", 3), sink=("SHARED", "Add -> 'Y' reads 'b' twice")),
+    "nonlinear": Guard(f"c = Sigmoid(X) b = {BN('c', 'p')} Y = Sigmoid(b)", bn("p", 3), hoist=("NONLINEAR", "Sigmoid -> 'c' is not linear"),
+        sink=("NONLINEAR", "Sigmoid -> 'Y' is not linear")),
+    "no rule": Guard(f"c = CumSum(X, a) b = {BN('c', 'p')} Y = CumSum(b, a)", {**bn("p", 3), "a": np.array(2)},
+        hoist=("NO_RULE", "it cannot move back through CumSum -> 'c'"), sink=("NO_RULE", "it cannot move on through CumSum -> 'Y'")),
+    "padding": Guard(f"b = {BN('X', 'p')} Y = Conv<pads=[0,0,0,1]>(b, W)", {**W, **bn("p", 3)}, outputs="Y[N,4,4,5]",
+        sink=("PADDING", "Conv -> 'Y' pads its input with zeros, which a shift would have to cross")),
+    "same padding": Guard(f'b = {BN("X", "p")} Y = Conv<auto_pad="SAME_UPPER">(b, W)', {**W, **bn("p", 3)}, outputs="Y[N,4,6,6]",
+        sink=("PADDING", "pads its input")),
+    "border": Guard(f"b = {BN('X', 'p')} Y = ConvTranspose(b, W)", {"W": (4, 3, 3, 3), **bn("p", 4)}, inputs="X[N,4,6,6]", outputs="Y[N,3,8,8]",
+        sink=("BORDER", "outputs of ConvTranspose -> 'Y' are reached by different taps of its kernel")),
+    "no bias, beta": Guard(f"c = Gemm<beta=0.0>(X, W, C) Y = {BN('c', 'p')}", {"W": (4, 5), "C": (5,), **bn("p", 5)}, inputs="X[N,4]", outputs="Y[N,5]",
+        hoist=("NO_BIAS", "Gemm -> 'c' ignores its bias (beta=0)")),
+    "no bias, rank 3": Guard("l = MatMul(W, X) Y = Add(l, k)", {"W": (4, 3), "k": (4, 1)}, inputs="X[N,3,7]", outputs="Y[N,4,7]",
+        hoist=("NO_BIAS", "MatMul -> 'l' has no bias to take the shift")),
+    "a vector": Guard("l = MatMul(X, W) Y = Mul(l, k)", {"W": (3,), "k": (1,)}, inputs="X[N,3]", outputs="Y[N]",
+        hoist=("VARIES", "MatMul -> 'l' multiplies by a vector")),
+    "another axis": Guard("l = MatMul(X, W) s = Sigmoid(l) m = MatMul(s, V) Y = Mul(m, k)", {"W": (3, 3), "V": (3, 4), "k": (2, 4)}, inputs="X[2,3]",
+        outputs="Y[2,4]", hoist=("VARIES", "it varies along axes that no one factor of MatMul -> 'm' has")),
+    "more than channels": Guard("c = Conv(X, W) Y = Mul(c, k)", {**W, "k": (4, 4, 4)}, outputs=Y, hoist=("VARIES", "it varies on more than axis 1")),
+    "a computed weight": Guard(f"b = {BN('X', 'p')} V = Sigmoid(U) Y = Conv(b, V)", bn("p", 3), inputs="X[N,3,6,6]; U[4,3,3,3]", outputs=Y,
+        sink=("NOT_CONSTANT", "'V', an input of Conv -> 'Y', is not a stored constant")),
+    "a bias of Gemm": Guard("b = Mul(X, k) Y = Gemm(U, V, b)", {"k": (5,)}, inputs="X[3,5]; U[3,4]; V[4,5]", outputs="Y[3,5]",
+        sink=("NOT_LINEAR", "it reaches Gemm -> 'Y' as its bias")),
+    "a denominator": Guard("b = Mul(X, k) Y = Div(U, b)", {"k": (5,)}, inputs="X[3,5]; U[3,5]", outputs="Y[3,5]",
+        sink=("NOT_LINEAR", "it reaches Div -> 'Y' as a setting")),
+    "mixed by Add": Guard("b = Mul(X, k) Y = Add(b, U)", {"k": (5,)}, inputs="X[3,5]; U[3,5]", outputs="Y[3,5]",
+        sink=("MIXES", "Add -> 'Y' adds a tensor to which the scale does not apply")),
+    "zero taken out": Guard("b = Mul(X, k) Y = Add(b, c)", {"k": [0.0], "c": (5,)}, inputs="X[3,5]", outputs="Y[3,5]",
+        sink=("ZERO_SCALE", "a scale of 0 cannot be taken out of Add -> 'Y'")),
+    "a shift past Mul": Guard("d = Mul(X, U) Y = Add(d, k)", {"k": (5,)}, inputs="X[3,5]; U[3,5]", outputs="Y[3,5]",
+        hoist=("NO_BIAS", "Mul -> 'd' has nowhere to put a shift")),
+    "a shift past Div": Guard("d = Div(X, U) Y = Add(d, k)", {"k": (5,)}, inputs="X[3,5]; U[3,5]", outputs="Y[3,5]",
+        hoist=("NO_BIAS", "Div -> 'd' has nowhere to put a shift")),
+    "no operand to scale": Guard("d = Mul(X, U) Y = Mul(d, k)", {"k": (3, 5)}, inputs="X[3,1]; U[1,5]", outputs="Y[3,5]",
+        hoist=("VARIES", "it varies along axes that no one operand of Mul -> 'd' has")),
+    "a broadcast operand": Guard("a = Sigmoid(X) b = Sigmoid(U) d = Add(a, b) Y = Mul(d, k)", {"k": (3, 1)}, inputs="X[3,5]; U[5]", outputs="Y[3,5]",
+        hoist=("VARIES", "it varies along an axis on which 'b' is broadcast")),
+    "reshape mixes": Guard(f"l = MatMul(X, W) t = Reshape(l, s) Y = {BN('t', 'p')}", {"W": (6, 4), "s": [2, 4, 2, 2], **bn("p", 4)}, inputs="X[8,6]",
+        outputs="Y[2,4,2,2]"),
+    "dynamic reshape": Guard("l = Sigmoid(X) t = Reshape(l, s) Y = Mul(t, k)", {"s": [-1, 4], "k": (4,)}, inputs="X[M,N]", outputs="Y[A,4]",
+        hoist=("SHAPE_UNKNOWN", "Reshape -> 't' turns [M, N] into [unk__0, 4], not all known before run time")),
+    "computed statistics": Guard("v = Sigmoid(V) c = Conv(X, W) Y = BatchNormalization(c, pg, pb, pm, v)", {**W, **bn("p", 4)}, inputs=f"{X}; V[4]",
+        outputs=Y, hoist=("NOT_CONSTANT", "'v', an input of BatchNormalization -> 'Y', is not a stored constant"),
+        sink=("NOT_CONSTANT", "'v', an input of")),
+    "negative variance": Guard("c = Conv(X, W) Y = BatchNormalization(c, pg, pb, pm, x)", {**W, **bn("p", 4), "x": [-1.0, 1, 1, 1]}, outputs=Y,
+        hoist=("NOT_FINITE", "var + epsilon of BatchNormalization -> 'Y' is not positive"), sink=("NOT_FINITE", "var + epsilon")),
+    "a constant input": Guard(f"Y = {BN('c', 'p')}", {"c": (2, 4), **bn("p", 4)}, outputs="Y[2,4]",
+        hoist=("CONSTANT", "'c' is a constant, which nothing computes")),
+    "a shift past Relu": Guard(f"c = Relu(X) Y = {B3}", P3, hoist=("NONLINEAR", "Relu -> 'c' is not linear: a scale may cross it, but no shift")),
+    "a negative scale past Relu": Guard("c = Relu(X) Y = Mul(c, k)", {"k": SIGNS},
+        hoist=("NEGATIVE_SCALE", "Relu -> 'c' goes by sign or order, and a scale is negative (-2)")),
+    "a negative scale before MaxPool": Guard("b = Mul(X, k) Y = MaxPool<kernel_shape=[2,2]>(b)", {"k": SIGNS}, outputs="Y[N,3,5,5]",
+        sink=("NEGATIVE_SCALE", "MaxPool -> 'Y' goes by sign")),
+    "a negative scale past ReduceMax": Guard("c = ReduceMax<axes=[2]>(X) Y = Mul(c, k)", {"k": SIGNS}, outputs="Y[N,3,1,6]",
+        hoist=("NEGATIVE_SCALE", "ReduceMax -> 'c' goes by")),
+    "a negative scale before ReduceMin": Guard("b = Mul(X, k) Y = ReduceMin<axes=[2]>(b)", {"k": SIGNS}, outputs="Y[N,3,1,6]",
+        sink=("NEGATIVE_SCALE", "ReduceMin -> 'Y' goes by")),
+    "a negative scale past ReduceL2": Guard("c = ReduceL2<axes=[2]>(X) Y = Mul(c, k)", {"k": SIGNS}, outputs="Y[N,3,1,6]",
+        hoist=("NEGATIVE_SCALE", "ReduceL2 -> 'c' goes by")),
+    "a negative scale past Abs": Guard("c = Abs(X) Y = Mul(c, k)", {"k": SIGNS}, hoist=("NEGATIVE_SCALE", "Abs -> 'c' goes by")),
+    "a shift before Abs": Guard(f"b = {B0} Y = Abs(b)", P3, sink=("NONLINEAR", "Abs -> 'Y' is not linear")),
+    "a shift past ReduceL1": Guard(f"c = ReduceL1<axes=[2]>(X) Y = {B3}", P3, outputs="Y[N,3,1,6]", hoist=("NONLINEAR", "ReduceL1 -> 'c' is not linear")),
+    "a shift before ReduceL2": Guard(f"b = {B0} Y = ReduceL2<axes=[2]>(b)", P3, outputs="Y[N,3,1,6]", sink=("NONLINEAR", "ReduceL2 -> 'Y' is not linear")),
+    "a shift past LpPool": Guard(f"c = LpPool<kernel_shape=[2,2]>(X) Y = {B3}", P3, outputs="Y[N,3,5,5]",
+        hoist=("NONLINEAR", "LpPool -> 'c' is not linear")),
+    "a negative scale past LpPool": Guard("c = LpPool<kernel_shape=[2,2]>(X) Y = Mul(c, k)", {"k": SIGNS}, outputs="Y[N,3,5,5]",
+        hoist=("NEGATIVE_SCALE", "LpPool -> 'c' goes by")),
+    "a shift past PRelu": Guard(f"c = PRelu(X, a) Y = {B3}", {**P3, "a": (3, 1, 1)}, hoist=("NONLINEAR", "PRelu -> 'c' is not linear")),
+    "a negative slope": Guard("c = PRelu(X, a) Y = Mul(c, k)", {"k": SIGNS, "a": SIGNS},
+        hoist=("NEGATIVE_SCALE", "a scale and a slope of PRelu -> 'c' are negative")),
+    "a slope as data": Guard("b = Mul(U, k) Y = PRelu(X, b)", {"k": SIGNS}, inputs="X[N,3,6,6]; U[3,1,1]", hoist=("GRAPH_INPUT", "'U' is"),
+        sink=("NOT_LINEAR", "it reaches PRelu -> 'Y' as a setting")),
+    "a bound for all channels": Guard(f"c = Clip(X, a, b) Y = {B3}", {**P3, "a": np.array(0.0), "b": np.array(6.0), "pg": [1.0, 2, 3]},
+        hoist=("NONLINEAR", "Clip -> 'c' has the same number 0 for all channels, which it would part")),
+    "a bound on the way on": Guard("b = Mul(X, k) Y = Clip(b, a)", {"a": np.array(0.5), "k": LAID},
+        sink=("NONLINEAR", "Clip -> 'Y' has the same number 0.5 for all channels")),
+    "a negative scale past Clip": Guard("c = Clip(X, a) Y = Mul(c, k)", {"a": np.array(0.0), "k": SIGNS}, hoist=("NEGATIVE_SCALE", "Clip -> 'c' goes by")),
+    "a negative scale past Max": Guard("c = Max(X, a) Y = Mul(c, k)", {"a": (3, 1, 1), "k": SIGNS}, hoist=("NEGATIVE_SCALE", "Max -> 'c' goes by")),
+    "a negative scale before Min": Guard("b = Mul(X, k) Y = Min(b, a)", {"a": (3, 1, 1), "k": SIGNS}, sink=("NEGATIVE_SCALE", "Min -> 'Y' goes by")),
+    "zero taken out of Max": Guard("b = Mul(X, k) Y = Max(b, a)", {"a": (3, 1, 1), "k": [0.0]},
+        sink=("ZERO_SCALE", "a scale of 0 cannot be taken out of Max -> 'Y'")),
+    "an infinite branch": Guard("w = Greater(X, z) c = Where(w, X, a) Y = Mul(c, k)", {"z": [0.0], "a": [-np.inf], "k": SIGNS},
+        hoist=("NOT_FINITE", "a number that Where -> 'c' fills in is infinite")),
+    "a Cast to integers": Guard("b = Mul(X, k) i = Cast<to=7>(b) Y = Cast<to=11>(i)", {"k": LAID},
+        sink=("DTYPE", "Cast -> 'i' does not convert between floating point types")),
+    "a Cast from integers": Guard("i = Floor(X) j = Cast<to=7>(i) c = Cast<to=11>(j) Y = Mul(c, k)", {"k": LAID},
+        hoist=("DTYPE", "Cast -> 'c' does not convert")),
+    "a Cast to fewer bits": Guard("b = Mul(X, k) h = Cast<to=10>(b) Y = Cast<to=11>(h)", {"k": LAID},
+        sink=("DTYPE", "Cast -> 'h' goes to float16, which may not hold what has not been scaled yet")),
+    "a CastLike to another range": Guard("d = Cast<to=16>(X) b = Mul(d, k) h = CastLike(b, i) Y = Cast<to=11>(h)",
+        {"k": np.ones(1, ml_dtypes.bfloat16) * 2, "i": np.float16([3])}, sink=("DTYPE", "CastLike -> 'h' goes to float16")),
+    "a slope whose reciprocal is too small": Guard("c = Conv(X, W) h = PRelu(c, a) Y = Mul(h, k)", {**W, "a": [1e308], "k": [-1.0]}, outputs=Y,
+        hoist=("OVERFLOW", "the folded constant of PRelu -> 'h' would be too small")),
+    "a CastLike to integers": Guard("b = Mul(X, k) j = CastLike(b, i) Y = Cast<to=11>(j)", {"k": LAID, "i": [3]},
+        sink=("DTYPE", "CastLike -> 'j' does not convert")),
+    "a CastLike from integers": Guard("i = Floor(X) j = Cast<to=7>(i) c = CastLike(j, X) Y = Mul(c, k)", {"k": LAID},
+        hoist=("DTYPE", "CastLike -> 'c' does not convert")),
+    "what Tile repeats": Guard("c = Tile(X, r) Y = Mul(c, k)", {"r": [1, 2], "k": (6,)}, inputs="X[2,3]", outputs="Y[2,6]",
+        hoist=("VARIES", "it varies over what Tile -> 'c' repeats")),
+    "what Gather repeats": Guard("c = Gather<axis=1>(X, i) Y = Mul(c, k)", {"i": [1, 1], "k": (2,)}, inputs="X[2,3]", outputs="Y[2,2]",
+        hoist=("VARIES", "it varies over what Gather -> 'c' repeats")),
+    "a border of zeros": Guard(f"c = Pad(X, n, z) Y = {B3}", {**P3, "n": [0, 0, 1, 1, 0, 0, 1, 1], "z": np.array(0.0)}, outputs="Y[N,3,8,8]",
+        hoist=("PADDING", "Pad -> 'c' has the same number 0 for all channels")),
+    "a border before a Conv": Guard(f"b = {B0} Y = Pad(b, n, z)", {**P3, "n": [0, 0, 1, 1, 0, 0, 1, 1], "z": np.array(0.0)}, outputs="Y[N,3,8,8]",
+        sink=("PADDING", "Pad -> 'Y' has the same number 0 for all channels")),
+    "a border that is not given": Guard("c = Pad(X, n) Y = Add(c, k)", {"k": [0.5], "n": [0, 0, 1, 1, 0, 0, 1, 1]}, outputs="Y[N,3,8,8]",
+        hoist=("NO_INPUT", "Pad -> 'c' has no input for the number that 0 would become")),
+    "channels padded": Guard("b = Mul(X, k) Y = Pad(b, n)", {"k": LAID, "n": [0, 1, 0, 0, 0, 1, 0, 0]}, outputs="Y[N,5,6,6]",
+        sink=("VARIES", "it varies along an axis that Pad -> 'Y' pads with one number, or cuts")),
+    "channels cut": Guard("c = Pad<mode=\"edge\">(X, n) Y = Mul(c, k)", {"k": (2, 1, 1), "n": [0, -1, 0, 0, 0, 0, 0, 0]}, outputs="Y[N,2,6,6]",
+        hoist=("VARIES", "it varies along an axis that Pad -> 'c' pads with one number, or cuts")),
+    "zeros averaged": Guard(f"c = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(X) Y = {B3}", P3,
+        hoist=("PADDING", "AveragePool -> 'c' averages the zeros of its padding")),
+    "windows cut off": Guard(f"b = {B0} Y = AveragePool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1, count_include_pad=1>(b)", P3,
+        outputs="Y[N,3,3,3]", sink=("PADDING", "AveragePool -> 'Y' averages the zeros")),
+    "a window of padding": Guard("c = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(X) Y = Mul(c, k)", {"k": LAID}, inputs="X[N,3,2,2]",
+        outputs="Y[N,3,1,1]", hoist=("PADDING", "a window of MaxPool -> 'c' may hold nothing but padding")),
+    "a window of padding, sizes unknown": Guard("b = Mul(X, k) Y = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(b)", {"k": LAID},
+        inputs="X[N,3,H,W]", outputs="Y[N,3,A,B]", sink=("PADDING", "a window of MaxPool -> 'Y' may hold nothing but padding")),
+    "a picture without elements": Guard("b = Mul(X, k) Y = GlobalMaxPool(b)", {"k": LAID}, inputs="X[N,3,0,6]", outputs="Y[N,3,1,1]",
+        sink=("PADDING", "a window of GlobalMaxPool -> 'Y' may hold nothing but padding")),
+    "nothing to reduce": Guard("b = Mul(X, k) Y = ReduceMax<axes=[1]>(b)", {"k": [0.5]}, inputs="X[2,0]", outputs="Y[2,1]",
+        sink=("PADDING", "ReduceMax -> 'Y' has a number of its own for a tensor without elements")),
+    "nothing to act on": Guard("Y = Mul(X, k)", {"k": (0,)}, inputs="X[2,0]", outputs="Y[2,0]",
+        hoist=("VARIES", "it varies along an axis on which 'X' has no elements"), sink=("VARIES", "it varies along an axis on which 'Y' has no elements")),
+    "a known weight that is rounded": Guard(f"r = Relu(W) h = Cast<to=10>(r) w = Cast<to=11>(h) c = Conv(X, w) Y = {BN('c', 'p')}", {**W, **bn("p", 4)},
+        outputs=Y, hoist=("DTYPE", "Cast -> 'w' rounds what is known before run time, and would round it otherwise")),
+    "a weight that no int8 holds": Guard(f"h = Cast<to=3>(w) d = Cast<to=11>(h) c = Conv(X, d) Y = {BN('c', 'p')}",
+        {"w": np.full((4, 3, 3, 3), 300.5), **bn("p", 4)}, outputs=Y,
+        hoist=("NOT_CONSTANT", "the constant 'h' is a Cast to int8 of what it cannot hold, which ONNX leaves undefined")),
+    "a weight computed in float16": Guard(f"h = Cast<to=10>(W) m = Mul(h, h) d = Cast<to=11>(m) c = Conv(X, d) Y = {BN('c', 'p')}", {**W, **bn("p", 4)},
+        outputs=Y, hoist=("NOT_CONSTANT", "the constant 'd' is made by arithmetic in float16, on which runtimes differ")),
+    "a Slice back to the largest integer": Guard("b = Mul(X, k) Y = Slice(b, z, m, o, n)", {"k": LAID, "z": [2], "m": [2**63 - 1], "o": [1], "n": [-1]},
+        outputs="Y[N,A,6,6]", sink=("MALFORMED", "a Slice goes back to the largest integer: runtimes differ on that")),
+    "places averaged": Guard("b = Mul(X, k) Y = GlobalAveragePool(b)", {"k": (1, 6)}, outputs="Y[N,3,1,1]",
+        sink=("VARIES", "it varies along axis 3, whose elements GlobalAveragePool -> 'Y' mixes")),
+    "channels averaged": Guard("b = Mul(X, k) Y = ReduceMean<axes=[1]>(b)", {"k": LAID}, outputs="Y[N,1,6,6]",
+        sink=("VARIES", "it varies along axis 1, whose elements ReduceMean -> 'Y' mixes")),
+    "indices of zeros": Guard("c, i = MaxPool<kernel_shape=[2,2]>(X) j = Cast<to=11>(i) d = Mul(c, k) Y = Concat<axis=1>(d, j)", {"k": [0.0]},
+        outputs="Y[N,6,5,5]", hoist=("ZERO_SCALE", "a scale of 0 would make the indices arbitrary that MaxPool -> 'c' puts out")),
+    "indices as data": Guard("b = Mul(X, k) c, i = MaxPool<kernel_shape=[2,2]>(b) j = Cast<to=11>(i) d = Mul(j, q) Y = Concat<axis=1>(d, c)",
+        {"k": [0.0], "q": [2.0]}, outputs="Y[N,6,5,5]", sink=("ZERO_SCALE", "a scale of 0 would make the indices arbitrary")),
+    "a grid beyond the border": Guard(f"c = GridSample(X, G) Y = {B3}", P3, inputs="X[N,3,6,6]; G[N,4,4,2]", outputs="Y[N,3,4,4]",
+        hoist=("PADDING", "GridSample -> 'c' takes zeros from beyond the border")),
+    "a block of channels": Guard("b = Mul(X, k) Y = DepthToSpace<blocksize=2>(b)", {"k": (8, 1, 1)}, inputs="X[N,8,3,3]", outputs="Y[N,2,6,6]",
+        sink=("VARIES", "it varies inside the blocks of DepthToSpace -> 'Y'")),
+    "a block of places": Guard("c = SpaceToDepth<blocksize=2>(X) Y = Mul(c, k)", {"k": (8, 1, 1)}, inputs="X[N,2,6,6]", outputs="Y[N,8,3,3]",
+        hoist=("VARIES", "it varies inside the blocks of SpaceToDepth -> 'c'")),
+    "a scale before InstanceNormalization": Guard("b = Mul(X, k) Y = InstanceNormalization(b, g, h)", {"k": LAID, "g": (3,), "h": (3,)},
+        sink=("NONLINEAR", "InstanceNormalization -> 'Y' divides by a deviation to which epsilon is added")),
+    "a scale before LayerNormalization": Guard("b = Mul(X, k) Y = LayerNormalization(b, g)", {"k": LAID, "g": (6,)},
+        sink=("NONLINEAR", "LayerNormalization -> 'Y' divides by")),
+    "a shift from place to place": Guard("b = Add(X, k) Y = InstanceNormalization(b, g, h)", {"k": (1, 6), "g": (3,), "h": (3,)},
+        sink=("VARIES", "it varies along axis 3, whose elements InstanceNormalization -> 'Y' mixes")),
+    "a shift of what is normalized": Guard("b = Add(X, k) Y = LayerNormalization(b, g)", {"k": (6,), "g": (6,)},
+        sink=("VARIES", "it varies along axis 3, whose elements LayerNormalization -> 'Y' mixes")),
+    "more than is normalized": Guard("c = LayerNormalization(X, g) Y = Mul(c, k)", {"k": LAID, "g": (6,)},
+        hoist=("VARIES", "it varies along axis 1, whose elements LayerNormalization -> 'c' mixes")),
+    "an LSTM without a bias": Guard("b = Add(X, k) h = LSTM<hidden_size=2>(b, W, R) Y = Sigmoid(h)", {"k": (3,), "W": (1, 8, 3), "R": (1, 8, 2)},
+        inputs="X[5,N,3]", outputs="Y[5,1,N,2]", sink=("NO_BIAS", "LSTM -> 'h' has no B to take the shift")),
+    "a state of a GRU": Guard("b = Mul(H, k) h = GRU<hidden_size=2>(X, W, R, B, \"\", b) Y = Sigmoid(h)",
+        {"k": (2,), "W": (1, 6, 3), "R": (1, 6, 2), "B": (1, 12)}, inputs="X[5,N,3]; H[1,N,2]", outputs="Y[5,1,N,2]", hoist=("GRAPH_INPUT", "'H' is"),
+        sink=("NOT_LINEAR", "it reaches GRU -> 'h' as a setting")),
+    "a Dropout in training": Guard("c = Dropout(X, r, t) Y = Mul(c, k)", {"k": LAID, "r": np.array(0.5), "t": np.array(True)},
+        hoist=("TRAINING", "Dropout -> 'c' is in training mode")),
+    "a number of Pad as data": Guard("b = Mul(U, k) Y = Pad(X, n, b)", {"k": [2.0], "n": [0, 0, 1, 1, 0, 0, 1, 1]}, inputs="X[N,3,6,6]; U[1]",
+        outputs="Y[N,3,8,8]", hoist=("GRAPH_INPUT", "'U' is"), sink=("NOT_CONSTANT", "'b', an input of Pad -> 'Y', is not a stored constant")),
 }  # fmt: skip
 EARLIER = {  # as opset 5 has them
-    "a negative slope of opset 5": (f"b = {B0} Y = PRelu(b, a)", X, X3, {"a": LAID, "pg": [1.0, -2, 3], "pb": [0.0] * 3, "pm": [0.0] * 3, "pv": (3,)}, IN, ("OLD_OPSET", "PRelu -> 'Y' is of opset 5, which aligns its slope otherwise")),
-    "a Dropout of opset 5 in training": (f"b = {B0} Y = Dropout(b)", X, X3, P3, IN, ("TRAINING", "Dropout -> 'Y' is in training mode")),
-    "a Tile of one axis": (f"b = {B0} Y = Tile(b, n, a)", X, "Y[N,3,6,12]", {**P3, "n": np.array(2.0), "a": np.array(3.0)}, IN, ("OLD_OPSET", "Tile -> 'Y' is of opset 5, which repeats one axis only")),
+    "a negative slope of opset 5": Guard(f"b = {B0} Y = PRelu(b, a)", {"a": LAID, "pg": [1.0, -2, 3], "pb": [0.0] * 3, "pm": [0.0] * 3, "pv": (3,)},
+        sink=("OLD_OPSET", "PRelu -> 'Y' is of opset 5, which aligns its slope otherwise")),
+    "a Dropout of opset 5 in training": Guard(f"b = {B0} Y = Dropout(b)", P3, sink=("TRAINING", "Dropout -> 'Y' is in training mode")),
+    "a Tile of one axis": Guard(f"b = {B0} Y = Tile(b, n, a)", {**P3, "n": np.array(2.0), "a": np.array(3.0)}, outputs="Y[N,3,6,12]",
+        sink=("OLD_OPSET", "Tile -> 'Y' is of opset 5, which repeats one axis only")),
 }  # fmt: skip
 LATER = {  # operators of opset 21 and 23
-    "a shift within a group": ("b = Add(X, k) Y = GroupNormalization<num_groups=1>(b, g, h)", X, X3, {"k": LAID, "g": (3,), "h": (3,)}, IN, ("VARIES", "it varies within the groups of GroupNormalization -> 'Y'")),
-    "a mean of padding": (f"c = AveragePool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(X) Y = {B3}", "X[N,3,2,2]", "Y[N,3,1,1]", P3, ("PADDING", "a window of AveragePool -> 'c' may hold nothing but padding"), ON),
-    "a weight of four bits that had fractions": (f"q = Cast<to=22>(W) d = Cast<to=11>(q) c = Conv(X, d) Y = {BN('c', 'p')}", X, Y, {**W, **bn("p", 4)}, ("NOT_CONSTANT", "the constant 'q' is a Cast of fractions to int4, which some runtimes round and others cut off"), ON),
-    "a shift past RMSNormalization": ("c = RMSNormalization(X, g) Y = Add(c, k)", X, X3, {"k": (6,), "g": (6,)}, ("NO_BIAS", "RMSNormalization -> 'c' has nowhere to put a shift"), ON),
+    "a shift within a group": Guard("b = Add(X, k) Y = GroupNormalization<num_groups=1>(b, g, h)", {"k": LAID, "g": (3,), "h": (3,)},
+        sink=("VARIES", "it varies within the groups of GroupNormalization -> 'Y'")),
+    "a mean of padding": Guard(f"c = AveragePool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(X) Y = {B3}", P3, inputs="X[N,3,2,2]",
+        outputs="Y[N,3,1,1]", hoist=("PADDING", "a window of AveragePool -> 'c' may hold nothing but padding")),
+    "a weight of four bits that had fractions": Guard(f"q = Cast<to=22>(W) d = Cast<to=11>(q) c = Conv(X, d) Y = {BN('c', 'p')}", {**W, **bn("p", 4)},
+        outputs=Y, hoist=("NOT_CONSTANT", "the constant 'q' is a Cast of fractions to int4, which some runtimes round and others cut off")),
+    "a shift past RMSNormalization": Guard("c = RMSNormalization(X, g) Y = Add(c, k)", {"k": (6,), "g": (6,)},
+        hoist=("NO_BIAS", "RMSNormalization -> 'c' has nowhere to put a shift")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*GUARDS, *EARLIER, *LATER])
 def test_the_reason_is_said(name):
-    body, inputs, outputs, constants, back, on = (GUARDS | EARLIER | LATER)[name]
-    model = build(body, inputs, outputs, constants, opset=17 if name in GUARDS else 5 if name in EARLIER else 23)
+    guard = (GUARDS | EARLIER | LATER)[name]
+    model = guard.model(opset=17 if name in GUARDS else 5 if name in EARLIER else 23)
     if name in EARLIER:
         norm = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
         norm.attribute.append(helper.make_attribute("is_test", 1))
     result = fold(model)
     kept = next(k for k in result.kept)
-    assert (kept.not_hoisted.code, kept.not_sunk.code) == (back[0], on[0])
-    assert back[1] in kept.not_hoisted.words
-    assert on[1] in kept.not_sunk.words
+    assert (kept.not_hoisted.code, kept.not_sunk.code) == (guard.hoist[0], guard.sink[0])
+    assert guard.hoist[1] in kept.not_hoisted.words
+    assert guard.sink[1] in kept.not_sunk.words
     assert kept in [k for k in explain(model) if isinstance(k, Kept)]
 
 
@@ -276,18 +378,28 @@ def test_parameters_per_activation_reach_a_gemm():
     assert operators(fold(model).model) == ["Flatten", "Gemm"]
 
 
-INTEGERS = {  # what becomes of the scale of a quantization; code and words
-    "a shift": ("Add", np.float32([0.5]), "NO_BIAS", "DequantizeLinear 'n' has nowhere to put a shift"),
-    "a negative scale": ("Mul", np.float32([-0.5]), "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
-    "a scale of zero": ("Mul", np.float32([0]), "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
-    "a scale per channel": ("Mul", np.float32([1, 2, 3]), "VARIES", "it varies along axis 1, whose elements DequantizeLinear 'n' mixes"),
+@dataclass(frozen=True)
+class OfIntegers:
+    """An operator with a constant after a DequantizeLinear, and the code and words with which it stays."""
+
+    operator: str
+    k: list[float]
+    code: str
+    words: str
+
+
+INTEGERS = {
+    "a shift": OfIntegers("Add", [0.5], "NO_BIAS", "DequantizeLinear 'n' has nowhere to put a shift"),
+    "a negative scale": OfIntegers("Mul", [-0.5], "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
+    "a scale of zero": OfIntegers("Mul", [0], "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
+    "a scale per channel": OfIntegers("Mul", [1, 2, 3], "VARIES", "it varies along axis 1, whose elements DequantizeLinear 'n' mixes"),
 }  # fmt: skip
 
 
 def between_floats(
     node: onnx.NodeProto, after: str, k: np.ndarray, kind: int, **constants: np.ndarray
 ) -> onnx.ModelProto:
-    """A float32 model: an operator on X, and one more with a constant behind it."""
+    """A float32 model: an operator on X, and after it one with a constant."""
     value = helper.make_tensor_value_info
     nodes = [node, helper.make_node(after, ["c", "k"], ["Y"])]
     stored = [numpy_helper.from_array(v, name) for name, v in {"k": k, **constants}.items()]
@@ -297,11 +409,12 @@ def between_floats(
 
 @pytest.mark.parametrize("name", INTEGERS)
 def test_a_scale_of_integers(name):
-    after, k, code, words = INTEGERS[name]
+    row = INTEGERS[name]
     node = helper.make_node("DequantizeLinear", ["X", "s"], ["c"], "n")
-    model = between_floats(node, after, k.reshape(-1, 1), onnx.TensorProto.INT8, s=np.float32(0.1))
+    k = np.float32(row.k).reshape(-1, 1)
+    model = between_floats(node, row.operator, k, onnx.TensorProto.INT8, s=np.float32(0.1))
     (kept,) = fold(model).kept
-    assert (kept.not_hoisted.code, kept.not_hoisted.words) == (code, words)
+    assert (kept.not_hoisted.code, kept.not_hoisted.words) == (row.code, row.words)
 
 
 def test_a_known_weight_stays_with_its_integers():

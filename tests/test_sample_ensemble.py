@@ -16,13 +16,13 @@ def test_quick_run_folds_evaluates_and_draws(tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "folded and unfolded files have the same errors: True" in out
     assert "</svg>" in (tmp_path / "ensemble.svg").read_text()
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [network["batch_norms"] for network in found["networks"]] == [[7, 0], [7, 0]]
-    assert {crops: len(scores["top1"]) for crops, scores in found["margin"].items()} == {"1": 3, "5": 3, "10": 3}
-    assert found["margin"]["1"] == found["enlarged"]["1"]  # one crop is the image itself, either way
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [network["batch_norms"] for network in results["networks"]] == [[7, 0], [7, 0]]
+    assert {crops: len(scores["top1"]) for crops, scores in results["margin"].items()} == {"1": 3, "5": 3, "10": 3}
+    assert results["margin"]["1"] == results["enlarged"]["1"]  # one crop is the image itself, either way
 
 
 def test_readme_shows_results():
     sample = runpy.run_path(str(SCRIPT))
-    found = json.loads((SAMPLE / "results.json").read_text())
-    assert sample["table"](found) in (SAMPLE / "README.md").read_text()
+    results = json.loads((SAMPLE / "results.json").read_text())
+    assert sample["table"](results) in (SAMPLE / "README.md").read_text()

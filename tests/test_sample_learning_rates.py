@@ -22,8 +22,8 @@ def test_quick_run_measures_shows_and_draws(tmp_path, monkeypatch, capsys):
 
 def test_readme_shows_results():
     sample = runpy.run_path(str(SCRIPT))
-    found = json.loads((SAMPLE / "results.json").read_text())
-    assert sample["table"](found) in (SAMPLE / "README.md").read_text()
+    results = json.loads((SAMPLE / "results.json").read_text())
+    assert sample["table"](results) in (SAMPLE / "README.md").read_text()
 
 
 def test_curves_are_compared_seed_by_seed():

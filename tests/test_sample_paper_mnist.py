@@ -21,7 +21,7 @@ def sample() -> Iterator[object]:
 
 
 def test_the_readme_shows_what_was_measured(sample, capsys):
-    sample.tell(RESULTS)
+    sample.show(RESULTS)
     assert f"$ python paper_mnist.py\n{capsys.readouterr().out}```" in (SAMPLE / "README.md").read_text()
 
 
@@ -52,8 +52,8 @@ def test_the_typical_sigmoid_is_the_middle_one(sample):
     import torch
 
     medians = np.array([[0.0, 0, 0], [5, 1, 2]])  # three units travel by 5, 1 and 2
-    found = np.stack([medians - 1, medians, medians + 1], axis=1)
-    probe = sample.Probe(torch.zeros(0), [1, 2], [0.5, 0.5], list(found))
-    told = sample.told(probe)
-    assert (told["typical_unit"], told["median_travel"]) == (2, 2.0)
-    assert told["percentiles"] == [[-1, 0, 1], [1, 2, 3]]
+    percentiles = np.stack([medians - 1, medians, medians + 1], axis=1)
+    probe = sample.Probe(torch.zeros(0), [1, 2], [0.5, 0.5], list(percentiles))
+    typical = sample.typical_sigmoid(probe)
+    assert (typical["typical_unit"], typical["median_travel"]) == (2, 2.0)
+    assert typical["percentiles"] == [[-1, 0, 1], [1, 2, 3]]

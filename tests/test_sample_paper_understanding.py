@@ -17,12 +17,12 @@ def run(*arguments: str) -> str:
 
 
 def test_quick_measures_everything_and_draws_it(tmp_path):
-    told = run("--quick", "--out", str(tmp_path))
+    text = run("--quick", "--out", str(tmp_path))
     results = json.loads((tmp_path / "results.json").read_text())
     assert results.keys() == json.loads((SAMPLE / "results.json").read_text()).keys()
     assert [len(row["variance"]) for row in results["moments"]] == [7, 7, 7]  # convolutions of resnet-8
     assert [row["kind"] for row in results["sweep"]] == ["none", "last", "everywhere"]
-    assert "resnet-20, 0.003" in told
+    assert "resnet-20, 0.003" in text
     assert all("<svg" in (tmp_path / name).read_text() for name in FIGURES)
 
 

@@ -22,7 +22,7 @@ def sample() -> Iterator[object]:
 
 
 def test_the_readme_shows_what_was_measured(sample, capsys):
-    sample.tell(RESULTS)
+    sample.show(RESULTS)
     assert f"$ python new_domain.py\n{capsys.readouterr().out}```" in (SAMPLE / "README.md").read_text()
 
 
@@ -35,7 +35,7 @@ def test_what_the_readme_claims(model, name, row):
     if name == "as in training":
         assert row["after"] > row["before"] - 0.001
     elif name == "inverted":
-        assert row["after"] < home["before"] / 2, "statistics cannot mend it"
+        assert row["after"] < home["before"] / 2, "statistics cannot repair it"
     else:
         assert home["before"] - row["after"] < (home["before"] - row["before"]) / 2, "most of what was lost"
 

@@ -44,6 +44,6 @@ def test_the_readme_counts_what_is_there(script, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", ["script", "--out", str(tmp_path)])
     monkeypatch.setattr(script, "speed", lambda before, after: "not timed")
     script.main()
-    with module(SAMPLE / "against_timm.py") as beside:
-        beside.main()
+    with module(SAMPLE / "against_timm.py") as against_timm:
+        against_timm.main()
     assert COUNTED.findall(capsys.readouterr().out) == COUNTED.findall((SAMPLE / "README.md").read_text())

@@ -1,4 +1,4 @@
-"""samples/02_why_was_it_kept: each model is kept for the reason it is named after, and what is mended folds and is right."""
+"""samples/02_why_was_it_kept: each model is kept for the reason it is named after, and once repaired folds and computes the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REASONS = {
     "training_dropout": "TRAINING",
     "too_large_for_float16": "OVERFLOW",
     "before_a_padded_conv": "PADDING",
-    "behind_a_relu": "NONLINEAR",
+    "after_a_relu": "NONLINEAR",
     "negative_scale": "NEGATIVE_SCALE",
     "read_twice": "SHARED",
 }
@@ -32,13 +32,13 @@ def test_every_example_has_its_reason(why):
     kept = {make.__name__: bnfold.fold(make().kept).kept for make in why.EXAMPLES}
     codes = {name: {k.not_hoisted.code, k.not_sunk.code} for name, (k,) in kept.items()}
     assert [*codes] == [*REASONS]
-    assert all(REASONS[name] in found for name, found in codes.items()), codes
+    assert all(REASONS[name] in both for name, both in codes.items()), codes
 
 
 @pytest.mark.parametrize("name", sorted(REASONS.keys() - FINAL))
 def test_what_is_mended_folds_and_computes_the_same(name, why):
     example = getattr(why, name)()
-    mended = example.mend(example.kept) if example.mend else example.kept
-    result = bnfold.fold(mended, freeze_initializers=example.freeze)
+    repaired = example.repair(example.kept) if example.repair else example.kept
+    result = bnfold.fold(repaired, freeze_initializers=example.freeze)
     assert result.kept == ()
-    assert_same(mended, result.model, tolerance=1e-5)
+    assert_same(repaired, result.model, tolerance=1e-5)

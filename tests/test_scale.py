@@ -62,7 +62,8 @@ def test_a_circle_of_nodes_is_refused() -> None:
 
 
 def test_what_is_omitted_is_no_circle() -> None:
-    model = build(f"c = Conv(X, W) b = {BN('c', 'p')} Y = MaxPool<kernel_shape = [1, 1]>(b)", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
+    body = f"c = Conv(X, W) b = {BN('c', 'p')} Y = MaxPool<kernel_shape = [1, 1]>(b)"
+    model = build(body, "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})
     model.graph.node[0].input.append("")
     model.graph.node[2].output.append("")
     assert operators(bnfold.fold(model).model) == ["Conv", "MaxPool"]

@@ -50,7 +50,10 @@ IF = "m (double[2,3,5,5] X, bool yes) => (double[2,4,5,5] Y)"
 
 def test_a_body_with_constants_around_it():
     inside = f"{{ c = Conv(X, W) Y1 = {BN('c', 'p')} }}"
-    text = f"{IF} {{ Y = If (yes) <then_branch = t () => (double[2,4,5,5] Y1) {inside}, else_branch = e () => (double[2,4,5,5] Y2) {{ d = Conv(X, W) Y2 = Relu(d) }}> }}"
+    text = (
+        f"{IF} {{ Y = If (yes) <then_branch = t () => (double[2,4,5,5] Y1) {inside}, "
+        "else_branch = e () => (double[2,4,5,5] Y2) { d = Conv(X, W) Y2 = Relu(d) }> }"
+    )
     model = parsed(text, CHANNELS)
     result = fold(model)
     assert every_operator(result.model.graph.node) == ["If", "Conv", "Conv", "Relu"]
@@ -84,7 +87,11 @@ def test_two_bodies_with_constants_of_the_same_names():
 
 def test_a_convolution_outside_and_its_normalization_inside():
     """The Conv has no other consumer, so that its output may be normalized before the body reads it."""
-    text = f"{IF} {{ c = Conv(X, W) Y = If (yes) <then_branch = t () => (double[2,4,5,5] ty) {{ b = {BN('c', 'p')} ty = Relu(b) }}, else_branch = e () => (double[2,4,5,5] ey) {{ ey = Conv(X, W) }}> }}"
+    text = (
+        f"{IF} {{ c = Conv(X, W) Y = If (yes) "
+        f"<then_branch = t () => (double[2,4,5,5] ty) {{ b = {BN('c', 'p')} ty = Relu(b) }}, "
+        "else_branch = e () => (double[2,4,5,5] ey) { ey = Conv(X, W) }> }"
+    )
     model = parsed(text, CHANNELS)
     result = fold(model)
     assert every_operator(result.model.graph.node) == ["Conv", "If", "Relu", "Conv"]
@@ -92,7 +99,11 @@ def test_a_convolution_outside_and_its_normalization_inside():
 
 
 def test_what_a_body_returns_from_around_it_stays():
-    text = f"{IF} {{ c = Conv(X, W) b = {BN('c', 'p')} Y = If (yes) <then_branch = t () => (double[2,4,5,5] ty) {{ ty = Relu(b) }}, else_branch = e () => (double[2,4,5,5] ey) {{ ey = Identity(c) }}> }}"
+    text = (
+        f"{IF} {{ c = Conv(X, W) b = {BN('c', 'p')} Y = If (yes) "
+        "<then_branch = t () => (double[2,4,5,5] ty) { ty = Relu(b) }, "
+        "else_branch = e () => (double[2,4,5,5] ey) { ey = Identity(c) }> }"
+    )
     model = parsed(text, CHANNELS)
     result = fold(model)
     assert "BatchNormalization" in every_operator(result.model.graph.node)

@@ -1,4 +1,4 @@
-"""Runs: accuracy, determinism, exact resumption, and what is said when something is wrong."""
+"""Runs: accuracy, determinism, exact resumption, and the errors of what is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bnfold.errors import CheckFailed, UsageProblem
-from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, models, runs, train
+from bnfold.train import Event, Interrupted, TrainOptions, TrainResult, architectures, runs, train
 from tests.data import data_path
 
 Files = dict[str, bytes]
@@ -47,6 +47,13 @@ def same(one: Path, other: Path) -> bool:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     """A short run that nothing disturbed."""
     return train(short(tmp_path_factory.mktemp("runs") / "whole"))
+
+
+def test_options_are_settings_that_are_given_and_those_of_the_call() -> None:
+    options = TrainOptions(lr=0.5, steps=None, device="cpu")
+    assert (options.settings, options.device, options.resume) == ({"lr": 0.5}, "cpu", False)
+    with pytest.raises(TypeError, match="learning_rate"):
+        TrainOptions(learning_rate=0.5)
 
 
 def test_the_defaults_learn_digits(tmp_path: Path) -> None:
@@ -98,10 +105,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(whole: TrainResult, tmp_pat
 
 
 def test_random_numbers_drawn_in_training_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dropping(shape: models.Shape, classes: int, batch_norm: bool) -> nn.Module:
-        return nn.Sequential(models.mlp(shape, 20, batch_norm), nn.Dropout(0.5), nn.Linear(20, classes))
+    def dropping(shape: architectures.Shape, classes: int, batch_norm: bool) -> nn.Module:
+        return nn.Sequential(architectures.mlp(shape, 20, batch_norm), nn.Dropout(0.5), nn.Linear(20, classes))
 
-    monkeypatch.setitem(models.ARCHITECTURES, "dropping", dropping)
+    monkeypatch.setitem(architectures.ARCHITECTURES, "dropping", dropping)
     train(short(tmp_path / "whole", arch="dropping"))
     with pytest.raises(Interrupted):
         train(short(tmp_path / "run", arch="dropping"), stop_at(13))
@@ -163,7 +170,7 @@ def test_the_mini_batches_of_statistics_have_a_size_of_their_own(tmp_path: Path)
     moments = runs.load(run).statistics
     assert train(TrainOptions(out=run, resume=True)) == small
     large = train(TrainOptions(out=run, resume=True, statistics="alg2"))
-    assert large.statistics == "alg2, mini-batches of 60", "what was said of another method is not kept"
+    assert large.statistics == "alg2, mini-batches of 60", "the mini-batches of another method are not kept"
     assert not torch.equal(runs.load(run).statistics["hidden1.norm.running_mean"], moments["hidden1.norm.running_mean"])
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import bnfold.train
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions
+from bnfold.train.architectures import ARCHITECTURES, FORMS
 from bnfold.train.data import DATASETS
-from bnfold.train.models import ARCHITECTURES, FORMS
-from bnfold.train.options import METHODS, Settings
-from bnfold.train.recipe import CHOICES
+from bnfold.train.options import CallOptions
+from bnfold.train.recipe import METHODS, OneOf, Settings
 from bnfold_cli.main import run
 from bnfold_cli.train import PANELS
 
@@ -85,27 +86,28 @@ def test_problems_are_one_line_and_a_hint(
     assert list(here.iterdir()) == []
 
 
-def values(kind: type, i: int) -> object:
+def value_of(kind: object, i: int) -> object:
     """A value of this kind that no other option gets."""
-    return True if kind is bool else Path(f"p{i}") if kind is Path else f"s{i}" if kind is str else kind(i)
+    values = {bool: True, Path: Path(f"p{i}"), str: f"s{i}", int: i, float: float(i)}
+    return next(value for known, value in values.items() if kind in (known, known | None))
 
 
 def test_every_option_reaches_its_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[TrainOptions] = []
+    calls: list[TrainOptions] = []
 
     def train(options: TrainOptions, watch: object) -> None:
-        asked.append(options)
+        calls.append(options)
         raise UsageProblem("far enough", "")
 
     monkeypatch.setattr(bnfold.train, "train", train)
-    rows = {name: row for panel in PANELS.values() for name, row in panel.items() if name != "plot"}
-    assert rows.keys() == {field.name for field in fields(TrainOptions)}
-    said = {name: values(row.kind, i) for i, (name, row) in enumerate(rows.items())} | {"batch_norm": False}
-    flags = {name: "--no-bn" if name == "batch_norm" else f"--{name.replace('_', '-')}" for name in said}
-    words = [[flags[name]] if rows[name].kind is bool else [flags[name], str(value)] for name, value in said.items()]
+    kinds = get_type_hints(Settings) | get_type_hints(CallOptions)
+    assert sorted(" ".join(PANELS.values()).split()) == sorted([*kinds, "plot"])
+    given = {name: value_of(kind, i) for i, (name, kind) in enumerate(kinds.items())} | {"batch_norm": False}
+    flags = {name: "--no-bn" if name == "batch_norm" else f"--{name.replace('_', '-')}" for name in given}
+    words = [[flags[name]] if isinstance(value, bool) else [flags[name], str(value)] for name, value in given.items()]
     run(["train", *chain.from_iterable(words)])
     run(["train"])
-    assert asked == [TrainOptions(**said), TrainOptions()]  # type: ignore[arg-type]
+    assert calls == [TrainOptions(**given), TrainOptions()]
 
 
 def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,5 +117,6 @@ def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkey
     for default in (Settings.data, Settings.arch, Settings.batch_size, Settings.lr, Settings.seed, Settings.statistics):
         assert f"[default: ({default})]" in text
     assert all(name in text for name in (*DATASETS, *ARCHITECTURES, *FORMS, *METHODS))
-    assert all(choice in text for choices in CHOICES.values() for choice in choices)
+    limits = [field.metadata["option"].limit for field in fields(Settings)]
+    assert all(name in text for limit in limits if isinstance(limit, OneOf) for name in limit.names)
     assert all(f" {panel} " in text for panel in PANELS)

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from bnfold.errors import EnvironmentProblem, ModelProblem, UsageProblem
-from bnfold.train import download, idx
+from bnfold.train import idx, sources
 from bnfold.train.data import batches, load
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 from tests.data import data_path
 
 
@@ -151,7 +151,7 @@ def test_a_download_without_a_network_says_what_to_do(tmp_path: Path, monkeypatc
     def offline(*arguments: object, **options: object) -> None:
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
-    monkeypatch.setattr(download, "CACHE", tmp_path)
+    monkeypatch.setattr(sources, "CACHE", tmp_path)
     monkeypatch.setattr(datasets, "MNIST", offline)
     with pytest.raises(EnvironmentProblem, match="cannot be downloaded") as caught:
         load("mnist", None)
@@ -168,7 +168,7 @@ def test_what_torchvision_downloads_is_read(little_mnist: Path, monkeypatch: pyt
 
     cache = little_mnist.parent / "cache"
     monkeypatch.setattr(datasets, "MNIST", downloads)
-    monkeypatch.setattr(download, "CACHE", cache)
+    monkeypatch.setattr(sources, "CACHE", cache)
     monkeypatch.setattr(idx, "CACHE", cache)
     assert len(load("mnist", None).train) == 20
 

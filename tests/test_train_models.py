@@ -1,4 +1,4 @@
-"""The networks: shape, BatchNorm where it is asked, what an architecture cannot honour, and other people's networks."""
+"""The networks: shape, BatchNorm where it belongs, options that an architecture cannot honour, and other people's networks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from torch import nn
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.pipeline import Options, fold_file
 from bnfold.train import TrainOptions, train
+from bnfold.train.architectures import ARCHITECTURES, build
 from bnfold.train.export import export
 from bnfold.train.inception import LocalResponseNorm
-from bnfold.train.models import ARCHITECTURES, build
 from bnfold.train.recipe import Network
 
 SHAPES = [(1, 28, 28), (1, 8, 8), (3, 32, 32), (3, 5, 7), (1, 1, 1)]
@@ -101,19 +101,19 @@ def test_weights_of_the_standard_deviation_asked_for(arch: str) -> None:
 
 def shapes(arch: str, shape: tuple[int, int, int], **options: Any) -> dict[str, tuple[int, ...]]:
     """What each part of the network gives for one image."""
-    x, found = torch.zeros(1, *shape), {}
+    x, sizes = torch.zeros(1, *shape), {}
     with torch.no_grad():
         for name, layer in made(arch, shape, 1000, **options).eval().named_children():
             x = layer(x)
-            found[name] = tuple(x.shape[1:])
-    return found
+            sizes[name] = tuple(x.shape[1:])
+    return sizes
 
 
 def test_bn_inception_is_the_table_of_the_appendix() -> None:
-    found = shapes("bn-inception", (3, 224, 224), width=1)
-    assert found["1"] == (64, 112, 112)
-    assert found["pool1"] == (64, 56, 56)
-    assert found["2"] == (192, 56, 56)
+    sizes = shapes("bn-inception", (3, 224, 224), width=1)
+    assert sizes["1"] == (64, 112, 112)
+    assert sizes["pool1"] == (64, 56, 56)
+    assert sizes["2"] == (192, 56, 56)
     channels = {
         "3a": 256,
         "3b": 320,
@@ -127,17 +127,17 @@ def test_bn_inception_is_the_table_of_the_appendix() -> None:
         "5b": 1024,
     }
     sides = {"3a": 28, "3b": 28, "3c": 14, "4a": 14, "4b": 14, "4c": 14, "4d": 14, "4e": 7, "5a": 7, "5b": 7}
-    assert {name: found[name] for name in channels} == {name: (channels[name], s, s) for name, s in sides.items()}
+    assert {name: sizes[name] for name in channels} == {name: (channels[name], s, s) for name, s in sides.items()}
     net = made("bn-inception", (3, 224, 224), 1000, width=1)
     assert round(sum(p.numel() for p in net.parameters()), -5) == 11.3e6
     assert net.get_submodule("1.depthwise").weight.shape == (3 * 8, 1, 7, 7)
 
 
 def test_bn_inception_takes_small_images_with_a_small_first_layer() -> None:
-    found = shapes("bn-inception", (3, 32, 32))
-    assert found["1"][1:] == (32, 32)
-    assert found["3a"][1:] == (16, 16)
-    assert found["5b"][1:] == (4, 4)
+    sizes = shapes("bn-inception", (3, 32, 32))
+    assert sizes["1"][1:] == (32, 32)
+    assert sizes["3a"][1:] == (16, 16)
+    assert sizes["5b"][1:] == (4, 4)
 
 
 def test_inception_is_the_same_without_batch_norm() -> None:

@@ -17,10 +17,10 @@ import torch
 
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions, runs, train
-from bnfold.train.config import read_config
-from bnfold.train.ranks import ALONE, Ranks, joined
+from bnfold.train.population import population_statistics
+from bnfold.train.ranks import ALONE, Ranks, process_group
+from bnfold.train.runs import read_config
 from bnfold.train.session import network
-from bnfold.train.statistics import population_statistics
 from tests import two_ranks
 from tests.test_train import same
 from tests.test_train_sequential import bits, digits
@@ -68,7 +68,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def heard(folder: Path) -> Iterator[dict[str, Any]]:
+def results(folder: Path) -> Iterator[dict[str, Any]]:
     return (torch.load(folder / f"{rank}.pt") for rank in (0, 1))
 
 
@@ -82,7 +82,7 @@ def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
         torch.set_num_threads(threads)
     expected = {name: (alike if {"alg2", "pooled"} & {*name.split()} else exact)[name] for name in exact}
     assert len(expected) == 2 * 4 * 3
-    for here in heard(two):
+    for here in results(two):
         for name, (mean, var) in expected.items():
             assert torch.equal(here["statistics"][name][0].float(), mean.float()), name
             assert torch.equal(here["statistics"][name][1].float(), var.float()), name
@@ -90,12 +90,12 @@ def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
 
 def test_a_process_without_images_takes_part(two: Path) -> None:
     expected = two_ranks.of_one_image(ALONE)
-    for here in heard(two):
+    for here in results(two):
         assert all(torch.equal(here["one image"][name][0], mean) for name, (mean, _) in expected.items())
 
 
 def test_an_error_of_one_is_the_error_of_all(two: Path) -> None:
-    zero, one = heard(two)
+    zero, one = results(two)
     assert zero["order"] == one["order"] == [0, 1]
     assert zero["errors"] == one["errors"]
     of_1, of_0, unasked, led, single, nothing, uneven = zero["errors"]
@@ -173,7 +173,7 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path: Path) -> None:
 
 
 def test_one_process_is_alone() -> None:
-    with joined() as ranks:
+    with process_group() as ranks:
         assert ranks is ALONE
-    assert ranks.gathered(3) == [3]
+    assert ranks.gather(3) == [3]
     assert torch.equal(ranks.sum(torch.ones(2)), torch.ones(2))

@@ -18,7 +18,7 @@ from bnfold.train import Interrupted, TrainOptions, runs, train
 from bnfold.train.augmentation import KINDS, augmented, distort, draws
 from bnfold.train.data import batches
 from bnfold.train.descent import Descent, learning_rate, optimizer
-from bnfold.train.options import Settings
+from bnfold.train.recipe import Settings
 from tests.test_train import same, short, stop_at
 
 RATES = {
@@ -139,10 +139,10 @@ def test_what_happens_to_an_image_depends_on_seed_epoch_and_index_alone(kind: st
 
 def test_crops_are_windows_of_the_image_with_black_around_it_and_half_are_mirrored() -> None:
     images = np.arange(1, 1 + 4 * 4, dtype=np.uint8).reshape(1, 1, 4, 4).repeat(4000, 0)
-    found = {image.tobytes() for image in augmented(images, "crop-flip", draws(0, 0, 4000))}
+    crops = {image.tobytes() for image in augmented(images, "crop-flip", draws(0, 0, 4000))}
     padded = np.pad(images[0, 0], 1)
     windows = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
-    assert found == {w.tobytes() for window in windows for w in (window, window[:, ::-1])}
+    assert crops == {w.tobytes() for window in windows for w in (window, window[:, ::-1])}
 
 
 def test_distortion_is_photometric_and_bounded() -> None:

@@ -1,4 +1,4 @@
-"""Training: what is said when a request cannot be met or a run is damaged, and that nothing is left behind."""
+"""Training: the errors of options that cannot be and of damaged runs; nothing stays on disk."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
 from bnfold.installed import install, need
 from bnfold.train import TrainOptions, TrainResult, runs, train
-from bnfold.train.config import VERSION
 from bnfold.train.export import export
+from bnfold.train.runs import VERSION
 from tests.test_train import short
 
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from bnfold.train import sequential as module
+from bnfold.train.architectures import build
 from bnfold.train.data import load
-from bnfold.train.models import build
+from bnfold.train.population import Statistics, install, population_statistics
 from bnfold.train.ranks import ALONE
 from bnfold.train.recipe import Network
-from bnfold.train.statistics import Statistics, install, population_statistics
 from tests.data import data_path
 
 Bits = dict[str, tuple[Tensor, Tensor]]
@@ -41,9 +41,9 @@ def network(arch: str, x: Tensor) -> nn.Module:
     return net
 
 
-def bits(found: dict[str, Statistics]) -> Bits:
+def bits(statistics: dict[str, Statistics]) -> Bits:
     """As they are stored."""
-    return {name: (moments.mean.float(), moments.var.float()) for name, moments in found.items()}
+    return {name: (moments.mean.float(), moments.var.float()) for name, moments in statistics.items()}
 
 
 def same(one: Bits, other: Bits) -> bool:
@@ -54,8 +54,10 @@ def same(one: Bits, other: Bits) -> bool:
 
 def sparing(net: nn.Module, batches: Iterable[Tensor]) -> Bits:
     """The statistics, taken in memory for no more than a few images"""
-    found = module.sequential(net, batches, ALONE, memory=10**6)
-    return {name: (torch.from_numpy(m.mean).float(), torch.from_numpy(m.variance).float()) for name, m in found.items()}
+    statistics = module.sequential(net, batches, ALONE, memory=10**6)
+    return {
+        name: (torch.from_numpy(m.mean).float(), torch.from_numpy(m.variance).float()) for name, m in statistics.items()
+    }
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -128,15 +130,15 @@ class Parallel(nn.Module):
 def test_branches() -> None:
     torch.manual_seed(0)
     net, x = Parallel(), torch.randn(300, 2, 5, 5)
-    found = population_statistics(net, x.split(30))
-    assert list(found) == ["right.1", "left.1", "deep", "last"]
-    assert same(sparing(net, iter(x.split(30))), bits(found))
-    install(net, found)
+    statistics = population_statistics(net, x.split(30))
+    assert list(statistics) == ["right.1", "left.1", "deep", "last"]
+    assert same(sparing(net, iter(x.split(30))), bits(statistics))
+    install(net, statistics)
     last: list[Tensor] = []
     net.eval().double().last.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0]))
     with torch.no_grad():
         net(x.double())
-    np.testing.assert_allclose(found["last"].mean, last[0].mean((0, 2, 3)), rtol=1e-9)
+    np.testing.assert_allclose(statistics["last"].mean, last[0].mean((0, 2, 3)), rtol=1e-9)
 
 
 def test_batches_that_can_be_gone_through_once() -> None:
@@ -150,14 +152,14 @@ def test_batches_that_can_be_gone_through_once() -> None:
 def test_a_network_in_half_precision_is_given_what_it_will_store() -> None:
     x = digits()
     net = network("mlp", x).half()
-    found = population_statistics(net, [x.half()])
-    install(net, found)
+    statistics = population_statistics(net, [x.half()])
+    install(net, statistics)
     again = population_statistics(net, [x.half()])
-    assert all(torch.equal(found[name].var, again[name].var) for name in found)
+    assert all(torch.equal(statistics[name].var, again[name].var) for name in statistics)
     hidden = net.double().eval()[:2](x.half().double())
     first = nn.Sequential(*net[2][:1])
     given = first(hidden).detach()
-    np.testing.assert_allclose(found["hidden2.norm"].mean, given.mean(0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(statistics["hidden2.norm"].mean, given.mean(0), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.slow

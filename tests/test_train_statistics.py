@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.train.statistics import Statistics, install, population_statistics
+from bnfold.train.population import Statistics, install, population_statistics
 
 Array = npt.NDArray[np.float64]
 TAKEN = ("sequential", "alg2", "pooled")
@@ -121,9 +121,9 @@ def test_a_frozen_layer_keeps_its_statistics_and_normalizes_by_them(method: str)
     net[0].running_mean += 5
     net[0].eval()
     x = cloud(50, 3)
-    found = population_statistics(net, [x], method)
-    assert found.keys() == {"1"}
-    close(found["1"].mean, (x.double().numpy().mean(0) - 5) / np.sqrt(1 + 1e-5))
+    statistics = population_statistics(net, [x], method)
+    assert statistics.keys() == {"1"}
+    close(statistics["1"].mean, (x.double().numpy().mean(0) - 5) / np.sqrt(1 + 1e-5))
     assert population_statistics(net.eval(), [x], method).keys() == {"0", "1"}, "inference freezes nothing"
 
 

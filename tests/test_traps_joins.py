@@ -7,7 +7,8 @@ import pytest
 
 from bnfold import fold
 from tests.build import BN, bn, build
-from tests.test_traps import B3, B4, P3, P4, P6, Q4, V, W, X, Y, check, codes, folded, left, rows
+from tests.rows import Graph, Row
+from tests.test_traps import B3, B4, P3, P4, P6, Q4, V, W, Y, check, codes, folded, left, rows
 
 
 @pytest.mark.parametrize(
@@ -17,18 +18,20 @@ from tests.test_traps import B3, B4, P3, P4, P6, Q4, V, W, X, Y, check, codes, f
 def test_T12_a_constant_along_another_axis(op, shape):
     """The convolution has 4 channels and makes 4 x 4 images of a batch of 2: every shape fits, none is per channel."""
     name = "kv" if "kv" in op else "k"
-    result = folded(f"c = Conv(X, W) Y = {op}", "X[2,3,6,6]", "Y[2,4,4,4]", {**W, name: shape})
+    result = folded(Graph(f"c = Conv(X, W) Y = {op}", {**W, name: shape}, "X[2,3,6,6]", "Y[2,4,4,4]"))
     assert left(result) == f"Conv {op.partition('(')[0]}"
     assert codes(result) == {"VARIES", "GRAPH_OUTPUT"}
 
 
 T12 = {
-    **{f"per channel, {op}": (f"c = Conv(X, W) Y = {op}", X, Y, {**W, "kv" if "kv" in op else "k": (4, 1, 1)}, "Conv") for op in ("Mul(k, c)", "Sub(k, c)", "Sub(c, k)", "Div(c, kv)")},
-    "one number": ("c = Conv(X, W) Y = Sub(k, c)", X, Y, {**W, "k": (1, 1, 1, 1)}, "Conv"),
-    "a larger batch": ("c = Conv(X, W) Y = Mul(c, k)", "X[1,3,6,6]", "Y[5,4,4,4]", {**W, "k": (5, 1, 1, 1)}, "Conv Mul"),
-    "a larger batch and channels": ("c = Conv(X, W) Y = Add(k, c)", "X[1,3,6,6]", "Y[5,4,4,4]", {**W, "k": (5, 4, 1, 1)}, "Conv Add"),
-    "a higher rank": ("c = Conv(X, W) Y = Mul(c, k)", X, "Y[1,N,4,4,4]", {**W, "k": (1, 1, 4, 1, 1)}, "Conv Mul"),
-    "a constant over x": ("c = Conv(X, W) d = Exp(c) Y = Div(k, d)", X, Y, {**W, "k": (4, 1, 1)}, "Conv Exp Div"),
+    **{f"per channel, {op}": Row(f"c = Conv(X, W) Y = {op}", {**W, "k": (4, 1, 1)}) for op in ("Mul(k, c)", "Sub(k, c)", "Sub(c, k)")},
+    "per channel, Div(c, kv)": Row("c = Conv(X, W) Y = Div(c, kv)", {**W, "kv": (4, 1, 1)}),
+    "one number": Row("c = Conv(X, W) Y = Sub(k, c)", {**W, "k": (1, 1, 1, 1)}),
+    "a larger batch": Row("c = Conv(X, W) Y = Mul(c, k)", {**W, "k": (5, 1, 1, 1)}, inputs="X[1,3,6,6]", outputs="Y[5,4,4,4]", left="Conv Mul"),
+    "a larger batch and channels": Row("c = Conv(X, W) Y = Add(k, c)", {**W, "k": (5, 4, 1, 1)}, inputs="X[1,3,6,6]", outputs="Y[5,4,4,4]",
+        left="Conv Add"),
+    "a higher rank": Row("c = Conv(X, W) Y = Mul(c, k)", {**W, "k": (1, 1, 4, 1, 1)}, outputs="Y[1,N,4,4,4]", left="Conv Mul"),
+    "a constant over x": Row("c = Conv(X, W) d = Exp(c) Y = Div(k, d)", {**W, "k": (4, 1, 1)}, left="Conv Exp Div"),
 }  # fmt: skip
 
 
@@ -39,19 +42,25 @@ def test_T12_constants_of_every_shape(row):
 
 AB, XU = "a = Conv(X, W) b = Conv(U, V)", "X[2,3,6,6]; U[2,3,6,6]"
 T13 = {
-    "axis 1": (f"{AB} c = Concat<axis=1>(a, b) Y = {BN('c', 'p')}", XU, "Y[2,8,4,4]", {**W, **V, **bn("p", 8)}, "Conv Conv Concat"),
-    "axis 0": (f"{AB} c = Concat<axis=0>(a, b) Y = {B4}", XU, "Y[4,4,4,4]", {**W, **V, **P4}, "Conv Conv Concat"),
-    "axis 2": (f"{AB} c = Concat<axis=-2>(a, b) Y = {B4}", XU, "Y[2,4,8,4]", {**W, **V, **P4}, "Conv Conv Concat"),
-    "a branch that cannot": (f"a = Conv(X, W) c = Concat<axis=1>(a, U) Y = {BN('c', 'p')}", "X[2,3,6,6]; U[2,3,4,4]", "Y[2,7,4,4]", {**W, **bn("p", 7)}, "Conv Concat BatchNormalization ! GRAPH_INPUT"),
-    "one conv twice": (f"a = Conv(X, W) c = Concat<axis=1>(a, a) Y = {BN('c', 'p')}", X, "Y[N,8,4,4]", {**W, **bn("p", 8)}, "Conv Concat BatchNormalization ! SHARED"),
-    "a sum": (f"{AB} c = Add(a, b) Y = {B4}", XU, "Y[2,4,4,4]", {**W, **V, **P4}, "Conv Conv Add"),
-    "a difference": (f"{AB} c = Sub(a, b) Y = {B4}", XU, "Y[2,4,4,4]", {**W, **V, **P4}, "Conv Conv Sub"),
-    "a sum of three": (f"{AB} d = Conv(T, W) c = Sum(a, b, d) Y = {B4}", f"{XU}; T[2,3,6,6]", "Y[2,4,4,4]", {**W, **V, **P4}, "Conv Conv Conv Sum"),
-    "a sum with itself": (f"a = Conv(X, W) c = Add(a, a) Y = {B4}", X, Y, {**W, **P4}, "Conv Add BatchNormalization ! SHARED"),
-    "one place for all": (f"{AB} c = Add(a, b) Y = {B4}", "X[2,3,6,6]; U[2,3,3,3]", "Y[2,4,4,4]", {**W, **V, **P4}, "Conv Conv Add"),
-    "one channel for all": (f"{AB} c = Add(a, b) Y = {B4}", XU, "Y[2,4,4,4]", {**W, "V": (1, 3, 3, 3), **P4}, "Conv Conv Add BatchNormalization ! VARIES"),
-    "split behind": (f"b = {B3} s, t = Split<axis=1>(b, n) d = Conv(s, W) e = Conv(t, V) Y = Add(d, e)", "X[2,4,6,6]", "Y[2,4,4,4]", {"W": (4, 1, 3, 3), "V": (4, 3, 3, 3), "n": [1, 3], **P4}, "Split Conv Conv Add"),
-    "split before": (f"a = Conv(X, W) c, s = Split<axis=1>(a, n) d = {BN('c', 'p')} t = Exp(s) Y = Concat<axis=1>(t, d)", X, Y, {**W, "n": [3, 1], **P3}, "Conv Split Exp Concat"),
+    "axis 1": Row(f"{AB} c = Concat<axis=1>(a, b) Y = {BN('c', 'p')}", {**W, **V, **bn("p", 8)}, inputs=XU, outputs="Y[2,8,4,4]", left="Conv Conv Concat"),
+    "axis 0": Row(f"{AB} c = Concat<axis=0>(a, b) Y = {B4}", {**W, **V, **P4}, inputs=XU, outputs="Y[4,4,4,4]", left="Conv Conv Concat"),
+    "axis 2": Row(f"{AB} c = Concat<axis=-2>(a, b) Y = {B4}", {**W, **V, **P4}, inputs=XU, outputs="Y[2,4,8,4]", left="Conv Conv Concat"),
+    "a branch that cannot": Row(f"a = Conv(X, W) c = Concat<axis=1>(a, U) Y = {BN('c', 'p')}", {**W, **bn("p", 7)}, inputs="X[2,3,6,6]; U[2,3,4,4]",
+        outputs="Y[2,7,4,4]", left="Conv Concat BatchNormalization", code="GRAPH_INPUT"),
+    "one conv twice": Row(f"a = Conv(X, W) c = Concat<axis=1>(a, a) Y = {BN('c', 'p')}", {**W, **bn("p", 8)}, outputs="Y[N,8,4,4]",
+        left="Conv Concat BatchNormalization", code="SHARED"),
+    "a sum": Row(f"{AB} c = Add(a, b) Y = {B4}", {**W, **V, **P4}, inputs=XU, outputs="Y[2,4,4,4]", left="Conv Conv Add"),
+    "a difference": Row(f"{AB} c = Sub(a, b) Y = {B4}", {**W, **V, **P4}, inputs=XU, outputs="Y[2,4,4,4]", left="Conv Conv Sub"),
+    "a sum of three": Row(f"{AB} d = Conv(T, W) c = Sum(a, b, d) Y = {B4}", {**W, **V, **P4}, inputs=f"{XU}; T[2,3,6,6]", outputs="Y[2,4,4,4]",
+        left="Conv Conv Conv Sum"),
+    "a sum with itself": Row(f"a = Conv(X, W) c = Add(a, a) Y = {B4}", {**W, **P4}, left="Conv Add BatchNormalization", code="SHARED"),
+    "one place for all": Row(f"{AB} c = Add(a, b) Y = {B4}", {**W, **V, **P4}, inputs="X[2,3,6,6]; U[2,3,3,3]", outputs="Y[2,4,4,4]", left="Conv Conv Add"),
+    "one channel for all": Row(f"{AB} c = Add(a, b) Y = {B4}", {**W, "V": (1, 3, 3, 3), **P4}, inputs=XU, outputs="Y[2,4,4,4]",
+        left="Conv Conv Add BatchNormalization", code="VARIES"),
+    "split behind": Row(f"b = {B3} s, t = Split<axis=1>(b, n) d = Conv(s, W) e = Conv(t, V) Y = Add(d, e)",
+        {"W": (4, 1, 3, 3), "V": (4, 3, 3, 3), "n": [1, 3], **P4}, inputs="X[2,4,6,6]", outputs="Y[2,4,4,4]", left="Split Conv Conv Add"),
+    "split before": Row(f"a = Conv(X, W) c, s = Split<axis=1>(a, n) d = {BN('c', 'p')} t = Exp(s) Y = Concat<axis=1>(t, d)", {**W, "n": [3, 1], **P3},
+        left="Conv Split Exp Concat"),
 }  # fmt: skip
 
 
@@ -62,12 +71,15 @@ def test_T13_joins_and_parts(row):
 
 F = {"W": (48, 5), **P3}
 T14 = {
-    "flatten": (f"b = {B3} f = Flatten(b) Y = Gemm(f, W)", "X[N,3,4,4]", "Y[N,5]", F, "Flatten Gemm"),
-    "flatten at axis 2": (f"b = {B3} f = Flatten<axis=2>(b) Y = Gemm(f, W)", "X[2,3,4,4]", "Y[6,5]", {"W": (16, 5), **P3}, "BatchNormalization Flatten Gemm ! VARIES"),
-    "channels last": (f"b = {B3} t = Transpose<perm=[0,2,3,1]>(b) f = Flatten(t) Y = Gemm<transB=1>(f, W)", "X[N,3,4,4]", "Y[N,5]", {"W": (5, 48), **P3}, "Transpose Flatten Gemm"),
-    "reshape 0, -1": (f"b = {B3} f = Reshape(b, s) Y = Gemm(f, W)", "X[N,3,4,4]", "Y[N,5]", {**F, "s": [0, -1]}, "Reshape Gemm"),
-    "reshape -1, C": (f"b = {B3} f = Reshape(b, s) Y = Gemm(f, W)", "X[N,3,4,4]", "Y[N,5]", {**F, "s": [-1, 48]}, "Reshape Gemm"),
-    "reshape 0, -1, W": (f"b = {B3} f = Reshape(b, s) Y = MatMul(f, W)", "X[N,3,4,4]", "Y[N,12,5]", {"W": (4, 5), **P3, "s": [0, -1, 4]}, "BatchNormalization Reshape MatMul ! VARIES"),
+    "flatten": Row(f"b = {B3} f = Flatten(b) Y = Gemm(f, W)", F, inputs="X[N,3,4,4]", outputs="Y[N,5]", left="Flatten Gemm"),
+    "flatten at axis 2": Row(f"b = {B3} f = Flatten<axis=2>(b) Y = Gemm(f, W)", {"W": (16, 5), **P3}, inputs="X[2,3,4,4]", outputs="Y[6,5]",
+        left="BatchNormalization Flatten Gemm", code="VARIES"),
+    "channels last": Row(f"b = {B3} t = Transpose<perm=[0,2,3,1]>(b) f = Flatten(t) Y = Gemm<transB=1>(f, W)", {"W": (5, 48), **P3}, inputs="X[N,3,4,4]",
+        outputs="Y[N,5]", left="Transpose Flatten Gemm"),
+    "reshape 0, -1": Row(f"b = {B3} f = Reshape(b, s) Y = Gemm(f, W)", {**F, "s": [0, -1]}, inputs="X[N,3,4,4]", outputs="Y[N,5]", left="Reshape Gemm"),
+    "reshape -1, C": Row(f"b = {B3} f = Reshape(b, s) Y = Gemm(f, W)", {**F, "s": [-1, 48]}, inputs="X[N,3,4,4]", outputs="Y[N,5]", left="Reshape Gemm"),
+    "reshape 0, -1, W": Row(f"b = {B3} f = Reshape(b, s) Y = MatMul(f, W)", {"W": (4, 5), **P3, "s": [0, -1, 4]}, inputs="X[N,3,4,4]",
+        outputs="Y[N,12,5]", left="BatchNormalization Reshape MatMul", code="VARIES"),
 }  # fmt: skip
 
 
@@ -77,10 +89,13 @@ def test_T14_flattening(row):
 
 
 T15 = {
-    "a conv and a gate": (f"b = {B3} Y = Conv(b, W) Z = Relu(b)", X, f"{Y}; Z[N,3,6,6]", {**W, **P3}, "BatchNormalization Conv Relu ! NONLINEAR"),
-    "a conv and a sigmoid": (f"b = {B3} c = Conv(b, W) Y = Neg(c) Z = Sigmoid(b)", X, f"{Y}; Z[N,3,6,6]", {**W, **P3}, "BatchNormalization Conv Sigmoid ! NONLINEAR"),
-    "two convs": (f"b = {B3} Y = Conv(b, W) Z = Conv(b, V)", X, f"{Y}; Z[N,4,4,4]", {**W, **V, **P3}, "Conv Conv"),
-    "two convs, one padded": (f"b = {B3} Y = Conv(b, W) Z = Conv<pads=[0,0,1,1]>(b, V)", X, f"{Y}; Z[N,4,5,5]", {**W, **V, **P3}, "BatchNormalization Conv Conv ! PADDING"),
+    "a conv and a gate": Row(f"b = {B3} Y = Conv(b, W) Z = Relu(b)", {**W, **P3}, outputs=f"{Y}; Z[N,3,6,6]", left="BatchNormalization Conv Relu",
+        code="NONLINEAR"),
+    "a conv and a sigmoid": Row(f"b = {B3} c = Conv(b, W) Y = Neg(c) Z = Sigmoid(b)", {**W, **P3}, outputs=f"{Y}; Z[N,3,6,6]",
+        left="BatchNormalization Conv Sigmoid", code="NONLINEAR"),
+    "two convs": Row(f"b = {B3} Y = Conv(b, W) Z = Conv(b, V)", {**W, **V, **P3}, outputs=f"{Y}; Z[N,4,4,4]", left="Conv Conv"),
+    "two convs, one padded": Row(f"b = {B3} Y = Conv(b, W) Z = Conv<pads=[0,0,1,1]>(b, V)", {**W, **V, **P3}, outputs=f"{Y}; Z[N,4,5,5]",
+        left="BatchNormalization Conv Conv", code="PADDING"),
 }  # fmt: skip
 
 
@@ -90,13 +105,20 @@ def test_T15_several_consumers(row):
 
 
 T15_BIASES = {
-    "of a conv": ("b = Mul(U, k) Y = Conv(X, W, b)", "X[2,4,6,6]; U[4]", "Y[2,4,4,4]", {"W": (4, 4, 3, 3), "k": (4,)}, "Mul Conv ! NOT_LINEAR"),
-    "of a transposed conv": ("b = Mul(U, k) Y = ConvTranspose(X, W, b)", "X[2,4,6,6]; U[4]", "Y[2,4,8,8]", {"W": (4, 4, 3, 3), "k": (4,)}, "Mul ConvTranspose ! NOT_LINEAR"),
-    "a scale of BatchNormalization": (f"b = Mul(U, k) Y = {BN('X', 'p').replace('pg', 'b')}", "X[2,4,4,4]; U[4]", "Y[2,4,4,4]", {"k": (4,), **{f"p{i}": (4,) for i in "bmv"}}, "Mul BatchNormalization ! NOT_LINEAR"),
-    "the number of a Pad": ("u = ReduceSum<keepdims=0>(U) b = Mul(u, k) Y = Pad(X, n, b)", "X[4,4]; U[3]", "Y[5,5]", {"k": (), "n": [0, 0, 1, 1]}, "ReduceSum Mul Pad ! GRAPH_INPUT"),
-    "a bound of a Clip": ("u = ReduceSum<keepdims=0>(U) b = Mul(u, kv) Y = Clip(X, b)", "X[4,4]; U[3]", "Y[4,4]", {"kv": np.array(2.0)}, "ReduceSum Mul Clip ! GRAPH_INPUT"),
-    "a scale of LayerNormalization": ("b = Mul(U, k) Y = LayerNormalization(X, b)", "X[2,4]; U[4]", "Y[2,4]", {"k": (4,)}, "Mul LayerNormalization ! NOT_LINEAR"),
-    "of a gemm": ("b = Mul(U, k) Y = Gemm(X, W, b)", "X[4,4]; U[4]", "Y[4,4]", {"W": (4, 4), "k": (4,)}, "Mul Gemm ! NOT_LINEAR"),
+    "of a conv": Row("b = Mul(U, k) Y = Conv(X, W, b)", {"W": (4, 4, 3, 3), "k": (4,)}, inputs="X[2,4,6,6]; U[4]", outputs="Y[2,4,4,4]", left="Mul Conv",
+        code="NOT_LINEAR"),
+    "of a transposed conv": Row("b = Mul(U, k) Y = ConvTranspose(X, W, b)", {"W": (4, 4, 3, 3), "k": (4,)}, inputs="X[2,4,6,6]; U[4]",
+        outputs="Y[2,4,8,8]", left="Mul ConvTranspose", code="NOT_LINEAR"),
+    "a scale of BatchNormalization": Row(f"b = Mul(U, k) Y = {BN('X', 'p').replace('pg', 'b')}", {"k": (4,), **{f"p{i}": (4,) for i in "bmv"}},
+        inputs="X[2,4,4,4]; U[4]", outputs="Y[2,4,4,4]", left="Mul BatchNormalization", code="NOT_LINEAR"),
+    "the number of a Pad": Row("u = ReduceSum<keepdims=0>(U) b = Mul(u, k) Y = Pad(X, n, b)", {"k": (), "n": [0, 0, 1, 1]}, inputs="X[4,4]; U[3]",
+        outputs="Y[5,5]", left="ReduceSum Mul Pad", code="GRAPH_INPUT"),
+    "a bound of a Clip": Row("u = ReduceSum<keepdims=0>(U) b = Mul(u, kv) Y = Clip(X, b)", {"kv": np.array(2.0)}, inputs="X[4,4]; U[3]", outputs="Y[4,4]",
+        left="ReduceSum Mul Clip", code="GRAPH_INPUT"),
+    "a scale of LayerNormalization": Row("b = Mul(U, k) Y = LayerNormalization(X, b)", {"k": (4,)}, inputs="X[2,4]; U[4]", outputs="Y[2,4]",
+        left="Mul LayerNormalization", code="NOT_LINEAR"),
+    "of a gemm": Row("b = Mul(U, k) Y = Gemm(X, W, b)", {"W": (4, 4), "k": (4,)}, inputs="X[4,4]; U[4]", outputs="Y[4,4]", left="Mul Gemm",
+        code="NOT_LINEAR"),
 }  # fmt: skip
 
 
@@ -116,9 +138,12 @@ def test_T13_operators_that_broadcast_otherwise(op):
 
 
 T13_CROSSINGS = {
-    "a Dropout that drops": (f"a = Conv(X, W) c = Dropout(a, r, t) Y = {B4}", X, Y, {**W, **P4, "r": np.array(0.0), "t": np.array(True)}, "Conv Dropout BatchNormalization ! TRAINING"),
-    "a Cast from integers": (f"a = Conv(X, W) i = Cast<to=7>(a) c = Cast<to=11>(i) Y = {B4}", X, Y, {**W, **P4}, "Conv Cast Cast BatchNormalization ! DTYPE"),
-    "a Pad along the channels": (f"a = Conv(X, W) c = Pad(a, n) Y = {BN('c', 'p')}", X, "Y[N,6,4,4]", {**W, **P6, "n": [0, 1, 0, 0, 0, 1, 0, 0]}, "Conv Pad BatchNormalization ! VARIES"),
+    "a Dropout that drops": Row(f"a = Conv(X, W) c = Dropout(a, r, t) Y = {B4}", {**W, **P4, "r": np.array(0.0), "t": np.array(True)},
+        left="Conv Dropout BatchNormalization", code="TRAINING"),
+    "a Cast from integers": Row(f"a = Conv(X, W) i = Cast<to=7>(a) c = Cast<to=11>(i) Y = {B4}", {**W, **P4}, left="Conv Cast Cast BatchNormalization",
+        code="DTYPE"),
+    "a Pad along the channels": Row(f"a = Conv(X, W) c = Pad(a, n) Y = {BN('c', 'p')}", {**W, **P6, "n": [0, 1, 0, 0, 0, 1, 0, 0]}, outputs="Y[N,6,4,4]",
+        left="Conv Pad BatchNormalization", code="VARIES"),
 }  # fmt: skip
 
 
@@ -128,8 +153,10 @@ def test_T13_what_is_in_the_way(row):
 
 
 T14_UNKNOWN = {
-    "from unknown lengths": (f"b = {BN('X', 'p')} Y = Reshape(b, s)", "X[M,4]", "Y[8]", {"s": [8], **P4}, "BatchNormalization Reshape ! SHAPE_UNKNOWN"),
-    "back to unknown lengths": (f"e = Exp(X) c = Reshape(e, s) Y = {B4}", "X[M,N]", "Y[1,4]", {"s": [1, 4], **P4}, "Exp Reshape BatchNormalization ! SHAPE_UNKNOWN"),
+    "from unknown lengths": Row(f"b = {BN('X', 'p')} Y = Reshape(b, s)", {"s": [8], **P4}, inputs="X[M,4]", outputs="Y[8]",
+        left="BatchNormalization Reshape", code="SHAPE_UNKNOWN"),
+    "back to unknown lengths": Row(f"e = Exp(X) c = Reshape(e, s) Y = {B4}", {"s": [1, 4], **P4}, inputs="X[M,N]", outputs="Y[1,4]",
+        left="Exp Reshape BatchNormalization", code="SHAPE_UNKNOWN"),
 }  # fmt: skip
 
 
@@ -142,21 +169,35 @@ R, SAME = "X[2,4,7,7]", "Conv<pads=[1,1,1,1]>"
 D, S = {"W": (4, 4, 3, 3), "B": (4,)}, {"V": (4, 4, 1, 1)}
 BLOCK = f"p = {BN('a', 'p')} q = {BN('b', 'q')} s = Add(p, q)"
 T17 = {
-    "RepVGG": (f"a = {SAME}(X, W) b = Conv(X, V) {BLOCK} r = {BN('X', 'r')} Y = Add(s, r)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), **S, **P4, **Q4, **bn("r", 4)}, "Conv"),
-    "stride 2, no identity": (f"a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W, B) b = Conv<strides=[2,2]>(X, V) {BLOCK} Y = Neg(s)", R, "Y[2,4,4,4]", {**D, **S, **P4, **Q4}, "Conv"),
-    "groups": (f"a = Conv<pads=[1,1,1,1], group=2>(X, W, B) b = Conv<group=2>(X, V) {BLOCK} r = {BN('X', 'r')} Y = Add(r, s)", R, "Y[2,4,7,7]", {"W": (4, 2, 3, 3), "B": (4,), "V": (4, 2, 1, 1), **P4, **Q4, **bn("r", 4)}, "Conv"),
-    "dilation": (f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W) b = Conv(X, V, B) {BLOCK} Y = Add(X, s)", R, "Y[2,4,7,7]", {**D, **S, **P4, **Q4}, "Conv"),
-    "depthwise 5x5 and 3x3": (f"a = Conv<pads=[2,2,2,2], group=4>(X, W, B) b = Conv<pads=[1,1,1,1], group=4>(X, V) {BLOCK} Y = Add(s, X)", R, "Y[2,4,7,7]", {"W": (4, 1, 5, 5), "B": (4,), "V": (4, 1, 3, 3), **P4, **Q4}, "Conv"),
-    "another stride": ("a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W) b = Conv(X, V) Y = Add(a, b)", R, "Y[2,4,4,4]", {"W": (4, 4, 3, 3), "V": (4, 4, 4, 4)}, "Conv Conv Add"),
-    "a product": (f"a = {SAME}(X, W) b = Conv(X, V) Y = Mul(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), **S}, "Conv Conv Mul"),
-    "one channel beside four": (f"a = {SAME}(X, W) b = Conv(X, V) Y = Add(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (1, 4, 1, 1)}, "Conv Conv Add"),
-    "SAME_UPPER": (f'a = {SAME}(X, W) b = Conv<auto_pad="SAME_UPPER">(X, V) Y = Add(a, b)', R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (4, 4, 3, 3)}, "Conv Conv Add"),
-    "SAME on either side": ('a = Conv<auto_pad="SAME_UPPER">(X, W) b = Conv<auto_pad="SAME_LOWER">(X, V) Y = Add(a, b)', R, "Y[2,4,7,7]", {"W": (4, 4, 2, 2), "V": (4, 4, 2, 2)}, "Conv Conv Add"),
-    "a product and an affine": ("a = MatMul(X, W) b = Add(X, k) Y = Add(a, b)", "X[2,3,4]", "Y[2,3,4]", {"W": (4, 4), "k": (4,)}, "MatMul Add Add"),
-    "a computed weight": (f"a = {SAME}(X, W) v = Exp(U) b = Conv(X, v) Y = Add(a, b)", f"{R}; U[4,4,1,1]", "Y[2,4,7,7]", {"W": (4, 4, 3, 3)}, "Conv Exp Conv Add"),
-    "products by a stack": ("a = MatMul(X, W) b = MatMul(X, V) Y = Add(a, b)", "X[2,3,4]", "Y[2,3,5]", {"W": (2, 4, 5), "V": (4, 5)}, "MatMul MatMul Add"),
-    "another place": ("a = Conv<pads=[0,0,2,2]>(X, W) b = Conv<pads=[2,2,0,0]>(X, V) Y = Add(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (4, 4, 3, 3)}, "Conv Conv Add"),
-    "broadcast over places": (f"a = {SAME}(X, W) b = Conv(X, V) Y = Add(a, b)", R, "Y[2,4,7,7]", {"W": (4, 4, 3, 3), "V": (4, 4, 7, 7)}, "Conv Conv Add"),
+    "RepVGG": Row(f"a = {SAME}(X, W) b = Conv(X, V) {BLOCK} r = {BN('X', 'r')} Y = Add(s, r)", {"W": (4, 4, 3, 3), **S, **P4, **Q4, **bn("r", 4)},
+        inputs=R, outputs="Y[2,4,7,7]"),
+    "stride 2, no identity": Row(f"a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W, B) b = Conv<strides=[2,2]>(X, V) {BLOCK} Y = Neg(s)",
+        {**D, **S, **P4, **Q4}, inputs=R, outputs="Y[2,4,4,4]"),
+    "groups": Row(f"a = Conv<pads=[1,1,1,1], group=2>(X, W, B) b = Conv<group=2>(X, V) {BLOCK} r = {BN('X', 'r')} Y = Add(r, s)",
+        {"W": (4, 2, 3, 3), "B": (4,), "V": (4, 2, 1, 1), **P4, **Q4, **bn("r", 4)}, inputs=R, outputs="Y[2,4,7,7]"),
+    "dilation": Row(f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W) b = Conv(X, V, B) {BLOCK} Y = Add(X, s)", {**D, **S, **P4, **Q4}, inputs=R,
+        outputs="Y[2,4,7,7]"),
+    "depthwise 5x5 and 3x3": Row(f"a = Conv<pads=[2,2,2,2], group=4>(X, W, B) b = Conv<pads=[1,1,1,1], group=4>(X, V) {BLOCK} Y = Add(s, X)",
+        {"W": (4, 1, 5, 5), "B": (4,), "V": (4, 1, 3, 3), **P4, **Q4}, inputs=R, outputs="Y[2,4,7,7]"),
+    "another stride": Row("a = Conv<pads=[1,1,1,1], strides=[2,2]>(X, W) b = Conv(X, V) Y = Add(a, b)", {"W": (4, 4, 3, 3), "V": (4, 4, 4, 4)}, inputs=R,
+        outputs="Y[2,4,4,4]", left="Conv Conv Add"),
+    "a product": Row(f"a = {SAME}(X, W) b = Conv(X, V) Y = Mul(a, b)", {"W": (4, 4, 3, 3), **S}, inputs=R, outputs="Y[2,4,7,7]", left="Conv Conv Mul"),
+    "one channel beside four": Row(f"a = {SAME}(X, W) b = Conv(X, V) Y = Add(a, b)", {"W": (4, 4, 3, 3), "V": (1, 4, 1, 1)}, inputs=R,
+        outputs="Y[2,4,7,7]", left="Conv Conv Add"),
+    "SAME_UPPER": Row(f'a = {SAME}(X, W) b = Conv<auto_pad="SAME_UPPER">(X, V) Y = Add(a, b)', {"W": (4, 4, 3, 3), "V": (4, 4, 3, 3)}, inputs=R,
+        outputs="Y[2,4,7,7]", left="Conv Conv Add"),
+    "SAME on either side": Row('a = Conv<auto_pad="SAME_UPPER">(X, W) b = Conv<auto_pad="SAME_LOWER">(X, V) Y = Add(a, b)',
+        {"W": (4, 4, 2, 2), "V": (4, 4, 2, 2)}, inputs=R, outputs="Y[2,4,7,7]", left="Conv Conv Add"),
+    "a product and an affine": Row("a = MatMul(X, W) b = Add(X, k) Y = Add(a, b)", {"W": (4, 4), "k": (4,)}, inputs="X[2,3,4]", outputs="Y[2,3,4]",
+        left="MatMul Add Add"),
+    "a computed weight": Row(f"a = {SAME}(X, W) v = Exp(U) b = Conv(X, v) Y = Add(a, b)", {"W": (4, 4, 3, 3)}, inputs=f"{R}; U[4,4,1,1]",
+        outputs="Y[2,4,7,7]", left="Conv Exp Conv Add"),
+    "products by a stack": Row("a = MatMul(X, W) b = MatMul(X, V) Y = Add(a, b)", {"W": (2, 4, 5), "V": (4, 5)}, inputs="X[2,3,4]", outputs="Y[2,3,5]",
+        left="MatMul MatMul Add"),
+    "another place": Row("a = Conv<pads=[0,0,2,2]>(X, W) b = Conv<pads=[2,2,0,0]>(X, V) Y = Add(a, b)", {"W": (4, 4, 3, 3), "V": (4, 4, 3, 3)}, inputs=R,
+        outputs="Y[2,4,7,7]", left="Conv Conv Add"),
+    "broadcast over places": Row(f"a = {SAME}(X, W) b = Conv(X, V) Y = Add(a, b)", {"W": (4, 4, 3, 3), "V": (4, 4, 7, 7)}, inputs=R, outputs="Y[2,4,7,7]",
+        left="Conv Conv Add"),
 }  # fmt: skip
 
 

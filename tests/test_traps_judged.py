@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
 import onnx
 import pytest
@@ -12,6 +14,7 @@ from bnfold.folding import FoldResult
 from bnfold.runtime import sessions
 from tests.build import BN, assert_same, build, feeds
 from tests.reference import evaluate
+from tests.rows import Graph
 from tests.test_dtypes import in_type, stored
 from tests.test_traps import left, rows
 from tests.test_traps_models import P4, ROW, W, X, Y, conv_bn, put, tensor
@@ -22,7 +25,9 @@ def test_T16_names_that_are_taken():
     """A bias that has to be made finds every likely name in use; so does the copy of a shared weight."""
     taken = ["c_weight", "c_bias", "w_bias", "W.bias", "W.bias_1", "W_1", "W_2", "c.bias"]
     adds = " ".join(f"t{i + 1} = Add(t{i}, {'q' * (i + 1)})" for i in range(len(taken)))
-    model = build(f"c = Conv(X, W) t0 = {BN('c', 'p')} n = Abs(X) Z = Conv(n, W) {adds} Y = Abs(t{len(taken)})", X, f"{Y}; Z[2,4,4,4]", {**W, **P4, **{"q" * (i + 1): (4, 4, 4) for i in range(len(taken))}})  # fmt: skip
+    body = f"c = Conv(X, W) t0 = {BN('c', 'p')} n = Abs(X) Z = Conv(n, W) {adds} Y = Abs(t{len(taken)})"
+    summands = {"q" * (i + 1): (4, 4, 4) for i in range(len(taken))}
+    model = build(body, X, f"{Y}; Z[2,4,4,4]", {**W, **P4, **summands})
     for i, name in enumerate(taken):
         tensor(model, "q" * (i + 1)).name = name
         node = next(n for n in model.graph.node if "q" * (i + 1) in n.input)
@@ -70,24 +75,43 @@ def folded_in_float32(model: onnx.ModelProto) -> FoldResult:
 
 POSITIVE = {**P4, "pg": np.array([0.5, 1.5, 2, 0.75])}
 PER_AXIS = "w = DequantizeLinear<axis=0>(q, d, z)"
+
+
+@dataclass(frozen=True)
+class Quantized(Graph):
+    """A graph with quantized weights, and the operators that may be left of it."""
+
+    outputs: str = Y
+    left: str | tuple[str, ...] = "DequantizeLinear Conv"
+
+
 T18 = {
-    "per channel": (f"{PER_AXIS} c = Conv(X, w) Y = {BN('c', 'p')}", Y, {**INTEGERS, **SCALES, **POSITIVE}, "DequantizeLinear Conv"),
-    "a negative scale": (f"{PER_AXIS} c = Conv(X, w) Y = {BN('c', 'p')}", Y, {**INTEGERS, **SCALES, **POSITIVE, "pg": np.array([0.5, -1.5, 2, 0.75])}, "DequantizeLinear Conv BatchNormalization"),
-    "one scale for all": (f"w = DequantizeLinear(q, e) c = Conv(X, w) Y = {BN('c', 'p')}", Y, {**INTEGERS, **SCALES, **POSITIVE}, "DequantizeLinear Conv BatchNormalization"),
-    "one scale for all, one factor": ("w = DequantizeLinear(q, e) c = Conv(X, w) Y = Mul(c, k)", Y, {**INTEGERS, **SCALES, "k": np.array(1.5)}, "DequantizeLinear Conv"),
-    "the other axis": (f"w = DequantizeLinear<axis=1>(q, f, o) c = Conv(X, w) Y = {BN('c', 'p')}", Y, {**INTEGERS, "f": SCALES["d"][:3], "o": np.zeros(3, np.int8), **POSITIVE}, "DequantizeLinear Conv BatchNormalization"),
-    "from the left, axis 1": ("b = Mul(X, k) w = DequantizeLinear<axis=1>(q, f, o) Y = Conv(b, w)", Y, {**INTEGERS, "f": SCALES["d"][:3], "o": np.zeros(3, np.int8), "k": np.array([0.5, 2, 3]).reshape(3, 1, 1)}, ("DequantizeLinear Conv", "Mul DequantizeLinear Conv")),
-    "behind a quantization": (f"{PER_AXIS} a = Conv(X, w) i = QuantizeLinear(a, e, y) c = DequantizeLinear(i, e, y) Y = {BN('c', 'p')}", Y, {**INTEGERS, **SCALES, **POSITIVE, "y": np.array(3, np.int8)}, "DequantizeLinear Conv QuantizeLinear DequantizeLinear BatchNormalization"),
-    "parameters": (f"g = DequantizeLinear(i, e) c = Conv(X, W) Y = {BN('c', 'p').replace('pg', 'g')}", Y, {**SCALES, **W, **{k: v for k, v in P4.items() if k != "pg"}, "i": np.array([50, 60, 70, -80], np.int8)}, ("Conv", "DequantizeLinear Conv BatchNormalization")),
+    "per channel": Quantized(f"{PER_AXIS} c = Conv(X, w) Y = {BN('c', 'p')}", {**INTEGERS, **SCALES, **POSITIVE}),
+    "a negative scale": Quantized(f"{PER_AXIS} c = Conv(X, w) Y = {BN('c', 'p')}", {**INTEGERS, **SCALES, **POSITIVE, "pg": np.array([0.5, -1.5, 2, 0.75])},
+        left="DequantizeLinear Conv BatchNormalization"),
+    "one scale for all": Quantized(f"w = DequantizeLinear(q, e) c = Conv(X, w) Y = {BN('c', 'p')}", {**INTEGERS, **SCALES, **POSITIVE},
+        left="DequantizeLinear Conv BatchNormalization"),
+    "one scale for all, one factor": Quantized("w = DequantizeLinear(q, e) c = Conv(X, w) Y = Mul(c, k)", {**INTEGERS, **SCALES, "k": np.array(1.5)},
+        left="DequantizeLinear Conv"),
+    "the other axis": Quantized(f"w = DequantizeLinear<axis=1>(q, f, o) c = Conv(X, w) Y = {BN('c', 'p')}",
+        {**INTEGERS, "f": SCALES["d"][:3], "o": np.zeros(3, np.int8), **POSITIVE}, left="DequantizeLinear Conv BatchNormalization"),
+    "from the left, axis 1": Quantized("b = Mul(X, k) w = DequantizeLinear<axis=1>(q, f, o) Y = Conv(b, w)",
+        {**INTEGERS, "f": SCALES["d"][:3], "o": np.zeros(3, np.int8), "k": np.array([0.5, 2, 3]).reshape(3, 1, 1)},
+        left=("DequantizeLinear Conv", "Mul DequantizeLinear Conv")),
+    "behind a quantization": Quantized(f"{PER_AXIS} a = Conv(X, w) i = QuantizeLinear(a, e, y) c = DequantizeLinear(i, e, y) Y = {BN('c', 'p')}",
+        {**INTEGERS, **SCALES, **POSITIVE, "y": np.array(3, np.int8)}, left="DequantizeLinear Conv QuantizeLinear DequantizeLinear BatchNormalization"),
+    "parameters": Quantized(f"g = DequantizeLinear(i, e) c = Conv(X, W) Y = {BN('c', 'p').replace('pg', 'g')}",
+        {**SCALES, **W, **{k: v for k, v in P4.items() if k != "pg"}, "i": np.array([50, 60, 70, -80], np.int8)},
+        left=("Conv", "DequantizeLinear Conv BatchNormalization")),
 }  # fmt: skip
 
 
 @rows(T18)
 def test_T18_quantized_weights(row):
     """What may fold either way has two entries."""
-    words = row[0].translate(str.maketrans("(),", "   ")).split()
-    result = folded_in_float32(quantized(*row[:2], {k: v for k, v in row[2].items() if k in words}))
-    assert left(result) in ((row[3],) if isinstance(row[3], str) else row[3])
+    words = row.body.translate(str.maketrans("(),", "   ")).split()
+    result = folded_in_float32(quantized(row.body, row.outputs, {k: v for k, v in row.constants.items() if k in words}))
+    assert left(result) in ((row.left,) if isinstance(row.left, str) else row.left)
 
 
 def test_T18_a_quantized_bias():
@@ -109,8 +133,8 @@ def test_T18_a_computed_scale_of_a_quantization():
     np.testing.assert_array_equal(evaluate(model, x)[0], evaluate(result.model, x)[0])
 
 
-def in_float32(*row, **options) -> onnx.ModelProto:
-    return in_type(build(*row[:4], **options), "float32")
+def in_float32(graph: Graph) -> onnx.ModelProto:
+    return in_type(graph.model(), "float32")
 
 
 def test_T19_empty_outputs_which_crash_onnxruntime():
@@ -128,20 +152,19 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def misfolded() -> onnx.ModelProto:
     """What onnxruntime makes of MatMul, Transpose, BatchNormalization where sizes coincide: scaled by columns."""
-    model = in_float32(*T5_ROW)
+    model = in_float32(T5_ROW)
     s = stored(model)
     factor = s["pg"] / np.sqrt(s["pv"] + np.float32(1e-5))
-    wrong = in_float32(
-        "l = Gemm(X, W, C) d = Transpose<perm=[1,0]>(l) Y = Neg(d)", *T5_ROW[1:3], {"W": (6, 4), "C": (4,)}
-    )
+    body = "l = Gemm(X, W, C) d = Transpose<perm=[1,0]>(l) Y = Neg(d)"
+    wrong = in_float32(replace(T5_ROW, body=body, constants={"W": (6, 4), "C": (4,)}))
     return put(wrong, W=s["W"] * factor, C=s["pb"] - factor * s["pm"])
 
 
-T5_ROW = (
+T5_ROW = Graph(
     f"l = MatMul(X, W) c = Transpose<perm=[1,0]>(l) d = {BN('c', 'p')} Y = Neg(d)",
-    "X[4,6]",
-    "Y[4,4]",
     {"W": (6, 4), **P4},
+    inputs="X[4,6]",
+    outputs="Y[4,4]",
 )
 
 
@@ -158,7 +181,7 @@ def is_misfolded(model: onnx.ModelProto) -> bool:
 @pytest.mark.usefixtures("in_this_process")
 def test_T19_onnxruntime_is_not_the_judge():
     """It may fold the original wrongly by default: a right fold is not blamed for it, nor one as wrong excused."""
-    model, wrong = in_float32(*T5_ROW), misfolded()
+    model, wrong = in_float32(T5_ROW), misfolded()
     right = fold(model)
     assert right.folded
     assert [verify(model, m).verdict for m in (right.model, wrong)] == ["PASS", "FAIL"]
@@ -171,7 +194,7 @@ def test_T19_onnxruntime_is_not_the_judge():
 @pytest.mark.usefixtures("in_this_process")
 def test_T19_errors_are_weighed_against_what_was_summed():
     """Outputs that all but cancel are as far off as their parts are inexact, in both models alike; a fault is more."""
-    model = put(in_float32(*ROW), pm=3e3, pv=1.0)
+    model = put(in_float32(ROW), pm=3e3, pv=1.0)
     result = fold(model)
     assert verify(model, result.model).verdict == "PASS"
     bias = stored(result.model)["W.bias"]
@@ -181,7 +204,7 @@ def test_T19_errors_are_weighed_against_what_was_summed():
 @pytest.mark.usefixtures("in_this_process")
 def test_T19_graphs_that_onnxruntime_makes_equal():
     """At its default it folds the original itself: that proves nothing of a right fold, and does not hide a wrong one."""
-    model = in_float32(*ROW)
+    model = in_float32(ROW)
     right = fold(model).model
     wrong = put(right, W=1.001 * stored(right)["W"])
     assert [verify(model, right, levels=(level,)).verdict for level in ("off", "default")] == ["PASS", "VACUOUS"]

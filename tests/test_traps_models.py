@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,15 +15,16 @@ from bnfold import fold
 from bnfold.errors import ModelProblem
 from tests.build import BN, assert_same, bn, build, feeds
 from tests.reference import evaluate
+from tests.rows import Row
 from tests.test_dtypes import as_float64, in_type, stored
 from tests.test_traps import check, codes, left, rows
 
 X, Y, W, P3, P4, Q4 = "X[2,3,6,6]", "Y[2,4,4,4]", {"W": (4, 3, 3, 3)}, bn("p", 3), bn("p", 4), bn("q", 4)
-ROW = (f"c = Conv(X, W) Y = {BN('c', 'p')}", X, Y, {**W, **P4})
+ROW = Row(f"c = Conv(X, W) Y = {BN('c', 'p')}", {**W, **P4}, X, Y)
 
 
 def conv_bn(opset: int = 17, kind: str = "float64", **attributes) -> onnx.ModelProto:
-    model = in_type(build(*ROW, opset=opset), kind)
+    model = in_type(ROW.model(opset=opset), kind)
     model.graph.node[1].attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items())
     return model
 
@@ -72,9 +75,14 @@ def test_T8_constant_nodes():
 
 
 T8 = {
-    "Identity": ("w = Identity(W) v = Identity(pv) u = Identity(v) c = Conv(X, w) Y = BatchNormalization(c, pg, pb, pm, u)", *ROW[1:], "Conv"),
-    "Cast": ("w = Cast<to=11>(W) g = Cast<to=11>(pg) c = Conv(X, w) Y = BatchNormalization(c, g, pb, pm, pv)", *ROW[1:], "Conv"),
-}  # fmt: skip
+    "Identity": replace(
+        ROW,
+        body="w = Identity(W) v = Identity(pv) u = Identity(v) c = Conv(X, w) Y = BatchNormalization(c, pg, pb, pm, u)",
+    ),
+    "Cast": replace(
+        ROW, body="w = Cast<to=11>(W) g = Cast<to=11>(pg) c = Conv(X, w) Y = BatchNormalization(c, g, pb, pm, pv)"
+    ),
+}
 
 
 @rows(T8)
@@ -117,7 +125,9 @@ def test_T8_external_data_at_an_offset(tmp_path: Path):
 def test_T8_a_body_has_a_constant_of_the_same_name(where):
     """The W of one body hides the W around it, which the other body and the main graph read."""
     parts = [f"{k} () => (double[2,4,4,4] {k}y) {{ {k}c = Conv(X, W) {k}y = {BN(f'{k}c', 'p')} }}" for k in "te"]
-    model = build(f"c = Conv(X, W) d = {BN('c', 'q')} e = If (yes) <then_branch = {parts[0]}, else_branch = {parts[1]}> Y = Add(d, e)", X, Y, {**W, **P4, **Q4, "yes": np.array(True)})  # fmt: skip
+    branches = f"If (yes) <then_branch = {parts[0]}, else_branch = {parts[1]}>"
+    body = f"c = Conv(X, W) d = {BN('c', 'q')} e = {branches} Y = Add(d, e)"
+    model = build(body, X, Y, {**W, **P4, **Q4, "yes": np.array(True)})
     body = next(a.g for a in model.graph.node[2].attribute if a.name == where)
     body.initializer.append(numpy_helper.from_array(3 * numpy_helper.to_array(tensor(model, "W")), "W"))
     result = fold(model)
@@ -163,7 +173,7 @@ def test_T9_old_opsets(opset, empty):
 def test_T9_parameters_per_activation(opset):
     """spatial=0: parameters of shape C x H x W, for which no Conv has room, but a Gemm has."""
     shapes = {f"p{k}": (4, 4, 4) for k in "gbmv"}
-    model = build(*ROW[:3], {**W, **shapes}, opset=opset)
+    model = replace(ROW, constants={**W, **shapes}).model(opset=opset)
     model.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
     assert {k.not_hoisted.code for k in fold(model).kept} == {"VARIES"}
     dense = build(f"b = {BN('X', 'p')} f = Flatten(b) Y = Gemm(f, V, C)", "X[2,4,4,4]", "Y[2,5]", {"V": (64, 5), "C": (5,), **shapes}, opset=opset)  # fmt: skip
@@ -219,32 +229,43 @@ def test_T9_the_default_of_epsilon():
     assert_same(model, fold(model).model)
 
 
-T10 = {  # new numbers, attributes and type -> operators left and the code of what stays
-    "var is 0": ({"pv": 0.0}, {}, "float64", "Conv"),
-    "var is a little negative": ({"pv": -1e-6}, {}, "float64", "Conv"),
-    "var is too negative": ({"pv": -1e-4}, {}, "float64", "Conv BatchNormalization ! NOT_FINITE"),
-    "var + epsilon vanishes": ({"pv": 0.0}, {"epsilon": 0.0}, "float64", "Conv BatchNormalization ! NOT_FINITE"),
-    "epsilon is below float16": ({"pv": 0.0, "W": 1e-3, "pm": 0.0}, {"epsilon": 1e-8}, "float16", "Conv"),
-    "weights overflow": ({"pv": 0.0, "W": 100.0}, {"epsilon": 1e-8}, "float16", "Conv BatchNormalization ! OVERFLOW"),
-    "biases overflow": ({"pv": 0.0, "W": 1e-3, "pm": 100.0}, {"epsilon": 1e-8}, "float16", "Conv BatchNormalization ! OVERFLOW"),
-    "dead channels": ({"pg": [0, 1, 0, -1]}, {}, "float64", "Conv"),
-    "the mean is far off": ({"pm": 1e6, "pv": 1e-6}, {}, "float64", "Conv"),
-    "bfloat16": ({}, {}, "bfloat16", "Conv"),
+@dataclass(frozen=True)
+class Numerics:
+    """New numbers and attributes of a Conv and a BatchNormalization, and what is left of them."""
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, float] = field(default_factory=dict)
+    kind: str = "float64"
+    left: str = "Conv"
+    code: str | None = None
+
+
+T10 = {
+    "var is 0": Numerics({"pv": 0.0}),
+    "var is a little negative": Numerics({"pv": -1e-6}),
+    "var is too negative": Numerics({"pv": -1e-4}, left="Conv BatchNormalization", code="NOT_FINITE"),
+    "var + epsilon vanishes": Numerics({"pv": 0.0}, attributes={"epsilon": 0.0}, left="Conv BatchNormalization", code="NOT_FINITE"),
+    "epsilon is below float16": Numerics({"pv": 0.0, "W": 1e-3, "pm": 0.0}, attributes={"epsilon": 1e-8}, kind="float16"),
+    "weights overflow": Numerics({"pv": 0.0, "W": 100.0}, attributes={"epsilon": 1e-8}, kind="float16", left="Conv BatchNormalization", code="OVERFLOW"),
+    "biases overflow": Numerics({"pv": 0.0, "W": 1e-3, "pm": 100.0}, attributes={"epsilon": 1e-8}, kind="float16",
+        left="Conv BatchNormalization", code="OVERFLOW"),
+    "dead channels": Numerics({"pg": [0, 1, 0, -1]}),
+    "the mean is far off": Numerics({"pm": 1e6, "pv": 1e-6}),
+    "bfloat16": Numerics(kind="bfloat16"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", T10)
 def test_T10_numerics(name):
-    numbers, attributes, kind, expected = T10[name]
-    model = put(conv_bn(22, kind, **attributes), **numbers)
+    row = T10[name]
+    model = put(conv_bn(22, row.kind, **row.attributes), **row.numbers)
     result = fold(model)
-    expected, _, code = expected.partition(" ! ")
-    assert left(result) == expected
-    assert codes(result) == ({code, *({"GRAPH_OUTPUT"} if code == "OVERFLOW" else ())} if code else set())
-    if not code:
+    assert left(result) == row.left
+    assert codes(result) == ({row.code, *({"GRAPH_OUTPUT"} if row.code == "OVERFLOW" else ())} if row.code else set())
+    if row.code is None:
         onnx.checker.check_model(result.model, full_check=True)
         assert_same(
-            as_float64(model), as_float64(result.model), {"float64": 1e-9, "float16": 2e-3, "bfloat16": 0.02}[kind]
+            as_float64(model), as_float64(result.model), {"float64": 1e-9, "float16": 2e-3, "bfloat16": 0.02}[row.kind]
         )
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.train import TrainOptions, train
-from bnfold.train.ranks import Ranks, joined
+from bnfold.train.population import population_statistics
+from bnfold.train.ranks import Ranks, process_group
 from bnfold.train.sequential import CHUNK, sequential
-from bnfold.train.statistics import population_statistics
 from tests.test_train_sequential import digits, network
 
 ARCHS = ("mlp", "convnet")
@@ -23,17 +23,17 @@ METHODS = ("sequential", "alg2", "pooled")
 
 def statistics(ranks: Ranks) -> dict[str, tuple[Tensor, Tensor]]:
     """By every method, each process with its share of the batches; and with memory for a few images."""
-    found = {}
+    statistics = {}
     batches = digits()[:448].split(CHUNK)  # seven mini-batches of one size, which two processes cannot share equally
     for arch in ARCHS:
         net = network(arch, digits())
         share = batches[ranks.share(len(batches))]
         for method in METHODS:
             for name, s in population_statistics(net, share, method, ranks).items():
-                found[f"{arch} {method} {name}"] = (s.mean, s.var)
+                statistics[f"{arch} {method} {name}"] = (s.mean, s.var)
         for name, m in sequential(net, share, ranks, memory=10**6).items():
-            found[f"{arch} sparing {name}"] = (torch.from_numpy(m.mean), torch.from_numpy(m.variance))
-    return found
+            statistics[f"{arch} sparing {name}"] = (torch.from_numpy(m.mean), torch.from_numpy(m.variance))
+    return statistics
 
 
 def of_one_image(ranks: Ranks) -> dict[str, tuple[Tensor, Tensor]]:
@@ -59,10 +59,10 @@ def errors(ranks: Ranks) -> list[str]:
             raise UsageProblem(f"of {rank}", "hint")
 
     calls = (
-        lambda: ranks.agreed(lambda: fail(1)),
-        lambda: ranks.first(lambda: fail(0)),
-        lambda: ranks.first(lambda: fail(1)),
-        lambda: ranks.led(lambda: fail(1)),
+        lambda: ranks.on_all(lambda: fail(1)),
+        lambda: ranks.on_first(lambda: fail(0)),
+        lambda: ranks.on_first(lambda: fail(1)),
+        lambda: ranks.first_then_all(lambda: fail(1)),
         lambda: population_statistics(network("mlp", digits()), [digits()[: 1 + ranks.rank]], "alg2", ranks),
         lambda: population_statistics(network("mlp", digits()), [], "alg2", ranks),
     )
@@ -70,12 +70,12 @@ def errors(ranks: Ranks) -> list[str]:
 
 
 def main(folder: Path) -> None:
-    with joined() as ranks:
+    with process_group() as ranks:
         result = {
             "statistics": statistics(ranks),
             "one image": of_one_image(ranks),
             "errors": errors(ranks),
-            "order": ranks.gathered(ranks.rank),
+            "order": ranks.gather(ranks.rank),
         }
     result["errors"].append(message(lambda: train(TrainOptions(batch_size=61, out=folder / "uneven"))))
     torch.save(result, folder / f"{ranks.rank}.pt")

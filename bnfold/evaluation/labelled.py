@@ -15,7 +15,7 @@ from ..errors import ModelProblem
 from ..feeds import pictures
 from ..feeds.arrays import Archive
 from ..feeds.card import Array, Card
-from ..train.normalization import Normalization
+from ..train.pixels import Normalization
 
 LABELS = "labels"
 ROWS = 64  # samples at a time

@@ -14,7 +14,7 @@ from ..errors import ModelProblem
 from ..feeds.card import Array, Card, fitting
 from ..runtime import sessions
 from ..runtime.host import Host
-from ..train.normalization import Normalization
+from ..train.pixels import Normalization
 from .crops import crops
 from .labelled import Batch, Labelled, ready
 

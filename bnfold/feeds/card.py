@@ -15,7 +15,7 @@ from onnx import helper
 from ..errors import ModelProblem
 from ..limits import current
 from ..runtime.protos import fed, shape
-from ..train.normalization import Normalization
+from ..train.pixels import Normalization
 
 Array = npt.NDArray[Any]
 DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what reading metadata may raise

@@ -12,21 +12,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..installed import need
-from .options import Event, Interrupted, Settings, TrainOptions, TrainResult, Watch
+from .options import Event, Interrupted, TrainOptions, TrainResult, Watch
+from .recipe import Settings
 
 if TYPE_CHECKING:
-    from .statistics import install as install
-    from .statistics import population_statistics as population_statistics
+    from .population import install as install
+    from .population import population_statistics as population_statistics
 
-_OF_STATISTICS = ["install", "population_statistics"]  # public names that need PyTorch, imported when asked for
+_LAZY = ["install", "population_statistics"]  # public names that need PyTorch, imported at their first use
 
-__all__ = ["Event", "Interrupted", "Settings", "TrainOptions", "TrainResult", *_OF_STATISTICS, "train"]
+__all__ = ["Event", "Interrupted", "Settings", "TrainOptions", "TrainResult", *_LAZY, "train"]
 
 
 def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResult:
     """Train a network, then replace its moving averages by population statistics.
 
-    `watch` is told of every step. Raises BnfoldError for bad options or data, for a run that diverges, and,
+    `watch` is called after every step. Raises BnfoldError for bad options or data, for a run that diverges, and,
     as `Interrupted`, on Ctrl-C: the last checkpoint is kept and `TrainOptions(resume=True)` goes on exactly.
     """
     need("torch")
@@ -36,10 +37,10 @@ def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResu
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _OF_STATISTICS:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     need("torch")
-    return getattr(import_module(f"{__name__}.statistics"), name)
+    return getattr(import_module(f"{__name__}.population"), name)
 
 
 def __dir__() -> list[str]:

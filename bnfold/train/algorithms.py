@@ -21,12 +21,12 @@ from ..moments import Array, Moments
 class MiniBatch:
     """B, the values that are normalized together: the dimensions of a tensor it runs over, and their number m.
 
-    `everywhere` adds up what the processes that share B hold of a sum; m then counts the values of all of them.
+    Where several processes share B, `all_reduce` adds up their parts of a sum, and m counts the values of all of them.
     """
 
     over: tuple[int, ...]
     m: int
-    everywhere: Callable[[Tensor], Tensor] = lambda values: values
+    all_reduce: Callable[[Tensor], Tensor] = lambda values: values
 
     @staticmethod
     def per_activation(x: Tensor) -> MiniBatch:
@@ -39,7 +39,7 @@ class MiniBatch:
         return MiniBatch((0, *range(2, x.ndim)), x.numel() // x.shape[1])
 
     def sum(self, values: Tensor) -> Tensor:
-        return self.everywhere(values.sum(self.over, keepdim=True))
+        return self.all_reduce(values.sum(self.over, keepdim=True))
 
     def aligned(self, parameter: Tensor, x: Tensor) -> Tensor:
         """gamma or beta, one for each B, laid along the dimensions of x."""
@@ -69,7 +69,7 @@ class Algorithm1(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor, *statistics: Tensor) -> tuple[Tensor | None, ...]:
-        """dl/dx, dl/dgamma and dl/dbeta from dl/dy; the last two of the values that this process holds."""
+        """dl/dx, dl/dgamma and dl/dbeta from dl/dy; the last two are sums over the values of this process only."""
         (x, gamma, mu, sigma2), eps, B = ctx.saved_tensors, ctx.eps, ctx.B
         deviation = torch.sqrt(sigma2 + eps)
         xhat = (x - mu) / deviation

@@ -1,5 +1,8 @@
-"""Changed copies of training images. What happens to an image is decided by seed, epoch and its index alone, so that
-a run resumes exactly, and statistics do not depend on batches."""
+"""Augmentation: changed copies of training images.
+
+The change of an image is a function of seed, epoch and its index alone, so that a run resumes exactly, and statistics
+do not depend on batches.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,14 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from .normalization import Pixels
+from .pixels import Pixels
 
 Draws = npt.NDArray[np.float64]
 DRAWS = 6  # for each image: rows, columns, mirrored, brightness, contrast, saturation
-STREAM = 1  # apart from the random numbers that order the images
+STREAM = 1  # of random numbers; those that order the images are another one
 SHIFT = 8  # an image is moved by up to a SHIFTth of its sides
 STRENGTH = 0.4  # photometric factors are from 1 - STRENGTH to 1 + STRENGTH
-GREY = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
 def augmented(images: Pixels, kind: str, draws: Draws) -> Pixels:
@@ -28,12 +31,12 @@ def augmented(images: Pixels, kind: str, draws: Draws) -> Pixels:
 
 @lru_cache(maxsize=2)
 def draws(seed: int, epoch: int, count: int) -> Draws:
-    """A row for each of `count` images."""
+    """Random numbers (count, DRAWS): a row for each image."""
     return np.random.default_rng([seed, epoch, STREAM]).random((count, DRAWS))
 
 
 def crop_flip(images: Pixels, draws: Draws) -> Pixels:
-    """Moved by up to an eighth of its sides, black coming in, and mirrored half of the time."""
+    """Moved by up to an eighth of its sides, filled with black, and mirrored half of the time."""
     n, _, height, width = images.shape
     up, left = (-(-side // SHIFT) for side in (height, width))
     padded = np.pad(images, ((0, 0), (0, 0), (up, up), (left, left)))
@@ -49,8 +52,8 @@ def distort(images: Pixels, draws: Draws) -> Pixels:
     brightness, contrast, saturation = (1 + STRENGTH * (2 * draws[:, 3:6] - 1)).T.reshape(3, -1, 1, 1, 1)
     x = images * brightness
     x = contrast * x + (1 - contrast) * x.mean(axis=(1, 2, 3), keepdims=True)
-    if images.shape[1] == len(GREY):
-        x = saturation * x + (1 - saturation) * np.tensordot(x, GREY, axes=(1, 0))[:, None]
+    if images.shape[1] == len(LUMINANCE):
+        x = saturation * x + (1 - saturation) * np.tensordot(x, LUMINANCE, axes=(1, 0))[:, None]
     changed: Pixels = np.clip(np.rint(x), 0, 255).astype(np.uint8)
     return changed
 

@@ -14,14 +14,14 @@ from torch import Tensor, distributed, nn
 from ..errors import UsageProblem
 from ..moments import Moments
 from ..progress import each
-from .norms import Batch, BatchNorm, images, moments, thawed_norms
+from .norms import Batch, BatchNorm, images, moments, unfrozen_norms
 from .ranks import Ranks
 
-Seen = dict[str, list[Moments]]
+BatchMoments = dict[str, list[Moments]]  # of the inputs of each BatchNorm, by its name
 
 
-def equal_batches(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> Seen:
-    """As `batch_moments`, of mini-batches of one size, as Algorithm 2 has them; a short last one is left out."""
+def equal_batches(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> BatchMoments:
+    """`batch_moments` of mini-batches of one size, as in Algorithm 2; a short last one is left out."""
     seen = batch_moments(model, _without_a_short_last(batches), ranks)
     for name, of_batches in seen.items():
         sizes = sorted({B.count for B in of_batches})
@@ -33,33 +33,33 @@ def equal_batches(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> S
     return seen
 
 
-def batch_moments(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> Seen:
-    """What each BatchNorm that is not frozen is given by each mini-batch, in order of ranks; Dropout is off.
+def batch_moments(model: nn.Module, batches: Iterable[Batch], ranks: Ranks) -> BatchMoments:
+    """The moments of the input of each BatchNorm that is not frozen, per mini-batch, in order of ranks; Dropout is off.
 
     Raises UsageProblem where a mini-batch has one value per channel, or where there is none at all.
     """
-    norms = thawed_norms(model)
+    norms = unfrozen_norms(model)
     _refuse_synchronized(norms)
-    parts = ranks.gathered(ranks.agreed(lambda: _seen(model, norms, batches)))
+    parts = ranks.gather(ranks.on_all(lambda: _collect(model, norms, batches)))
     seen = {name: list(chain.from_iterable(part[name] for part in parts)) for name in norms}
     if norms and not any(seen.values()):
         raise UsageProblem("no mini-batch reaches a BatchNorm", "Give at least one full mini-batch.")
     return {name: of_batches for name, of_batches in seen.items() if of_batches}
 
 
-def _seen(model: nn.Module, norms: dict[str, BatchNorm], batches: Iterable[Batch]) -> Seen:
-    seen: Seen = {name: [] for name in norms}
+def _collect(model: nn.Module, norms: dict[str, BatchNorm], batches: Iterable[Batch]) -> BatchMoments:
+    seen: BatchMoments = {name: [] for name in norms}
     with torch.no_grad(), _normalizing_by_batch(model, norms), ExitStack() as hooks:
         for name, norm in norms.items():
-            hooks.enter_context(norm.register_forward_pre_hook(partial(_see, name, seen[name])))
+            hooks.enter_context(norm.register_forward_pre_hook(partial(_record, name, seen[name])))
         number = len(batches) if isinstance(batches, Sized) else 0
         for batch in each(batches, "population statistics", number) if number else batches:
             model(images(batch))
     return seen
 
 
-def _see(name: str, seen: list[Moments], norm: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """One mini-batch, before it is normalized."""
+def _record(name: str, seen: list[Moments], norm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """A hook: append the moments of one mini-batch, before it is normalized."""
     here = moments(inputs[0])
     if here.count < 2:
         raise UsageProblem(f"{name} sees 1 value per channel, which has no variance", "Use larger batches.")
@@ -78,7 +78,7 @@ def _without_a_short_last(batches: Iterable[Batch]) -> Iterator[Tensor]:
 
 @contextmanager
 def _normalizing_by_batch(model: nn.Module, norms: dict[str, BatchNorm]) -> Iterator[None]:
-    """All layers infer, except that `norms` use the batch and leave their moving averages alone."""
+    """Evaluation mode, but `norms` normalize by the batch; their moving averages stay as they are."""
     before = {layer: layer.training for layer in model.modules()}
     tracking = {norm: norm.track_running_stats for norm in norms.values()}
     model.eval()
@@ -94,10 +94,10 @@ def _normalizing_by_batch(model: nn.Module, norms: dict[str, BatchNorm]) -> Iter
 
 
 def _refuse_synchronized(norms: dict[str, BatchNorm]) -> None:
-    """They would wait, at each mini-batch, for processes that have fewer of them."""
+    """UsageProblem: at each mini-batch they would wait for processes that have fewer mini-batches."""
     for name, norm in norms.items():
         if isinstance(norm, nn.SyncBatchNorm) and distributed.is_initialized():
             raise UsageProblem(
-                f"{name} is a SyncBatchNorm: what it normalizes by is not the mini-batch of one process",
+                f"{name} is a SyncBatchNorm: it does not normalize by the mini-batch of one process",
                 "The method sequential takes it.",
             )

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from ..errors import ModelProblem
 from ..installed import need
-from .arrays import Arrays, paired
-from .download import download
+from .sources import Arrays, download, paired
 
 CLASSES = 10
 KEYS = ("x_train", "y_train", "x_test", "y_test")

@@ -1,13 +1,16 @@
-"""The curves of a run: what it logged, as a picture beside it."""
+"""The curves of a run: as a picture next to its log, and as scalars for TensorBoard."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .. import plots
+from ..installed import need
 from . import runs
+from .options import Event, Watch
 
 PICTURE = "curves.png"
 
@@ -31,9 +34,9 @@ def draw(run: Path, path: Path | None = None) -> Path:
         accuracy.legend(loc="lower right", frameon=False)
     rate.set_xlabel("steps (mini-batches)")
     figure.suptitle(str(run).replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
-    found = path or run / PICTURE
-    plots.write(figure, found)
-    return found
+    target = path or run / PICTURE
+    plots.write(figure, target)
+    return target
 
 
 def _line(axes: Any, rows: Sequence[dict[str, float]], name: str, label: str) -> None:
@@ -42,3 +45,27 @@ def _line(axes: Any, rows: Sequence[dict[str, float]], name: str, label: str) ->
     axes.plot(steps, values, ".-", color=plots.BLUE, markersize=4, label="with moving averages")
     axes.set_ylabel(label, fontsize=9)
     plots.bare(axes, "both")
+
+
+TENSORBOARD = "tensorboard"
+
+
+def require_tensorboard() -> None:
+    """EnvironmentProblem unless TensorBoard is installed."""
+    need("tensorboard", extra="tensorboard")
+
+
+@contextmanager
+def tensorboard(run: Path, step: int, watch: Watch) -> Iterator[Watch]:
+    """A Watch that calls `watch`, and writes loss, accuracy and learning rate of every evaluation after `step`."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(run / TENSORBOARD, purge_step=step + 1) as writer:
+
+        def write(event: Event) -> None:
+            for name in ("loss", "accuracy", "lr"):
+                if (value := getattr(event, name)) is not None:
+                    writer.add_scalar(name, value, event.step)
+            watch(event)
+
+        yield write

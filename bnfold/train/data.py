@@ -16,8 +16,8 @@ from ..display import counted
 from ..errors import ModelProblem
 from ..installed import need
 from . import cifar, folder, idx
-from .normalization import Normalization, Pixels
-from .options import unknown
+from .pixels import Normalization, Pixels
+from .recipe import unknown
 
 Labels = npt.NDArray[np.int64]
 DIGITS = tuple("0123456789")
@@ -57,7 +57,7 @@ class Dataset:
 
 
 def load(name: str, data_dir: Path | None) -> Dataset:
-    """The dataset of this name, or `folder:PATH`; without `data_dir` what is not installed is downloaded.
+    """The dataset of this name, or `folder:PATH`; without `data_dir` it is downloaded or comes with a package.
 
     Raises UsageProblem for an unknown name, ModelProblem for missing or damaged files.
     """
@@ -71,8 +71,8 @@ def load(name: str, data_dir: Path | None) -> Dataset:
 def batches(size: int, count: int, seed: int, epoch: int, shuffle: str = "images") -> Iterator[npt.NDArray[np.intp]]:
     """Index batches of exactly `size` over `count` images, in an order that only `seed` and `epoch` decide.
 
-    shuffle="batches" shuffles whole batches, which hold the same images in every epoch; those that do not fill the
-    last one are then never seen.
+    shuffle="batches" shuffles whole batches, which have the same images in every epoch; images that do not fill a
+    last batch are then never used.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(count) if shuffle == "images" else np.random.default_rng(seed).permutation(count)
@@ -82,15 +82,15 @@ def batches(size: int, count: int, seed: int, epoch: int, shuffle: str = "images
 
 
 def hold_out(everything: Split, classes: tuple[str, ...], share: float = 0.2) -> tuple[Split, Split]:
-    """Train and test parts, each class split in the same proportion; the split is always the same one."""
+    """A train and a test part with the same share of each class; always the same split."""
     rng = np.random.default_rng(0)
-    held = [_some(rng, everything.labels, i, name, share) for i, name in enumerate(classes)]
+    test = [_sample(rng, everything.labels, i, name, share) for i, name in enumerate(classes)]
     is_test = np.zeros(len(everything), bool)
-    is_test[np.concatenate(held)] = True
+    is_test[np.concatenate(test)] = True
     return everything[np.flatnonzero(~is_test)], everything[np.flatnonzero(is_test)]
 
 
-def _some(rng: np.random.Generator, labels: Labels, label: int, name: str, share: float) -> npt.NDArray[np.intp]:
+def _sample(rng: np.random.Generator, labels: Labels, label: int, name: str, share: float) -> npt.NDArray[np.intp]:
     members = rng.permutation(np.flatnonzero(labels == label))
     if len(members) < 2:
         raise ModelProblem(

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from .config import Config
-    from .runs import Checkpoint
+    from .runs import Checkpoint, Config
 
 OLDEST_OPSET = 18  # PyTorch has no implementations below
 TOLERANCE = {"float32": 1e-5, "float16": 1e-2}  # of the largest output, or of 1 if that is smaller
@@ -43,17 +42,16 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     """Write the finished `run` (None: the newest under runs/) to `out`, for batches of any size.
 
     Class names, input normalization and the training record go into the metadata. The file is checked and compared
-    with PyTorch before it gets its name; if anything is wrong nothing is written. Raises UsageProblem for an opset
-    or dtype that cannot be had or an `out` that exists, ModelProblem for a run that cannot be read.
+    with PyTorch before it appears; if anything is wrong nothing is written. Raises UsageProblem for an opset or
+    dtype that is not supported or an `out` that exists, ModelProblem for a run that cannot be read.
     """
     _check_request(out, opset, dtype, force)
     need("torch", "onnxscript")
     require_runtime("the comparison of the exported file with PyTorch")
     from . import runs
-    from .config import read_config
 
     run = runs.newest() if run is None else run.parent if os.path.isfile(run) else run
-    config, checkpoint = read_config(run), runs.load(run)
+    config, checkpoint = runs.read_config(run), runs.load(run)
     model = _network(run, config, checkpoint)
     proto = _proto(model, config, checkpoint, opset, dtype)
     with staged(out, replace=force) as temporary:
@@ -119,9 +117,14 @@ def _proto(model: nn.Module, config: Config, checkpoint: Checkpoint, opset: int,
 def _check_batch_norms(model: nn.Module, proto: onnx.ModelProto) -> None:
     from .norms import tracked_norms
 
-    there, found = len(tracked_norms(model)), sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
-    if there != found:
-        raise CheckFailed(f"PyTorch exported {found} of {there} BatchNormalization", "This is a defect: report it.")
+    expected, exported = (
+        len(tracked_norms(model)),
+        sum(node.op_type == "BatchNormalization" for node in proto.graph.node),
+    )
+    if expected != exported:
+        raise CheckFailed(
+            f"PyTorch exported {exported} of {expected} BatchNormalization", "This is a defect: report it."
+        )
 
 
 def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..display import counted
 from ..errors import ModelProblem
 from ..installed import need
-from .arrays import Arrays
+from .sources import Arrays
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 GREY = {"1", "L"}
@@ -35,7 +35,7 @@ def load(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
     if _classes(parts[-1]) != classes:
         raise ModelProblem(f"{parts[0]} and {parts[-1]} have different classes", "Give both the same sub-folders.")
     listed = [_listing(part, classes) for part in parts]
-    size, mode = _form([file for part in listed for file, _ in part])
+    size, mode = _common_format([file for part in listed for file, _ in part])
     return classes, [_arrays(part, size, mode) for part in listed]
 
 
@@ -60,17 +60,17 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and os.path.isfile(path)
 
 
-def _form(files: list[Path]) -> tuple[tuple[int, int], str]:
+def _common_format(files: list[Path]) -> tuple[tuple[int, int], str]:
     """The (width, height) and the mode that all images are brought to."""
-    found = [_opened(file, lambda image: (image.size, image.mode)) for file in files]
-    sizes, modes = {size for size, _ in found}, {mode for _, mode in found}
+    formats = [_read_image(file, lambda image: (image.size, image.mode)) for file in files]
+    sizes, modes = {size for size, _ in formats}, {mode for _, mode in formats}
     if any(mode.startswith(DEEP) for mode in modes):
         raise ModelProblem("some of the images have more than 8 bits per channel", "Convert them to 8 bits.")
     return sizes.pop() if len(sizes) == 1 else MIXED_SIZE, "L" if modes <= GREY else "RGB"
 
 
 def _arrays(listed: list[tuple[Path, int]], size: tuple[int, int], mode: str) -> Arrays:
-    images = np.stack([_opened(file, lambda image: _pixels(image, size, mode)) for file, _ in listed])
+    images = np.stack([_read_image(file, lambda image: _pixels(image, size, mode)) for file, _ in listed])
     return images, np.array([label for _, label in listed], np.int64)
 
 
@@ -82,11 +82,11 @@ def _pixels(image: Any, size: tuple[int, int], mode: str) -> npt.NDArray[np.uint
     return np.atleast_3d(np.asarray(image, np.uint8)).transpose(2, 0, 1)
 
 
-def _opened(file: Path, look: Any) -> Any:
+def _read_image(file: Path, read: Any) -> Any:
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            return look(image)
+            return read(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ModelProblem(f"{file} is not a readable image: {error}", "Repair or remove it.") from error

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelProblem
-from .arrays import Arrays, paired
-from .download import CACHE, download
+from .sources import CACHE, Arrays, download, paired
 
 UNSIGNED_BYTES = 8
 CLASSES = 10

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .layers import Style, he
+from .layers import Shape, Style, he
 
-Shape = tuple[int, int, int]
 SMALL = 96  # images of shorter sides than this take the small first layer
 STEM = (64, 64, 192)
 DEPTH_MULTIPLIER = 8
@@ -68,7 +67,7 @@ def bn_inception(
     """BN-Inception, every number of channels times `width`.
 
     An image of 224x224 is 28x28 at 3a and 7x7 at the end. Images with a side under 96 (CIFAR-10) take a small first
-    layer, 3x3 at stride 1 without the pool behind it, so that 32x32 is 16x16 at 3a and 4x4 at the end.
+    layer, 3x3 at stride 1 without the pool after it, so that 32x32 is 16x16 at 3a and 4x4 at the end.
     """
     style = Style(batch_norm, activation, bn_position)
     layers = _stem(shape, style, width, lrn)
@@ -103,7 +102,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 class Inception(nn.Module):
-    """Towers of 1x1, of 3x3, of two 3x3 and of a pool, all of one input, side by side in the channels."""
+    """Towers of 1x1, of 3x3, of two 3x3 and of a pool, all of one input, concatenated."""
 
     def __init__(self, n: int, row: Module, style: Style, width: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What networks are made of: a layer of weights, Batch Normalization and a nonlinearity, in the order that is asked."""
+"""What networks are made of: a layer of weights, Batch Normalization and a nonlinearity, in the order of a style."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import nn
 
 from .recipe import ACTIVATIONS
 
+Shape = tuple[int, int, int]  # (C, H, W) of an image
 NONLINEAR: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 assert NONLINEAR.keys() == {*ACTIVATIONS}
 
 
 @dataclass(frozen=True)
 class Style:
-    """How every layer of weights goes on. "before" is the paper's z = g(BN(Wu)); "after" is z = BN(g(Wu + b))."""
+    """What follows every layer of weights. "before" is the paper's z = g(BN(Wu)); "after" is z = BN(g(Wu + b))."""
 
     batch_norm: bool = True
     activation: str = "relu"
@@ -27,17 +28,17 @@ class Style:
         """Whether the weights need a bias: not where BatchNorm's shift subsumes it (section 3.2)."""
         return not self.batch_norm or self.bn_position == "after"
 
-    def followed(self, name: str, weights: nn.Module, norm: nn.Module) -> nn.Module:
-        """`weights` under this name, then `norm` and the nonlinearity as the style has them."""
+    def block(self, name: str, weights: nn.Module, norm: nn.Module) -> nn.Module:
+        """`weights` under this name, and `norm` and the nonlinearity in the order of the style."""
         layers = {name: weights, "norm": norm, "act": NONLINEAR[self.activation]()}
         order = [name, "norm", "act"] if self.bn_position == "before" else [name, "act", "norm"]
         kept = [key for key in order if key != "norm" or self.batch_norm]
         return nn.Sequential(OrderedDict((key, layers[key]) for key in kept))
 
     def conv(self, n: int, m: int, size: int, stride: int = 1) -> nn.Module:
-        """A convolution of n to m channels that keeps the sides of an image, or halves them at stride 2; and on."""
+        """A convolution of n to m channels that keeps the sides of an image, or halves them at stride 2, in a block."""
         weights = nn.Conv2d(n, m, size, stride, padding=size // 2, bias=self.bias)
-        return self.followed("conv", weights, nn.BatchNorm2d(m))
+        return self.block("conv", weights, nn.BatchNorm2d(m))
 
 
 def small_gaussian(model: nn.Module, std: float) -> None:
@@ -50,7 +51,7 @@ def small_gaussian(model: nn.Module, std: float) -> None:
 
 
 def he(model: nn.Module) -> None:
-    """He et al. 2015: convolutions that keep the variance of what a ReLU hands on; biases of 0."""
+    """He et al. 2015: weights of convolutions for which the variance stays the same through a ReLU; biases of 0."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -1,7 +1,7 @@
 """The processes of one training run: what `torchrun --nproc-per-node N -m bnfold_cli train` starts.
 
-Every process runs the same code. What only one may do, such as writing a file, is done `first`; an error of one
-becomes the error of all, so that nobody waits for a process that has stopped.
+Every process runs the same code. What only one may do, such as writing a file, is done `on_first`; an error of one
+is raised in all, so that none waits for a process that has stopped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from ..errors import BnfoldError, EnvironmentProblem
 
 T = TypeVar("T")
-PATIENCE = timedelta(hours=1)  # for what only one process does: a download, an evaluation
+TIMEOUT = timedelta(hours=1)  # for what only one process does: a download, an evaluation
 BACKENDS = "cpu:gloo,cuda:nccl"
 
 
@@ -33,49 +33,49 @@ class Ranks:
     rank: int = 0
     size: int = 1
 
-    def gathered(self, value: T) -> list[T]:
-        """What every process gave, in order of rank."""
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, in order of rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
         distributed.all_gather_object(values, value)
         return values
 
-    def agreed(self, work: Callable[[], T]) -> T:
-        """What `work` gives here. If it raises a BnfoldError anywhere, the lowest such rank's is raised everywhere.
+    def on_all(self, work: Callable[[], T]) -> T:
+        """The result of `work` in this process. If it raises a BnfoldError in any, all raise that of the lowest rank.
 
-        `work` calls no method of these ranks: a process that failed would not join in.
+        `work` must not call methods of these ranks: a process that failed would not take part.
         """
-        result, problem = _tried(work)
-        raised = [told for told in self.gathered(_told(problem)) if told]
+        result, problem = _attempt(work)
+        raised = [parts for parts in self.gather(_parts(problem)) if parts]
         if raised:
             kind, message, hint = raised[0]
             raise kind(message, hint) from problem
         return result  # type: ignore[return-value]
 
-    def first(self, work: Callable[[], T]) -> T:
-        """What `work` gives on rank 0, where alone it is called."""
-        result = self.agreed(lambda: work() if self.rank == 0 else None)
-        return self.gathered(result)[0]  # type: ignore[return-value]
+    def on_first(self, work: Callable[[], T]) -> T:
+        """The result of `work` on rank 0, in all processes; it is called on rank 0 only."""
+        result = self.on_all(lambda: work() if self.rank == 0 else None)
+        return self.gather(result)[0]  # type: ignore[return-value]
 
-    def led(self, work: Callable[[], T]) -> T:
-        """What `work` gives here; the others begin when rank 0 is done, and find what it downloaded."""
-        result = self.agreed(lambda: work() if self.rank == 0 else None)
-        return self.agreed(lambda: work() if self.rank else result)  # type: ignore[return-value]
+    def first_then_all(self, work: Callable[[], T]) -> T:
+        """The result of `work` in this process; the others start when rank 0 is done, and use what it downloaded."""
+        result = self.on_all(lambda: work() if self.rank == 0 else None)
+        return self.on_all(lambda: work() if self.rank else result)  # type: ignore[return-value]
 
     def share(self, count: int) -> slice:
-        """Which of `count` things in a row are for this process: every one is for exactly one, in order of rank."""
+        """The part of `count` items that is for this process: each item is for exactly one, in order of rank."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of what every process holds."""
+        """The sum over all processes."""
         values = values.clone()
         if self.size > 1:
             distributed.all_reduce(values)
         return values
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """`model`, which on its way back averages gradients over all processes; the parameters are the same ones."""
+        """`model`, or a wrapper of it that averages gradients over all processes."""
         if self.size == 1:
             return model
         return nn.parallel.DistributedDataParallel(model)
@@ -84,15 +84,15 @@ class Ranks:
 ALONE = Ranks()
 
 
-def _tried(work: Callable[[], T]) -> tuple[T | None, BnfoldError | None]:
+def _attempt(work: Callable[[], T]) -> tuple[T | None, BnfoldError | None]:
     try:
         return work(), None
     except BnfoldError as problem:
         return None, problem
 
 
-def _told(problem: BnfoldError | None) -> tuple[type[BnfoldError], str, str] | None:
-    """An error as it travels: exceptions of two arguments are not pickled."""
+def _parts(problem: BnfoldError | None) -> tuple[type[BnfoldError], str, str] | None:
+    """An error as it is sent to other processes: exceptions of two arguments cannot be pickled."""
     return (type(problem), str(problem), problem.hint) if problem else None
 
 
@@ -102,30 +102,30 @@ def local_rank() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """The processes that torchrun started with this one, or this one alone; those of a group that exists already.
+def process_group() -> Iterator[Ranks]:
+    """The processes that torchrun started with this one, or those of a group that exists, or this one alone.
 
     Raises EnvironmentProblem if another of them ends while this one needs it.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield ALONE
         return
-    with _company(), nullcontext() if distributed.is_initialized() else _connected():
+    with _readable_errors(), nullcontext() if distributed.is_initialized() else _own_group():
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
-    """A group of its own for each run; all of a process meet at one store, under names of their own.
+def _own_group() -> Iterator[None]:
+    """A process group for one run. All runs of a process share one store, each under a prefix of its own.
 
-    A second store at the same address could find the first one's door still open.
+    A second store at the same address could connect to the first, which is still closing.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
-    store, rank, size = _meeting()
+    store, rank, size = _store()
     backend = BACKENDS if torch.cuda.is_available() else "gloo"
     own = distributed.PrefixStore(f"bnfold{next(_RUNS)}", store)  # type: ignore[attr-defined]
-    distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
+    distributed.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -136,14 +136,14 @@ _RUNS = count()
 
 
 @cache
-def _meeting() -> tuple[Any, int, int]:
-    """Where the processes find each other, as torchrun's environment says, and which of how many this one is."""
-    return next(rendezvous("env://", timeout=PATIENCE))  # type: ignore[no-any-return]
+def _store() -> tuple[Any, int, int]:
+    """The store at the address in torchrun's environment, the rank of this process and the number of processes."""
+    return next(rendezvous("env://", timeout=TIMEOUT))  # type: ignore[no-any-return]
 
 
 @contextmanager
-def _company() -> Iterator[None]:
-    """Says in words that a connection to another process broke."""
+def _readable_errors() -> Iterator[None]:
+    """EnvironmentProblem where a connection to another process broke."""
     try:
         yield
     except RuntimeError as error:

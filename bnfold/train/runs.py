@@ -1,4 +1,4 @@
-"""A run is a folder: config.json (what it is), checkpoint.pt (where it is), metrics.jsonl (how it went)."""
+"""A run is a folder: config.json (settings), checkpoint.pt (state), metrics.jsonl (losses and accuracies)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zipfile
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,91 @@ from torch import Tensor
 
 from ..errors import ModelProblem, UsageProblem
 from ..staging import append, write, writing
-from .config import VERSION, Config, require_version, write_config
-from .options import RUNS, Settings
+from .data import Dataset
+from .options import RUNS, TrainOptions
+from .pixels import Normalization
+from .recipe import Settings
 
-CHECKPOINT, METRICS = "checkpoint.pt", "metrics.jsonl"
+CONFIG, CHECKPOINT, METRICS = "config.json", "checkpoint.pt", "metrics.jsonl"
+VERSION = 2  # of config.json and checkpoint.pt together
+FREE = {"steps", "epochs", "data_dir", "statistics", "statistics_batch"}  # settings that may change when a run goes on
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings and the data of a run: enough to build its network, and to check that the data are the same."""
+
+    settings: Settings
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    normalization: Normalization
+    train_images: int
+    test_images: int
+
+    @staticmethod
+    def of(settings: Settings, data: Dataset) -> Config:
+        return Config(settings, data.classes, data.shape, data.normalization, len(data.train), len(data.test))
+
+    @staticmethod
+    def from_stored(stored: dict[str, Any]) -> Config:
+        """The inverse of `asdict`; raises ValueError, KeyError or TypeError for anything else."""
+        channels, height, width = (int(size) for size in stored["shape"])
+        return Config(
+            Settings(**stored["settings"]),
+            tuple(str(name) for name in stored["classes"]),
+            (channels, height, width),
+            Normalization.from_stored(stored["normalization"]),
+            int(stored["train_images"]),
+            int(stored["test_images"]),
+        )
+
+
+def write_config(run: Path, config: Config) -> None:
+    """Write config.json, whole or not at all."""
+    write(run / CONFIG, f"{json.dumps({'version': VERSION, **asdict(config)}, indent=2)}\n".encode())
+
+
+def read_config(run: Path) -> Config:
+    """ModelProblem if `run` is not a run, is damaged, or was written by another version of bnfold."""
+    path = run / CONFIG
+    if not os.path.isfile(path):
+        raise ModelProblem(f"{run} is not a run: it has no {CONFIG}", "`bnfold train` makes runs.")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        require_version(path, stored["version"])
+        return Config.from_stored(stored)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelProblem(f"{path} is damaged", "Train again.") from error
+
+
+def require_version(path: Path, version: object) -> None:
+    """ModelProblem unless this bnfold reads what was written as `version`."""
+    if version != VERSION:
+        raise ModelProblem(
+            f"{path} has version {version}; this bnfold reads version {VERSION}", "Use the bnfold that wrote it."
+        )
+
+
+def resumed_settings(settings: Settings, options: TrainOptions) -> Settings:
+    """The settings of a run that goes on: those that it has, of which `options` may change only FREE ones."""
+    given, stored = options.settings, asdict(settings)
+    free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # its rate ends where the run ends
+    for name, value in given.items():
+        if name not in free and stored[name] != value:
+            raise UsageProblem(
+                f"the run has {name} {stored[name]}, not {value}",
+                "Leave that option out, or start another run with --out.",
+            )
+    if given.keys() & {"steps", "epochs"} & free:
+        stored |= {"steps": None, "epochs": None}
+    if "statistics" in given:
+        stored |= {"statistics_batch": None}
+    return Settings(**stored | given)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """Where a run is after `step` steps; `statistics`, how they were taken, and `scores` are there once it is finished.
+    """A run after `step` steps. Once it is finished it has `statistics`, `taken` by this method, and `scores`.
 
     `rng` has one state of the CPU for each process of the run.
     """
@@ -61,10 +137,10 @@ def default_out(settings: Settings) -> Path:
 
 def newest() -> Path:
     """The run under runs/ whose checkpoint was written last; UsageProblem if there is none."""
-    found = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
+    written = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
+    if not written:
         raise UsageProblem(f"there is no run under {RUNS.absolute()}", "`bnfold train` makes one.")
-    return found[-1].parent
+    return written[-1].parent
 
 
 def save(run: Path, checkpoint: Checkpoint) -> None:
@@ -89,7 +165,7 @@ def load(run: Path) -> Checkpoint:
 
 
 def _stored(path: Path) -> Any:
-    """What was saved; the checksums, which torch.load does not look at, are right."""
+    """The saved objects; checksums, which torch.load does not check, are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             intact = archive.testzip() is None

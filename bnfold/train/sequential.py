@@ -1,9 +1,9 @@
-"""Exact population statistics: layer by layer, each BatchNorm's with those before it in place already.
+"""Exact population statistics, layer by layer: of each BatchNorm once all BatchNorms before it normalize by theirs.
 
-The network infers, so what a BatchNorm is given is a function of one image, and its mean and variance are those of
-the set of images: neither the size nor the order of batches is in them. To keep rounding out as well, the network
-runs in float64 and in pieces of one size. Statistics are rounded to the model's dtype before the layers behind them
-are looked at, because that is what those will be given.
+The network is in evaluation mode, so the input of a BatchNorm is a function of one image, and its mean and variance
+are those of the set of images: neither the size nor the order of batches matters. So that rounding does not matter
+either, the network runs in float64 and in pieces of one size. Statistics are rounded to the model's dtype before
+those of later layers are taken, because later layers will run after the rounded ones.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import UsageProblem
 from ..moments import Moments
 from ..progress import each, tell
-from .norms import Batch, images, live_norms, moments, thawed_norms
+from .norms import Batch, images, live_norms, moments, unfrozen_norms
 from .ranks import Ranks
 
 CHUNK = 64  # images that run together, whatever the batches were
@@ -31,20 +31,20 @@ ALIVE = 4  # times the input of the widest BatchNorm are alive together: a layer
 
 
 def sequential(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, memory: int = MEMORY) -> dict[str, Moments]:
-    """The moments of what each BatchNorm of `model` is given once those before it normalize by theirs.
+    """The moments of the input of each BatchNorm of `model` once those before it normalize by theirs.
 
-    One pass where the activations of all images fit into `memory`; else one for each BatchNorm, as far as that layer,
-    and `batches` is gone through as often. Frozen BatchNorms keep their statistics.
+    One pass where the activations of all images fit into `memory`; else one for each BatchNorm, up to that layer, and
+    `batches` is iterated as often. Frozen BatchNorms keep their statistics.
 
     Raises UsageProblem for a BatchNorm that is used twice, that has no stored statistics, or that sees one value.
     """
-    if not thawed_norms(model):
+    if not unfrozen_norms(model):
         return {}
     walk = _Walk(model, ranks)
     again = list(batches) if isinstance(batches, Iterator) else batches
     with torch.no_grad():
-        layout = ranks.agreed(lambda: _layout(walk.net, walk.norms, next(_chunks(again), None)))
-        order = next((there.order for there in ranks.gathered(layout) if there.order), ())
+        layout = ranks.on_all(lambda: _layout(walk.net, walk.norms, next(_chunks(again), None)))
+        order = next((part.order for part in ranks.gather(layout) if part.order), ())
         if not order:
             raise UsageProblem("no image reaches a BatchNorm", "Give at least one batch.")
         fitting = _at_most(memory // (ALIVE * layout.widest), _chunks(again)) if layout.order else None
@@ -52,34 +52,34 @@ def sequential(model: nn.Module, batches: Iterable[Batch], ranks: Ranks, memory:
             _in_a_pass_each(walk, order, again)
         else:
             _in_one_pass(walk, fitting)
-    return walk.found
+    return walk.taken
 
 
 class _Walk:
-    """A float64 copy of a network, whose statistics are replaced as they are found."""
+    """A float64 copy of a network, whose statistics are replaced one after the other."""
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self.ranks = ranks
         self.net = copy.deepcopy(model).double().eval()
-        self.dtypes = {name: norm.running_var.dtype for name, norm in thawed_norms(model).items()}  # type: ignore[union-attr]
+        self.dtypes = {name: norm.running_var.dtype for name, norm in unfrozen_norms(model).items()}  # type: ignore[union-attr]
         self.norms = {name: layer for name, layer in self.net.named_modules() if name in self.dtypes}
-        self.found: dict[str, Moments] = {}
+        self.taken: dict[str, Moments] = {}
         for layer in self.net.modules():
             if isinstance(layer, DIVISIBLE):
                 layer.forward = partial(_in_pieces, layer, layer.forward)  # type: ignore[method-assign]
 
     def take(self, name: str, parts: list[Moments]) -> None:
-        """Everything this process saw of what a BatchNorm is given: merge it with the others', and install it."""
-        everywhere = Moments.merged(chain.from_iterable(self.ranks.gathered(parts)))
+        """Merge the moments of a BatchNorm's input in this process with those of the others, and install them."""
+        everywhere = Moments.merged(chain.from_iterable(self.ranks.gather(parts)))
         if everywhere.count < 2:
             raise UsageProblem(f"{name} sees 1 value per channel, which has no variance", "Use more images.")
         for stored, value in (("running_mean", everywhere.mean), ("running_var", everywhere.variance)):
             getattr(self.norms[name], stored).copy_(torch.from_numpy(value).to(self.dtypes[name]))
-        self.found[name] = everywhere
+        self.taken[name] = everywhere
 
 
 class _Layout(NamedTuple):
-    """The BatchNorms in the order they run in, and the most bytes that an image is when it enters one."""
+    """The BatchNorms in the order they run in, and the size of their largest input, in bytes per image."""
 
     order: tuple[str, ...] = ()
     widest: int = 0
@@ -107,7 +107,7 @@ def _note(name: str, inputs: list[tuple[str, int]], norm: nn.Module, given: tupl
 def _require_once(name: str, times: int) -> None:
     if times > 1:
         raise UsageProblem(
-            f"{name} is used {times} times: what it is given later depends on the statistics that are sought",
+            f"{name} is used {times} times: its later input depends on the statistics that are sought",
             "The methods alg2 and pooled take every use together, as the moving averages do.",
         )
 
@@ -115,13 +115,13 @@ def _require_once(name: str, times: int) -> None:
 def _require_stored(name: str, stored: bool) -> None:
     if not stored:
         raise UsageProblem(
-            f"{name} keeps no statistics: what lies behind it depends on the batch even in inference",
+            f"{name} keeps no statistics: what follows it depends on the batch even in inference",
             "Use the method alg2 or pooled.",
         )
 
 
 def _in_one_pass(walk: _Walk, everything: list[Tensor]) -> None:
-    """All images wait in front of each BatchNorm until its statistics are in place."""
+    """All images run together, so that the statistics of each BatchNorm are in place before it runs."""
     with ExitStack() as hooks:
         for name, norm in walk.norms.items():
             hooks.enter_context(norm.register_forward_pre_hook(partial(_take_all, walk, name)))
@@ -130,7 +130,7 @@ def _in_one_pass(walk: _Walk, everything: list[Tensor]) -> None:
 
 def _take_all(walk: _Walk, name: str, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     walk.take(name, [moments(piece) for piece in torch.split(inputs[0], CHUNK)])
-    tell("population statistics", len(walk.found), len(walk.norms))
+    tell("population statistics", len(walk.taken), len(walk.norms))
 
 
 def _in_a_pass_each(walk: _Walk, order: Sequence[str], batches: Iterable[Batch]) -> None:
@@ -139,14 +139,14 @@ def _in_a_pass_each(walk: _Walk, order: Sequence[str], batches: Iterable[Batch])
 
 
 class _Reached(BaseException):
-    """Ends a forward pass at the layer that was waited for; a network that catches Exception does not catch it."""
+    """Ends a forward pass at a layer, with its input; a network that catches Exception does not catch it."""
 
     def __init__(self, inputs: Tensor) -> None:
         self.inputs = inputs
 
 
 def _inputs(net: nn.Module, norm: nn.Module, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """What `norm` is given for each of `chunks`; layers behind it do not run."""
+    """The input of `norm` for each of `chunks`; later layers do not run."""
     with norm.register_forward_pre_hook(_stop):
         for chunk in chunks:
             try:
@@ -186,6 +186,6 @@ def _at_most(count: int, chunks: Iterable[Tensor]) -> list[Tensor] | None:
 
 
 def _in_pieces(layer: nn.Module, forward: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """A layer whose work space grows with its input gets CHUNK images at a time."""
+    """Run a layer on CHUNK images at a time, because its work space grows with its input."""
     batched = x.ndim >= layer.weight.ndim  # type: ignore[operator]
     return torch.cat([forward(piece) for piece in torch.split(x, CHUNK)]) if batched else forward(x)

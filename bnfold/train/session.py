@@ -1,4 +1,4 @@
-"""A network on its way through training: how it starts, and how it comes back from a checkpoint."""
+"""A run in progress: how it starts, and how it goes on from a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from ..display import counted
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
+from .architectures import build
 from .augmentation import augmented, draws
-from .config import CONFIG, Config, read_config, resumed, write_config
 from .data import Dataset, Labels, Split, batches, load
-from .descent import Descent, layout, learning_rate, optimizer
-from .models import build
-from .normalization import Pixels
-from .options import BY_BATCH, DEVICES, Settings, TrainOptions, unknown
+from .descent import Descent, layout, learning_rate, optimizer, try_a_step
+from .options import DEVICES, TrainOptions
+from .pixels import Pixels
 from .ranks import Ranks, local_rank
-from .runs import Checkpoint
+from .recipe import BY_BATCH, Settings, unknown
+from .runs import CONFIG, Checkpoint, Config, read_config, resumed_settings, write_config
 from .sequential import CHUNK
 from .sync import Synced
-from .trial import try_a_step
 
 EVALUATIONS = 20  # of a run, at least
 STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-batches
@@ -36,7 +35,7 @@ STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-bat
 
 @dataclass(eq=False)
 class Session:
-    """What trains, on what, and how far it is. The order of images is a function of seed and step alone."""
+    """A run in progress. The order of its images is a function of seed and step alone."""
 
     run: Path
     settings: Settings
@@ -45,7 +44,7 @@ class Session:
     descent: Descent
     device: torch.device
     ranks: Ranks
-    trained: nn.Module  # what `model` is called through in training: the same parameters
+    wrapped: nn.Module  # `model`, or the wrapper that synchronizes its BatchNorms in training
     step: int = 0
     seconds: float = 0.0
 
@@ -59,7 +58,7 @@ class Session:
 
     @property
     def interval(self) -> int:
-        """Steps between evaluations, which is also what an interruption can lose."""
+        """Steps between evaluations; at most so many are lost when a run is interrupted."""
         return self.settings.evaluate_every or max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
 
     @property
@@ -68,16 +67,16 @@ class Session:
         return learning_rate(self.settings, self.step, self.steps)
 
     def batches_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images and labels of every step that is still to be taken: this process's share of them."""
+        """This process's share of the images and labels of every step that is still to be taken."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         ahead = ((e, indices) for e in count(epoch) for indices in self._epoch(e))
         chosen = islice(ahead, done, done + self.steps - self.step)
         return (self.training(indices[self.ranks.share(len(indices))], e) for e, indices in chosen)
 
-    def population(self) -> Population:
-        """This process's share of what the statistics are taken of."""
+    def statistics_batches(self) -> StatisticsBatches:
+        """This process's share of the batches that the statistics are taken of."""
         chosen = _mini_batches(self) if self.settings.statistics in BY_BATCH else _every_image(self)
-        return Population(self, chosen[self.ranks.share(len(chosen))])
+        return StatisticsBatches(self, chosen[self.ranks.share(len(chosen))])
 
     def tensors(self, split: Split, chosen: npt.NDArray[np.intp] | slice) -> tuple[Tensor, Tensor]:
         """Normalized images and their labels, on the device."""
@@ -90,8 +89,8 @@ class Session:
         return self._on_device(augmented(images, self.settings.augment, drawn), labels)
 
     def checkpoint(self) -> Checkpoint:
-        """Where the run is now; all processes take part."""
-        states = self.ranks.gathered(_random_state(self.device))
+        """The state of the run; all processes take part."""
+        states = self.ranks.gather(_random_state(self.device))
         rng = {f"{kind}:{rank}": state for rank, here in enumerate(states) for kind, state in here.items()}
         descent = self.descent.optimizer.state_dict()
         scaler = self.descent.scaler.state_dict()
@@ -107,8 +106,8 @@ class Session:
 
 
 @dataclass(frozen=True, eq=False)
-class Population:
-    """Training images, augmented as in training, batch by batch, as often as they are gone through."""
+class StatisticsBatches:
+    """Batches of training images, augmented as in training; can be iterated more than once."""
 
     session: Session
     chosen: list[npt.NDArray[np.intp]]
@@ -132,15 +131,15 @@ def _mini_batches(session: Session) -> list[npt.NDArray[np.intp]]:
 
 
 def start(options: TrainOptions, ranks: Ranks) -> Session:
-    """A new run; nothing is written before everything that could be wrong with `options` has been looked at."""
-    settings = ranks.agreed(lambda: Settings(**options.said()))
-    run = ranks.first(lambda: _new(options.out or runs.default_out(settings)))
-    data = ranks.led(lambda: _load(settings))
-    session = ranks.agreed(lambda: _session(run, settings, data, _device(options.device, settings), ranks))
-    ranks.agreed(lambda: try_a_step(session.descent, session.data, ranks))
+    """A new run; nothing is written before all of `options` has been checked."""
+    settings = ranks.on_all(lambda: Settings(**options.settings))
+    run = ranks.on_first(lambda: _new(options.out or runs.default_out(settings)))
+    data = ranks.first_then_all(lambda: _load(settings))
+    session = ranks.on_all(lambda: _session(run, settings, data, _device(options.device, settings), ranks))
+    ranks.on_all(lambda: try_a_step(session.descent, session.data, ranks))
     checkpoint = session.checkpoint()
-    ranks.first(lambda: runs.create(run, Config.of(settings, session.data)))
-    ranks.first(lambda: runs.save(run, checkpoint))
+    ranks.on_first(lambda: runs.create(run, Config.of(settings, session.data)))
+    ranks.on_first(lambda: runs.save(run, checkpoint))
     return session
 
 
@@ -152,12 +151,12 @@ def _new(run: Path) -> Path:
 
 def resume(options: TrainOptions, ranks: Ranks) -> tuple[Session, Checkpoint]:
     """The run named by `out`, else the newest one, as its last checkpoint left it."""
-    run = ranks.first(lambda: options.out or runs.newest())
-    config, checkpoint = ranks.first(lambda: (read_config(run), runs.load(run)))
-    settings = ranks.agreed(lambda: resumed(config.settings, options))
-    data = ranks.led(lambda: _load(settings))
-    session = ranks.agreed(lambda: _resumed(run, replace(config, settings=settings), data, checkpoint, options, ranks))
-    ranks.first(lambda: write_config(run, replace(config, settings=settings)))
+    run = ranks.on_first(lambda: options.out or runs.newest())
+    config, checkpoint = ranks.on_first(lambda: (read_config(run), runs.load(run)))
+    settings = ranks.on_all(lambda: resumed_settings(config.settings, options))
+    data = ranks.first_then_all(lambda: _load(settings))
+    session = ranks.on_all(lambda: _resumed(run, replace(config, settings=settings), data, checkpoint, options, ranks))
+    ranks.on_first(lambda: write_config(run, replace(config, settings=settings)))
     return session, checkpoint
 
 
@@ -190,11 +189,11 @@ def network(config: Config, weights: dict[str, Tensor], run: Path) -> nn.Module:
         raise ModelProblem(
             f"{run} is of an architecture unknown here: {arch}", "Use the bnfold that trained it."
         ) from error
-    put(model, weights, run, arch)
+    load_weights(model, weights, run, arch)
     return model
 
 
-def put(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor], run: Path, arch: str) -> None:
     """Give `model` these weights; ModelProblem if they do not fit."""
     try:
         model.load_state_dict(weights)
@@ -211,13 +210,13 @@ def _session(run: Path, settings: Settings, data: Dataset, device: torch.device,
     model = model.to(device, memory_format=layout(settings))  # type: ignore[call-overload]
     if ranks.rank:
         torch.manual_seed(settings.seed + ranks.rank)  # the same weights, but another Dropout
-    trained = Synced(model, ranks) if settings.sync_bn else model
+    wrapped = Synced(model, ranks) if settings.sync_bn else model
     descent = Descent(settings, model, optimizer(settings, model), device)
-    return Session(run, settings, data, model, descent, device, ranks, trained)
+    return Session(run, settings, data, model, descent, device, ranks, wrapped)
 
 
 def _restore(session: Session, checkpoint: Checkpoint) -> None:
-    put(session.model, checkpoint.model, session.run, session.settings.arch)
+    load_weights(session.model, checkpoint.model, session.run, session.settings.arch)
     session.descent.optimizer.load_state_dict(checkpoint.optimizer)
     session.descent.scaler.load_state_dict(checkpoint.scaler)
     session.step, session.seconds = checkpoint.step, checkpoint.seconds

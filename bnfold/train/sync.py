@@ -19,7 +19,7 @@ from .ranks import Ranks
 
 
 class Synced(nn.Module):
-    """`model`, each of whose BatchNorms normalizes by what all `ranks` see. They see equally many images each."""
+    """Calls `model`; its BatchNorms then normalize by the mini-batch of all `ranks`, which have equally many images."""
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         super().__init__()
@@ -61,16 +61,16 @@ class _BatchNormOverRanks(TorchFunctionMode):
             return batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
         wide = x if x.dtype == torch.float64 else x.float()
         here = MiniBatch.per_feature_map(x)
-        B = replace(here, m=here.m * self.ranks.size, everywhere=self.ranks.sum)
+        B = replace(here, m=here.m * self.ranks.size, all_reduce=self.ranks.sum)
         gamma = wide.new_ones(x.shape[1]) if weight is None else weight
         beta = wide.new_zeros(x.shape[1]) if bias is None else bias
         y, mu, sigma2 = batch_normalize(wide, gamma, beta, eps, B)
         with torch.no_grad():
-            _move(running_mean, mu, momentum)
-            _move(running_var, B.m / (B.m - 1) * sigma2, momentum)
+            _update(running_mean, mu, momentum)
+            _update(running_var, B.m / (B.m - 1) * sigma2, momentum)
         return y.to(x.dtype)
 
 
-def _move(average: Tensor | None, value: Tensor, momentum: float) -> None:
+def _update(average: Tensor | None, value: Tensor, momentum: float) -> None:
     if average is not None:
         average.lerp_(value.to(average.dtype), momentum)

@@ -50,7 +50,7 @@ def converted(model: nn.Module, shape: tuple[int, ...], opset: int, metadata: di
     """`model`, in evaluation mode, from images (batch, *shape) to logits, with a symbolic batch.
 
     The exporter's default optimizations fuse BatchNormalization, so they stay off and the passes that do not are
-    run one by one. Where `opset` cannot be had, PyTorch returns another: compare the answer's opset_import.
+    run one by one. Where PyTorch does not support `opset` the model has another one: see its opset_import.
     """
     assert not model.training, "PyTorch would export training mode as inference, silently"
     example = torch.zeros(BATCHES[-1], *shape, dtype=next(model.parameters()).dtype)
@@ -73,7 +73,7 @@ def converted(model: nn.Module, shape: tuple[int, ...], opset: int, metadata: di
 
 
 def _tidy(model: onnx_ir.Model) -> None:
-    """Plain operators on plain initializers. Equal initializers stay apart: a fold changes one and not its twin."""
+    """Leave plain operators and initializers. Equal initializers are not merged: a fold may change one of them."""
     common.InlinePass()(model)
     fold_constants(model, input_size_limit=UNLIMITED, output_size_limit=UNLIMITED)
     RewritePass(TIDY)(model)
@@ -89,7 +89,7 @@ def _tidy(model: onnx_ir.Model) -> None:
 
 
 def _name_norms(model: onnx_ir.Model) -> None:
-    """Each BatchNormalization is called as its module is in PyTorch; if that is used twice, only where it is first."""
+    """Name each BatchNormalization as its module in PyTorch; if that is used twice, only the first of them."""
     taken = {node.name for node in model.graph}
     for node in model.graph:
         if node.op_type == "BatchNormalization" and (mean := node.inputs[MEAN]) is not None:
@@ -143,7 +143,7 @@ def _session(path: Path) -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter's warnings and log lines speak to developers of exporters."""
+    """Hide the exporter's warnings and log lines, which are for its developers."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

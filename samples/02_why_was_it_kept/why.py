@@ -32,11 +32,11 @@ def model(body: str, inputs: str = IMAGE, outputs: str = MAP, **stored: np.ndarr
 
 @dataclass(frozen=True)
 class Example:
-    """A model that keeps its BatchNormalization; `mend` does what `advice` says."""
+    """A model that keeps its BatchNormalization; `repair` does what `advice` says."""
 
     kept: ModelProto
     advice: str = FINAL
-    mend: Callable[[ModelProto], ModelProto] | None = None
+    repair: Callable[[ModelProto], ModelProto] | None = None
     freeze: bool = False  # the advice is --freeze-initializers
 
 
@@ -105,7 +105,7 @@ def before_a_padded_conv() -> Example:
     return Example(model(body, outputs=size), advice, lambda m: model(after, outputs=size))
 
 
-def behind_a_relu() -> Example:
+def after_a_relu() -> Example:
     body = "[conv] c = Conv(x, weight) [relu] r = Relu(c) [norm] n = NORM(r) [sigmoid] y = Sigmoid(n)"
     before = "[conv] c = Conv(x, weight) [norm] n = NORM(c) [relu] r = Relu(n) [sigmoid] y = Sigmoid(r)"
     advice = "in this model nothing; train with the BatchNormalization before the Relu"
@@ -123,31 +123,31 @@ def read_twice() -> Example:
 
 EXAMPLES = (
     *(debug_output, overridable, unknown_size, training_dropout, too_large_for_float16),
-    *(before_a_padded_conv, behind_a_relu, negative_scale, read_twice),
+    *(before_a_padded_conv, after_a_relu, negative_scale, read_twice),
 )
 
 
-def shown(name: str, example: Example) -> None:
-    """Both reasons, what to do, and what bnfold says when it is done."""
+def show(name: str, example: Example) -> None:
+    """Print both reasons, what to do, and the result of bnfold after that."""
     onnx.save(example.kept, f"{name}.onnx")
     (kept,) = bnfold.fold(example.kept).kept
     print(f"\n{name}.onnx")
     for where, reason in ("before", kept.not_hoisted), ("after", kept.not_sunk):
         print(f"  not into what is {where + ':':<7} {reason.code:<14} {reason.words}")
     print(f"  what to do: {example.advice}")
-    if example.mend or example.freeze:
-        mended = example.mend(example.kept) if example.mend else example.kept
-        print(f"  then: {told(bnfold.fold(mended, freeze_initializers=example.freeze))}")
+    if example.repair or example.freeze:
+        repaired = example.repair(example.kept) if example.repair else example.kept
+        print(f"  then: {outcome(bnfold.fold(repaired, freeze_initializers=example.freeze))}")
 
 
-def told(result: bnfold.FoldResult) -> str:
+def outcome(result: bnfold.FoldResult) -> str:
     left = [k for k in result.kept if k.operator == "BatchNormalization"]
     return "still kept" if left else f"it folds into {' and '.join(result.folded[-1].into)}"
 
 
 def main() -> None:
     for make in EXAMPLES:
-        shown(make.__name__, make())
+        show(make.__name__, make())
 
 
 if __name__ == "__main__":

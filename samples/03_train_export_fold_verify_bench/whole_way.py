@@ -21,7 +21,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class Network(nn.Module):
-    """Two convolutions side by side, normalized together, then a block with branches, then two dense layers."""
+    """Two parallel convolutions, normalized together, then a block with branches, then two dense layers."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def counted(path: Path) -> str:
     return f"{kinds.count('BatchNormalization')} BatchNormalization, {len(kinds)} nodes, {path.stat().st_size} bytes"
 
 
-def learned(data: Dataset, epochs: int) -> tuple[nn.Module, Tensor, np.ndarray]:
+def train_network(data: Dataset, epochs: int) -> tuple[nn.Module, Tensor, np.ndarray]:
     """A trained network with population statistics (Algorithm 2), and the test images with their labels."""
     torch.manual_seed(0)
     network, seen = Network(len(data.classes)), batches(data)
@@ -94,19 +94,19 @@ def learned(data: Dataset, epochs: int) -> tuple[nn.Module, Tensor, np.ndarray]:
     return network.eval(), images, labels
 
 
-def compared(original: Path, folded: Path, images: Tensor, labels: np.ndarray) -> None:
-    """What both files answer on the held-out images."""
+def compare(original: Path, folded: Path, images: Tensor, labels: np.ndarray) -> None:
+    """Print the accuracy of both files on the held-out images."""
     print(f"exported   {counted(original)}\nfolded     {counted(folded)}")
     before, after = in_onnxruntime(original, images), in_onnxruntime(folded, images)
     print(f"accuracy   {(before == labels).mean():.4f} exported, {(after == labels).mean():.4f} folded (onnxruntime)")
     print(f"answers    {(before == after).sum()} of {len(labels)} the same")
 
 
-def measured(original: Path, folded: Path, budget: float) -> None:
-    found = bnfold.benchmark(original, folded, levels=["default"], threads=1, budget_s=budget)
-    ratio = found.headline.speedup
+def measure(original: Path, folded: Path, budget: float) -> None:
+    result = bnfold.benchmark(original, folded, levels=["default"], threads=1, budget_s=budget)
+    ratio = result.headline.speedup
     print(f"measured   {ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times as fast (95 % interval)")
-    print(f"           onnxruntime by itself leaves {found.left_by_onnxruntime['original']} BatchNormalization")
+    print(f"           onnxruntime by itself leaves {result.left_by_onnxruntime['original']} BatchNormalization")
 
 
 def options() -> argparse.Namespace:
@@ -118,14 +118,14 @@ def options() -> argparse.Namespace:
 
 
 def main() -> None:
-    asked, started = options(), time.perf_counter()
-    network, images, labels = learned(load("digits", None), asked.epochs)
-    original, folded = asked.out / "mine.onnx", asked.out / "mine.folded.onnx"
+    arguments, started = options(), time.perf_counter()
+    network, images, labels = train_network(load("digits", None), arguments.epochs)
+    original, folded = arguments.out / "mine.onnx", arguments.out / "mine.folded.onnx"
     export(network, images[:2], original)
     bnfold.save(bnfold.fold(original).model, folded)
-    compared(original, folded, images, labels)
+    compare(original, folded, images, labels)
     print(f"verified   {bnfold.verify(original, folded).verdict}")
-    measured(original, folded, asked.budget)
+    measure(original, folded, arguments.budget)
     print(f"all in     {time.perf_counter() - started:.0f} seconds")
 
 

@@ -1,4 +1,4 @@
-"""The same of networks that timm defines, beside timm's own `reparameterize_model`, which needs the Python classes."""
+"""The same of networks that timm defines, next to timm's own `reparameterize_model`, which needs the Python classes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def outputs(path: Path) -> np.ndarray:
     return np.stack([session.run(None, {session.get_inputs()[0].name: image})[0] for image in images])
 
 
-def compared(name: str, make: Callable[[], nn.Module], out: Path) -> None:
+def compare(name: str, make: Callable[[], nn.Module], out: Path) -> None:
     """The network as exported, folded by bnfold, and re-parameterized by timm before its export: three rows."""
     network = networks.trained(make)
     original, folded, timms = (out / f"timm_{name}.{kind}.onnx" for kind in ("exported", "folded", "timm"))
@@ -59,7 +59,7 @@ def main() -> None:
     out = parser.parse_args().out
     print(f"{'':<20}{'BN':>4}{'Conv':>6}{'Add':>5}{'nodes':>7}")
     for make in (repvgg, mobileone):
-        compared(make.__name__, make, out)
+        compare(make.__name__, make, out)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A finished model meets images of another kind; population statistics of some of them, without labels, mend it."""
+"""A finished model gets images of another kind; population statistics of some of them, without labels, repair it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from bnfold.recalibration.files import check_file, recalibrate_file
 from bnfold.train import TrainOptions, train
 from bnfold.train.data import Dataset, Split, load
 from bnfold.train.export import export
-from bnfold.train.normalization import Normalization
+from bnfold.train.pixels import Normalization
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("BNFOLD_DATA", HERE / "../../../shared/data"))
 USUAL = Normalization(255, (0.1307,), (0.3081,))  # of MNIST's pixels
 FULL = {"unlabelled": 1000, "train": 10_000, "test": 10_000, "epochs": 5, "names": None}
 QUICK = {"unlabelled": 300, "train": 1000, "test": 300, "epochs": 4, "names": ["darkened", "inverted"]}
-ORANGE, BLUE = "#d55e00", "#0072b2"  # of Okabe and Ito's palette, told apart by everyone
+ORANGE, BLUE = "#d55e00", "#0072b2"  # of Okabe and Ito's palette, which everyone can tell apart
 Pixels = np.ndarray  # uint8, (N, 1, 28, 28)
 
 
@@ -40,7 +40,7 @@ def blurred(x: np.ndarray) -> np.ndarray:
     return sum(padded[:, :, i : i + x.shape[2], j : j + x.shape[3]] for i in range(5) for j in range(5)) / 25
 
 
-CAMERAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # from pixels of MNIST to what arrives instead
+CAMERAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # from pixels of MNIST to the pixels of another camera
     "as in training": lambda x: x,
     "darkened": lambda x: 0.3 * x,
     "washed out": lambda x: 128 + 0.3 * x,
@@ -48,27 +48,33 @@ CAMERAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # from pixels of MNI
     "noisy": lambda x: x + np.random.default_rng(0).normal(0, 80, x.shape),
     "inverted": lambda x: 255 - x,
 }
-FORGOTTEN: dict[str, Callable[[Pixels], np.ndarray]] = {  # what is fed where the normalization is forgotten
+FORGOTTEN: dict[str, Callable[[Pixels], np.ndarray]] = {  # the input where the normalization is forgotten
     "0 to 1, not normalized": lambda x: x.astype(np.float32) / 255,
     "0 to 255, not normalized": lambda x: x.astype(np.float32),
 }
 
 
 def domain(name: str, images: Pixels, normalization: Normalization | None) -> np.ndarray:
-    """What the model is fed; pixels if it tells in its metadata how to normalize them."""
+    """The input of the model: pixels if its metadata say how to normalize them."""
     if name in FORGOTTEN:
         return FORGOTTEN[name](images)
     pixels = np.clip(np.rint(CAMERAS[name](images.astype(np.float64))), 0, 255).astype(np.uint8)
     return normalization(pixels) if normalization else pixels
 
 
-def trained(data: Dataset, asked: dict[str, Any], out: Path) -> Path:
+def train_and_export(data: Dataset, plan: dict[str, Any], out: Path) -> Path:
     """A model as a user would make it: `bnfold train --data folder:... --arch lenet.py:lenet`, `bnfold export`."""
     with tempfile.TemporaryDirectory() as place:
-        for part, split, count in (("train", data.train, asked["train"]), ("test", data.test, 500)):
+        for part, split, count in (("train", data.train, plan["train"]), ("test", data.test, 500)):
             _pictures(Path(place) / "digits" / part, split, count)
-        options = TrainOptions(data=f"folder:{place}/digits", arch=f"{HERE / 'lenet.py'}:lenet", epochs=asked["epochs"])
-        run = train(TrainOptions(**vars(options) | {"device": "cpu", "out": Path(place) / "run"})).run
+        options = TrainOptions(
+            data=f"folder:{place}/digits",
+            arch=f"{HERE / 'lenet.py'}:lenet",
+            epochs=plan["epochs"],
+            device="cpu",
+            out=Path(place) / "run",
+        )
+        run = train(options).run
         return export(run, out / "digits.onnx", force=True).path
 
 
@@ -78,65 +84,65 @@ def _pictures(folder: Path, split: Split, count: int) -> None:
         Image.fromarray(image[0]).save(folder / str(label) / f"{i:05}.png")
 
 
-def served(
-    name: str, data: Dataset, asked: dict[str, Any], key: str, normalization: Normalization | None, out: Path
+def write_data(
+    name: str, data: Dataset, plan: dict[str, Any], key: str, normalization: Normalization | None, out: Path
 ) -> list[Path]:
     """Two files of a domain: images to recalibrate on, without labels, and others with labels to test by."""
     stem = name.replace(" ", "_").replace(",", "")
     paths = [out / f"{stem}_{part}.npz" for part in ("unlabelled", "test")]
-    np.savez_compressed(paths[0], **{key: domain(name, data.train.images[-asked["unlabelled"] :], normalization)})
-    images, labels = (part[: asked["test"]] for part in (data.test.images, data.test.labels))
+    np.savez_compressed(paths[0], **{key: domain(name, data.train.images[-plan["unlabelled"] :], normalization)})
+    images, labels = (part[: plan["test"]] for part in (data.test.images, data.test.labels))
     np.savez_compressed(paths[1], **{key: domain(name, images, normalization), "labels": labels})
     return paths
 
 
-def measured(model: Path, files: list[Path], work: Path) -> dict[str, Any]:
+def measure_one(model: Path, files: list[Path], work: Path) -> dict[str, Any]:
     """Check, test, recalibrate, test again, fold, and test once more."""
     options = Options(any_range=True)
-    found = check_file(model, files[0], options, _nobody)
-    mended = recalibrate_file(model, work / "mended.onnx", files[0], options, True, _nobody).target
-    report = fold_file(mended, work / "folded.onnx")
-    scores = [evaluate([path], files[1]).models[0].top1 for path in (model, mended, report.target)]
+    check = check_file(model, files[0], options, _ignore)
+    repaired = recalibrate_file(model, work / "repaired.onnx", files[0], options, True, _ignore).target
+    report = fold_file(repaired, work / "folded.onnx")
+    scores = [evaluate([path], files[1]).models[0].top1 for path in (model, repaired, report.target)]
     report.target.unlink()
     return {
-        "check": found.verdict,
-        "shift": max(fit.drift.shift for fit in found.fits),
+        "check": check.verdict,
+        "shift": max(fit.drift.shift for fit in check.fits),
         **dict(zip(("before", "after", "folded"), scores, strict=True)),
         "batch_norms": [size.batch_normalizations for size in (report.before, report.after)],
     }
 
 
-def _nobody(level: int, levels: int, done: int) -> None:
-    """Watches what needs no watching."""
+def _ignore(level: int, levels: int, done: int) -> None:
+    """The progress of a recalibration, which nothing shows here."""
 
 
-def in_all(
-    model: Path, data: Dataset, asked: dict[str, Any], normalization: Normalization | None, out: Path
+def measure_all(
+    model: Path, data: Dataset, plan: dict[str, Any], normalization: Normalization | None, out: Path
 ) -> dict[str, Any]:
     """One model in every domain."""
     key = load_model(model).graph.input[0].name
-    found = {}
+    rows = {}
     with tempfile.TemporaryDirectory() as work:
-        for name in asked["names"] or [*CAMERAS, *FORGOTTEN]:
+        for name in plan["names"] or [*CAMERAS, *FORGOTTEN]:
             keep = out if name == "darkened" and normalization is None else Path(work)
-            files = served(name, data, asked, key, normalization, keep)
-            found[name] = measured(model, files, Path(work))
-    return found
+            files = write_data(name, data, plan, key, normalization, keep)
+            rows[name] = measure_one(model, files, Path(work))
+    return rows
 
 
-def measure(asked: dict[str, Any], out: Path) -> dict[str, Any]:
-    """The model trained here and, where it is at hand, one that others trained."""
+def measure(plan: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The model trained here and, where there is one, a model that others trained."""
     folder = SHARED / "mnist"
     data = load("mnist", folder if folder.is_dir() else None)
-    found = {"trained here": in_all(trained(data, asked, out), data, asked, None, out)}
+    models = {"trained here": measure_all(train_and_export(data, plan, out), data, plan, None, out)}
     others = SHARED / "onnx" / "burn_mnist.onnx"
     if others.is_file():
-        found["burn_mnist.onnx"] = in_all(others, data, asked, USUAL, out)
-    told = {count: asked[count] for count in ("unlabelled", "train", "test", "epochs")}
-    return {"environment": environment() | {"torch": version("torch")}, **told, "models": found}
+        models["burn_mnist.onnx"] = measure_all(others, data, plan, USUAL, out)
+    counts = {count: plan[count] for count in ("unlabelled", "train", "test", "epochs")}
+    return {"environment": environment() | {"torch": version("torch")}, **counts, "models": models}
 
 
-def tell(results: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     for model, domains in results["models"].items():
         print(f"{model:<27}{'check':<6}{'shift / sd':>10}{'before':>9}{'after':>8}{'folded':>8}")
         for name, row in domains.items():
@@ -175,12 +181,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few images and two domains: the same path, in seconds")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of what is written")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    results = measure(QUICK if asked.quick else FULL, asked.out)
-    (asked.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    draw(results, asked.out / "new_domain.svg")
-    tell(results)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    results = measure(QUICK if arguments.quick else FULL, arguments.out)
+    (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    draw(results, arguments.out / "new_domain.svg")
+    show(results)
 
 
 if __name__ == "__main__":

@@ -79,48 +79,48 @@ def with_margin(data: Dataset, path: Path) -> Path:
     return path
 
 
-def evaluated(files: list[Path], data: str, folder: Path | None) -> dict[str, Any]:
+def evaluate_by_crops(files: list[Path], data: str, folder: Path | None) -> dict[str, Any]:
     """Top-1 and top-5 of each network and last of all together, for every number of crops, by `bnfold evaluate`."""
     return {str(crops): plain(evaluate(files, data, crops=crops, data_dir=folder)) for crops in CROPS}
 
 
-def plain(found: Evaluation) -> dict[str, Any]:
-    scores = [*found.models, *([found.ensemble] if found.ensemble else [])]
-    return {"samples": found.samples, **{top: [getattr(score, top) for score in scores] for top in TOPS}}
+def plain(results: Evaluation) -> dict[str, Any]:
+    scores = [*results.models, *([results.ensemble] if results.ensemble else [])]
+    return {"samples": results.samples, **{top: [getattr(score, top) for score in scores] for top in TOPS}}
 
 
-def measured(out: Path, count: int, quick: bool) -> dict[str, Any]:
+def measure(out: Path, count: int, quick: bool) -> dict[str, Any]:
     """Everything that is shown, as plain data."""
-    asked = options(0, out, quick)
-    name, folder = str(asked.data), Path(asked.data_dir) if asked.data_dir else None
+    given = options(0, out, quick).settings
+    name, folder = given["data"], Path(given["data_dir"]) if "data_dir" in given else None
     networks = [network(seed, out, quick) for seed in range(count)]
     folded, unfolded = ([out / n["files"][kind] for n in networks] for kind in ("folded", "unfolded"))
     margin = str(with_margin(load(name, folder), out / "margin.npz"))
     return {
         "environment": environment(),
         "networks": networks,
-        "margin": evaluated(folded, margin, None),
-        "margin, unfolded": evaluated(unfolded, margin, None),
-        "enlarged": evaluated(folded, name, folder),
-        "enlarged, unfolded": evaluated(unfolded, name, folder),
+        "margin": evaluate_by_crops(folded, margin, None),
+        "margin, unfolded": evaluate_by_crops(unfolded, margin, None),
+        "enlarged": evaluate_by_crops(folded, name, folder),
+        "enlarged, unfolded": evaluate_by_crops(unfolded, name, folder),
     }
 
 
-def errors(found: dict[str, Any], images: str, crops: int, top: str) -> dict[str, list[float]]:
+def errors(results: dict[str, Any], images: str, crops: int, top: str) -> dict[str, list[float]]:
     """In percent: of each network alone, and of all together."""
-    *alone, together = (100 * (1 - share) for share in found[images][str(crops)][top])
+    *alone, together = (100 * (1 - share) for share in results[images][str(crops)][top])
     return {SINGLE: alone, ENSEMBLE: [together]}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Errors of the folded files; and whether the unfolded ones have the same."""
     lines = [f"{'crops of images':15}  {'':11}  {'top-1 error':>24}  {'top-5 error':>24}"]
     for images, crops in product(IMAGES, CROPS):
-        top1, top5 = (errors(found, images, crops, top) for top in TOPS)
+        top1, top5 = (errors(results, images, crops, top) for top in TOPS)
         for kind in COLOURS:
             lines.append(f"{crops:3} {images:11}  {kind:11}  {words(top1[kind]):>24}  {words(top5[kind]):>24}")
-    same = all(found[images] == found[f"{images}, unfolded"] for images in IMAGES)
-    verified = {network["verified"] for network in found["networks"]}
+    same = all(results[images] == results[f"{images}, unfolded"] for images in IMAGES)
+    verified = {network["verified"] for network in results["networks"]}
     lines += [f"folded and unfolded files have the same errors: {same}", f"verified: {' '.join(sorted(verified))}"]
     return "\n".join(lines)
 
@@ -130,7 +130,7 @@ def words(values: list[float]) -> str:
     return f"{fmean(values):.2f}%{spread}"
 
 
-def figure(found: dict[str, Any], path: Path) -> None:
+def figure(results: dict[str, Any], path: Path) -> None:
     """Error against crops: every network, their mean, and the ensemble; dashed for enlarged images."""
     import matplotlib
 
@@ -141,7 +141,7 @@ def figure(found: dict[str, Any], path: Path) -> None:
         drawing, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", facecolor="white")
         for panel, (top, label) in zip(panels, TOPS.items(), strict=True):
             for images, style in IMAGES.items():
-                draw(panel, [errors(found, images, crops, top) for crops in CROPS], images, style)
+                draw(panel, [errors(results, images, crops, top) for crops in CROPS], images, style)
             panel.set(xlabel="crops of each image", ylabel=label, xticks=range(len(CROPS)), xticklabels=CROPS)
         drawing.savefig(path, metadata={"Date": None})
         plt.close(drawing)
@@ -165,15 +165,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("ensemble"), help="folder for networks, data and figure")
     parser.add_argument("--quick", action="store_true", help="two networks, a few steps, small digits: to see it run")
     parser.add_argument("--measured", type=Path, metavar="results.json", help="show this instead of measuring")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    if asked.measured:
-        found = json.loads(asked.measured.read_text())
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.measured:
+        results = json.loads(arguments.measured.read_text())
     else:
-        found = measured(asked.out, 2 if asked.quick else NETWORKS, asked.quick)
-        (asked.out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(table(found))
-    figure(found, asked.out / "ensemble.svg")
+        results = measure(arguments.out, 2 if arguments.quick else NETWORKS, arguments.quick)
+        (arguments.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(table(results))
+    figure(results, arguments.out / "ensemble.svg")
 
 
 if __name__ == "__main__":

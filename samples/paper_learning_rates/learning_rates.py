@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from bnfold.bench.environment import environment
 from bnfold.errors import CheckFailed
 from bnfold.train import TrainOptions, install, population_statistics, runs, train
-from bnfold.train.config import read_config
 from bnfold.train.data import Dataset, load
 from bnfold.train.norms import tracked_norms
 from bnfold.train.options import Event
+from bnfold.train.runs import read_config
 from bnfold.train.session import network
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("BNFOLD_DATA", HERE.parents[2] / "shared" / "data")) / "cifar10"
 LR = 0.002  # of the baseline: the best of those tried, see README
 BATCH, EVERY = 32, 50
-POPULATION = 256  # training images, in mini-batches of BATCH, whose statistics a point of a curve is measured with
+POPULATION = 256  # training images, in mini-batches of BATCH, whose statistics are used for a point of a curve
 
 COLOURS = {1: "black", 5: "#0072B2", 30: "#D55E00"}  # by factor, of Okabe and Ito; dashed without Batch Normalization
 GAP = 0.022  # of labels, in accuracy
@@ -82,8 +82,8 @@ QUICK = (BASELINE, ROWS[1], ROWS[4])
 
 
 class Curve:
-    """Watches a run: its held-out accuracy after every evaluation, with the moving averages and with statistics
-    of the population (Algorithm 2 on POPULATION training images)."""
+    """Called after every step: collects the held-out accuracy of every evaluation, with the moving averages and with
+    statistics of the population (Algorithm 2 on POPULATION training images)."""
 
     def __init__(self, run: Path, data: Dataset, images: int) -> None:
         self.run, self.data, self.images = run, data, images
@@ -113,7 +113,7 @@ class Curve:
         return int((answers == torch.from_numpy(self.data.test.labels)).sum())
 
 
-def trained(row: Row, seed: int, data: Dataset, run: Path, quick: bool) -> dict[str, Any]:
+def run_once(row: Row, seed: int, data: Dataset, run: Path, quick: bool) -> dict[str, Any]:
     """One run, as plain data."""
     curve = Curve(run, data, BATCH if quick else POPULATION)
     record: dict[str, Any] = {"name": row.name, "lr": LR * row.factor, "seed": seed, "curve": curve.points}
@@ -132,7 +132,7 @@ def every_run(data: Dataset, out: Path, quick: bool) -> Iterator[dict[str, Any]]
         kept = out / f"{row.name}-{seed}.json"
         if not kept.exists():
             with TemporaryDirectory() as folder:
-                kept.write_text(json.dumps(trained(row, seed, data, Path(folder) / "run", quick)))
+                kept.write_text(json.dumps(run_once(row, seed, data, Path(folder) / "run", quick)))
         yield json.loads(kept.read_text())
 
 
@@ -162,15 +162,15 @@ def first(curve: list[dict[str, Any]], goal: float) -> int | None:
     return next((int(point["step"]) for point in curve if point["accuracy"] >= goal), None)
 
 
-def lines(found: dict[str, Any]) -> dict[str, Line]:
+def lines(results: dict[str, Any]) -> dict[str, Line]:
     """By name, in the order of ROWS, those of which there are runs."""
-    of = {row.name: Line(row, [run for run in found["runs"] if run["name"] == row.name]) for row in ROWS}
+    of = {row.name: Line(row, [run for run in results["runs"] if run["name"] == row.name]) for row in ROWS}
     return {name: line for name, line in of.items() if line.runs}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(results: dict[str, Any]) -> str:
     """Each run is compared with the baseline's of the same seed."""
-    of = lines(found)
+    of = lines(results)
     goals = of[BASELINE.name].best
     base = of[BASELINE.name].reached(goals)
     rows = [f"{'network':20} {'lr':>6}  {'best accuracy':20} {'steps to that of Inception':27} times fewer"]
@@ -186,14 +186,14 @@ def listed(values: Sequence[float | None], form: str) -> str:
     return ", ".join("never" if value is None else format(value, form) for value in values)
 
 
-def figure(found: dict[str, Any], path: Path) -> None:
+def figure(results: dict[str, Any], path: Path) -> None:
     """Accuracy against steps: with ReLU, and with the sigmoid."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot as plt
 
-    of = lines(found)
+    of = lines(results)
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "bnfold", "font.size": 10}):
         drawing, panels = plt.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained", facecolor="white")
         for panel, activation in zip(panels, ("relu", "sigmoid"), strict=True):
@@ -229,21 +229,21 @@ def draw(panel: Any, of: dict[str, Line]) -> None:
 
 
 def apart(ends: dict[str, tuple[int, float]]) -> list[float]:
-    """Where labels stand, lowest first, none nearer than GAP to the one below."""
+    """The heights of labels, lowest first, each at least GAP above the one below."""
     heights: list[float] = []
     for y in sorted(y for _, y in ends.values()):
         heights.append(max(y, heights[-1] + GAP) if heights else y)
     return heights
 
 
-def measured(out: Path, quick: bool) -> dict[str, Any]:
+def measure(out: Path, quick: bool) -> dict[str, Any]:
     """Everything that is shown, as plain data; one thread, so that it is the same on every machine of a kind."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     data = load("digits" if quick else "cifar10", SHARED if SHARED.is_dir() else None)
-    found = list(every_run(data, out, quick))
+    results = list(every_run(data, out, quick))
     torch.set_num_threads(before)
-    return {"environment": environment(), "runs": found}
+    return {"environment": environment(), "runs": results}
 
 
 def main() -> None:
@@ -251,15 +251,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("learning_rates"), help="folder for data and figure")
     parser.add_argument("--quick", action="store_true", help="a few steps of narrow networks on digits: to see it run")
     parser.add_argument("--measured", type=Path, metavar="results.json", help="show this instead of measuring")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    if asked.measured:
-        found = json.loads(asked.measured.read_text())
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.measured:
+        results = json.loads(arguments.measured.read_text())
     else:
-        found = measured(asked.out, asked.quick)
-        (asked.out / "results.json").write_text(json.dumps(found) + "\n")
-    print(table(found))
-    figure(found, asked.out / "learning_rates.svg")
+        results = measure(arguments.out, arguments.quick)
+        (arguments.out / "results.json").write_text(json.dumps(results) + "\n")
+    print(table(results))
+    figure(results, arguments.out / "learning_rates.svg")
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from bnfold.train.data import load
 
 STEPS, BATCH, EVERY = 50_000, 60, 100
 PERCENTILES = (15, 50, 85)
-SEEN = 100 * BATCH  # training images whose sigmoid inputs are looked at
+SEEN = 100 * BATCH  # training images, whose sigmoid inputs are measured
 SHARED = Path(__file__).resolve().parent / "../../../shared/data"
-COLOURS = {"bn": "#0072b2", "plain": "#d55e00"}  # of Okabe and Ito's palette, told apart by everyone
+COLOURS = {"bn": "#0072b2", "plain": "#d55e00"}  # of Okabe and Ito's palette, which everyone can tell apart
 NAMES = {"bn": "with BN", "plain": "without BN"}
 Span = tuple[float, float]
 QUICK = {"steps": 600, "every": 100, "seeds": [0]}
@@ -31,9 +31,9 @@ QUICK = {"steps": 600, "every": 100, "seeds": [0]}
 
 @dataclass
 class Probe:
-    """Told of every step; keeps the accuracies, and the percentiles of what the last hidden sigmoids are given.
+    """Called after every step; collects the accuracies, and the percentiles of the inputs of the last hidden sigmoids.
 
-    The network that is looked at is the training one: it normalizes mini-batches of 60.
+    The network is looked at in training mode: it normalizes mini-batches of 60.
     """
 
     images: torch.Tensor
@@ -78,23 +78,23 @@ def run(batch_norm: bool, seed: int, steps: int, every: int, runs: Path) -> dict
     if batch_norm:
         again = TrainOptions(out=out, resume=True, device="cpu", statistics="alg2", statistics_batch=BATCH)
         final["alg2"] = train(again).accuracy
-    return {"accuracies": probe.accuracies, "final": final} | told(probe)
+    return {"accuracies": probe.accuracies, "final": final} | typical_sigmoid(probe)
 
 
-def told(probe: Probe) -> dict[str, Any]:
-    """One typical sigmoid, and how much all of them move.
+def typical_sigmoid(probe: Probe) -> dict[str, Any]:
+    """The input of one typical sigmoid, and how much the inputs of all of them move.
 
-    The travel of a sigmoid is the way between the lowest and the highest median of its input; the typical one is that
-    with the median travel.
+    The travel of a sigmoid is the distance between the lowest and the highest median of its input; the typical one has
+    the median travel.
     """
-    found = np.array(probe.percentiles)
-    medians = found[:, 1]
+    percentiles = np.array(probe.percentiles)
+    medians = percentiles[:, 1]
     travel = medians.max(axis=0) - medians.min(axis=0)
     typical = int(np.argsort(travel)[len(travel) // 2])
     return {
         "steps": probe.steps,
         "typical_unit": typical,
-        "percentiles": found[:, :, typical].round(3).tolist(),
+        "percentiles": percentiles[:, :, typical].round(3).tolist(),
         "median_travel": float(np.median(travel)),
     }
 
@@ -102,7 +102,7 @@ def told(probe: Probe) -> dict[str, Any]:
 def first_step(curve: dict[str, Any], accuracy: float) -> int | None:
     """The first evaluation that is at least so accurate."""
     pairs = zip(curve["steps"], curve["accuracies"], strict=True)
-    return next((step for step, found in pairs if found >= accuracy), None)
+    return next((step for step, reached in pairs if reached >= accuracy), None)
 
 
 def pair(seed: int, steps: int, every: int) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def pair(seed: int, steps: int, every: int) -> dict[str, Any]:
 
 
 def measure(seeds: list[int], steps: int, every: int, out: Path) -> dict[str, Any]:
-    """All seeds; what is known is written after each."""
+    """All seeds; results are written after each."""
     results: dict[str, Any] = {"environment": environment() | {"torch": version("torch")}, "pairs": []}
     for seed in seeds:
         results["pairs"].append(pair(seed, steps, every))
@@ -127,14 +127,14 @@ def measure(seeds: list[int], steps: int, every: int, out: Path) -> dict[str, An
     return results
 
 
-def tell(results: dict[str, Any]) -> None:
+def show(results: dict[str, Any]) -> None:
     """The end of each run, and the first evaluation that is as good as the end of the run without BN."""
     print("        test accuracy at the end                      first at the accuracy of the net without BN")
     print("seed    without BN   BN: ema    alg2   sequential     with BN   without BN")
-    for found in results["pairs"]:
-        plain, bn, steps = found["plain"]["final"]["ema"], found["bn"]["final"], found["steps_to_plain_final"]
+    for row in results["pairs"]:
+        plain, bn, steps = row["plain"]["final"]["ema"], row["bn"]["final"], row["steps_to_plain_final"]
         scores = f"{plain:10.4f}{bn['ema']:10.4f}{bn['alg2']:8.4f}{bn['sequential']:13.4f}"
-        print(f"{found['seed']:4}    {scores}{steps['bn']:12}{steps['plain']:13}")
+        print(f"{row['seed']:4}    {scores}{steps['bn']:12}{steps['plain']:13}")
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -169,19 +169,19 @@ def _thinned(steps: list[int], values: list[Any]) -> tuple[np.ndarray, np.ndarra
 
 
 def _accuracies(axes: Any, results: dict[str, Any], title: str, steps: Span, accuracies: Span) -> None:
-    for i, found in enumerate(results["pairs"]):
+    for i, row in enumerate(results["pairs"]):
         for kind, colour in COLOURS.items():
             label = None if i else NAMES[kind]
-            shown, accuracy = _thinned(found[kind]["steps"], found[kind]["accuracies"])
+            shown, accuracy = _thinned(row[kind]["steps"], row[kind]["accuracies"])
             axes.plot(shown, accuracy, color=colour, linewidth=0.8, label=label)
     axes.set(title=title, xlim=steps, ylim=accuracies)
     axes.legend(loc="lower right", frameon=False, labelcolor="linecolor", handlelength=0)
 
 
 def _percentiles(axes: Any, curve: dict[str, Any], title: str) -> None:
-    steps, found = _thinned(curve["steps"], curve["percentiles"])
-    axes.fill_between(steps, found[:, 0], found[:, 2], color="0.9")
-    for place, (percentile, values) in enumerate(zip(PERCENTILES, found.T, strict=True)):
+    steps, percentiles = _thinned(curve["steps"], curve["percentiles"])
+    axes.fill_between(steps, percentiles[:, 0], percentiles[:, 2], color="0.9")
+    for place, (percentile, values) in enumerate(zip(PERCENTILES, percentiles.T, strict=True)):
         axes.plot(steps, values, color="black", linewidth=1 if place == 1 else 0.6)
         axes.annotate(f"{percentile}%", (steps[-1], values[-1]), (4, 0), textcoords="offset points", va="center")
     axes.set(title=title, xlim=(0, steps[-1]))
@@ -193,12 +193,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--quick", action="store_true", help="600 steps of one seed: the same path, in seconds")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of results.json and mnist.svg")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    chosen = QUICK if asked.quick else {"steps": asked.steps, "every": EVERY, "seeds": asked.seeds}
-    results = measure(**chosen, out=asked.out)
-    draw(results, asked.out / "mnist.svg")
-    tell(results)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    chosen = QUICK if arguments.quick else {"steps": arguments.steps, "every": EVERY, "seeds": arguments.seeds}
+    results = measure(**chosen, out=arguments.out)
+    draw(results, arguments.out / "mnist.svg")
+    show(results)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from functools import partial
 from torch import nn
 from torch.nn.init import kaiming_uniform_, xavier_uniform_
 
-from bnfold.train.resnet import resnet
+from bnfold.train.small_networks import resnet
 
 Shape = tuple[int, int, int]
 DEPTH, DEEP = 20, 56  # of those that are trained
-WIDTH = 0.5  # of what He et al. have: one core trains it in minutes
+WIDTH = 0.5  # times the channels of He et al.: one core trains it in minutes
 KINDS = ("none", "last", "everywhere")
-INITIAL = {  # what the weights of convolutions are drawn by; "he" is what bnfold's resnet has
+INITIAL = {  # how weights of convolutions are drawn; "he" is the way of bnfold's resnet
     "glorot": xavier_uniform_,
     "he": lambda weight: weight,
     "pytorch": partial(kaiming_uniform_, a=5**0.5),  # the default of nn.Conv2d
@@ -34,7 +34,7 @@ def network(
 
 
 def normalized_at_last(model: nn.Sequential) -> nn.Sequential:
-    """With one BatchNorm: on what the last residual block gives, before it is averaged over the image."""
+    """`model` with one BatchNorm: on the output of the last residual block, before the mean over the image."""
     layers = OrderedDict(model.named_children())
     tail = OrderedDict((name, layers.pop(name)) for name in ("pool", "flatten", "output"))
     return nn.Sequential(layers | OrderedDict(norm=nn.BatchNorm2d(tail["output"].in_features)) | tail)

@@ -1,4 +1,4 @@
-"""What goes through networks that have not been trained, and what comes back: activations, gradients, steps."""
+"""Activations, gradients and single steps of networks that have not been trained."""
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from analysis import activation_moments, gradient, loss_along_gradient, moved, weight_gradient
 from networks import INITIAL, KINDS, network
 from torch import Tensor, nn
 
-from bnfold.train.analysis import activation_moments, gradient, loss_along_gradient, moved, weight_gradient
 from bnfold.train.data import Dataset
 
 Row = dict[str, Any]
@@ -40,11 +40,11 @@ class Signals:
     def gradients(self) -> list[Row]:
         """Of three layers, as the networks start, and of the middle one if they start otherwise."""
         layers = [round(self.depth * share) for share in (1 / 6, 1 / 2, 5 / 6)]
-        asked = [("glorot", layer) for layer in layers] + [(i, layers[1]) for i in INITIAL if i != "glorot"]
-        return [self._gradient(kind, initial, layer) for initial, layer in asked for kind in KINDS]
+        starts = [("glorot", layer) for layer in layers] + [(i, layers[1]) for i in INITIAL if i != "glorot"]
+        return [self._gradient(kind, initial, layer) for initial, layer in starts for kind in KINDS]
 
     def columns(self) -> dict[str, float]:
-        """The largest class's share of what the loss asks of the logits: sum_b |dl/dz|."""
+        """The largest share of one class in the gradient of the logits: sum_b |dl/dz|."""
         return {kind: self._column(self.network(kind)) for kind in KINDS}
 
     def losses(self, depths: Iterable[int]) -> list[Row]:
@@ -63,23 +63,23 @@ class Signals:
 
     def _moments(self, model: nn.Module) -> Row:
         """Of what the convolutions give: variance and size of the mean, averaged over channels."""
-        found = activation_moments(model, self.images, (nn.Conv2d,)).values()
-        means, variances = zip(*((np.abs(m.mean).mean(), m.biased_variance.mean()) for m in found), strict=True)
+        moments = activation_moments(model, self.images, (nn.Conv2d,)).values()
+        means, variances = zip(*((np.abs(m.mean).mean(), m.biased_variance.mean()) for m in moments), strict=True)
         return {"mean": numbers(means), "variance": numbers(variances)}
 
     def _gradient(self, kind: str, initial: str, layer: int) -> Row:
         model = self.network(kind, initial=initial)
         names = [name for name, part in model.named_modules() if isinstance(part, nn.Conv2d)]
-        found = weight_gradient(model, names[layer - 1], self.images, self.labels)
-        total = found.total.abs().sum()
-        signs = {"by_example": total / found.by_example.sum(), "by_location": total / found.by_location.sum()}
-        row = {"kind": kind, "initial": initial, "layer": layer} | tails(found.total)
+        of_weights = weight_gradient(model, names[layer - 1], self.images, self.labels)
+        total = of_weights.total.abs().sum()
+        signs = {"by_example": total / of_weights.by_example.sum(), "by_location": total / of_weights.by_location.sum()}
+        row = {"kind": kind, "initial": initial, "layer": layer} | tails(of_weights.total)
         return row | dict(zip(signs, numbers(signs.values()), strict=True))
 
     def _column(self, model: nn.Module) -> float:
         with torch.no_grad():
-            asked = model(self.images).softmax(1) - nn.functional.one_hot(self.labels, self.classes)
-        columns = asked.abs().sum(0)
+            dlogits = model(self.images).softmax(1) - nn.functional.one_hot(self.labels, self.classes)
+        columns = dlogits.abs().sum(0)
         return round(float(columns.max() / columns.sum()), 4)
 
     def _update(self, kind: str, rate: float) -> list[Row]:
@@ -94,17 +94,17 @@ def tails(gradient: Tensor) -> Row:
     values = gradient.double().numpy().ravel()
     away = (values - values.mean()) / values.std()
     size = np.abs(values).mean()
-    found = {"size": size, "kurtosis": (away**4).mean(), "largest": np.abs(values).max() / size}
+    row = {"size": size, "kurtosis": (away**4).mean(), "largest": np.abs(values).max() / size}
     counts = np.histogram(away, BINS)[0].tolist()
-    return dict(zip(found, numbers(found.values()), strict=True)) | {"values": values.size, "counts": counts}
+    return dict(zip(row, numbers(row.values()), strict=True)) | {"values": values.size, "counts": counts}
 
 
 def products(seed: int) -> list[Row]:
     """Singular values of products of M random Gaussian matrices, over the largest."""
     random = np.random.default_rng(seed)
     drawn = [random.normal(size=(SIDE, SIDE)) / SIDE**0.5 for _ in range(max(MATRICES))]
-    found = ((m, np.linalg.svd(reduce(np.matmul, drawn[:m]), compute_uv=False)) for m in MATRICES)
-    return [{"matrices": m, "values": numbers(values / values[0])} for m, values in found]
+    spectra = ((m, np.linalg.svd(reduce(np.matmul, drawn[:m]), compute_uv=False)) for m in MATRICES)
+    return [{"matrices": m, "values": numbers(values / values[0])} for m, values in spectra]
 
 
 def numbers(values: Iterable[Any]) -> Sequence[float | None]:

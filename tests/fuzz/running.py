@@ -17,7 +17,16 @@ from bnfold import native
 SECONDS, MEMORY = 10.0, 2 << 30
 CLOSE = 1e-4  # of the largest number of an output
 FAR = 1e30  # numbers beyond it may overflow on one way and not on the other: there is nothing to compare
-TYPES = {"float": np.float32, "double": np.float64, "float16": np.float16, "bool": np.bool_, "int64": np.int64, "int32": np.int32, "int8": np.int8, "uint8": np.uint8}  # fmt: skip
+TYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "float16": np.float16,
+    "bool": np.bool_,
+    "int64": np.int64,
+    "int32": np.int32,
+    "int8": np.int8,
+    "uint8": np.uint8,
+}
 OPTIONS = {"intra_op_num_threads": 1, "inter_op_num_threads": 1, "log_severity_level": 4}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from tests.build import build, values
+from tests.build import values
 from tests.case import Case
 from tests.cases import HOIST, SINK
 from tests.graphs import BACK, LAYERS, assembled
@@ -62,7 +62,7 @@ def networks() -> Iterator[ModelProto]:
 
 
 def named() -> Iterator[ModelProto]:
-    yield from (build(*row[:4]) for row in GRAPHS.values())
+    yield from (row.model() for row in GRAPHS.values())
     yield parsed(f"{IF} {{ c = Conv(X, W) Y = If (yes) <{BRANCHES}> }}", CHANNELS)
     text = f"m (double[2,3,5,5] X) => (double[2,4,5,5] Y) {{ Y = Loop (n, yes, start) <body = {LOOP}> }}"
     yield parsed(text, {**CHANNELS, "n": np.array(3), "yes": np.array(True), "start": np.ones((2, 4, 5, 5))})

@@ -1,4 +1,4 @@
-"""results.json in words."""
+"""results.json as text."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,8 +8,8 @@ KINDS = ("none", "last", "everywhere")
 HEAD = f"{'':>38}{'no BN':>12}{'at the last':>12}{'everywhere':>12}"
 
 
-def told(results: Results) -> str:
-    """Everything that the README speaks of."""
+def summary(results: Results) -> str:
+    """All numbers that the README quotes."""
     plan = results["plan"]
     parts = (
         ("held-out accuracy, by learning rate", accuracies(results)),
@@ -21,9 +21,9 @@ def told(results: Results) -> str:
 
 
 def accuracies(results: Results) -> Iterable[str]:
-    found = {(row["depth"], row["lr"], row["kind"]): row.get("accuracy", "diverged") for row in results["sweep"]}
-    for depth, lr in dict.fromkeys(key[:2] for key in sorted(found)):
-        yield line(f"resnet-{depth}, {lr:g}", (found.get((depth, lr, kind), "-") for kind in KINDS))
+    rows = {(row["depth"], row["lr"], row["kind"]): row.get("accuracy", "diverged") for row in results["sweep"]}
+    for depth, lr in dict.fromkeys(key[:2] for key in sorted(rows)):
+        yield line(f"resnet-{depth}, {lr:g}", (rows.get((depth, lr, kind), "-") for kind in KINDS))
 
 
 def moments(results: Results) -> Iterable[str]:
@@ -36,17 +36,17 @@ def moments(results: Results) -> Iterable[str]:
 
 
 def gradients(results: Results) -> Iterable[str]:
-    found = {(row["initial"], row["layer"], row["kind"]): row for row in results["gradients"]}
-    for initial, layer in dict.fromkeys(key[:2] for key in found):
-        rows = [found[initial, layer, kind] for kind in KINDS]
+    gradient = {(row["initial"], row["layer"], row["kind"]): row for row in results["gradients"]}
+    for initial, layer in dict.fromkeys(key[:2] for key in gradient):
+        rows = [gradient[initial, layer, kind] for kind in KINDS]
         for what, words in (("size", "mean | |"), ("kurtosis", "kurtosis"), ("by_example", "agreement of images")):
             yield line(f"{initial}, {layer}: {words}", (row[what] for row in rows))
 
 
 def edges(results: Results) -> Iterable[str]:
-    found = {(row["depth"], row["kind"]): row["diverges_at"] or "none" for row in results["losses"]}
-    for depth in sorted({depth for depth, _ in found}):
-        yield line(f"resnet-{depth}, at the start", (found[depth, kind] for kind in KINDS))
+    edge = {(row["depth"], row["kind"]): row["diverges_at"] or "none" for row in results["losses"]}
+    for depth in sorted({depth for depth, _ in edge}):
+        yield line(f"resnet-{depth}, at the start", (edge[depth, kind] for kind in KINDS))
     trained = {row["kind"]: row["diverges_at"] or "none" for row in results["trained"]}
     yield line(f"resnet-{results['trained'][0]['depth']}, trained", (trained[kind] for kind in KINDS))
 

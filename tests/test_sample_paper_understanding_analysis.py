@@ -1,4 +1,4 @@
-"""Measurements of activations and gradients against sums written out one by one."""
+"""The sample on Bjorck et al. 2018: its measurements of activations and gradients against sums written out one by one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from bnfold.train.analysis import activation_moments, gradient, loss_along_gradient, moved, weight_gradient
-from bnfold.train.resnet import resnet
+from bnfold.train.small_networks import resnet
+from tests.samples import folder, module
+
+with module(folder("paper_understanding") / "analysis.py") as analysis:
+    activation_moments, gradient, moved = analysis.activation_moments, analysis.gradient, analysis.moved
+    loss_along_gradient, weight_gradient = analysis.loss_along_gradient, analysis.weight_gradient
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 LABELS = torch.tensor([0, 1, 2, 1])
@@ -29,11 +33,11 @@ def loss(model: nn.Module, chosen: slice = slice(None)) -> Tensor:
 def test_moments_are_those_of_what_each_layer_gives_in_the_order_of_computation():
     model = small()
     first = model.first.conv(IMAGES).detach().numpy().swapaxes(0, 1).reshape(4, -1)
-    found = activation_moments(model, IMAGES)
-    assert [*found][:3] == ["first.conv", "block1_1.first.conv", "block1_1.second"]
-    assert [*found][-1] == "output"
-    np.testing.assert_allclose(found["first.conv"].mean, first.mean(1), atol=1e-12)
-    np.testing.assert_allclose(found["first.conv"].biased_variance, first.var(1), rtol=1e-12)
+    outputs = activation_moments(model, IMAGES)
+    assert [*outputs][:3] == ["first.conv", "block1_1.first.conv", "block1_1.second"]
+    assert [*outputs][-1] == "output"
+    np.testing.assert_allclose(outputs["first.conv"].mean, first.mean(1), atol=1e-12)
+    np.testing.assert_allclose(outputs["first.conv"].biased_variance, first.var(1), rtol=1e-12)
 
 
 @pytest.mark.parametrize(("batch_norm", "grows"), [(False, True), (True, False)])
@@ -51,10 +55,10 @@ def test_a_layer_that_computes_twice_gives_both():
     x = torch.randn(5, 3, dtype=torch.float64)
     y = layer(x)
     both = torch.cat([y, layer(y)]).detach().numpy()
-    found = activation_moments(nn.Sequential(layer, layer), x)
-    assert [*found] == ["0"]
-    np.testing.assert_allclose(found["0"].mean, both.mean(0))
-    np.testing.assert_allclose(found["0"].biased_variance, both.var(0))
+    outputs = activation_moments(nn.Sequential(layer, layer), x)
+    assert [*outputs] == ["0"]
+    np.testing.assert_allclose(outputs["0"].mean, both.mean(0))
+    np.testing.assert_allclose(outputs["0"].biased_variance, both.var(0))
 
 
 @pytest.mark.parametrize("measure", [activation_moments, gradient, loss_along_gradient, weight_gradient])
@@ -92,22 +96,22 @@ def test_parameters_that_are_frozen_do_not_move():
 @pytest.mark.parametrize("layer", ["first.conv", "block2_1.first.conv", "block3_1.second"])  # the second has stride 2
 def test_what_a_gradient_is_the_sum_of(layer):
     model = small(batch_norm=False)
-    found = weight_gradient(model, layer, IMAGES, LABELS)
+    sums = weight_gradient(model, layer, IMAGES, LABELS)
     weight = model.get_submodule(layer).weight
     total = torch.autograd.grad(loss(model), weight)[0]
     alone = [torch.autograd.grad(loss(model, slice(b, b + 1)) / 4, weight)[0] for b in range(4)]
-    torch.testing.assert_close(found.total, total)
-    torch.testing.assert_close(found.by_example, torch.stack(alone).abs().sum(0))
-    assert (found.by_location >= found.by_example - 1e-15).all()
-    assert (found.by_example >= found.total.abs() - 1e-15).all()
+    torch.testing.assert_close(sums.total, total)
+    torch.testing.assert_close(sums.by_example, torch.stack(alone).abs().sum(0))
+    assert (sums.by_location >= sums.by_example - 1e-15).all()
+    assert (sums.by_example >= sums.total.abs() - 1e-15).all()
 
 
 def test_the_sum_over_locations_term_by_term():
     """A 1x1 convolution whose output is what the loss averages: dl/dw is a sum of x * dl/dy over images and places."""
     conv = nn.Conv2d(3, 3, 1, bias=False).double()
     model = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    found = weight_gradient(model, "0", IMAGES, LABELS)
-    asked = (model(IMAGES).softmax(1) - nn.functional.one_hot(LABELS, 3)) / 4 / 64
-    terms = asked[:, :, None, None, None] * IMAGES[:, None]
-    torch.testing.assert_close(found.by_location[:, :, 0, 0], terms.abs().sum((0, 3, 4)))
-    torch.testing.assert_close(found.total[:, :, 0, 0], terms.sum((0, 3, 4)))
+    sums = weight_gradient(model, "0", IMAGES, LABELS)
+    dlogits = (model(IMAGES).softmax(1) - nn.functional.one_hot(LABELS, 3)) / 4 / 64
+    terms = dlogits[:, :, None, None, None] * IMAGES[:, None]
+    torch.testing.assert_close(sums.by_location[:, :, 0, 0], terms.abs().sum((0, 3, 4)))
+    torch.testing.assert_close(sums.total[:, :, 0, 0], terms.sum((0, 3, 4)))

@@ -13,7 +13,7 @@ from ..errors import ModelProblem
 
 Pixels = npt.NDArray[np.uint8]
 LARGEST = 1e9  # a mean, a standard deviation or a scale of pixels, and the inverse of the smallest
-CHUNK = 1024  # images looked at together, which bounds the memory
+AT_ONCE = 1024  # images summed up together, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Normalization:
 
     @staticmethod
     def from_stored(stored: dict[str, Any]) -> Normalization:
-        """Reads back `to_json`, parsed; raises ValueError, KeyError, TypeError or OverflowError for anything else."""
+        """Read parsed `to_json`. Raises ValueError, KeyError, TypeError or OverflowError for anything else."""
         mean, std = (tuple(float(x) for x in stored[name]) for name in ("mean", "std"))
         threshold, full_scale = stored["threshold"], float(stored["full_scale"])
         sizes = [*map(abs, mean), *std, full_scale, 0.0 if threshold is None else abs(float(threshold))]
@@ -76,8 +76,8 @@ def _per_channel(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 def _sums(images: Pixels) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Sum and sum of squares per channel, exact in int64."""
     total = squares = np.zeros(images.shape[1], np.int64)
-    for start in range(0, len(images), CHUNK):
-        chunk = images[start : start + CHUNK].astype(np.int64)
+    for start in range(0, len(images), AT_ONCE):
+        chunk = images[start : start + AT_ONCE].astype(np.int64)
         total = total + chunk.sum(axis=(0, 2, 3))
         squares = squares + (chunk**2).sum(axis=(0, 2, 3))
     return total, squares

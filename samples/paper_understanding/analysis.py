@@ -1,7 +1,6 @@
-"""What goes through a network and what comes back: the measurements of Bjorck et al. 2018, for any network.
+"""Activations and gradients of a network: the measurements of Bjorck et al. 2018, for any network.
 
-Nothing here changes the network that it is given. It is looked at in the mode it is in; as long as it is in training
-mode, BatchNorm normalizes by the batch at hand.
+No function changes its network. It stays in its mode; in training mode, BatchNorm normalizes by the batch.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
-from ..moments import Moments
-from .norms import moments
+from bnfold.moments import Moments
+from bnfold.train.norms import moments
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -26,23 +25,23 @@ WEIGHTED = (nn.Conv2d, nn.Linear)
 def activation_moments(
     model: nn.Module, images: Tensor, kinds: tuple[type[nn.Module], ...] = WEIGHTED
 ) -> dict[str, Moments]:
-    """Of every channel that each layer of these kinds gives for `images`, in the order in which the layers compute."""
-    model, found = deepcopy(model), dict[str, Moments]()
+    """The moments of every output channel of each layer of these kinds, in the order in which the layers compute."""
+    model, outputs = deepcopy(model), dict[str, Moments]()
 
     def watching(name: str) -> Hook:
         def look(layer: nn.Module, given: tuple[Tensor, ...], y: Tensor) -> None:
-            found[name] = found[name] + moments(y) if name in found else moments(y)
+            outputs[name] = outputs[name] + moments(y) if name in outputs else moments(y)
 
         return look
 
     hooks = {layer: watching(name) for name, layer in model.named_modules() if isinstance(layer, kinds)}
     with _hooked(hooks), torch.no_grad():
         model(images)
-    return found
+    return outputs
 
 
 def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """Of the mean cross-entropy of this batch, for every parameter that is trained."""
+    """The gradient of the mean cross-entropy of this batch, by the name of the parameter; frozen ones are left out."""
     model = deepcopy(model)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     loss = cross_entropy(model(images), labels)
@@ -50,7 +49,7 @@ def gradient(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Tens
 
 
 def moved(model: nn.Module, along: dict[str, Tensor], rate: float) -> nn.Module:
-    """A copy of `model` whose parameters are -rate * along further."""
+    """A copy of `model` after the step -rate * along."""
     model = deepcopy(model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -74,8 +73,8 @@ def loss_along_gradient(model: nn.Module, images: Tensor, labels: Tensor, rates:
 class WeightGradient:
     """The gradient of the weights of a convolution is a sum over examples b and locations (x, y). All of its shape.
 
-    `total` is that sum; `by_example` is sum_b |sum_xy|, and `by_location` sum_bxy | |. They are |total| where all that
-    is summed up has the same sign, and far above it where signs cancel.
+    `total` is that sum; `by_example` is sum_b |sum_xy|, and `by_location` sum_bxy | |. They are |total| where all
+    summands have the same sign, and far above it where signs cancel.
     """
 
     total: Tensor
@@ -84,7 +83,7 @@ class WeightGradient:
 
 
 def weight_gradient(model: nn.Module, layer: str, images: Tensor, labels: Tensor) -> WeightGradient:
-    """Of the mean cross-entropy of this batch, for the Conv2d of this name, which computes once."""
+    """The gradient of the mean cross-entropy of this batch for the Conv2d of this name, which is used once."""
     model = deepcopy(model)
     conv, seen = model.get_submodule(layer), list[Tensor]()
     assert isinstance(conv, nn.Conv2d)
@@ -97,11 +96,11 @@ def weight_gradient(model: nn.Module, layer: str, images: Tensor, labels: Tensor
 
 
 def _weights(conv: nn.Conv2d, x: Tensor, dy: Tensor) -> Tensor:
-    """dl/dW from what the convolution is given and dl/dy."""
+    """dl/dW of a convolution from its input and dl/dy."""
     assert not isinstance(conv.padding, str)
     sizes = (conv.stride, conv.padding, conv.dilation)
-    found: Tensor = conv2d_weight(x, conv.weight.shape, dy, *sizes, conv.groups)  # type: ignore[no-untyped-call]
-    return found
+    dw: Tensor = conv2d_weight(x, conv.weight.shape, dy, *sizes, conv.groups)  # type: ignore[no-untyped-call]
+    return dw
 
 
 @contextmanager
