@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from bnfold.errors import EnvironmentProblem
-from bnfold.progress import tell
+from bnfold.system.progress import tell
 from bnfold.train import Event, TrainOptions, TrainResult
 from bnfold.train.options import CallOptions
 from bnfold.train.recipe import Option, Settings, flag, option

@@ -186,9 +186,9 @@ def multiplies(model: onnx.ModelProto) -> int:
 
 @pytest.mark.parametrize("name", APART)
 def test_what_cannot_merge_says_why(name):
-    from bnfold.affine import Refused
-    from bnfold.branches import make_merge
-    from bnfold.workbench import Workbench
+    from bnfold.algebra.affine import Refused
+    from bnfold.folding.branches import make_merge
+    from bnfold.graph.editor import Workbench
 
     row = APART[name]
     bench = Workbench(row.model())

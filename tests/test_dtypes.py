@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import fold
-from bnfold.rounding import TINY
+from bnfold.algebra.rounding import TINY
 from tests.build import BN, bn, build
 from tests.rows import Graph
 from tests.test_scenarios import GRAPHS

@@ -24,7 +24,14 @@ from tests.words import written
 QUOTED = re.compile(r"`([^`]+)`")
 BARE = re.compile(rf"\b(bnfold (?:{'|'.join(COMMANDS)}) .+)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-FOREIGN = {"--nproc-per-node", "--no-deps", "--force-reinstall", "--upgrade", "--gpus", "--help"}  # of torchrun, pip, docker, all commands
+FOREIGN = {
+    "--nproc-per-node",
+    "--no-deps",
+    "--force-reinstall",
+    "--upgrade",
+    "--gpus",
+    "--help",
+}  # of torchrun, pip, docker, all commands
 
 
 def texts() -> Iterator[str]:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from bnfold import fold
-from bnfold.folding import FoldResult
+from bnfold.folding.driver import FoldResult
 from tests.build import BN, assert_same, bn, operators
 from tests.rows import Graph, Row
 

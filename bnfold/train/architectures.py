@@ -22,7 +22,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelProblem, UsageProblem
-from ..installed import need
+from ..system.installed import need
 from .inception import bn_inception, inception
 from .layers import Shape, small_gaussian
 from .recipe import Network, flag, unknown

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .. import plots
-from ..installed import need
+from ..display import plots
+from ..system.installed import need
 from . import runs
 from .options import Event, Watch
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelProblem, UsageProblem
-from ..staging import append, write, writing
+from ..system.staging import append, write, writing
 from .data import Dataset
 from .options import RUNS, TrainOptions
 from .pixels import Normalization

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import EnvironmentProblem, ModelProblem, first_line
-from ..installed import need
+from ..system.installed import need
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bnfold"
 

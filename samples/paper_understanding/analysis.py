@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
-from bnfold.moments import Moments
+from bnfold.algebra.moments import Moments
 from bnfold.train.norms import moments
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
