@@ -7,14 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bench import Benchmark as Benchmark
-    from .bench import benchmark as benchmark
-    from .folding import Explanation as Explanation
-    from .folding import FoldResult as FoldResult
-    from .folding import explain as explain
-    from .folding import fold as fold
-    from .onnx_io import load as load
-    from .onnx_io import save as save
+    from .benchmarking import Benchmark as Benchmark
+    from .benchmarking import benchmark as benchmark
+    from .folding.driver import Explanation as Explanation
+    from .folding.driver import FoldResult as FoldResult
+    from .folding.driver import explain as explain
+    from .folding.driver import fold as fold
+    from .model.onnx_io import load as load
+    from .model.onnx_io import save as save
     from .recalibration import Recalibration as Recalibration
     from .recalibration import recalibrate as recalibrate
     from .verification import Verification as Verification
@@ -26,17 +26,17 @@ __version__ = "0.1.0"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {  # public name: the room it lives in, imported when it is first asked for
-    "Benchmark": "bench",
-    "Explanation": "folding",
-    "FoldResult": "folding",
+    "Benchmark": "benchmarking",
+    "Explanation": "folding.driver",
+    "FoldResult": "folding.driver",
     "Recalibration": "recalibration",
     "Verification": "verification",
-    "benchmark": "bench",
-    "explain": "folding",
-    "fold": "folding",
-    "load": "onnx_io",
+    "benchmark": "benchmarking",
+    "explain": "folding.driver",
+    "fold": "folding.driver",
+    "load": "model.onnx_io",
     "recalibrate": "recalibration",
-    "save": "onnx_io",
+    "save": "model.onnx_io",
     "verify": "verification",
 }
 

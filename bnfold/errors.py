@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .display import printable
+import re
 
+WORD, LONGEST = 300, 2000  # characters that are shown of a name, and of a sentence with names in it
 FOREVER = 1e9  # seconds: what can be waited for
 
 
@@ -69,3 +70,30 @@ def require_no_model(target: object) -> None:
     """Raises UsageProblem for a name that only a model has: a report under it would take the place of one."""
     if str(target).endswith((".onnx", ".onnx.data")):
         raise UsageProblem(f"{target} is the name of a model", "Give the report a name of its own.")
+
+
+def printable(text: str, longest: int = LONGEST) -> str:
+    """Any text as one line that a terminal, a log, XML and HTML show as it is, however hostile the names in it.
+
+    What does not print (control characters, line ends, what changes the direction of text, lone surrogates) becomes its
+    escape, as does the start of what a pipeline takes for a command (`##[error]`). Of more than WORD characters without
+    a blank, or more than `longest` in all, the middle is left out, and how many they were is said.
+    """
+    if len(text) <= WORD and text.isprintable() and "##" not in text:
+        return text
+    text = _cut(_cut_words(text), longest)
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return _cut(_cut_words(re.sub(r"##(?=\w*\[)", r"\\x23#", escaped)), longest)
+
+
+def _cut_words(text: str) -> str:
+    return re.sub(rf"\S{{{WORD + 1},}}", lambda found: _cut(found[0], WORD), text)
+
+
+def _cut(text: str, longest: int) -> str:
+    """Text without its middle, if it is longer."""
+    if len(text) <= longest:
+        return text
+    left_out = f"...({len(text)} characters)..."
+    kept = longest - len(left_out)
+    return text[: kept - kept // 2] + left_out + text[-(kept // 2) :]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bnfold.progress import heard
+from bnfold.system.progress import heard
 from bnfold_cli import console
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Bar:
         self.task: TaskID | None = None
 
     def update(self, step: str, done: float, total: float, words: str) -> None:
-        """A listener, see `bnfold.progress`."""
+        """A listener, see `bnfold.system.progress`."""
         if step != self.step or done < self.done:
             self.step, self.began = step, time.monotonic()
             self._forget()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bnfold.limits import asked
+from bnfold.system.limits import asked
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
-    from bnfold.bench import Benchmark
-    from bnfold.bench.gate import Gate
+    from bnfold.benchmarking import Benchmark
+    from bnfold.benchmarking.gate import Gate
 
 Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The folded model.")]
@@ -113,14 +113,14 @@ def bench(
 
 def parsed_gates(conditions: list[str]) -> list[Gate]:
     """The conditions under which a benchmark counts as failed."""
-    from bnfold.bench import gate
+    from bnfold.benchmarking import gate
 
     return [gate.gate(text) for text in conditions]
 
 
 def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> dict[str, Any]:
     """What is written as text, as `benchmark` takes it."""
-    from bnfold.bench.gate import percent
+    from bnfold.benchmarking.gate import percent
     from bnfold.verification.asked import dim_asked
 
     lists = {"providers": ep.split(","), "levels": opt.split(","), "precisions": precision.split(",")}
@@ -136,14 +136,14 @@ def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
 
 def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[str]) -> Benchmark:
     """The benchmark, within the limits."""
-    from bnfold.bench import benchmark
+    from bnfold.benchmarking import benchmark
 
     with asked(limits):
         return benchmark(original, folded, **how)
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
-    from bnfold.bench import files
+    from bnfold.benchmarking import files
 
     if raw:
         files.write_raw(found, raw)
@@ -155,7 +155,7 @@ def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
 
 def tell(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
     """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
-    from bnfold.bench.gate import failures
+    from bnfold.benchmarking.gate import failures
 
     _write(found, raw, plot)
     failed = failures(found, gates)

@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.display import printable, shown
+from bnfold.display.display import shown
+from bnfold.errors import printable
 from bnfold_cli import tables
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from bnfold.junit import Check
+    from bnfold.display.junit import Check
 
 TONES = {
     **dict.fromkeys(("PASS", "FASTER"), "bold green"),
@@ -177,7 +178,7 @@ def write_json(payload: Mapping[str, Any], target: str) -> None:
 
 def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str) -> None:
     """JUnit XML to stdout (`-`) or, atomically, to a file."""
-    from bnfold.junit import to_xml
+    from bnfold.display.junit import to_xml
 
     write_text(to_xml(suite, checks, seconds), target)
 
@@ -187,6 +188,6 @@ def write_text(text: str, target: str) -> None:
     if target == "-":
         data.write(text)
         return
-    from bnfold import staging
+    from bnfold.system import staging
 
     staging.write(Path(target), text.encode(errors="backslashreplace"))

@@ -16,7 +16,7 @@ def demo(
     ),
 ) -> int:
     """Train, export, fold, verify and measure a small network on handwritten digits: a few minutes on two cores."""
-    from bnfold.demo import demo as run
+    from bnfold.reporting.demo import demo as run
     from bnfold_cli.train import watch
 
     result = run(folder, say, watch)

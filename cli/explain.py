@@ -12,7 +12,7 @@ from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
-    from bnfold.fates import Explanation
+    from bnfold.folding.result import Explanation
 
 
 def explain(
@@ -26,8 +26,8 @@ def explain(
     """Show for every affine node where `fold` would put it, or why it is kept."""
     from dataclasses import asdict
 
-    from bnfold.folding import explain as ask
-    from bnfold.limits import asked
+    from bnfold.folding.driver import explain as ask
+    from bnfold.system.limits import asked
 
     require_places({"--json": json}, [model])
     with asked(limit or ()):
@@ -41,7 +41,7 @@ def explain(
 
 def show(found: Explanation) -> None:
     """A table of what folds, one of what is kept and why, and how many."""
-    from bnfold.fates import folded_table, kept_table
+    from bnfold.folding.result import folded_table, kept_table
 
     for one in (folded_table(found.folded, console.detailed), kept_table(found.kept, console.detailed)):
         if one.rows:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from bnfold.display import counted
+from bnfold.display.display import counted
+from bnfold.display.junit import Check, broken_off
 from bnfold.errors import BnfoldError, UsageProblem
-from bnfold.junit import Check, broken_off
-from bnfold.limits import asked
+from bnfold.system.limits import asked
 from bnfold_cli import console
 from bnfold_cli.console import complain, say, table, write_json, write_junit
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
-    from bnfold.fleet import Outcome
-    from bnfold.pipeline import FoldReport, Options
-    from bnfold.selection import Selection
+    from bnfold.folding.fleet import Outcome
+    from bnfold.folding.pipeline import FoldReport, Options
+    from bnfold.folding.selection import Selection
 
 
 SUITE = "bnfold fold"
@@ -104,7 +104,7 @@ class Reports(NamedTuple):
             raise
         finally:
             if self.page and found:
-                from bnfold.report import of_fold
+                from bnfold.reporting import of_fold
 
                 write(of_fold(found[0]), self.page)
 
@@ -135,7 +135,7 @@ def fold(
     With --out-dir many models are folded at a time, each in a process of its own. What goes wrong with one does not
     stop the others; the exit code is the worst of all, in this order: 70, 1, 5, 4, 3, 2, 0.
     """
-    from bnfold.pipeline import Options
+    from bnfold.folding.pipeline import Options
 
     require_places({"--junit": junit, "--json": json, "--report": report}, taken(paths, out_dir), made=out_dir)
     options = Options(verify, force, dry_run, freeze_initializers, keep_failed, external, allow_external_outside)
@@ -148,8 +148,8 @@ def fold(
 
 def taken(paths: list[Path], out_dir: Path | None) -> Iterator[Path]:
     """The files and folders of the command, but for its reports."""
-    from bnfold.pipeline import default_target, failed_target
-    from bnfold.staging import data_name
+    from bnfold.folding.pipeline import default_target, failed_target
+    from bnfold.system.staging import data_name
 
     yield from paths
     if out_dir:
@@ -172,7 +172,7 @@ def one(paths: list[Path], jobs: int | None, engine: str) -> tuple[Path, Path | 
 
 def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) -> int:
     """`fold IN [OUT]`"""
-    from bnfold.pipeline import fold_file
+    from bnfold.folding.pipeline import fold_file
 
     with reports.shown() as found:
         report = fold_file(model, out, options)
@@ -190,8 +190,8 @@ def fold_many(
     paths: list[Path], out_dir: Path, options: Options, reports: Reports, jobs: int | None, engine: str
 ) -> int:
     """`fold IN... --out-dir DIR`"""
-    from bnfold.fleet import fold_all, tasks
-    from bnfold.selection import selected
+    from bnfold.folding.fleet import fold_all, tasks
+    from bnfold.folding.selection import selected
 
     if reports.page:
         raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
@@ -234,7 +234,7 @@ def failure_noted(junit: str | None) -> Iterator[None]:
 
 def show(report: FoldReport) -> None:
     """The table of what went where, and of what stayed and why."""
-    from bnfold.fates import folded_table, kept_table
+    from bnfold.folding.result import folded_table, kept_table
 
     console.table(str(report.source), ("", "before", "after"), [*sizes(report)])
     kept = report.result.batch_norms_kept

@@ -14,7 +14,7 @@ import typer
 
 from bnfold import __version__
 from bnfold.errors import BnfoldError, EnvironmentProblem
-from bnfold.interrupts import interruptible
+from bnfold.system.interrupts import interruptible
 from bnfold_cli.console import complain, words
 from bnfold_cli.streams import lost, steady, widen
 from bnfold_cli.voice import spoken

@@ -24,7 +24,8 @@ def require_places(
     `-` is stdout, which takes one report. A `--plot` is a picture that can be drawn. `inputs` are all other files of
     the command, and folders; the folder `made` is one that the command makes.
     """
-    from bnfold import plots, staging
+    from bnfold.display import plots
+    from bnfold.system import staging
 
     for option in (option for option, target in outputs.items() if str(target) == "-" and option not in REPORTS):
         raise UsageProblem(f"{option} does not go to stdout", "Give a path.")
@@ -54,7 +55,7 @@ def _require_free(option: str, path: Path, taken: Iterable[Path], force: bool) -
 
 
 def _require_writable(path: Path) -> None:
-    from bnfold import staging
+    from bnfold.system import staging
 
     staging.require_folder(path)
     with suppress(FileNotFoundError):
@@ -80,7 +81,7 @@ def _with_data(taken: Iterable[Path], path: Path) -> Iterator[Path]:
 
 
 def _data_files(model: Path) -> Iterable[Path]:
-    from bnfold import external, onnx_io
+    from bnfold.model import external, onnx_io
 
     try:
         return external.data_files(onnx_io.load(model, whole=False), model.parent)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold.display import counted
+from bnfold.display.display import counted
 from bnfold.errors import UsageProblem
-from bnfold.limits import asked
-from bnfold.progress import tell
+from bnfold.system.limits import asked
+from bnfold.system.progress import tell
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bnfold.limits import asked
+from bnfold.system.limits import asked
 from bnfold_cli.console import say, write_text
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
@@ -60,7 +60,7 @@ def report(
     """
     target = out or f"{str(folded).removesuffix('.onnx')}.html"
     require_places({"--out": target}, [original, folded, fold, raw, verify, bench], force)
-    from bnfold.report import gathered
+    from bnfold.reporting import gathered
 
     sources: dict[str, Any] = {"verify": verify, "fold": fold, "bench": bench, "raw": raw}
     with asked(limit or ()):
@@ -71,7 +71,7 @@ def report(
 
 def write(data: dict[str, Any], target: str) -> None:
     """The page, to a file or to stdout (`-`)."""
-    from bnfold.report import to_html
+    from bnfold.reporting import to_html
 
     write_text(to_html(data), target)
     if target != "-":

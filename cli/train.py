@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from bnfold.errors import EnvironmentProblem
-from bnfold.progress import tell
+from bnfold.system.progress import tell
 from bnfold.train import Event, TrainOptions, TrainResult
 from bnfold.train.options import EPOCHS, METHODS, Settings
 from bnfold_cli import bars, console

@@ -14,7 +14,7 @@ import typer
 
 from bnfold import __version__
 from bnfold.errors import UsageProblem
-from bnfold.progress import notified
+from bnfold.system.progress import notified
 from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
@@ -65,7 +65,7 @@ def speak(quiet: bool, verbose: bool) -> None:
 
 def notice() -> None:
     """A note where two runtimes are installed that overwrite each other: pip does not say so."""
-    from bnfold.installed import mixture
+    from bnfold.system.installed import mixture
 
     if found := mixture():
         console.note(found[0])
@@ -76,7 +76,7 @@ def versions() -> str:
     """Those of the installed packages that do the work."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from bnfold.installed import runtimes
+    from bnfold.system.installed import runtimes
 
     found = [f"bnfold {__version__}"]
     for name in ("onnx", *runtimes(), "numpy", "torch"):

@@ -1,6 +1,6 @@
 """Which guards does no test miss? `python -m tests.delete_guards [--jobs 2] [FILE...]`
 
-Deletes the guards of bnfold/rules/ and bnfold/branches.py one at a time, on a copy of the project, and runs the tests of
+Deletes the guards of bnfold/folding/rules/ and bnfold/folding/branches.py one at a time, on a copy of the project, and runs the tests of
 the algebra on each copy until one fails. Prints every guard whose deletion goes unnoticed; exits with 1 if there is one.
 
 A guard is a statement that computes nothing for what follows: a call whose value nobody takes, a raise, an `if` that
@@ -261,7 +261,7 @@ def told(project: Path, baseline: Baseline, found: list[Guard], jobs: int) -> It
 
 
 def default_files() -> list[str]:
-    found = [*sorted((ROOT / "bnfold" / "rules").glob("*.py")), ROOT / "bnfold" / "branches.py"]
+    found = [*sorted((ROOT / "bnfold" / "folding" / "rules").glob("*.py")), ROOT / "bnfold" / "folding" / "branches.py"]
     return [str(p.relative_to(ROOT)) for p in found]
 
 

@@ -1,6 +1,6 @@
 """Which changes of the code does no test notice? `python -m tests.mutants [--sample N] [--match REGEX] [FILE...]`
 
-Makes small faults in bnfold/rules/, bnfold/plan.py and bnfold/onnx_io.py, one at a time, and runs the tests that reach
+Makes small faults in bnfold/folding/rules/, bnfold/folding/plan.py and bnfold/model/onnx_io.py, one at a time, and runs the tests that reach
 the changed lines, the fastest first, until one fails. Prints each fault that goes unnoticed, then a table: mutants,
 killed, survived, equivalent and score = killed / (mutants - equivalent) of each file. Exits with 1 below 90 %.
 
@@ -39,7 +39,11 @@ import coverage
 from tests.delete_guards import ROOT, forked
 from tests.faults import Fault, faults, source_of
 
-FILES = [*sorted(ROOT.glob("bnfold/rules/*.py")), ROOT / "bnfold" / "plan.py", ROOT / "bnfold" / "onnx_io.py"]
+FILES = [
+    *sorted(ROOT.glob("bnfold/folding/rules/*.py")),
+    ROOT / "bnfold" / "folding" / "plan.py",
+    ROOT / "bnfold" / "model" / "onnx_io.py",
+]
 OF_THE_ALGEBRA = "refusals branches traps* laws crossings affine_nodes algebra dtypes scenarios exact plan"
 OF_FILES = "onnx_io scopes lossless wire scale untouched"
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
@@ -78,7 +82,7 @@ def execute(name: str, source: bytes) -> None:
 
 
 def forget_rules(name: str) -> None:
-    rules = sys.modules["bnfold.rules"]
+    rules = sys.modules["bnfold.folding.rules"]
     for table in (rules.HOIST, rules.SINK):
         for operator in [o for o, rule in table.items() if rule.__module__ == name]:
             del table[operator]

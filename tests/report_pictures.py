@@ -17,9 +17,9 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from bnfold import staging
-from bnfold.pipeline import fold_file
-from bnfold.report import of_fold, to_html
+from bnfold.folding.pipeline import fold_file
+from bnfold.reporting import of_fold, to_html
+from bnfold.system import staging
 from tests.zoo_models import exported
 
 HOME = Path(__file__).resolve().parents[1] / "samples" / "01_fold_a_model"

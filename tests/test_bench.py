@@ -12,10 +12,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from bnfold.bench import benchmark
-from bnfold.bench.environment import environment
-from bnfold.bench.results import Benchmark
-from bnfold.bench.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
+from bnfold.benchmarking import benchmark
+from bnfold.benchmarking.environment import environment
+from bnfold.benchmarking.results import Benchmark
+from bnfold.benchmarking.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
 from bnfold.verification.asked import dim_asked
 

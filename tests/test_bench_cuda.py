@@ -13,8 +13,8 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.bench import benchmark, launch, runner, session, settings, survey, turns
-from bnfold.bench.settings import Setting
+from bnfold.benchmarking import benchmark, launch, runner, session, settings, survey, turns
+from bnfold.benchmarking.settings import Setting
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
 from bnfold.process import child
 from bnfold.runtime import libraries, providers, sessions

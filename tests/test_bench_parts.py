@@ -16,15 +16,15 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.bench import Benchmark, answers, benchmark, environment, files, gate, launch, nvml
-from bnfold.bench.results import Block, Cell
-from bnfold.bench.runner import Runner, calls, run_options
-from bnfold.bench.settings import Setting, settings
-from bnfold.bench.statistics import Interval, judged, paired, rank, speedup, times, trusted
+from bnfold.benchmarking import Benchmark, answers, benchmark, environment, files, gate, launch, nvml
+from bnfold.benchmarking.results import Block, Cell
+from bnfold.benchmarking.runner import Runner, calls, run_options
+from bnfold.benchmarking.settings import Setting, settings
+from bnfold.benchmarking.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
-from bnfold.installed import install
 from bnfold.process import child
 from bnfold.runtime import sessions
+from bnfold.system.installed import install
 from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
 from tests.test_bench import dense
@@ -270,7 +270,7 @@ def test_cold_costs_are_those_of_a_process_of_its_own(measured: Benchmark) -> No
 
 
 def test_the_size_of_a_model_counts_its_external_data(tmp_path: Path) -> None:
-    from bnfold.bench.runner import bytes_of
+    from bnfold.benchmarking.runner import bytes_of
 
     path = tmp_path / "m.onnx"
     onnx.save(dense(2), path, save_as_external_data=True, location="m.data", size_threshold=0)
@@ -370,10 +370,10 @@ def test_exit_codes_of_an_answer(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import bnfold.bench
+    import bnfold.benchmarking
 
     found = replace(measured, cells=(cell(ratios, controls),), notes=())
-    monkeypatch.setattr(bnfold.bench, "benchmark", lambda *_, **__: found)
+    monkeypatch.setattr(bnfold.benchmarking, "benchmark", lambda *_, **__: found)
     assert run(["bench", "a.onnx", "b.onnx", *options]) == code
     out, err = capsys.readouterr()
     assert " ".join(out.split()).endswith("BatchNormalization by itself")

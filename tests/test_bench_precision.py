@@ -11,8 +11,8 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.bench import benchmark
-from bnfold.bench.precision import halved, require_float32
+from bnfold.benchmarking import benchmark
+from bnfold.benchmarking.precision import halved, require_float32
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.runtime import sessions
 from bnfold_cli.main import run

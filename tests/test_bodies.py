@@ -13,10 +13,10 @@ from onnx import helper, numpy_helper
 
 import bnfold
 from bnfold import fold
-from bnfold.affine import Affine, Refused
-from bnfold.messages import counts
-from bnfold.pipeline import Options, fold_file
-from bnfold.rules.control import RETURN
+from bnfold.algebra.affine import Affine, Refused
+from bnfold.folding.pipeline import Options, fold_file
+from bnfold.folding.rules.control import RETURN
+from bnfold.model.messages import counts
 from tests.build import BN, bn
 from tests.nested import outcome, session
 from tests.test_scopes import IF, every_operator, parsed, run

@@ -158,9 +158,9 @@ def multiplies(model: onnx.ModelProto) -> int:
 
 @pytest.mark.parametrize("name", APART)
 def test_what_cannot_merge_says_why(name):
-    from bnfold.affine import Refused
-    from bnfold.branches import make_merge
-    from bnfold.workbench import Workbench
+    from bnfold.algebra.affine import Refused
+    from bnfold.folding.branches import make_merge
+    from bnfold.graph.editor import Workbench
 
     body, outputs, constants, code, words = APART[name]
     bench = Workbench(build(body, X, outputs, constants))

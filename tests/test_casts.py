@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import fold
-from bnfold.affine import Refused
-from bnfold.casting import cast, quantize
+from bnfold.algebra.affine import Refused
+from bnfold.algebra.casting import cast, quantize
 from bnfold.verification.oracle import evaluate
 
 RNG = np.random.default_rng(0)

@@ -279,7 +279,7 @@ def test_bytes_are_counted_with_data_files_before_and_after(here, capfd, keep):
 
 def test_a_fold_that_fails_its_check_writes_nothing(here, capfd, monkeypatch):
     """A fold with a planted fault: every second coefficient of the shift is forgotten."""
-    import bnfold.folding as folding
+    import bnfold.folding.driver as folding
 
     honest = folding.fold_in_place
 
@@ -317,7 +317,7 @@ def test_what_cannot_be_verified_is_not_written(here, capfd):
 
 
 def test_interruption_is_exit_code_130(here, capfd, monkeypatch):
-    import bnfold.pipeline as pipeline
+    import bnfold.folding.pipeline as pipeline
 
     def interrupted(*_):
         raise KeyboardInterrupt
@@ -331,7 +331,7 @@ def test_interruption_is_exit_code_130(here, capfd, monkeypatch):
 
 
 def test_a_defect_of_bnfold_is_said_to_be_one(here, capfd, monkeypatch):
-    import bnfold.pipeline as pipeline
+    import bnfold.folding.pipeline as pipeline
 
     def broken(*_):
         raise ZeroDivisionError("by zero")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bnfold import demo
+from bnfold.reporting import demo
 from bnfold_cli.main import run
 
 

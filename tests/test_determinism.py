@@ -30,7 +30,7 @@ REAL = ("ppocr_v2_cls", "fsanet_1x1")  # Constant nodes; several inputs and bran
 FILES = """
 import hashlib, sys, tempfile
 from pathlib import Path
-from bnfold.pipeline import Options, fold_file
+from bnfold.folding.pipeline import Options, fold_file
 for path in sys.argv[1:]:
     with tempfile.TemporaryDirectory() as folder:
         fold_file(Path(path), Path(folder, "o.onnx"), Options(verify="off"))

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.installed import install, pip, runtimes
 from bnfold.process import child
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, probe, sessions
@@ -22,6 +21,7 @@ from bnfold.runtime.doctor import diagnosed, doctor, examined, missing, require
 from bnfold.runtime.driver import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
+from bnfold.system.installed import install, pip, runtimes
 from bnfold_cli.main import run
 
 ABSENT = "{}: cannot open shared object file: No such file or directory"

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import fold
-from bnfold.rounding import TINY
+from bnfold.algebra.rounding import TINY
 from tests.build import BN, bn, build
 from tests.test_scenarios import GRAPHS
 

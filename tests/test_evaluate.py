@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from bnfold.errors import BnfoldError
 from bnfold.evaluation import evaluate
 from bnfold.evaluation.crops import crops
-from bnfold.folding import fold
+from bnfold.folding.driver import fold
 from bnfold.train.normalization import Normalization
 from bnfold_cli.main import run
 from tests.build import BN, bn, build

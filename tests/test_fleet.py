@@ -20,13 +20,13 @@ from xml.etree import ElementTree
 import onnx
 import pytest
 
-from bnfold import engines, fleet
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.installed import install
-from bnfold.pipeline import Options
-from bnfold.processors import threads
-from bnfold.selection import selected
-from bnfold.worker import fold_apart
+from bnfold.folding import engines, fleet
+from bnfold.folding.pipeline import Options
+from bnfold.folding.selection import selected
+from bnfold.folding.worker import fold_apart
+from bnfold.system.installed import install
+from bnfold.system.processors import threads
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
 from tests.test_cli import conv_bn, here, listing, single, without_bn, written  # noqa: F401

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import folding
 from bnfold.errors import ModelProblem
-from bnfold.feeds import pictures
+from bnfold.folding import driver as folding
+from bnfold.recalibration.feeds import pictures
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 

@@ -16,9 +16,9 @@ import onnx
 import pytest
 from packaging.requirements import Requirement
 
-from bnfold import installed
 from bnfold.errors import EnvironmentProblem
-from bnfold.installed import ALONE, PACKAGES, install, need, pip
+from bnfold.system import installed
+from bnfold.system.installed import ALONE, PACKAGES, install, need, pip
 from bnfold_cli.main import run
 from tests.shape_of_the_code import ROOT
 from tests.test_cli import conv_bn, here, written  # noqa: F401

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from bnfold.affine import Affine, Refused
-from bnfold.plan import BECOMES
-from bnfold.rules import HOIST, OUT, SINK
-from bnfold.rules.nonlinear import NONLINEAR
-from bnfold.rules.pointwise import LETS_SHIFT_BY, TAKES_SHIFT
-from bnfold.view import import_view, skeleton
+from bnfold.algebra.affine import Affine, Refused
+from bnfold.folding.plan import BECOMES
+from bnfold.folding.rules import HOIST, OUT, SINK
+from bnfold.folding.rules.nonlinear import NONLINEAR
+from bnfold.folding.rules.pointwise import LETS_SHIFT_BY, TAKES_SHIFT
+from bnfold.graph.view import import_view, skeleton
 from tests import cases
 from tests.case import Case
 from tests.reference import evaluate_node

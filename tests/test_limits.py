@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import pytest
 
-from bnfold import limits
-from bnfold.affine import Refused, require_room
+from bnfold.algebra.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
-from bnfold.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
 from bnfold.process import child
+from bnfold.system import limits
+from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import fold, load, save
-from bnfold.pipeline import Options, fold_file
+from bnfold.folding.pipeline import Options, fold_file
 
 F = TensorProto.FLOAT
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold.moments import Moments
+from bnfold.algebra.moments import Moments
 
 RNG = np.random.default_rng(0)
 

@@ -14,10 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.display import LONGEST, WORD, printable
-from bnfold.errors import ModelProblem
-from bnfold.junit import FAILED, PASSED, Check, to_xml
-from bnfold.report.page import bounded
+from bnfold.display.junit import FAILED, PASSED, Check, to_xml
+from bnfold.errors import LONGEST, WORD, ModelProblem, printable
+from bnfold.reporting.page import bounded
 from bnfold_cli import console
 from bnfold_cli.main import run
 from tests.attacks.named import NAMES, named

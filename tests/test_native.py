@@ -15,10 +15,10 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold import native
 from bnfold.errors import ModelProblem
-from bnfold.native import Failed, begun, guarded
-from bnfold.validity import checked
+from bnfold.model.validity import checked
+from bnfold.process import native
+from bnfold.process.native import Failed, begun, guarded
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn
 from tests.test_fleet import offspring, processes, until
@@ -139,7 +139,7 @@ def test_nobody_waits_for_the_checker_after_ctrl_c(monkeypatch: pytest.MonkeyPat
 
 
 WORK = {  # what a process starts; in its temporary folder there is a file `stage` as soon as that is at work
-    "a fork": "from bnfold.native import guarded; guarded('a sleep', lambda: open(stage, 'w').close() or time.sleep(600))",
+    "a fork": "from bnfold.process.native import guarded; guarded('a sleep', lambda: open(stage, 'w').close() or time.sleep(600))",
     "a child": "from bnfold.process import child; child.run('crash', {'seconds': 600}, seconds=600)",
 }
 
@@ -160,7 +160,7 @@ def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path: Path, wha
 
 
 def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
-    code = "from bnfold.limits import tied; tied(1234567890); print('it goes on')"
+    code = "from bnfold.system.limits import tied; tied(1234567890); print('it goes on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "it goes on\n"))
 

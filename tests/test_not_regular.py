@@ -12,7 +12,7 @@ import pytest
 
 import bnfold
 from bnfold.errors import UsageProblem
-from bnfold.files import require_target
+from bnfold.system.files import require_target
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 
 LONG = "n" * 300

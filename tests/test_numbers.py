@@ -10,7 +10,7 @@ import pytest
 
 import bnfold
 from bnfold.errors import UsageProblem
-from bnfold.limits import Limits
+from bnfold.system.limits import Limits
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import external, onnx_io, staging, wire
-from bnfold.display import printable
-from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem
-from bnfold.promises import Promises
+from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, printable
+from bnfold.model import external, onnx_io, wire
+from bnfold.model.promises import Promises
+from bnfold.system import staging
 
 NEWEST = onnx.defs.onnx_opset_version()
 KNOWS = f"onnx {onnx.__version__} knows"

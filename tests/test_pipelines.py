@@ -18,8 +18,8 @@ import pytest
 import yaml
 from onnx import helper
 
-from bnfold import pipeline
 from bnfold.errors import CheckFailed
+from bnfold.folding import pipeline
 from bnfold_cli.main import run
 from tests import samples
 from tests.build import BN, bn, build

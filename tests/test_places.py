@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import onnx_io
+from bnfold.model import onnx_io
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 

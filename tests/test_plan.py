@@ -8,10 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from bnfold import fold, plan
-from bnfold.affine import Affine, Refused
-from bnfold.plan import MANY, readers, require_in_range
-from bnfold.rules import linear
+from bnfold import fold
+from bnfold.algebra.affine import Affine, Refused
+from bnfold.folding import plan
+from bnfold.folding.plan import MANY, readers, require_in_range
+from bnfold.folding.rules import linear
 from tests.build import BN, bn, build, operators
 
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bnfold import plots
+from bnfold.display import plots
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.installed import install
 from bnfold.recalibration.drift import Drift
 from bnfold.recalibration.picture import draw as draw_drift
+from bnfold.system.installed import install
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 

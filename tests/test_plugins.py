@@ -25,16 +25,16 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.bench import benching, launch, runner
-from bnfold.bench.settings import Setting
+from bnfold.benchmarking import benching, launch, runner
+from bnfold.benchmarking.settings import Setting
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.installed import install, pip, runtimes
 from bnfold.process import child
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, placement, plugins, probe, providers, sessions
 from bnfold.runtime.doctor import diagnosed
 from bnfold.runtime.plugins import PLUGINS, Plugin
 from bnfold.runtime.providers import Way, chain
+from bnfold.system.installed import install, pip, runtimes
 from bnfold.verification import verifying
 from bnfold_cli.main import run
 from tests.test_doctor import GPU, found_by_probe

@@ -14,11 +14,13 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold import native, promises, staging
 from bnfold.errors import ModelProblem
-from bnfold.pipeline import Options, fold_file
-from bnfold.promises import Overflow, Promises
-from bnfold.tensors import Held
+from bnfold.folding.pipeline import Options, fold_file
+from bnfold.model import promises
+from bnfold.model.promises import Overflow, Promises
+from bnfold.model.tensors import Held
+from bnfold.process import native
+from bnfold.system import staging
 from tests.build import BN, bn, build
 from tests.test_fleet import offspring
 from tests.test_native import needs_fork
@@ -126,7 +128,7 @@ def test_an_overflow_in_the_half_of_the_fork_is_refused_as_one_here_is(source: P
 
 
 def test_a_file_that_became_shorter_is_said(source: Path) -> None:
-    model = bnfold.onnx_io.load(source, whole=False)
+    model = bnfold.model.onnx_io.load(source, whole=False)
     weight = next(t for t in model.graph.initializer if t.name == "w5")
     source.write_bytes(source.read_bytes()[:1000])
     held = Held("w5", np.dtype(np.float64), weight, source.parent)

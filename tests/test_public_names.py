@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.display import MOST
+from bnfold.display.display import MOST
 from bnfold.errors import ModelProblem
 from tests.test_cli import conv_bn
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from bnfold import fold
-from bnfold.folding import Folded
+from bnfold.folding.driver import Folded
 from tests.build import assert_same
 from tests.graphs import models
 

@@ -6,9 +6,9 @@ import onnx
 import pytest
 
 from bnfold.errors import ModelProblem
-from bnfold.folding import FoldResult, fold
-from bnfold.onnx_io import load
-from bnfold.pipeline import fold_file
+from bnfold.folding.driver import FoldResult, fold
+from bnfold.folding.pipeline import fold_file
+from bnfold.model.onnx_io import load
 from tests.data import DATA, data_path
 
 LEFT = {  # BatchNormalization before and after

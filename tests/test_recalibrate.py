@@ -10,9 +10,9 @@ from onnx import helper, numpy_helper
 
 import bnfold
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.feeds.card import Card
-from bnfold.feeds.chunks import Chunks
 from bnfold.recalibration import check, recalibrate
+from bnfold.recalibration.feeds.card import Card
+from bnfold.recalibration.feeds.chunks import Chunks
 from bnfold.recalibration.levels import Levels
 from tests.build import BN, bn, build
 from tests.test_cli import single

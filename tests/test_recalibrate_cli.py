@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.feeds import pictures
 from bnfold.recalibration import recalibrate
+from bnfold.recalibration.feeds import pictures
 from bnfold.train.normalization import Normalization
 from bnfold_cli.main import run
 from tests.build import BN, bn, build

@@ -8,8 +8,8 @@ import onnxruntime as ort
 import pytest
 
 from bnfold.errors import ModelProblem
-from bnfold.feeds.card import Card
 from bnfold.recalibration import Recalibration, check, recalibrate
+from bnfold.recalibration.feeds.card import Card
 from bnfold.recalibration.levels import Levels
 from bnfold.train import idx
 from bnfold.verification.dimensions import shapes_of

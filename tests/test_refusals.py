@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from bnfold import explain, fold
 from bnfold.errors import ModelProblem
-from bnfold.folding import Kept
+from bnfold.folding.driver import Kept
 from tests.build import BN, bn, build, operators
 
 X, Y = "X[N,3,6,6]", "Y[N,4,4,4]"

@@ -16,10 +16,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import pipeline
-from bnfold.report import assets, channels, drawing, fates, gathering, latency, page, records, tables
-from bnfold.report.figures import figures, sentence, size
-from bnfold.report.html import name, shown, tag, written
+from bnfold.folding import pipeline
+from bnfold.reporting import assets, channels, drawing, fates, gathering, latency, page, records, tables
+from bnfold.reporting.figures import figures, sentence, size
+from bnfold.reporting.html import name, shown, tag, written
 from bnfold.verification import channels as by_channel
 from bnfold.verification.measure import Tally
 from bnfold_cli.main import run
@@ -582,7 +582,7 @@ def test_libraries_are_as_their_makers_published_them():
 
 def test_all_assets_are_shipped():
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = stated["tool"]["setuptools"]["package-data"]["bnfold.report"]
+    patterns = stated["tool"]["setuptools"]["package-data"]["bnfold.reporting"]
     room = Path(assets.__file__).parent
     shipped = {path for pattern in patterns for path in room.glob(pattern)}
     assert {path for path in (room / "assets").rglob("*") if path.is_file()} == shipped

@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold import folding
+from bnfold.folding import driver as folding
 from bnfold_cli.main import run
 from tests.verify_nets import GEMM, one_channel
 

@@ -15,8 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.links import link
-from bnfold.messages import arrange, drop
+from bnfold.graph.links import link
+from bnfold.model.messages import arrange, drop
 from bnfold_cli.fold import SHOWN
 from bnfold_cli.main import run
 from tests.benchmarks.scale import mixed, norms, passed_through

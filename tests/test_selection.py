@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bnfold.errors import UsageProblem
-from bnfold.fleet import tasks
-from bnfold.selection import selected
+from bnfold.folding.fleet import tasks
+from bnfold.folding.selection import selected
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, without_bn, written  # noqa: F401
 

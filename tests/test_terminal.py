@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bnfold import progress
+from bnfold.system import progress
 from bnfold_cli import bars, console, tables, voice
 from bnfold_cli.main import COMMANDS, run
 from tests.goldens.capture import at_terminal, environment, screen
@@ -115,7 +115,7 @@ def test_colours_are_as_the_environment_says(tmp_path, around, bold, red):
 
 WORK = """
 import time
-from bnfold.progress import tell
+from bnfold.system.progress import tell
 from bnfold_cli import bars, console
 bars.PATIENCE = 0
 with bars.shown():

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
 
-from bnfold.affine_nodes import affine_of
-from bnfold.moments import Moments
+from bnfold.algebra.moments import Moments
+from bnfold.folding.affine_nodes import affine_of
+from bnfold.graph.view import import_view, skeleton
 from bnfold.train.algorithms import MiniBatch, batch_normalize, exploding_bias, inference, population
 from bnfold.train.to_onnx import converted
-from bnfold.view import import_view, skeleton
 
 FORMS = {
     "per activation": (MiniBatch.per_activation, (5, 3, 2), (3, 2)),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.pipeline import Options, fold_file
+from bnfold.folding.pipeline import Options, fold_file
 from bnfold.train import TrainOptions, train
 from bnfold.train.export import export
 from bnfold.train.inception import LocalResponseNorm

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.installed import install
+from bnfold.system.installed import install
 from bnfold.train import Interrupted, TrainOptions, runs, train
 from bnfold.train.augmentation import KINDS, augmented, distort, draws
 from bnfold.train.data import batches

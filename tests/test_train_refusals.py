@@ -15,7 +15,7 @@ import torch
 
 import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
-from bnfold.installed import install, need
+from bnfold.system.installed import install, need
 from bnfold.train import TrainOptions, TrainResult, runs, train
 from bnfold.train.config import VERSION
 from bnfold.train.export import export

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from bnfold import fold
-from bnfold.folding import FoldResult
+from bnfold.folding.driver import FoldResult
 from tests.build import BN, assert_same, bn, build, operators
 
 X, Y, W, V = "X[N,3,6,6]", "Y[N,4,4,4]", {"W": (4, 3, 3, 3)}, {"V": (4, 3, 3, 3)}

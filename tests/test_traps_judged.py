@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 from bnfold import fold, verify
-from bnfold.folding import FoldResult
+from bnfold.folding.driver import FoldResult
 from bnfold.runtime import sessions
 from tests.build import BN, assert_same, build, feeds
 from tests.reference import evaluate

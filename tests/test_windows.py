@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 
 from bnfold import fold
-from bnfold.rules.windows import FARTHEST, reached
+from bnfold.folding.rules.windows import FARTHEST, reached
 from tests.build import BN, assert_same, bn, build, operators
 
 MODES = ("", "CEIL", "SAME_UPPER", "SAME_LOWER")

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold import external, onnx_io, wire
 from bnfold.errors import ModelProblem
-from bnfold.folding import fold_in_place
-from bnfold.pipeline import Options, fold_file
-from bnfold.promises import Promises
+from bnfold.folding.driver import fold_in_place
+from bnfold.folding.pipeline import Options, fold_file
+from bnfold.model import external, onnx_io, wire
+from bnfold.model.promises import Promises
 from bnfold_cli.main import run
 
 LARGE = wire.LARGE // 4  # elements of float32

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bnfold import fleet, worker
-from bnfold.pipeline import Options
-from bnfold.worker import Running, fold_apart
+from bnfold.folding import fleet, worker
+from bnfold.folding.pipeline import Options
+from bnfold.folding.worker import Running, fold_apart
 from tests.test_cli import here  # noqa: F401
 from tests.test_fleet import drafts, names, offspring, processes, slow, until  # noqa: F401
 
@@ -78,7 +78,7 @@ def test_one_that_does_not_stop_is_killed(request_of_hours, monkeypatch):
 def test_an_interruption_stops_it(request_of_hours):
     """As an engine does it that is not ours, and interrupts whoever called the worker."""
     code = (
-        "import json, signal, sys; from bnfold.worker import fold_apart\n"
+        "import json, signal, sys; from bnfold.folding.worker import fold_apart\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler); fold_apart(json.loads(sys.argv[1]))"
     )
     command = [sys.executable, "-c", code, json.dumps(request_of_hours)]

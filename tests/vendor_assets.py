@@ -1,6 +1,6 @@
 """The libraries in the report page, fetched from npm again: `python -m tests.vendor_assets [--write]`
 
-Compares every file with the SHA-256 in `bnfold/report/assets/manifest.json`, and the licence texts with those stored;
+Compares every file with the SHA-256 in `bnfold/reporting/assets/manifest.json`, and the licence texts with those stored;
 exits 1 where one differs. `--write` stores the files (the manifest states versions and hashes: edit it first).
 """
 
@@ -15,7 +15,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-ASSETS = Path(__file__).resolve().parents[1] / "bnfold" / "report" / "assets"
+ASSETS = Path(__file__).resolve().parents[1] / "bnfold" / "reporting" / "assets"
 
 
 def published(package: str, version: str, folder: Path) -> dict[str, bytes]:

@@ -16,8 +16,8 @@ from typing import Any
 import onnx
 
 import bnfold
-from bnfold.bench.environment import environment
-from bnfold.folding import FoldResult
+from bnfold.benchmarking.environment import environment
+from bnfold.folding.driver import FoldResult
 from bnfold.verification.results import Derived
 from tests import zoo_error, zoo_peers
 from tests.zoo_models import LEFT, NAMES, batch_norms, exported

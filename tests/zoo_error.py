@@ -10,8 +10,8 @@ import onnx
 import torch
 
 import bnfold
-from bnfold.processors import threads
 from bnfold.runtime import sessions
+from bnfold.system.processors import threads
 from bnfold.verification.oracle import Oracle
 from tests.zoo_models import data
 

@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..display import Shown, Table, counted
+from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
-from ..installed import require_runtime
-from ..progress import tell
 from ..runtime.host import Host
 from ..runtime.providers import DEFAULT, ways
+from ..system.installed import require_runtime
+from ..system.progress import tell
 from .crops import require_possible, told
 from .labelled import Labelled, labelled, require_labels
 from .network import Network, Probabilities

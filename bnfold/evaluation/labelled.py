@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelProblem
-from ..feeds import pictures
-from ..feeds.arrays import Archive
-from ..feeds.card import Array, Card
+from ..recalibration.feeds import pictures
+from ..recalibration.feeds.arrays import Archive
+from ..recalibration.feeds.card import Array, Card
 from ..train.normalization import Normalization
 
 LABELS = "labels"

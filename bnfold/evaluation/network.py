@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .. import onnx_io
 from ..errors import ModelProblem
-from ..feeds.card import Array, Card, fitting
+from ..model import onnx_io
+from ..recalibration.feeds.card import Array, Card, fitting
 from ..runtime import sessions
 from ..runtime.host import Host
 from ..train.normalization import Normalization

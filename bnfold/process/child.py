@@ -20,19 +20,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .. import temporary
 from ..errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
-from ..limits import UNCAPPED, Limits, Watch, cap, current, tied, within
-from ..progress import Listener, heard, tell
+from ..system import temporary
+from ..system.limits import UNCAPPED, Limits, Watch, cap, current, tied, within
+from ..system.progress import Listener, heard, tell
 
 JOBS = {  # the only functions a child runs: name -> module, function
     "structure": ("bnfold.verification.structure", "check"),
     "numbers": ("bnfold.verification.numbers", "compare"),
     "probe": ("bnfold.runtime.probe", "probe"),
-    "launch": ("bnfold.bench.launch", "launch"),
-    "survey": ("bnfold.bench.launch", "survey"),
-    "alone": ("bnfold.bench.launch", "alone"),
-    "captured": ("bnfold.bench.launch", "captured"),
+    "launch": ("bnfold.benchmarking.launch", "launch"),
+    "survey": ("bnfold.benchmarking.launch", "survey"),
+    "alone": ("bnfold.benchmarking.launch", "alone"),
+    "captured": ("bnfold.benchmarking.launch", "captured"),
     "crash": ("bnfold.process.child", "_crash"),
 }
 _KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from ..messages import all_tensors, bodies
+from ..model.messages import all_tensors, bodies
+from ..model.tensors import read, to_tensor
 from ..runtime.protos import fed, stored
-from ..tensors import read, to_tensor
 from .norms import attribute
 
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT

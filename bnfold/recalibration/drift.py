@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..moments import Array, Moments
+from ..algebra.moments import Array, Moments
 from .norms import Norm, Statistics
 
 DEAD = 1e-8  # variance below which a channel carries nothing

@@ -9,13 +9,14 @@ from typing import Any
 
 import onnx
 
-from .. import onnx_io, staging
-from ..datafiles import unchanged
-from ..feeds.calibration import from_path
-from ..pipeline import require_free
+from ..folding.pipeline import require_free
+from ..model import onnx_io
+from ..model.datafiles import unchanged
+from ..model.validity import require_valid
 from ..runtime.host import Host
-from ..validity import require_valid
+from ..system import staging
 from .asked import Options
+from .feeds.calibration import from_path
 from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
 
 

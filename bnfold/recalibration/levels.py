@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import NodeProto
 
-from ..messages import is_batch_norm
+from ..model.messages import is_batch_norm
 from ..runtime.protos import fed
 from .norms import reads
 

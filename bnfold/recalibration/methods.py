@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..display import counted
+from ..algebra.moments import Array, Moments
+from ..algebra.rounding import rounded
+from ..display.display import counted
 from ..errors import ModelProblem, UsageProblem
-from ..moments import Array, Moments
-from ..rounding import rounded
 from .norms import Norm, Statistics
 from .plan import Layout
 from .runs import Env, Stage

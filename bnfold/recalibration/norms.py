@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from ..algebra.moments import Array, Moments
 from ..errors import ModelProblem
-from ..messages import INFERENCE, bodies, every_node, is_batch_norm
-from ..moments import Array, Moments
+from ..model.messages import INFERENCE, bodies, every_node, is_batch_norm
 
 OLDEST = 7  # opset; onnxruntime has no BatchNormalization before it
 QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")

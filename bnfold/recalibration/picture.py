@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import plots
-from ..display import printable
+from ..display import plots
+from ..errors import printable
 from .drift import Drift
 
 MOST = 40  # layers whose names can be read

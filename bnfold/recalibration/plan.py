@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper
 
+from ..algebra.rounding import widened as as_float64
 from ..errors import ModelProblem
-from ..messages import is_batch_norm
-from ..rounding import widened as as_float64
+from ..model.messages import is_batch_norm
 from ..runtime.host import Host
 from ..runtime.protos import stored as stored_tensors
 from . import copies

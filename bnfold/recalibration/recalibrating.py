@@ -9,18 +9,18 @@ from typing import Any
 
 import onnx
 
-from .. import models, onnx_io
-from ..display import Shown, Table, counted
-from ..feeds.calibration import Feed, given
-from ..feeds.card import Card
-from ..feeds.chunks import Chunks
-from ..installed import require_runtime
-from ..models import Model
+from ..display.display import Shown, Table, counted
+from ..model import models, onnx_io
+from ..model.models import Model
 from ..runtime.host import Host
 from ..runtime.protos import fed
+from ..system.installed import require_runtime
 from . import copies
 from .asked import Options
 from .drift import COLUMNS, Drift, Fit, Sample
+from .feeds.calibration import Feed, given
+from .feeds.card import Card
+from .feeds.chunks import Chunks
 from .methods import agreeing, by_batches, sequential
 from .plan import Layout, laid_out, runnable
 from .writing import install, untied

@@ -15,11 +15,11 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx import NodeProto, TensorProto, helper
 
+from ..algebra.moments import Array
 from ..errors import ModelProblem
-from ..moments import Array
+from ..model.tensors import read, to_tensor
 from ..runtime import sessions
 from ..runtime.host import Host
-from ..tensors import read, to_tensor
 from .levels import Levels, Segment
 from .norms import MEAN, VAR, Norm, Statistics
 

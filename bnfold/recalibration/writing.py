@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..messages import drop, drop_named
-from ..moments import Array
-from ..tensors import read, replace_values, to_tensor
+from ..algebra.moments import Array
+from ..model.messages import drop, drop_named
+from ..model.tensors import read, replace_values, to_tensor
 from .norms import MEAN, VAR, Norm, Statistics, reads
 
 MANY = 5  # names in a sentence

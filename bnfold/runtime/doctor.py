@@ -10,8 +10,8 @@ from importlib.metadata import distributions
 from typing import Any, ClassVar
 
 from ..errors import EnvironmentProblem, UsageProblem
-from ..installed import PACKAGES, install, mixture, pip, replaced, runtimes
 from ..process import child
+from ..system.installed import PACKAGES, install, mixture, pip, replaced, runtimes
 from .libraries import ABSENT, DEBIAN, DRIVER, SYSTEM, source
 from .plugins import PLUGINS, Plugin
 from .providers import PROVIDERS

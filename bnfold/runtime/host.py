@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..display import counted
-from ..processors import threads
+from ..display.display import counted
+from ..system.processors import threads
 from . import libraries, placement, providers, sessions
 from .doctor import require
 from .providers import Way

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
-from ..installed import runtime
+from ..system.installed import runtime
 from .plugins import PLUGINS
 
 WHEELS = {  # library: the wheel that holds it; NVIDIA's names carry a suffix up to CUDA 12

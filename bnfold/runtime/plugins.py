@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentProblem, UsageProblem
-from ..installed import pip, runtime, runtimes
+from ..system.installed import pip, runtime, runtimes
 
 
 class NoDevice(Exception):

@@ -18,8 +18,8 @@ import onnx.parser
 from onnx import numpy_helper
 
 from ..errors import EnvironmentProblem
-from ..installed import runtime
 from ..process.child import stage
+from ..system.installed import runtime
 from . import libraries, plugins, sessions
 from .driver import driver
 from .placement import ran

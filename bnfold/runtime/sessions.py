@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from ..errors import UsageProblem
-from ..installed import runtime
+from ..system.installed import runtime
 from . import plugins
 
 LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "default": "ORT_ENABLE_ALL"}

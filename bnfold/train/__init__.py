@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ..installed import need
+from ..system.installed import need
 from .options import Event, Interrupted, Settings, TrainOptions, TrainResult, Watch
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..moments import Array, Moments
+from ..algebra.moments import Array, Moments
 
 
 @dataclass(frozen=True)

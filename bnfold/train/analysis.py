@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.grad import conv2d_weight
 
-from ..moments import Moments
+from ..algebra.moments import Moments
 from .norms import moments
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]

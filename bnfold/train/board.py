@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..installed import need
+from ..system.installed import need
 from .options import Event, Watch
 
 FOLDER = "tensorboard"

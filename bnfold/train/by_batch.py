@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from ..algebra.moments import Moments
 from ..errors import UsageProblem
-from ..moments import Moments
-from ..progress import each
+from ..system.progress import each
 from .norms import Batch, BatchNorm, images, moments, thawed_norms
 from .ranks import Ranks
 

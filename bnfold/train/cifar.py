@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelProblem
-from ..installed import need
+from ..system.installed import need
 from .arrays import Arrays, paired
 from .download import download
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelProblem, UsageProblem
-from ..staging import write
+from ..system.staging import write
 from .data import Dataset
 from .normalization import Normalization
 from .options import Settings, TrainOptions

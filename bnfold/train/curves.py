@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import plots
+from ..display import plots
 from . import runs
 
 PICTURE = "curves.png"

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..display import counted
+from ..display.display import counted
 from ..errors import ModelProblem
-from ..installed import need
+from ..system.installed import need
 from . import cifar, folder, idx
 from .normalization import Normalization, Pixels
 from .options import unknown

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import EnvironmentProblem, first_line
-from ..installed import need
+from ..system.installed import need
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bnfold"
 

@@ -10,9 +10,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckFailed, ModelProblem, UsageProblem
-from ..files import require_target
-from ..installed import need, require_runtime
-from ..staging import staged
+from ..system.files import require_target
+from ..system.installed import need, require_runtime
+from ..system.staging import staged
 
 if TYPE_CHECKING:
     import onnx

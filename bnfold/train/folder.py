@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..display import counted
+from ..display.display import counted
 from ..errors import ModelProblem
-from ..installed import need
+from ..system.installed import need
 from .arrays import Arrays
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..moments import Moments
+from ..algebra.moments import Moments
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
 Batch = Tensor | list[Any] | tuple[Any, ...]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import ModelProblem
-from ..installed import need
+from ..system.installed import need
 from .options import unknown
 
 Shape = tuple[int, int, int]

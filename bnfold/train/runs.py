@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelProblem, UsageProblem
-from ..staging import append, write, writing
+from ..system.staging import append, write, writing
 from .config import VERSION, Config, require_version, write_config
 from .options import RUNS, Settings
 

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..algebra.moments import Moments
 from ..errors import UsageProblem
-from ..moments import Moments
-from ..progress import each, tell
+from ..system.progress import each, tell
 from .norms import Batch, images, live_norms, moments, thawed_norms
 from .ranks import Ranks
 

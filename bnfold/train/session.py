@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..display import counted
+from ..display.display import counted
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
 from .augmentation import augmented, draws

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..algebra.moments import Array, Moments
 from ..errors import ModelProblem
-from ..moments import Array, Moments
 from .algorithms import population
 from .by_batch import batch_moments, equal_batches
 from .norms import Batch, tracked_norms

@@ -27,7 +27,7 @@ from onnxscript.rewriter.rules.common import (
 from torch import Tensor, nn
 
 from ..errors import CheckFailed, UsageProblem, first_line
-from ..installed import runtime
+from ..system.installed import runtime
 
 INPUT, OUTPUT = "image", "logits"
 UNLIMITED = 1 << 31  # bytes of a constant

@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .. import progress
 from ..runtime.copies import without_data
 from ..runtime.protos import FLOATS, produced
+from ..system import progress
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .inputs import feeds
 from .measure import quantum, roundoff

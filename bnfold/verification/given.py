@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..datafiles import opened
 from ..errors import ModelProblem, UsageProblem, first_line
+from ..model.datafiles import opened
 from ..runtime.protos import fed
 from .asked import Sizes, named_sizes
 from .windows import Array

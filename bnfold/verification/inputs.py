@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..limits import current
 from ..runtime.protos import FLOATS, fed, shape, stored
+from ..system.limits import current
 from .dimensions import Sizes, shapes_of
 from .given import loaded
 from .windows import Array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..display import counted
+from ..display.display import counted
 from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Level, Structure
 
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"

@@ -11,9 +11,9 @@ import onnx
 from google.protobuf.message import EncodeError
 from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
-from .. import datafiles
-from ..bounds import require_bounded
 from ..errors import ModelProblem
+from ..model import datafiles
+from ..model.bounds import require_bounded
 
 _numbers = itertools.count()
 

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from ..bounds import expanded
-from ..progress import tell
+from ..model.bounds import expanded
 from ..runtime.protos import called, opset, subgraphs
+from ..system.progress import tell
 from .doubles import doubled
 from .known import settled
 from .measure import is_floating

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ..display import Shown, Table
-from ..junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
+from ..display.display import Shown, Table
+from ..display.junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
 from ..runtime.placement import Placement
 from ..runtime.providers import Way
 

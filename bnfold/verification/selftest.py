@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..display import Shown, Table, counted
+from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
-from ..models import Model
-from ..progress import each
+from ..model.models import Model
 from ..runtime.protos import stored
+from ..system.progress import each
 from .impulses import MIXING
 from .loading import load
 from .regions import changed

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from ..errors import first_line
-from ..messages import counts
+from ..model.messages import counts
 from ..process.child import stage
 from ..runtime.protos import fed
 from .loading import load

@@ -13,7 +13,6 @@ import onnx
 
 from ..errors import ModelProblem
 from ..process.child import stage
-from ..processors import threads
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
 from ..runtime.host import ENTRIES
@@ -21,6 +20,7 @@ from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
+from ..system.processors import threads
 from .asked import combined, files
 from .dimensions import Sizes, candidates
 from .given import sizes_of

@@ -11,14 +11,14 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import temporary
 from ..errors import FOREVER, UsageProblem, require_within
-from ..installed import require_runtime
-from ..models import Model, given
+from ..model.models import Model, given
 from ..process import child
 from ..runtime.doctor import require
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
+from ..system import temporary
+from ..system.installed import require_runtime
 from .asked import require_sizes
 from .judge import judge, run_wrong
 from .loading import found, placed

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.evaluation import evaluate
-from bnfold.onnx_io import load as load_model
-from bnfold.pipeline import fold_file
+from bnfold.folding.pipeline import fold_file
+from bnfold.model.onnx_io import load as load_model
 from bnfold.recalibration.asked import Options
 from bnfold.recalibration.files import check_file, recalibrate_file
 from bnfold.train import TrainOptions, train

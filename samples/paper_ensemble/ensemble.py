@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.evaluation import Evaluation, evaluate
 from bnfold.evaluation.crops import SCALES, scaled
 from bnfold.evaluation.labelled import LABELS
-from bnfold.pipeline import Options, fold_file
+from bnfold.folding.pipeline import Options, fold_file
 from bnfold.train import TrainOptions, train
 from bnfold.train.data import Dataset, load
 from bnfold.train.export import export

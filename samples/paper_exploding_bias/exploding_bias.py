@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.train.algorithms import exploding_bias
 
 CONSTANT, DEPENDENT = "E[x] taken for a constant", "E[x] depends on b"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.errors import CheckFailed
 from bnfold.train import TrainOptions, install, population_statistics, runs, train
 from bnfold.train.config import read_config

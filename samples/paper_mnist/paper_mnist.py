@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.train import Event, TrainOptions, train
 from bnfold.train.data import load
 

@@ -18,7 +18,7 @@ from signals import BINS, STEPS, Signals, products
 from sweep import DEEP, LEARNS, SHALLOW, run_of, sweep
 from told import told
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.train.data import load
 from bnfold.train.runs import load as load_run
 from bnfold.train.session import network, read_config

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import onnx
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 
 from .draw import draw
 from .judge import Dropped, judged

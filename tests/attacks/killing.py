@@ -32,7 +32,7 @@ PAIR = OUT, f"{OUT}.data"
 START = [sys.executable, "-c", "from bnfold_cli.main import main; main()"]
 NURSERY = """
 import json, os, signal, sys
-import bnfold.pipeline, bnfold_cli.fold, rich.table
+import bnfold.folding.pipeline, bnfold_cli.fold, rich.table
 from bnfold_cli.main import main
 
 def hook(folder, number, count):

@@ -13,8 +13,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import datafiles, external, fold, folding
+from bnfold import fold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver as folding
+from bnfold.model import datafiles, external
 from bnfold_cli.main import run
 from tests.attacks.hostile import refer, sound, stored, written
 

@@ -20,8 +20,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import journal, staging, temporary
 from bnfold.errors import EnvironmentProblem
+from bnfold.system import journal, staging, temporary
 from bnfold_cli.main import run
 from tests.attacks.killing import IN, OUT, PAIR, START, Scene, bytes_in, scene, written
 
@@ -174,7 +174,7 @@ def test_threads_write_one_output(tmp_path: Path) -> None:
 @LINUX
 def test_a_draft_of_the_living_stays_and_one_of_the_dead_goes_though_a_fork_lives(tmp_path: Path) -> None:
     script = (
-        "import os, signal, sys; from pathlib import Path; from bnfold.staging import staged\n"
+        "import os, signal, sys; from pathlib import Path; from bnfold.system.staging import staged\n"
         "with staged(Path(sys.argv[1])) as draft:\n"
         "    child = os.fork()\n"
         "    if not child: print(os.getpid(), flush=True); signal.pause()\n"
@@ -353,7 +353,7 @@ def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, bes
 def dead_draft(target: Path) -> None:
     """A process is killed while it writes."""
     script = (
-        "import os, signal, sys; from pathlib import Path; from bnfold.staging import staged\n"
+        "import os, signal, sys; from pathlib import Path; from bnfold.system.staging import staged\n"
         "with staged(Path(sys.argv[1])) as draft: draft.touch(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(target)]).returncode == -signal.SIGKILL

@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 import bnfold
-from bnfold.limits import Limits, within
+from bnfold.system.limits import Limits, within
 from bnfold_cli.main import run
 from tests.attacks import bombs, malformed
 from tests.attacks.measured import measured

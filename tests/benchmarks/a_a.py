@@ -12,8 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bnfold.bench import benchmark
-from bnfold.bench.environment import environment
+from bnfold.benchmarking import benchmark
+from bnfold.benchmarking.environment import environment
 
 ALLOWED = {"EQUIVALENT", "INCONCLUSIVE"}
 

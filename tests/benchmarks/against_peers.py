@@ -134,7 +134,7 @@ def main() -> None:
     options = parser.parse_args()
     tools = [*chosen(parser, options), CP]
     as_installed()
-    from bnfold.bench.environment import environment
+    from bnfold.benchmarking.environment import environment
     from tests.benchmarks.latency import source
 
     print("| model | tool | s | over load and save | range | over cp | peak MB | BN left | valid | worst error |")

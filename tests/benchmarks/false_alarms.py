@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import bnfold
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.errors import BnfoldError
 from tests.data import DATA
 from tests.small_nets import NETS

@@ -29,8 +29,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from bnfold.bench.environment import environment
-from bnfold.bench.nvml import gpus
+from bnfold.benchmarking.environment import environment
+from bnfold.benchmarking.nvml import gpus
 from tests.benchmarks.children import ROOT
 
 SCHEMA = "bnfold.instead/1"

@@ -23,8 +23,8 @@ from typing import Any
 import onnx
 
 import bnfold
-from bnfold.bench import Benchmark, benchmark
-from bnfold.bench.environment import environment
+from bnfold.benchmarking import Benchmark, benchmark
+from bnfold.benchmarking.environment import environment
 
 RESULT = Path(__file__).parent / "results" / "latency_cpu.json"
 NAMES = [

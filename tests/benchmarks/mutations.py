@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 import bnfold
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from bnfold.runtime import sessions
 from bnfold.verification.dimensions import candidates
 from bnfold.verification.inputs import Case, feeds

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from bnfold.errors import BnfoldError
-from bnfold.pipeline import FoldReport, Options, fold_file
+from bnfold.folding.pipeline import FoldReport, Options, fold_file
 from tests.data import DATA
 
 

@@ -16,7 +16,7 @@ import onnx
 import torch
 
 import bnfold
-from bnfold.bench import benchmark
+from bnfold.benchmarking import benchmark
 from bnfold.train.to_onnx import converted
 from tests.zoo_models import OPSET, batch_norms, built, populate
 

@@ -144,8 +144,8 @@ def large(folder: Path, gigabytes: float) -> Path:
 
 def planning(path: Path) -> dict[str, float]:
     """Seconds that reading, and folding what was read, take in this process; called in one of its own."""
-    from bnfold import onnx_io
-    from bnfold.folding import fold_in_place
+    from bnfold.folding.driver import fold_in_place
+    from bnfold.model import onnx_io
 
     begin = time.perf_counter()
     record = onnx_io.load(path, whole=False)
@@ -257,7 +257,7 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     if options.json:
-        from bnfold.bench.environment import environment
+        from bnfold.benchmarking.environment import environment
 
         options.json.write_text(json.dumps({**found, "environment": environment()}, indent=1) + "\n")
 

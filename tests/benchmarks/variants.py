@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from bnfold.bench.nvml import gpus
-from bnfold.installed import runtime
+from bnfold.benchmarking.nvml import gpus
 from bnfold.runtime import libraries, sessions
 from bnfold.runtime.providers import PROVIDERS
+from bnfold.system.installed import runtime
 from bnfold.train.to_onnx import converted
 from tests.small_nets import NETS
 from tests.zoo_models import OPSET, batch_norms, built, data, populated

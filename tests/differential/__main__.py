@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from bnfold.bench.environment import environment
+from bnfold.benchmarking.environment import environment
 from tests.benchmarks.peers import PEERS, Tool, add_also, chosen
 
 from .tally import findings, summary, table

@@ -28,7 +28,7 @@ def target(folder: Path, index: int, tool: str) -> Path:
 
 def bnfold(read: str, write: str) -> None:
     """Without verification: it is the fold alone that is compared."""
-    from bnfold.pipeline import Options, fold_file
+    from bnfold.folding.pipeline import Options, fold_file
 
     fold_file(Path(read), Path(write), Options(verify="off"))
 

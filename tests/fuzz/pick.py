@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import ModelProto, TensorProto
 
-from bnfold.rules import HOIST, SINK
+from bnfold.folding.rules import HOIST, SINK
 from tests.fuzz.seeds import every
 
 Mutation = Callable[[Random, ModelProto, ModelProto], None]

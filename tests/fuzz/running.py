@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from bnfold import native
+from bnfold.process import native
 
 SECONDS, MEMORY = 10.0, 2 << 30
 CLOSE = 1e-4  # of the largest number of an output

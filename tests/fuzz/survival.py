@@ -19,7 +19,7 @@ from unittest import mock
 import onnx
 from onnx import ModelProto
 
-from bnfold import native
+from bnfold.process import native
 
 SECONDS, MEMORY = 5.0, 4 << 30
 _START = "from tests.fuzz.survival import serve; serve()"

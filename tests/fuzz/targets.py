@@ -18,11 +18,12 @@ from onnx import ModelProto
 from onnx.external_data_helper import uses_external_data
 
 import bnfold
-from bnfold import onnx_io, view, wire
 from bnfold.errors import BnfoldError, CheckFailed, ModelProblem
-from bnfold.limits import alarm
-from bnfold.native import Failed, guarded
-from bnfold.pipeline import Options, fold_file
+from bnfold.folding.pipeline import Options, fold_file
+from bnfold.graph import view
+from bnfold.model import onnx_io, wire
+from bnfold.process.native import Failed, guarded
+from bnfold.system.limits import alarm
 from tests.fuzz.survival import tried
 
 FEW, ALL = 72, 1 << 40  # bytes from which a tensor stays in the file, so that many do, or none

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.validity import require_known
+from bnfold.model.validity import require_known
 from tests.fuzz import findings
 from tests.fuzz.mutations import mutated
 from tests.fuzz.seeds import corpus

@@ -1,0 +1,1 @@
+"""What an affine is, and how numbers round: no files, no onnxruntime."""

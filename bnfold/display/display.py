@@ -1,0 +1,84 @@
+"""How results show themselves: a line where Python prints them, a small table where a notebook does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import printable
+
+MOST = 12  # rows of a table in a notebook
+COLOURS = {  # of a verdict; each stands out on white and on black
+    "good": "#1f9d55",
+    "bad": "#e0483e",
+    "open": "#c98a00",
+    "": "#808080",
+}
+CELL = "padding:2px 14px 2px 0;text-align:left;vertical-align:top;border:0;background:none;white-space:pre-wrap"
+RULE = "border-bottom:1px solid rgba(128,128,128,.5)"
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a result holds, in rows."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]  # a cell of several lines is a tuple
+
+
+class Shown:
+    """A result that can be looked at. What it says is escaped: names in models are anybody's."""
+
+    def in_a_line(self) -> str:
+        """The facts, in a line."""
+        raise NotImplementedError
+
+    @property
+    def tone(self) -> str:
+        """`good`, `bad` or `open` where there is a verdict."""
+        return ""
+
+    def tables(self) -> Sequence[Table]:
+        """More of it, for a notebook."""
+        return ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {printable(self.in_a_line())}>"
+
+    def _repr_html_(self) -> str:
+        """Self-contained, without colours of its own but the verdict's: for light notebooks and dark ones."""
+        mark = f"border-left:4px solid {COLOURS[self.tone]};padding-left:10px"
+        head = f"<b>{type(self).__name__}</b>: {_safe(self.in_a_line())}"
+        return f'<div style="{mark}"><div>{head}</div>{"".join(map(_html, self.tables()))}</div>'
+
+
+def _html(table: Table) -> str:
+    if not table.rows:
+        return ""
+    head = _row("th", table.columns, f"{CELL};{RULE};font-weight:600")
+    rows = "".join(_row("td", row, CELL) for row in table.rows[:MOST])
+    more = f"<div>and {len(table.rows) - MOST} more</div>" if table.rows[MOST:] else ""
+    title = f'<div style="margin-top:8px">{_safe(table.title)}</div>'
+    return f'{title}<table style="border-collapse:collapse;border:0">{head}{rows}</table>{more}'
+
+
+def _row(kind: str, cells: Sequence[object], style: str) -> str:
+    found = "".join(f'<{kind} style="{style}">{_safe(cell)}</{kind}>' for cell in cells)
+    return f'<tr style="background:none">{found}</tr>'
+
+
+def shown(cell: object) -> str:
+    """The text of a cell: a `printable` line, or one for each part of a tuple."""
+    return "\n".join(printable(str(line)) for line in (cell if isinstance(cell, tuple) else (cell,)))
+
+
+def _safe(cell: object) -> str:
+    from html import escape  # whose table of names is large, and seldom needed
+
+    return escape(shown(cell))
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """`1 node`, `2 nodes`; where the plural is no -s, it is given."""
+    return f"{number} {one if number == 1 else many or one + 's'}"

@@ -1,0 +1,47 @@
+"""JUnit XML, which every pipeline can show: one test case for each thing that was checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ..errors import BnfoldError, CheckFailed, printable
+
+LONGEST = 20_000  # characters of what was found: a reason for each of many nodes
+PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
+COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked; `words` say what was found."""
+
+    name: str
+    outcome: str
+    words: str = ""
+
+
+def broken_off(name: str, problem: BnfoldError) -> Check:
+    """What was to be checked ended with an error."""
+    return Check(name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}")
+
+
+def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
+    """A JUnit report of one suite, whose names and words are made printable, so that it is XML whatever they are."""
+    from xml.etree import ElementTree
+
+    cases = list(checks)
+    root = ElementTree.Element("testsuites")
+    counts = {name: str(sum(case.outcome == kind for case in cases)) for name, kind in COUNTED.items()}
+    group = ElementTree.SubElement(
+        root, "testsuite", {"name": suite, "tests": str(len(cases)), "time": f"{seconds:.3f}", **counts}
+    )
+    for case in cases:
+        entry = ElementTree.SubElement(group, "testcase", classname=suite, name=printable(case.name))
+        words = printable(case.words, LONGEST)
+        if case.outcome != PASSED:
+            ElementTree.SubElement(entry, case.outcome, message=words)
+        elif words:
+            ElementTree.SubElement(entry, "system-out").text = words
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -1,0 +1,238 @@
+"""Find every affine node, give each a home among the constants, and say why when there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from ..algebra.affine import Affine, Refused, require
+from ..algebra.rounding import holds
+from ..errors import BnfoldError
+from ..graph.editor import Workbench
+from ..graph.queries import dtype, is_floating, label, operator
+from ..graph.scopes import Visible
+from ..model import external, onnx_io
+from ..model.inlining import holders, inlined
+from ..model.models import Model
+from ..model.promises import Promises
+from ..model.validity import consistent, require_acyclic, require_known, require_valid
+from ..system.limits import PLANNING, timed
+from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
+from .branches import make_merge, may_merge
+from .cleanup import cancel
+from .plan import Direction, Plan, Way, make_plan
+from .result import Explanation as Explanation
+from .result import Folded as Folded
+from .result import FoldResult as FoldResult
+from .result import Kept as Kept
+from .result import Reason as Reason
+
+CASTS = ("Cast", "CastLike")
+COMMUTING = ("Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # with rounding
+
+
+def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
+    """Fold every affine node of a model that has a home among its constants.
+
+    `model` is a path, bytes, a ModelProto, an onnx_ir.Model or a torch.onnx.ONNXProgram, and is left as it was; what
+    is returned holds a ModelProto. Initializers that are also graph inputs may be
+    overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
+    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
+    are not numbers; and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
+    """
+    with opened(model) as (record, folder):
+        return fold_in_place(record, folder, freeze_initializers)
+
+
+def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
+    """What `fold` would do with each affine node: its new home, or both reasons for keeping it.
+
+    Takes and raises what `fold` does; EnvironmentProblem where that takes longer than the limit of seconds.
+    """
+    with opened(model, whole=False) as (record, folder), timed("the plan of the fold", PLANNING):
+        result = fold_in_place(record, folder, freeze_initializers, Promises())
+    return Explanation(result.folded, result.kept)
+
+
+@contextmanager
+def opened(model: Model, whole: bool = True) -> Iterator[tuple[onnx.ModelProto, Path | None]]:
+    """A record of the model that may be consumed, and the folder of its data.
+
+    Whether it is valid is looked at where something goes wrong: then it is to blame. Raises ModelProblem.
+    """
+    record, folder = onnx_io.consumable(model, whole=whole)
+    if folder is not None:
+        external.require_data(record, folder)
+    require_acyclic(record)
+    try:
+        yield record, folder
+    except (BnfoldError, Refused):
+        raise
+    except Exception:
+        record, folder = onnx_io.consumable(model)
+        require_known(record, "the model")
+        require_valid(record, "the model", folder)
+        raise
+
+
+def fold_in_place(
+    record: onnx.ModelProto,
+    folder: Path | None,
+    freeze_initializers: bool = False,
+    promises: Promises | None = None,
+) -> FoldResult:
+    """`fold` on a record that may be consumed; external data is read from `folder`.
+
+    With `promises` large new constants are computed only when the model is written; `flushed` does not count them.
+    Functions are folded inside their bodies; those that still hold a BatchNormalization are inlined if that helps.
+    """
+    promises = None if holders(record) else promises  # what may be folded twice is computed at once
+    result = fold_as_it_stands(record, folder, freeze_initializers, promises)
+    names = [f"{domain}::{name}" for domain, name in holders(record)]
+    if not names:
+        return result
+    again = fold_as_it_stands(inlined(record), folder, freeze_initializers)
+    if len(again.batch_norms_kept) >= len(result.batch_norms_kept):
+        return result
+    record.CopyFrom(again.model)
+    notes = *result.notes, f"inlined, because their callers hold their constants: {', '.join(names)}"
+    folded, flushed = (*result.folded, *again.folded), result.flushed + again.flushed
+    return FoldResult(record, folded, again.kept, notes, flushed)
+
+
+def fold_as_it_stands(
+    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool, promises: Promises | None = None
+) -> FoldResult:
+    """`fold_in_place`, every graph and function for itself."""
+    bench = Workbench(record, folder, freeze_initializers, promises)
+    with consistent(bench.bare):
+        return carried_out(bench)
+
+
+def carried_out(bench: Workbench) -> FoldResult:
+    """Fold what can be folded, until nothing is left that can be."""
+    norms = {id(n): unread(n) for n in bench.nodes() if is_batch_normalization(n)}
+    folded: dict[int, Folded] = {}
+    while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
+        hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]
+        sunk = [*attempts(bench, "sink")]
+        done = found(hoisted, merged, sunk) or found(splits(bench))
+        folded |= done
+        if not done:
+            break
+    kept = tuple(kept_after(hoisted, merged, sunk))
+    folded |= {key: norms[key] for key in norms.keys() - folded.keys() - set(map(id, bench.alive()))}
+    order = [folded[id(n)] for n in bench.nodes() if id(n) in folded]
+    model = bench.close()
+    return FoldResult(model, tuple(order), kept, tuple(bench.notes), bench.flushed, bench.touched())
+
+
+def unread(node: gs.Node) -> Folded:
+    """A BatchNormalization whose last reader went: what read it (its shape, say) became a stored constant."""
+    return Folded(node.name, operator(node), node.outputs[0].name, "sink", (), ())
+
+
+def found(*fates: Iterable[Fate]) -> dict[int, Folded]:
+    return {id(node): fate for node, fate in chain(*fates) if isinstance(fate, Folded)}
+
+
+def splits(bench: Workbench) -> Iterator[Fate]:
+    """The last resort for a BatchNormalization: its scale moves on; of its shift an Add stays."""
+    for node in filter(is_batch_normalization, bench.alive()):
+        with suppress(Refused):
+            yield node, carry_out(bench, "hoist", node, node.inputs[0], batch_normalization(node), room=1)
+
+
+Fate = tuple[gs.Node, Folded | Reason]
+
+
+def attempts(bench: Workbench, direction: Direction) -> Iterator[Fate]:
+    """Try to move every affine node one way: to the inputs in topological order, to the outputs in reverse order."""
+    nodes = bench.alive()
+    for node in filter(bench.is_alive, nodes if direction == "hoist" else reversed(nodes)):
+        try:
+            read = affine_of(node)
+            if read is not None:
+                yield node, carry_out(bench, direction, node, *read)
+        except Refused as refused:
+            yield node, Reason(refused.code, str(refused))
+
+
+def merges(bench: Workbench) -> Iterator[Fate]:
+    """Try to make one convolution of every sum of parallel branches."""
+    for node in filter(may_merge, filter(bench.is_alive, bench.alive())):
+        try:
+            yield from carry_out_merge(bench, node, *make_merge(bench.visible, node))
+        except Refused as refused:
+            yield node, Reason(refused.code, str(refused))
+
+
+def carry_out_merge(bench: Workbench, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Fate]:
+    """Let one convolution take over a sum, and say so of each node that goes."""
+    fates: list[Fate] = [(n, told(n, "merge", plan)) for n in (node, *others)]
+    for edit in plan.edits:
+        bench.apply(edit)
+    bench.bypass(node, keeper.outputs[0], keep_name=True)
+    return fates
+
+
+def carry_out(
+    bench: Workbench, direction: Direction, node: gs.Node, source: gs.Tensor, affine: Affine, room: int = 0
+) -> Folded:
+    """Fold one affine node one way; raises Refused, with nothing changed, if any part of it finds no home."""
+    tensor = source if direction == "hoist" else node.outputs[0]
+    plan = make_plan(bench.visible, direction, tensor, affine, room)
+    if direction == "hoist":
+        require_rounded_again(bench.visible, plan, node.outputs[0])
+    fate = told(node, direction, plan)
+    for edit in plan.edits:
+        bench.apply(edit)
+    cancel(bench, bench.bypass(node, source, keep_name=direction == "hoist"))
+    return fate
+
+
+def require_rounded_again(visible: Visible, plan: Plan, result: gs.Tensor) -> None:
+    """Refuse a hoist past a Cast to more bits, unless its `result` goes back to as few: it would be rounded to them."""
+    for node in plan.through:
+        if operator(node) in CASTS:
+            few, many = dtype(node.inputs[0]), dtype(node.outputs[0])
+            again = holds(few, many) or goes_back(visible, result, few)
+            require(again, "DTYPE", f"{label(node)} comes from {few}, to which '{result.name}' would be rounded")
+
+
+def goes_back(visible: Visible, tensor: gs.Tensor, kind: np.dtype[Any]) -> bool:
+    """Whether all that reads a tensor casts it to a type whose numbers `kind` holds; rounding may come before that."""
+    agenda = [tensor]
+    while agenda:
+        at = agenda.pop()
+        if at in visible or not at.outputs:
+            return False
+        for node in at.outputs:
+            made = node.outputs[0]
+            if operator(node) in COMMUTING:
+                agenda.append(made)
+            elif operator(node) not in CASTS or not (is_floating(made) and holds(kind, dtype(made))):
+                return False
+    return True
+
+
+def told(node: gs.Node, way: Way, plan: Plan) -> Folded:
+    through, into = (tuple(label(n) for n in nodes) for nodes in (plan.through, plan.targets))
+    return Folded(node.name, operator(node), node.outputs[0].name, way, through, into)
+
+
+def kept_after(hoisted: list[Fate], merged: list[Fate], sunk: list[Fate]) -> Iterator[Kept]:
+    """The reasons for each affine node, after a round that folded nothing."""
+    back, aside, on = ({id(n): r for n, r in fates if isinstance(r, Reason)} for fates in (hoisted, merged, sunk))
+    for node, _ in hoisted:
+        sums = (aside.get(id(consumer)) for consumer in node.outputs[0].outputs)
+        not_merged = next((r for r in sums if r and r.code != "NO_BRANCHES"), None)
+        reasons = (back[id(node)], on[id(node)], not_merged)
+        yield Kept(node.name, operator(node), node.outputs[0].name, *reasons)

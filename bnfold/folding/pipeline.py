@@ -1,0 +1,294 @@
+"""`bnfold fold` on files: read, fold, verify, and only then write. OUT appears whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from ..display.junit import FAILED, PASSED, Check
+from ..errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
+from ..model import external, onnx_io
+from ..model.datafiles import require_unchanged, size, unchanged
+from ..model.messages import counts
+from ..model.promises import Overflow, Promises
+from ..model.validity import checked
+from ..system import files, staging
+from ..system.installed import require_runtime
+from ..system.limits import PLANNING, timed
+
+if TYPE_CHECKING:
+    from ..verification import Verification
+    from .driver import FoldResult
+
+EFFORTS = ("fast", "full", "off")
+WAYS = ("copy", "keep")
+SCHEMA = "bnfold.fold/1"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is: nodes, those of them that are BatchNormalization, also in bodies and functions, and bytes.
+
+    `bytes` are those of its file and of the data files that it refers to.
+    """
+
+    nodes: int
+    batch_normalizations: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What `fold_file` did. `written` is false after a dry run; `unchanged` means the file was copied byte for byte.
+
+    Large tensors of `result.model` are only in the file that was written.
+    """
+
+    source: Path
+    target: Path
+    result: FoldResult
+    before: Size
+    after: Size
+    verification: Verification | None
+    written: bool
+    unchanged: bool
+    seconds: float
+
+    @property
+    def already_folded(self) -> bool:
+        """There was nothing to do: the original has no BatchNormalization, and nothing else in it folds."""
+        return self.unchanged and not self.before.batch_normalizations
+
+    def checks(self, strict: bool = False) -> list[Check]:
+        """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
+        kept = "; ".join(f"{k.node or k.output}: {'; '.join(k.reasons)}" for k in self.result.batch_norms_kept)
+        counts = (each.batch_normalizations for each in (self.before, self.after))
+        found = [Check("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
+        found += [Check("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
+        return found + (self.verification.checks() if self.verification else [])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, schema `bnfold.fold/1`."""
+        return {
+            "schema": SCHEMA,
+            "source": str(self.source),
+            "target": str(self.target),
+            "written": self.written,
+            "unchanged": self.unchanged,
+            "before": asdict(self.before),
+            "after": asdict(self.after),
+            "folded": [asdict(f) for f in self.result.folded],
+            "kept": [asdict(k) for k in self.result.kept],
+            "flushed": self.result.flushed,
+            "notes": list(self.result.notes),
+            "verification": self.verification.to_json() if self.verification else None,
+        }
+
+
+def default_target(source: Path) -> Path:
+    """m.onnx -> m.folded.onnx"""
+    return source.parent / f"{source.name.removesuffix('.onnx')}.folded.onnx"
+
+
+def failed_target(target: Path) -> Path:
+    """Where a model that did not pass is kept on request: m.folded.onnx -> m.folded.failed.onnx"""
+    return target.parent / f"{target.name.removesuffix('.onnx')}.failed.onnx"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `fold_file` is asked to do.
+
+    `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
+    that did not pass to NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the
+    result refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
+    nothing is written there. Raises UsageProblem for what is none of these.
+    """
+
+    verify: str = "fast"
+    force: bool = False
+    dry_run: bool = False
+    freeze_initializers: bool = False
+    keep_failed: bool = False
+    external: str = "copy"
+    allow_external_outside: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("verify", EFFORTS), ("external", WAYS)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
+        if self.allow_external_outside and self.keeps_external:
+            raise UsageProblem(
+                "--external keep and --allow-external-outside exclude each other",
+                "Data from outside is copied: what is written refers to nothing outside its folder.",
+            )
+
+    def require_means(self) -> None:
+        """Raises EnvironmentProblem where there is nothing to verify with."""
+        if self.verify != "off":
+            require_runtime("the proof of a fold", "`--verify off` writes it unproved.")
+
+    @property
+    def keeps_external(self) -> bool:
+        """The result refers to the data files of the source."""
+        return self.external == "keep"
+
+
+DEFAULT = Options()
+
+
+def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT) -> FoldReport:
+    """Fold the model at `source` into `target` (default: NAME.folded.onnx beside it).
+
+    A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
+    ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
+    written, and the `evidence` of the error is the report, whose `written` is false.
+    """
+    options.require_means()
+    target = target or default_target(source)
+    try:
+        return folded_file(source, target, options, Promises(trusting=True))
+    except Overflow:
+        return folded_file(source, target, options, Promises())
+
+
+@unchanged()
+def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
+    """`fold_file` with `promises` that may be trusting. Raises Overflow if they should not have been."""
+    started = time.perf_counter()
+    failed = failed_target(target) if options.keep_failed else None
+    record = onnx_io.load(source, whole=False)
+    require_places(record, source, target, failed, options)
+    before = size_of(record, source, external.data_files(record, source.parent))
+    with staging.staged(
+        target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
+    ) as draft:
+        outside = options.allow_external_outside
+        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", PLANNING):
+            from .driver import fold_in_place  # which takes a while, too
+
+            result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
+        stage(record if result.folded else None, source, draft, promises, options)
+        result = replace(result, flushed=result.flushed + promises.flushed)
+        wanted = result.folded and options.verify != "off"
+        with kept_if_failed(record, source, failed, promises):
+            verification = verified(source, draft, target, options, result.sites) if wanted else None
+            after = size_of(record, draft, data_of(record, source, draft, options))
+            report = FoldReport(source, target, result, before, after, verification, False, not result.folded, 0.0)
+            require_passed(report)
+    return replace(report, written=not options.dry_run, seconds=time.perf_counter() - started)
+
+
+def data_of(record: onnx.ModelProto, source: Path, draft: Path, options: Options) -> set[Path]:
+    """The data files that what was written refers to."""
+    if options.keeps_external:
+        return external.data_files(record, source.parent)
+    return set(filter(os.path.exists, [draft.parent / staging.data_name(draft)]))
+
+
+@contextmanager
+def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None, promises: Promises) -> Iterator[None]:
+    """Write a model that did not pass to `target`, if there is one, and say so."""
+    try:
+        yield
+    except (CheckFailed, Inconclusive) as problem:
+        if target:
+            onnx_io.save(record, target, source.parent, promises)
+            problem.hint = f"It is kept as {target}, for inspection only. {problem.hint}"
+        raise
+
+
+def require_places(record: onnx.ModelProto, source: Path, target: Path, failed: Path | None, options: Options) -> None:
+    """Raises UsageProblem where something is in the way of what is to be written."""
+    for path in filter(None, (target, failed)):
+        require_free(record, source, path, options.force or options.dry_run)
+    if options.keeps_external:
+        require_beside(source, target)
+
+
+def require_beside(source: Path, target: Path) -> None:
+    """Raises UsageProblem where `target` could not refer to the data files of `source`."""
+    if target.parent.resolve() != source.parent.resolve():
+        raise UsageProblem(
+            f"{target} cannot refer to data files in {source.parent}",
+            "References do not leave a folder: write OUT beside IN, or leave out --external keep.",
+        )
+
+
+def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
+    """Raises UsageProblem where `target` is no place for a file, is of the input or another file that is `read`, or is
+    taken and not to be replaced.
+
+    What a process that was killed has left there is no obstacle: it goes.
+    """
+    files.require_target(target)
+    staging.sweep(target)
+    inputs = {source: "the input itself"} | dict.fromkeys(read, "a file that is read")
+    inputs = dict.fromkeys(external.data_files(record, source.parent), "a data file of the input") | inputs
+    for path in (target, target.parent / staging.data_name(target)):
+        if os.path.isdir(path) or files.is_special(path):
+            raise UsageProblem(
+                f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
+            )
+        for held in filter(path.samefile, inputs) if os.path.exists(path) else ():
+            raise UsageProblem(
+                f"{path} is {inputs[held]}", "Choose another name for the output; inputs are never changed."
+            )
+        if os.path.lexists(path) and not force:
+            raise UsageProblem(f"{path} exists", "--force replaces it.")
+
+
+def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
+    """Of a model that lies at `path`, with its data files."""
+    return Size(*counts(record), sum(map(size, {path, *data})))
+
+
+def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:
+    """Write the folded record; where nothing was folded, the very bytes of the source."""
+    if record is not None:
+        onnx_io.write(record, draft, source.parent, promises, options.keeps_external)
+    else:
+        onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
+
+
+def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
+    """The verification of a draft, which tells of it as `target`."""
+    from ..verification import verify
+
+    outside = options.allow_external_outside
+    found = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+    found.models["folded"]["path"] = str(target)
+    return found
+
+
+def require_passed(report: FoldReport) -> None:
+    """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified.
+
+    Where the model changed meanwhile, that is why: raises ModelProblem.
+    """
+    found = report.verification
+    if found is None or found.passed:
+        return
+    require_unchanged()
+    reason = "; ".join(found.reasons)
+    problem: BnfoldError
+    if found.verdict == "FAIL":
+        problem = CheckFailed(
+            f"the folded model does not compute what {report.source} does: {reason}",
+            "OUT was not written. This should not happen: please report it with the model.",
+        )
+    else:
+        problem = Inconclusive(
+            f"the folded model could not be verified ({found.verdict.lower()}): {reason}",
+            "OUT was not written. --verify off writes it unverified.",
+        )
+    problem.evidence = report
+    raise problem

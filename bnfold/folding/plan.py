@@ -1,0 +1,213 @@
+"""Hoist and sink over a graph: from an affine to the edits that give it a home, or Refused. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..algebra.affine import Affine, Array, Refused, require
+from ..algebra.rounding import TINY, rounded
+from ..graph.constants import value_of
+from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
+from ..graph.queries import algebra, dims, dtype, has, is_constant, label, onto, operator
+from ..graph.scopes import Visible
+from ..model.tensors import Held
+from .rules import HOIST, OUT, SINK, Shares
+from .rules.control import RETURN
+from .rules.nonlinear import NONLINEAR
+
+Direction = Literal["hoist", "sink"]
+Way = Literal["hoist", "sink", "merge"]
+Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
+MANY = 100  # nodes that a reason names
+FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
+    ("QuantizeLinear", 1),
+    ("DequantizeLinear", 1),
+    ("PRelu", 1),
+}
+DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
+BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
+
+
+@dataclass
+class Plan:
+    """The edits after which the affine is applied elsewhere, and the nodes it passes on its way."""
+
+    edits: list[Edit] = field(default_factory=list)
+    through: list[gs.Node] = field(default_factory=list)
+    room: int = 0
+
+    def add(self, edit: Edit) -> None:
+        """One more edit. Refuses one that makes numbers which their type cannot hold."""
+        require_storable(edit)
+        self.edits.append(edit)
+
+    @property
+    def targets(self) -> list[gs.Node]:
+        """The nodes whose constants change, each once."""
+        return list({id(e.node): e.node for e in self.edits}.values())
+
+
+def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int) -> Plan:
+    """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
+
+    `room` is how many Add nodes may be made for shifts that no operator on the way has room for. Raises Refused, with
+    the reason, when any part of the affine finds no home.
+    """
+    require(0 not in affine.extent, "VARIES", f"it varies along an axis on which '{tensor.name}' has no elements")
+    plan = Plan(room=room)
+    agenda: list[Errand] = [(direction, tensor, affine)]
+    while agenda:
+        way, at, carried = agenda.pop()
+        if way == "return":
+            visible.require_returned_once(at)
+        else:
+            visible.require_private(at)
+        for node, port in consumers(at) if way == "sink" else producer(at):
+            onward = move(plan, way, node, port, carried)
+            if onward:
+                plan.through.append(node)
+            agenda += onward
+    require_once(plan)
+    return plan
+
+
+def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list[Errand]:
+    """Past one node, or into its constants: edits for the plan, and where the search goes on."""
+    if way != "sink" and operator(node) in RETURN:
+        with algebra(node):
+            return [("return", x, share) for x, share in RETURN[operator(node)](node, port, affine)]
+    shares = ask("sink" if way == "sink" else "hoist", node, port, affine)
+    if way != "sink" and OUT in shares:
+        leave(plan, node, shares.pop(OUT))
+    return step(plan, node, shares)
+
+
+def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
+    """What a hoist rule has no room for: an Add, if one may be made."""
+    if left.is_identity:
+        return
+    plan.room -= 1
+    require(
+        plan.room >= 0,
+        "NO_BIAS",
+        f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
+    )
+    plan.add(InsertAdd(node, left.shift))
+
+
+def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+    """The node that makes a tensor, and as which output. Refuses unless a single node reads it."""
+    require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
+    require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
+    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
+    node = tensor.inputs[0]
+    yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
+
+
+def readers(tensor: gs.Tensor) -> str:
+    """All readers of a tensor; no more than a sentence bears."""
+    some = sorted({label(n) for n in islice(tensor.outputs, MANY)})
+    more = len(tensor.outputs) - MANY
+    return ", ".join(some) + (f" and {more} more" if more > 0 else "")
+
+
+def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+    """The nodes that read a tensor, and as which input."""
+    require(tensor.outputs, "GRAPH_OUTPUT", f"'{tensor.name}' is read by nothing")
+    for node in tensor.outputs:
+        ports = [i for i, x in enumerate(node.inputs) if x is tensor]
+        require(len(ports) == 1, "SHARED", f"{label(node)} reads '{tensor.name}' twice")
+        yield node, ports[0]
+
+
+def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
+    """What the rule of an operator answers."""
+    rule = (HOIST if way == "hoist" else SINK).get(operator(node))
+    require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
+    if rule is None:
+        raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
+    with algebra(node):
+        return dict(rule(node, port, affine))
+
+
+def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
+    """Turn shares on constants into edits; return the shares on computed tensors, where the search goes on."""
+    onward: list[Errand] = []
+    for index, share in shares.items():
+        if share.is_identity:
+            continue
+        if index <= OUT:
+            onward.append(("sink", node.outputs[OUT - index], share))
+        elif has(node, index) and not is_constant(node.inputs[index]):
+            onward.append(("hoist", node.inputs[index], onto(share, node.inputs[index])))
+        elif has(node, index) or share.has_shift:
+            settle(plan, node, index, share)
+    return onward
+
+
+def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
+    """A share that has reached a constant, or an omitted input, which stands for a stored zero."""
+    require_fitting(node, index, share)
+    plan.add(SetConstant(node, index, share))
+    if not has(node, index) and operator(node) in BECOMES:
+        plan.add(Retype(node, BECOMES[operator(node)]))
+
+
+def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
+    """Refuse where a constant has neither the lengths along which the share varies, nor is repeated along them."""
+    own = dims(node.inputs[index])[::-1] if has(node, index) else ()
+    fit = all(1 in (n, m) or n == m for n, m in zip(share.extent[::-1], own, strict=False))
+    require(fit, "MALFORMED", f"input {index} of {label(node)} does not have the shape that the operator needs")
+
+
+def require_storable(edit: Edit) -> None:
+    """Refuse numbers that their element type cannot hold: every one that a fold makes comes by here."""
+    if isinstance(edit, SetConstant):
+        require_representable(edit.node, edit.index, edit.share)
+    elif isinstance(edit, Replace):
+        require_in_range(edit.node, edit.index, edit.value)
+    elif isinstance(edit, InsertAdd):
+        require_in_range(edit.node, 1, edit.shift)
+
+
+def require_representable(node: gs.Node, index: int, share: Affine) -> None:
+    """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
+    kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
+    if tensor is None or isinstance(tensor, Held):
+        with np.errstate(over="ignore", invalid="ignore"):
+            reach = share.reach(0.0 if tensor is None else tensor.reach)
+        most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
+        if (operator(node), index) not in FACTORS and 2 * reach < most:
+            return
+    require_in_range(node, index, share(np.zeros(()) if tensor is None else value_of(tensor)))
+
+
+def require_in_range(node: gs.Node, index: int, value: Array) -> None:
+    """Refuse new values of a constant where one overflows, or one that multiplies whole tensors loses its digits."""
+    kind = floating_kind(node, index)
+    new = rounded(value, kind)[0].astype(np.float64)
+    finite = np.isfinite(new).all()
+    require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")
+    most = DIGITS * float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
+    exact = (operator(node), index) not in FACTORS or np.all(np.abs(new - value) <= most * np.abs(value))
+    require(exact, "OVERFLOW", f"the folded constant of {label(node)} would be too small for {kind}")
+
+
+def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:
+    """The element type of a constant (that of the weight, if it is omitted). Refuses what is not floating point."""
+    kind = dtype(node.inputs[index if has(node, index) else 1])
+    if kind not in TINY:
+        raise Refused("DTYPE", f"the constant of {label(node)} holds {kind}, which is not floating point")
+    return kind
+
+
+def require_once(plan: Plan) -> None:
+    targets = [(id(e.node), e.index) for e in plan.edits if isinstance(e, SetConstant)]
+    require(len(set(targets)) == len(targets), "SHARED", "it would reach the same constant on two ways")

@@ -1,0 +1,300 @@
+"""The record, which is the ModelProto, and the view, which is the onnx-graphsurgeon graph over it.
+
+Plans read the view; every edit goes to both. What nobody edits stays the very message that was read:
+`onnx_graphsurgeon.export_onnx` is never called, for it would lose documentation, metadata and all it does not model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import NodeProto, helper
+
+from ..model.messages import become_identity, drop_named, set_attributes, set_shape
+from ..model.promises import Promises, settle
+from ..model.tensors import Held
+from .constants import value_of
+from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from .queries import dtype, stored
+from .scopes import Scope, homes, scopes_of, visibility
+from .shadows import FreshNames
+from .view import adopt, import_view, skeleton
+
+
+class Workbench:
+    """One model under the hammer. `record` is edited in place: hand over a copy to keep the original.
+
+    `folder` is where external data lies; with `promises` large new constants are promised. `bare` is the skeleton of
+    the model as it was read. Raises ModelProblem if the graph cannot be read.
+    """
+
+    def __init__(
+        self,
+        record: onnx.ModelProto,
+        folder: Path | None = None,
+        freeze: bool = False,
+        promises: Promises | None = None,
+    ) -> None:
+        self.record, self.folder, self.promises = record, folder, promises
+        self.notes: list[str] = []
+        self.flushed = 0  # numbers that became zero; counted when the model is closed
+        self.bare = skeleton(record, self._overridable(freeze))
+        view = import_view(self.bare)
+        self.scopes = scopes_of(view, record)
+        self.visible = visibility(self.scopes)
+        self._home = homes(self.scopes, folder)
+        if promises:
+            promises.trust(x for s in self.scopes for n in s.nodes for x in n.inputs)
+        self._scope = {id(n): s for s in self.scopes for n in s.nodes}
+        pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
+        self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}
+        self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
+        self._removed: set[int] = set()
+        self._lost: list[gs.Tensor] = []
+        self._gone: dict[int, gs.Tensor] = {}  # held on to, so that no other object gets their id()
+        self._edited: dict[int, Held] = {}
+        self._touched: dict[int, gs.Node] = {}
+
+    def _overridable(self, freeze: bool) -> set[str]:
+        """Initializers that a caller may replace, because they are also inputs of the graph.
+
+        Up to IR version 3 the format forces every initializer into the inputs, and exporters kept the habit after it;
+        so where all of them are listed, it says nothing about the caller.
+        """
+        stored = {t.name for t in self.record.graph.initializer}
+        listed = stored & {i.name for i in self.record.graph.input}
+        if not listed:
+            return set()
+        if freeze or self.record.ir_version < 4 or listed == stored:
+            why = "as asked" if freeze else "the file lists every initializer as an input"
+            self.notes.append(f"{len(listed)} initializers that are also inputs count as constants ({why})")
+            return set()
+        self.notes.append(f"callers may override {len(listed)} initializers (--freeze-initializers: are constants)")
+        return listed
+
+    def nodes(self) -> list[gs.Node]:
+        """Every node that is or was there, graph by graph in the order of the file."""
+        return [n for s in self.scopes for n in s.in_order()]
+
+    def alive(self) -> list[gs.Node]:
+        """The nodes still there, likewise."""
+        return [n for n in self.nodes() if self.is_alive(n)]
+
+    def is_alive(self, node: gs.Node) -> bool:
+        return id(node) not in self._removed
+
+    def touched(self) -> tuple[str, ...]:
+        """The first output of every node that was made or edited, or reads a constant that was."""
+        alive = (node for node in self._touched.values() if self.is_alive(node))
+        return tuple(sorted({next(x.name for x in node.outputs if x.name) for node in alive}))
+
+    def apply(self, edit: Edit) -> None:
+        """Carry out one edit of a plan, on the view and on the record."""
+        self._touched[id(edit.node)] = edit.node
+        message = self._message[id(edit.node)]
+        if isinstance(edit, Retype):
+            edit.node.op = message.op_type = edit.operator
+        elif isinstance(edit, SetAttributes):
+            edit.node.attrs.update(edit.values)
+            set_attributes(message, edit.values)
+        elif isinstance(edit, InsertAdd):
+            self._insert_add(edit)
+        else:
+            self._put(edit)
+
+    def _put(self, edit: SetConstant | Replace) -> None:
+        """Give a constant an affine or new values: in place if the node alone reads it, else as a new constant."""
+        node, index = edit.node, edit.index
+        while len(node.inputs) <= index:
+            node.inputs.append(gs.Variable.empty())
+        old = node.inputs[index]
+        held = self._private(old)
+        if held is None:
+            held = self._copy(old, node)
+            self._store(held, self._scope[id(node)])
+            self._lost.append(old)
+        if isinstance(edit, SetConstant):
+            held.put(edit.share)
+        else:
+            held.hold(held.kind, edit.value, None)
+        self._edited[id(held)] = held
+        self._read(node, index, held)
+
+    def _private(self, tensor: gs.Tensor) -> Held | None:
+        """What the file stores of a constant, if one single input reads it and nothing else can see it."""
+        if tensor.is_empty() or len(tensor.outputs) != 1 or tensor in self.visible:
+            return None
+        if isinstance(tensor, Held):
+            return tensor if tensor.home is not None else None
+        made_by = tensor.inputs[0] if tensor.inputs else None
+        literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None
+        if isinstance(literal, Held):
+            literal.name = tensor.name
+        return literal if isinstance(literal, Held) else None
+
+    def _copy(self, tensor: gs.Tensor, node: gs.Node) -> Held:
+        """A constant of any origin under a new name; an omitted one is a zero of the type of the weight."""
+        name = self._fresh.name(tensor.name or self._stem(node))
+        if tensor.is_empty():
+            return Held(name, dtype(node.inputs[1]), np.zeros(1))
+        if isinstance(tensor, Held):
+            return tensor.copy_as(name)
+        return Held(name, dtype(tensor), value_of(tensor))
+
+    def _store(self, held: Held, scope: Scope) -> None:
+        """Make room in the outermost graph, which bodies see too: an initializer, or a Constant of a function.
+
+        Up to IR version 3 every initializer is an input as well.
+        """
+        kind = helper.np_dtype_to_tensor_dtype(held.kind)
+        tensor = onnx.TensorProto(name=held.name, data_type=kind)
+        self._home[id(held)] = scope = scope.root
+        if scope.is_function:
+            held.maker = gs.Node("Constant", outputs=[gs.Variable(held.name)])
+            made = helper.make_node("Constant", [], [held.name], value=tensor)
+            held.home = self._insert(scope, None, held.maker, made).attribute[0].t
+            return
+        self.record.graph.initializer.append(tensor)
+        held.home = scope.stored[held.name] = self.record.graph.initializer[-1]
+        if self.record.ir_version < 4:
+            self.record.graph.input.append(helper.make_tensor_value_info(held.name, kind, held.shape))
+
+    def _insert(self, scope: Scope, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
+        """Put a new node behind another one of a graph."""
+        adopt(node, scope.view.opset)
+        self._scope[id(node)], self._message[id(node)] = scope, scope.insert(before, node, message)
+        self._touched[id(node)] = node
+        return self._message[id(node)]
+
+    def _insert_add(self, edit: InsertAdd) -> None:
+        """The node's first output gets a new name; the sum takes over the old one."""
+        maker, result = edit.node, edit.node.outputs[0]
+        scope = self._scope[id(maker)]
+        held = Held(self._fresh.name(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
+        self._store(held, scope)
+        self._edited[id(held)] = held
+        inner = gs.Variable(self._fresh.name(result.name), result.dtype, result.shape)
+        result.inputs.clear()
+        maker.outputs.insert(0, inner)
+        self._message[id(maker)].output[0] = inner.name
+        made = gs.Node(
+            "Add", self._fresh.name(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result]
+        )
+        message = helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name)
+        self._insert(scope, maker, made, message)
+
+    def _read(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
+        """Let a node read a tensor, in the view and in the record."""
+        node.inputs[index] = tensor
+        self._touched[id(node)] = node
+        message = self._message[id(node)]
+        message.input.extend([""] * (index + 1 - len(message.input)))
+        message.input[index] = tensor.name
+
+    def _stem(self, node: gs.Node) -> str:
+        """A name for the bias of a node that had none, after its weight."""
+        weight = str(node.inputs[1].name)
+        return f"{weight.removesuffix('.weight').removesuffix('.kernel')}.bias"
+
+    def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> gs.Tensor:
+        """Take out a node, `source` being what its output now is; returns the tensor that is both of them.
+
+        After a hoist (`keep_name`) the producer of the source takes over the name of the output, so that every consumer
+        stays as it is: if it is a node of the same graph, for names are those of a graph. After a sink, or where the
+        source is of a graph around, the consumers read the source. Where they cannot, since a body must not return
+        what it does not make, and may call something else by that name, the node becomes an Identity.
+        """
+        result, scope = node.outputs[0], self._scope[id(node)]
+        home = scope.meaning(source.name)
+        if keep_name and self._scope[id(source.inputs[0])] is scope:
+            self._hand_over(source, result)
+            gone, stays = source, result
+        elif result in self.visible or any(self._scope[id(n)].meaning(source.name) is not home for n in result.outputs):
+            return self._become_identity(node, source)
+        else:
+            self._redirect(result, source)
+            gone, stays = result, source
+        self._remove(node)
+        self._lost.append(gone)
+        self._sweep()
+        return stays
+
+    def _become_identity(self, node: gs.Node, source: gs.Tensor) -> gs.Tensor:
+        self._lost += node.inputs
+        node.op = "Identity"
+        node.attrs.clear()
+        node.inputs.clear()
+        node.inputs.append(source)
+        become_identity(self._message[id(node)], source.name)
+        self._touched[id(node)] = node
+        self._sweep()
+        return node.outputs[0]
+
+    def _hand_over(self, source: gs.Tensor, result: gs.Tensor) -> None:
+        producer = source.inputs[0]
+        index = next(i for i, x in enumerate(producer.outputs) if x is source)
+        result.inputs.clear()
+        producer.outputs[index] = result
+        self._touched[id(producer)] = producer
+        self._message[id(producer)].output[index] = result.name
+
+    def _redirect(self, result: gs.Tensor, source: gs.Tensor) -> None:
+        for consumer in list(result.outputs):
+            for index, x in enumerate(consumer.inputs):
+                if x is result:
+                    self._read(consumer, index, source)
+
+    def _remove(self, node: gs.Node) -> None:
+        self._removed.add(id(node))
+        self._lost += node.inputs
+        node.inputs.clear()
+        node.outputs.clear()
+
+    def _sweep(self) -> None:
+        """Take out what lost its last consumer, and what was computed for it alone."""
+        while self._lost:
+            tensor = self._lost.pop()
+            if tensor.outputs or stored(tensor).outputs or tensor in self.visible:
+                continue
+            if isinstance(tensor, Held) and tensor.maker is not None:
+                self._removed.add(id(tensor.maker))
+            for node in list(tensor.inputs):
+                if not any(x.outputs or x in self.visible for x in node.outputs):
+                    self._remove(node)
+            if not tensor.inputs:
+                self._forget(tensor)
+
+    def _forget(self, tensor: gs.Tensor) -> None:
+        """Nothing makes or reads a tensor any more."""
+        self._gone[id(tensor)] = tensor
+        if id(tensor) in self._home:
+            self._home[id(tensor)].gone.add(tensor.name)
+
+    def close(self) -> onnx.ModelProto:
+        """The record with only the edits: what was in use before and is used by nothing now goes too.
+
+        An edited initializer is no longer offered as an input (where the format has a choice): what callers stored
+        under its name would now give other results.
+        """
+        self._write_values()
+        main = self.scopes[0]
+        unlisted = main.gone & main.stored.keys()
+        if self.record.ir_version >= 4:
+            unlisted |= {held.name for key, held in self._edited.items() if self._home.get(key) is main}
+        drop_named(self.record.graph, "input", lambda value: value.name in unlisted)
+        for scope in self.scopes:
+            scope.clear(self.is_alive)
+        return self.record
+
+    def _write_values(self) -> None:
+        """Round every edited constant once; copies first, while what they were copied from is as it was read."""
+        edited = [held for key, held in self._edited.items() if key not in self._gone]
+        stated = {(id(scope), value.name): value for scope in self.scopes for value in scope.stated()}
+        for held in sorted(edited, key=lambda held: held.base is held.home):
+            place = id(self._home.get(id(held))), held.name
+            if place in stated:
+                set_shape(stated[place], held.shape)
+            self.flushed += settle(held, self.promises)

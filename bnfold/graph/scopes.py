@@ -1,0 +1,185 @@
+"""The graphs of a model: the main one, the bodies of If, Loop and Scan, and the bodies of functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
+
+from ..algebra.affine import require
+from ..model.messages import PLAIN, arrange, bodies, drop_named
+from ..model.tensors import Held, dense
+from .shadows import defined, mentioned
+
+
+@dataclass(eq=False)
+class Scope:
+    """One graph: its message, the nodes of the view in the order of the message's, and the graph around it.
+
+    New nodes are appended to both, and take their places when the graph is cleared.
+    """
+
+    message: GraphProto | FunctionProto
+    view: gs.Graph | gs.Function
+    parent: Scope | None
+    nodes: list[gs.Node] = field(default_factory=list)
+    behind: dict[int | None, list[gs.Node]] = field(default_factory=dict)  # new nodes, by id() of the one before them
+    gone: set[str] = field(default_factory=set)  # names that nothing in this graph uses any more
+    stored: dict[str, TensorProto] = field(default_factory=dict)
+    sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()  # the names that it defines, as it was read
+
+    def __post_init__(self) -> None:
+        self.nodes, self.own = list(self.view.nodes), frozenset(defined(self.message))
+        if isinstance(self.message, GraphProto):
+            self.stored = {t.name: t for t in self.message.initializer}
+            self.sparse = {t.values.name: t for t in self.message.sparse_initializer}
+
+    @property
+    def is_function(self) -> bool:
+        return isinstance(self.message, FunctionProto)
+
+    @property
+    def root(self) -> Scope:
+        """The outermost graph around this one: the main graph, or that of a function."""
+        return self.parent.root if self.parent else self
+
+    def meaning(self, name: str) -> Scope | None:
+        """The graph, this one or one around it, whose tensor a name is here."""
+        if name in self.own:
+            return self
+        return self.parent.meaning(name) if self.parent else None
+
+    def storing(self, name: str) -> Scope | None:
+        """The graph, this one or one around it, that stores an initializer of this name."""
+        if name in self.stored or name in self.sparse:
+            return self
+        return self.parent.storing(name) if self.parent else None
+
+    def hold(self, tensor: gs.Constant, folder: Path | None) -> None:
+        """Let a constant of the view take its values from the initializer of its name; a sparse one is made dense."""
+        if tensor.name in self.stored:
+            Held.over(tensor, self.stored[tensor.name], folder)
+        else:
+            Held.apart(tensor, dense(self.sparse[tensor.name], folder))
+
+    def names(self) -> Iterator[str]:
+        """Every name that is taken in this graph."""
+        yield from mentioned(self.message)
+        yield from (x if isinstance(x, str) else x.name for x in self.message.output)
+        yield from (value.name for value in self.message.value_info)
+
+    def stated(self) -> Iterator[ValueInfoProto]:
+        """What is said of the types of inputs and of tensors inside."""
+        yield from self.message.value_info
+        if isinstance(self.message, GraphProto):
+            yield from self.message.input
+
+    def insert(self, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
+        """Put a new node right behind another one, or at the front; returns its message in the record."""
+        self.behind.setdefault(before and id(before), []).append(node)
+        self.nodes.append(node)
+        stored: NodeProto = self.message.node.add()
+        stored.CopyFrom(message)
+        return stored
+
+    def in_order(self) -> Iterator[gs.Node]:
+        """The nodes, new ones at their places; of those at one place the newest comes first."""
+        yield from reversed(self.behind.get(None, []))
+        for node in self.nodes[: len(self.view.nodes)]:
+            yield node
+            yield from reversed(self.behind.get(id(node), []))
+
+    def clear(self, is_alive: Callable[[gs.Node], bool]) -> None:
+        """Take the dead nodes, and every message about names that are gone, out of the record."""
+        places = {id(n): i for i, n in enumerate(n for n in self.in_order() if is_alive(n))}
+        arrange(self.message.node, [places.get(id(n), len(places)) for n in self.nodes])
+        del self.message.node[len(places) :]
+        for kind in ("initializer", "value_info"):
+            drop_named(self.message, kind, lambda t: t.name in self.gone)
+        drop_named(self.message, "sparse_initializer", lambda t: t.values.name in self.gone)
+        drop_named(self.message, "quantization_annotation", lambda q: q.tensor_name in self.gone)
+
+
+def scopes_of(view: gs.Graph, record: onnx.ModelProto) -> list[Scope]:
+    """Every graph of a model, the main one first, each after the one around it."""
+    functions = zip(view.functions, record.functions, strict=True)
+    return [*_scopes(view, record.graph), *(s for pair in functions for s in _scopes(*pair))]
+
+
+def _scopes(
+    view: gs.Graph | gs.Function, message: GraphProto | FunctionProto, parent: Scope | None = None
+) -> Iterator[Scope]:
+    scope = Scope(message, view, parent)
+    yield scope
+    for node, proto in zip(view.nodes, message.node, strict=True):
+        for attribute in proto.attribute:
+            if attribute.type == AttributeProto.GRAPH and isinstance(node.attrs.get(attribute.name), gs.Graph):
+                yield from _scopes(node.attrs[attribute.name], attribute.g, scope)
+
+
+def homes(scopes: list[Scope], folder: Path | None) -> dict[int, Scope]:
+    """Let the constants of the view take their values from the record; returns the graph that each tensor is of."""
+    found = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
+    for scope in scopes:
+        for tensor in [x for n in scope.nodes for x in n.inputs if isinstance(x, gs.Constant)]:
+            home = scope.storing(tensor.name)
+            if home is not None and not isinstance(tensor, Held):
+                home.hold(tensor, folder)
+                found[id(tensor)] = home
+        for node, message in zip(scope.nodes, scope.message.node, strict=True):
+            literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
+            if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
+                Held.over(node.attrs["value"], literal, folder, node)
+                found[id(node.attrs["value"])] = scope
+    return found
+
+
+def visibility(scopes: list[Scope]) -> Visible:
+    """What more than its consumers can see: outputs, and names that are returned from inside another graph.
+
+    onnx-graphsurgeon does not read attributes that hold several graphs: whatever those name is visible, too.
+    """
+    outputs = [x for scope in scopes for x in scope.view.outputs]
+    captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if x.name not in scope.own}
+    holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN)
+    unread = (g for a in holding for g in a.graphs)
+    captured |= {x for graph in unread for x in _every_name(graph.node)}
+    return Visible(Counter(map(id, outputs)), frozenset(captured))
+
+
+def _every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield from [*node.input, *node.output]
+        for graph in bodies(node):
+            yield from _every_name(graph.node)
+            yield from (x.name for x in graph.output)
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Tensors that more than their consumers can see: how often graphs return each, by id(), and names in other graphs.
+
+    `captured` are the names that a body returns but does not define, or that lie in graphs that nobody reads.
+    """
+
+    outputs: Mapping[int, int]
+    captured: frozenset[str]
+
+    def __contains__(self, tensor: gs.Tensor) -> bool:
+        return id(tensor) in self.outputs or tensor.name in self.captured
+
+    def require_private(self, tensor: gs.Tensor) -> None:
+        name = tensor.name
+        require(id(tensor) not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")
+        require(name not in self.captured, "SUBGRAPH", f"'{name}' is returned from the subgraph of another node")
+
+    def require_returned_once(self, tensor: gs.Tensor) -> None:
+        """Refuse what a body returns, if anything but the node of that body sees it."""
+        name, seen = tensor.name, tensor.outputs or tensor.name in self.captured
+        require(not seen and self.outputs[id(tensor)] == 1, "SHARED", f"'{name}', which a body returns, is read in it")

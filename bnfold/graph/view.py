@@ -1,0 +1,119 @@
+"""The onnx-graphsurgeon graph over a ModelProto: who makes and who reads each tensor, and with what shape."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import ModelProto, SparseTensorProto, TensorProto, TypeProto
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from ..errors import ModelProblem
+from ..model.messages import bodies, inner_graphs
+from ..process.native import Failed, guarded
+from .links import link
+from .shadows import declare, restore, unshadowed
+from .shapes import SMALL, adopt_shapes, stating, unseen
+
+
+def import_view(bare: ModelProto) -> gs.Graph:
+    """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
+    names = unshadowed(bare)
+    if not states_shapes(bare):
+        with suppress(Failed):  # stated shapes must do, then
+            bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
+    declare(bare)
+    view = imported(bare)
+    values = unseen(view)
+    if values:
+        with suppress(Failed):
+            stated = stating(bare, values)
+            adopt_shapes(bare, ModelProto.FromString(guarded("shape inference", lambda: inferred(stated))))
+            view = imported(bare)
+    for graph in [view, *view.functions]:
+        restore(graph, names)
+    return view
+
+
+def imported(bare: ModelProto) -> gs.Graph:
+    """The view of a model whose names mean one tensor each."""
+    severity = G_LOGGER.severity
+    G_LOGGER.severity = G_LOGGER.CRITICAL
+    try:
+        view = gs.import_onnx(bare)
+    except Exception as problem:
+        raise ModelProblem(
+            f"the graph cannot be read: {type(problem).__name__}: {problem}",
+            "Check the file with onnx.checker.check_model.",
+        ) from problem
+    finally:
+        G_LOGGER.severity = severity
+    for graph in [view, *view.functions]:
+        adopt_all(graph, graph.opset)
+    return view
+
+
+def states_shapes(model: ModelProto) -> bool:
+    """Whether the file gives every tensor that a node makes an element type and each of its axes a length or a name."""
+    if model.functions or any(any(bodies(node)) for node in model.graph.node):
+        return False
+    known = {value.name for value in [*model.graph.value_info, *model.graph.output] if is_whole(value.type.tensor_type)}
+    return known.issuperset(name for node in model.graph.node for name in node.output if name)
+
+
+def is_whole(kind: TypeProto.Tensor) -> bool:
+    named = (dim.WhichOneof("value") for dim in kind.shape.dim)
+    return kind.elem_type != TensorProto.UNDEFINED and kind.HasField("shape") and all(named)
+
+
+def inferred(model: ModelProto) -> bytes:
+    """The model with shapes, serialized."""
+    return bytes(onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString())
+
+
+def adopt_all(graph: gs.Graph | gs.Function, opset: int) -> None:
+    """Adopt every node of a graph, at any depth."""
+    for node in graph.nodes:
+        adopt(node, opset)
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                adopt_all(value, opset)
+
+
+def adopt(node: gs.Node, opset: int) -> None:
+    """Tell a node which version of the operators it is of, and its inputs that it reads them."""
+    node.opset = opset
+    link(node)
+
+
+def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
+    """A copy of the model in which large tensors, and sparse ones, have a type and a shape but no values.
+
+    Initializers that a caller may override are left out: what they are is only known by the input of their name.
+    """
+    bare = ModelProto(ir_version=record.ir_version, opset_import=record.opset_import, functions=record.functions)
+    source = record.graph
+    bare.graph.name = source.name
+    for field in ("node", "input", "output", "value_info", "sparse_initializer"):
+        getattr(bare.graph, field).extend(getattr(source, field))
+    bare.graph.initializer.extend(stub(t) for t in source.initializer if t.name not in overridable)
+    for graph in (bare.graph, *inner_graphs(bare.graph.node)):
+        graph.initializer.extend(map(dense_stub, graph.sparse_initializer))
+        del graph.sparse_initializer[:]
+    return bare
+
+
+def stub(tensor: TensorProto) -> TensorProto:
+    if math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    return TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL
+    )
+
+
+def dense_stub(sparse: SparseTensorProto) -> TensorProto:
+    """What the readers of a sparse initializer see: a dense tensor. Shape inference knows no operator for others."""
+    kind = sparse.values.data_type
+    return TensorProto(name=sparse.values.name, dims=sparse.dims, data_type=kind, data_location=TensorProto.EXTERNAL)

@@ -1,0 +1,171 @@
+"""Which models the rules may be asked about: valid by onnx's checker, and of one mind about types and shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from graphlib import CycleError, TopologicalSorter
+from itertools import chain
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, ModelProto, TensorProto
+from onnx.external_data_helper import uses_external_data
+
+from ..algebra.affine import Refused
+from ..errors import BnfoldError, EnvironmentProblem, ModelProblem
+from ..process.native import Failed, Stopped, begun, guarded
+from ..system.limits import MORE
+from . import external
+from .messages import all_nodes, all_tensors, bodies
+from .tensors import DATA_FIELDS
+
+LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
+REPAIR = "Repair the model or export it again."
+NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
+
+
+def require_known(model: ModelProto, name: object) -> None:
+    """Refuse what is no model, or is of a format or operator set that the installed onnx package does not know."""
+    if not model.HasField("graph") or not model.opset_import or model.ir_version < 1:
+        raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX)
+    _require_text(model, name)
+    if model.ir_version > onnx.IR_VERSION:
+        raise ModelProblem(
+            f"{name} has IR version {model.ir_version}; onnx {onnx.__version__} knows those up to {onnx.IR_VERSION}",
+            "Upgrade the onnx package, or export for an older version.",
+        )
+    newest = onnx.defs.onnx_opset_version()
+    version, *others = {o.version: None for o in model.opset_import if o.domain in ("", "ai.onnx")} or {1: None}
+    if others:
+        raise ModelProblem(
+            f"{name} imports ONNX's operators of opsets {version} and {others[0]}: which is meant is not said", REPAIR
+        )
+    if not 1 <= version <= newest:
+        raise ModelProblem(
+            f"{name} uses opset {version}; onnx {onnx.__version__} knows opsets 1 to {newest}",
+            "Upgrade the onnx package, or export for an older opset.",
+        )
+
+
+def _require_text(model: ModelProto, name: object) -> None:
+    """Refuse a name that is no UTF-8: protobuf reads it, but gives bytes where everybody goes by text."""
+    if bytes in map(type, _words(model)):
+        wrong = next(word for word in _words(model) if isinstance(word, bytes))
+        raise ModelProblem(f"{name} holds a name that is not UTF-8: {wrong[:40]!r}", "Is the file damaged?")
+
+
+def _words(model: ModelProto) -> Iterator[str | bytes]:
+    """What tensors, nodes, operators, attributes, functions and data files are called."""
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    yield from _values(model.graph)
+    for node in all_nodes(model):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield from (attribute.name, attribute.ref_attr_name)
+        for graph in bodies(node):
+            yield from _values(graph)
+    for tensor in all_tensors(model):
+        yield from (tensor.name, *(word for entry in tensor.external_data for word in (entry.key, entry.value)))
+
+
+def _values(graph: GraphProto) -> Iterator[str | bytes]:
+    return (value.name for value in chain(graph.input, graph.output, graph.value_info))
+
+
+def require_valid(record: ModelProto, name: object, folder: Path | None = None) -> None:
+    """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves.
+
+    `name` is what the model is called, `folder` where its data files are. Raises ModelProblem.
+    """
+    with checked(record, name, folder):
+        pass
+
+
+@contextmanager
+def checked(record: ModelProto, name: object, folder: Path | None = None, outside: bool = False) -> Iterator[None]:
+    """`require_valid` of a model as it is now, and a block that may change it while onnx's checker goes on.
+
+    Where the checker refuses, that comes before whatever the block did. Data files may also lie `outside` the folder.
+    """
+    if folder is not None:
+        external.require_data(record, folder, outside)
+    answer = begun("onnx's checker", lambda: onnx.checker.check_model(_bare(record)))
+    try:
+        require_acyclic(record)
+        for tensor in all_tensors(record):  # the checker does not count bytes
+            if tensor.HasField("raw_data") and not uses_external_data(tensor):
+                external.require_length(tensor, len(tensor.raw_data))
+        yield
+    except BaseException as problem:
+        _refuse(name, partial(answer, wanted=isinstance(problem, Exception)))
+        raise
+    _refuse(name, answer)
+
+
+def _refuse(name: object, answer: Callable[[], bytes]) -> None:
+    """Raises ModelProblem where the answer of onnx's checker is no, EnvironmentProblem where a limit ended it."""
+    try:
+        answer()
+    except Stopped as why:
+        raise EnvironmentProblem(f"{name} was not checked: {why}", MORE) from why
+    except Failed as why:
+        raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
+
+
+def _bare(record: ModelProto) -> ModelProto:
+    """A copy in which tensors that are large, or lie elsewhere, are empty ones."""
+    bare = ModelProto()
+    bare.CopyFrom(record)
+    for tensor in all_tensors(bare):
+        if uses_external_data(tensor) or _is_large_and_whole(tensor):
+            tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
+    return bare
+
+
+def _is_large_and_whole(tensor: TensorProto) -> bool:
+    """Whether a tensor has much data, of the right length and in one field, so that there is nothing to check."""
+    if len(tensor.raw_data) < LARGE or tensor.data_type == TensorProto.STRING:
+        return False
+    return len(tensor.raw_data) == external.size(tensor) and not any(getattr(tensor, field) for field in DATA_FIELDS)
+
+
+def require_acyclic(model: ModelProto) -> None:
+    """Raises ModelProblem where a node of some graph reads what is computed from its own output."""
+    inner = (graph for node in all_nodes(model) for graph in bodies(node))
+    for part in (model.graph, *model.functions, *inner):
+        order: TopologicalSorter[str] = TopologicalSorter()
+        for node in part.node:
+            for made in filter(None, node.output):
+                order.add(made, *node.input)
+        try:
+            order.prepare()
+        except CycleError as why:
+            raise ModelProblem("a node of the model reads what is computed from its own output", REPAIR) from why
+
+
+@contextmanager
+def consistent(bare: ModelProto) -> Iterator[None]:
+    """A block that may rely on the types and shapes of a model, in which large tensors have no values.
+
+    The checker does not look at them, and to do so takes long; so it is done where something went wrong. Raises
+    ModelProblem if they contradict each other. If they do not, what went wrong is a defect of ours, and goes on.
+    """
+    try:
+        yield
+    except (BnfoldError, Refused):
+        raise
+    except Exception:
+        try:
+            guarded("shape inference", lambda: _infer(bare))
+        except Stopped as why:
+            raise EnvironmentProblem(f"the types and shapes of the model were not checked: {why}", MORE) from why
+        except Failed as why:
+            raise ModelProblem(f"the types or shapes of the model contradict each other: {why}", REPAIR) from why
+        raise
+
+
+def _infer(bare: ModelProto) -> None:
+    onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)

@@ -1,0 +1,125 @@
+"""Native code on models that we did not make: a fork that may crash, hang or swallow memory, and we live on."""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
+
+from ..errors import first_line
+from ..system.limits import cap, current, tied
+
+SECONDS = 120.0
+ANSWER, WHY, SHORT = b"+", b"-", b"!"  # how what a fork tells begins
+
+
+class Failed(Exception):
+    """The call raised an error, or did not come back; the text says which, in one line."""
+
+
+class Stopped(Failed):
+    """It met a limit of time or memory: which says nothing about the model."""
+
+
+def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
+    """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`,
+    `Stopped` where it met a limit.
+
+    It usually has `seconds`; see `limits` for these and for its memory. Nothing but bytes comes back: whoever takes
+    over the fork can send us no object. Where a process has several threads, or on macOS, a fork is not safe, and on
+    Windows there is none: there the call is made in this process.
+    """
+    return begun(doing, call, seconds)()
+
+
+def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[..., bytes]:
+    """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile.
+
+    Whoever does not want the answer any more says so, with `wanted=False`, and the fork is stopped. Where there can be
+    none, the call is made before anything else.
+    """
+    if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
+        outcome = _outcome(call)
+        return lambda wanted=True: _answer(outcome) if wanted else b""
+    seconds = current().time(seconds)
+    ours, theirs = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    parent, collects = os.getpid(), gc.isenabled()
+    gc.disable()  # garbage is not the fork's to collect: an onnxruntime session would wait for threads it does not have
+    child = os.fork()
+    if not child:
+        _serve(call, theirs, parent)
+    if collects:
+        gc.enable()
+    os.close(theirs)
+    return partial(_awaited, doing, child, ours, time.monotonic() + seconds, seconds)
+
+
+def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float, wanted: bool = True) -> bytes:
+    told = None
+    try:
+        with open(pipe, "rb") as stream:
+            told = _read(stream.fileno(), deadline) if wanted else None
+    finally:
+        if told is None:
+            os.kill(child, signal.SIGKILL)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if not wanted:
+        return b""
+    if told is None:
+        raise Stopped(f"{doing} took longer than {seconds:g} s and was stopped")
+    if status == -signal.SIGKILL:
+        raise Stopped(f"{doing} was killed: most often memory was short")
+    if status:
+        raise Failed(f"{doing} crashed ({signal.Signals(-status).name})" if status < 0 else f"{doing} failed")
+    return _answer(told)
+
+
+def _serve(call: Callable[[], bytes | None], pipe: int, parent: int) -> NoReturn:
+    """The fork's side. It must not return: everything behind the call belongs to the process it came from."""
+    try:
+        tied(parent)
+        cap(current().bytes())
+        told = _outcome(call)
+        while told:
+            told = told[os.write(pipe, told) :]
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _outcome(call: Callable[[], bytes | None]) -> bytes:
+    """ANSWER and what the call returned, or WHY and what it raised, or SHORT and that memory was."""
+    try:
+        return ANSWER + (call() or b"")
+    except MemoryError:
+        return SHORT + b"there is not enough memory"
+    except Exception as why:  # of onnx's checker and of protobuf, which have no class in common
+        return WHY + first_line(why).encode(errors="replace")
+
+
+def _answer(outcome: bytes) -> bytes:
+    if outcome.startswith(SHORT):
+        raise Stopped(outcome.removeprefix(SHORT).decode())
+    if not outcome.startswith(ANSWER):
+        raise Failed(outcome.removeprefix(WHY).decode(errors="replace"))
+    return outcome.removeprefix(ANSWER)
+
+
+def _read(pipe: int, deadline: float) -> bytes | None:
+    """Everything that is written into a pipe until it is closed; None if that takes too long."""
+    blocks: list[bytes] = []
+    while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        block = os.read(pipe, 1 << 20)
+        if not block:
+            return b"".join(blocks)
+        blocks.append(block)
+    return None

@@ -1,0 +1,198 @@
+"""Everything that a report tells, as plain data: schema `bnfold.report/1`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx import ModelProto
+
+from .. import __version__
+from ..errors import BnfoldError, UsageProblem
+from ..folding.pipeline import FoldReport, Size, size_of
+from ..model import external, onnx_io
+from . import latency, records
+from .channels import channels
+from .drawing import drawn
+from .fates import fates
+
+if TYPE_CHECKING:
+    from ..benchmarking import Benchmark
+
+SCHEMA = "bnfold.report/1"
+Plain = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models and what is known of their files: `told` has path, bytes and SHA-256 of each."""
+
+    original: ModelProto
+    folded: ModelProto
+    folder: Path  # of the original
+    sizes: tuple[Size, Size]
+    told: dict[str, Plain]
+
+
+def of_fold(report: FoldReport) -> Plain:
+    """The report of a fold, also of one that did not pass: then `fold["written"]` is false."""
+    from ..verification.verifying import described
+
+    found = report.verification.to_json() if report.verification else None
+    models = dict(found["models"]) if found else {}
+    models["original"] = models.get("original") or described(report.source)
+    models["folded"] = models.get("folded") or (described(report.target) if report.written else {})
+    sizes = report.before, report.after
+    told = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
+    told["folded"]["path"] = str(report.target)
+    original = onnx_io.load(report.source, whole=False)
+    pair = Pair(original, report.result.model, report.source.parent, sizes, told)
+    return _payload(pair, report.to_json(), found)
+
+
+def gathered(
+    original: Path,
+    folded: Path,
+    *,
+    verify: str | None = None,
+    fold: Path | None = None,
+    bench: str | None = None,
+    raw: Path | None = None,
+    allow_external_outside: bool = False,
+) -> Plain:
+    """The report of a pair of models, whoever made the second from the first.
+
+    `verify` is fast, full, off, or a file that `verify --json` wrote; without it, what `fold` says of verification
+    counts, else fast. `fold` is a file of `fold --json`; without it, where each node went is derived from the original
+    and held against the nodes of the other. `bench` is `run` or a file of `bench --json`, `raw` one of `bench --raw`.
+    Raises ModelProblem for files that are not what they should be, UsageProblem where two models are no pair or a
+    record is about others.
+    """
+    pair = _pair(original, folded)
+    record = _fold_record(fold, pair) if fold else None
+    measured, blocks = _latency(bench, raw, pair)
+    if verify is None and record and record["verification"]:
+        found: Plain | None = record["verification"]
+    else:
+        found = _verification(verify or "fast", pair, allow_external_outside)
+    return _payload(pair, record, found, measured, blocks)
+
+
+def _pair(original: Path, folded: Path) -> Pair:
+    from ..verification.verifying import described, located
+
+    with located(original) as first, located(folded) as second:
+        models = [onnx_io.load(path, whole=False) for path in (first, second)]
+        files = zip(models, (first, second), strict=True)
+        sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
+        told = {"original": described(first), "folded": described(second)}
+    _require_pair(models, sizes, (original, folded))
+    return Pair(models[0], models[1], original.parent, (sizes[0], sizes[1]), told)
+
+
+def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tuple[Path, Path]) -> None:
+    """Raises UsageProblem where the second cannot be what became of the first."""
+    for field in ("input", "output"):
+        names = [[value.name for value in getattr(model.graph, field)] for model in models]
+        if all(names) and not set(names[0]) & set(names[1]):
+            words = " and ".join(
+                f"{path} has the {field} {given[0]!r}" for path, given in zip(paths, names, strict=True)
+            )
+            raise UsageProblem(f"these are no two versions of one model: {words}", "Name the original, then its fold.")
+    if sizes[0].batch_normalizations < sizes[1].batch_normalizations:
+        counts = " and ".join(f"{p} has {s.batch_normalizations}" for p, s in zip(paths, sizes, strict=True))
+        raise UsageProblem(f"the second model has more BatchNormalization: {counts}", "The original comes first.")
+
+
+def _fold_record(path: Path, pair: Pair) -> Plain:
+    found = records.record(path, "fold")
+    for name, size in zip(("before", "after"), pair.sizes, strict=True):
+        records.require_sizes(path, found[name], asdict(size))
+    records.require_same(path, (found["verification"] or {}).get("models", {}), pair.told)
+    return found
+
+
+def _verification(how: str, pair: Pair, outside: bool) -> Plain | None:
+    """Of a file, or made now; None if it is off."""
+    if how == "off":
+        return None
+    if how in ("fast", "full"):
+        from ..verification import verify
+
+        paths = (pair.told[name]["path"] for name in ("original", "folded"))
+        return verify(*paths, effort=how, allow_external_outside=outside).to_json()
+    found = records.record(Path(how), "verify")
+    records.require_same(Path(how), found["models"], pair.told)
+    return found
+
+
+def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | None, list[Plain] | None]:
+    """What was measured, and the single runs, where there is something."""
+    if bench is None:
+        if raw:
+            raise UsageProblem("--raw without --bench", "Give the file that `bnfold bench --json` wrote along with it.")
+        return None, None
+    if bench == "run":
+        return _measured(pair, raw)
+    path = Path(bench)
+    found = records.record(path, "bench")
+    records.require_same(path, found.get("models", {}), pair.told)
+    names = dict(zip(("original", "folded"), pair.sizes, strict=True))
+    records.require_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
+    norms = {name: size.batch_normalizations for name, size in names.items()}
+    records.require_sizes(path, found["batch_normalization"], norms)
+    return found, latency.condensed(latency.lines(records.text(raw), raw)) if raw else None
+
+
+def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
+    from ..benchmarking import benchmark
+
+    if raw:
+        raise UsageProblem("--raw with --bench run", "A file of raw samples goes with the file of its own benchmark.")
+    found: Benchmark = benchmark(pair.told["original"]["path"], pair.told["folded"]["path"])
+    return found.to_json(), latency.condensed(block.to_json() for block in found.blocks)
+
+
+def _payload(
+    pair: Pair,
+    record: Mapping[str, Any] | None,
+    verification: Plain | None,
+    bench: Plain | None = None,
+    blocks: list[Plain] | None = None,
+) -> Plain:
+    """All of it."""
+    from ..benchmarking.environment import environment
+
+    before, after = drawn(pair.original), drawn(pair.folded)
+    source, said = ("fold", record) if record else _derived(pair)
+    return {
+        "schema": SCHEMA,
+        "bnfold": __version__,
+        "made": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "models": pair.told,
+        "before": asdict(pair.sizes[0]),
+        "after": asdict(pair.sizes[1]),
+        "source": source,
+        "nodes": fates(before, after, said, derived=source != "fold"),
+        "channels": channels(pair.original, pair.folder),
+        "fold": {**record, "verification": None} if record else None,
+        "verification": verification,
+        "bench": bench,
+        "runs": blocks,
+        "environment": environment(),
+        "graphs": {"before": before.plain(), "after": after.plain()},
+    }
+
+
+def _derived(pair: Pair) -> tuple[str, Plain | None]:
+    """What bnfold would do with the original; None where it would refuse."""
+    from ..folding.driver import explain
+
+    try:
+        found = explain(pair.told["original"]["path"])
+    except BnfoldError:
+        return "names", None
+    return "derived", {"folded": [*map(asdict, found.folded)], "kept": [*map(asdict, found.kept)]}

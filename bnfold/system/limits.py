@@ -1,0 +1,227 @@
+"""What a file may cost us: it comes from a stranger. Each limit has a default that real models stay far below.
+
+The limits in force are a property of the context, as numpy's `errstate` is: `within` sets them for a block, `current`
+tells them, and processes that we start are told them. The command line says `--limit nodes=1000 --limit memory=8GB`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
+
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
+MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
+PLANNING = 600.0  # seconds in which a fold is planned
+UNCAPPED = -1
+UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
+SOON = 1e-6  # seconds; a timer of none would never ring
+PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
+CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`nodes` of a model, its functions expanded at every call; `elements` of a tensor that is computed; `seconds` that
+    a process may work (0: what is usual for its task, minutes for most); `memory` in bytes that a process may hold (0:
+    0.8 of the machine's). Raises UsageProblem for what is none."""
+
+    nodes: int = 2_000_000
+    elements: int = 1 << 28
+    seconds: float = 0
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, MOST[each.name])
+
+    def time(self, usual: float) -> float:
+        """The seconds for a task that usually has `usual`."""
+        return self.seconds or usual
+
+    def bytes(self) -> int:
+        """The memory for one process."""
+        return self.memory or most_memory()
+
+
+DEFAULTS = Limits()
+_in_force: ContextVar[Limits] = ContextVar("limits", default=DEFAULTS)
+
+
+def current() -> Limits:
+    """The limits in force."""
+    return _in_force.get()
+
+
+@contextmanager
+def within(limits: Limits) -> Iterator[None]:
+    """Other limits for a block."""
+    token = _in_force.set(limits)
+    try:
+        yield
+    finally:
+        _in_force.reset(token)
+
+
+@contextmanager
+def asked(texts: Sequence[str]) -> Iterator[None]:
+    """The limits that a command line asks for, this process held to those of its memory. See `parsed`."""
+    with within(parsed(texts)), capped():
+        yield
+
+
+def parsed(texts: Sequence[str]) -> Limits:
+    """`nodes=1000`, `seconds=60`, `memory=8GB`, .. as limits. Raises UsageProblem for what is none."""
+    return Limits(**dict(map(_parsed, texts)))
+
+
+def _parsed(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B?)", value.strip().upper())
+    known = [each.name for each in fields(Limits)]
+    if name not in known or not read or read[2] not in UNITS or not float(read[1]):
+        raise UsageProblem(
+            f"--limit {text} is not a limit", f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}."
+        )
+    number = min(float(read[1]) * UNITS[read[2]], 1 << 63)  # which is too much
+    return name, number if name == "seconds" else int(number)
+
+
+def most_memory() -> int:
+    """What keeps one process from taking the machine down: most of its memory, or of what its container may have."""
+    sizes = []
+    with suppress(AttributeError, ValueError, OSError):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with suppress(ValueError, OSError):  # "max" where there is no limit
+        sizes.append(int(Path(CONTAINER).read_text(encoding="ascii")))
+    return int(SHARE * min(sizes, default=UNKNOWN))
+
+
+def cap(most: int) -> int:
+    """Cap the private memory this process may ask for (not on Windows); beyond it allocations fail.
+
+    UNCAPPED leaves only the system's own limit. Returns the former cap.
+    """
+    if sys.platform == "win32":
+        return UNCAPPED
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(ValueError, OSError):  # the system's own limit may be lower
+        resource.setrlimit(resource.RLIMIT_DATA, (hard if most == UNCAPPED else most, hard))
+    return soft
+
+
+@contextmanager
+def capped() -> Iterator[None]:
+    """Cap this process's memory for a block. Raises EnvironmentProblem where that is too little."""
+    former = cap(current().bytes())
+    try:
+        yield
+    except MemoryError as why:
+        raise EnvironmentProblem(f"more than {words(current().bytes())} of memory would be needed", MORE) from why
+    finally:
+        cap(former)
+
+
+MORE = "If the file is to be trusted, --limit allows more: seconds=3600, memory=32GB."
+
+
+def words(size: int) -> str:
+    """Bytes as a person reads them."""
+    return f"{size / 10**9:.3g} GB" if size >= 10**9 else f"{size / 10**6:.3g} MB"
+
+
+class _Late(BaseException):
+    """The time is over; not an Exception, so that nobody on the way takes it for a fault of the model."""
+
+
+@contextmanager
+def timed(doing: str, usual: float) -> Iterator[None]:
+    """Stop a block of Python code after its time. Raises EnvironmentProblem.
+
+    Only where signals come, in the main thread of a POSIX system; and native code must return first.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seconds = current().time(usual)
+    try:
+        with alarm(seconds, _Late()):
+            yield
+    except _Late as why:
+        raise EnvironmentProblem(f"{doing} took longer than {seconds:g} s and was stopped", MORE) from why
+
+
+@contextmanager
+def alarm(seconds: float, late: BaseException) -> Iterator[None]:
+    """Raise `late` in the middle of a block that takes longer; in the main thread of a POSIX system only.
+
+    Within another one, the alarm that is due first rings; the other one goes on behind the block.
+    """
+    outer = signal.getitimer(signal.ITIMER_REAL)[0]
+    if 0 < outer <= seconds:
+        yield
+        return
+
+    def ring(number: int, frame: object) -> None:
+        raise late
+
+    former, started = signal.signal(signal.SIGALRM, ring), time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+        if outer:
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), SOON))
+
+
+def tied(parent: int) -> None:
+    """Let the system kill this process as soon as `parent`, the process that started it, is gone (on Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before
+        os._exit(1)
+
+
+@dataclass
+class Watch:
+    """Looks at a process that was just started, whether it stays within `seconds` and within `memory` bytes."""
+
+    process: int
+    seconds: float
+    memory: int
+    started: float = field(default_factory=time.monotonic)
+
+    def broken(self) -> str:
+        """What it has exceeded, to finish a sentence that starts with what it does; "" as long as all is well."""
+        if time.monotonic() - self.started > self.seconds:
+            return f"took longer than {self.seconds:g} s and was stopped"
+        if held_by(self.process) > self.memory:
+            return f"held more than {words(self.memory)} of memory and was stopped"
+        return ""
+
+
+def held_by(process: int) -> int:
+    """The bytes of memory that a process holds, files that are mapped left out (0: the system does not tell)."""
+    with suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/statm") as statm:
+        _, resident, shared, *_ = map(int, statm.read().split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+    return 0
