@@ -160,11 +160,11 @@ def multiplies(model: onnx.ModelProto) -> int:
 def test_what_cannot_merge_says_why(name):
     from bnfold.algebra.affine import Refused
     from bnfold.folding.branches import make_merge
-    from bnfold.graph.editor import Workbench
+    from bnfold.graph.editor import Editor
 
     body, outputs, constants, code, words = APART[name]
-    bench = Workbench(build(body, X, outputs, constants))
-    sums = [n for n in bench.nodes() if n.op == "Add"]
+    editor = Editor(build(body, X, outputs, constants))
+    sums = [n for n in editor.nodes() if n.op == "Add"]
     with pytest.raises(Refused, match=words) as raised:
-        make_merge(bench.visible, sums[0])
+        make_merge(editor.visible, sums[0])
     assert raised.value.code == code

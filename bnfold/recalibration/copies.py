@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from ..model.messages import all_tensors, bodies
+from ..model.storage import Storage
 from ..model.tensors import read, to_tensor
 from ..runtime.protos import fed, stored
 from .norms import attribute
@@ -17,7 +17,7 @@ from .norms import attribute
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
-def widened(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+def widened(model: onnx.ModelProto, storage: Storage) -> onnx.ModelProto:
     """bfloat16 as float32, for which onnxruntime has kernels on the CPU; the very model where it has none."""
     if not _is_narrow(model):
         return model
@@ -25,7 +25,7 @@ def widened(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     copy.CopyFrom(model)
     for tensor in all_tensors(copy):
         if tensor.data_type == NARROW:
-            tensor.CopyFrom(to_tensor(read(tensor, folder).astype(np.float32), tensor.name))
+            tensor.CopyFrom(to_tensor(read(tensor, storage).astype(np.float32), tensor.name))
     for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
         if value.type.tensor_type.elem_type == NARROW:
             value.type.tensor_type.elem_type = WIDE
