@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from ..model.messages import all_tensors, bodies
 from ..model.storage import Storage
@@ -75,7 +76,7 @@ def freed(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     known = stored(copy.graph)
     for number, node in enumerate(n for n in list(copy.graph.node) if n.op_type == "Reshape"):
         target = known.get(node.input[1])
-        dims = numpy_helper.to_array(target).tolist() if target is not None and not target.external_data else []
+        dims = numpy_helper.to_array(target).tolist() if target is not None and not uses_external_data(target) else []
         if dims[:1] == [batch] and not attribute(node, "allowzero", 0):
             free = [0, *dims[1:]] if -1 in dims else [-1, *dims[1:]]
             name = f"bnfold/target/{number}"
