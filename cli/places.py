@@ -84,6 +84,6 @@ def _data_files(model: Path) -> Iterable[Path]:
     from bnfold.model import external, onnx_io
 
     try:
-        return external.data_files(onnx_io.load(model, whole=False), model.parent)
+        return external.data_files(onnx_io.detached(model)[0], model.parent)
     except BnfoldError:  # which the command will say
         return []

@@ -188,11 +188,11 @@ def multiplies(model: onnx.ModelProto) -> int:
 def test_what_cannot_merge_says_why(name):
     from bnfold.algebra.affine import Refused
     from bnfold.folding.branches import make_merge
-    from bnfold.graph.editor import Workbench
+    from bnfold.graph.editor import Editor
 
     row = APART[name]
-    bench = Workbench(row.model())
-    sums = [n for n in bench.nodes() if n.op == "Add"]
+    editor = Editor(row.model())
+    sums = [n for n in editor.nodes() if n.op == "Add"]
     with pytest.raises(Refused, match=row.words) as raised:
-        make_merge(bench.visible, sums[0])
+        make_merge(editor.visible, sums[0])
     assert raised.value.code == row.code

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, printable
 from bnfold.model import external, onnx_io, wire
-from bnfold.model.promises import Promises
+from bnfold.model.storage import Storage
 from bnfold.system import staging
 
 NEWEST = onnx.defs.onnx_opset_version()
@@ -61,6 +61,10 @@ READ = {  # what only looks unknown
 }
 
 
+def _read(path: Path, whole: bool) -> onnx.ModelProto:
+    return onnx_io.load(path) if whole else onnx_io.detached(path)[0]
+
+
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, whole: bool) -> None:
@@ -68,7 +72,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, whole: bool) -> 
     path = tmp_path / "m.onnx"
     path.write_bytes(content if isinstance(content, bytes) else content.SerializeToString())
     with pytest.raises(ModelProblem) as raised:
-        onnx_io.load(path, whole=whole)
+        _read(path, whole)
     assert (str(raised.value), raised.value.hint) == (f"{path}{words}", hint)
 
 
@@ -76,7 +80,7 @@ def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, whole: bool) -> 
 @pytest.mark.parametrize("name", READ)
 def test_what_is_known_is_read(tmp_path: Path, name: str, whole: bool) -> None:
     (tmp_path / "m.onnx").write_bytes(READ[name].SerializeToString())
-    assert onnx_io.load(tmp_path / "m.onnx", whole=whole) == READ[name]
+    assert _read(tmp_path / "m.onnx", whole) == READ[name]
 
 
 @pytest.mark.parametrize(
@@ -101,11 +105,12 @@ def test_a_place_without_a_file_is_said(tmp_path: Path, name: str, words: str, h
 
 def test_a_model_that_is_given_is_copied_before_it_changes(tmp_path: Path) -> None:
     given = model()
-    copy, folder = onnx_io.consumable(given)
-    assert (copy, folder) == (given, None)
+    copy, _ = onnx_io.consumable(given)
+    assert copy == given
     assert copy is not given
     onnx_io.save(given, tmp_path / "m.onnx")
-    assert onnx_io.consumable(str(tmp_path / "m.onnx")) == (given, tmp_path)
+    read, storage = onnx_io.consumable(str(tmp_path / "m.onnx"))
+    assert (read, storage.folder) == (given, tmp_path)
 
 
 def names(folder: Path) -> list[str]:
@@ -167,23 +172,23 @@ def test_a_message_may_have_2_GiB_less_a_byte(tmp_path: Path, monkeypatch) -> No
     size = model().ByteSize()
     assert onnx_io.LIMIT == 2 * 1024**3
     monkeypatch.setattr(onnx_io, "LIMIT", size + 1)
-    onnx_io.write(model(), tmp_path / "m.onnx", tmp_path)
+    onnx_io.write(model(), Storage(tmp_path), tmp_path / "m.onnx")
     assert (tmp_path / "m.onnx").stat().st_size == size
     monkeypatch.setattr(onnx_io, "LIMIT", size)
     require_too_large(tmp_path)
 
 
 def test_a_message_that_protobuf_finds_too_large_is_said(tmp_path: Path, monkeypatch) -> None:
-    def fails(data: bytes) -> list[wire.Piece]:
+    def fails(*_: object) -> list[wire.Piece]:
         raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
 
-    monkeypatch.setattr(wire, "fat", fails)
+    monkeypatch.setattr(wire, "attach", fails)
     require_too_large(tmp_path)
 
 
 def require_too_large(folder: Path) -> None:
     with pytest.raises(ModelProblem) as raised:
-        onnx_io.write(model(), folder / "large.onnx", folder)
+        onnx_io.write(model(), Storage(folder), folder / "large.onnx")
     words = "large.onnx would exceed the 2 GiB that one ONNX file may hold"
     assert (str(raised.value), raised.value.hint) == (words, "Export the model with external data.")
     assert not (folder / "large.onnx").exists()
@@ -209,7 +214,7 @@ def test_data_comes_along_or_stays_on_request(tmp_path: Path, way: str, keep: bo
     if way == "copy":
         onnx_io.copy(tmp_path / "m.onnx", target, keep)
     elif way == "write" or keep:
-        onnx_io.write(made, target, tmp_path, Promises(), keep)
+        onnx_io.write(made, Storage(tmp_path), target, keep)
     else:
         onnx_io.save(made, target)  # the folder of the data is that of the target
     assert (tmp_path / "out.onnx.data").exists() != keep
@@ -251,7 +256,7 @@ def test_a_model_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkey
 def test_a_name_that_the_system_refuses_is_said(tmp_path: Path) -> None:
     for whole in (False, True):
         with pytest.raises(ModelProblem, match="cannot be read: File name too long"):
-            onnx_io.load(tmp_path / ("m" * 300 + ".onnx"), whole=whole)
+            _read(tmp_path / ("m" * 300 + ".onnx"), whole)
 
 
 @pytest.mark.parametrize("what", ["no such call", "another file system", "interrupted"])

@@ -25,9 +25,9 @@ SIGNATURES = {
     "benchmark": "original folded * launches budget_s dims levels providers mode cuda_graph cudnn_search precisions cold margin threads seed",
     "explain": "model * freeze_initializers",
     "fold": "model * freeze_initializers",
-    "load": "model * whole",
+    "load": "model",
     "recalibrate": "model batches * method batch_size memory_limit provider watch",
-    "save": "model path source_folder promises",
+    "save": "model path source_folder",
     "verify": "original folded * effort seed levels providers maths placement inputs dims shapes budget_s declared "
     "allow_external_outside",
 }
@@ -50,7 +50,7 @@ def test_a_function_says_what_it_takes_gives_and_raises(name):
     assert {*parameters, "return"} <= {*hints}
     words = " ".join(function.__doc__.split())
     assert "Raises " in words or "Takes and raises what `fold` does" in words
-    own = {n for n in parameters if n not in ("original", "folded", "model", "path", "watch", "promises", "seed")}
+    own = {n for n in parameters if n not in ("original", "folded", "model", "path", "watch", "seed")}
     assert {n for n in own if f"`{n}`" not in words and name not in ("explain", "load")} == set()
 
 

@@ -20,7 +20,7 @@ from bnfold.errors import ModelProblem
 from bnfold.folding.driver import fold_in_place
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.model import external, onnx_io, wire
-from bnfold.model.promises import Promises
+from bnfold.model.storage import Deferred, Place
 from bnfold_cli.main import run
 
 LARGE = wire.LARGE // 4  # elements of float32
@@ -61,16 +61,16 @@ def everywhere() -> onnx.ModelProto:
 
 def rewritten(path: Path, target: Path) -> bytes:
     """A file that was read without its large tensors, and written again."""
-    onnx_io.write(onnx_io.load(path, whole=False), target, path.parent)
+    onnx_io.write(*onnx_io.detached(path), target)
     return target.read_bytes()
 
 
 def test_tensors_everywhere_stay_in_the_file_and_come_back(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(everywhere().SerializeToString(deterministic=True))
-    thin = onnx_io.load(path, whole=False)
-    assert thin.ByteSize() < 4096
-    stored = [t for t in external.all_tensors(thin) if wire.reference(t)]
+    small, storage = onnx_io.detached(path)
+    assert small.ByteSize() < 4096
+    stored = [t for t in external.all_tensors(small) if storage.entry(t)]
     assert {t.name for t in stored} == {"value of k", "value of t", "value of e", "value of z", "w t", "w e", "w", "v"}
     assert rewritten(path, tmp_path / "again.onnx") == path.read_bytes()
     assert onnx_io.load(path) == everywhere()
@@ -98,9 +98,9 @@ def test_unknown_fields_and_any_order_of_fields_survive_in_untouched_tensors(tmp
 
 
 def _messages(path: Path) -> list[tuple[int, int]]:
-    held = onnx_io.load(path, whole=False).graph.initializer
-    found = [wire.reference(t)["message"].split(":") for t in held if wire.reference(t)]
-    return [(int(start), int(end)) for start, end in found]
+    record, storage = onnx_io.detached(path)
+    places = map(storage.entry, record.graph.initializer)
+    return [place.message for place in places if isinstance(place, Place) and place.message]
 
 
 @settings(max_examples=200, deadline=None)
@@ -111,21 +111,26 @@ def test_a_damaged_file_is_refused_in_words_or_read_as_protobuf_reads_it(data: s
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     damaged = bytes(whole[: data.draw(st.integers(1, len(whole)))] if data.draw(st.booleans()) else whole)
     try:
-        thin = wire.thin(damaged, "m.onnx")
+        small, spans = wire.detach(damaged)
     except wire.Unreadable:
         return
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(thin)
+        model.ParseFromString(small)
     except DecodeError:
         with pytest.raises(DecodeError):
             onnx.ModelProto.FromString(damaged)
         return
-    pieces = wire.fat(model.SerializeToString())
-    back = b"".join(p if isinstance(p, bytes) else damaged[p.start : p.stop] for p in pieces)
+    messages = [span.message for span in spans]
+    pieces = wire.attach(model.SerializeToString(), lambda n: (Place(Path(), *_length(messages[n])), True))
+    back = b"".join(p if isinstance(p, bytes) else damaged[p.offset : p.offset + p.length] for p in pieces)
     assert onnx.ModelProto.FromString(back).SerializeToString(deterministic=True) == (
         onnx.ModelProto.FromString(damaged).SerializeToString(deterministic=True)
     )
+
+
+def _length(span: tuple[int, int]) -> tuple[int, int]:
+    return span[0], span[1] - span[0]
 
 
 def test_a_file_cannot_forge_a_reference(tmp_path: Path) -> None:
@@ -164,7 +169,7 @@ def conv_bn(width: int) -> onnx.ModelProto:
 
 
 def wide_conv_bn() -> onnx.ModelProto:
-    """`conv_bn` with a weight that is promised."""
+    """`conv_bn` with a weight that is computed when it is written."""
     model = conv_bn(200)
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.random.default_rng(1).standard_normal((512, 3, 3, 3)).astype(np.float32), "w")
@@ -211,19 +216,19 @@ def test_messages_nested_without_end_are_left_to_protobuf(tmp_path: Path) -> Non
     bare.ClearField("graph")
     found = bare.SerializeToString() + wire.head(7, len(found)) + found
     with pytest.raises(wire.Unreadable, match="nested too deeply"):
-        wire.thin(found, "m.onnx")
+        wire.detach(found)
     (tmp_path / "m.onnx").write_bytes(found)
     with pytest.raises(ModelProblem, match="is not an ONNX model, or is cut off"):
-        onnx_io.load(tmp_path / "m.onnx", whole=False)
+        onnx_io.detached(tmp_path / "m.onnx")
 
 
 def test_a_file_that_changed_since_it_was_read_is_not_copied(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(everywhere().SerializeToString())
-    record = onnx_io.load(path, whole=False)
+    record, storage = onnx_io.detached(path)
     os.utime(path, ns=(0, 1))
     with pytest.raises(ModelProblem, match=r"m.onnx changed while it was read"):
-        onnx_io.save(record, tmp_path / "out.onnx", tmp_path)
+        onnx_io.save_record(record, storage, tmp_path / "out.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -237,13 +242,14 @@ def gemm_bn(width: int) -> onnx.ModelProto:
 
 
 def test_a_file_that_changed_while_all_of_it_is_made_anew_is_noticed(tmp_path: Path) -> None:
-    path, promised = tmp_path / "m.onnx", Promises()
+    path = tmp_path / "m.onnx"
     path.write_bytes(gemm_bn(100).SerializeToString())
-    model = fold_in_place(onnx_io.load(path, whole=False), tmp_path, promises=promised).model
-    assert [held.name for held in promised.held] == ["w"]
+    record, storage = onnx_io.detached(path)
+    model = fold_in_place(record, storage, defer=True).model
+    assert [t.name for t in model.graph.initializer if isinstance(storage.entry(t), Deferred)] == ["w"]
     os.utime(path, ns=(0, 1))
     with pytest.raises(ModelProblem, match=r"m.onnx changed while it was read"):
-        onnx_io.save(model, tmp_path / "out.onnx", tmp_path, promised)
+        onnx_io.save_record(model, storage, tmp_path / "out.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
 
 

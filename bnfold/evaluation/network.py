@@ -35,7 +35,7 @@ class Network:
 
     @staticmethod
     def of(path: Path, host: Host) -> Network:
-        card = Card.of(onnx_io.load(path, whole=False))
+        card = Card.of(onnx_io.detached(path)[0])
         try:
             running = host.session(str(path), "default")
         except sessions.CannotRun as why:

@@ -6,24 +6,24 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Refused
-from ..graph.editor import Workbench
+from ..graph.editor import Editor
 from ..graph.queries import attribute, dims, operator
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
-def cancel(bench: Workbench, tensor: gs.Tensor) -> None:
+def cancel(editor: Editor, tensor: gs.Tensor) -> None:
     """Take out the two nodes around `tensor`, between which a fold took out the last node, if they undo each other."""
-    if not is_private(bench, tensor):
+    if not is_private(editor, tensor):
         return
     first, last = tensor.inputs[0], tensor.outputs[0]
-    if undo_each_other(first, last) and (last.outputs[0] not in bench.visible or is_private(bench, first.inputs[0])):
-        bench.bypass(last, first.inputs[0], keep_name=last.outputs[0] in bench.visible)
+    if undo_each_other(first, last) and (last.outputs[0] not in editor.visible or is_private(editor, first.inputs[0])):
+        editor.bypass(last, first.inputs[0], keep_name=last.outputs[0] in editor.visible)
 
 
-def is_private(bench: Workbench, tensor: gs.Tensor) -> bool:
+def is_private(editor: Editor, tensor: gs.Tensor) -> bool:
     """Whether a tensor may give up its name: one node makes it, one reads it, and no one else sees it."""
-    return len(tensor.inputs) == 1 == len(tensor.outputs) and tensor not in bench.visible
+    return len(tensor.inputs) == 1 == len(tensor.outputs) and tensor not in editor.visible
 
 
 def undo_each_other(first: gs.Node, last: gs.Node) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import Affine, Refused, require
 from ..algebra.rounding import holds
 from ..errors import BnfoldError
-from ..graph.editor import Workbench
+from ..graph.editor import Editor
 from ..graph.queries import dtype, is_floating, label, operator
 from ..graph.scopes import Visible
 from ..model import external, onnx_io
 from ..model.inlining import holders, inlined
 from ..model.models import Model
-from ..model.promises import Promises
+from ..model.storage import Storage
 from ..model.validity import consistent, require_acyclic, require_known, require_valid
 from ..system.limits import PLANNING, timed
 from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
@@ -47,8 +46,8 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
     are not numbers; and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
     """
-    with opened(model) as (record, folder):
-        return fold_in_place(record, folder, freeze_initializers)
+    with opened(model) as (record, storage):
+        return fold_in_place(record, storage, freeze_initializers)
 
 
 def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
@@ -56,49 +55,45 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
 
     Takes and raises what `fold` does; EnvironmentProblem where that takes longer than the limit of seconds.
     """
-    with opened(model, whole=False) as (record, folder), timed("the plan of the fold", PLANNING):
-        result = fold_in_place(record, folder, freeze_initializers, Promises())
+    with opened(model, detach=True) as (record, storage), timed("the plan of the fold", PLANNING):
+        result = fold_in_place(record, storage, freeze_initializers, defer=True)
     return Explanation(result.folded, result.kept)
 
 
 @contextmanager
-def opened(model: Model, whole: bool = True) -> Iterator[tuple[onnx.ModelProto, Path | None]]:
-    """A record of the model that may be consumed, and the folder of its data.
+def opened(model: Model, detach: bool = False) -> Iterator[tuple[onnx.ModelProto, Storage]]:
+    """A record of the model that may be consumed, and where its data lies.
 
     Whether it is valid is looked at where something goes wrong: then it is to blame. Raises ModelProblem.
     """
-    record, folder = onnx_io.consumable(model, whole=whole)
-    if folder is not None:
-        external.require_data(record, folder)
+    record, storage = onnx_io.consumable(model, detach=detach)
+    external.require_data(record, storage)
     require_acyclic(record)
     try:
-        yield record, folder
+        yield record, storage
     except (BnfoldError, Refused):
         raise
     except Exception:
-        record, folder = onnx_io.consumable(model)
+        record, storage = onnx_io.consumable(model)
         require_known(record, "the model")
-        require_valid(record, "the model", folder)
+        require_valid(record, "the model", storage)
         raise
 
 
 def fold_in_place(
-    record: onnx.ModelProto,
-    folder: Path | None,
-    freeze_initializers: bool = False,
-    promises: Promises | None = None,
+    record: onnx.ModelProto, storage: Storage, freeze_initializers: bool = False, defer: bool = False
 ) -> FoldResult:
-    """`fold` on a record that may be consumed; external data is read from `folder`.
+    """`fold` on a record that may be consumed, whose data lies where `storage` says.
 
-    With `promises` large new constants are computed only when the model is written; `flushed` does not count them.
+    With `defer` large new constants are computed only when the model is written; `flushed` does not count them.
     Functions are folded inside their bodies; those that still hold a BatchNormalization are inlined if that helps.
     """
-    promises = None if holders(record) else promises  # what may be folded twice is computed at once
-    result = fold_as_it_stands(record, folder, freeze_initializers, promises)
+    defer = defer and not holders(record)  # what may be folded twice is computed at once
+    result = fold_as_it_stands(record, storage, freeze_initializers, defer)
     names = [f"{domain}::{name}" for domain, name in holders(record)]
     if not names:
         return result
-    again = fold_as_it_stands(inlined(record), folder, freeze_initializers)
+    again = fold_as_it_stands(inlined(record), storage, freeze_initializers)
     if len(again.batch_norms_kept) >= len(result.batch_norms_kept):
         return result
     record.CopyFrom(again.model)
@@ -108,30 +103,30 @@ def fold_in_place(
 
 
 def fold_as_it_stands(
-    record: onnx.ModelProto, folder: Path | None, freeze_initializers: bool, promises: Promises | None = None
+    record: onnx.ModelProto, storage: Storage, freeze_initializers: bool, defer: bool = False
 ) -> FoldResult:
     """`fold_in_place`, every graph and function for itself."""
-    bench = Workbench(record, folder, freeze_initializers, promises)
-    with consistent(bench.bare):
-        return carried_out(bench)
+    editor = Editor(record, storage, freeze_initializers, defer)
+    with consistent(editor.bare):
+        return carried_out(editor)
 
 
-def carried_out(bench: Workbench) -> FoldResult:
+def carried_out(editor: Editor) -> FoldResult:
     """Fold what can be folded, until nothing is left that can be."""
-    norms = {id(n): unread(n) for n in bench.nodes() if is_batch_normalization(n)}
+    norms = {id(n): unread(n) for n in editor.nodes() if is_batch_normalization(n)}
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
-        hoisted, merged = [*attempts(bench, "hoist")], [*merges(bench)]
-        sunk = [*attempts(bench, "sink")]
-        done = found(hoisted, merged, sunk) or found(splits(bench))
+        hoisted, merged = [*attempts(editor, "hoist")], [*merges(editor)]
+        sunk = [*attempts(editor, "sink")]
+        done = found(hoisted, merged, sunk) or found(splits(editor))
         folded |= done
         if not done:
             break
     kept = tuple(kept_after(hoisted, merged, sunk))
-    folded |= {key: norms[key] for key in norms.keys() - folded.keys() - set(map(id, bench.alive()))}
-    order = [folded[id(n)] for n in bench.nodes() if id(n) in folded]
-    model = bench.close()
-    return FoldResult(model, tuple(order), kept, tuple(bench.notes), bench.flushed, bench.touched())
+    folded |= {key: norms[key] for key in norms.keys() - folded.keys() - set(map(id, editor.alive()))}
+    order = [folded[id(n)] for n in editor.nodes() if id(n) in folded]
+    model = editor.close()
+    return FoldResult(model, tuple(order), kept, tuple(editor.notes), editor.flushed, editor.touched())
 
 
 def unread(node: gs.Node) -> Folded:
@@ -143,58 +138,58 @@ def found(*fates: Iterable[Fate]) -> dict[int, Folded]:
     return {id(node): fate for node, fate in chain(*fates) if isinstance(fate, Folded)}
 
 
-def splits(bench: Workbench) -> Iterator[Fate]:
+def splits(editor: Editor) -> Iterator[Fate]:
     """The last resort for a BatchNormalization: its scale moves on; of its shift an Add stays."""
-    for node in filter(is_batch_normalization, bench.alive()):
+    for node in filter(is_batch_normalization, editor.alive()):
         with suppress(Refused):
-            yield node, carry_out(bench, "hoist", node, node.inputs[0], batch_normalization(node), room=1)
+            yield node, carry_out(editor, "hoist", node, node.inputs[0], batch_normalization(node), room=1)
 
 
 Fate = tuple[gs.Node, Folded | Reason]
 
 
-def attempts(bench: Workbench, direction: Direction) -> Iterator[Fate]:
+def attempts(editor: Editor, direction: Direction) -> Iterator[Fate]:
     """Try to move every affine node one way: to the inputs in topological order, to the outputs in reverse order."""
-    nodes = bench.alive()
-    for node in filter(bench.is_alive, nodes if direction == "hoist" else reversed(nodes)):
+    nodes = editor.alive()
+    for node in filter(editor.is_alive, nodes if direction == "hoist" else reversed(nodes)):
         try:
             read = affine_of(node)
             if read is not None:
-                yield node, carry_out(bench, direction, node, *read)
+                yield node, carry_out(editor, direction, node, *read)
         except Refused as refused:
             yield node, Reason(refused.code, str(refused))
 
 
-def merges(bench: Workbench) -> Iterator[Fate]:
+def merges(editor: Editor) -> Iterator[Fate]:
     """Try to make one convolution of every sum of parallel branches."""
-    for node in filter(may_merge, filter(bench.is_alive, bench.alive())):
+    for node in filter(may_merge, filter(editor.is_alive, editor.alive())):
         try:
-            yield from carry_out_merge(bench, node, *make_merge(bench.visible, node))
+            yield from carry_out_merge(editor, node, *make_merge(editor.visible, node))
         except Refused as refused:
             yield node, Reason(refused.code, str(refused))
 
 
-def carry_out_merge(bench: Workbench, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Fate]:
+def carry_out_merge(editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Fate]:
     """Let one convolution take over a sum, and say so of each node that goes."""
     fates: list[Fate] = [(n, told(n, "merge", plan)) for n in (node, *others)]
     for edit in plan.edits:
-        bench.apply(edit)
-    bench.bypass(node, keeper.outputs[0], keep_name=True)
+        editor.apply(edit)
+    editor.bypass(node, keeper.outputs[0], keep_name=True)
     return fates
 
 
 def carry_out(
-    bench: Workbench, direction: Direction, node: gs.Node, source: gs.Tensor, affine: Affine, room: int = 0
+    editor: Editor, direction: Direction, node: gs.Node, source: gs.Tensor, affine: Affine, room: int = 0
 ) -> Folded:
     """Fold one affine node one way; raises Refused, with nothing changed, if any part of it finds no home."""
     tensor = source if direction == "hoist" else node.outputs[0]
-    plan = make_plan(bench.visible, direction, tensor, affine, room)
+    plan = make_plan(editor.visible, direction, tensor, affine, room)
     if direction == "hoist":
-        require_rounded_again(bench.visible, plan, node.outputs[0])
+        require_rounded_again(editor.visible, plan, node.outputs[0])
     fate = told(node, direction, plan)
     for edit in plan.edits:
-        bench.apply(edit)
-    cancel(bench, bench.bypass(node, source, keep_name=direction == "hoist"))
+        editor.apply(edit)
+    cancel(editor, editor.bypass(node, source, keep_name=direction == "hoist"))
     return fate
 
 

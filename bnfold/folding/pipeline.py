@@ -17,7 +17,7 @@ from ..errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from ..model import external, onnx_io
 from ..model.datafiles import require_unchanged, size, unchanged
 from ..model.messages import counts
-from ..model.promises import Overflow, Promises
+from ..model.storage import Storage
 from ..model.validity import checked
 from ..system import files, staging
 from ..system.installed import require_runtime
@@ -154,32 +154,32 @@ def fold_file(source: Path, target: Path | None = None, options: Options = DEFAU
     """
     options.require_means()
     target = target or default_target(source)
-    try:
-        return folded_file(source, target, options, Promises(trusting=True))
-    except Overflow:
-        return folded_file(source, target, options, Promises())
+    return folded_file(source, target, options)
 
 
 @unchanged()
-def folded_file(source: Path, target: Path, options: Options, promises: Promises) -> FoldReport:
-    """`fold_file` with `promises` that may be trusting. Raises Overflow if they should not have been."""
+def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
+    """`fold_file` while no file may change."""
     started = time.perf_counter()
     failed = failed_target(target) if options.keep_failed else None
-    record = onnx_io.load(source, whole=False)
+    record, storage = onnx_io.detached(source)
     require_places(record, source, target, failed, options)
     before = size_of(record, source, external.data_files(record, source.parent))
     with staging.staged(
         target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
     ) as draft:
         outside = options.allow_external_outside
-        with checked(record, source, source.parent, outside), timed(f"the fold of {source}", PLANNING):
+        with checked(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
             from .driver import fold_in_place  # which takes a while, too
 
-            result = fold_in_place(record, source.parent, options.freeze_initializers, promises)
-        stage(record if result.folded else None, source, draft, promises, options)
-        result = replace(result, flushed=result.flushed + promises.flushed)
+            result = fold_in_place(record, storage, options.freeze_initializers, defer=True)
+        if result.folded:
+            flushed = onnx_io.write(record, storage, draft, options.keeps_external)
+            result = replace(result, flushed=result.flushed + flushed)
+        else:
+            onnx_io.copy(source, draft, options.keeps_external, outside)
         wanted = result.folded and options.verify != "off"
-        with kept_if_failed(record, source, failed, promises):
+        with kept_if_failed(record, storage, failed):
             verification = verified(source, draft, target, options, result.sites) if wanted else None
             after = size_of(record, draft, data_of(record, source, draft, options))
             report = FoldReport(source, target, result, before, after, verification, False, not result.folded, 0.0)
@@ -195,13 +195,13 @@ def data_of(record: onnx.ModelProto, source: Path, draft: Path, options: Options
 
 
 @contextmanager
-def kept_if_failed(record: onnx.ModelProto, source: Path, target: Path | None, promises: Promises) -> Iterator[None]:
+def kept_if_failed(record: onnx.ModelProto, storage: Storage, target: Path | None) -> Iterator[None]:
     """Write a model that did not pass to `target`, if there is one, and say so."""
     try:
         yield
     except (CheckFailed, Inconclusive) as problem:
         if target:
-            onnx_io.save(record, target, source.parent, promises)
+            onnx_io.save_record(record, storage, target)
             problem.hint = f"It is kept as {target}, for inspection only. {problem.hint}"
         raise
 
@@ -249,14 +249,6 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
     """Of a model that lies at `path`, with its data files."""
     return Size(*counts(record), sum(map(size, {path, *data})))
-
-
-def stage(record: onnx.ModelProto | None, source: Path, draft: Path, promises: Promises, options: Options) -> None:
-    """Write the folded record; where nothing was folded, the very bytes of the source."""
-    if record is not None:
-        onnx_io.write(record, draft, source.parent, promises, options.keeps_external)
-    else:
-        onnx_io.copy(source, draft, options.keeps_external, options.allow_external_outside)
 
 
 def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:

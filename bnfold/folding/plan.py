@@ -17,7 +17,7 @@ from ..graph.constants import value_of
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
 from ..graph.queries import algebra, dims, dtype, has, is_constant, label, onto, operator
 from ..graph.scopes import Visible
-from ..model.tensors import Held
+from ..graph.stored import StoredConstant
 from .rules import HOIST, OUT, SINK, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
@@ -180,7 +180,7 @@ def require_storable(edit: Edit) -> None:
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
     kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
-    if tensor is None or isinstance(tensor, Held):
+    if tensor is None or isinstance(tensor, StoredConstant):
         with np.errstate(over="ignore", invalid="ignore"):
             reach = share.reach(0.0 if tensor is None else tensor.reach)
         most = float(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]

@@ -6,74 +6,56 @@ Plans read the view; every edit goes to both. What nobody edits stays the very m
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import NodeProto, helper
 
+from ..algebra.affine import Array
 from ..model.messages import become_identity, drop_named, set_attributes, set_shape
-from ..model.promises import Promises, settle
-from ..model.tensors import Held
+from ..model.storage import Storage
 from .constants import value_of
 from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .queries import dtype, stored
 from .scopes import Scope, homes, scopes_of, visibility
 from .shadows import FreshNames
-from .view import adopt, import_view, skeleton
+from .stored import StoredConstant
+from .view import adopt, import_view, overridable, skeleton
 
 
-class Workbench:
-    """One model under the hammer. `record` is edited in place: hand over a copy to keep the original.
+class Editor:
+    """One model that is being edited. `record` is changed in place: hand over a copy to keep the original.
 
-    `folder` is where external data lies; with `promises` large new constants are promised. `bare` is the skeleton of
-    the model as it was read. Raises ModelProblem if the graph cannot be read.
+    `storage` knows where its data lies; if the editor may `defer`, large new constants are computed when the model is
+    written. `bare` is the skeleton of the model as it was read. Raises ModelProblem if the graph cannot be read.
     """
 
     def __init__(
         self,
         record: onnx.ModelProto,
-        folder: Path | None = None,
+        storage: Storage | None = None,
         freeze: bool = False,
-        promises: Promises | None = None,
+        defer: bool = False,
     ) -> None:
-        self.record, self.folder, self.promises = record, folder, promises
-        self.notes: list[str] = []
+        self.record, self.storage, self.defer = record, storage or Storage(), defer
         self.flushed = 0  # numbers that became zero; counted when the model is closed
-        self.bare = skeleton(record, self._overridable(freeze))
+        free, self.notes = overridable(record, freeze)
+        self.bare = skeleton(record, free)
         view = import_view(self.bare)
         self.scopes = scopes_of(view, record)
+        self._home = homes(self.scopes, self.storage)
         self.visible = visibility(self.scopes)
-        self._home = homes(self.scopes, folder)
-        if promises:
-            promises.trust(x for s in self.scopes for n in s.nodes for x in n.inputs)
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
         pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
         self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}
         self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []
-        self._gone: dict[int, gs.Tensor] = {}  # held on to, so that no other object gets their id()
-        self._edited: dict[int, Held] = {}
+        self._gone: dict[int, gs.Tensor] = {}  # kept, so that no other object gets their id()
+        self._edited: dict[int, StoredConstant] = {}
         self._touched: dict[int, gs.Node] = {}
-
-    def _overridable(self, freeze: bool) -> set[str]:
-        """Initializers that a caller may replace, because they are also inputs of the graph.
-
-        Up to IR version 3 the format forces every initializer into the inputs, and exporters kept the habit after it;
-        so where all of them are listed, it says nothing about the caller.
-        """
-        stored = {t.name for t in self.record.graph.initializer}
-        listed = stored & {i.name for i in self.record.graph.input}
-        if not listed:
-            return set()
-        if freeze or self.record.ir_version < 4 or listed == stored:
-            why = "as asked" if freeze else "the file lists every initializer as an input"
-            self.notes.append(f"{len(listed)} initializers that are also inputs count as constants ({why})")
-            return set()
-        self.notes.append(f"callers may override {len(listed)} initializers (--freeze-initializers: are constants)")
-        return listed
 
     def nodes(self) -> list[gs.Node]:
         """Every node that is or was there, graph by graph in the order of the file."""
@@ -111,56 +93,59 @@ class Workbench:
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
         old = node.inputs[index]
-        held = self._private(old)
-        if held is None:
-            held = self._copy(old, node)
-            self._store(held, self._scope[id(node)])
+        constant = self._private(old)
+        if constant is None:
+            constant = self._copy(old, node)
+            self._store(constant, self._scope[id(node)])
             self._lost.append(old)
         if isinstance(edit, SetConstant):
-            held.put(edit.share)
+            constant.put(edit.share)
         else:
-            held.hold(held.kind, edit.value, None)
-        self._edited[id(held)] = held
-        self._read(node, index, held)
+            constant.replace(constant.kind, edit.value)
+        self._edited[id(constant)] = constant
+        self._read(node, index, constant)
 
-    def _private(self, tensor: gs.Tensor) -> Held | None:
+    def _private(self, tensor: gs.Tensor) -> StoredConstant | None:
         """What the file stores of a constant, if one single input reads it and nothing else can see it."""
         if tensor.is_empty() or len(tensor.outputs) != 1 or tensor in self.visible:
             return None
-        if isinstance(tensor, Held):
+        if isinstance(tensor, StoredConstant):
             return tensor if tensor.home is not None else None
         made_by = tensor.inputs[0] if tensor.inputs else None
         literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None
-        if isinstance(literal, Held):
+        if isinstance(literal, StoredConstant):
             literal.name = tensor.name
-        return literal if isinstance(literal, Held) else None
+        return literal if isinstance(literal, StoredConstant) else None
 
-    def _copy(self, tensor: gs.Tensor, node: gs.Node) -> Held:
+    def _copy(self, tensor: gs.Tensor, node: gs.Node) -> StoredConstant:
         """A constant of any origin under a new name; an omitted one is a zero of the type of the weight."""
         name = self._fresh.name(tensor.name or self._stem(node))
         if tensor.is_empty():
-            return Held(name, dtype(node.inputs[1]), np.zeros(1))
-        if isinstance(tensor, Held):
+            return self._new(name, dtype(node.inputs[1]), np.zeros(1))
+        if isinstance(tensor, StoredConstant):
             return tensor.copy_as(name)
-        return Held(name, dtype(tensor), value_of(tensor))
+        return self._new(name, dtype(tensor), value_of(tensor))
 
-    def _store(self, held: Held, scope: Scope) -> None:
+    def _new(self, name: str, kind: np.dtype[Any], values: Array) -> StoredConstant:
+        return StoredConstant(name, kind, values, self.storage)
+
+    def _store(self, constant: StoredConstant, scope: Scope) -> None:
         """Make room in the outermost graph, which bodies see too: an initializer, or a Constant of a function.
 
         Up to IR version 3 every initializer is an input as well.
         """
-        kind = helper.np_dtype_to_tensor_dtype(held.kind)
-        tensor = onnx.TensorProto(name=held.name, data_type=kind)
-        self._home[id(held)] = scope = scope.root
+        kind = helper.np_dtype_to_tensor_dtype(constant.kind)
+        tensor = onnx.TensorProto(name=constant.name, data_type=kind)
+        self._home[id(constant)] = scope = scope.root
         if scope.is_function:
-            held.maker = gs.Node("Constant", outputs=[gs.Variable(held.name)])
-            made = helper.make_node("Constant", [], [held.name], value=tensor)
-            held.home = self._insert(scope, None, held.maker, made).attribute[0].t
+            constant.maker = gs.Node("Constant", outputs=[gs.Variable(constant.name)])
+            made = helper.make_node("Constant", [], [constant.name], value=tensor)
+            constant.home = self._insert(scope, None, constant.maker, made).attribute[0].t
             return
         self.record.graph.initializer.append(tensor)
-        held.home = scope.stored[held.name] = self.record.graph.initializer[-1]
+        constant.home = scope.stored[constant.name] = self.record.graph.initializer[-1]
         if self.record.ir_version < 4:
-            self.record.graph.input.append(helper.make_tensor_value_info(held.name, kind, held.shape))
+            self.record.graph.input.append(helper.make_tensor_value_info(constant.name, kind, constant.shape))
 
     def _insert(self, scope: Scope, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
         """Put a new node behind another one of a graph."""
@@ -173,17 +158,17 @@ class Workbench:
         """The node's first output gets a new name; the sum takes over the old one."""
         maker, result = edit.node, edit.node.outputs[0]
         scope = self._scope[id(maker)]
-        held = Held(self._fresh.name(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
-        self._store(held, scope)
-        self._edited[id(held)] = held
+        constant = self._new(self._fresh.name(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
+        self._store(constant, scope)
+        self._edited[id(constant)] = constant
         inner = gs.Variable(self._fresh.name(result.name), result.dtype, result.shape)
         result.inputs.clear()
         maker.outputs.insert(0, inner)
         self._message[id(maker)].output[0] = inner.name
         made = gs.Node(
-            "Add", self._fresh.name(f"{maker.name}.add") if maker.name else "", None, [inner, held], [result]
+            "Add", self._fresh.name(f"{maker.name}.add") if maker.name else "", None, [inner, constant], [result]
         )
-        message = helper.make_node("Add", [inner.name, held.name], [result.name], name=made.name)
+        message = helper.make_node("Add", [inner.name, constant.name], [result.name], name=made.name)
         self._insert(scope, maker, made, message)
 
     def _read(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
@@ -259,7 +244,7 @@ class Workbench:
             tensor = self._lost.pop()
             if tensor.outputs or stored(tensor).outputs or tensor in self.visible:
                 continue
-            if isinstance(tensor, Held) and tensor.maker is not None:
+            if isinstance(tensor, StoredConstant) and tensor.maker is not None:
                 self._removed.add(id(tensor.maker))
             for node in list(tensor.inputs):
                 if not any(x.outputs or x in self.visible for x in node.outputs):
@@ -283,7 +268,7 @@ class Workbench:
         main = self.scopes[0]
         unlisted = main.gone & main.stored.keys()
         if self.record.ir_version >= 4:
-            unlisted |= {held.name for key, held in self._edited.items() if self._home.get(key) is main}
+            unlisted |= {constant.name for key, constant in self._edited.items() if self._home.get(key) is main}
         drop_named(self.record.graph, "input", lambda value: value.name in unlisted)
         for scope in self.scopes:
             scope.clear(self.is_alive)
@@ -291,10 +276,10 @@ class Workbench:
 
     def _write_values(self) -> None:
         """Round every edited constant once; copies first, while what they were copied from is as it was read."""
-        edited = [held for key, held in self._edited.items() if key not in self._gone]
+        edited = [constant for key, constant in self._edited.items() if key not in self._gone]
         stated = {(id(scope), value.name): value for scope in self.scopes for value in scope.stated()}
-        for held in sorted(edited, key=lambda held: held.base is held.home):
-            place = id(self._home.get(id(held))), held.name
+        for constant in sorted(edited, key=lambda constant: constant.base is constant.home):
+            place = id(self._home.get(id(constant))), constant.name
             if place in stated:
-                set_shape(stated[place], held.shape)
-            self.flushed += settle(held, self.promises)
+                set_shape(stated[place], constant.shape)
+            self.flushed += constant.finalize(self.defer)

@@ -63,4 +63,6 @@ def _readers(tensor: gs.Tensor) -> Readers:
 
 def link(node: gs.Node) -> None:
     """Keep the links between a node and its inputs in this way from now on."""
-    node.inputs.__class__ = Inputs
+    inputs = Inputs(node, "outputs", [])
+    list.extend(inputs, node.inputs)  # which count the node among their readers already
+    vars(node)["inputs"] = inputs

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -13,8 +12,10 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTen
 
 from ..algebra.affine import require
 from ..model.messages import PLAIN, arrange, bodies, drop_named
-from ..model.tensors import Held, dense
+from ..model.storage import Storage
+from ..model.tensors import dense
 from .shadows import defined, mentioned
+from .stored import StoredConstant
 
 
 @dataclass(eq=False)
@@ -61,12 +62,12 @@ class Scope:
             return self
         return self.parent.storing(name) if self.parent else None
 
-    def hold(self, tensor: gs.Constant, folder: Path | None) -> None:
-        """Let a constant of the view take its values from the initializer of its name; a sparse one is made dense."""
-        if tensor.name in self.stored:
-            Held.over(tensor, self.stored[tensor.name], folder)
-        else:
-            Held.apart(tensor, dense(self.sparse[tensor.name], folder))
+    def constant(self, name: str, storage: Storage) -> StoredConstant:
+        """The constant that the initializer of a name stores; a sparse one is made dense."""
+        if name in self.stored:
+            return StoredConstant.of(self.stored[name], storage, name)
+        values = dense(self.sparse[name], storage)
+        return StoredConstant(name, values.dtype, values, storage)
 
     def names(self) -> Iterator[str]:
         """Every name that is taken in this graph."""
@@ -123,21 +124,34 @@ def _scopes(
                 yield from _scopes(node.attrs[attribute.name], attribute.g, scope)
 
 
-def homes(scopes: list[Scope], folder: Path | None) -> dict[int, Scope]:
-    """Let the constants of the view take their values from the record; returns the graph that each tensor is of."""
+def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
+    """Put constants that take their values from the record into the view; returns the graph that each tensor is of."""
     found = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
+    new: dict[int, StoredConstant] = {}  # by id() of the constant that onnx-graphsurgeon imported
     for scope in scopes:
-        for tensor in [x for n in scope.nodes for x in n.inputs if isinstance(x, gs.Constant)]:
+        for tensor in [x for n in scope.nodes for x in n.inputs if type(x) is gs.Constant]:
             home = scope.storing(tensor.name)
-            if home is not None and not isinstance(tensor, Held):
-                home.hold(tensor, folder)
-                found[id(tensor)] = home
+            if home is not None and id(tensor) not in new:
+                new[id(tensor)] = made = home.constant(tensor.name, storage)
+                found[id(made)] = home
+                replace_readers(tensor, made)
         for node, message in zip(scope.nodes, scope.message.node, strict=True):
             literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
             if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
-                Held.over(node.attrs["value"], literal, folder, node)
-                found[id(node.attrs["value"])] = scope
+                made = StoredConstant.of(literal, storage, node.attrs["value"].name, node)
+                node.attrs["value"] = made
+                found[id(made)] = scope
+    for scope in scopes:
+        scope.view.outputs[:] = [new.get(id(x), x) for x in scope.view.outputs]
     return found
+
+
+def replace_readers(tensor: gs.Tensor, other: gs.Tensor) -> None:
+    """Let all nodes that read a tensor read another."""
+    for node in list(tensor.outputs):
+        for index, x in enumerate(node.inputs):
+            if x is tensor:
+                node.inputs[index] = other
 
 
 def visibility(scopes: list[Scope]) -> Visible:

@@ -88,6 +88,22 @@ def adopt(node: gs.Node, opset: int) -> None:
     link(node)
 
 
+def overridable(record: ModelProto, freeze: bool) -> tuple[set[str], list[str]]:
+    """Initializers that a caller may replace, because they are also inputs of the graph; and a note about such.
+
+    Up to IR version 3 the format forces every initializer into the inputs, and exporters kept the habit after it; so
+    where all of them are listed, it says nothing about the caller.
+    """
+    stored = {t.name for t in record.graph.initializer}
+    listed = stored & {i.name for i in record.graph.input}
+    if not listed:
+        return set(), []
+    if freeze or record.ir_version < 4 or listed == stored:
+        why = "as asked" if freeze else "the file lists every initializer as an input"
+        return set(), [f"{len(listed)} initializers that are also inputs count as constants ({why})"]
+    return listed, [f"callers may override {len(listed)} initializers (--freeze-initializers: are constants)"]
+
+
 def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
     """A copy of the model in which large tensors, and sparse ones, have a type and a shape but no values.
 

@@ -1,4 +1,4 @@
-"""Data of tensors that lies outside their messages: in data files beside the model, or in the model file itself."""
+"""Data of tensors that lies in data files next to the model: found, checked, and copied to one file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from io import BufferedReader
 from itertools import pairwise
@@ -19,9 +19,9 @@ from onnx.external_data_helper import uses_external_data
 
 from ..errors import ModelProblem
 from ..system.staging import Sink
-from . import datafiles, wire
+from . import datafiles, deferred
 from .messages import all_tensors
-from .promises import Promises
+from .storage import Deferred, Place, Storage
 
 BLOCK = 1 << 24
 NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
@@ -31,43 +31,31 @@ TOGETHER = "Keep data files beside the model."
 ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where the data of a tensor lies: in a file within a `folder`, at `location`, or in one that may be anywhere."""
-
-    file: Path
-    offset: int = 0
-    length: int = 0
-    folder: Path | None = None
-    location: str = ""
-    inode: tuple[int, int] = (0, 0)
-
-    def opened(self) -> BufferedReader:
-        """The file. See `datafiles`."""
-        if self.folder is None:
-            return datafiles.opened(self.file)
-        return datafiles.inside(self.folder, self.location)
-
-
-def place(tensor: TensorProto, folder: Path, outside: bool = False) -> Place:
+def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place:
     """Where the data of an external tensor lies. Raises ModelProblem where they cannot, or not all of them.
 
     That is in the model's folder, in a file of one name, unless it may be `outside`. Without a length, the data go to
     the end of the file.
     """
-    entries = _entries(tensor)
-    location = entries.get("location", "").removeprefix(wire.MARK)
-    offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
-    at = Place(folder / location, offset, length, None if outside or wire.reference(tensor) else folder, location)
+    entry = storage.entry(tensor)
+    at = entry if isinstance(entry, Place) else _named(tensor, storage.folder, outside)
     state = _state(tensor, at)
-    if not length and size(tensor):
-        at = replace(at, length=max(0, state.st_size - offset))
-    if offset + at.length > state.st_size:
+    if not at.length and size(tensor):
+        at = replace(at, length=max(0, state.st_size - at.offset))
+    if at.offset + at.length > state.st_size:
         raise ModelProblem(
             f"{at.file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
         )
     require_length(tensor, at.length)
     return replace(at, inode=(state.st_dev, state.st_ino))
+
+
+def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
+    """The place that a message names."""
+    entries = _entries(tensor)
+    location = entries.get("location", "")
+    offset, length = (_number(tensor, entries.get(key, "0")) for key in ("offset", "length"))
+    return Place(folder / location, offset, length, None if outside else folder, location)
 
 
 def _state(tensor: TensorProto, at: Place) -> os.stat_result:
@@ -124,21 +112,21 @@ def _bits(kind: int) -> int:
         return 0
 
 
-def require_data(model: ModelProto, folder: Path, outside: bool = False) -> None:
+def require_data(model: ModelProto, storage: Storage, outside: bool = False) -> None:
     """Raises ModelProblem unless the data of every external tensor are at their place, all of them, and as stated.
 
     Tensors may share their data; but data that overlap only partly are a mistake, or there to make a file of many times
     the size. A data file whose checksum is stated is read for it. What was found `outside` is then read there.
     """
-    places = [(place(tensor, folder, outside), tensor) for tensor in filter(uses_external_data, all_tensors(model))]
-    outer = [(at, tensor) for at, tensor in places if not wire.reference(tensor)]
+    places = [(place(tensor, storage, outside), tensor) for tensor in filter(uses_external_data, all_tensors(model))]
+    outer = [(at, tensor) for at, tensor in places if at.message is None]
     _require_apart(outer)
     stated = {(at.file, _entries(tensor).get("checksum")): at for at, tensor in outer}
     for (_, digest), at in stated.items():
         if digest is not None:
             _require_digest(at, digest)
     for at, tensor in outer if outside else ():
-        _vouch(tensor, at)
+        _trust(tensor, at, storage)
 
 
 def _require_apart(places: Iterable[tuple[Place, TensorProto]]) -> None:
@@ -165,12 +153,10 @@ def _require_digest(at: Place, digest: str) -> None:
         )
 
 
-def _vouch(tensor: TensorProto, at: Place) -> None:
+def _trust(tensor: TensorProto, at: Place, storage: Storage) -> None:
     """From now on a tensor is read where its data was found, wherever that is."""
-    stamp = wire.stamp(at.file)
-    where = {"location": f"{wire.MARK}{at.file.resolve()}", "offset": str(at.offset), "length": str(at.length)}
     if at.length:
-        wire.point(tensor, **where, stamp=stamp, **{wire.OUTSIDE: ""})
+        storage.detach(tensor, replace(at, file=at.file.resolve(), folder=None, stamp=stamp(at.file)))
     else:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
@@ -184,31 +170,47 @@ def data_files(model: ModelProto, folder: Path) -> set[Path]:
     return set(filter(os.path.isfile, found))
 
 
-def gathered(model: ModelProto, folder: Path, target: Path, promises: Promises) -> ModelProto:
-    """A copy of a model whose data files became one, `target`, with their bytes and those that were promised."""
-    result = ModelProto()
+def in_one_file(model: ModelProto, storage: Storage, target: Path) -> tuple[ModelProto, int]:
+    """A copy of a model whose data files became one, `target`, with their bytes and those that are computed now.
+
+    Also how many of the computed numbers became zero.
+    """
+    result, flushed = ModelProto(), 0
     result.CopyFrom(model)
-    written: dict[Place | None, tuple[int, int]] = {}
+    written: dict[Place, tuple[int, int]] = {}
     with Sink(target) as sink:
-        for tensor in filter(wire.belongs_outside, all_tensors(result)):
-            number = wire.reference(tensor).get("promise")
-            source = place(tensor, folder) if number is None else None
-            if source is None or source not in written:
-                written[source] = _appended(source or int(number or 0), sink, promises)
-            start, length = written[source]
-            wire.point(tensor, location=target.name, offset=str(start), length=str(length))
-    return result
+        for tensor in filter(storage.belongs_outside, all_tensors(result)):
+            entry = storage.entry(tensor)
+            source = entry if isinstance(entry, Deferred) else place(tensor, storage)
+            if isinstance(source, Place) and source in written:
+                start, length = written[source]
+            else:
+                start, length, small = _append(source, sink)
+                flushed += small
+            if isinstance(source, Place):
+                written[source] = start, length
+            point(tensor, location=target.name, offset=str(start), length=str(length))
+    return result, flushed
 
 
-def _appended(source: Place | int, sink: Sink, promises: Promises) -> tuple[int, int]:
-    """Write what lies somewhere, or was promised, at the next page of a file: where that is, and how long."""
+def point(tensor: TensorProto, **entries: str) -> None:
+    """Say, as ONNX does, where the data of a tensor lies."""
+    del tensor.external_data[:]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value)
+
+
+def _append(source: Place | Deferred, sink: Sink) -> tuple[int, int, int]:
+    """Write data, or compute them, at the next page of a file: where, how long, and how many numbers became zero."""
     sink.seek(-(-sink.tell() // PAGE) * PAGE)
-    start = sink.tell()
+    start, flushed = sink.tell(), 0
     if isinstance(source, Place):
         copy(source, sink)
     else:
-        promises.keep(source, sink)
-    return start, sink.tell() - start
+        flushed = deferred.write(source.constant, sink)
+    return start, sink.tell() - start, flushed
 
 
 def copy(source: Place, sink: Sink) -> None:
@@ -256,7 +258,13 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
     return at == stop
 
 
-def require_unchanged(file: Path, stamp: str) -> None:
+def stamp(file: int | Path) -> str:
+    """What is another once somebody has written to a file."""
+    state = os.stat(file)
+    return f"{state.st_size}:{state.st_mtime_ns}"
+
+
+def require_unchanged(file: Path, known: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
-    if stamp and not (os.path.exists(file) and wire.stamp(file) == stamp):
+    if known and not (os.path.exists(file) and stamp(file) == known):
         raise datafiles.changed(file)

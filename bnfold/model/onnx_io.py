@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from shlex import quote
@@ -14,32 +16,38 @@ from onnx import ModelProto
 
 from ..errors import ModelProblem
 from ..system.staging import Sink, data_name, staged
-from . import datafiles, external, wire
+from . import datafiles, deferred, external, wire
 from .bounds import require_bounded
 from .messages import all_tensors
 from .models import Model, given, parsed
-from .promises import Promises
+from .storage import Computed, Deferred, Place, Storage
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
 
 
-def load(model: Model, *, whole: bool = True) -> ModelProto:
+def load(model: Model) -> ModelProto:
     """Read a model, from a path or bytes, or convert one of onnx_ir or torch; a ModelProto is returned as it is.
 
-    Large tensors in external files stay there. Unless the `whole` of it is wanted, large tensors stay in the model
-    file, too: see `wire`. Raises ModelProblem if it is no sound ONNX model, TypeError if it is no model at all.
+    Large tensors in external files stay there. Raises ModelProblem if it is no sound ONNX model, TypeError if it is no
+    model at all.
     """
     where = given(model)
-    return parsed(_read(where, whole), where) if isinstance(where, Path) else where
+    return parsed(_read(where, _all), where) if isinstance(where, Path) else where
 
 
-def consumable(model: Model, *, whole: bool = True) -> tuple[ModelProto, Path | None]:
-    """A model that may be changed, read from its file or copied, and the folder of its data. See `load`."""
+def detached(path: Path) -> tuple[ModelProto, Storage]:
+    """A model whose large tensors stay in its file, and where they lie. Raises as `load` does."""
+    storage = Storage(path.parent)
+    return parsed(_read(path, partial(_small, storage=storage, path=path)), path), storage
+
+
+def consumable(model: Model, *, detach: bool = False) -> tuple[ModelProto, Storage]:
+    """A model that may be changed, read from its file or copied, and where its data lies. See `load`."""
     where = given(model)
     if isinstance(where, Path):
-        return load(where, whole=whole), where.parent
+        return detached(where) if detach else (load(where), Storage(where.parent))
     require_bounded(where, "the model")
-    return (where if where is not model else copied(where)), None
+    return (where if where is not model else copied(where)), Storage()
 
 
 def copied(model: ModelProto) -> ModelProto:
@@ -49,10 +57,10 @@ def copied(model: ModelProto) -> ModelProto:
     return copy
 
 
-def _read(where: Path, whole: bool) -> bytes:
+def _read(where: Path, bytes_of: Callable[[BinaryIO], bytes]) -> bytes:
     try:
         with datafiles.opened(where) as stream:
-            return stream.read() if whole or not where.stat().st_size else _thin(stream, where.name)
+            return bytes_of(stream)
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
     except IsADirectoryError as problem:
@@ -64,86 +72,106 @@ def _read(where: Path, whole: bool) -> bytes:
         ) from problem
 
 
-def _thin(stream: BinaryIO, name: str) -> bytes:
+def _all(stream: BinaryIO) -> bytes:
+    return stream.read()
+
+
+def _small(stream: BinaryIO, storage: Storage, path: Path) -> bytes:
     """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
+    stamp = external.stamp(stream.fileno())
     try:
-        return wire.thin(wire.Window(stream), name, wire.stamp(stream.fileno()))
+        found, spans = wire.detach(wire.Window(stream))
     except wire.Unreadable:
         stream.seek(0)
         return stream.read()
+    for span in spans:
+        (start, stop), message = span.data, span.message
+        storage.add(Place(path, start, stop - start, stamp=stamp, message=message))
+    return found
 
 
-def save(
-    model: Model,
-    path: str | PathLike[str],
-    source_folder: str | PathLike[str] | None = None,
-    promises: Promises | None = None,
-) -> None:
-    """Write a model whole or not at all: to a temporary file beside `path`, then renamed.
+def save(model: Model, path: str | PathLike[str], source_folder: str | PathLike[str] | None = None) -> None:
+    """Write a model whole or not at all: to a temporary file next to `path`, then renamed.
 
     `model` is what `load` takes. Tensors in external files, which are looked for in `source_folder` (default: the
-    folder of a model that is a path, else that of `path`), are copied to `NAME.data` beside the model, so that the
+    folder of a model that is a path, else that of `path`), are copied to `NAME.data` next to the model, so that the
     result stands on its own. Raises EnvironmentProblem if the place cannot be written.
     """
-    beside = Path(model if isinstance(model, str | PathLike) else path).parent
-    record = model if isinstance(model, ModelProto) else load(model, whole=False)
-    with staged(Path(path)) as draft:
-        write(record, draft, beside if source_folder is None else Path(source_folder), promises)
+    if isinstance(model, str | PathLike):
+        record, storage = detached(Path(model))
+    else:
+        record = model if isinstance(model, ModelProto) else load(model)
+        storage = Storage(Path(path).parent)
+    if source_folder is not None:
+        storage.folder = Path(source_folder)
+    save_record(record, storage, Path(path))
 
 
-def write(
-    model: ModelProto,
-    draft: Path,
-    source_folder: Path,
-    promises: Promises | None = None,
-    keep_external: bool = False,
-) -> None:
-    """Write a model, and beside it the external data that it refers to.
+def save_record(record: ModelProto, storage: Storage, path: Path) -> None:
+    """`save` of a record whose data lies where `storage` says."""
+    with staged(path) as draft:
+        write(record, storage, draft)
 
-    Constants that it only promises are computed now. With `keep_external` the result refers to the data files of the
-    source, and holds what is new itself.
+
+def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool = False) -> int:
+    """Write a model, and next to it the external data that it refers to; how many computed numbers became zero.
+
+    With `keep_external` the result refers to the data files of the source, and holds what is new itself.
     """
-    promises = promises or Promises()
-    if not keep_external and any(map(wire.belongs_outside, all_tensors(model))):
-        model = external.gathered(model, source_folder, draft.with_name(data_name(draft)), promises)
-    try:
-        pieces = wire.fat(model.SerializeToString(deterministic=True))
-    except (ValueError, EncodeError):
-        pieces = []
-    if not 0 < sum(map(len, pieces)) < LIMIT:
+    flushed = 0
+    if not keep_external and any(map(storage.belongs_outside, all_tensors(model))):
+        model, flushed = external.in_one_file(model, storage, draft.with_name(data_name(draft)))
+    pieces = _pieces(model, storage)
+    if not 0 < sum(map(wire.size, pieces)) < LIMIT:
         raise ModelProblem(
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
     with Sink(draft) as stream:
-        stream.reserve(sum(map(len, pieces)))
-        promised = [*_laid_out(pieces, stream, source_folder)]
+        stream.reserve(sum(map(wire.size, pieces)))
+        computed = [*_laid_out(pieces, stream)]
         stream.flush()
-        promises.keep_all(draft, promised)
-        copied = {(piece.file, piece.stamp) for piece in pieces if isinstance(piece, wire.Range)}
-        for file, stamp in copied | promises.read_from:
-            external.require_unchanged(source_folder / file, stamp)
+        flushed += deferred.write_all(draft, computed)
+        for file, stamp in storage.files():
+            external.require_unchanged(file, stamp)
         datafiles.require_unchanged()
+    return flushed
 
 
-def _laid_out(pieces: list[wire.Piece], stream: Sink, source_folder: Path) -> Iterator[tuple[int, int]]:
-    """Write what there is already, and leave room for what is promised: which promise, and where."""
+def _pieces(model: ModelProto, storage: Storage) -> list[wire.Piece]:
+    """What a file of the model consists of; nothing, if protobuf finds it too large."""
+
+    def entry(number: int) -> tuple[Place | Deferred, bool]:
+        found = storage[number]
+        if isinstance(found, Deferred) or found.message is None:
+            return found, False
+        start, stop = found.message
+        return replace(found, offset=start, length=stop - start), True
+
+    try:
+        return wire.attach(model.SerializeToString(deterministic=True), entry)
+    except (ValueError, EncodeError):
+        return []
+
+
+def _laid_out(pieces: list[wire.Piece], stream: Sink) -> Iterator[tuple[Computed, int]]:
+    """Write what there is already, and leave room for what is computed: which constant, and where."""
     for piece in pieces:
         if isinstance(piece, bytes):
             stream.write(piece)
-        elif isinstance(piece, wire.Range):
-            external.copy(external.Place(source_folder / piece.file, piece.start, len(piece)), stream)
-        else:
-            yield piece.number, stream.tell()
-            stream.seek(len(piece), os.SEEK_CUR)
+        elif isinstance(piece, Place):
+            external.copy(piece, stream)
+        elif isinstance(piece, Deferred):
+            yield piece.constant, stream.tell()
+            stream.seek(piece.length, os.SEEK_CUR)
 
 
 def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool = False) -> None:
     """Copy a model byte for byte; one with external data is written anew, since its data must come along."""
-    model = load(source, whole=False)
-    external.require_data(model, source.parent, outside)
-    if keep_external or not any(map(wire.belongs_outside, all_tensors(model))):
+    model, storage = detached(source)
+    external.require_data(model, storage, outside)
+    if keep_external or not any(map(storage.belongs_outside, all_tensors(model))):
         with Sink(draft) as sink:
-            external.copy(external.Place(source, 0, source.stat().st_size), sink)
+            external.copy(Place(source, 0, source.stat().st_size), sink)
         datafiles.require_unchanged()
     else:
-        write(model, draft, source.parent)
+        write(model, storage, draft)

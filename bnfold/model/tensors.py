@@ -1,4 +1,4 @@
-"""Where the bytes of tensors live: the one place that reads them, and the one that writes them."""
+"""The values of tensors: read from wherever they are stored, and put into messages."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import mmap
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import uses_external_data
 
-from ..algebra.affine import IDENTITY, Affine, Array
-from ..algebra.rounding import Room, flattened, rounded, rows_at_once, spans, widened
+from ..algebra.affine import Array
+from ..algebra.rounding import rows_at_once, spans
 from ..errors import ModelProblem, first_line
 from ..system.limits import current
-from . import datafiles, wire
+from . import datafiles
+from .storage import Place, Storage
 
 DATA_FIELDS = (
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
@@ -28,182 +30,113 @@ DATA_FIELDS = (
 )
 
 
-class Held(gs.Constant):  # type: ignore[misc]
-    """A stored constant of the view, and the affine that folding has put on it so far.
+@dataclass(frozen=True)
+class Elsewhere:
+    """A tensor that is stored in the model file, from which it is read on demand. It stays what it was read as."""
 
-    Its values are computed in float64 when they are asked for, from what the file holds, and never kept: however many
-    affines arrive, there is one rounding, when the model is closed.
-    """
-
-    shape: tuple[int, ...] = ()  # with them
-
-    def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None = None) -> None:
-        super().__init__(name, np.empty(0))
-        self.home: TensorProto | None = None
-        self.maker: gs.Node | None = None
-        self.hold(kind, base, folder)
-
-    def hold(self, kind: np.dtype[Any], base: TensorProto | Array, folder: Path | None) -> None:
-        """Point to the values: `base` is a message of the file, or an array (of rank 1 for an omitted input)."""
-        self.kind, self.base, self.folder = kind, base, folder
-        self.shape = self.stored_shape = tuple(base.dims) if isinstance(base, TensorProto) else base.shape
-        self.pending = IDENTITY
-        self.largest: float | None = None
-
-    def put(self, affine: Affine) -> None:
-        """Let an affine act on the values, after those that do already."""
-        self.pending = affine if self.pending is IDENTITY else affine.after(self.pending)
-        whole = np.broadcast_shapes(self.stored_shape, self.pending.extent)
-        self.shape = whole[redundant(whole, len(self.stored_shape)) :]
-
-    @staticmethod
-    def over(tensor: gs.Constant, home: TensorProto, folder: Path | None, maker: gs.Node | None = None) -> None:
-        """Let a constant that onnx-graphsurgeon imported take its values from the message that stores them.
-
-        `maker` is the Constant node, if one holds that message.
-        """
-        tensor.__class__ = Held
-        tensor.home, tensor.maker = home, maker
-        tensor.hold(helper.tensor_dtype_to_np_dtype(home.data_type), home, folder)
-
-    @staticmethod
-    def apart(tensor: gs.Constant, values: Array) -> None:
-        """Let an imported constant hold values that no message of the file stores as they are."""
-        tensor.__class__ = Held
-        tensor.home, tensor.maker = None, None
-        tensor.hold(values.dtype, values, None)
-
-    def copy_as(self, name: str) -> Held:
-        """The same constant under another name, stored nowhere yet."""
-        made = Held(name, self.kind, self.base, self.folder)
-        made.pending, made.shape, made.largest = self.pending, self.shape, self.largest
-        return made
+    name: str
+    kind: int  # of TensorProto.DataType
+    dims: tuple[int, ...]
+    place: Place
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.kind
+        return helper.tensor_dtype_to_np_dtype(self.kind)
 
     @property
-    def stored(self) -> Array:
-        return read(self.base, self.folder) if isinstance(self.base, TensorProto) else self.base
+    def lies_plain(self) -> bool:
+        """Its data lies in the file as it would in memory."""
+        return sys.byteorder != "big" and self.place.length == math.prod(self.dims) * self.dtype.itemsize
 
-    def trust(self) -> None:
-        """Take it that the values are finite and small, which saves reading them; whoever writes them looks."""
-        self.largest = 0.0
+    @contextmanager
+    def opened(self) -> Iterator[BufferedReader]:
+        """The file, at the data. Raises ModelProblem where the block cannot read it."""
+        with reading(self.name), self.place.opened() as file:
+            file.seek(self.place.offset)
+            yield file
 
-    @property
-    def reach(self) -> float:
-        """No value is larger in magnitude; not a number where one of them is none."""
-        if self.largest is None:
-            found = parts(self.base, self.folder, self.stored_shape or (1,))
-            ends = [end for _, part in found if part.size for end in (part.max(), -part.min())]
-            self.largest = float(np.max(ends, initial=0.0))
-        return self.largest if self.pending is IDENTITY else self.pending.reach(self.largest)
+    def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
+        """`parts` of data that lies plain: into memory that is there, which takes less time than to map more of it."""
+        room = np.empty((rows_at_once(shape), *shape[1:]), self.dtype)
+        with self.opened() as file:
+            for rows in spans(shape):
+                part = room[: rows.stop - rows.start]
+                if file.readinto(part.view(np.uint8).data) < part.nbytes:
+                    raise ValueError("the file became shorter")
+                yield rows, part
 
-    @property
-    def values(self) -> Array:
-        """Floating point as float64, anything else as it is stored."""
-        stored = self.stored
-        if self.pending is IDENTITY:
-            return widened(stored)
-        value = self.pending(stored)
-        return value.reshape(value.shape[redundant(value.shape, stored.ndim) :])
-
-    def rounded(self) -> Iterator[tuple[Array, int]]:
-        """`values` as `rounded` gives them, some rows at a time where they have the shape of what is stored."""
-        shape = self.stored_shape or (1,)
-        if self.pending.rank > len(shape) or self.shape not in (shape, ()):
-            yield rounded(self.values, self.kind)
-            return
-        whole, shape = flattened(self.pending, shape)
-        room = Room(shape, self.kind)
-        for rows, part in parts(self.base, self.folder, shape):
-            yield room.rounded(whole.rows(rows), part)
+    def mapped(self) -> Array:
+        """The values, in mapped memory; what is smaller than a byte onnx unpacks."""
+        start, length = self.place.offset, self.place.length
+        before = start % mmap.ALLOCATIONGRANULARITY
+        with self.opened() as file:
+            mapping = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
+            raw = np.frombuffer(mapping, np.uint8, length, before)
+            if self.lies_plain:
+                return raw.view(self.dtype).reshape(self.dims)
+            whole = TensorProto(dims=self.dims, data_type=self.kind, raw_data=raw.tobytes())
+            return np.asarray(numpy_helper.to_array(whole))
 
 
-def parts(base: TensorProto | Array, folder: Path | None, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
+def stored(tensor: TensorProto, storage: Storage) -> TensorProto | Elsewhere:
+    """What to read the values of a tensor from, also once the message has got others."""
+    place = storage.entry(tensor)
+    if isinstance(place, Place):
+        return Elsewhere(tensor.name, tensor.data_type, tuple(tensor.dims), place)
+    return tensor
+
+
+def parts(
+    base: TensorProto | Elsewhere | Array, storage: Storage, shape: tuple[int, ...]
+) -> Iterator[tuple[slice, Array]]:
     """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
-    if isinstance(base, TensorProto) and lies_plain(base):
-        yield from rows_read(base, folder or Path(), shape)
+    if isinstance(base, Elsewhere) and base.lies_plain:
+        yield from base.rows(shape)
         return
-    stored = (read(base, folder) if isinstance(base, TensorProto) else base).reshape(shape)
+    whole = (base if isinstance(base, np.ndarray) else read(base, storage)).reshape(shape)
     for rows in spans(shape):
-        yield rows, stored[rows]
+        yield rows, whole[rows]
 
 
-def redundant(shape: tuple[int, ...], rank: int) -> int:
-    """How many leading axes of length 1 exceed `rank`: broadcasting would put them back."""
-    extra = max(0, len(shape) - rank)
-    return next((i for i, n in enumerate(shape[:extra]) if n != 1), extra)
-
-
-def read(tensor: TensorProto, folder: Path | None) -> Array:
+def read(tensor: TensorProto | Elsewhere, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    with _told(tensor):
-        if wire.reference(tensor):
-            return mapped(tensor, folder or Path())
-        if uses_external_data(tensor):
-            tensor = loaded(tensor, folder or Path())
-        return np.asarray(numpy_helper.to_array(tensor))
+    base = stored(tensor, storage) if isinstance(tensor, TensorProto) else tensor
+    if isinstance(base, Elsewhere):
+        return base.mapped()
+    with reading(base.name):
+        whole = loaded(base, storage.folder) if uses_external_data(base) else base
+        return np.asarray(numpy_helper.to_array(whole))
 
 
 @contextmanager
-def _told(tensor: TensorProto) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Raises ModelProblem, naming the tensor, where the block cannot read it."""
     try:
         yield
     except (ValueError, TypeError, OSError, onnx.checker.ValidationError) as problem:
         raise ModelProblem(
-            f"the values of '{tensor.name}' cannot be read: {first_line(problem)}",
+            f"the values of '{name}' cannot be read: {first_line(problem)}",
             "The file is damaged, or a data file that belongs to it is missing.",
         ) from problem
 
 
-def lies_plain(tensor: TensorProto) -> bool:
-    """Its data lies in the model file as it would in memory."""
-    entries = wire.reference(tensor)
-    if not entries or sys.byteorder == "big":
-        return False
-    kind: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    return bool(int(entries["length"]) == math.prod(tensor.dims) * kind.itemsize)
-
-
-def rows_read(tensor: TensorProto, folder: Path, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
-    """`parts` of data in the model file: into memory that is there, which takes less time than to map more of it."""
-    room = np.empty((rows_at_once(shape), *shape[1:]), helper.tensor_dtype_to_np_dtype(tensor.data_type))
-    with _told(tensor), wire.opened(tensor, folder) as file:
-        for rows in spans(shape):
-            part = room[: rows.stop - rows.start]
-            if file.readinto(part.view(np.uint8).data) < part.nbytes:
-                raise ValueError("the file became shorter")
-            yield rows, part
-
-
-def mapped(tensor: TensorProto, folder: Path) -> Array:
-    """The values of a tensor whose data lies in the model file, mapped; what is smaller than a byte onnx unpacks."""
-    length = int(wire.reference(tensor)["length"])
-    with wire.opened(tensor, folder) as file:
-        start = file.tell()
-        before = start % mmap.ALLOCATIONGRANULARITY
-        held = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
-    raw = np.frombuffer(held, np.uint8, length, before)
-    if lies_plain(tensor):
-        return raw.view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
-    whole = TensorProto(dims=tensor.dims, data_type=tensor.data_type, raw_data=raw.tobytes())
-    return np.asarray(numpy_helper.to_array(whole))
+def copied(tensor: TensorProto) -> TensorProto:
+    """A message of its own."""
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    return copy
 
 
 def loaded(tensor: TensorProto, folder: Path) -> TensorProto:
     """A copy of an external tensor that holds its data."""
-    whole = TensorProto()
-    whole.CopyFrom(tensor)
+    whole = copied(tensor)
     whole.raw_data = datafiles.data(tensor, folder)
     whole.data_location = TensorProto.DEFAULT
     del whole.external_data[:]
     return whole
 
 
-def dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> Array:
+def dense(sparse: onnx.SparseTensorProto, storage: Storage) -> Array:
     """A sparse tensor as an array. Its indices are positions in row-major order, or one row per value."""
     if math.prod(sparse.dims) > current().elements:
         raise ModelProblem(
@@ -211,7 +144,7 @@ def dense(sparse: onnx.SparseTensorProto, folder: Path | None) -> Array:
             f"the limit is {current().elements}",
             f"If the file is to be trusted: --limit elements={math.prod(sparse.dims)}.",
         )
-    values, indices = read(sparse.values, folder), read(sparse.indices, folder)
+    values, indices = read(sparse.values, storage), read(sparse.indices, storage)
     result = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         result.reshape(-1)[indices] = values

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from graphlib import CycleError, TopologicalSorter
 from itertools import chain
-from pathlib import Path
 
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto
@@ -19,6 +18,7 @@ from ..process.native import Failed, Stopped, begun, guarded
 from ..system.limits import MORE
 from . import external
 from .messages import all_nodes, all_tensors, bodies
+from .storage import Storage
 from .tensors import DATA_FIELDS
 
 LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
@@ -75,23 +75,23 @@ def _values(graph: GraphProto) -> Iterator[str | bytes]:
     return (value.name for value in chain(graph.input, graph.output, graph.value_info))
 
 
-def require_valid(record: ModelProto, name: object, folder: Path | None = None) -> None:
+def require_valid(record: ModelProto, name: object, storage: Storage | None = None) -> None:
     """Refuse what onnx's checker refuses, in its words; whether the data of large tensors is there we see ourselves.
 
-    `name` is what the model is called, `folder` where its data files are. Raises ModelProblem.
+    `name` is what the model is called, `storage` where its data lies, if not in memory. Raises ModelProblem.
     """
-    with checked(record, name, folder):
+    with checked(record, name, storage):
         pass
 
 
 @contextmanager
-def checked(record: ModelProto, name: object, folder: Path | None = None, outside: bool = False) -> Iterator[None]:
+def checked(record: ModelProto, name: object, storage: Storage | None = None, outside: bool = False) -> Iterator[None]:
     """`require_valid` of a model as it is now, and a block that may change it while onnx's checker goes on.
 
     Where the checker refuses, that comes before whatever the block did. Data files may also lie `outside` the folder.
     """
-    if folder is not None:
-        external.require_data(record, folder, outside)
+    if storage is not None:
+        external.require_data(record, storage, outside)
     answer = begun("onnx's checker", lambda: onnx.checker.check_model(_bare(record)))
     try:
         require_acyclic(record)

@@ -1,9 +1,8 @@
 """The wire format of ONNX files, by which large tensors are neither read nor written: they stay where they are.
 
-`thin` gives a model's bytes without the data of its large tensors, `fat` puts them back by copying ranges of the file.
-In between each of them is an external tensor whose data lies in the model file itself: `offset` and `length` of its
-data and, in `message`, where the whole message is; or, in `promise`, the number of one that is computed in the end. Its
-`location` starts with what no file name does, and no file can know. See https://protobuf.dev/programming-guides/encoding.
+`detach` gives a model's bytes without the data of its large tensors, `attach` puts them back. In between each of them
+has a handle in the place of its data, a number after a mark that no file can know. See `storage`, and
+https://protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
@@ -11,20 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BufferedReader
-from pathlib import Path
-from typing import BinaryIO, overload
+from typing import BinaryIO, Protocol, overload
 
 import onnx
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
-from onnx.external_data_helper import uses_external_data
-
-from . import datafiles
 
 LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
-MARK = f"\0{os.urandom(8).hex()}:"  # starts what is found in no file
-OUTSIDE = "outside"  # notes that the data of a new tensor belongs into the data file, as those of the old one did
+MARK = b"\0bnfold:%b:" % os.urandom(16)  # starts a handle; no file can know it
 VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
 DEEPEST = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
@@ -73,30 +66,22 @@ Buffer = bytes | Window
 
 
 @dataclass(frozen=True)
-class Range:
-    """Bytes of a file, which is called so; `stamp` is what `stamp` said of it when it was read."""
+class Span:
+    """Where in a file a large tensor is: its whole message, and its data in it."""
 
-    file: str
-    start: int
-    stop: int
-    stamp: str = ""
-
-    def __len__(self) -> int:
-        return self.stop - self.start
+    message: tuple[int, int]
+    data: tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Promise:
-    """Bytes that are computed when they are written."""
+class Sized(Protocol):
+    """What is written in the place of bytes, of which it has so many."""
 
-    number: int
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
+    @property
+    def length(self) -> int:
+        """How many bytes."""
 
 
-Piece = bytes | Range | Promise
+Piece = bytes | Sized
 Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at this place; None leaves it as it is
 
 
@@ -117,24 +102,36 @@ _RAW = _NUMBER["raw_data"] << 3 | BYTES
 _OTHER = {number for name, number in _NUMBER.items() if name.endswith(("_data", "_location"))} - {_NUMBER["raw_data"]}
 
 
-def stamp(file: int | Path) -> str:
-    """What is another once somebody has written to a file."""
-    state = os.stat(file)
-    return f"{state.st_size}:{state.st_mtime_ns}"
+def detach(file: Buffer) -> tuple[bytes, list[Span]]:
+    """A model's bytes with handles in the place of its large data, and where each of them was."""
+    spans: list[Span] = []
+    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, _detaching(spans))
+    return file[: len(file)] if pieces is None else b"".join(p for p in pieces if isinstance(p, bytes)), spans
 
 
-def thin(file: Buffer, name: str, stamp: str = "") -> bytes:
-    """A model's bytes, its large tensors replaced by references to the file, which is called `name`."""
-    change = _referring(name, stamp)
-    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, change)
-    return file[: len(file)] if pieces is None else b"".join(piece for piece in pieces if isinstance(piece, bytes))
+def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Piece]:
+    """The bytes of a model in which tensors have handles.
 
-
-def fat(model: bytes) -> list[Piece]:
-    """The bytes of a model that was `thin`; what it refers to, as ranges of the file that it came from."""
-    mark = MARK.encode()
-    pieces = rewritten(model, 0, len(model), "ModelProto", lambda *span: model.find(mark, *span) >= 0, _restored)
+    `entry` says for the number of each what belongs in its place, and whether that is a whole message or data only.
+    """
+    change = _attaching(entry)
+    pieces = rewritten(model, 0, len(model), "ModelProto", lambda *span: model.find(MARK, *span) >= 0, change)
     return [model] if pieces is None else pieces
+
+
+def size(piece: Piece) -> int:
+    """Bytes of a piece."""
+    return len(piece) if isinstance(piece, bytes) else piece.length
+
+
+def set_handle(tensor: TensorProto, number: int) -> None:
+    """Let a tensor have a handle, and so no data."""
+    tensor.data_location, tensor.raw_data = TensorProto.EXTERNAL, MARK + b"%d" % number
+
+
+def handle_of(data: bytes) -> int | None:
+    """The number in a handle; None for any other data."""
+    return int(data.removeprefix(MARK)) if data.startswith(MARK) else None
 
 
 def rewritten(
@@ -166,7 +163,7 @@ def rewritten(
         is_tensor = inner == "TensorProto"
         new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change, depth + 1)
         if new is not None:
-            pieces += [buffer[kept:tag], head(key >> 3, sum(map(len, new))), *new]
+            pieces += [buffer[kept:tag], head(key >> 3, sum(map(size, new))), *new]
             kept = end
     return [*pieces, buffer[kept:stop]] if pieces else None
 
@@ -232,8 +229,8 @@ def _varint(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def _referring(name: str, stamp: str) -> Change:
-    """Put a reference in the place of a tensor's data, if these are large and all that it has."""
+def _detaching(spans: list[Span]) -> Change:
+    """Put a handle in the place of a tensor's data, if these are large and all that it has; note where they were."""
 
     def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
         found = list(fields(buffer, start, stop))
@@ -241,58 +238,29 @@ def _referring(name: str, stamp: str) -> Change:
         if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] >> 3 in _OTHER for entry in found):
             return None
         _, tag, body, end = data[0]
-        made, message = TensorProto(), f"{start}:{stop}"
-        point(made, location=MARK + name, offset=str(body), length=str(end - body), message=message, stamp=stamp)
+        made = TensorProto()
+        set_handle(made, len(spans))
+        spans.append(Span((start, stop), (body, end)))
         return [buffer[start:tag], buffer[end:stop], made.SerializeToString()]
 
     return change
 
 
-def _restored(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
-    """A whole message of the file or, for a new one, the message around its promised data."""
-    tensor = TensorProto.FromString(buffer[start:stop])
-    entries = reference(tensor)
-    if not entries:
-        return None
-    if "message" in entries:
-        begin, behind = map(int, entries["message"].split(":"))
-        return [Range(entries["location"].removeprefix(MARK), begin, behind, entries["stamp"])]
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")
-    tensor.raw_data = b""
-    around = tensor.SerializeToString(deterministic=True)
-    _, tag, _, end = next(entry for entry in fields(around, 0, len(around)) if entry[0] == _RAW)
-    found = Promise(int(entries["promise"]), int(entries["length"]))
-    return [around[:tag], head(_NUMBER["raw_data"], len(found)), found, around[end:]]
+def _attaching(entry: Callable[[int], tuple[Sized, bool]]) -> Change:
+    """Put a whole message, or data, in the place of a handle."""
 
+    def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
+        tensor = TensorProto.FromString(buffer[start:stop])
+        number = handle_of(tensor.raw_data)
+        if number is None:
+            return None
+        found, is_message = entry(number)
+        if is_message:
+            return [found]
+        tensor.ClearField("data_location")
+        tensor.raw_data = b""
+        around = tensor.SerializeToString(deterministic=True)
+        _, tag, _, end = next(field for field in fields(around, 0, len(around)) if field[0] == _RAW)
+        return [around[:tag], head(_NUMBER["raw_data"], found.length), found, around[end:]]
 
-def promise(tensor: TensorProto, number: int, length: int, **more: str) -> None:
-    """Let the data of a tensor be a promise, which `fat` finds again."""
-    point(tensor, location=MARK, promise=str(number), length=str(length), **more)
-
-
-def point(tensor: TensorProto, **entries: str) -> None:
-    """Say where the data of a tensor lies."""
-    del tensor.external_data[:]
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in entries.items():
-        tensor.external_data.add(key=key, value=value)
-
-
-def reference(tensor: TensorProto) -> dict[str, str]:
-    """Where in the model file the data of a tensor lies, if that is where it lies."""
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    return entries if entries.get("location", "").startswith(MARK) else {}
-
-
-def belongs_outside(tensor: TensorProto) -> bool:
-    """Its data lies in a data file of the model; or is new, and that of the tensor before it did."""
-    return uses_external_data(tensor) and (not reference(tensor) or OUTSIDE in reference(tensor))
-
-
-def opened(tensor: TensorProto, folder: Path) -> BufferedReader:
-    """The model file, at the data of a tensor that lies there."""
-    entries = reference(tensor)
-    file = datafiles.opened(folder / entries["location"].removeprefix(MARK))
-    file.seek(int(entries["offset"]))
-    return file
+    return change

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import uses_external_data
 
 from ..model.messages import all_tensors, bodies
+from ..model.storage import Storage
 from ..model.tensors import read, to_tensor
 from ..runtime.protos import fed, stored
 from .norms import attribute
@@ -17,7 +18,7 @@ from .norms import attribute
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
-def widened(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
+def widened(model: onnx.ModelProto, storage: Storage) -> onnx.ModelProto:
     """bfloat16 as float32, for which onnxruntime has kernels on the CPU; the very model where it has none."""
     if not _is_narrow(model):
         return model
@@ -25,7 +26,7 @@ def widened(model: onnx.ModelProto, folder: Path | None) -> onnx.ModelProto:
     copy.CopyFrom(model)
     for tensor in all_tensors(copy):
         if tensor.data_type == NARROW:
-            tensor.CopyFrom(to_tensor(read(tensor, folder).astype(np.float32), tensor.name))
+            tensor.CopyFrom(to_tensor(read(tensor, storage).astype(np.float32), tensor.name))
     for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
         if value.type.tensor_type.elem_type == NARROW:
             value.type.tensor_type.elem_type = WIDE
@@ -75,7 +76,7 @@ def freed(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     known = stored(copy.graph)
     for number, node in enumerate(n for n in list(copy.graph.node) if n.op_type == "Reshape"):
         target = known.get(node.input[1])
-        dims = numpy_helper.to_array(target).tolist() if target is not None and not target.external_data else []
+        dims = numpy_helper.to_array(target).tolist() if target is not None and not uses_external_data(target) else []
         if dims[:1] == [batch] and not attribute(node, "allowzero", 0):
             free = [0, *dims[1:]] if -1 in dims else [-1, *dims[1:]]
             name = f"bnfold/target/{number}"

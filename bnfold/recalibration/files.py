@@ -12,6 +12,7 @@ import onnx
 from ..folding.pipeline import require_free
 from ..model import onnx_io
 from ..model.datafiles import unchanged
+from ..model.storage import Storage
 from ..model.validity import require_valid
 from ..runtime.host import Host
 from ..system import staging
@@ -48,24 +49,24 @@ def recalibrate_file(
 
 def _recalibrated(source: Path, target: Path, data: Path, options: Options, force: bool, watch: Watch) -> Written:
     host = Host.ready(options.way)
-    record = _read(source)
+    record, storage = _read(source)
     require_free(record, source, target, force, *filter(os.path.exists, [data]))
     with staging.staged(target, replace=force) as draft:
-        result = in_place(record, source.parent, _reader(data, options), options, host, watch)
-        onnx_io.write(record, draft, source.parent)
+        result = in_place(record, storage, _reader(data, options), options, host, watch)
+        onnx_io.write(record, storage, draft)
     return Written(source, target, result)
 
 
 def check_file(source: Path, data: Path, options: Options, watch: Watch) -> Check:
     """Whether the statistics of the model at `source` fit `data`; nothing is written."""
     host = Host.ready(options.way)
-    return checked(_read(source), source.parent, _reader(data, options), options, host, watch)
+    return checked(*_read(source), _reader(data, options), options, host, watch)
 
 
-def _read(source: Path) -> onnx.ModelProto:
-    record = onnx_io.load(source, whole=False)
-    require_valid(record, source, source.parent)
-    return record
+def _read(source: Path) -> tuple[onnx.ModelProto, Storage]:
+    record, storage = onnx_io.detached(source)
+    require_valid(record, source, storage)
+    return record, storage
 
 
 def _reader(data: Path, options: Options) -> Data:

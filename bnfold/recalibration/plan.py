@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,6 +11,7 @@ from onnx import NodeProto, helper
 from ..algebra.rounding import widened as as_float64
 from ..errors import ModelProblem
 from ..model.messages import is_batch_norm
+from ..model.storage import Storage
 from ..runtime.host import Host
 from ..runtime.protos import stored as stored_tensors
 from . import copies
@@ -29,7 +29,7 @@ class Layout:
     notes: list[str]
 
 
-def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, folder: Path | None, host: Host) -> Layout:
+def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, storage: Storage, host: Host) -> Layout:
     """Segments of `run`, which is `record` or a changed copy of it. Raises ModelProblem for an unsupported model."""
     require_supported(record)
     levels = Levels(run.graph)
@@ -40,9 +40,9 @@ def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, folder: Path | None,
             "no BatchNormalization of the model normalizes data by statistics that it stores",
             "They come from its inputs, or are computed from them.",
         )
-    values = _values(record, run, levels, nodes, folder)
+    values = _values(record, run, levels, nodes, storage)
     norms = [_norm(node, levels.norms[node.output[0]], values) for node in nodes]
-    return Layout(norms, _stages(run, levels, norms, folder, host), notes)
+    return Layout(norms, _stages(run, levels, norms, storage, host), notes)
 
 
 def _left_alone(record: onnx.ModelProto, found: int) -> list[str]:
@@ -53,11 +53,11 @@ def _left_alone(record: onnx.ModelProto, found: int) -> list[str]:
 
 
 def _values(
-    record: onnx.ModelProto, run: onnx.ModelProto, levels: Levels, nodes: list[NodeProto], folder: Path | None
+    record: onnx.ModelProto, run: onnx.ModelProto, levels: Levels, nodes: list[NodeProto], storage: Storage
 ) -> dict[str, tuple[np.dtype[np.generic], Statistics]]:
     """The stored statistics of every node by its output, and their type in the record."""
     names = list(dict.fromkeys(x for node in nodes for x in node.input[MEAN : VAR + 1]))
-    found = evaluated(run, levels, names, folder)
+    found = evaluated(run, levels, names, storage)
     kinds = {name: t.data_type for name, t in stored_tensors(record.graph).items()}
     result = {}
     for node in nodes:
@@ -73,17 +73,17 @@ def _norm(node: NodeProto, level: int, values: dict[str, tuple[np.dtype[np.gener
     return Norm(node, level, kind, statistics)
 
 
-def _stages(run: onnx.ModelProto, levels: Levels, norms: list[Norm], folder: Path | None, host: Host) -> list[Stage]:
+def _stages(run: onnx.ModelProto, levels: Levels, norms: list[Norm], storage: Storage, host: Host) -> list[Stage]:
     by_output = {norm.output: norm for norm in norms}
     stages = []
     for level, segment in enumerate(levels.segments()):
         before = [by_output[n.output[0]] for n in segment.nodes if n.output and n.output[0] in by_output]
-        stages.append(Stage(run, levels, segment, before, [n for n in norms if n.level == level], folder, host))
+        stages.append(Stage(run, levels, segment, before, [n for n in norms if n.level == level], storage, host))
     return stages
 
 
-def runnable(record: onnx.ModelProto, folder: Path | None) -> tuple[onnx.ModelProto, list[str]]:
+def runnable(record: onnx.ModelProto, storage: Storage) -> tuple[onnx.ModelProto, list[str]]:
     """The model as onnxruntime can run it, and what was changed for that."""
-    wide = copies.widened(record, folder)
+    wide = copies.widened(record, storage)
     notes = ["computed in float32: onnxruntime has no bfloat16 on the CPU"] if wide is not record else []
     return wide, notes

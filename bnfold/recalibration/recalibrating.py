@@ -12,6 +12,7 @@ import onnx
 from ..display.display import Shown, Table, counted
 from ..model import models, onnx_io
 from ..model.models import Model
+from ..model.storage import Storage
 from ..runtime.host import Host
 from ..runtime.protos import fed
 from ..system.installed import require_runtime
@@ -145,28 +146,28 @@ Data = Callable[[Card], Iterator[Feed]]
 
 
 def in_place(
-    record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, host: Host, watch: Watch
+    record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch
 ) -> Recalibration:
     """`recalibrate` on a record that may be consumed."""
     require_runtime("recalibration")
-    run, notes = runnable(record, folder)
+    run, notes = runnable(record, storage)
     batch = 0 if options.is_sequential else copies.fixed_batch(run.graph)
     if batch and batch != options.size:
         run = copies.freed(run, batch)
         notes.append(f"run with batches of {options.size}, not {batch} as the model states")
-    layout = laid_out(record, run, folder, host)
+    layout = laid_out(record, run, storage, host)
     card, levels = Card.of(run), len(layout.stages)
     chunks = Chunks(card, options.size, exact=not options.is_sequential)
     runs = chunks.of(data(card))
     if run is not record and batch:
-        runs = agreeing(runs, laid_out(record, runnable(record, folder)[0], folder, host), layout, batch)
+        runs = agreeing(runs, laid_out(record, runnable(record, storage)[0], storage, host), layout, batch)
     if options.is_sequential:
         found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
         found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
     notes += untied(record, layout.norms)
     drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
-    install(record, layout.norms, found.statistics, folder)
+    install(record, layout.norms, found.statistics, storage)
     size = None if options.is_sequential else chunks.size
     words = _notes(notes, layout, chunks, host)
     return Recalibration(record, options.method, size, chunks.samples, drifts, words, options.provider)
@@ -185,17 +186,15 @@ def check(
     options = Options(batch_size=batch_size, threshold=threshold, provider=provider)
     host = Host.ready(options.way)
     where = models.given(model)
-    folder = where.parent if isinstance(where, Path) else None
-    return checked(onnx_io.load(where), folder, lambda card: given(batches, card), options, host, watch)
+    storage = Storage(where.parent if isinstance(where, Path) else None)
+    return checked(onnx_io.load(where), storage, lambda card: given(batches, card), options, host, watch)
 
 
-def checked(
-    record: onnx.ModelProto, folder: Path | None, data: Data, options: Options, host: Host, watch: Watch
-) -> Check:
+def checked(record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch) -> Check:
     """`check` on data that are brought to what the model takes."""
     require_runtime("the check of statistics")
-    run, notes = runnable(record, folder)
-    layout, card = laid_out(record, run, folder, host), Card.of(run)
+    run, notes = runnable(record, storage)
+    layout, card = laid_out(record, run, storage, host), Card.of(run)
     chunks = Chunks(card, options.size)
     samples = {norm.output: Sample(norm) for norm in layout.norms}
     stored = {norm.output: norm.stored for norm in layout.norms}

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import EncodeError
 from onnx import NodeProto, TensorProto, helper
+from onnx.external_data_helper import uses_external_data
 
 from ..algebra.moments import Array
 from ..errors import ModelProblem
+from ..model.storage import Storage
 from ..model.tensors import read, to_tensor
 from ..runtime import sessions
 from ..runtime.host import Host
@@ -36,7 +37,7 @@ class Stage:
     segment: Segment
     before: Sequence[Norm]  # those that the segment applies
     norms: Sequence[Norm]  # those that it feeds
-    folder: Path | None
+    storage: Storage
     host: Host
     _session: Any = field(default=None, repr=False)
 
@@ -69,7 +70,7 @@ class Stage:
         extra, wanted = self.levels.constants(self.segment.nodes)
         applied = {norm.output: norm for norm in self.before}
         nodes = [*extra, *(_given(n, applied) for n in self.segment.nodes)]
-        return serialized(self.model, nodes, wanted - feeds.keys(), feeds, self.segment.made, self.folder)
+        return serialized(self.model, nodes, wanted - feeds.keys(), feeds, self.segment.made, self.storage)
 
 
 RUNNABLE = "Does it load in onnxruntime, and is the data what it takes? `bnfold doctor` shows what runs here."
@@ -82,14 +83,14 @@ def serialized(
     stored: set[str],
     feeds: Env,
     outputs: Iterable[str],
-    folder: Path | None,
+    storage: Storage,
 ) -> bytes:
     """A model of some nodes of another one, with the initializers they read; shapes are left to the run."""
     copy = onnx.ModelProto(ir_version=max(IR, model.ir_version), opset_import=model.opset_import)
     copy.functions.extend(model.functions)
     copy.graph.name = "segment"
     copy.graph.node.extend(map(_tidy, nodes))
-    copy.graph.initializer.extend(inline(t, folder) for t in model.graph.initializer if t.name in stored)
+    copy.graph.initializer.extend(inline(t, storage) for t in model.graph.initializer if t.name in stored)
     copy.graph.sparse_initializer.extend(t for t in model.graph.sparse_initializer if t.values.name in stored)
     copy.graph.input.extend(_input(name, value) for name, value in feeds.items())
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
@@ -99,12 +100,12 @@ def serialized(
         raise ModelProblem("a part of the model exceeds 2 GiB", "Recalibrate where it was trained.") from why
 
 
-def evaluated(model: onnx.ModelProto, levels: Levels, names: Sequence[str], folder: Path | None) -> Env:
+def evaluated(model: onnx.ModelProto, levels: Levels, names: Sequence[str], storage: Storage) -> Env:
     """The values of constants that nodes of the model compute, on the CPU."""
     wanted = NodeProto(input=names)
     nodes, stored = levels.constants([wanted])
     try:
-        data = serialized(model, nodes, stored, {}, names, folder)
+        data = serialized(model, nodes, stored, {}, names, storage)
         values = sessions.outputs(Host().session(data, "off"), names, {})
     except sessions.CannotRun as why:
         raise ModelProblem(f"onnxruntime cannot compute the statistics that are stored: {why}", RUNNABLE) from why
@@ -117,9 +118,9 @@ def fed(values: Array, norm: Norm) -> Array:
     return values.reshape(norm.stored.mean.shape).astype(kind)
 
 
-def inline(tensor: TensorProto, folder: Path | None) -> TensorProto:
+def inline(tensor: TensorProto, storage: Storage) -> TensorProto:
     """The tensor with its data in its own message."""
-    return to_tensor(read(tensor, folder), tensor.name) if tensor.external_data else tensor
+    return to_tensor(read(tensor, storage), tensor.name) if uses_external_data(tensor) else tensor
 
 
 def _given(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:

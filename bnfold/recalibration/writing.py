@@ -7,7 +7,6 @@ own. What nobody reads any more goes, as it does after a fold.
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,6 +14,7 @@ from onnx import TensorProto, helper
 
 from ..algebra.moments import Array
 from ..model.messages import drop, drop_named
+from ..model.storage import Storage
 from ..model.tensors import read, replace_values, to_tensor
 from .norms import MEAN, VAR, Norm, Statistics, reads
 
@@ -23,10 +23,10 @@ IR_WITH_DEFAULTS = 4  # before it every initializer has to be an input
 
 
 def install(
-    record: onnx.ModelProto, norms: list[Norm], statistics: dict[str, Statistics], folder: Path | None
+    record: onnx.ModelProto, norms: list[Norm], statistics: dict[str, Statistics], storage: Storage
 ) -> list[str]:
     """Write the statistics of all norms into the record; returns the names of the initializers that are new."""
-    writer = _Writer(record, folder)
+    writer = _Writer(record, storage)
     for norm in norms:
         found = statistics[norm.output]
         for index, word, value in ((MEAN, "mean", found.mean), (VAR, "var", found.var)):
@@ -53,8 +53,8 @@ def untied(record: onnx.ModelProto, norms: list[Norm]) -> list[str]:
 
 
 class _Writer:
-    def __init__(self, record: onnx.ModelProto, folder: Path | None) -> None:
-        self.record, self.folder, self.made = record, folder, list[str]()
+    def __init__(self, record: onnx.ModelProto, storage: Storage) -> None:
+        self.record, self.storage, self.made = record, storage, list[str]()
         graph = record.graph
         self.stored = {t.name: t for t in graph.initializer}
         self.readers = Counter(name for node in graph.node for name in reads(node))
@@ -69,7 +69,7 @@ class _Writer:
         name = norm.node.input[index]
         tensor = self.stored.get(name)
         if tensor is not None and self._is_private(name):
-            if not np.array_equal(read(tensor, self.folder), values):
+            if not np.array_equal(read(tensor, self.storage), values):
                 replace_values(tensor, values)
             return
         self._store(to_tensor(values, self._fresh(f"{norm.name}.running_{word}")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from ..errors import ModelProblem
 from ..folding.affine_nodes import EPSILON
 from ..model.messages import bodies, is_batch_norm
+from ..model.storage import Storage
 from ..model.tensors import read
 from ..recalibration.drift import DEAD
 
@@ -44,10 +44,10 @@ class Norm:
         return {**names, **told, "dead": dead.size, "dead_channels": dead[:LISTED].tolist()}
 
 
-def channels(model: ModelProto, folder: Path) -> dict[str, Any]:
+def channels(model: ModelProto, storage: Storage) -> dict[str, Any]:
     """Per node and all together; `unread` counts nodes whose parameters are not stored, or are not numbers."""
     nodes = [*_norms(model.graph, {})]
-    found = [norm for node, constants in nodes if (norm := _norm(node, constants, folder))]
+    found = [norm for node, constants in nodes if (norm := _norm(node, constants, storage))]
     dead = _joined(norm.dead for norm in found).astype(bool)
     told = {key: _histogram(_joined(getattr(norm, key) for norm in found), dead) for key in ("factor", "var")}
     counts = {"channels": dead.size, "dead": int(dead.sum()), "unread": len(nodes) - len(found)}
@@ -68,13 +68,13 @@ def _norms(graph: GraphProto, around: Constants) -> Iterator[tuple[NodeProto, Co
             yield from _norms(body, constants)
 
 
-def _norm(node: NodeProto, constants: Constants, folder: Path) -> Norm | None:
+def _norm(node: NodeProto, constants: Constants, storage: Storage) -> Norm | None:
     """None where a parameter is not stored, cannot be read, or holds what no statistics are."""
     stored = [constants.get(name) for name in node.input[1:5]]
     if len(stored) < 4 or any(tensor is None for tensor in stored):
         return None
     try:
-        scale, _, _, var = (read(tensor, folder).astype(np.float64).ravel() for tensor in stored if tensor is not None)
+        scale, _, _, var = (read(tensor, storage).astype(np.float64).ravel() for tensor in stored if tensor is not None)
     except (ModelProblem, ValueError):
         return None
     given = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "epsilon"), EPSILON)

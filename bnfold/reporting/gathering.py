@@ -14,6 +14,7 @@ from .. import __version__
 from ..errors import BnfoldError, UsageProblem
 from ..folding.pipeline import FoldReport, Size, size_of
 from ..model import external, onnx_io
+from ..model.storage import Storage
 from . import latency, records
 from .channels import channels
 from .drawing import drawn
@@ -32,7 +33,7 @@ class Pair:
 
     original: ModelProto
     folded: ModelProto
-    folder: Path  # of the original
+    storage: Storage  # of the original
     sizes: tuple[Size, Size]
     told: dict[str, Plain]
 
@@ -48,8 +49,8 @@ def of_fold(report: FoldReport) -> Plain:
     sizes = report.before, report.after
     told = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
     told["folded"]["path"] = str(report.target)
-    original = onnx_io.load(report.source, whole=False)
-    pair = Pair(original, report.result.model, report.source.parent, sizes, told)
+    original, storage = onnx_io.detached(report.source)
+    pair = Pair(original, report.result.model, storage, sizes, told)
     return _payload(pair, report.to_json(), found)
 
 
@@ -85,12 +86,13 @@ def _pair(original: Path, folded: Path) -> Pair:
     from ..verification.verifying import described, located
 
     with located(original) as first, located(folded) as second:
-        models = [onnx_io.load(path, whole=False) for path in (first, second)]
+        read = [onnx_io.detached(path) for path in (first, second)]
+        models = [model for model, _ in read]
         files = zip(models, (first, second), strict=True)
         sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
         told = {"original": described(first), "folded": described(second)}
     _require_pair(models, sizes, (original, folded))
-    return Pair(models[0], models[1], original.parent, (sizes[0], sizes[1]), told)
+    return Pair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), told)
 
 
 def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tuple[Path, Path]) -> None:
@@ -177,7 +179,7 @@ def _payload(
         "after": asdict(pair.sizes[1]),
         "source": source,
         "nodes": fates(before, after, said, derived=source != "fold"),
-        "channels": channels(pair.original, pair.folder),
+        "channels": channels(pair.original, pair.storage),
         "fold": {**record, "verification": None} if record else None,
         "verification": verification,
         "bench": bench,

@@ -198,7 +198,7 @@ SECRET = b"SECRET" * (len(DATA) // 6) + DATA[: len(DATA) % 6]
 SWAPS = [becomes_a_link, becomes_another, is_in_another_folder, is_linked_twice]
 
 
-@pytest.mark.parametrize("when", ["fold_in_place", "gathered", "_appended"])
+@pytest.mark.parametrize("when", ["fold_in_place", "in_one_file", "_append"])
 @pytest.mark.parametrize("swap", SWAPS)
 def test_what_was_checked_is_what_is_read(swap: Callable[[Path], None], when: str, folder: Path, monkeypatch) -> None:
     """Somebody swaps the data file after it was checked: at first it is a regular file of the model's folder."""
@@ -209,10 +209,10 @@ def test_what_was_checked_is_what_is_read(swap: Callable[[Path], None], when: st
     room = folding if when == "fold_in_place" else external
     honest, swapped = getattr(room, when), []
 
-    def late(*arguments):
+    def late(*arguments, **options):
         if not swapped:
             swapped.append(swap(folder / "sub" / "m.data"))
-        return honest(*arguments)
+        return honest(*arguments, **options)
 
     monkeypatch.setattr(room, when, late)
     assert run(["fold", str(path), "--verify", "off"]) == 3

@@ -148,9 +148,9 @@ def planning(path: Path) -> dict[str, float]:
     from bnfold.model import onnx_io
 
     begin = time.perf_counter()
-    record = onnx_io.load(path, whole=False)
+    record, storage = onnx_io.detached(path)
     read, busy = time.perf_counter(), time.process_time()
-    result = fold_in_place(record, path.parent)
+    result = fold_in_place(record, storage)
     return {
         "read_s": read - begin,
         "plan_s": time.perf_counter() - read,

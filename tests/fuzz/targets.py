@@ -71,17 +71,17 @@ def wire_format(data: bytes) -> str:
     """Read and written without its large tensors, a file is what protobuf reads; or it is refused, as protobuf does."""
     with placed(data) as path:
         try:
-            model = onnx_io.load(path, whole=False)
+            model, storage = onnx_io.detached(path)
         except ModelProblem as problem:
             require(_refuses(path), f"refused, but read whole: {problem}")
             return refusal(problem)
         require(not _refuses(path), "accepted, but not when it is read whole")
         target = path.with_name("o.onnx")
-        onnx_io.write(model, target, path.parent, keep_external=True)
+        onnx_io.write(model, storage, target, keep_external=True)
         again = target.read_bytes()
         require(_plain(ModelProto.FromString(again)) == _plain(ModelProto.FromString(data)), "another model")
-        stayed = [wire.reference(tensor) for tensor in onnx_io.all_tensors(model)]
-        spans = [map(int, entries["message"].split(":")) for entries in stayed if entries]
+        entries = filter(None, map(storage.entry, onnx_io.all_tensors(model)))
+        spans = [entry.message for entry in entries]
         require(all(data[start:end] in again for start, end in spans), "a message in the file was not copied as it is")
         return "read, tensors in the file" if spans else "read"
 
