@@ -183,8 +183,7 @@ def row(name: str, cell: dict[str, Any]) -> dict[str, Any]:
     """One setting of one model."""
     batch = next((size for _, size in cell["dims"]), 1)
     keys = ("precision", "cuda_graph", "cudnn_search", "verdict", "difference")
-    ratio = {key: round(cell["speedup"][end], 4) for key, end in RATIO.items()}
-    control = [round(cell["control"][end], 4) for end in ("low", "high")]
+    ratio, control = ({k: round(cell[of][end], 4) for k, end in RATIO.items()} for of in ("speedup", "control"))
     ms = [round(each, 4) for each in cell["ms"]]
     setting = {"name": name, "side": SIDE, "batch": batch, **{key: cell[key] for key in keys}}
     return {**setting, "ms": ms, **ratio, "control": control}
