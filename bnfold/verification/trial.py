@@ -104,22 +104,22 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
 
 
 def sized(trial: Trial) -> bool:
-    """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare."""
+    """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare.
+
+    On the CPU, whose sessions are soon made; else on the provider.
+    """
     stage("onnxruntime, running the original")
     own = providers.without_tensorrt(trial.way)
-    tries = [("off", providers.chain(Way())), ("off", own), ("default", own)]
-    reasons = []
-    for number, (level, chain) in enumerate(tries):
-        if number == 1 and not trial.way.gpu:
-            continue
+    tries = [("off", providers.chain(Way())), *[("off", own)] * trial.way.gpu, ("default", own)]
+    reasons: list[Exception] = []
+    for level, chain in tries:
         found = _sized_on(trial, level, chain)
-        if isinstance(found, Exception):
-            reasons.append(found)
-            continue
-        trial.on_cpu = number == 0
-        _choose(trial, *found)
-        return True
-    why = reasons[1 if trial.way.gpu else 0]
+        if not isinstance(found, Exception):
+            trial.on_cpu = not reasons
+            _choose(trial, *found)
+            return True
+        reasons.append(found)
+    why = reasons[trial.way.gpu]  # of the provider itself
     trial.blocked.append(f"onnxruntime cannot run the original: {why}{folded_alone(trial)}")
     return False
 
