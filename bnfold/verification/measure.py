@@ -8,9 +8,9 @@ The measure is a ratio: the folded model's error over the error a faultless fold
 
 The second keeps the measure principled where the original is exact by luck (small integers, powers of two), and where a
 large mean cancels: it carries the conditioning of the whole network up to this tensor. All are root mean squares over a
-tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. Where sessions of
-one and the same model differ (a GPU provider chooses its kernels anew each time), that noise is added to what the
-folded model is entitled to.
+tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. The first is of
+the provider that is compared, the second of the CPU (see `conditioning`). Where sessions of one and the same model may
+differ (a GPU's default arithmetic), that noise is added to what the folded model is entitled to.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class Tally:
         if truth is None or on_cpu is None or on_cpu.shape != truth.shape or self.on_cpu is None:
             self.on_cpu = None
             return
-        error = np.subtract(_plain(on_cpu), truth, dtype=np.float64)
+        with np.errstate(all="ignore"):
+            error = np.subtract(_plain(on_cpu), truth, dtype=np.float64)
         error = error[np.isfinite(error)]
         self.on_cpu += weight * float(np.vdot(error, error))
 
