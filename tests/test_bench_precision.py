@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.benchmarking import benchmark
 from bnfold.benchmarking.precision import halved, require_float32
+from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.runtime import sessions
 from bnfold_cli.main import run
@@ -128,7 +129,19 @@ def test_a_model_that_is_in_float16_already_is_a_usage_problem(
         ]
     assert run(["bench", path, path, "--quick", "--precision", "int8"]) == 2
     assert "unknown precision 'int8'" in capsys.readouterr().err
+    for nothing in ("", ",", "float16,"):
+        assert run(["bench", path, path, "--quick", "--precision", nothing]) == 2
+        assert "unknown precision ''\nhint: Choose from: float32, float16." in capsys.readouterr().err
     assert run(["bench", path, path, "--quick"]) in (0, 5)
+
+
+@pytest.mark.parametrize("precisions", [[], [""], ["", "float16"], [None]])
+def test_a_precision_is_named_or_left_out(precisions: list[str]) -> None:
+    if precisions == [""]:
+        assert settings(["off"], ["cpu"], None, {}, precisions=precisions)[0].precision == ""
+        return
+    with pytest.raises(UsageProblem, match="unknown precision"):
+        settings(["off"], ["cpu"], None, {}, precisions=precisions)
 
 
 def test_a_model_without_float32_is_refused() -> None:
