@@ -170,6 +170,19 @@ def test_what_the_converter_does_not_manage_is_refused_with_its_reason() -> None
         halved(circle, "m.onnx")
 
 
+def test_the_record_of_a_conversion_is_about_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conversion adds Casts, which are not nodes of the models that a report compares."""
+    names = [str(tmp_path / name) for name in ("a.onnx", "b.onnx", "bench.json", "page.html")]
+    onnx.save(dense(4), names[0])
+    onnx.save(dense(2), names[1])
+    quick = ["--launches", "2", "--budget", "1", "--opt", "default", "--no-cold", "--precision", "float16"]
+    assert run(["bench", *names[:2], *quick, "--json", names[2]]) in (0, 5)
+    nodes = json.loads(Path(names[2]).read_text(encoding="utf-8"))["nodes"]
+    assert nodes == {"original": len(dense(4).graph.node), "folded": len(dense(2).graph.node)}
+    report = ["report", *names[:2], "--out", names[3], "--bench", names[2]]
+    assert run(report) == 0, capsys.readouterr().err
+
+
 def test_both_precisions_side_by_side(tmp_path: Path) -> None:
     found = benchmark(
         dense(12), dense(3), precisions=["float32", "float16"], levels=["default"], launches=2, budget_s=1, cold=False
