@@ -8,9 +8,9 @@ The measure is a ratio: the folded model's error over the error a faultless fold
 
 The second keeps the measure principled where the original is exact by luck (small integers, powers of two), and where a
 large mean cancels: it carries the conditioning of the whole network up to this tensor. All are root mean squares over a
-tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. Where sessions of
-one and the same model differ (a GPU provider chooses its kernels anew each time), that noise is added to what the
-folded model is entitled to.
+tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. The first is of
+the provider that is compared, the second of the CPU (see `conditioning`). Where sessions of one and the same model may
+differ (a GPU's default arithmetic), that noise is added to what the folded model is entitled to.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Tally:
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
     firsts: Array | None = None  # of each channel of the last of `axes`, one true value
     live: Array = field(default_factory=lambda: np.zeros(0, bool))  # channels with more than one
-    on_cpu: float | None = (
-        0.0  # of the original on the CPU, squared errors, or wrong integers; None: not known of every run
-    )
+    on_cpu: float | None = 0.0  # of the original there, squared errors, or wrong integers; None: not known of each run
 
     def add(
         self,
@@ -113,8 +111,7 @@ class Tally:
         self.roundoff, self.quantum = roundoff(original.dtype, self.dropped), quantum(original.dtype)
         runs = [_plain(run) for run in (original, folded, *jittered, *again)]
         weight = self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs, len(jittered))
-        known = np.isfinite(runs[0]) & np.isfinite(runs[0] if truth is None else truth)
-        self._confirm(truth, on_cpu, lambda run, true: weight * _squared_error(run[known], true[known]))
+        self._confirm(truth, on_cpu, lambda run, true: weight * _squared_error(run, true, runs[0]))
 
     def _confirm(self, truth: Array | None, on_cpu: Array | None, error: Callable[[Array, Array], float]) -> None:
         if truth is None or on_cpu is None or on_cpu.shape != truth.shape or self.on_cpu is None:
@@ -267,8 +264,10 @@ class Tally:
         return ratio, axis, None if axis is None else channel
 
 
-def _squared_error(run: Array, truth: Array) -> float:
-    """NaN or infinite where the run is."""
+def _squared_error(run: Array, truth: Array, original: Array) -> float:
+    """Where the truth and the original are finite; NaN or infinite if the run is not."""
+    known = np.isfinite(truth) & np.isfinite(original)
+    run, truth = run[known], truth[known]
     with np.errstate(all="ignore"):
         error = np.subtract(_plain(run), truth, dtype=np.float64)
         return float(np.vdot(error, error))
