@@ -47,9 +47,11 @@ def transferred(pairs: Pairs, names: Sequence[str], original: Sequence[Any]) -> 
 
 
 def _moved(value: Any, still: Any, moved: Any) -> Any:
-    """A tensor of floating-point numbers as far from `value` as `moved` is from `still`; of others, `moved`."""
-    if value is still or not isinstance(value, np.ndarray) or not is_floating(value) or value.shape != still.shape:
+    """A tensor as far from `value` as `moved` is from `still`: where numbers are no floats, those that moved."""
+    if value is still or not isinstance(value, np.ndarray) or value.shape != still.shape:
         return moved
+    if not is_floating(value):
+        return np.where(moved == still, value, moved)
     with np.errstate(all="ignore"):
         return value + (moved.astype(np.float64) - still)
 

@@ -19,7 +19,7 @@ from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
-from .asked import require_sizes
+from .asked import require_dims, require_sizes
 from .judge import judge, run_wrong
 from .loading import found, placed
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
@@ -101,9 +101,10 @@ def _data(
     inputs: Sequence[str | os.PathLike[str]], dims: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
     """What is asked of the inputs. Raises UsageProblem for a size that no dimension has."""
-    for name, sizes in (*dims.items(), *shapes.items()):
+    for name, sizes in shapes.items():
         require_sizes(name or "the input", sizes)
-    return {"inputs": [str(path) for path in inputs], "dims": dict(dims), "shapes": dict(shapes)}
+    plain = {name: [int(size) for size in sizes] for name, sizes in shapes.items()}
+    return {"inputs": [str(path) for path in inputs], "dims": require_dims(dims), "shapes": plain}
 
 
 def _deadline(budget_s: float | None) -> float | None:
