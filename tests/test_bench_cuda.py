@@ -13,10 +13,10 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.benchmarking import benchmark, launch, runner, session, settings, survey, turns
+from bnfold.benchmarking import benchmark, launch, runner, session, settings, survey
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import child, turns
 from bnfold.runtime import libraries, providers, sessions
 from bnfold.runtime.sessions import CPU, CUDA
 from bnfold_cli.main import run

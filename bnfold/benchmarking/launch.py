@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from ..process import turns
 from ..process.child import stage
 from ..runtime.probe import versions
 from ..runtime.providers import Way
 from ..verification.windows import Array
-from . import turns
 from .nvml import gpus
 from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
 from .settings import Setting

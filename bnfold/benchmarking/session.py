@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any
 
 from ..errors import Inconclusive, ModelProblem
-from ..process import child
+from ..process import child, turns
 from ..runtime.doctor import require
 from ..runtime.providers import Way
 from ..system import temporary
 from ..system.progress import tell
-from . import turns
 from .environment import environment
 from .nvml import gpus
 from .results import Cold
