@@ -188,12 +188,13 @@ def test_a_missing_model_is_a_model_problem(tmp_path: Path) -> None:
 
 
 def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnfold.process import child
+    from bnfold.process import launcher
+    from bnfold.process.endings import Failed
 
-    def crash(job: str, request: object, **limits: float) -> dict[str, object]:
-        raise child.Crashed("onnxruntime, loading the original model crashed (SIGSEGV)")
+    def crash(job: object, request: object, **limits: float) -> dict[str, object]:
+        raise Failed("onnxruntime, loading the original model crashed (SIGSEGV)")
 
-    monkeypatch.setattr(child, "run", crash)
+    monkeypatch.setattr(launcher, "run", crash)
     with pytest.raises(Inconclusive, match="SIGSEGV"):
         benchmark(dense(1), dense(1))
 

@@ -13,16 +13,16 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.benchmarking import benchmark, launch, runner, session, settings, survey
+from bnfold.benchmarking import benchmark, launch, runner, session, settings
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
-from bnfold.process import child, turns
+from bnfold.process import launcher, turns
+from bnfold.process.endings import Failed
+from bnfold.process.jobs import Job
 from bnfold.runtime import libraries, providers, sessions
 from bnfold.runtime.sessions import CPU, CUDA
 from bnfold_cli.main import run
 from tests.test_bench import dense
-
-JOBS = {"survey": survey.survey, "alone": launch.alone, "launch": launch.launch, "captured": launch.captured}
 
 
 class Cuda:
@@ -37,11 +37,11 @@ class Cuda:
         self.options += [(str(model), dict(given)) for name, given in chain if name == CUDA]
         return _session(model, made, [(CPU, {}) for _ in chain])
 
-    def child(self, job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+    def child(self, job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
         request = json.loads(json.dumps(request))
-        self.children.append((job, request | how))
-        self.during(job, request)
-        return json.loads(json.dumps(JOBS[job](request)))
+        self.children.append((job.__name__, request | how))
+        self.during(job.__name__, request)
+        return json.loads(json.dumps(job(request)))
 
 
 _session = sessions.session
@@ -52,7 +52,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     made = Cuda()
     bound = runner._bound
     monkeypatch.setattr(sessions, "session", made.session)
-    monkeypatch.setattr(child, "run", made.child)
+    monkeypatch.setattr(launcher, "run", made.child)
     monkeypatch.setattr(session, "require", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
     monkeypatch.setattr(runner, "_bound", lambda session, where, *rest: bound(session, {"device_type": "cpu"}, *rest))
@@ -193,7 +193,7 @@ def test_a_launch_that_nobody_waits_for_ends(tmp_path: Path) -> None:
 def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda) -> None:
     def full(job: str, request: Mapping[str, Any]) -> None:
         if "turn" in request and request["turn"][1] == 1:
-            raise child.Crashed("onnxruntime, loading the copy model failed: out of memory")
+            raise Failed("onnxruntime, loading the copy model failed: out of memory")
 
     cuda.during = full
     found = benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
@@ -203,7 +203,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
 
     def always(job: str, request: Mapping[str, Any]) -> None:
         if job == "launch":
-            raise child.Crashed("onnxruntime, loading the copy model failed: out of memory")
+            raise Failed("onnxruntime, loading the copy model failed: out of memory")
 
     cuda.during = always
     with pytest.raises(Inconclusive, match="out of memory"):
@@ -267,7 +267,7 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
 def test_another_search_may_not_take_minutes(cuda: Cuda) -> None:
     def slow(job: str, request: Mapping[str, Any]) -> None:
         if job == "alone" and request["cells"][0]["setting"]["cudnn_search"] == "exhaustive":
-            raise child.Crashed(f"loading the {request['alone']} model took longer than 8 s and was stopped")
+            raise Failed(f"loading the {request['alone']} model took longer than 8 s and was stopped")
 
     cuda.during = slow
     found = benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="default")
@@ -338,7 +338,7 @@ def test_a_provider_that_is_missing_comes_before_what_is_wrong_with_a_model(monk
         raise ModelProblem("the model is wrong", "Repair it.")
 
     monkeypatch.setattr(session, "require", missing)
-    monkeypatch.setattr(child, "run", wrong)
+    monkeypatch.setattr(launcher, "run", wrong)
     with pytest.raises(UsageProblem, match="no GPU"):
         benchmark(dense(1), dense(1), providers=["cuda"])
     assert providers.PROVIDERS["cuda"] == CUDA

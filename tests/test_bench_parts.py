@@ -22,7 +22,9 @@ from bnfold.benchmarking.runner import Runner, calls, run_options
 from bnfold.benchmarking.settings import Setting, settings
 from bnfold.benchmarking.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
+from bnfold.process.endings import Failed
+from bnfold.process.jobs import Job
 from bnfold.runtime import sessions
 from bnfold.system.installed import install
 from bnfold.verification.asked import dim_asked
@@ -403,7 +405,7 @@ def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
 ) -> None:
     missing = {"libcudart.so.13": "libcudart.so.13: cannot open shared object file: No such file or directory"}
     answer = {"offered": True, "libraries": missing, "ran_on": [], "said": "", "versions": {"onnxruntime": "1"}}
-    monkeypatch.setattr(child, "run", lambda *_, **__: {**answer, "driver": {}})
+    monkeypatch.setattr(launcher, "run", lambda *_, **__: {**answer, "driver": {}})
     onnx.save(dense(1), tmp_path / "m.onnx")
     assert run(["bench", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), "--ep", provider]) == 4
     out, err = capsys.readouterr()
@@ -417,12 +419,12 @@ class Launches:
     def __init__(self, ratios: list[float]) -> None:
         self.ratios, self.asked = ratios, 0
 
-    def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
-        if job == "survey":
+    def __call__(self, job: Job, request: Any, **_: Any) -> dict[str, Any]:
+        if job.__name__ == "survey":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
             facts = {**FACTS, "nodes": {}, "same_graph": False, "models": {}, "notes": []}
             return {"sized": sized, "precisions": {"": facts}, "build": "b"}
-        if job == "alone":
+        if job.__name__ == "alone":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
         return {
@@ -444,7 +446,7 @@ def test_it_stops_on_width_never_on_significance(
     ratios: list[float], launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Launches(ratios)
-    monkeypatch.setattr(child, "run", children)
+    monkeypatch.setattr(launcher, "run", children)
     found = benchmark(dense(1), dense(1), levels=["default"], launches=7)
     assert found.launches == children.asked == launches
     assert speedup(ratios[:3]).low > 1 or launches == 3
@@ -462,11 +464,11 @@ def test_the_budget_holds_with_the_control_and_the_cold_costs() -> None:
 def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stuck(job: str, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
+    def stuck(job: Job, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
         seen.append(seconds)
-        raise child.Crashed("it took too long")
+        raise Failed("it took too long")
 
-    monkeypatch.setattr(child, "run", stuck)
+    monkeypatch.setattr(launcher, "run", stuck)
     with pytest.raises(Inconclusive, match="too long"):
         benchmark(dense(1), dense(1))
     assert seen[0] >= 60

@@ -12,12 +12,14 @@ import pytest
 
 from bnfold.algebra.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
+from bnfold.process.endings import Failed
 from bnfold.system import limits
 from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed
+from tests.crash import crash
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
 
@@ -132,13 +134,13 @@ def test_a_process_is_watched():
 @linux
 def test_a_child_that_reserves_memory_is_watched_but_not_capped():
     asked = {"bytes": 2**30}
-    with within(Limits(memory=2**29)), pytest.raises(child.Crashed, match=r"held more than 537 MB of memory and was"):
-        child.run("crash", asked, seconds=60, reserves=True)
+    with within(Limits(memory=2**29)), pytest.raises(Failed, match=r"held more than 537 MB of memory and was"):
+        launcher.run(crash, asked, seconds=60, reserves=True)
 
 
 def test_children_are_told_the_limits(monkeypatch):
-    with within(Limits(seconds=0.7)), pytest.raises(child.Crashed, match=r"took longer than 0\.7 s and was stopped"):
-        child.run("crash", {"seconds": 100}, seconds=60)
+    with within(Limits(seconds=0.7)), pytest.raises(Failed, match=r"took longer than 0\.7 s and was stopped"):
+        launcher.run(crash, {"seconds": 100}, seconds=60)
 
 
 def test_a_model_of_a_fleet_is_held_to_the_limits(tmp_path, capsys):

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..process import turns
 from ..process.child import stage
+from ..process.jobs import job
 from ..runtime.probe import versions
 from ..runtime.providers import Way
 from ..verification.windows import Array
@@ -26,7 +27,6 @@ from .nvml import gpus
 from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
 from .settings import Setting
 from .statistics import paired
-from .survey import survey as survey
 
 BLOCK_SECONDS, BLOCKS = 0.02, 20
 FEWEST_BLOCKS = 3
@@ -34,6 +34,7 @@ CAPTURED = 3  # runs after which a CUDA graph is replayed
 Cells = Sequence[Mapping[str, Any]]
 
 
+@job
 def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     """Time the models under each of `request["cells"]`, for about `request["seconds"]` in all; one answer per cell.
 
@@ -143,6 +144,7 @@ def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> fl
     return worst
 
 
+@job
 def alone(request: Mapping[str, Any]) -> dict[str, Any]:
     """What it costs to load and to run one model, in a process that does nothing else, nothing being cached."""
     only = task(request, 0)
@@ -155,6 +157,7 @@ def alone(request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@job
 def captured(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run both models in the CUDA graph of the one cell, which onnxruntime captures first. Raises ModelProblem."""
     only = task(request, 0)

@@ -11,17 +11,21 @@ from functools import partial
 from typing import Any
 
 from ..errors import Inconclusive, ModelProblem
-from ..process import child, turns
+from ..process import launcher, turns
+from ..process.endings import Failed
+from ..process.jobs import Job
 from ..runtime.doctor import require
 from ..runtime.providers import Way
 from ..system import temporary
 from ..system.progress import tell
 from .environment import environment
+from .launch import alone, captured, launch
 from .nvml import gpus
 from .results import Cold
 from .runner import MODELS
 from .settings import Setting
 from .statistics import speedup
+from .survey import survey
 
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
@@ -83,7 +87,7 @@ class Session:
         with ThreadPoolExecutor(1) as pool:
             tried = pool.submit(copy_context().run, require, self.gpus)
             try:
-                return self.child("survey", "cpu", request)
+                return self.child(survey, "cpu", request)
             finally:
                 tried.result()
                 self.longest = time.perf_counter() - started
@@ -98,7 +102,7 @@ class Session:
         try:
             for precision in dict.fromkeys(cell["setting"]["precision"] for cell in graphs):
                 first = next(cell for cell in graphs if cell["setting"]["precision"] == precision)
-                self.child("captured", first["setting"]["provider"], {"cells": [first]})
+                self.child(captured, first["setting"]["provider"], {"cells": [first]})
         except (ModelProblem, Inconclusive) as why:
             if len(graphs) == len(self.cells):
                 raise ModelProblem(f"no CUDA graph: {why}", GRAPHS_NEED) from why
@@ -131,7 +135,7 @@ class Session:
         setting = Setting.of(cell["setting"])
         with temporary.folder() as engines:  # nothing built or timed before is of help
             more = {"alone": name, "cells": [cell], "folder": engines}
-            answer = self.child("alone", setting.provider, more, patience=patience)
+            answer = self.child(alone, setting.provider, more, patience=patience)
         self.cold.append(Cold(setting.provider, name, **answer, cudnn_search=setting.cudnn_search))
 
     def _launch(self) -> None:
@@ -167,7 +171,7 @@ class Session:
         plain: list[dict[str, Any]] = [{"cells": self.cells, "seconds": seconds, "seed": seed} for seed in seeds]
 
         def start(request: dict[str, Any], **turn: Any) -> dict[str, Any]:
-            return self.child("launch", patient, {**request, **turn}, seconds * len(plain))
+            return self.child(launch, patient, {**request, **turn}, seconds * len(plain))
 
         several = len(plain) > 1
         found = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
@@ -187,7 +191,7 @@ class Session:
         return list(dict.fromkeys(each.provider for each in self.settings if each.way.gpu))
 
     def child(
-        self, job: str, provider: str, more: Mapping[str, Any], timing: float = 0.0, patience: float | None = None
+        self, job: Job, provider: str, more: Mapping[str, Any], timing: float = 0.0, patience: float | None = None
     ) -> dict[str, Any]:
         """The answer of a child, which may take `patience` seconds, or what is usual if `timing` of them are for that.
 
@@ -196,8 +200,8 @@ class Session:
         started = time.perf_counter()
         usual = max(PATIENCE.get(provider, COMPILING), 4 * (timing or self.deadline - started))
         try:
-            answer = child.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
-        except child.Crashed as why:
+            answer = launcher.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
+        except Failed as why:
             raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
         if not timing and not patience:
             self.longest = max(self.longest, time.perf_counter() - started)

@@ -12,6 +12,7 @@ import onnx
 from ..errors import ModelProblem
 from ..model.messages import counts
 from ..process.child import stage
+from ..process.jobs import job
 from ..runtime import libraries, sessions
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
@@ -27,6 +28,7 @@ from .settings import FLOAT16, Setting
 T = TypeVar("T")
 
 
+@job
 def survey(request: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes, shapes, outputs for each of `request["dims"]`, and facts about the models in each precision.
 

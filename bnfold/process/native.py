@@ -15,17 +15,12 @@ from typing import NoReturn
 
 from ..errors import first_line
 from ..system.limits import cap, current, tied
+from .endings import Failed as Failed
+from .endings import Stopped as Stopped
+from .endings import ending
 
 SECONDS = 120.0
 ANSWER, WHY, SHORT = b"+", b"-", b"!"  # how what a fork tells begins
-
-
-class Failed(Exception):
-    """The call raised an error, or did not come back; the text says which, in one line."""
-
-
-class Stopped(Failed):
-    """It met a limit of time or memory: which says nothing about the model."""
 
 
 def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
@@ -76,10 +71,8 @@ def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float,
         return b""
     if told is None:
         raise Stopped(f"{doing} took longer than {seconds:g} s and was stopped")
-    if status == -signal.SIGKILL:
-        raise Stopped(f"{doing} was killed: most often memory was short")
     if status:
-        raise Failed(f"{doing} crashed ({signal.Signals(-status).name})" if status < 0 else f"{doing} failed")
+        raise ending(doing, status)
     return _answer(told)
 
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, given
-from ..process import child
+from ..process import launcher
+from ..process.endings import Failed
+from ..process.jobs import job
 from ..runtime.doctor import require
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
@@ -145,11 +147,27 @@ class _Numbers(NamedTuple):
     derived: tuple[Derived, ...] = ()
 
 
+@job
+def check_structure(request: dict[str, Any]) -> dict[str, Any]:
+    """`structure.check`, whose imports only the child needs."""
+    from .structure import check
+
+    return check(request)
+
+
+@job
+def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
+    """`numbers.compare`, whose imports only the child needs."""
+    from .numbers import compare
+
+    return compare(request)
+
+
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
     try:
-        answer = child.run("structure", request, seconds=SECONDS[request["effort"]])
-    except child.Crashed as why:
+        answer = launcher.run(check_structure, request, seconds=SECONDS[request["effort"]])
+    except Failed as why:
         structure, crash = None, [str(why)]
     else:
         structure, crash = Structure(**{**answer, **{part: tuple(answer[part]) for part in ("problems", "notes")}}), []
@@ -170,14 +188,14 @@ def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers
     first, seconds = served[0], SECONDS[request["effort"]] * len(served)
     asked = {**request, "provider": first.provider, "maths": [way.math for way in served]}
     try:
-        answers = child.run("numbers", asked, seconds=seconds, environment=first.environment, reserves=first.gpu)[
-            "ways"
-        ]
-    except child.Crashed as why:
+        answer = launcher.run(
+            compare_numbers, asked, seconds=seconds, environment=first.environment, reserves=first.gpu
+        )
+    except Failed as why:
         if len(served) > 1:
             return [answer for way in served for answer in _numbers(request, [way])]
         return [_Numbers(blocked=(_of(first, str(why)),))]
-    return [_answer(way, answer) for way, answer in zip(served, answers, strict=True)]
+    return [_answer(way, found) for way, found in zip(served, answer["ways"], strict=True)]
 
 
 def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
