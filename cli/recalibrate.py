@@ -48,7 +48,13 @@ OnlyCheck = Annotated[
 Threshold = Annotated[
     float, typer.Option(help="Drift, in standard deviations, from which --check says that a channel does not fit.")
 ]
-Memory = Annotated[str, typer.Option(metavar="SIZE", help="What may lie in memory between two layers; else on disk.")]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="What may lie in memory between two layers, as 4GB (10^9) or 4GiB (2^30 bytes); else on disk.",
+    ),
+]
 AnyRange = Annotated[
     bool, typer.Option("--any-range", help="Take values that no pixel has by the metadata's normalization.")
 ]
@@ -71,7 +77,7 @@ def recalibrate(
     batch_size: BatchSize = None,
     check: OnlyCheck = False,
     threshold: Threshold = 0.5,
-    memory_limit: Memory = "1G",
+    memory_limit: Memory = "1GiB",
     any_range: AnyRange = False,
     ep: Ep = "cpu",
     force: Force = False,

@@ -14,6 +14,7 @@ from bnfold.algebra.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.process.endings import Failed
+from bnfold.recalibration.asked import bytes_asked
 from bnfold.system import limits
 from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
 from bnfold_cli.main import run
@@ -27,6 +28,9 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds
 def test_limits_are_said_in_words():
     asked = parsed(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
     assert asked == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
+    assert parsed(["memory=4GB"]) == parsed(["memory=4G"]) == Limits(memory=4 * 10**9)
+    assert parsed(["memory=4GiB"]) == parsed(["memory=4 gi"]) == Limits(memory=4 << 30)
+    assert (bytes_asked("4GB"), bytes_asked("4GiB")) == (4 * 10**9, 4 << 30)  # --memory-limit reads the same
     assert parsed([]) == DEFAULTS
     for wrong in ("depth=1", "nodes", "nodes=", "nodes=-1", "nodes=0", "memory=8XB", "seconds=nan", "=1", "memory=1e9"):
         with pytest.raises(UsageProblem, match="is not a limit"):

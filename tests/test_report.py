@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import pipeline
 from bnfold.reporting import assets, channels, drawing, fates, gathering, latency, page, records, tables
-from bnfold.reporting.figures import figures, sentence, size
+from bnfold.reporting.figures import figures, sentence
 from bnfold.reporting.html import name, shown, tag, written
+from bnfold.system import sizes
 from bnfold.verification import channels as by_channel
 from bnfold.verification.measure import Tally
 from bnfold_cli.main import run
@@ -598,7 +599,7 @@ def test_our_scripts_are_small():
     ("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (46817209, "46.8 MB")]
 )
 def test_sizes_are_for_people(count, words):
-    assert size(count) == words
+    assert sizes.words(count) == words
 
 
 @pytest.mark.parametrize("option", ["--json", "--junit", "--report"])

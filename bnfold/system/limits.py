@@ -7,7 +7,6 @@ tells them, and processes that we start are told them. The command line says `--
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import threading
@@ -20,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
+from . import sizes
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
 MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
 PLANNING = 600.0  # seconds in which a fold is planned
@@ -89,13 +88,12 @@ def parsed(texts: Sequence[str]) -> Limits:
 
 def _parsed(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
-    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B?)", value.strip().upper())
-    known = [each.name for each in fields(Limits)]
-    if name not in known or not read or read[2] not in UNITS or not float(read[1]):
+    number, known = sizes.parse(value), [each.name for each in fields(Limits)]
+    if name not in known or not number:
         raise UsageProblem(
-            f"--limit {text} is not a limit", f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}."
+            f"--limit {text} is not a limit",
+            f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}. {sizes.UNITS}",
         )
-    number = min(float(read[1]) * UNITS[read[2]], 1 << 63)  # which is too much
     return name, number if name == "seconds" else int(number)
 
 
@@ -131,17 +129,12 @@ def capped() -> Iterator[None]:
     try:
         yield
     except MemoryError as why:
-        raise EnvironmentProblem(f"more than {words(current().bytes())} of memory would be needed", MORE) from why
+        raise EnvironmentProblem(f"more than {sizes.words(current().bytes())} of memory would be needed", MORE) from why
     finally:
         cap(former)
 
 
 MORE = "If the file is to be trusted, --limit allows more: seconds=3600, memory=32GB."
-
-
-def words(size: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{size / 10**9:.3g} GB" if size >= 10**9 else f"{size / 10**6:.3g} MB"
 
 
 class _Late(BaseException):
@@ -215,7 +208,7 @@ class Watch:
         if time.monotonic() - self.started > self.seconds:
             return f"took longer than {self.seconds:g} s and was stopped"
         if held_by(self.process) > self.memory:
-            return f"held more than {words(self.memory)} of memory and was stopped"
+            return f"held more than {sizes.words(self.memory)} of memory and was stopped"
         return ""
 
 
