@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.benchmarking import Benchmark, answers, benchmark, environment, files, gate, launch, nvml
+from bnfold.benchmarking import Benchmark, answers, benchmark, environment, files, gate, launch
 from bnfold.benchmarking.results import Block, Cell
 from bnfold.benchmarking.runner import Runner, calls, run_options
 from bnfold.benchmarking.settings import Setting, settings
@@ -25,7 +25,7 @@ from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageP
 from bnfold.process import launcher
 from bnfold.process.endings import Failed
 from bnfold.process.jobs import Job
-from bnfold.runtime import sessions
+from bnfold.runtime import nvml, sessions
 from bnfold.system.installed import install
 from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
@@ -502,15 +502,15 @@ def library(code: str, path: Path) -> str:
 def test_the_state_of_a_gpu_is_read_through_nvml(name: str, tmp_path: Path) -> None:
     reasons = ["SwPowerCap", "SwThermalSlowdown"]
     expected = {"name": "H100", "driver": "580", "sm_mhz": 1980, "memory_mhz": 2980, "celsius": None}
-    found = nvml.gpus(library(NVML.replace("EventReasons", f"{name}Reasons"), tmp_path / "nvml.so"))
+    found = nvml.states(library(NVML.replace("EventReasons", f"{name}Reasons"), tmp_path / "nvml.so"))
     assert found == [{**expected, "clocks_event_reasons": reasons}]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_without_nvml_there_are_no_gpus(tmp_path: Path) -> None:
-    assert nvml.gpus("no_such_library.so") == []
+    assert nvml.states("no_such_library.so") == []
     off = NVML.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }")
-    assert nvml.gpus(library(off, tmp_path / "off.so")) == []
+    assert nvml.states(library(off, tmp_path / "off.so")) == []
 
 
 def test_a_block_as_json() -> None:

@@ -18,7 +18,7 @@ from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, probe, sessions
 from bnfold.runtime.doctor import diagnosed, doctor, examined, missing, require
-from bnfold.runtime.driver import driver
+from bnfold.runtime.nvml import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
 from bnfold.system.installed import install, pip, runtimes

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from ..errors import FOREVER, require_within
 from ..model.models import Model
+from ..runtime.nvml import states
 from ..system import processors, temporary
 from ..system.installed import require_runtime
 from ..verification.verifying import described, located
 from .answers import blocks, cell, notes
-from .nvml import gpus
 from .results import Benchmark
 from .session import LEAST_SECONDS, Session
 from .settings import LEVELS, Dims, settings
@@ -79,7 +79,7 @@ def _report(session: Session, margin: float, seconds: float) -> Benchmark:
     around = {
         **session.around,
         "onnxruntime_build": session.facts["build"],
-        "gpus_after": gpus(),
+        "gpus_after": states(),
     }
     keys = ("batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")
     return Benchmark(

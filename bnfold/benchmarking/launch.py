@@ -20,10 +20,10 @@ import numpy as np
 from ..process import turns
 from ..process.child import stage
 from ..process.jobs import job
+from ..runtime.nvml import states
 from ..runtime.probe import versions
 from ..runtime.providers import Way
 from ..verification.windows import Array
-from .nvml import gpus
 from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
 from .settings import Setting
 from .statistics import paired
@@ -51,7 +51,7 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     else:
         found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
     cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
-    return {"cells": cells, "gpus": gpus(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
+    return {"cells": cells, "gpus": states(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
 
 
 def _served(settings: set[Setting]) -> dict[str, Any]:

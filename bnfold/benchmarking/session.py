@@ -15,12 +15,12 @@ from ..process import launcher, turns
 from ..process.endings import Failed
 from ..process.jobs import Job
 from ..runtime.doctor import require
+from ..runtime.nvml import states
 from ..runtime.providers import Way
 from ..system import temporary
 from ..system.progress import tell
 from .environment import environment
 from .launch import alone, captured, launch
-from .nvml import gpus
 from .results import Cold
 from .runner import MODELS
 from .settings import Setting
@@ -64,7 +64,7 @@ class Session:
 
     def run(self) -> None:
         """Survey, cold costs, launches."""
-        self.around = {**environment(), "threads": self.request["threads"], "gpus": gpus()}
+        self.around = {**environment(), "threads": self.request["threads"], "gpus": states()}
         dims, precisions = (list(dict.fromkeys(getattr(each, of) for each in self.settings)) for of in _SURVEYED)
         gpu = next((plain for name in self.gpus if (plain := Way(name).plain) != "cpu"), "")
         self.facts = self._surveyed({"dims": dims, "precisions": precisions, "gpu": gpu})

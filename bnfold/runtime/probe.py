@@ -22,7 +22,7 @@ from ..process.child import stage
 from ..process.jobs import job
 from ..system.installed import runtime
 from . import libraries, plugins, sessions
-from .driver import driver
+from .nvml import driver
 from .placement import ran
 from .providers import Way, chain
 
