@@ -121,7 +121,7 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
 def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> dict[str, Any]:
     """What is written as text, as `benchmark` takes it."""
     from bnfold.benchmarking.gate import percent
-    from bnfold.verification.asked import dim_asked
+    from bnfold.runtime.input_options import dim_asked
 
     lists = {"providers": ep.split(","), "levels": opt.split(","), "precisions": precision.split(",")}
     return {"margin": percent(margin), "dims": dict(map(dim_asked, dim)), **lists}

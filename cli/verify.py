@@ -90,7 +90,7 @@ def verify(
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
     """The shapes and dimensions that are asked for."""
-    from bnfold.verification.asked import dim_asked, shape_asked
+    from bnfold.runtime.input_options import dim_asked, shape_asked
 
     shapes = {name: sizes for text in shape for name, sizes in shape_asked(text).items()}
     return {"shapes": shapes, "dims": dict(map(dim_asked, dim))}

@@ -17,7 +17,7 @@ from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.results import Benchmark
 from bnfold.benchmarking.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
-from bnfold.verification.asked import dim_asked
+from bnfold.runtime.input_options import dim_asked
 
 T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 6: 2.4469, 9: 2.2622, 10: 2.2281, 30: 2.0423, 120: 1.9799}
 

@@ -26,8 +26,8 @@ from bnfold.process import launcher
 from bnfold.process.endings import Failed
 from bnfold.process.jobs import Job
 from bnfold.runtime import nvml, sessions
+from bnfold.runtime.input_options import dim_asked
 from bnfold.system.installed import install
-from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
 from tests.test_bench import dense
 

@@ -317,7 +317,7 @@ def test_what_it_cannot_evaluate_it_names(model: onnx.ModelProto, operator: str)
 def test_real_networks_agree_with_onnxruntime_on_every_output(name: str) -> None:
     import onnxruntime as ort
 
-    from bnfold.verification.inputs import Case, feeds
+    from bnfold.runtime.inputs import Case, feeds
 
     model = onnx.load(data_path("onnx", f"{name}.onnx"))
     values = feeds(model.graph, Case("normal", 0, 1), {"*": 64})

@@ -28,13 +28,13 @@ from bnfold.process.jobs import Job
 from bnfold.runtime import placement, providers, sessions
 from bnfold.runtime.copies import jittered
 from bnfold.runtime.doctor import examined
+from bnfold.runtime.inputs import Case, shapes
 from bnfold.runtime.placement import Node
 from bnfold.runtime.plugins import PLUGINS
 from bnfold.runtime.probe import probe
 from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
 from bnfold.verification import opened, verify, verifying
-from bnfold.verification.inputs import Case, shapes
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
 from bnfold.verification.oracle import Oracle

@@ -11,8 +11,8 @@ from onnx import numpy_helper
 
 import bnfold
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.verification.asked import combined, dim_asked, files, shape_asked
-from bnfold.verification.inputs import Case, cases, feeds
+from bnfold.runtime.input_options import combined, dim_asked, files, shape_asked
+from bnfold.runtime.inputs import Case, cases, feeds
 from bnfold_cli.main import run
 from tests.test_verify_inputs import parse
 

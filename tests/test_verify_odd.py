@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
 from bnfold.runtime.protos import every_node
-from bnfold.verification import Verification, algebra, loading, numbers, self_test, trial, verify
+from bnfold.verification import Verification, algebra, numbers, self_test, trial, verify
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
 from tests.verify_nets import GEMM, run_here

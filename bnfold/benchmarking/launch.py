@@ -22,8 +22,8 @@ from ..process.child import stage
 from ..process.jobs import job
 from ..runtime.nvml import states
 from ..runtime.probe import versions
+from ..runtime.protos import Array
 from ..runtime.providers import Way
-from ..verification.windows import Array
 from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
 from .settings import Setting
 from .statistics import paired

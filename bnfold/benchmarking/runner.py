@@ -16,12 +16,12 @@ import onnx
 from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import libraries, placement, providers, sessions
+from ..runtime.inputs import Case, feeds
 from ..runtime.plugins import PLUGINS, device_memory
+from ..runtime.protos import Array
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
-from ..verification.inputs import Case, feeds
-from ..verification.windows import Array
 from .settings import Setting
 from .statistics import steady
 

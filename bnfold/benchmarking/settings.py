@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import UsageProblem
+from ..runtime.input_options import require_sizes
 from ..runtime.providers import PROVIDERS, Chain, Way, chain
 from ..runtime.sessions import CUDA, PROVIDER_OPTIONS
-from ..verification.asked import require_sizes
 
 LEVELS = ("off", "default")
 MODES = {

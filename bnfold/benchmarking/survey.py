@@ -14,12 +14,12 @@ from ..model.messages import counts
 from ..process.child import stage
 from ..process.jobs import job
 from ..runtime import libraries, sessions
+from ..runtime.dimensions import candidates
+from ..runtime.input_options import require_dynamic
+from ..runtime.inputs import Case, feeds
+from ..runtime.loading import load
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
-from ..verification.asked import require_dynamic
-from ..verification.dimensions import candidates
-from ..verification.inputs import Case, feeds
-from ..verification.loading import load
 from ..verification.regions import shape_of_graph
 from .precision import BY_HAND, halved, require_float32
 from .runner import MODELS, ORIGINAL, cannot_load, opened

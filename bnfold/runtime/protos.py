@@ -1,11 +1,14 @@
-"""What verification asks of a ModelProto: its graphs, its nodes, its tensors, what a caller feeds."""
+"""What is asked of a ModelProto that is to be run: its graphs, its nodes, its tensors, what a caller feeds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 
+Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 

@@ -19,10 +19,10 @@ import onnx
 from onnx import helper
 
 from ..runtime.copies import without_data
+from ..runtime.inputs import feeds
 from ..runtime.protos import FLOATS, produced
 from ..system import progress
 from .impulses import Impulses, NotDerived, elements, everything, impulses
-from .inputs import feeds
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
 from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing

@@ -12,15 +12,15 @@ import numpy as np
 
 from ..process.child import stage
 from ..runtime import libraries, sessions
+from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.loading import placed
 from ..runtime.protos import produced
 from ..runtime.providers import without_tensorrt
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .arithmetics import in_each
 from .channels import by_channel
-from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
-from .loading import placed
 from .measure import Tally, is_floating, is_unsteady
 from .opened import Opened, on_cpu, opened, placements
 from .oracle import CannotEvaluate

@@ -14,11 +14,11 @@ import onnx
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
+from ..runtime.inputs import Case, shapes
+from ..runtime.loading import placed
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
-from .inputs import Case, shapes
-from .loading import placed
 from .trial import JITTERS, LARGE, Trial, session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike

@@ -13,10 +13,10 @@ from onnx import helper, numpy_helper
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
+from ..runtime.loading import load
 from ..runtime.protos import stored
 from ..system.progress import each
 from .impulses import MIXING
-from .loading import load
 from .regions import changed
 from .verifying import located, verify
 from .windows import Array

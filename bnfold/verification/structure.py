@@ -11,8 +11,8 @@ import onnx
 from ..errors import first_line
 from ..model.messages import counts
 from ..process.child import stage
+from ..runtime.loading import load
 from ..runtime.protos import fed
-from .loading import load
 from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add

@@ -15,17 +15,17 @@ from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
+from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
+from ..runtime.input_files import sizes_of
+from ..runtime.input_options import combined, files
+from ..runtime.inputs import CannotFeed, Case, cases, feeds
+from ..runtime.loading import load, placed
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .asked import combined, files
-from .dimensions import Sizes, candidates
-from .given import sizes_of
-from .inputs import CannotFeed, Case, cases, feeds
-from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
 from .regions import MOVES, edited, shared
 from .results import Derived

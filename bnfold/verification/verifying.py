@@ -17,13 +17,13 @@ from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
 from ..runtime.doctor import require
+from ..runtime.input_options import require_sizes
+from ..runtime.loading import found, placed
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
-from .asked import require_sizes
 from .judge import judge, run_wrong
-from .loading import found, placed
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped

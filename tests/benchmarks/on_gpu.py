@@ -26,9 +26,9 @@ import onnx
 
 import bnfold
 from bnfold.errors import EnvironmentProblem
+from bnfold.runtime.dimensions import dynamic
 from bnfold.runtime.doctor import require
 from bnfold.runtime.providers import PROVIDERS
-from bnfold.verification.dimensions import dynamic
 
 TIMED = (
     "mobileone_s0",

@@ -1,4 +1,4 @@
-"""Reading models for verification, and placing changed copies of them where onnxruntime can load them."""
+"""Reading models that are to be run, and placing changed copies of them where onnxruntime can load them."""
 
 from __future__ import annotations
 

@@ -11,9 +11,8 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelProblem, UsageProblem, first_line
 from ..model.datafiles import opened
-from ..runtime.protos import fed
-from .asked import Sizes, named_sizes
-from .windows import Array
+from .input_options import Sizes, named_sizes
+from .protos import Array, fed
 
 
 def loaded(graph: onnx.GraphProto, path: str) -> dict[str, Array]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from ..runtime.protos import fed, shape, stored
+from .protos import fed, shape, stored
 
 Sizes = Mapping[str, int]  # a symbolic dimension, or `input/axis`: its size
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 
 from ..errors import ModelProblem, UsageProblem, require_within
-from ..runtime.protos import fed, shape
 from .dimensions import dynamic
+from .protos import fed, shape
 
 Sizes = dict[str, int]
 LARGEST = (1 << 31) - 1  # of a dimension

@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..runtime.protos import FLOATS, fed, shape, stored
 from ..system.limits import current
 from .dimensions import Sizes, shapes_of
-from .given import loaded
-from .windows import Array
+from .input_files import loaded
+from .protos import FLOATS, Array, fed, shape, stored
 
 _INTEGERS = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
 
