@@ -11,10 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.verification import known
-from bnfold.verification.convolution import conv
-from bnfold.verification.doubles import doubled
-from bnfold.verification.oracle import CannotEvaluate, Oracle, evaluate
-from bnfold.verification.windows import Window
+from bnfold.verification.oracle import CannotEvaluate, Oracle, doubled, evaluate
+from bnfold.verification.windows import Window, conv
 from tests.build import BN, bn, build
 from tests.data import data_path
 from tests.test_dtypes import in_type

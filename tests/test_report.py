@@ -21,7 +21,7 @@ from bnfold.reporting import assets, channels, drawing, fates, gathering, latenc
 from bnfold.reporting.figures import figures, sentence
 from bnfold.reporting.html import name, shown, tag, written
 from bnfold.system import sizes
-from bnfold.verification import channels as by_channel
+from bnfold.verification import tensor_records
 from bnfold.verification.measure import Tally
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
@@ -387,10 +387,14 @@ def blocks(**changed) -> list[dict]:
 def test_errors_of_very_many_channels_are_quantiles():
     rng = np.random.default_rng(0)
     tally = Tally("y", (1,))
-    truth = rng.standard_normal((2, by_channel.MOST + 1))
+    truth = rng.standard_normal((2, tensor_records.MOST + 1))
     tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
-    told = by_channel.by_channel([tally])["y"]
-    assert (told["every"], told["channels"], len(told["folded"])) == (False, by_channel.MOST + 1, by_channel.QUANTILES)
+    told = tensor_records.by_channel([tally])["y"]
+    assert (told["every"], told["channels"], len(told["folded"])) == (
+        False,
+        tensor_records.MOST + 1,
+        tensor_records.QUANTILES,
+    )
     assert told["folded"] == sorted(told["folded"])
     assert told["folded"][-1] > told["original"][-1]
 

@@ -26,9 +26,9 @@ from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
 from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
-from .records import finite
 from .regions import changed
 from .results import Derived
+from .tensor_records import finite
 from .windows import Array
 
 if TYPE_CHECKING:

@@ -19,13 +19,12 @@ from ..runtime.providers import without_tensorrt
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .arithmetics import in_each
-from .channels import by_channel
 from .isolate import isolated
 from .measure import Tally, is_floating, is_unsteady
 from .opened import Opened, on_cpu, opened, placements
 from .oracle import CannotEvaluate
-from .records import record
 from .regions import shape_of_graph, undone
+from .tensor_records import by_channel, record
 from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
 from .windows import Array
 

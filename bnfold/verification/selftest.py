@@ -14,12 +14,10 @@ from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
 from ..runtime.loading import load
-from ..runtime.protos import stored
+from ..runtime.protos import Array, stored
 from ..system.progress import each
-from .impulses import MIXING
-from .regions import changed
+from .regions import MIXING, changed
 from .verifying import located, verify
-from .windows import Array
 
 SCHEMA = "bnfold.selftest/1"
 SITES = 2  # the first and the last of a model
