@@ -143,12 +143,12 @@ def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[s
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
-    from bnfold.benchmarking import files
+    from bnfold.benchmarking import outputs
 
     if raw:
-        files.write_raw(found, raw)
+        outputs.write_raw(found, raw)
     if plot:
-        files.write_plot(found, plot)
+        outputs.write_plot(found, plot)
     for path in filter(None, (raw, plot)):
         console.say(f"wrote {path}")
 

@@ -17,7 +17,7 @@ from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold.system.interrupts import interruptible
 from bnfold_cli.console import complain, words
 from bnfold_cli.streams import lost, steady, widen
-from bnfold_cli.voice import spoken
+from bnfold_cli.verbosity import spoken
 
 HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
 EXIT_CODES = (

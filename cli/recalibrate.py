@@ -18,7 +18,7 @@ from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.recalibration import Check, Drift
-    from bnfold.recalibration.files import Written
+    from bnfold.recalibration.pipeline import Written
 
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 5}
 
@@ -92,8 +92,8 @@ def recalibrate(
     model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell. Whatever runs
     the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
     """
-    from bnfold.recalibration.asked import Options, bytes_asked
-    from bnfold.recalibration.files import check_file, default_target, recalibrate_file
+    from bnfold.recalibration.options import Options, bytes_asked
+    from bnfold.recalibration.pipeline import check_file, default_target, recalibrate_file
 
     options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range, ep)
     if check and target:

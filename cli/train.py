@@ -17,7 +17,7 @@ from bnfold.system.progress import tell
 from bnfold.train import Event, TrainOptions, TrainResult
 from bnfold.train.options import CallOptions
 from bnfold.train.recipe import Option, Settings, flag, option
-from bnfold_cli import bars, console
+from bnfold_cli import console, progress_bar
 from bnfold_cli.console import say, speak_as_one, table
 
 
@@ -62,7 +62,7 @@ def watch(event: Event) -> None:
     measured = event.accuracy is not None and event.loss is not None
     scores = f"loss {event.loss:.4f}  accuracy {event.accuracy:.4f}" if measured else ""
     tell("train", event.step, event.steps, scores)
-    if scores and (console.detailed or not bars.wanted()):
+    if scores and (console.detailed or not progress_bar.wanted()):
         console.say(f"step {event.step}/{event.steps}  {scores}")
 
 

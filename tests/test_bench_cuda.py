@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.benchmarking import benchmark, launch, runner, session, settings
+from bnfold.benchmarking import benchmark, launch, measurement, runner, settings
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
 from bnfold.process import launcher, turns
@@ -53,7 +53,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     bound = runner._bound
     monkeypatch.setattr(sessions, "session", made.session)
     monkeypatch.setattr(launcher, "run", made.child)
-    monkeypatch.setattr(session, "require", lambda names: None)
+    monkeypatch.setattr(measurement, "require", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
     monkeypatch.setattr(runner, "_bound", lambda session, where, *rest: bound(session, {"device_type": "cpu"}, *rest))
     monkeypatch.setattr(runner, "run_options", lambda mode: None)
@@ -198,7 +198,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
     cuda.during = full
     found = benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
     assert found.launches == 3
-    (note,) = (note for note in found.notes if note.startswith(session.APART))
+    (note,) = (note for note in found.notes if note.startswith(measurement.APART))
     assert note.endswith("out of memory")
 
     def always(job: str, request: Mapping[str, Any]) -> None:
@@ -260,7 +260,7 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
         assert asked == [search] * 2 + [other] * 2
         seconds = [request["seconds"] for job, request in cuda.children if job == "alone"]
         assert min(seconds[:2]) >= 300
-        assert max(seconds[2:]) == session.LEAST_START
+        assert max(seconds[2:]) == measurement.LEAST_START
         assert f"cuda, {other} cuDNN search" in [row[0] for row in found.tables()[2].rows]
 
 
@@ -294,10 +294,10 @@ def test_where_no_cuda_graph_can_be_captured_the_rest_is_timed(cuda: Cuda, monke
     found = benchmark(dense(2), dense(1), **how, cuda_graph="both")
     assert [cell.setting.cuda_graph for cell in found.cells] == [False, False]
     assert any(note.startswith("no CUDA graph: onnxruntime cannot load") and REFUSED in note for note in found.notes)
-    assert session.GRAPHS_NEED in found.notes
+    assert measurement.GRAPHS_NEED in found.notes
     with pytest.raises(ModelProblem, match="no CUDA graph: .*cannot use the graph capture") as caught:
         benchmark(dense(2), dense(1), **how, cuda_graph="on")
-    assert caught.value.hint == session.GRAPHS_NEED
+    assert caught.value.hint == measurement.GRAPHS_NEED
 
 
 def test_a_cuda_graph_is_tried_in_a_process_of_its_own_once_for_each_precision(cuda: Cuda) -> None:
@@ -337,7 +337,7 @@ def test_a_provider_that_is_missing_comes_before_what_is_wrong_with_a_model(monk
     def wrong(job: str, request: object, **how: object) -> dict[str, object]:
         raise ModelProblem("the model is wrong", "Repair it.")
 
-    monkeypatch.setattr(session, "require", missing)
+    monkeypatch.setattr(measurement, "require", missing)
     monkeypatch.setattr(launcher, "run", wrong)
     with pytest.raises(UsageProblem, match="no GPU"):
         benchmark(dense(1), dense(1), providers=["cuda"])

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.benchmarking import Benchmark, answers, benchmark, environment, files, gate, launch
+from bnfold.benchmarking import Benchmark, answers, benchmark, environment, gate, launch, outputs
 from bnfold.benchmarking.results import Block, Cell
 from bnfold.benchmarking.runner import Runner, calls, run_options
 from bnfold.benchmarking.settings import Setting, settings
@@ -280,7 +280,7 @@ def test_the_size_of_a_model_counts_its_external_data(tmp_path: Path) -> None:
 
 
 def test_raw_samples_are_every_block(measured: Benchmark, tmp_path: Path) -> None:
-    files.write_raw(measured, tmp_path / "raw.jsonl")
+    outputs.write_raw(measured, tmp_path / "raw.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "raw.jsonl").read_text().splitlines()]
     assert {line["model"] for line in lines} == {"original", "folded", "copy"}
     assert {line["launch"] for line in lines} == {*range(measured.launches)}
@@ -296,11 +296,11 @@ def test_raw_samples_are_every_block(measured: Benchmark, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
 def test_the_picture_is_whole_or_not_there(measured: Benchmark, tmp_path: Path, name: str, start: bytes) -> None:
     path = tmp_path / name
-    files.write_plot(measured, path)
+    outputs.write_plot(measured, path)
     assert path.read_bytes().startswith(start)
     missing = tmp_path / "no" / name
     with pytest.raises(EnvironmentProblem, match="cannot be written"):
-        files.write_plot(measured, missing)
+        outputs.write_plot(measured, missing)
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 

@@ -14,7 +14,7 @@ from bnfold.algebra.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.process.endings import Failed
-from bnfold.recalibration.asked import bytes_asked
+from bnfold.recalibration.options import bytes_asked
 from bnfold.system import limits
 from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
 from bnfold_cli.main import run

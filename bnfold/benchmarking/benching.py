@@ -12,8 +12,8 @@ from ..system import processors, temporary
 from ..system.installed import require_runtime
 from ..verification.verifying import described, located
 from .answers import blocks, cell, notes
+from .measurement import LEAST_SECONDS, Session
 from .results import Benchmark
-from .session import LEAST_SECONDS, Session
 from .settings import LEVELS, Dims, settings
 from .statistics import MARGIN
 

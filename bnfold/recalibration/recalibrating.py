@@ -17,13 +17,13 @@ from ..runtime.host import Host
 from ..runtime.protos import fed
 from ..system.installed import require_runtime
 from . import copies
-from .asked import Options
 from .drift import COLUMNS, Drift, Fit, Sample
 from .feeds.calibration import Feed, given
 from .feeds.card import Card
 from .feeds.chunks import Chunks
+from .layout import Layout, laid_out, runnable
 from .methods import agreeing, by_batches, sequential
-from .plan import Layout, laid_out, runnable
+from .options import Options
 from .writing import install, untied
 
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done

@@ -6,8 +6,8 @@ are those of a stranger: they reach the page as text alone.
 
 from __future__ import annotations
 
-from .gathering import gathered as gathered
-from .gathering import of_fold as of_fold
+from .collect import gathered as gathered
+from .collect import of_fold as of_fold
 from .page import to_html as to_html
 
 __all__ = ["gathered", "of_fold", "to_html"]

@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from . import figures
-from .fates import FATES
 from .html import Child, name, shown, tag, words
+from .node_results import FATES
 
 Plain = Mapping[str, Any]
 CLASSES = {"PASS": "good", "FAIL": "bad"}

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from ..model.bounds import expanded
 from ..runtime.protos import FLOATS, called, every_node, graphs, opset, subgraphs
 from ..system.progress import tell
-from .known import settled
+from .constant_parts import settled
 from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .windows import Array

@@ -17,7 +17,7 @@ from ..runtime.protos import stored as stored_tensors
 from . import copies
 from .levels import Levels
 from .norms import MEAN, VAR, Norm, Statistics, require_supported
-from .runs import Stage, evaluated
+from .segments import Stage, evaluated
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,11 +21,11 @@ from ..system import temporary
 from ..system.progress import tell
 from .environment import environment
 from .launch import alone, captured, launch
+from .preflight import survey
 from .results import Cold
 from .runner import MODELS
 from .settings import Setting
 from .statistics import speedup
-from .survey import survey
 
 NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3

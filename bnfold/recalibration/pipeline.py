@@ -16,8 +16,8 @@ from ..model.storage import Storage
 from ..model.validity import require_valid
 from ..runtime.host import Host
 from ..system import staging
-from .asked import Options
 from .feeds.calibration import from_path
+from .options import Options
 from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
 
 

@@ -18,7 +18,7 @@ from ..model.storage import Storage
 from . import latency, records
 from .channels import channels
 from .drawing import drawn
-from .fates import fates
+from .node_results import fates
 
 if TYPE_CHECKING:
     from ..benchmarking import Benchmark

@@ -50,9 +50,9 @@ def drawn() -> AbstractContextManager[None]:
     """Bars, where there is somebody to see them."""
     if not sys.stderr.isatty():
         return nullcontext()
-    from bnfold_cli import bars
+    from bnfold_cli import progress_bar
 
-    shown: AbstractContextManager[None] = bars.shown()
+    shown: AbstractContextManager[None] = progress_bar.shown()
     return shown
 
 
