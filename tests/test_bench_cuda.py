@@ -210,7 +210,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
         benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
 
 
-def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_cpu_cannot_run_is_looked_at_on_cuda(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     made = cuda.session
 
     def only_cuda(model: Any, options: Any, chain: Any = ((CPU, {}),)) -> Any:
@@ -231,10 +231,10 @@ def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "search", "jobs"),
     [
-        (["--quick"], "heuristic", ["survey"]),
-        (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["survey"]),
-        (["--budget", "1"], "exhaustive", ["survey", *["alone"] * 4]),
-        (["--budget", "1", "--no-cold"], "exhaustive", ["survey"]),
+        (["--quick"], "heuristic", ["preflight"]),
+        (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["preflight"]),
+        (["--budget", "1"], "exhaustive", ["preflight", *["cold_start"] * 4]),
+        (["--budget", "1", "--no-cold"], "exhaustive", ["preflight"]),
     ],
 )
 def test_a_quick_look_leaves_out_what_takes_long(
@@ -246,7 +246,7 @@ def test_a_quick_look_leaves_out_what_takes_long(
     answer = json.loads(capsys.readouterr().out)
     assert [cell["cudnn_search"] for cell in answer["cells"]] == [search]
     assert [job for job, _ in cuda.children if job != "launch"] == jobs
-    assert bool(answer["cold"]) is ("alone" in jobs)
+    assert bool(answer["cold"]) is ("cold_start" in jobs)
 
 
 def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
@@ -256,9 +256,11 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
         found = benchmark(dense(2), dense(1), **how, cudnn_search=search)
         models = [(cold.cudnn_search, cold.model) for cold in found.cold]
         assert models == [(s, model) for s in (search, other) for model in ("original", "folded")]
-        asked = [request["cells"][0]["setting"]["cudnn_search"] for job, request in cuda.children if job == "alone"]
+        asked = [
+            request["cells"][0]["setting"]["cudnn_search"] for job, request in cuda.children if job == "cold_start"
+        ]
         assert asked == [search] * 2 + [other] * 2
-        seconds = [request["seconds"] for job, request in cuda.children if job == "alone"]
+        seconds = [request["seconds"] for job, request in cuda.children if job == "cold_start"]
         assert min(seconds[:2]) >= 300
         assert max(seconds[2:]) == measurement.LEAST_START
         assert f"cuda, {other} cuDNN search" in [row[0] for row in found.tables()[2].rows]
@@ -266,8 +268,8 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
 
 def test_another_search_may_not_take_minutes(cuda: Cuda) -> None:
     def slow(job: str, request: Mapping[str, Any]) -> None:
-        if job == "alone" and request["cells"][0]["setting"]["cudnn_search"] == "exhaustive":
-            raise Failed(f"loading the {request['alone']} model took longer than 8 s and was stopped")
+        if job == "cold_start" and request["cells"][0]["setting"]["cudnn_search"] == "exhaustive":
+            raise Failed(f"loading the {request['model']} model took longer than 8 s and was stopped")
 
     cuda.during = slow
     found = benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="default")
@@ -303,13 +305,13 @@ def test_where_no_cuda_graph_can_be_captured_the_rest_is_timed(cuda: Cuda, monke
 def test_a_cuda_graph_is_tried_in_a_process_of_its_own_once_for_each_precision(cuda: Cuda) -> None:
     how = {**QUICK, "launches": 2, "dims": {"N": [1, 2]}, "cudnn_search": "default"}
     found = benchmark(dense(2), dense(1), **how, cuda_graph="both", precisions=["float32", "float16"])
-    tried = [request["cells"][0]["setting"] for job, request in cuda.children if job == "captured"]
+    tried = [request["cells"][0]["setting"] for job, request in cuda.children if job == "capture_graph"]
     assert [(each["precision"], each["cuda_graph"], each["dims"]) for each in tried] == [
         (precision, True, [["N", 1]]) for precision in ("float32", "float16")
     ]
     assert len(found.cells) == 2 * 2 * 2
     benchmark(dense(2), dense(1), **{**QUICK, "launches": 2})
-    assert [job for job, _ in cuda.children].count("captured") == 2
+    assert [job for job, _ in cuda.children].count("capture_graph") == 2
 
 
 def test_a_provider_without_memory_of_its_own_is_noted(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ from bnfold.process import launcher
 from bnfold.process.endings import Failed
 from bnfold.process.jobs import Job
 from bnfold.runtime import nvml, sessions
-from bnfold.runtime.input_options import dim_asked
+from bnfold.runtime.input_options import parse_dim
 from bnfold.system.installed import install
 from bnfold_cli.main import run
 from tests.test_bench import dense
@@ -69,10 +69,10 @@ def test_what_cannot_be_combined(levels: list[str], providers: list[str], mode: 
 
 
 def test_several_sizes_of_a_dimension() -> None:
-    assert dim_asked("N=1,8,32") == ("N", (1, 8, 32))
+    assert parse_dim("N=1,8,32") == ("N", (1, 8, 32))
     for text in ("N=1,", "N=1,x", "N=0,1"):
         with pytest.raises(UsageProblem, match="NAME=SIZE"):
-            dim_asked(text)
+            parse_dim(text)
 
 
 def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
@@ -420,11 +420,11 @@ class Launches:
         self.ratios, self.asked = ratios, 0
 
     def __call__(self, job: Job, request: Any, **_: Any) -> dict[str, Any]:
-        if job.__name__ == "survey":
+        if job.__name__ == "preflight":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
             facts = {**FACTS, "nodes": {}, "same_graph": False, "models": {}, "notes": []}
             return {"sized": sized, "precisions": {"": facts}, "build": "b"}
-        if job.__name__ == "alone":
+        if job.__name__ == "cold_start":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
         return {

@@ -14,9 +14,9 @@ from bnfold.algebra.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.process.endings import Failed
-from bnfold.recalibration.options import bytes_asked
+from bnfold.recalibration.options import parse_memory
 from bnfold.system import limits
-from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
+from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parse_limits, timed, within
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed
@@ -26,15 +26,15 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds
 
 
 def test_limits_are_said_in_words():
-    asked = parsed(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
+    asked = parse_limits(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
     assert asked == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
-    assert parsed(["memory=4GB"]) == parsed(["memory=4G"]) == Limits(memory=4 * 10**9)
-    assert parsed(["memory=4GiB"]) == parsed(["memory=4 gi"]) == Limits(memory=4 << 30)
-    assert (bytes_asked("4GB"), bytes_asked("4GiB")) == (4 * 10**9, 4 << 30)  # --memory-limit reads the same
-    assert parsed([]) == DEFAULTS
+    assert parse_limits(["memory=4GB"]) == parse_limits(["memory=4G"]) == Limits(memory=4 * 10**9)
+    assert parse_limits(["memory=4GiB"]) == parse_limits(["memory=4 gi"]) == Limits(memory=4 << 30)
+    assert (parse_memory("4GB"), parse_memory("4GiB")) == (4 * 10**9, 4 << 30)  # --memory-limit reads the same
+    assert parse_limits([]) == DEFAULTS
     for wrong in ("depth=1", "nodes", "nodes=", "nodes=-1", "nodes=0", "memory=8XB", "seconds=nan", "=1", "memory=1e9"):
         with pytest.raises(UsageProblem, match="is not a limit"):
-            parsed([wrong])
+            parse_limits([wrong])
 
 
 def test_the_usual_counts_where_nothing_else_is_said():
@@ -179,11 +179,11 @@ def test_a_cap_is_taken_off_again():
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with limits.asked(["memory=100GB"]):
+    with limits.limited(["memory=100GB"]):
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 10**11
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with (
         pytest.raises(EnvironmentProblem, match=r"^more than 100 GB of memory would be needed$"),
-        limits.asked(["memory=100GB"]),
+        limits.limited(["memory=100GB"]),
     ):
         bytearray(10**12)

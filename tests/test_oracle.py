@@ -421,6 +421,6 @@ def test_what_constants_make_of_little_is_not_stored_without_end(monkeypatch):
     stored = {"c": np.float32([1]), "few": np.int64([4, 8]), "many": np.int64([8, 64])}
     initializers = [numpy_helper.from_array(value, name) for name, value in stored.items()]
     model = helper.make_model(helper.make_graph(nodes, "g", [], stated, initializers))
-    found = constant_parts.settled(model)
+    found = constant_parts.evaluate_constants(model)
     assert [node.output[0] for node in found.graph.node] == ["b"]
     assert numpy_helper.to_array(found.graph.initializer[-1]).shape == (4, 8)

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import pipeline
-from bnfold.reporting import assets, channels, collect, drawing, latency, node_results, page, records, tables
+from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, tables
 from bnfold.reporting.figures import figures, sentence
 from bnfold.reporting.html import name, shown, tag, written
 from bnfold.system import sizes
@@ -151,7 +151,7 @@ def test_what_another_tool_folded_is_told_by_the_nodes(here):
     other.graph.node[gone].CopyFrom(helper.make_node("Identity", ["k49"], ["n49"], "block49/norm"))
     stored(here / "a.onnx", original)
     stored(here / "b.onnx", other)
-    data = collect.gathered(here / "a.onnx", here / "b.onnx", verify="off")
+    data = collecting.collect(here / "a.onnx", here / "b.onnx", verify="off")
     by_name = {entry["node"]: entry for entry in data["nodes"]}
     assert by_name["block49/norm"]["fate"] == "gone"
     assert {entry["fate"] for key, entry in by_name.items() if key != "block49/norm"} == {"left"}
@@ -557,7 +557,7 @@ def test_a_fold_of_many_has_no_page(pair, capsys):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests/fuzz/kept").glob("*.onnx")), ids=lambda path: path.stem)
 def test_a_model_that_broke_something_once_has_a_page(path):
-    data = collect.gathered(path, path, verify="off")
+    data = collecting.collect(path, path, verify="off")
     assert Seen(page.to_html(data)).text.count("BatchNormalization")
 
 

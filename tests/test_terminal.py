@@ -73,7 +73,7 @@ def test_a_hostile_name_moves_no_cursor(capfd, monkeypatch):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_quiet_and_verbose(name):
-    command = verbosity.spoken(getattr(import_module(f"bnfold_cli.{name}"), name))
+    command = verbosity.with_verbosity(getattr(import_module(f"bnfold_cli.{name}"), name))
     assert {"quiet", "verbose"} <= {*inspect.signature(command).parameters}
     assert "\n\n" in command.__doc__ or "\n" not in command.__doc__
 
@@ -173,9 +173,9 @@ def test_a_step_under_a_second_has_no_bar(monkeypatch):
 
 def test_whoever_listens_is_told():
     heard = []
-    with progress.heard(lambda *told: heard.append(told)):
+    with progress.reporting_to(lambda *told: heard.append(told)):
         assert [*progress.each("ab", "letters", 2)] == ["a", "b"]
-    progress.tell("nobody", 1, 1)
+    progress.report("nobody", 1, 1)
     assert heard == [("letters", 0, 2, ""), ("letters", 1, 2, ""), ("letters", 2, 2, "")]
 
 

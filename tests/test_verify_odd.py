@@ -273,7 +273,7 @@ def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> 
     model = GEMM.original(GEMM.weights(0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "bytes", lambda data: (_ for _ in ()).throw(ValueError("too large")), raising=False)
-        where = loading.placed(model, str(tmp_path))
+        where = loading.for_onnxruntime(model, str(tmp_path))
     again = onnx.load(str(where))
     assert len(again.graph.initializer) == len(model.graph.initializer)
     assert again.graph.node == model.graph.node

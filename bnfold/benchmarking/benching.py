@@ -12,7 +12,7 @@ from ..system import processors, temporary
 from ..system.installed import require_runtime
 from ..verification.verifying import described, located
 from .answers import blocks, cell, notes
-from .measurement import LEAST_SECONDS, Session
+from .measurement import LEAST_SECONDS, Measurement
 from .results import Benchmark
 from .settings import LEVELS, Dims, settings
 from .statistics import MARGIN
@@ -56,7 +56,7 @@ def benchmark(
     started = time.perf_counter()
     with located(original) as first, located(folded) as second, temporary.folder() as folder:
         request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
-        session = Session({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
+        session = Measurement({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
         session.models = {"original": described(first), "folded": described(second)}
         session.run()
     return _report(session, margin, time.perf_counter() - started)
@@ -71,7 +71,7 @@ def _require(launches: int, budget_s: float, threads: int | None, margin: float)
     require_runtime("a benchmark")
 
 
-def _report(session: Session, margin: float, seconds: float) -> Benchmark:
+def _report(session: Measurement, margin: float, seconds: float) -> Benchmark:
     precisions = session.facts["precisions"]
     facts = precisions[session.settings[0].precision]
     columns = zip(session.settings, zip(*session.answers, strict=True), strict=True)

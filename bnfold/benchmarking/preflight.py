@@ -22,14 +22,14 @@ from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
 from ..verification.regions import shape_of_graph
 from .precision import BY_HAND, halved, require_float32
-from .runner import MODELS, ORIGINAL, cannot_load, opened
+from .runner import MODELS, ORIGINAL, cannot_load, open_session
 from .settings import FLOAT16, Setting
 
 T = TypeVar("T")
 
 
 @job
-def survey(request: Mapping[str, Any]) -> dict[str, Any]:
+def preflight(request: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes, shapes, outputs for each of `request["dims"]`, and facts about the models in each precision.
 
     The CPU tells them all: a GPU, which takes seconds to start, does so for models that only it can run.
@@ -94,7 +94,7 @@ def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _sized(setting: Setting, request: Mapping[str, Any], graph: onnx.GraphProto) -> list[dict[str, Any]]:
     stage("onnxruntime, running the original")
-    session = opened(request, "original", setting)
+    session = open_session(request, "original", setting)
     return [_running(session, graph, dict(dims), request["original"]) for dims in request["dims"]]
 
 

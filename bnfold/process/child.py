@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BnfoldError
-from ..system.limits import UNCAPPED, Limits, cap, tied, within
-from ..system.progress import Listener, heard
+from ..system.limits import UNCAPPED, Limits, cap, end_with_parent, within
+from ..system.progress import Listener, reporting_to
 from . import jobs
 
 PAUSE = 0.25  # seconds between two notes of how far it is
@@ -26,15 +26,15 @@ def stage(doing: str) -> None:
 
 
 def serve(name: str, folder: str, limits: str, capped: str, parent: str) -> None:
-    """Do the job of that name. What bnfold raises on purpose is an answer, too, and so is a defect of it."""
+    """Do the job of that name. An error that bnfold raises on purpose is an answer, too, and so is a defect."""
     global _stage_file
-    tied(int(parent))
+    end_with_parent(int(parent))
     _stage_file = Path(folder, STAGE)
     in_force = Limits(**json.loads(limits))
     cap(in_force.bytes() if capped else UNCAPPED)
     answer: dict[str, Any]
     try:
-        with within(in_force), heard(_noted(Path(folder, PROGRESS))):
+        with within(in_force), reporting_to(_noted(Path(folder, PROGRESS))):
             answer = {"returned": jobs.find(name)(json.loads(Path(folder, REQUEST).read_text(encoding="utf-8")))}
     except BnfoldError as problem:
         answer = {"raised": type(problem).__name__, "message": str(problem), "hint": problem.hint}

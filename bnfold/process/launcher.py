@@ -21,7 +21,7 @@ from typing import Any
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from ..system import temporary
 from ..system.limits import Watch, current
-from ..system.progress import tell
+from ..system.progress import report
 from . import jobs
 from .child import ANSWER, NOISE, PAUSE, PROGRESS, REQUEST, STAGE
 from .endings import Stopped, ending
@@ -149,4 +149,4 @@ def _returned(answer: dict[str, Any]) -> dict[str, Any]:
 def _pass_on(progress: Path) -> None:
     """Say what the child has noted of how far it is."""
     with suppress(OSError, ValueError):  # nothing yet, or half of it
-        tell(*json.loads(progress.read_text(encoding="utf-8")))
+        report(*json.loads(progress.read_text(encoding="utf-8")))

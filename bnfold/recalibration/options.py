@@ -1,4 +1,4 @@
-"""What a recalibration is asked for."""
+"""Options of a recalibration."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Options:
         return BATCH[self.method] if self.batch_size is None else self.batch_size
 
 
-def bytes_asked(text: str) -> int:
+def parse_memory(text: str) -> int:
     """`512MB`, `1.5GiB` or a number of bytes. Raises UsageProblem."""
     size = sizes.parse(text)
     if size is None:

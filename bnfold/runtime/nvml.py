@@ -1,4 +1,4 @@
-"""The NVIDIA driver and its GPUs, asked through NVML, the library behind nvidia-smi. Nothing is set."""
+"""The NVIDIA driver and its GPUs, through NVML, the library that nvidia-smi uses. Nothing is set."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def fed(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+def caller_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """The inputs a caller has to feed: an input that is also an initializer has a value already."""
     initial = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in initial]

@@ -183,7 +183,7 @@ class _Trial:
         return np.asarray(oracle.evaluate({n: feeds[n] for n in piece.entering})[self.site])
 
     def silent(self, name: str, fed: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of an entering tensor beside another of `shape`: pictures are all made small alike."""
+        """The shape of a tensor that enters next to another one of `shape`: images are all made small alike."""
         usual, other = self.pair.examples[name].shape, self.pair.examples[fed].shape
         same = shape[1:] == other[1:] or len(usual) != len(shape)
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])

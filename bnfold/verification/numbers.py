@@ -13,7 +13,7 @@ import numpy as np
 from ..process.child import stage
 from ..runtime import libraries, sessions
 from ..runtime.inputs import CannotFeed, Case, feeds
-from ..runtime.loading import placed
+from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import without_tensorrt
 from ..runtime.sessions import CannotRun
@@ -259,7 +259,7 @@ def _made_the_same(trial: Trial, level: str) -> bool:
     target = str(Path(trial.folder, "optimized.onnx"))
     try:
         original, folded = (
-            sessions.optimized(placed(model, trial.folder), level, target, without_tensorrt(trial.way))
+            sessions.optimized(for_onnxruntime(model, trial.folder), level, target, without_tensorrt(trial.way))
             for model in (trial.original, trial.folded)
         )
     except CannotRun:

@@ -17,8 +17,8 @@ from onnx.reference import ReferenceEvaluator
 
 from ..model.bounds import expanded
 from ..runtime.protos import FLOATS, called, every_node, graphs, opset, subgraphs
-from ..system.progress import tell
-from .constant_parts import settled
+from ..system.progress import report
+from .constant_parts import evaluate_constants
 from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .windows import Array
@@ -54,7 +54,7 @@ class Oracle:
     """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        wide = doubled(settled(model))
+        wide = doubled(evaluate_constants(model))
         order = {key: place for place, key in enumerate(expanded(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
@@ -88,7 +88,7 @@ class Oracle:
         """How far all evaluations are."""
         self._begun += 1
         if self.rounds:
-            tell("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
+            report("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
 
     def _step(self, node: Any, values: dict[str, Any]) -> None:
         inputs = [values.get(name) for name in node.input]

@@ -93,11 +93,11 @@ def _errors(tally: Tally, axis: int, every: bool) -> dict[str, Any]:
     sums, whole = tally.sums[axis], tally.sums[None][:, 0]
     size = math.sqrt(whole[TRUTH] / whole[ONES])
     rows = {"original": ORIGINAL, "folded": FOLDED}
-    told = {name: _told(np.sqrt(sums[row] / sums[ONES]) / size, every) for name, row in rows.items()}
-    return {"axis": axis, "channels": sums.shape[1], "every": every, **told}
+    shown = {name: _shortened(np.sqrt(sums[row] / sums[ONES]) / size, every) for name, row in rows.items()}
+    return {"axis": axis, "channels": sums.shape[1], "every": every, **shown}
 
 
-def _told(errors: Array, every: bool) -> list[float]:
+def _shortened(errors: Array, every: bool) -> list[float]:
     """Three digits of each number, or of as many quantiles as there may be."""
     shown = errors if every else np.quantile(errors, np.linspace(0, 1, QUANTILES))
     return [float(f"{value:.2e}") for value in np.nan_to_num(shown).tolist()]

@@ -18,7 +18,7 @@ from ..process.endings import Failed
 from ..process.jobs import job
 from ..runtime.doctor import require
 from ..runtime.input_options import require_sizes
-from ..runtime.loading import found, placed
+from ..runtime.loading import for_onnxruntime, require_model_file
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
@@ -62,7 +62,7 @@ def verify(
     takes the inputs of one shape. `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test
     data), run before random ones. `dims` gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to
     try, `shapes` whole inputs theirs. After `budget_s` seconds nothing more is begun, and the notes say what was
-    skipped. `declared` are the sites of the fold (`FoldResult.sites`): everything beside them must be the same to
+    skipped. `declared` are the sites of the fold (`FoldResult.sites`): everything else must be the same to
     the last byte. `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
@@ -121,10 +121,10 @@ def located(model: Model) -> Iterator[Path]:
     """A path where a child process finds `model`: its own, or that of a temporary copy of a model in memory."""
     where = given(model)
     if isinstance(where, Path):
-        yield found(where)
+        yield require_model_file(where)
         return
     with temporary.folder() as folder:
-        held = placed(where, folder)
+        held = for_onnxruntime(where, folder)
         path = Path(held) if isinstance(held, str) else Path(folder, "model.onnx")
         if isinstance(held, bytes):
             path.write_bytes(held)
@@ -215,5 +215,5 @@ def _level(entry: Mapping[str, Any]) -> Level:
 
 
 def _compared(entry: Mapping[str, Any]) -> Compared:
-    told = entry["by_channel"]
-    return Compared(**{**entry, "by_channel": ChannelErrors.of(told) if told else None})
+    errors = entry["by_channel"]
+    return Compared(**{**entry, "by_channel": ChannelErrors.of(errors) if errors else None})
