@@ -140,7 +140,7 @@ def test_nobody_waits_for_the_checker_after_ctrl_c(monkeypatch: pytest.MonkeyPat
 
 WORK = {  # what a process starts; in its temporary folder there is a file `stage` as soon as that is at work
     "a fork": "from bnfold.process.native import guarded; guarded('a sleep', lambda: open(stage, 'w').close() or time.sleep(600))",
-    "a child": "from bnfold.process import child; child.run('crash', {'seconds': 600}, seconds=600)",
+    "a child": "from bnfold.process import launcher; from tests.crash import crash; launcher.run(crash, {'seconds': 600}, seconds=600)",
 }
 
 

@@ -12,21 +12,20 @@ import numpy as np
 
 from ..process.child import stage
 from ..runtime import libraries, providers, sessions
+from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .arithmetics import in_each
-from .channels import by_channel
 from .conditioning import arbiters, measured, steady, transferred
-from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
-from .loading import placed
 from .measure import Tally
 from .opened import FOLDED, Opened, opened, outputs, placements
 from .oracle import CannotEvaluate
-from .records import record
 from .regions import shape_of_graph, undone
+from .tensor_records import by_channel, record
 from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
 
 Tallies = tuple[
@@ -212,7 +211,7 @@ def _made_the_same(trial: Trial) -> bool:
     chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
     try:
         original, folded = (
-            sessions.optimized(placed(model, trial.folder), "default", target, chain)
+            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
             for model in (trial.original, trial.folded)
         )
     except CannotRun:
