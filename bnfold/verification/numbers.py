@@ -61,6 +61,15 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield from _at_sites(trial, report["tensors"])
 
 
+def _on_no_input(trial: Trial, report: dict[str, Any]) -> None:
+    """Nothing could be compared at a level: a doubt, unless another level of the same provider has compared all."""
+    words = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+    if trial.seen:
+        trial.notes.append(f"optimization {report['level']}: {words}")
+    else:
+        report["why"] = words
+
+
 def _at_sites(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """What only the fold sites are asked, given what was found out about all `tensors`."""
     if trial.late:
@@ -102,7 +111,7 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
         running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
         if not report["cases"]:
-            report["why"] = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+            _on_no_input(trial, report)
             return report
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
