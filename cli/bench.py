@@ -47,7 +47,9 @@ Search = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="float32, float16 or both: models are converted, after folding (default: timed as they are)."),
+    typer.Option(
+        help="float32, float16, or float32,float16 for both: models are converted (default: timed as they are)."
+    ),
 ]
 Cold = Annotated[
     bool | None,
@@ -106,7 +108,8 @@ def bench(
     gates = parsed_gates(fail_if or [])
     how: dict[str, Any] = {"mode": mode, "cuda_graph": cuda_graph, "cudnn_search": cudnn_search, "threads": threads}
     how |= {"launches": launches, "budget_s": budget, "cold": cold is not False}
-    how |= _parsed(margin, dim or [], ep, opt, precision or "")
+    how |= _parsed(margin, dim or [], ep, opt)
+    how |= {} if precision is None else {"precisions": precision.split(",")}
     found = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
     return print_result(found, gates, json, raw, plot)
 
@@ -118,12 +121,12 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
     return [gate.gate(text) for text in conditions]
 
 
-def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> dict[str, Any]:
+def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
     """What is written as text, as `benchmark` takes it."""
     from bnfold.benchmarking.gate import percent
     from bnfold.runtime.input_options import parse_dim
 
-    lists = {"providers": ep.split(","), "levels": opt.split(","), "precisions": precision.split(",")}
+    lists = {"providers": ep.split(","), "levels": opt.split(",")}
     return {"margin": percent(margin), "dims": dict(map(parse_dim, dim)), **lists}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
+from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.runtime.input_options import combinations, input_sets, parse_dim, parse_shape
+from bnfold.runtime.input_options import combinations, input_sets, parse_dim, parse_shape, require_dims
 from bnfold.runtime.inputs import Case, cases, feeds
 from bnfold_cli.main import run
 from tests.test_verify_inputs import parse
@@ -148,3 +152,21 @@ def test_after_the_budget_nothing_more_is_begun_and_the_notes_say_what_was_skipp
     assert [len(level.cases) for level in found.levels] == [1, 1]
     assert "1 of 3 inputs were used: the time allowed is over" in found.notes
     assert "algebra and isolated fold sites were skipped: the time allowed is over" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [([], "no size for the dimension 'N'"), ([1.5], "a size of N is 1.5"), ([True], "a size of N is True")],
+)
+def test_sizes_from_python_are_whole_numbers_one_at_least(sizes: list[Any], words: str) -> None:
+    for call in (bnfold.verify, bnfold.benchmark):
+        with pytest.raises(UsageProblem, match=re.escape(words)):
+            call(NET, NET, dims={"N": sizes})
+    with pytest.raises(UsageProblem, match="a size of x is '3'"):
+        bnfold.verify(NET, NET, shapes={"x": ["3", 3, 8, 8]})  # type: ignore[list-item]
+
+
+def test_sizes_may_be_numbers_of_numpy() -> None:
+    (one,) = settings(["off"], ["cpu"], None, {"N": np.int64(2)})
+    assert json.loads(json.dumps(one.to_json()))["dims"] == [["N", 2]]
+    assert require_dims({"N": np.array([1, 8])}) == {"N": [1, 8]}

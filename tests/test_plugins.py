@@ -210,6 +210,42 @@ def test_other_words_of_a_plugin_are_quoted(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("installed", "target"),
+    [
+        (("", ""), "onnxruntime-ep-nv-tensorrt-rtx"),
+        (("a-wheel", "1.0"), "--force-reinstall --no-deps a-wheel==1.0"),
+        (("a-wheel", ""), "--force-reinstall --no-deps a-wheel"),
+    ],
+)
+def test_a_damaged_package_is_installed_again_as_far_as_it_is_known(
+    installed: tuple[str, str], target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files without metadata, metadata without files, metadata that are empty."""
+    monkeypatch.setattr(Plugin, "installed", installed)
+    command = f"{pip('install', *target.split())}."
+    assert diagnosed("tensorrt-rtx", found_by_probe(said="no such thing", devices=None, driver=GPU))[1] == command
+    assert diagnosed("tensorrt-rtx", found_by_probe(offered=False))[1] == command
+
+
+def test_metadata_without_a_version_are_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "version", lambda wheel: None)
+    assert FAKE.installed == ("bnfold-fake-plugin", "")
+    FAKE.check({"a": "1"})
+
+
+@pytest.mark.parametrize("size", [6, 63, 100, 3000])
+def test_a_library_that_is_cut_off_names_none_that_it_needs(size: int, tmp_path: Path) -> None:
+    """And is not read as if it were whole: what follows in place of the rest is noise."""
+    whole = Path(np._core._multiarray_umath.__file__).read_bytes()
+    noise = np.random.default_rng(size).bytes(3000)
+    for data in (whole[:size], whole[:size] + noise, b"\x7fELF\x02\x01" + noise):
+        (tmp_path / "lib.so").write_bytes(data)
+        assert all(name.isprintable() for name in libraries.needed(tmp_path / "lib.so"))
+    (tmp_path / "folder.so").mkdir()
+    assert libraries.needed(tmp_path / "folder.so") == libraries.needed(tmp_path / "absent.so") == []
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     weights = GEMM.weights(0)

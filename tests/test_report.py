@@ -17,6 +17,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import pipeline
+from bnfold.model.storage import Storage
 from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, tables
 from bnfold.reporting.figures import figures, sentence
 from bnfold.reporting.html import name, shown, tag, written
@@ -333,7 +334,7 @@ def with_channels(scale, var) -> onnx.ModelProto:
 
 
 def test_dead_channels_are_counted(tmp_path):
-    found = channels.channels(with_channels([1, 0, -2, 1], [1, 1, 4, 1e-9]), tmp_path)
+    found = channels.channels(with_channels([1, 0, -2, 1], [1, 1, 4, 1e-9]), Storage(tmp_path))
     assert (found["channels"], found["dead"], found["unread"]) == (4, 2, 0)
     assert found["nodes"][0]["dead_channels"] == [1, 3]
     assert found["histograms"]["factor"]["zero"] == 1
@@ -345,7 +346,7 @@ def test_dead_channels_are_counted(tmp_path):
 
 def test_the_scale_factor_is_that_of_the_fold(tmp_path):
     """|scale| / sqrt(var + epsilon), which is what Conv's weights are multiplied by."""
-    found = channels.channels(with_channels([1, 1, -2, 1], [1, 1, 4, 1]), tmp_path)
+    found = channels.channels(with_channels([1, 1, -2, 1], [1, 1, 4, 1]), Storage(tmp_path))
     middle = found["nodes"][0]["factor"][2]
     assert middle == pytest.approx(1, rel=1e-4)
 
@@ -357,7 +358,7 @@ def test_a_norm_without_stored_statistics_is_counted(tmp_path):
     kept = [t for t in model.graph.initializer if t.name != "pv"]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    found = channels.channels(model, tmp_path)
+    found = channels.channels(model, Storage(tmp_path))
     assert (found["channels"], found["unread"], found["nodes"]) == (0, 1, [])
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 
 import onnx
@@ -54,7 +55,18 @@ def _size(text: str) -> int:
 def require_sizes(name: str, sizes: Iterable[int]) -> None:
     """Raises UsageProblem for a size that no dimension has."""
     for size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            raise UsageProblem(f"a size of {name} is {size!r}", "Give a whole number.")
         require_within(f"a size of {name}", size, 1, LARGEST)
+
+
+def require_dims(dims: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """The same in plain numbers. Raises UsageProblem for a dimension without a size, or with one that none has."""
+    for name, sizes in dims.items():
+        if not len(sizes):
+            raise UsageProblem(f"no size for the dimension {name!r}", "Give one, or leave the dimension out.")
+        require_sizes(name, sizes)
+    return {name: [int(size) for size in sizes] for name, sizes in dims.items()}
 
 
 def combinations(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:

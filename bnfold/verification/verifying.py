@@ -17,7 +17,7 @@ from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
 from ..runtime.doctor import require
-from ..runtime.input_options import require_sizes
+from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
@@ -103,9 +103,10 @@ def _data(
     inputs: Sequence[str | os.PathLike[str]], dims: Mapping[str, Sequence[int]], shapes: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
     """What is asked of the inputs. Raises UsageProblem for a size that no dimension has."""
-    for name, sizes in (*dims.items(), *shapes.items()):
+    for name, sizes in shapes.items():
         require_sizes(name or "the input", sizes)
-    return {"inputs": [str(path) for path in inputs], "dims": dict(dims), "shapes": dict(shapes)}
+    plain = {name: [int(size) for size in sizes] for name, sizes in shapes.items()}
+    return {"inputs": [str(path) for path in inputs], "dims": require_dims(dims), "shapes": plain}
 
 
 def _deadline(budget_s: float | None) -> float | None:
