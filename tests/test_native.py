@@ -160,7 +160,7 @@ def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path: Path, wha
 
 
 def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
-    code = "from bnfold.system.limits import tied; tied(1234567890); print('it goes on')"
+    code = "from bnfold.system.limits import end_with_parent; end_with_parent(1234567890); print('it goes on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "it goes on\n"))
 

@@ -115,17 +115,17 @@ def test_colours_are_as_the_environment_says(tmp_path, around, bold, red):
 
 WORK = """
 import time
-from bnfold.system.progress import tell
-from bnfold_cli import bars, console
-bars.PATIENCE = 0
-with bars.shown():
+from bnfold.system.progress import report
+from bnfold_cli import progress_bar, console
+progress_bar.PATIENCE = 0
+with progress_bar.shown():
     for done in range(5):
-        tell("verify: float64 evaluation", done, 4, "case 1")
+        report("verify: float64 evaluation", done, 4, "case 1")
         time.sleep(0.12)
         if done == 2:
             console.data.line("data")
-    tell("another step", 1, 2)
-    assert bars.wanted() is SHOWN
+    report("another step", 1, 2)
+    assert progress_bar.is_wanted() is SHOWN
 print("end")
 """
 
