@@ -153,15 +153,16 @@ def visibility(scopes: list[Scope]) -> Visible:
     captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if x.name not in scope.own}
     holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN)
     unread = (g for a in holding for g in a.graphs)
-    captured |= {x for graph in unread for x in _every_name(graph.node)}
+    captured |= {x for graph in unread for x in every_name(graph.node)}
     return Visible(Counter(map(id, outputs)), frozenset(captured))
 
 
-def _every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
+def every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """The names that nodes, and the bodies in them, mention."""
     for node in nodes:
         yield from [*node.input, *node.output]
         for graph in bodies(node):
-            yield from _every_name(graph.node)
+            yield from every_name(graph.node)
             yield from (x.name for x in graph.output)
 
 

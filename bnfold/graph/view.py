@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, SparseTensorProto, TensorProto, TypeProto
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -14,6 +13,7 @@ from ..errors import ModelProblem
 from ..model.messages import bodies, inner_graphs
 from ..process.native import Failed, guarded
 from .importing import graph_of
+from .inference import inferred
 from .shadows import declare, restore, unshadowed
 from .shapes import SMALL, adopt_shapes, stating, unseen
 
@@ -63,11 +63,6 @@ def states_shapes(model: ModelProto) -> bool:
 def is_whole(kind: TypeProto.Tensor) -> bool:
     named = (dim.WhichOneof("value") for dim in kind.shape.dim)
     return kind.elem_type != TensorProto.UNDEFINED and kind.HasField("shape") and all(named)
-
-
-def inferred(model: ModelProto) -> bytes:
-    """The model with shapes, serialized."""
-    return bytes(onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString())
 
 
 def overridable(record: ModelProto, freeze: bool) -> tuple[set[str], list[str]]:
