@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bnfold.system.limits import asked
+from bnfold.system.limits import limited
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
@@ -47,7 +47,9 @@ Search = Annotated[
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(help="float32, float16 or both: models are converted, after folding (default: timed as they are)."),
+    typer.Option(
+        help="float32, float16, or float32,float16 for both: models are converted (default: timed as they are)."
+    ),
 ]
 Cold = Annotated[
     bool | None,
@@ -106,9 +108,10 @@ def bench(
     gates = parsed_gates(fail_if or [])
     how: dict[str, Any] = {"mode": mode, "cuda_graph": cuda_graph, "cudnn_search": cudnn_search, "threads": threads}
     how |= {"launches": launches, "budget_s": budget, "cold": cold is not False}
-    how |= _parsed(margin, dim or [], ep, opt, precision or "")
+    how |= _parsed(margin, dim or [], ep, opt)
+    how |= {} if precision is None else {"precisions": precision.split(",")}
     found = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
-    return tell(found, gates, json, raw, plot)
+    return print_result(found, gates, json, raw, plot)
 
 
 def parsed_gates(conditions: list[str]) -> list[Gate]:
@@ -118,13 +121,13 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
     return [gate.gate(text) for text in conditions]
 
 
-def _parsed(margin: str, dim: list[str], ep: str, opt: str, precision: str) -> dict[str, Any]:
+def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
     """What is written as text, as `benchmark` takes it."""
     from bnfold.benchmarking.gate import percent
-    from bnfold.verification.asked import dim_asked
+    from bnfold.runtime.input_options import parse_dim
 
-    lists = {"providers": ep.split(","), "levels": opt.split(","), "precisions": precision.split(",")}
-    return {"margin": percent(margin), "dims": dict(map(dim_asked, dim)), **lists}
+    lists = {"providers": ep.split(","), "levels": opt.split(",")}
+    return {"margin": percent(margin), "dims": dict(map(parse_dim, dim)), **lists}
 
 
 def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
@@ -138,22 +141,22 @@ def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[s
     """The benchmark, within the limits."""
     from bnfold.benchmarking import benchmark
 
-    with asked(limits):
+    with limited(limits):
         return benchmark(original, folded, **how)
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
-    from bnfold.benchmarking import files
+    from bnfold.benchmarking import outputs
 
     if raw:
-        files.write_raw(found, raw)
+        outputs.write_raw(found, raw)
     if plot:
-        files.write_plot(found, plot)
+        outputs.write_plot(found, plot)
     for path in filter(None, (raw, plot)):
         console.say(f"wrote {path}")
 
 
-def tell(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
+def print_result(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
     """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
     from bnfold.benchmarking.gate import failures
 

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.benchmarking import benchmark
 from bnfold.benchmarking.precision import halved, require_float32
+from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.runtime import sessions
 from bnfold_cli.main import run
@@ -128,7 +129,19 @@ def test_a_model_that_is_in_float16_already_is_a_usage_problem(
         ]
     assert run(["bench", path, path, "--quick", "--precision", "int8"]) == 2
     assert "unknown precision 'int8'" in capsys.readouterr().err
+    for nothing in (",", "float16,"):
+        assert run(["bench", path, path, "--quick", "--precision", nothing]) == 2
+        assert "unknown precision ''\nhint: Choose from: float32, float16." in capsys.readouterr().err
     assert run(["bench", path, path, "--quick"]) in (0, 5)
+
+
+@pytest.mark.parametrize("precisions", [[], [""], ["", "float16"], [None]])
+def test_a_precision_is_named_or_left_out(precisions: list[str]) -> None:
+    if precisions == [""]:
+        assert settings(["off"], ["cpu"], None, {}, precisions=precisions)[0].precision == ""
+        return
+    with pytest.raises(UsageProblem, match="unknown precision"):
+        settings(["off"], ["cpu"], None, {}, precisions=precisions)
 
 
 def test_a_model_without_float32_is_refused() -> None:
@@ -155,6 +168,19 @@ def test_what_the_converter_does_not_manage_is_refused_with_its_reason() -> None
     circle.graph.node.append(helper.make_node("Relu", ["a"], ["b"]))
     with pytest.raises(ModelProblem, match="circle"):
         halved(circle, "m.onnx")
+
+
+def test_the_record_of_a_conversion_is_about_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Conversion adds Casts, which are not nodes of the models that a report compares."""
+    names = [str(tmp_path / name) for name in ("a.onnx", "b.onnx", "bench.json", "page.html")]
+    onnx.save(dense(4), names[0])
+    onnx.save(dense(2), names[1])
+    quick = ["--launches", "2", "--budget", "1", "--opt", "default", "--no-cold", "--precision", "float16"]
+    assert run(["bench", *names[:2], *quick, "--json", names[2]]) in (0, 5)
+    nodes = json.loads(Path(names[2]).read_text(encoding="utf-8"))["nodes"]
+    assert nodes == {"original": len(dense(4).graph.node), "folded": len(dense(2).graph.node)}
+    report = ["report", *names[:2], "--out", names[3], "--bench", names[2]]
+    assert run(report) == 0, capsys.readouterr().err
 
 
 def test_both_precisions_side_by_side(tmp_path: Path) -> None:

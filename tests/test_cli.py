@@ -283,8 +283,8 @@ def test_a_fold_that_fails_its_check_writes_nothing(here, capfd, monkeypatch):
 
     honest = folding.fold_in_place
 
-    def faulty(record, *rest):
-        result = honest(record, *rest)
+    def faulty(record, *rest, **options):
+        result = honest(record, *rest, **options)
         bias = next(t for t in result.model.graph.initializer if t.name == "W.bias")
         values = numpy_helper.to_array(bias).copy()
         values[::2] = 0

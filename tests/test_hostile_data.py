@@ -158,7 +158,7 @@ def test_a_pipe_among_images_is_not_waited_for(here):  # noqa: F811
     with pytest.raises(ModelProblem, match="has no images"):
         pictures.files(Path())
     with pytest.raises(ModelProblem, match="is not a readable image: it is not a regular file"):
-        pictures.opened(Path("a.png"), 3)
+        pictures.read_picture(Path("a.png"), 3)
 
 
 @pytest.mark.parametrize("size", [1 << 20, 1 << 40, (1 << 63) - 1])
@@ -174,6 +174,6 @@ def test_a_model_that_takes_endless_images_is_refused(here, capsys, size):  # no
 
 
 def test_explain_ends_at_its_limit(model, capsys, monkeypatch):
-    monkeypatch.setattr(folding, "fold_in_place", lambda *given: time.sleep(30))
+    monkeypatch.setattr(folding, "fold_in_place", lambda *_, **__: time.sleep(30))
     assert run(["explain", "m.onnx", "--limit", "seconds=0.3"]) == 4
     assert "the plan of the fold took longer than 0.3 s and was stopped" in capsys.readouterr().err

@@ -25,10 +25,10 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.benchmarking import benching, launch, runner
+from bnfold.benchmarking import benching, runner
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, placement, plugins, probe, providers, sessions
 from bnfold.runtime.doctor import diagnosed
@@ -210,6 +210,42 @@ def test_other_words_of_a_plugin_are_quoted(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+@pytest.mark.parametrize(
+    ("installed", "target"),
+    [
+        (("", ""), "onnxruntime-ep-nv-tensorrt-rtx"),
+        (("a-wheel", "1.0"), "--force-reinstall --no-deps a-wheel==1.0"),
+        (("a-wheel", ""), "--force-reinstall --no-deps a-wheel"),
+    ],
+)
+def test_a_damaged_package_is_installed_again_as_far_as_it_is_known(
+    installed: tuple[str, str], target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files without metadata, metadata without files, metadata that are empty."""
+    monkeypatch.setattr(Plugin, "installed", installed)
+    command = f"{pip('install', *target.split())}."
+    assert diagnosed("tensorrt-rtx", found_by_probe(said="no such thing", devices=None, driver=GPU))[1] == command
+    assert diagnosed("tensorrt-rtx", found_by_probe(offered=False))[1] == command
+
+
+def test_metadata_without_a_version_are_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "version", lambda wheel: None)
+    assert FAKE.installed == ("bnfold-fake-plugin", "")
+    FAKE.check({"a": "1"})
+
+
+@pytest.mark.parametrize("size", [6, 63, 100, 3000])
+def test_a_library_that_is_cut_off_names_none_that_it_needs(size: int, tmp_path: Path) -> None:
+    """And is not read as if it were whole: what follows in place of the rest is noise."""
+    whole = Path(np._core._multiarray_umath.__file__).read_bytes()
+    noise = np.random.default_rng(size).bytes(3000)
+    for data in (whole[:size], whole[:size] + noise, b"\x7fELF\x02\x01" + noise):
+        (tmp_path / "lib.so").write_bytes(data)
+        assert all(name.isprintable() for name in libraries.needed(tmp_path / "lib.so"))
+    (tmp_path / "folder.so").mkdir()
+    assert libraries.needed(tmp_path / "folder.so") == libraries.needed(tmp_path / "absent.so") == []
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
     weights = GEMM.weights(0)
@@ -285,7 +321,9 @@ def test_a_driver_without_a_gpu_is_a_plugin_without_a_device(tmp_path: Path) -> 
         (tmp_path / "stand_in.c").write_text("\n".join(functions))
         command = ["cc", "-w", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", tmp_path / library]
         subprocess.run([*command, tmp_path / "stand_in.c"], check=True)
-    found = child.run("probe", {"provider": "tensorrt-rtx"}, seconds=60, environment={"LD_LIBRARY_PATH": str(tmp_path)})
+    found = launcher.run(
+        probe.probe, {"provider": "tensorrt-rtx"}, seconds=60, environment={"LD_LIBRARY_PATH": str(tmp_path)}
+    )
     assert not any(found["libraries"].values())
     assert found["versions"]["CUDA runtime"] == "13.4"  # that of the wheel, whatever the system has
     assert found["devices"] == []
@@ -363,8 +401,7 @@ def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPat
     wrong = bnfold.verify(original, scaled("y = MatMul (x, w)", w=w * s * (np.arange(16) != 3)), **how)
     assert wrong.verdict == "FAIL"
 
-    jobs = {"launch": launch.launch, "survey": launch.survey, "alone": launch.alone}
-    monkeypatch.setattr(child, "run", lambda job, request, **limits: jobs[job](request))
+    monkeypatch.setattr(launcher, "run", lambda job, request, **limits: job(request))
     monkeypatch.setattr(benching, "require", list)
     timed = bnfold.benchmark(
         original, scaled("y = MatMul (x, w)", w=w * s), providers=["ggml"], levels=["off"], budget_s=1, launches=2

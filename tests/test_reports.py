@@ -30,8 +30,8 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fold that gets the first weight wrong."""
     sound = folding.fold_in_place
 
-    def fold(*given):
-        result = sound(*given)
+    def fold(*given, **options):
+        result = sound(*given, **options)
         weight = next(t for t in result.model.graph.initializer if len(t.dims) == 2)
         weight.CopyFrom(numpy_helper.from_array(one_channel(numpy_helper.to_array(weight)), weight.name))
         return result

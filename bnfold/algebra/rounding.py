@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ml_dtypes
@@ -13,7 +12,6 @@ import numpy as np
 from .affine import Affine, Array, at_rank
 
 CACHED = 1 << 16  # numbers, as float64 half a megabyte
-BUFFERED, SHORTEST = 16, 512  # numbers: NumPy's buffers have a multiple of the one; those below the other cost more
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 PLAIN = {np.dtype(f"f{n}") for n in (2, 4, 8)}  # to which NumPy itself rounds once
 TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0), (4, 2.0**-126), (8, 2.0**-1022))}}
@@ -96,20 +94,4 @@ class Room:
     def rounded(self, affine: Affine, part: Array) -> tuple[Array, int]:
         """`rounded` of the affine of a part, which the next one overwrites."""
         wide, near, sizes = (each[: part.size].reshape(part.shape) for each in (self.wide, self.near, self.sizes))
-        with buffers_of(part.shape[-1]):
-            values = affine(part, wide)
-        return rounded(values, near.dtype, near, sizes)
-
-
-@contextmanager
-def buffers_of(row: int) -> Iterator[None]:
-    """A block in which NumPy widens no more numbers at a time than a long row has.
-
-    With more it would also write out the coefficients, once for each number, which takes as long as to multiply.
-    """
-    usual, size = np.getbufsize(), row // BUFFERED * BUFFERED
-    np.setbufsize(size if SHORTEST <= size < usual else usual)
-    try:
-        yield
-    finally:
-        np.setbufsize(usual)
+        return rounded(affine(part, wide), near.dtype, near, sizes)

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import UsageProblem
+from ..runtime.input_options import require_dims
 from ..runtime.providers import PROVIDERS, Chain, Way, chain
 from ..runtime.sessions import CUDA, PROVIDER_OPTIONS
-from ..verification.asked import require_sizes
 
 LEVELS = ("off", "default")
 MODES = {
@@ -64,8 +64,8 @@ class Setting:
 
     def words(self, parts: Collection[str] | None = None) -> str:
         """`default, cuda, device, N=8, CUDA graph`, or only the `parts` of it that are named."""
-        told = self.parts().items()
-        return ", ".join(words for name, words in told if words and (parts is None or name in parts))
+        named = self.parts().items()
+        return ", ".join(words for name, words in named if words and (parts is None or name in parts))
 
     def parts(self) -> dict[str, str]:
         """Its parts in words, each by its name; empty where there is nothing to say."""
@@ -101,11 +101,10 @@ def settings(
     _known("mode", [mode] if mode else ["e2e"], tuple(MODES))
     _known("choice of CUDA graph", [cuda_graph], tuple(GRAPHS))
     _known("search of cuDNN", [cudnn_search] if cudnn_search else ["default"], tuple(SEARCHES))
-    _known("precision", [name for name in precisions if name] or [FLOAT32], PRECISIONS)
+    _known("precision", [FLOAT32] if list(precisions) == [""] else precisions, PRECISIONS)
     _possible(providers, mode, cuda_graph, cudnn_search)
-    for name, given in dims.items():
-        require_sizes(name, _several(given))
-    sizes = [[(name, size) for size in _several(given)] for name, given in dims.items()]
+    several = require_dims({name: _several(given) for name, given in dims.items()})
+    sizes = [[(name, size) for size in each] for name, each in several.items()]
     found = itertools.product(
         dict.fromkeys(providers), dict.fromkeys(precisions), itertools.product(*sizes), GRAPHS[cuda_graph], levels
     )
@@ -121,7 +120,7 @@ def _usual(provider: str) -> str:
 
 
 def _several(given: int | Sequence[int]) -> Sequence[int]:
-    return (given,) if isinstance(given, int) else tuple(dict.fromkeys(given))
+    return tuple(dict.fromkeys(given)) if isinstance(given, Sequence) else (given,)
 
 
 def _known(what: str, given: Sequence[str], choice: Sequence[str]) -> None:

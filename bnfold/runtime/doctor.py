@@ -10,10 +10,12 @@ from importlib.metadata import distributions
 from typing import Any, ClassVar
 
 from ..errors import EnvironmentProblem, UsageProblem
-from ..process import child
+from ..process import launcher
+from ..process.endings import Failed
 from ..system.installed import PACKAGES, install, mixture, pip, replaced, runtimes
 from .libraries import ABSENT, DEBIAN, DRIVER, SYSTEM, source
-from .plugins import PLUGINS, Plugin
+from .plugins import PLUGINS
+from .probe import probe
 from .providers import PROVIDERS
 
 SCHEMA = "bnfold.doctor/1"
@@ -110,9 +112,9 @@ def examined(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
     wheels = runtimes() | installed(_WHEELS.get(provider, ("onnxruntime",)))
     try:
-        found = child.run("probe", {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
-    except child.Crashed as why:
-        fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {install(*EXTRAS[provider])}."
+        found = launcher.run(probe, {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
+    except Failed as why:
+        fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {_brought(provider)}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
     works = PROVIDERS[provider] in found["ran_on"]
     reason, fix = ("", "") if works else diagnosed(provider, found)
@@ -134,7 +136,7 @@ def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     if broken:
         return missing(broken), _cure(provider, broken, found["driver"])
     if words and plugin:
-        return _refused(plugin, found)
+        return _refused(provider, found)
     if words:
         return words, _outdated(found) or _LISTED
     places = ", ".join(found["ran_on"]) or "nothing"
@@ -142,17 +144,21 @@ def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _brought(provider: str) -> str:
-    """The command that brings a provider, and onnxruntime with it where a plug-in finds none."""
+    """The command that brings a provider, again if need be, and onnxruntime with it where a plug-in finds none."""
+    wheel, version = PLUGINS[provider].installed if provider in PLUGINS else ("", "")
+    if wheel and runtimes():
+        return pip("install", "--force-reinstall", "--no-deps", f"{wheel}=={version}" if version else wheel)
     return install(*(["gpu"] if provider in PLUGINS and not runtimes() else []), *EXTRAS[provider])
 
 
-def _refused(plugin: Plugin, found: Mapping[str, Any]) -> tuple[str, str]:
+def _refused(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a plug-in whose libraries load does not work: no device, another onnxruntime, or in its own words."""
-    words, (wheel, version) = found["said"], plugin.installed
+    plugin, words = PLUGINS[provider], found["said"]
+    wheel, version = plugin.installed
     if "API version" in words:
         return words, f"{pip('install', '--upgrade', *runtimes())}, or an older {wheel}."
     if found["devices"] is None:
-        return words, _outdated(found) or f"{pip('install', '--force-reinstall', '--no-deps', f'{wheel}=={version}')}."
+        return words, _outdated(found) or f"{_brought(provider)}."
     if found["devices"]:
         return words, _outdated(found) or _LISTED
     gpus = found["driver"].get("gpus", [])

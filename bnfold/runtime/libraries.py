@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -86,10 +86,14 @@ def _in_wheels(name: str) -> Iterator[Path]:
 
 
 def needed(path: Path) -> list[str]:
-    """The libraries that a 64-bit ELF file names as needed (DT_NEEDED); none for a file of another kind."""
-    data = path.read_bytes() if os.path.exists(path) else b""
-    if data[:6] != b"\x7fELF\x02\x01":
-        return []
+    """The libraries that a 64-bit ELF file names as needed (DT_NEEDED); none for a file of another kind, or damaged."""
+    data = path.read_bytes() if os.path.isfile(path) else b""
+    with suppress(struct.error, StopIteration, IndexError, ValueError, OverflowError):
+        return _needed(data) if data[:6] == b"\x7fELF\x02\x01" else []
+    return []
+
+
+def _needed(data: bytes) -> list[str]:
     segments = _segments(data)
     entries = [pair for kind, start, _, size in segments if kind == 2 for pair in _pairs(data[start : start + size])]
     tables = [value for tag, value in entries if tag == 5]

@@ -59,10 +59,10 @@ class Plugin:
 
     @property
     def installed(self) -> tuple[str, str]:
-        """The wheel that holds it, and its version; both empty where there is none."""
+        """The wheel that holds it, and its version; empty where there is none, or it is not known."""
         for wheel in self.wheels:
             try:
-                return wheel, version(wheel)
+                return wheel, version(wheel) or ""  # of damaged metadata it is None
             except PackageNotFoundError:
                 continue
         return "", ""

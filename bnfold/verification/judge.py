@@ -19,7 +19,7 @@ def judge(
         return FAIL, wrong
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (*_unsure(levels), *_blurred(levels, derived))
+    unsure = (*_unsure(levels), *_unjudged(levels, derived))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
     return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_kept(structure), *_praise(levels), *_proved(derived)))
@@ -110,19 +110,21 @@ def _uninformative(level: Level) -> list[str]:
     return found + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
 
 
-def _blurred(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
-    """The first fold site that nothing was found out about: rounding blurs it, and its weights were not derived.
+def _unjudged(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
+    """The first fold site that nothing was found out about: rounding blurs it, or the original is in doubt there.
 
-    A site that is clear in one arithmetic of a provider is judged there: TF32 may blur it.
+    A site whose weights were derived is known. Of a provider with strict math this alone decides: TF32 may blur a site,
+    and it hides what an original does wrong.
     """
-    known = {site.name for site in derived if site.responses}
-    sites = [(level, t) for level in levels for t in level.tensors if t.site]
-    seen = {(level.provider, t.name) for level, t in sites if t.clear or t.moved}
-    blurred = ((lv, t) for lv, t in sites if t.name not in known and (lv.provider, t.name) not in seen)
-    strict = {level.provider for level in levels if level.way.careful}
+    known, strict = {site.name for site in derived if site.responses}, {lv.provider for lv in levels if lv.way.careful}
+    sites = [(lv, t) for lv in levels for t in lv.tensors if t.site and (lv.way.careful or lv.provider not in strict)]
+    seen = {(level.provider, t.name) for level, t in sites if (t.clear and not t.disputed) or t.moved}
     return [
-        f"rounding alone blurs {t.place()} too far to judge{'' if level.provider in strict else _IN_STRICT_MATH}"
-        for level, t in blurred
+        f"{level.where}: {_dispute(level.tensors, t)}"
+        if t.disputed
+        else f"rounding alone blurs {t.place()} too far to judge{'' if level.provider in strict else _IN_STRICT_MATH}"
+        for level, t in sites
+        if t.name not in known and (level.provider, t.name) not in seen
     ][:1]
 
 
@@ -140,28 +142,35 @@ _CONFIRMED = "the original on the CPU, graph optimization off, agrees with the f
 
 
 def run_wrong(levels: Sequence[Level]) -> tuple[str, ...]:
-    """For each way and level the first tensor that runs wrong in the original alone: the fold is not to blame."""
-    wrong = ((level, [t for t in level.tensors if t.miscomputed == "original"]) for level in levels)
-    return tuple(
-        f"{level.where}: the original runs wrong from {found[0].place(channel=False)} on: its error is "
-        f"{found[0].rms_original:.2g} of the values, the folded model's {found[0].rms_folded:.2g}; {_CONFIRMED}"
-        for level, found in wrong
-        if found
-    )
+    """For each way and level the first tensor that runs wrong, in the original alone or in both models."""
+    wrong = ((level, next((t for t in level.tensors if t.miscomputed), None)) for level in levels)
+    return tuple(f"{level.where}: {_wrong_from(t)}; {_CONFIRMED}" for level, t in wrong if t)
+
+
+def _wrong_from(t: Compared) -> str:
+    who, errors = "the original runs", f": its error is {t.rms_original:.2g} of the values, the folded model's "
+    if t.miscomputed == "both":
+        who, errors = "both models run", f": their errors are {t.rms_original:.2g} of the values and "
+    known = f"{errors}{t.rms_folded:.2g}" if t.rms_original else ""  # of integers it is not
+    return f"{who} wrong from {t.place(channel=False)} on{known}"
 
 
 def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
     """What a PASS stands on, in words."""
-    found = []
-    for level in levels:
-        if level.ran:
-            worst = max((t.ratio for t in level.tensors if not t.moved), default=0.0)
-            same = "; onnxruntime makes both the same graph" if level.same_graph else ""
-            found.append(
-                f"{level.where}: {counted(len(level.tensors), 'tensor')} on {counted(len(level.cases), 'input')}, "
-                f"largest error {worst:.2g} times what rounding explains{same}{_proof(level)}"
-            )
-    return tuple(found)
+    return tuple(
+        f"{level.where}: {counted(len(level.tensors), 'tensor')} on {counted(len(level.cases), 'input')}, "
+        f"{_largest(level)}{'; onnxruntime makes both the same graph' if level.same_graph else ''}{_proof(level)}"
+        for level in levels
+        if level.ran
+    )
+
+
+def _largest(level: Level) -> str:
+    """The largest error that was measured against float64."""
+    ratios = [t.ratio for t in level.tensors if not t.moved and not t.disputed]
+    if level.tensors and not ratios:
+        return "compared with the original alone, which is not what float64 makes of it"
+    return f"largest error {max(ratios, default=0.0):.2g} times what rounding explains"
 
 
 def _proof(level: Level) -> str:

@@ -8,14 +8,14 @@ The measure is a ratio: the folded model's error over the error a faultless fold
 
 The second keeps the measure principled where the original is exact by luck (small integers, powers of two), and where a
 large mean cancels: it carries the conditioning of the whole network up to this tensor. All are root mean squares over a
-tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. Where sessions of
-one and the same model differ (a GPU provider chooses its kernels anew each time), that noise is added to what the
-folded model is entitled to.
+tensor or one channel, summed over all inputs, each input weighted by the size of the tensor's values. The first is of
+the provider that is compared, the second of the CPU (see `conditioning`). Where sessions of one and the same model may
+differ (a GPU's default arithmetic), that noise is added to what the folded model is entitled to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -28,6 +28,7 @@ OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
 BLUR = 2.0**-7  # relative error up to which tensors that hold other values by design can be told
 FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
+TIES = 1 / 16  # share of wrong integers that no near ties make
 ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH, ONES, NOISE = range(7)
 
 
@@ -78,12 +79,12 @@ class Tally:
     elements: int = 0
     excluded: int = 0  # not finite in the original either: nothing can be learned there
     broken: int = 0  # not finite, or of another kind of not finite, only in the folded model
-    flips: list[int] = field(default_factory=lambda: [0, 0, 0])  # wrong integers: original, folded, jitter
+    flips: list[int] = field(default_factory=lambda: [0, 0, 0, 0])  # integers: ORIGINAL, FOLDED, JITTER wrong; DRIFT
     misshapen: str = ""
     span: list[float] = field(default_factory=lambda: [np.inf, -np.inf])  # smallest and largest true value
     firsts: Array | None = None  # of each channel of the last of `axes`, one true value
     live: Array = field(default_factory=lambda: np.zeros(0, bool))  # channels with more than one
-    on_cpu: float | None = 0.0  # squared errors of the original on the CPU; None: not known of every run
+    on_cpu: float | None = 0.0  # of the original there, squared errors, or wrong integers; None: not known of each run
 
     def add(
         self,
@@ -105,19 +106,18 @@ class Tally:
         self.elements += original.size
         if not is_floating(original) and original.dtype.kind != "V":
             self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
+            self._confirm(truth, on_cpu, lambda run, true: float(np.count_nonzero(run != true)))
             return
         self.roundoff, self.quantum = roundoff(original.dtype, self.dropped), quantum(original.dtype)
         runs = [_plain(run) for run in (original, folded, *jittered, *again)]
         weight = self._add_floats(runs[0].astype(np.float64) if truth is None else truth, runs, len(jittered))
-        self._confirm(truth, on_cpu, weight)
+        self._confirm(truth, on_cpu, lambda run, true: weight * _squared_error(run, true, runs[0]))
 
-    def _confirm(self, truth: Array | None, on_cpu: Array | None, weight: float) -> None:
+    def _confirm(self, truth: Array | None, on_cpu: Array | None, error: Callable[[Array, Array], float]) -> None:
         if truth is None or on_cpu is None or on_cpu.shape != truth.shape or self.on_cpu is None:
             self.on_cpu = None
             return
-        error = np.subtract(_plain(on_cpu), truth, dtype=np.float64)
-        error = error[np.isfinite(error)]
-        self.on_cpu += weight * float(np.vdot(error, error))
+        self.on_cpu += error(on_cpu, truth)
 
     def _add_floats(self, truth: Array, runs: Sequence[Array], jittered: int) -> float:
         """Runs of the original, the folded model, `jittered` copies, and the original again; the weight they have."""
@@ -178,8 +178,10 @@ class Tally:
         self.sums[axis] = self.sums[axis] + total if axis in self.sums else total
 
     def _count_flips(self, truth: Any, original: Array, folded: Array, jittered: Sequence[Array]) -> None:
-        for i, runs in enumerate(([original], [folded], jittered)):
-            self.flips[i] += max((int(np.count_nonzero(run != truth)) for run in runs), default=0)
+        """Wrong ones of both models, and how many move in the original, at most, or from it to the folded model."""
+        pairs = ((truth, [original]), (truth, [folded]), (original, jittered), (original, [folded]))
+        for i, (value, runs) in enumerate(pairs):
+            self.flips[i] += max((int(np.count_nonzero(run != value)) for run in runs), default=0)
 
     @property
     def usable(self) -> bool:
@@ -202,15 +204,24 @@ class Tally:
     @property
     def disputed(self) -> bool:
         """The original itself is further from the oracle than rounding explains: one of the two is mistaken."""
-        return None in self.sums and bool((self.sums[None][ORIGINAL] > TRUST**2 * self._allowed(None)).any())
+        if None not in self.sums:
+            return self.flips[ORIGINAL] > self._tied
+        return bool((self.sums[None][ORIGINAL] > TRUST**2 * self._allowed(None)).any())
 
     @property
     def miscomputed(self) -> str:
         """What is wrong where the oracle is disputed, but not by the CPU: the `original` alone, or `both` models."""
-        if not self.disputed or self.on_cpu is None or self.on_cpu > TRUST**2 * self._allowed(None)[0]:
+        floats = None in self.sums
+        explained = TRUST**2 * self._allowed(None)[0] if floats else self._tied
+        if not self.disputed or self.on_cpu is None or not self.on_cpu <= explained:
             return ""
-        sums = self.sums[None][:, 0]
-        return "original" if sums[FOLDED] < sums[DRIFT] else "both"
+        errors = self.sums[None][:, 0] if floats else self.flips
+        return "original" if errors[FOLDED] < errors[DRIFT] else "both"
+
+    @property
+    def _tied(self) -> float:
+        """How many integers of an original may be wrong before it is doubted."""
+        return max(OUTPUT_LIMIT * self.flips[JITTER], TIES * self.elements)
 
     def ratios(self, axis: int | None) -> Array:
         """Error of the folded model over the error it is entitled to: one number, or one per channel of `axis`.
@@ -243,14 +254,23 @@ class Tally:
     @property
     def tipped(self) -> bool:
         """More integers are wrong in the folded model than near ties explain."""
-        original, folded, jitter = self.flips
-        return folded > max(OUTPUT_LIMIT * max(original, jitter), FLIPS * self.elements)
+        original = 0 if self.miscomputed == "original" else self.flips[ORIGINAL]
+        return self.flips[FOLDED] > max(OUTPUT_LIMIT * max(original, self.flips[JITTER]), FLIPS * self.elements)
 
     def worst(self) -> tuple[float, int | None, int | None]:
         """The largest ratio, and the axis and channel it is at (None: the whole tensor)."""
         found = [(float(r.max()), axis, int(r.argmax())) for axis in self.sums if (r := self.ratios(axis)).size]
         ratio, axis, channel = max(found, key=lambda entry: entry[0], default=(0.0, None, 0))
         return ratio, axis, None if axis is None else channel
+
+
+def _squared_error(run: Array, truth: Array, original: Array) -> float:
+    """Where the truth and the original are finite; NaN or infinite if the run is not."""
+    known = np.isfinite(truth) & np.isfinite(original)
+    run, truth = run[known], truth[known]
+    with np.errstate(all="ignore"):
+        error = np.subtract(_plain(run), truth, dtype=np.float64)
+        return float(np.vdot(error, error))
 
 
 def _plain(run: Array) -> Array:

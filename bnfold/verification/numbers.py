@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 
 from ..process.child import stage
-from ..runtime import libraries, sessions
+from ..runtime import libraries, providers, sessions
+from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
-from ..runtime.providers import without_tensorrt
+from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .arithmetics import in_each
-from .channels import by_channel
-from .inputs import CannotFeed, Case, feeds
+from .conditioning import arbiters, measured, steady, transferred
 from .isolate import isolated
-from .loading import placed
-from .measure import Tally, is_floating, is_unsteady
-from .opened import Opened, on_cpu, opened, placements
+from .measure import Tally
+from .opened import FOLDED, Opened, opened, outputs, placements
 from .oracle import CannotEvaluate
-from .records import record
 from .regions import shape_of_graph, undone
+from .tensor_records import by_channel, record
 from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
-from .windows import Array
 
 Tallies = tuple[
     Mapping[str, Tally], Mapping[str, Tally]
@@ -62,6 +61,15 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield from _at_sites(trial, report["tensors"])
 
 
+def _on_no_input(trial: Trial, report: dict[str, Any]) -> None:
+    """Nothing could be compared at a level: a doubt, unless another level of the same provider has compared all."""
+    words = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+    if trial.seen:
+        trial.notes.append(f"optimization {report['level']}: {words}")
+    else:
+        report["why"] = words
+
+
 def _at_sites(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """What only the fold sites are asked, given what was found out about all `tensors`."""
     if trial.late:
@@ -90,29 +98,20 @@ def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
 
 
 def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
-    """Everything about one way of running both models; where the oracle is disputed, the CPU is asked as well."""
-    report = _compared_at(trial, level, names)
-    if any(entry["disputed"] for entry in report["tensors"]) and (trial.way.gpu or level == "default"):
-        return _compared_at(trial, level, names, confirm=True)
-    return report
-
-
-def _compared_at(trial: Trial, level: str, names: Sequence[str], *, confirm: bool = False) -> dict[str, Any]:
-    """Ran or why not, the inputs, the tensors; `confirm`: together with the original on the CPU."""
+    """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
     report.update(provider=trial.way.provider, math=trial.way.math, placements=[], same_graph=False)
     if not names:  # for which onnxruntime would answer with all outputs
         report["why"] = "the two models have no tensor in common"
         return report
-    report["same_graph"] = level == "default" and _same_graph(trial, level)
+    report["same_graph"] = level == "default" and _same_graph(trial)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))
     try:
         running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
-        running = replace(running, on_cpu=on_cpu(trial, names)) if confirm else running
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
         if not report["cases"]:
-            report["why"] = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+            _on_no_input(trial, report)
             return report
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
@@ -171,60 +170,19 @@ def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Ca
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
     true = truth(trial, case, values, names)
-    folded, *rest = [_outputs(each, names, values, label) for label, each in running.others()]
-    moved, again = rest[: len(running.jittered)], rest[len(running.jittered) :]
-    moved = moved or _known(trial, case, names, first)
-    third = (
-        _outputs(running.on_cpu, names, values, "the original on the CPU") if running.on_cpu else [None] * len(names)
-    )
-    steady = _steady(trial, case, names, first, moved)
+    folded = outputs(running.folded, names, values, FOLDED)
+    again = [outputs(each, names, values, "the original, loaded again") for each in running.again]
+    pairs = measured(trial, running, case, values, names, first)
+    moved, on_cpu = transferred(pairs, names, first), arbiters(pairs, names, first)
+    until = steady(trial, case, names, first, moved)
     for i, name in enumerate(names):
         if isinstance(first[i], np.ndarray) and isinstance(folded[i], np.ndarray):
             value = true.get(name)
             known = isinstance(value, np.ndarray) and value.shape == first[i].shape
             others = [run[i] for run in moved], [run[i] for run in again]
-            tallies[i >= steady][name].add(value if known else None, first[i], folded[i], *others, third[i])
+            tallies[i >= until][name].add(value if known else None, first[i], folded[i], *others, on_cpu[i])
     trial.seen = trial.seen or {n: v for n, v in zip(names, first, strict=True) if isinstance(v, np.ndarray)}
-    outputs = [(i, name) for i, name in enumerate(names) if name in trial.outputs]
-    trial.moved[case] = {name: [(first[i], run[i]) for run in moved] for i, name in outputs}
     return case
-
-
-def _known(trial: Trial, case: Case, names: Sequence[str], original: Sequence[Any]) -> list[list[Any]]:
-    """Jittered copies, as far from the original as they were before; an output that no node makes does not move."""
-    before = trial.moved.get(case, {})
-    copies = max(map(len, before.values()), default=0)
-    still = zip(names, original, strict=True)
-    moved = ([_moved(value, *pair) for pair in before.get(name, [(value, value)] * copies)] for name, value in still)
-    return [list(run) for run in zip(*moved, strict=True)]
-
-
-def _moved(value: Any, still: Any, moved: Any) -> Any:
-    """A tensor of floating-point numbers as far from `value` as `moved` is from `still`; of others, `moved`."""
-    if not isinstance(value, np.ndarray) or not is_floating(value) or value.shape != still.shape:
-        return moved
-    with np.errstate(all="ignore"):
-        return value + (moved.astype(np.float64) - still)
-
-
-def _steady(
-    trial: Trial, case: Case, names: Sequence[str], original: Sequence[Any], jittered: Sequence[Sequence[Any]]
-) -> int:
-    """How many of `names`, in the order of the graph, come before the first that rounding alone moves too much."""
-    for i, name in enumerate(names):
-        moved = [run[i] for run in jittered]
-        if isinstance(original[i], np.ndarray) and is_unsteady(original[i], moved, trial.way.dropped_bits):
-            trial.notes.append(f"{case}: rounding alone moves tensor {name!r} far: from there on other inputs count")
-            return i
-    return len(names)
-
-
-def _outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
-    stage(f"onnxruntime, running {label}")
-    try:
-        return sessions.outputs(running, names, values)
-    except CannotRun as why:
-        raise CannotRun(f"{label} does not run: {why}") from why
 
 
 def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str]) -> list[dict[str, Any]]:
@@ -248,19 +206,21 @@ def _compared(tally: Tally) -> bool:
     return tally.elements > 0 or bool(tally.misshapen)
 
 
-def _same_graph(trial: Trial, level: str) -> bool:
-    """onnxruntime makes the two models the same graph at this level, so that comparing them there shows nothing."""
+def _same_graph(trial: Trial) -> bool:
+    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing."""
     if not trial.same_graph:
-        stage(f"onnxruntime, optimizing the models with graph optimization {level}")
-        trial.same_graph.append(_made_the_same(trial, level))
+        stage("onnxruntime, optimizing the models with graph optimization default")
+        trial.same_graph.append(_made_the_same(trial))
     return trial.same_graph[0]
 
 
-def _made_the_same(trial: Trial, level: str) -> bool:
+def _made_the_same(trial: Trial) -> bool:
+    """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
     target = str(Path(trial.folder, "optimized.onnx"))
+    chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
     try:
         original, folded = (
-            sessions.optimized(placed(model, trial.folder), level, target, without_tensorrt(trial.way))
+            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
             for model in (trial.original, trial.folded)
         )
     except CannotRun:

@@ -1,11 +1,11 @@
-"""The sessions of one level: of both models, of jittered copies and, on a GPU, of the original once more."""
+"""The sessions of one level: of both models, of jittered copies and, where runs may differ, of the original again."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import onnx
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
+from ..runtime.inputs import Case, shapes
+from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
-from .inputs import Case, shapes
-from .loading import placed
 from .trial import JITTERS, LARGE, Trial, session
+from .windows import Array
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
 QUICK_KERNELS = "sessions took cuDNN's default kernels; with effort full it tries all out, as onnxruntime serves"
@@ -34,22 +35,17 @@ class Opened:
 
     original: Any
     folded: Any
-    jittered: list[Any]
     again: list[Any]
-    on_cpu: Any = None  # the original, graph optimization off, where it is to decide who is wrong
-
-    def others(self) -> list[tuple[str, Any]]:
-        """All but the original, with what each is called."""
-        moved = [("the original with its constants moved", each) for each in self.jittered]
-        return [(FOLDED, self.folded), *moved, *(("the original, loaded again", each) for each in self.again)]
+    still: Any  # the original where its conditioning is measured: on the CPU, or `original` itself
+    jittered: list[Any]  # copies of it with constants moved
 
 
 def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> Opened:
     """Sessions at a graph optimization `level` that return `names`; the two models note where they run.
 
     With effort `full` the two models run at the default level as they are served; every other session only measures
-    errors, and leaves the search for the fastest kernels out. Jittered copies are not needed where it is known how they
-    move the outputs.
+    errors, and leaves the search for the fastest kernels out. The original is loaded again where the next session may
+    compute something else: not with deterministic kernels.
 
     Raises `CannotRun` naming the one that does not load.
     """
@@ -58,25 +54,40 @@ def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Cas
     served = "" if level == "default" and trial.effort == "full" else QUICK
     if trial.way == Way("cuda") and level == "default":
         trial.notes.append(f"{QUICK_KERNELS}{'' if served else AS_SERVED}")
+    first = _load(trial, level, "the original", original, runs, served, proved=True)
     return Opened(
-        _load(trial, level, "the original", original, runs, served, proved=True),
+        first,
         _load(trial, level, FOLDED, folded, runs, served, proved=True),
-        [
-            _load(trial, level, MOVED, jittered(original, trial.seed + copy, trial.way.dropped_bits), runs, QUICK)
-            for copy in range(_copies(trial, names))
-        ],
-        [_load(trial, level, "the original, loaded again,", original, runs, QUICK)] if trial.way.gpu else [],
+        [] if trial.way.careful else [_load(trial, level, "the original, loaded again,", original, runs, QUICK)],
+        *_conditioning(trial, level, original, first, runs, _copies(trial, names)),
     )
 
 
-def on_cpu(trial: Trial, names: Sequence[str]) -> Any:
-    """A session of the original on the CPU, graph optimization off, that returns `names`. Raises `CannotRun`."""
-    stage("onnxruntime, loading the original on the CPU")
-    return session(trial, exposed(trial.original, names), "off", providers.chain(Way()))
+def _conditioning(
+    trial: Trial, level: str, original: onnx.ModelProto, first: Any, runs: Sequence[Shapes], copies: int
+) -> tuple[Any, list[Any]]:
+    """Sessions of the original and of jittered copies, on the CPU where it runs them: see `conditioning`."""
+    here = not trial.on_cpu or (trial.way, level) == (Way(), "off")
+    where, level = (trial, level) if here else (replace(trial, way=Way()), "off")
+    still = first if here or not copies else _load(where, level, "the original", original, runs, QUICK)
+    moved = (jittered(original, trial.seed + copy, trial.way.dropped_bits) for copy in range(copies))
+    return still, [_load(where, level, MOVED, each, runs, QUICK) for each in moved]
+
+
+def outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
+    """One run of the session that `label` names. Raises `CannotRun`."""
+    stage(f"onnxruntime, running {label}")
+    try:
+        return sessions.outputs(running, names, values)
+    except CannotRun as why:
+        raise CannotRun(f"{label} does not run: {why}") from why
 
 
 def _copies(trial: Trial, names: Sequence[str]) -> int:
-    """How many jittered copies there are; with TF32, the original's own error is as large as what they show."""
+    """How many jittered copies there are, none where it is known how they move the outputs.
+
+    With TF32, the original's own error is as large as what they show.
+    """
     if trial.moved and {*names} <= {*trial.outputs}:
         return 0
     few = trial.elements >= LARGE or not trial.way.careful
@@ -95,7 +106,7 @@ def _load(
 ) -> Any:
     """A session whose placement is `proved` keeps its engine as well; the others build theirs anew, as others would."""
     stage(f"onnxruntime, loading {label} with graph optimization {level}")
-    held = placed(model, trial.folder)
+    held = for_onnxruntime(model, trial.folder)
     engine, profile = providers.profile(trial.way, runs), ""
     if proved:
         profile = f"{trial.folder}/ran{next(_numbers)}"

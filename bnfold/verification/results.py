@@ -239,7 +239,7 @@ class Verification(Shown):
 
     def in_a_line(self) -> str:
         """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
-        ran = [t.ratio for level in self.levels for t in level.tensors if not t.moved]
+        ran = [t.ratio for level in self.levels for t in level.tensors if not (t.moved or t.disputed)]
         if not self.passed or not ran:
             return f"{self.verdict}: {self.reasons[0]}" if self.reasons else self.verdict
         proved = sum(site.proved for site in self.derived)

@@ -15,17 +15,17 @@ from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
+from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
+from ..runtime.input_files import sizes_of
+from ..runtime.input_options import combinations, input_sets
+from ..runtime.inputs import CannotFeed, Case, cases, feeds
+from ..runtime.loading import for_onnxruntime, load
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .asked import combined, files
-from .dimensions import Sizes, candidates
-from .given import sizes_of
-from .inputs import CannotFeed, Case, cases, feeds
-from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
 from .regions import MOVES, edited, shared
 from .results import Derived
@@ -38,6 +38,7 @@ ALONE = 4_000  # elements that take as long to compare as it takes to begin with
 SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
 LARGE = 16_000_000  # elements of one input
 JITTERS = 4, 2  # jittered copies, and of a large model; a channel of few elements needs many
+Pairs = dict[str, list[tuple[Any, Any]]]  # of a tensor: its value in the original and in each jittered copy
 
 
 @dataclass
@@ -62,9 +63,8 @@ class Trial:
     edits: set[str] = field(default_factory=set)
     derived: list[Derived] = field(default_factory=list)
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
-    moved: dict[Case, dict[str, list[tuple[Any, Any]]]] = field(
-        default_factory=dict
-    )  # the outputs and what jittered copies made of them, graph optimization off: they move as far with it
+    on_cpu: bool = False  # the CPU runs the original, graph optimization off: its conditioning is measured there
+    moved: dict[Case, Pairs] = field(default_factory=dict)  # what was measured of the outputs: it holds at every level
     truths: dict[Case, dict[str, Any]] = field(
         default_factory=dict
     )  # what the oracle said, while it may be asked again
@@ -92,8 +92,8 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)
     trial.deadline = request.get("deadline") or math.inf
-    asked = combined(original.graph, request.get("dims", {}), request.get("shapes", {}))
-    trial.planned = cases(trial.effort, trial.seed, asked, files(request.get("inputs", ())))
+    asked = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
+    trial.planned = cases(trial.effort, trial.seed, asked, input_sets(request.get("inputs", ())))
     stage("the float64 evaluation of the original")
     try:
         trial.oracle = Oracle(original)
@@ -104,28 +104,44 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
 
 
 def sized(trial: Trial) -> bool:
-    """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare."""
+    """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare.
+
+    On the CPU, whose sessions are soon made; else on the provider.
+    """
     stage("onnxruntime, running the original")
-    why: Exception | None = None
-    for level in ("off", "default"):
-        try:
-            running = session(trial, trial.original, level, providers.without_tensorrt(trial.way))
-        except CannotRun as reason:
-            why = reason
-            continue
-        for case, sizes in _trials(trial):
-            try:
-                values = feeds(trial.original.graph, case, sizes)
-                sessions.outputs(running, trial.outputs, values)
-            except (CannotRun, CannotFeed) as reason:
-                require_drawn(case, reason)
-                why = why or reason
-                continue
-            trial.sizes = sizes
-            _choose(trial, case, values)
+    own = providers.without_tensorrt(trial.way)
+    tries = [("off", providers.chain(Way())), *[("off", own)] * trial.way.gpu, ("default", own)]
+    reasons: list[Exception] = []
+    for level, chain in tries:
+        found = _sized_on(trial, level, chain)
+        if not isinstance(found, Exception):
+            trial.on_cpu = not reasons
+            _choose(trial, *found)
             return True
+        reasons.append(found)
+    why = reasons[trial.way.gpu]  # of the provider itself
     trial.blocked.append(f"onnxruntime cannot run the original: {why}{folded_alone(trial)}")
     return False
+
+
+def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, Array]] | Exception:
+    """The first input that the original runs on, its sizes in `trial.sizes`; or why it runs on none."""
+    try:
+        running = session(trial, trial.original, level, chain)
+    except CannotRun as why:
+        return why
+    reason: Exception | None = None
+    for case, sizes in _trials(trial):
+        try:
+            values = feeds(trial.original.graph, case, sizes)
+            sessions.outputs(running, trial.outputs, values)
+        except (CannotRun, CannotFeed) as why:
+            require_drawn(case, why)
+            reason = reason or why
+            continue
+        trial.sizes = sizes
+        return case, values
+    return reason or CannotRun("there is no size to try")
 
 
 def folded_alone(trial: Trial) -> str:
@@ -133,7 +149,7 @@ def folded_alone(trial: Trial) -> str:
     case, sizes = next(_trials(trial))
     try:
         running = session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
-        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, sizes))
+        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes or sizes))
     except (CannotRun, CannotFeed):
         return ""
     return "; it runs the folded model"
@@ -195,7 +211,7 @@ def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chai
     options = sessions.options(
         level, deterministic=trial.way.careful, threads=threads(), entries=ENTRIES, profile=profile
     )
-    held = placed(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
+    held = for_onnxruntime(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
     return sessions.session(held, options, chain)
 
 

@@ -4,9 +4,11 @@ For each architecture `bnfold verify` and, for those of `TIMED`, `bnfold bench` 
 runs them, one after another, each in a process of its own with its own time limit. Each writes its JSON into FOLDER as soon as
 it is done, and what FOLDER holds is not done again: a run that was cut off goes on where it stopped, and nothing new begins
 after `--seconds`. Verified are the models of the zoo at its size of pictures; timed the same networks at `SIDE` pixels a side.
+cuDNN searches for kernels by its heuristics: `--cudnn-search default` is there at once, but its kernels are slow.
 
 `--prepare` only makes the models, in `--jobs` processes: that needs torch and timm, but no GPU. `--record` puts what FOLDER
-holds into tests/benchmarks/results. `--stand-in` lets the CPU play the GPU, to try the script.
+holds into the records in tests/benchmarks/results, where models that FOLDER does not hold stay: so an hour's work is done in
+several leases of minutes, with `--only` and NAMES. `--stand-in` lets the CPU play the GPU, to try the script.
 Exits 0 if every model passed, 1 if not, 4 if the provider does not run here.
 """
 
@@ -19,16 +21,20 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 import bnfold
+from bnfold.benchmarking.environment import environment
+from bnfold.benchmarking.settings import SEARCHES
 from bnfold.errors import EnvironmentProblem
-from bnfold.runtime.doctor import require
+from bnfold.runtime.dimensions import dynamic
+from bnfold.runtime.doctor import examined, require
 from bnfold.runtime.providers import PROVIDERS
-from bnfold.verification.dimensions import dynamic
+from tests.benchmarks import leases
 
 TIMED = (
     "mobileone_s0",
@@ -50,7 +56,7 @@ SIDE = 224
 BATCHES = "1,32"
 RESULTS = Path(__file__).parent / "results"
 RATIO = {"ratio": "estimate", "low": "low", "high": "high"}  # in a record, and as bench has it
-LIMITS = {"verify": 90.0, "bench": 90.0}  # seconds of one job
+SETTING = ("name", "side", "precision", "batch", "cuda_graph", "cudnn_search")  # of a latency: measured again, replaced
 
 
 def pair(name: str, models: Path, side: int | None = None) -> tuple[Path, Path]:
@@ -93,7 +99,7 @@ def command(kind: str, name: str, options: argparse.Namespace) -> list[str]:
         return words
     (batch, *_) = dynamic(onnx.load(original, load_external_data=False).graph)
     words += ["--opt", "default", "--precision", "float32,float16", "--dim", f"{batch}={BATCHES}", "--no-cold"]
-    words += ["--cudnn-search", "default"] if options.ep == "cuda" else ["--mode", "device"]
+    words += ["--cudnn-search", options.cudnn_search] if options.ep == "cuda" else ["--mode", "device"]
     return [*words, "--launches", "3", "--budget", str(options.budget)]
 
 
@@ -102,12 +108,12 @@ def job(kind: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
     target = options.folder / f"{kind}-{name}.json"
     draft = target.with_suffix(".part")
     words = [*command(kind, name, options), "--json", str(draft)]
-    started = time.monotonic()
+    started, limit = time.monotonic(), getattr(options, f"limit_{kind}")
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=LIMITS[kind])
+        done = subprocess.run(words, capture_output=True, text=True, timeout=limit)
         code, said = done.returncode, (done.stderr.strip().splitlines() or [""])[0]
     except subprocess.TimeoutExpired:
-        code, said = None, f"stopped after {LIMITS[kind]:.0f} s"
+        code, said = None, f"stopped after {limit:.0f} s"
     seconds = round(time.monotonic() - started, 2)
     if draft.exists():
         draft.replace(target)
@@ -119,7 +125,7 @@ def left(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """The jobs whose answer FOLDER does not hold yet."""
     for name in options.names:
         for kind in kinds(name):
-            if not (options.folder / f"{kind}-{name}.json").exists():
+            if options.only in (None, kind) and not (options.folder / f"{kind}-{name}.json").exists():
                 yield kind, name
 
 
@@ -127,47 +133,60 @@ def run(options: argparse.Namespace) -> int:
     """One job after another until the time is over; a log of them is kept beside their answers."""
     end = time.monotonic() + options.seconds
     options.folder.mkdir(parents=True, exist_ok=True)
+    where = lease(options.ep)
     for kind, name in list(left(options)):
         if time.monotonic() > end:
             print("the time is over: run the same command again to go on")
             break
         row = job(kind, name, options)
         with (options.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(row) + "\n")
+            log.write(json.dumps({**row, "lease": where}) + "\n")
         print(f"{kind:6} {name:24} exit {row['exit']} {row['seconds']:6.1f} s  {row['said']}", flush=True)
     passed = [answer["verdict"] == "PASS" for answer in answers(options.folder, "verify").values()]
     return int(not passed or not all(passed))
 
 
-def record(folder: Path) -> None:
-    """Put what FOLDER holds into the records that README.md is made from."""
-    timed, verified = answers(folder, "bench"), answers(folder, "verify")
-    seconds = {(row["kind"], row["name"]): row["seconds"] for row in logged(folder)}
-    facts = {"bnfold": bnfold.__version__, "environment": next(iter(timed.values()))["environment"]}
-    rows = [row(name, cell) for name, answer in timed.items() for cell in answer["cells"]]
-    write("latency_cuda", {**facts, "side": SIDE, "rows": rows})
-    keys = ("verdict", "reasons", "notes")
-    models = [
-        {"name": name, "seconds": seconds.get(("verify", name)), **{key: answer[key] for key in keys}}
-        for name, answer in verified.items()
+def lease(provider: str) -> dict[str, Any]:
+    """Where this runs: what an entry of a record needs to be believed, and no path or serial number of the machine."""
+    here, health = environment(), examined(provider)
+    gpus = [gpu["name"] for gpu in health.driver.get("gpus", ())]
+    facts = {"gpu": ", ".join(gpus), "driver": health.driver.get("version", ""), **health.versions}
+    facts |= {key: here[key] for key in ("onnxruntime", "onnx", "python", "processor", "processors_usable", "system")}
+    date = datetime.now(UTC).date().isoformat()
+    return {"date": date, "bnfold": bnfold.__version__, "environment": facts}
+
+
+def record(folder: Path, provider: str, results: Path) -> None:
+    """Merge what FOLDER holds into the records that README.md is made from."""
+    said = {(row["kind"], row["name"]): row for row in logged(folder)}
+    timed = [
+        {**row(name, cell), "lease": said["bench", name]["lease"]}
+        for name, answer in answers(folder, "bench").items()
+        for cell in answer["cells"]
     ]
-    write("verify_cuda", {**facts, "models": models})
+    verified = [verdict(answer, said["verify", name]) for name, answer in answers(folder, "verify").items()]
+    of = provider.replace("-", "_")
+    for kind, entries, key in (("latency", timed, SETTING), ("verify", verified, ("name",))):
+        if entries:
+            leases.merge(results / f"{kind}_{of}.json", entries, key)
+            print(results / f"{kind}_{of}.json")
+
+
+def verdict(answer: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """What one verification found, and the models it was about, without their paths."""
+    found = {key: answer[key] for key in ("verdict", "reasons", "notes")}
+    models = {which: {key: of[key] for key in ("bytes", "sha256")} for which, of in answer["models"].items()}
+    return {"name": said["name"], **found, "models": models, "seconds": said["seconds"], "lease": said["lease"]}
 
 
 def row(name: str, cell: dict[str, Any]) -> dict[str, Any]:
     """One setting of one model."""
     batch = next((size for _, size in cell["dims"]), 1)
     keys = ("precision", "cuda_graph", "cudnn_search", "verdict", "difference")
-    ratio = {key: round(cell["speedup"][end], 4) for key, end in RATIO.items()}
-    control = [round(cell["control"][end], 4) for end in ("low", "high")]
+    ratio, control = ({k: round(cell[of][end], 4) for k, end in RATIO.items()} for of in ("speedup", "control"))
     ms = [round(each, 4) for each in cell["ms"]]
-    return {"name": name, "batch": batch, **{key: cell[key] for key in keys}, "ms": ms, **ratio, "control": control}
-
-
-def write(name: str, content: dict[str, Any]) -> None:
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"schema": f"bnfold.{name}/2", **content}, indent=1) + "\n", encoding="utf-8")
-    print(path)
+    setting = {"name": name, "side": SIDE, "batch": batch, **{key: cell[key] for key in keys}}
+    return {**setting, "ms": ms, **ratio, "control": control}
 
 
 def logged(folder: Path) -> list[dict[str, Any]]:
@@ -187,6 +206,11 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--ep", choices=PROVIDERS, default="cuda")
     parser.add_argument("--models", type=Path, default=Path("/tmp/bnfold-on-gpu"), metavar="FOLDER")
     parser.add_argument("--seconds", type=float, default=480.0, help="after which nothing new begins")
+    parser.add_argument("--only", choices=KINDS, help="the other kind of job not at all")
+    parser.add_argument("--limit-verify", type=float, default=90.0, metavar="SECONDS", help="of one verification")
+    parser.add_argument("--limit-bench", type=float, default=240.0, metavar="SECONDS", help="of one bench")
+    parser.add_argument("--cudnn-search", choices=SEARCHES, default="heuristic", help="of bench on cuda")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="where --record finds records")
     parser.add_argument("--budget", type=float, default=10.0, metavar="SECONDS", help="of each bench")
     parser.add_argument("--jobs", type=int, default=4, help="processes of --prepare")
     parser.add_argument("--prepare", action="store_true", help="only make the model files")
@@ -197,13 +221,13 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
 
 def main(words: list[str] | None = None) -> int:
     options = arguments(words)
-    options.ep = "cpu" if options.stand_in else options.ep
     if options.prepare:
         prepare(list(options.names), options.models, options.jobs)
         return 0
     if options.record:
-        record(options.folder)
+        record(options.folder, options.ep, options.results)
         return 0
+    options.ep = "cpu" if options.stand_in else options.ep
     try:
         require([options.ep])
     except EnvironmentProblem as problem:
