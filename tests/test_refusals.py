@@ -11,8 +11,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import explain, fold
+from bnfold.algebra.affine import Affine
 from bnfold.errors import ModelProblem
 from bnfold.folding.driver import Kept
+from bnfold.folding.rules.parts import shared_out
 from tests.build import BN, bn, build, operators
 from tests.rows import Graph
 
@@ -443,3 +445,10 @@ def test_a_crop_fills_in_a_number_of_its_own():
     (kept,) = fold(model).kept
     assert kept.not_hoisted.code == "PADDING"
     assert kept.not_hoisted.words == "Resize 'n' fills in a number of its own outside its input"
+
+
+@pytest.mark.parametrize("ends", [[0, 2, 5], [0, 1, 2]])
+def test_parts_that_are_not_all_of_it_get_no_shares(ends: list[int]) -> None:
+    affine = Affine.of(np.array([[2.0, 1.0, 1.0]]))
+    with pytest.raises(ValueError, match="parts"):
+        shared_out(affine, 1, ends)
