@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import onnx
@@ -15,11 +18,12 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.graph.links import link
+from bnfold.graph.inference import BODIES, infer, inferred
+from bnfold.graph.links import FEW, link
 from bnfold.model.messages import arrange, drop
 from bnfold_cli.fold import SHOWN
 from bnfold_cli.main import run
-from tests.benchmarks.scale import mixed, norms, passed_through
+from tests.benchmarks.scale import branching, joined, mixed, norms, passed_through, read_by_all
 from tests.build import BN, bn, build, operators
 
 
@@ -113,6 +117,63 @@ def test_readers_keep_their_order_and_leave_one_input_at_a_time() -> None:
     assert len(x.outputs) == 1
     assert x.outputs[0] is twins[2]
     assert [id(node) for node in y.outputs] == [id(twins[i]) for i in (1, 2, 1)]
+
+
+def steps(call: Callable[[], object]) -> int:
+    """How many functions, of Python or not, are called until a call returns: the same number every time."""
+    count = 0
+
+    def seen(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(seen)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+@pytest.mark.parametrize("made", [mixed, passed_through, norms, read_by_all, joined, branching])
+def test_three_times_the_nodes_take_three_times_the_steps(made: Callable[[int], onnx.ModelProto]) -> None:
+    few, many = (steps(partial(bnfold.fold, model)) for model in (made(100), made(300)))
+    assert many < 3.6 * few
+
+
+def test_graphs_with_many_bodies_are_inferred_in_pieces_to_the_same_shapes() -> None:
+    model = branching(BODIES * 2 + 3)
+    pieces, whole = onnx.ModelProto.FromString(inferred(model)), infer(model)
+    assert pieces.graph.node == whole.graph.node
+    assert pieces.graph.output == whole.graph.output
+    stated = ({value.name: value.type.SerializeToString() for value in m.graph.value_info} for m in (pieces, whole))
+    assert next(stated) == next(stated)
+
+
+def test_the_lengths_that_inference_names_are_not_named_twice_in_pieces() -> None:
+    model = branching(2 * BODIES)
+    for i, node in enumerate(list(model.graph.node)):
+        if node.op_type == "If":
+            model.graph.node.add(op_type="NonZero", input=node.output, output=[f"n{i}"])
+    order = sorted(model.graph.node, key=lambda n: int("".join(filter(str.isdigit, n.output[0]))))
+    del model.graph.node[:]
+    model.graph.node.extend(order)
+    made = [v.type.tensor_type.shape.dim[1].dim_param for v in onnx.ModelProto.FromString(inferred(model)).graph.value_info if v.name[0] == "n"]  # fmt: skip
+    assert len(made) == len(set(made)) == 2 * BODIES
+
+
+def test_where_a_node_reads_a_tensor_is_known_of_wide_ones_too() -> None:
+    tensors = [gs.Variable(f"x{i}") for i in range(2 * FEW)]
+    node = gs.Node("Concat", inputs=tensors)
+    link(node)
+    assert node.inputs.ports(tensors[7]) == [7]
+    node.inputs[9] = node.inputs[3] = tensors[7]
+    assert node.inputs.ports(tensors[7]) == [3, 7, 9]
+    assert node.inputs.ports(tensors[9]) == []
+    node.inputs.insert(0, tensors[9])
+    assert node.inputs.ports(tensors[9]) == [0]
+    assert node.inputs.ports(tensors[7]) == [4, 8, 10]
+    assert len(tensors[7].outputs) == 3
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """How the time of a fold grows with the number of nodes, and what a fold of a 6 GB model takes.
 
-python -m tests.benchmarks.scale [--nodes 10000 100000] [--norms 20000] [--gigabytes 6] [--rounds 5]
+python -m tests.benchmarks.scale [--nodes 10000 100000] [--norms 20000] [--bodies 3000] [--gigabytes 6] [--rounds 5]
     [--folder DIR] [--json PATH]
 
 Whole processes of `bnfold fold --verify off`, and the planning alone: from the parsed model to the folded one, by the clock
@@ -123,6 +123,52 @@ def norms(count: int) -> onnx.ModelProto:
     return net.model()
 
 
+def read_by_all(count: int) -> onnx.ModelProto:
+    """Many BatchNormalizations of one tensor, and the sum of them all."""
+    net = Net([1, CHANNELS, 2, 2])
+    net.add("Relu")
+    begin, read = net.at, []
+    for _ in range(count):
+        net.at = begin
+        net.norm()
+        read.append(net.at)
+    net.put("Sum", read)
+    return net.model()
+
+
+def joined(count: int) -> onnx.ModelProto:
+    """A tensor split, a BatchNormalization of each part, and the parts joined again."""
+    net = Net([1, CHANNELS * count, 2, 2])
+    net.put("Split", ["x"], axis=1)
+    parts = [f"part{i}" for i in range(count)]
+    net.nodes[-1].output[:] = parts
+    for i, net.at in enumerate(parts):
+        net.norm()
+        parts[i] = net.at
+    net.put("Concat", parts, axis=1)
+    return net.model()
+
+
+def branching(count: int) -> onnx.ModelProto:
+    """A chain of BatchNormalization and If, whose bodies read what the norm makes."""
+    net = Net([1, CHANNELS, 2, 2])
+    net.stored["condition"] = numpy_helper.from_array(np.array(True), "condition")
+    for i in range(count):
+        net.norm()
+        bodies = {key: body(operator, net.at, f"{operator}.{i}", net.shape) for key, operator in BRANCHES.items()}
+        net.put("If", ["condition"], **bodies)
+    return net.model()
+
+
+BRANCHES = {"then_branch": "Relu", "else_branch": "Neg"}
+
+
+def body(operator: str, read: str, made: str, shape: list[int]) -> onnx.GraphProto:
+    """A graph of one node, which reads a tensor of the graph around it."""
+    result = helper.make_tensor_value_info(made, TensorProto.FLOAT, shape)
+    return helper.make_graph([helper.make_node(operator, [read], [made])], made, [], [result])
+
+
 def large(folder: Path, gigabytes: float) -> Path:
     """A model with external data: matrices that nobody touches, in holes of the file, and one with a norm behind it."""
     net = Net([1, SIDE])
@@ -233,6 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nodes", type=int, nargs=2, default=[10_000, 100_000])
     parser.add_argument("--norms", type=int, default=20_000)
+    parser.add_argument("--bodies", type=int, default=3_000, help="nodes that have some")
     parser.add_argument("--gigabytes", type=float, default=6.0)
     parser.add_argument("--rounds", type=int, default=5, help="of the large model")
     parser.add_argument("--folder", type=Path, help="where models are made (default: a temporary folder)")
@@ -251,6 +298,9 @@ def main() -> None:
                 growth(mixed, options.nodes, folder),
                 growth(passed_through, options.nodes, folder),
                 growth(norms, [options.norms // 10, options.norms], folder),
+                growth(read_by_all, [options.norms // 10, options.norms], folder),
+                growth(joined, [options.norms // 10, options.norms], folder),
+                growth(branching, [options.bodies // 3, options.bodies], folder),
             ],
             "large": heavy(options.gigabytes, folder, options.rounds),
         }

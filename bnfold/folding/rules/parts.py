@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -57,46 +57,72 @@ def hoist_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
     axis = attribute(node, "axis", 1) % affine.rank
     if affine.extent[axis] == 1:
         return dict.fromkeys(range(len(node.inputs)), affine)
-    return {i: taken(affine, axis, part) for i, part in enumerate(ranges([size(x, axis) for x in node.inputs]))}
+    return shared_out(affine, axis, joined(node, axis))
 
 
 @sink("Concat")
 def sink_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
     """concat(s * a + t, b) == concat(s, 1) * concat(a, b) + concat(t, 0)"""
     axis = attribute(node, "axis", 1) % affine.rank
-    sizes = [size(x, axis) for x in node.inputs]
-    return {OUT: put_back(node, affine, axis, ranges(sizes)[port], sum(sizes))}
+    ends = joined(node, axis)
+    return {OUT: put_back(node, affine, axis, np.arange(ends[port], ends[port + 1]), ends[-1])}
 
 
-def ranges(sizes: list[int]) -> list[Array]:
-    """The positions of consecutive parts."""
-    ends = map(bounded, accumulate(sizes, initial=0))
-    return [np.arange(a, b) for a, b in pairwise(ends)]
+def joined(node: gs.Node, axis: int) -> list[int]:
+    """Where the inputs of a Concat end along its axis, from 0 on. It keeps the answer: folding changes no length."""
+    if not hasattr(node, "ends"):
+        node.ends = ends_of(size(x, axis) for x in node.inputs)
+    ends: list[int] = node.ends
+    return ends
+
+
+def ends_of(sizes: Iterable[int]) -> list[int]:
+    return [*map(bounded, accumulate(sizes, initial=0))]
+
+
+def shared_out(affine: Affine, axis: int, ends: list[int]) -> Shares:
+    """The coefficients of each of consecutive parts along an axis; parts on which nothing acts have none."""
+    if affine.extent[axis] == 1:
+        return dict.fromkeys(range(len(ends) - 1), affine)
+    acts = np.moveaxis((affine.scale != 1) | (affine.shift != 0), axis, 0)
+    if len(acts) != ends[-1]:
+        raise ValueError("the parts are not all of it")
+    positions = np.flatnonzero(acts.any(tuple(range(1, acts.ndim))))
+    parts = np.unique(np.searchsorted(ends, positions, "right") - 1)
+    return {int(k): taken(affine, axis, np.arange(ends[k], ends[k + 1])) for k in parts}
 
 
 @hoist("Split")
 def hoist_split(node: gs.Node, port: int, affine: Affine) -> Shares:
     """split(x) with s * split(x)[k] + t in place of output k == split(s' * x + t'), with 1 and 0 at other parts"""
-    axis, parts = parts_of(node)
-    return {0: put_back(node, affine, axis, parts[port], sum(map(len, parts)))}
+    axis, ends = parts_of(node)
+    return {0: put_back(node, affine, axis, np.arange(ends[port], ends[port + 1]), ends[-1])}
 
 
 @sink("Split")
 def sink_split(node: gs.Node, port: int, affine: Affine) -> Shares:
     """split(s * x + t)[k] == s_k * split(x)[k] + t_k, with s, t split as x is"""
-    axis, parts = parts_of(node)
-    return {OUT - k: taken(affine, axis, part) for k, part in enumerate(parts) if not node.outputs[k].is_empty()}
+    shares = shared_out(affine, *parts_of(node))
+    return {OUT - k: share for k, share in shares.items() if not node.outputs[k].is_empty()}
 
 
-def parts_of(node: gs.Node) -> tuple[int, list[Array]]:
-    """The axis of a Split, and the positions of each part along it; without sizes all are equal, but for the last."""
-    axis = attribute(node, "axis", 0) % rank(node.inputs[0])
-    given = argument(node, "split", 1)
-    if given is not None:
-        return axis, ranges(given)
+def parts_of(node: gs.Node) -> tuple[int, list[int]]:
+    """The axis of a Split, and where its parts end, from 0 on; without sizes all are equal, but for the last.
+
+    It keeps the answer: folding changes no length.
+    """
+    if not hasattr(node, "parts"):
+        axis = attribute(node, "axis", 0) % rank(node.inputs[0])
+        given = argument(node, "split", 1)
+        node.parts = axis, ends_of(equal(node, axis) if given is None else given)
+    found: tuple[int, list[int]] = node.parts
+    return found
+
+
+def equal(node: gs.Node, axis: int) -> list[int]:
     length, count = size(node.inputs[0], axis), len(node.outputs)
     step = -(-length // count)
-    return axis, ranges([min(step, length - i * step) for i in range(count)])
+    return [min(step, length - i * step) for i in range(count)]
 
 
 @hoist("Slice")
