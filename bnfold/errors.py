@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-WORD, LONGEST = 300, 2000  # characters that are shown of a name, and of a sentence with names in it
+NAME_LENGTH, SENTENCE_LENGTH = 300, 2000  # characters that are shown of a name, and of a sentence with names in it
 FOREVER = 1e9  # seconds: what can be waited for
 
 
@@ -72,14 +72,14 @@ def require_no_model(target: object) -> None:
         raise UsageProblem(f"{target} is the name of a model", "Give the report a name of its own.")
 
 
-def printable(text: str, longest: int = LONGEST) -> str:
+def printable(text: str, longest: int = SENTENCE_LENGTH) -> str:
     """Any text as one line that a terminal, a log, XML and HTML show as it is, however hostile the names in it.
 
     What does not print (control characters, line ends, what changes the direction of text, lone surrogates) becomes its
-    escape, as does the start of what a pipeline takes for a command (`##[error]`). Of more than WORD characters without
-    a blank, or more than `longest` in all, the middle is left out, and how many they were is said.
+    escape, as does the start of what a pipeline takes for a command (`##[error]`). Of more than NAME_LENGTH characters
+    without a blank, or more than `longest` in all, the middle is left out, and how many they were is said.
     """
-    if len(text) <= WORD and text.isprintable() and "##" not in text:
+    if len(text) <= NAME_LENGTH and text.isprintable() and "##" not in text:
         return text
     text = _cut(_cut_words(text), longest)
     escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
@@ -87,7 +87,7 @@ def printable(text: str, longest: int = LONGEST) -> str:
 
 
 def _cut_words(text: str) -> str:
-    return re.sub(rf"\S{{{WORD + 1},}}", lambda found: _cut(found[0], WORD), text)
+    return re.sub(rf"\S{{{NAME_LENGTH + 1},}}", lambda found: _cut(found[0], NAME_LENGTH), text)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bnfold.system.limits import asked
+from bnfold.system.limits import limited
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
@@ -111,7 +111,7 @@ def bench(
     how |= _parsed(margin, dim or [], ep, opt)
     how |= {} if precision is None else {"precisions": precision.split(",")}
     found = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
-    return tell(found, gates, json, raw, plot)
+    return print_result(found, gates, json, raw, plot)
 
 
 def parsed_gates(conditions: list[str]) -> list[Gate]:
@@ -124,10 +124,10 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
 def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
     """What is written as text, as `benchmark` takes it."""
     from bnfold.benchmarking.gate import percent
-    from bnfold.verification.asked import dim_asked
+    from bnfold.runtime.input_options import parse_dim
 
     lists = {"providers": ep.split(","), "levels": opt.split(",")}
-    return {"margin": percent(margin), "dims": dict(map(dim_asked, dim)), **lists}
+    return {"margin": percent(margin), "dims": dict(map(parse_dim, dim)), **lists}
 
 
 def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
@@ -141,22 +141,22 @@ def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[s
     """The benchmark, within the limits."""
     from bnfold.benchmarking import benchmark
 
-    with asked(limits):
+    with limited(limits):
         return benchmark(original, folded, **how)
 
 
 def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
-    from bnfold.benchmarking import files
+    from bnfold.benchmarking import outputs
 
     if raw:
-        files.write_raw(found, raw)
+        outputs.write_raw(found, raw)
     if plot:
-        files.write_plot(found, plot)
+        outputs.write_plot(found, plot)
     for path in filter(None, (raw, plot)):
         console.say(f"wrote {path}")
 
 
-def tell(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
+def print_result(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
     """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
     from bnfold.benchmarking.gate import failures
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bnfold.system.limits import asked
+from bnfold.system.limits import limited
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
@@ -49,12 +49,12 @@ def evaluate(
     from bnfold.evaluation import evaluate
 
     require_places({"--json": json}, [*models, data])
-    with asked(limit or ()):
+    with limited(limit or ()):
         found = evaluate(models, data, crops=crops, data_dir=data_dir, provider=ep)
-    _tell(found, json)
+    _print_result(found, json)
 
 
-def _tell(found: Evaluation, json: str | None) -> None:
+def _print_result(found: Evaluation, json: str | None) -> None:
     if json:
         console.write_json(found.to_json(), json)
     if json != "-":

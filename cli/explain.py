@@ -27,10 +27,10 @@ def explain(
     from dataclasses import asdict
 
     from bnfold.folding.driver import explain as ask
-    from bnfold.system.limits import asked
+    from bnfold.system.limits import limited
 
     require_places({"--json": json}, [model])
-    with asked(limit or ()):
+    with limited(limit or ()):
         found = ask(model, freeze_initializers=freeze_initializers)
     if json:
         rows = {"folded": [asdict(f) for f in found.folded], "kept": [asdict(k) for k in found.kept]}

@@ -13,7 +13,7 @@ import typer
 from bnfold.display.display import counted
 from bnfold.display.junit import Check, broken_off
 from bnfold.errors import BnfoldError, UsageProblem
-from bnfold.system.limits import asked
+from bnfold.system.limits import limited
 from bnfold_cli import console
 from bnfold_cli.console import complain, say, table, write_json, write_junit
 from bnfold_cli.limit import Limit
@@ -128,7 +128,7 @@ def fold(
     json: Json = None,
     report: Page = None,
 ) -> int:
-    """Fold BatchNormalization, and other constant scales and shifts, into the weights beside them.
+    """Fold BatchNormalization, and other constant scales and shifts, into the weights next to them.
 
     The result is verified against a float64 evaluation of the original, then written.
 
@@ -140,7 +140,7 @@ def fold(
     require_places({"--junit": junit, "--json": json, "--report": report}, taken(paths, out_dir), made=out_dir)
     options = Options(verify, force, dry_run, freeze_initializers, keep_failed, external, allow_external_outside)
     reports = Reports(strict, junit, json, report)
-    with failure_noted(junit), asked(limit or ()):
+    with failure_noted(junit), limited(limit or ()):
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
         return fold_one(*one(paths, jobs, engine), options, reports)
@@ -179,7 +179,7 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
         found.append(report)
     if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
         show(report)
-    tell(report)
+    print_rest(report)
     kept = len(report.result.batch_norms_kept) if reports.strict else 0
     if kept:
         complain(f"{model}: {kept} BatchNormalization kept", f"`bnfold explain {quote(str(model))}` says why.")
@@ -197,23 +197,23 @@ def fold_many(
         raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
     chosen = selected(paths, out_dir)
     planned = tasks(chosen.models, out_dir, options, reports.strict)
-    found = fold_all(planned, jobs=jobs, engine=engine, told=tell_outcome)
+    found = fold_all(planned, jobs=jobs, engine=engine, on_outcome=print_outcome)
     if reports.write({**found.to_json(), "skipped": chosen.counts()}, found.checks(), found.seconds):
         table(f"Folded to {out_dir}", found.COLUMNS, found.rows())
-    tell_skipped(chosen)
+    print_skipped(chosen)
     say(found.summary())
     return found.exit_code
 
 
-def tell_skipped(chosen: Selection) -> None:
-    """What lay beside the models, and why it was not folded; in detail one by one."""
+def print_skipped(chosen: Selection) -> None:
+    """What lay next to the models, and why it was not folded; in detail one by one."""
     for each in chosen.skipped if console.detailed else ():
         say(f"skipped {each.path}: {each.reason}")
     if chosen.skipped:
         console.note(f"skipped: {chosen.in_a_line()}")
 
 
-def tell_outcome(outcome: Outcome) -> None:
+def print_outcome(outcome: Outcome) -> None:
     """A line when a model is done; an error has a hint, as everywhere."""
     if outcome.error:
         complain(outcome.words, outcome.hint)
@@ -256,8 +256,8 @@ def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
         yield "worst error against float64", *(f"{error:.2g}" for error in report.verification.errors)
 
 
-def tell(report: FoldReport) -> None:
-    """What a person wants to know beside the table."""
+def print_rest(report: FoldReport) -> None:
+    """What a person wants to know in addition to the table."""
     for text in report.result.notes:
         console.note(text)
     if report.result.flushed:

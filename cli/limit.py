@@ -11,6 +11,6 @@ Limit = Annotated[
     typer.Option(
         metavar="NAME=NUMBER",
         help="Limits on what a file may cost: nodes=, elements= (of a computed tensor), seconds= and memory= (of a "
-        "process), as in memory=8GB. Repeatable.",
+        "process), as in memory=8GB (10^9) or 8GiB (2^30 bytes). Repeatable.",
     ),
 ]

@@ -17,7 +17,7 @@ from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold.system.interrupts import interruptible
 from bnfold_cli.console import complain, words
 from bnfold_cli.streams import lost, steady, widen
-from bnfold_cli.voice import spoken
+from bnfold_cli.verbosity import with_verbosity
 
 HELP = "Fold Batch Normalization out of ONNX models, and prove that nothing else changed."
 EXIT_CODES = (
@@ -59,7 +59,7 @@ def parser(arguments: list[str]) -> typer.Typer:
     app.callback()(options)
     asked = next((word for word in arguments if not word.startswith("-")), None)
     for name in [asked] if asked in COMMANDS else COMMANDS:
-        app.command(name)(spoken(getattr(import_module(f"bnfold_cli.{name}"), name)))
+        app.command(name)(with_verbosity(getattr(import_module(f"bnfold_cli.{name}"), name)))
     return app
 
 
@@ -105,10 +105,10 @@ def main() -> None:
     interruptible()
     steady()
     widen()
-    _end(_told(run()))
+    _end(_exit_code(run()))
 
 
-def _told(code: int) -> int:
+def _exit_code(code: int) -> int:
     """The exit code of a command that may have had no room for what it had to say (4)."""
     why = lost("stdout")
     if why is None or code:

@@ -10,15 +10,15 @@ import typer
 
 from bnfold.display.display import counted
 from bnfold.errors import UsageProblem
-from bnfold.system.limits import asked
-from bnfold.system.progress import tell
+from bnfold.system.limits import limited
+from bnfold.system.progress import report
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
     from bnfold.recalibration import Check, Drift
-    from bnfold.recalibration.files import Written
+    from bnfold.recalibration.pipeline import Written
 
 EXIT = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 5}
 
@@ -48,7 +48,13 @@ OnlyCheck = Annotated[
 Threshold = Annotated[
     float, typer.Option(help="Drift, in standard deviations, from which --check says that a channel does not fit.")
 ]
-Memory = Annotated[str, typer.Option(metavar="SIZE", help="What may lie in memory between two layers; else on disk.")]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="SIZE",
+        help="What may lie in memory between two layers, as 4GB (10^9) or 4GiB (2^30 bytes); else on disk.",
+    ),
+]
 AnyRange = Annotated[
     bool, typer.Option("--any-range", help="Take values that no pixel has by the metadata's normalization.")
 ]
@@ -71,7 +77,7 @@ def recalibrate(
     batch_size: BatchSize = None,
     check: OnlyCheck = False,
     threshold: Threshold = 0.5,
-    memory_limit: Memory = "1G",
+    memory_limit: Memory = "1GiB",
     any_range: AnyRange = False,
     ep: Ep = "cpu",
     force: Force = False,
@@ -86,26 +92,26 @@ def recalibrate(
     model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell. Whatever runs
     the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
     """
-    from bnfold.recalibration.asked import Options, bytes_asked
-    from bnfold.recalibration.files import check_file, default_target, recalibrate_file
+    from bnfold.recalibration.options import Options, parse_memory
+    from bnfold.recalibration.pipeline import check_file, default_target, recalibrate_file
 
-    options = Options(method, batch_size, bytes_asked(memory_limit), threshold, any_range, ep)
+    options = Options(method, batch_size, parse_memory(memory_limit), threshold, any_range, ep)
     if check and target:
         raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
     out = None if check else target or default_target(source)
     require_places({"--json": json, "--plot": plot}, [source, data, out])
-    with asked(limit or ()):
+    with limited(limit or ()):
         if check:
-            return _tell_check(check_file(source, data, options, _watch), json, plot)
-        return _tell(recalibrate_file(source, target, data, options, force, _watch), json, plot)
+            return _print_check(check_file(source, data, options, _watch), json, plot)
+        return _print_result(recalibrate_file(source, target, data, options, force, _watch), json, plot)
 
 
 def _watch(level: int, levels: int, done: int) -> None:
     """A level is one or more BatchNormalization that can be measured in the same run."""
-    tell("recalibrate", level, levels, f"run {done}")
+    report("recalibrate", level, levels, f"run {done}")
 
 
-def _tell(written: Written, json: str | None, plot: Path | None) -> int:
+def _print_result(written: Written, json: str | None, plot: Path | None) -> int:
     result = written.result
     if json:
         console.write_json(written.to_json(), json)
@@ -120,7 +126,7 @@ def _tell(written: Written, json: str | None, plot: Path | None) -> int:
     return 0
 
 
-def _tell_check(found: Check, json: str | None, plot: Path | None) -> int:
+def _print_check(found: Check, json: str | None, plot: Path | None) -> int:
     if json:
         console.write_json(found.to_json(), json)
     title, drifts = f"{counted(found.samples, 'sample')}, against the statistics stored", [f.drift for f in found.fits]

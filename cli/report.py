@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bnfold.system.limits import asked
+from bnfold.system.limits import limited
 from bnfold_cli.console import say, write_text
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
@@ -60,11 +60,11 @@ def report(
     """
     target = out or f"{str(folded).removesuffix('.onnx')}.html"
     require_places({"--out": target}, [original, folded, fold, raw, verify, bench], force)
-    from bnfold.reporting import gathered
+    from bnfold.reporting import collect
 
     sources: dict[str, Any] = {"verify": verify, "fold": fold, "bench": bench, "raw": raw}
-    with asked(limit or ()):
-        data = gathered(original, folded, **sources, allow_external_outside=allow_external_outside)
+    with limited(limit or ()):
+        data = collect(original, folded, **sources, allow_external_outside=allow_external_outside)
     write(data, target)
     return 0
 

@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 GAP = 2  # blanks between two columns
 NUMBER = r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?"
-# A line may end behind a blank, and in names behind these.
+# A line may end after a blank, and in names after these.
 PIECE = r"\s+|\S{3,}?(?:[/_]|(?<=[a-z])[.:](?=[A-Za-z]))(?=\S)|\S+"
 Cells = list[list[str]]  # of a row: the lines of each cell
 
@@ -79,7 +79,7 @@ def _numeric(cells: Sequence[object]) -> bool:
 
 
 def stacked(columns: Sequence[str], row: Sequence[object], room: int) -> Iterator[str]:
-    """A row that is too wide for `room`, cell below cell: the first as it is, the others behind their names."""
+    """A row that is too wide for `room`, cell below cell: the first as it is, the others after their names."""
     yield from wrapped(str(row[0]), room)
     margin = 2 + max(map(len, columns[1:]), default=0) + GAP
     if margin > room // 2:
@@ -88,9 +88,9 @@ def stacked(columns: Sequence[str], row: Sequence[object], room: int) -> Iterato
         if str(cell):
             head = f"  {name}" if margin == 4 else f"  {name}".ljust(margin)
             body = wrapped(str(cell), room - margin)
-            yield from [head, *(" " * 4 + line for line in body)] if margin == 4 else _behind(head, body)
+            yield from [head, *(" " * 4 + line for line in body)] if margin == 4 else _after_name(head, body)
 
 
-def _behind(head: str, body: Sequence[str]) -> Iterator[str]:
+def _after_name(head: str, body: Sequence[str]) -> Iterator[str]:
     yield head + body[0]
     yield from (" " * len(head) + line for line in body[1:])

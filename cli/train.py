@@ -13,11 +13,11 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from bnfold.errors import EnvironmentProblem
-from bnfold.system.progress import tell
+from bnfold.system.progress import report
 from bnfold.train import Event, TrainOptions, TrainResult
 from bnfold.train.options import CallOptions
 from bnfold.train.recipe import Option, Settings, flag, option
-from bnfold_cli import bars, console
+from bnfold_cli import console, progress_bar
 from bnfold_cli.console import say, speak_as_one, table
 
 
@@ -61,8 +61,8 @@ def watch(event: Event) -> None:
     """Show the progress: a bar on a terminal; elsewhere, and with --verbose, a line for each evaluation."""
     measured = event.accuracy is not None and event.loss is not None
     scores = f"loss {event.loss:.4f}  accuracy {event.accuracy:.4f}" if measured else ""
-    tell("train", event.step, event.steps, scores)
-    if scores and (console.detailed or not bars.wanted()):
+    report("train", event.step, event.steps, scores)
+    if scores and (console.detailed or not progress_bar.is_wanted()):
         console.say(f"step {event.step}/{event.steps}  {scores}")
 
 

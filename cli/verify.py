@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bnfold.system.limits import asked
+from bnfold.system.limits import limited
 from bnfold_cli import console
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
@@ -81,22 +81,22 @@ def verify(
     require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
     ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
-    with asked(limit or ()):
+    with limited(limit or ()):
         found = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
         planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
-    tell(found, planted, json, junit)
+    print_result(found, planted, json, junit)
     return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
 
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
     """The shapes and dimensions that are asked for."""
-    from bnfold.verification.asked import dim_asked, shape_asked
+    from bnfold.runtime.input_options import parse_dim, parse_shape
 
-    shapes = {name: sizes for text in shape for name, sizes in shape_asked(text).items()}
-    return {"shapes": shapes, "dims": dict(map(dim_asked, dim))}
+    shapes = {name: sizes for text in shape for name, sizes in parse_shape(text).items()}
+    return {"shapes": shapes, "dims": dict(map(parse_dim, dim))}
 
 
-def tell(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
+def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
     if "-" not in (json, junit):
         errors, _ = found.tables()

@@ -17,7 +17,7 @@ from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.results import Benchmark
 from bnfold.benchmarking.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
-from bnfold.verification.asked import dim_asked
+from bnfold.runtime.input_options import parse_dim
 
 T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 6: 2.4469, 9: 2.2622, 10: 2.2281, 30: 2.0423, 120: 1.9799}
 
@@ -188,12 +188,13 @@ def test_a_missing_model_is_a_model_problem(tmp_path: Path) -> None:
 
 
 def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnfold.process import child
+    from bnfold.process import launcher
+    from bnfold.process.endings import Failed
 
-    def crash(job: str, request: object, **limits: float) -> dict[str, object]:
-        raise child.Crashed("onnxruntime, loading the original model crashed (SIGSEGV)")
+    def crash(job: object, request: object, **limits: float) -> dict[str, object]:
+        raise Failed("onnxruntime, loading the original model crashed (SIGSEGV)")
 
-    monkeypatch.setattr(child, "run", crash)
+    monkeypatch.setattr(launcher, "run", crash)
     with pytest.raises(Inconclusive, match="SIGSEGV"):
         benchmark(dense(1), dense(1))
 
@@ -201,11 +202,11 @@ def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("text", ["N", "N=", "=3", "N=x", "N=0", "N=-1"])
 def test_a_dimension_that_is_none_is_a_usage_problem(text: str) -> None:
     with pytest.raises(UsageProblem, match="NAME=SIZE"):
-        dim_asked(text)
+        parse_dim(text)
 
 
 def test_sizes_and_launches() -> None:
-    assert dim_asked("batch=8") == ("batch", (8,))
+    assert parse_dim("batch=8") == ("batch", (8,))
     with pytest.raises(UsageProblem):
         benchmark(dense(1), dense(1), launches=1)
 

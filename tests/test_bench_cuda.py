@@ -13,16 +13,16 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.benchmarking import benchmark, launch, runner, session, settings, survey, turns
+from bnfold.benchmarking import benchmark, launch, measurement, runner, settings
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher, turns
+from bnfold.process.endings import Failed
+from bnfold.process.jobs import Job
 from bnfold.runtime import libraries, providers, sessions
 from bnfold.runtime.sessions import CPU, CUDA
 from bnfold_cli.main import run
 from tests.test_bench import dense
-
-JOBS = {"survey": survey.survey, "alone": launch.alone, "launch": launch.launch, "captured": launch.captured}
 
 
 class Cuda:
@@ -37,11 +37,11 @@ class Cuda:
         self.options += [(str(model), dict(given)) for name, given in chain if name == CUDA]
         return _session(model, made, [(CPU, {}) for _ in chain])
 
-    def child(self, job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+    def child(self, job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
         request = json.loads(json.dumps(request))
-        self.children.append((job, request | how))
-        self.during(job, request)
-        return json.loads(json.dumps(JOBS[job](request)))
+        self.children.append((job.__name__, request | how))
+        self.during(job.__name__, request)
+        return json.loads(json.dumps(job(request)))
 
 
 _session = sessions.session
@@ -52,8 +52,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     made = Cuda()
     bound = runner._bound
     monkeypatch.setattr(sessions, "session", made.session)
-    monkeypatch.setattr(child, "run", made.child)
-    monkeypatch.setattr(session, "require", lambda names: None)
+    monkeypatch.setattr(launcher, "run", made.child)
+    monkeypatch.setattr(measurement, "require", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
     monkeypatch.setattr(runner, "_bound", lambda session, where, *rest: bound(session, {"device_type": "cpu"}, *rest))
     monkeypatch.setattr(runner, "run_options", lambda mode: None)
@@ -193,24 +193,24 @@ def test_a_launch_that_nobody_waits_for_ends(tmp_path: Path) -> None:
 def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda) -> None:
     def full(job: str, request: Mapping[str, Any]) -> None:
         if "turn" in request and request["turn"][1] == 1:
-            raise child.Crashed("onnxruntime, loading the copy model failed: out of memory")
+            raise Failed("onnxruntime, loading the copy model failed: out of memory")
 
     cuda.during = full
     found = benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
     assert found.launches == 3
-    (note,) = (note for note in found.notes if note.startswith(session.APART))
+    (note,) = (note for note in found.notes if note.startswith(measurement.APART))
     assert note.endswith("out of memory")
 
     def always(job: str, request: Mapping[str, Any]) -> None:
         if job == "launch":
-            raise child.Crashed("onnxruntime, loading the copy model failed: out of memory")
+            raise Failed("onnxruntime, loading the copy model failed: out of memory")
 
     cuda.during = always
     with pytest.raises(Inconclusive, match="out of memory"):
         benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
 
 
-def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_cpu_cannot_run_is_looked_at_on_cuda(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     made = cuda.session
 
     def only_cuda(model: Any, options: Any, chain: Any = ((CPU, {}),)) -> Any:
@@ -231,10 +231,10 @@ def test_what_the_cpu_cannot_run_is_surveyed_on_cuda(cuda: Cuda, monkeypatch: py
 @pytest.mark.parametrize(
     ("options", "search", "jobs"),
     [
-        (["--quick"], "heuristic", ["survey"]),
-        (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["survey"]),
-        (["--budget", "1"], "exhaustive", ["survey", *["alone"] * 4]),
-        (["--budget", "1", "--no-cold"], "exhaustive", ["survey"]),
+        (["--quick"], "heuristic", ["preflight"]),
+        (["--quick", "--cudnn-search", "exhaustive"], "exhaustive", ["preflight"]),
+        (["--budget", "1"], "exhaustive", ["preflight", *["cold_start"] * 4]),
+        (["--budget", "1", "--no-cold"], "exhaustive", ["preflight"]),
     ],
 )
 def test_a_quick_look_leaves_out_what_takes_long(
@@ -246,7 +246,7 @@ def test_a_quick_look_leaves_out_what_takes_long(
     answer = json.loads(capsys.readouterr().out)
     assert [cell["cudnn_search"] for cell in answer["cells"]] == [search]
     assert [job for job, _ in cuda.children if job != "launch"] == jobs
-    assert bool(answer["cold"]) is ("alone" in jobs)
+    assert bool(answer["cold"]) is ("cold_start" in jobs)
 
 
 def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
@@ -256,18 +256,20 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
         found = benchmark(dense(2), dense(1), **how, cudnn_search=search)
         models = [(cold.cudnn_search, cold.model) for cold in found.cold]
         assert models == [(s, model) for s in (search, other) for model in ("original", "folded")]
-        asked = [request["cells"][0]["setting"]["cudnn_search"] for job, request in cuda.children if job == "alone"]
+        asked = [
+            request["cells"][0]["setting"]["cudnn_search"] for job, request in cuda.children if job == "cold_start"
+        ]
         assert asked == [search] * 2 + [other] * 2
-        seconds = [request["seconds"] for job, request in cuda.children if job == "alone"]
+        seconds = [request["seconds"] for job, request in cuda.children if job == "cold_start"]
         assert min(seconds[:2]) >= 300
-        assert max(seconds[2:]) == session.LEAST_START
+        assert max(seconds[2:]) == measurement.LEAST_START
         assert f"cuda, {other} cuDNN search" in [row[0] for row in found.tables()[2].rows]
 
 
 def test_another_search_may_not_take_minutes(cuda: Cuda) -> None:
     def slow(job: str, request: Mapping[str, Any]) -> None:
-        if job == "alone" and request["cells"][0]["setting"]["cudnn_search"] == "exhaustive":
-            raise child.Crashed(f"loading the {request['alone']} model took longer than 8 s and was stopped")
+        if job == "cold_start" and request["cells"][0]["setting"]["cudnn_search"] == "exhaustive":
+            raise Failed(f"loading the {request['model']} model took longer than 8 s and was stopped")
 
     cuda.during = slow
     found = benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="default")
@@ -294,22 +296,22 @@ def test_where_no_cuda_graph_can_be_captured_the_rest_is_timed(cuda: Cuda, monke
     found = benchmark(dense(2), dense(1), **how, cuda_graph="both")
     assert [cell.setting.cuda_graph for cell in found.cells] == [False, False]
     assert any(note.startswith("no CUDA graph: onnxruntime cannot load") and REFUSED in note for note in found.notes)
-    assert session.GRAPHS_NEED in found.notes
+    assert measurement.GRAPHS_NEED in found.notes
     with pytest.raises(ModelProblem, match="no CUDA graph: .*cannot use the graph capture") as caught:
         benchmark(dense(2), dense(1), **how, cuda_graph="on")
-    assert caught.value.hint == session.GRAPHS_NEED
+    assert caught.value.hint == measurement.GRAPHS_NEED
 
 
 def test_a_cuda_graph_is_tried_in_a_process_of_its_own_once_for_each_precision(cuda: Cuda) -> None:
     how = {**QUICK, "launches": 2, "dims": {"N": [1, 2]}, "cudnn_search": "default"}
     found = benchmark(dense(2), dense(1), **how, cuda_graph="both", precisions=["float32", "float16"])
-    tried = [request["cells"][0]["setting"] for job, request in cuda.children if job == "captured"]
+    tried = [request["cells"][0]["setting"] for job, request in cuda.children if job == "capture_graph"]
     assert [(each["precision"], each["cuda_graph"], each["dims"]) for each in tried] == [
         (precision, True, [["N", 1]]) for precision in ("float32", "float16")
     ]
     assert len(found.cells) == 2 * 2 * 2
     benchmark(dense(2), dense(1), **{**QUICK, "launches": 2})
-    assert [job for job, _ in cuda.children].count("captured") == 2
+    assert [job for job, _ in cuda.children].count("capture_graph") == 2
 
 
 def test_a_provider_without_memory_of_its_own_is_noted(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,8 +339,8 @@ def test_a_provider_that_is_missing_comes_before_what_is_wrong_with_a_model(monk
     def wrong(job: str, request: object, **how: object) -> dict[str, object]:
         raise ModelProblem("the model is wrong", "Repair it.")
 
-    monkeypatch.setattr(session, "require", missing)
-    monkeypatch.setattr(child, "run", wrong)
+    monkeypatch.setattr(measurement, "require", missing)
+    monkeypatch.setattr(launcher, "run", wrong)
     with pytest.raises(UsageProblem, match="no GPU"):
         benchmark(dense(1), dense(1), providers=["cuda"])
     assert providers.PROVIDERS["cuda"] == CUDA

@@ -16,16 +16,18 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.benchmarking import Benchmark, answers, benchmark, environment, files, gate, launch, nvml
+from bnfold.benchmarking import Benchmark, answers, benchmark, environment, gate, launch, outputs
 from bnfold.benchmarking.results import Block, Cell
 from bnfold.benchmarking.runner import Runner, calls, run_options
 from bnfold.benchmarking.settings import Setting, settings
 from bnfold.benchmarking.statistics import Interval, judged, paired, rank, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
-from bnfold.process import child
-from bnfold.runtime import sessions
+from bnfold.process import launcher
+from bnfold.process.endings import Failed
+from bnfold.process.jobs import Job
+from bnfold.runtime import nvml, sessions
+from bnfold.runtime.input_options import parse_dim
 from bnfold.system.installed import install
-from bnfold.verification.asked import dim_asked
 from bnfold_cli.main import run
 from tests.test_bench import dense
 
@@ -67,10 +69,10 @@ def test_what_cannot_be_combined(levels: list[str], providers: list[str], mode: 
 
 
 def test_several_sizes_of_a_dimension() -> None:
-    assert dim_asked("N=1,8,32") == ("N", (1, 8, 32))
+    assert parse_dim("N=1,8,32") == ("N", (1, 8, 32))
     for text in ("N=1,", "N=1,x", "N=0,1"):
         with pytest.raises(UsageProblem, match="NAME=SIZE"):
-            dim_asked(text)
+            parse_dim(text)
 
 
 def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
@@ -278,7 +280,7 @@ def test_the_size_of_a_model_counts_its_external_data(tmp_path: Path) -> None:
 
 
 def test_raw_samples_are_every_block(measured: Benchmark, tmp_path: Path) -> None:
-    files.write_raw(measured, tmp_path / "raw.jsonl")
+    outputs.write_raw(measured, tmp_path / "raw.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "raw.jsonl").read_text().splitlines()]
     assert {line["model"] for line in lines} == {"original", "folded", "copy"}
     assert {line["launch"] for line in lines} == {*range(measured.launches)}
@@ -294,11 +296,11 @@ def test_raw_samples_are_every_block(measured: Benchmark, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("name", "start"), [("p.png", b"\x89PNG"), ("p.svg", b"<?xml")])
 def test_the_picture_is_whole_or_not_there(measured: Benchmark, tmp_path: Path, name: str, start: bytes) -> None:
     path = tmp_path / name
-    files.write_plot(measured, path)
+    outputs.write_plot(measured, path)
     assert path.read_bytes().startswith(start)
     missing = tmp_path / "no" / name
     with pytest.raises(EnvironmentProblem, match="cannot be written"):
-        files.write_plot(measured, missing)
+        outputs.write_plot(measured, missing)
     assert [each.name for each in tmp_path.iterdir()] == [name]
 
 
@@ -403,7 +405,7 @@ def test_a_provider_that_cannot_run_is_exit_4_and_says_what_is_missing(
 ) -> None:
     missing = {"libcudart.so.13": "libcudart.so.13: cannot open shared object file: No such file or directory"}
     answer = {"offered": True, "libraries": missing, "ran_on": [], "said": "", "versions": {"onnxruntime": "1"}}
-    monkeypatch.setattr(child, "run", lambda *_, **__: {**answer, "driver": {}})
+    monkeypatch.setattr(launcher, "run", lambda *_, **__: {**answer, "driver": {}})
     onnx.save(dense(1), tmp_path / "m.onnx")
     assert run(["bench", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), "--ep", provider]) == 4
     out, err = capsys.readouterr()
@@ -417,12 +419,12 @@ class Launches:
     def __init__(self, ratios: list[float]) -> None:
         self.ratios, self.asked = ratios, 0
 
-    def __call__(self, job: str, request: Any, **_: Any) -> dict[str, Any]:
-        if job == "survey":
+    def __call__(self, job: Job, request: Any, **_: Any) -> dict[str, Any]:
+        if job.__name__ == "preflight":
             sized = [{"sizes": {}, "shapes": {}, "outputs": {}}]
             facts = {**FACTS, "nodes": {}, "same_graph": False, "models": {}, "notes": []}
             return {"sized": sized, "precisions": {"": facts}, "build": "b"}
-        if job == "alone":
+        if job.__name__ == "cold_start":
             return {"create_ms": 1.0, "first_run_ms": 1.0, "bytes": 1, "peak_bytes": None}
         self.asked += 1
         return {
@@ -444,7 +446,7 @@ def test_it_stops_on_width_never_on_significance(
     ratios: list[float], launches: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     children = Launches(ratios)
-    monkeypatch.setattr(child, "run", children)
+    monkeypatch.setattr(launcher, "run", children)
     found = benchmark(dense(1), dense(1), levels=["default"], launches=7)
     assert found.launches == children.asked == launches
     assert speedup(ratios[:3]).low > 1 or launches == 3
@@ -462,11 +464,11 @@ def test_the_budget_holds_with_the_control_and_the_cold_costs() -> None:
 def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stuck(job: str, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
+    def stuck(job: Job, request: Any, *, seconds: float, reserves: bool) -> dict[str, Any]:
         seen.append(seconds)
-        raise child.Crashed("it took too long")
+        raise Failed("it took too long")
 
-    monkeypatch.setattr(child, "run", stuck)
+    monkeypatch.setattr(launcher, "run", stuck)
     with pytest.raises(Inconclusive, match="too long"):
         benchmark(dense(1), dense(1))
     assert seen[0] >= 60
@@ -500,15 +502,15 @@ def library(code: str, path: Path) -> str:
 def test_the_state_of_a_gpu_is_read_through_nvml(name: str, tmp_path: Path) -> None:
     reasons = ["SwPowerCap", "SwThermalSlowdown"]
     expected = {"name": "H100", "driver": "580", "sm_mhz": 1980, "memory_mhz": 2980, "celsius": None}
-    found = nvml.gpus(library(NVML.replace("EventReasons", f"{name}Reasons"), tmp_path / "nvml.so"))
+    found = nvml.states(library(NVML.replace("EventReasons", f"{name}Reasons"), tmp_path / "nvml.so"))
     assert found == [{**expected, "clocks_event_reasons": reasons}]
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_without_nvml_there_are_no_gpus(tmp_path: Path) -> None:
-    assert nvml.gpus("no_such_library.so") == []
+    assert nvml.states("no_such_library.so") == []
     off = NVML.replace("nvmlInit_v2(void) { return 0; }", "nvmlInit_v2(void) { return 9; }")
-    assert nvml.gpus(library(off, tmp_path / "off.so")) == []
+    assert nvml.states(library(off, tmp_path / "off.so")) == []
 
 
 def test_a_block_as_json() -> None:

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, probe, sessions
 from bnfold.runtime.doctor import diagnosed, doctor, examined, missing, require
-from bnfold.runtime.driver import driver
+from bnfold.runtime.nvml import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
 from bnfold.system.installed import install, pip, runtimes
 from bnfold_cli.main import run
+from tests.crash import crash
 
 ABSENT = "{}: cannot open shared object file: No such file or directory"
 
@@ -155,12 +156,12 @@ def test_missing_and_broken_are_told_apart() -> None:
 
 
 def test_a_probe_that_crashes_is_a_provider_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = child.run
+    real = launcher.run
 
-    def crash(job: str, request: Mapping[str, Any], **limits: float) -> dict[str, Any]:
-        return real("crash", {"signal": int(signal.SIGSEGV)}, seconds=30)
+    def crashing(job: object, request: Mapping[str, Any], **limits: float) -> dict[str, Any]:
+        return real(crash, {"signal": int(signal.SIGSEGV)}, seconds=30)
 
-    monkeypatch.setattr(doctoring.child, "run", crash)
+    monkeypatch.setattr(doctoring.launcher, "run", crashing)
     found = examined("cuda")
     assert not found.works
     assert found.why == "a crash on purpose crashed (SIGSEGV)"
@@ -279,7 +280,7 @@ def test_a_provider_whose_libraries_load_and_that_fails_all_the_same_is_quoted(t
             (tmp_path / "stand_in.c").write_text(code)
             subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name, tmp_path / "stand_in.c"], check=True)
         search = {"LD_LIBRARY_PATH": str(tmp_path)}
-        found = child.run("probe", {"provider": "cuda"}, seconds=60, environment=search)
+        found = launcher.run(probe.probe, {"provider": "cuda"}, seconds=60, environment=search)
         assert CPU not in found["ran_on"]
         assert words in diagnosed("cuda", found)[0]
 

@@ -63,11 +63,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def without_times(told: Any) -> Any:
+def without_times(found: Any) -> Any:
     """A report without what differs from run to run: times, and the temporary places of drafts."""
-    if isinstance(told, dict):
-        return {k: without_times(v) for k, v in told.items() if k not in ("seconds", "engine", "jobs", "path")}
-    return [without_times(each) for each in told] if isinstance(told, list) else told
+    if isinstance(found, dict):
+        return {k: without_times(v) for k, v in found.items() if k not in ("seconds", "engine", "jobs", "path")}
+    return [without_times(each) for each in found] if isinstance(found, list) else found
 
 
 def test_one_table_one_json_one_junit_and_the_worst_exit_code(models, capfd):
@@ -87,12 +87,12 @@ def test_one_table_one_json_one_junit_and_the_worst_exit_code(models, capfd):
     assert "error: bad.onnx is not an ONNX model, or is cut off\nhint: Give" in err
     assert err.splitlines()[-1].startswith("3 of 4 models without an error, ")
     assert names(models / "out/deep") == ["a.folded.onnx", "b.folded.onnx", "stuck.folded.onnx"]
-    told = json.loads(Path("r.json").read_text())
-    assert told["schema"] == "bnfold.fleet/1"
-    assert [(each["source"], each["exit_code"]) for each in told["models"]] == list(
+    found = json.loads(Path("r.json").read_text())
+    assert found["schema"] == "bnfold.fleet/1"
+    assert [(each["source"], each["exit_code"]) for each in found["models"]] == list(
         zip(given, (0, 3, 0, 0), strict=True)
     )
-    assert told["exit_code"] == 3
+    assert found["exit_code"] == 3
     suites = ElementTree.parse("r.xml").getroot().findall("testsuite")
     cases = {case.attrib["name"]: [child.tag for child in case] for case in suites[0]}
     assert len(suites) == 1
@@ -104,9 +104,9 @@ def test_each_model_becomes_what_fold_alone_makes_of_it(models, capfd):
     assert run(["fold", "a.onnx", "--json", "alone.json"]) == 0
     capfd.readouterr()
     assert run(["fold", "a.onnx", "b.onnx", "--out-dir", "out", "--json", "-"]) == 0
-    told = json.loads(capfd.readouterr().out)
+    found = json.loads(capfd.readouterr().out)
     alone = json.loads(Path("alone.json").read_text())
-    assert without_times(told["models"][0]["report"]) == without_times({**alone, "target": "out/a.folded.onnx"})
+    assert without_times(found["models"][0]["report"]) == without_times({**alone, "target": "out/a.folded.onnx"})
     assert Path("out/a.folded.onnx").read_bytes() == Path("a.folded.onnx").read_bytes()
 
 
@@ -437,14 +437,14 @@ def broken(outcome):
 def test_after_an_error_no_other_model_is_begun(models):
     planned = fleet.tasks(selected([Path("bad.onnx"), Path("a.onnx")], Path("out")).models, Path("out"))
     with pytest.raises(EnvironmentProblem, match="listener"):
-        fleet.fold_all(planned, jobs=1, told=broken)
+        fleet.fold_all(planned, jobs=1, on_outcome=broken)
     assert not Path("out").exists()
 
 
 def test_an_error_while_workers_run_leaves_whole_models_only(models):
     planned = fleet.tasks(selected([Path("bad.onnx"), Path("a.onnx")], Path("out")).models, Path("out"))
     with pytest.raises(EnvironmentProblem, match="listener"):
-        fleet.fold_all(planned, jobs=2, told=broken)
+        fleet.fold_all(planned, jobs=2, on_outcome=broken)
     for left in Path("out").glob("*"):  # the second model, if it was done before it could be stopped
         assert left.name == "a.folded.onnx"
         onnx.checker.check_model(onnx.load(left))

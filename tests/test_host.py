@@ -17,7 +17,7 @@ import pytest
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.evaluation import evaluate
 from bnfold.recalibration import Options, check, recalibrate
-from bnfold.recalibration.asked import METHODS
+from bnfold.recalibration.options import METHODS
 from bnfold.runtime import host, libraries, providers, sessions
 from bnfold.runtime.doctor import examined
 from bnfold.runtime.providers import DEFAULT, STRICT, Way

@@ -158,7 +158,7 @@ def test_a_pipe_among_images_is_not_waited_for(here):  # noqa: F811
     with pytest.raises(ModelProblem, match="has no images"):
         pictures.files(Path())
     with pytest.raises(ModelProblem, match="is not a readable image: it is not a regular file"):
-        pictures.opened(Path("a.png"), 3)
+        pictures.read_picture(Path("a.png"), 3)
 
 
 @pytest.mark.parametrize("size", [1 << 20, 1 << 40, (1 << 63) - 1])

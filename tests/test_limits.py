@@ -12,23 +12,29 @@ import pytest
 
 from bnfold.algebra.affine import Refused, require_room
 from bnfold.errors import BnfoldError, EnvironmentProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
+from bnfold.process.endings import Failed
+from bnfold.recalibration.options import parse_memory
 from bnfold.system import limits
-from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parsed, timed, within
+from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parse_limits, timed, within
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed
+from tests.crash import crash
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds is read from /proc")
 
 
 def test_limits_are_said_in_words():
-    asked = parsed(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
+    asked = parse_limits(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
     assert asked == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
-    assert parsed([]) == DEFAULTS
+    assert parse_limits(["memory=4GB"]) == parse_limits(["memory=4G"]) == Limits(memory=4 * 10**9)
+    assert parse_limits(["memory=4GiB"]) == parse_limits(["memory=4 gi"]) == Limits(memory=4 << 30)
+    assert (parse_memory("4GB"), parse_memory("4GiB")) == (4 * 10**9, 4 << 30)  # --memory-limit reads the same
+    assert parse_limits([]) == DEFAULTS
     for wrong in ("depth=1", "nodes", "nodes=", "nodes=-1", "nodes=0", "memory=8XB", "seconds=nan", "=1", "memory=1e9"):
         with pytest.raises(UsageProblem, match="is not a limit"):
-            parsed([wrong])
+            parse_limits([wrong])
 
 
 def test_the_usual_counts_where_nothing_else_is_said():
@@ -132,13 +138,13 @@ def test_a_process_is_watched():
 @linux
 def test_a_child_that_reserves_memory_is_watched_but_not_capped():
     asked = {"bytes": 2**30}
-    with within(Limits(memory=2**29)), pytest.raises(child.Crashed, match=r"held more than 537 MB of memory and was"):
-        child.run("crash", asked, seconds=60, reserves=True)
+    with within(Limits(memory=2**29)), pytest.raises(Failed, match=r"held more than 537 MB of memory and was"):
+        launcher.run(crash, asked, seconds=60, reserves=True)
 
 
 def test_children_are_told_the_limits(monkeypatch):
-    with within(Limits(seconds=0.7)), pytest.raises(child.Crashed, match=r"took longer than 0\.7 s and was stopped"):
-        child.run("crash", {"seconds": 100}, seconds=60)
+    with within(Limits(seconds=0.7)), pytest.raises(Failed, match=r"took longer than 0\.7 s and was stopped"):
+        launcher.run(crash, {"seconds": 100}, seconds=60)
 
 
 def test_a_model_of_a_fleet_is_held_to_the_limits(tmp_path, capsys):
@@ -173,11 +179,11 @@ def test_a_cap_is_taken_off_again():
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    with limits.asked(["memory=100GB"]):
+    with limits.limited(["memory=100GB"]):
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 10**11
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with (
         pytest.raises(EnvironmentProblem, match=r"^more than 100 GB of memory would be needed$"),
-        limits.asked(["memory=100GB"]),
+        limits.limited(["memory=100GB"]),
     ):
         bytearray(10**12)

@@ -15,7 +15,7 @@ import onnx
 import pytest
 
 from bnfold.display.junit import FAILED, PASSED, Check, to_xml
-from bnfold.errors import LONGEST, WORD, ModelProblem, printable
+from bnfold.errors import NAME_LENGTH, SENTENCE_LENGTH, ModelProblem, printable
 from bnfold.reporting.page import bounded
 from bnfold_cli import console
 from bnfold_cli.main import run
@@ -36,13 +36,13 @@ def harmful(text: str) -> set[str]:
 def test_printable_text_is_one_short_line_and_stays_as_it_is(name):
     shown = printable(f"'{name}' is not linear")
     assert shown.isprintable()
-    assert len(shown) <= LONGEST
-    assert max(map(len, shown.split(" "))) <= WORD
+    assert len(shown) <= SENTENCE_LENGTH
+    assert max(map(len, shown.split(" "))) <= NAME_LENGTH
     assert printable(shown) == shown
 
 
 def test_plain_names_are_shown_as_they_are():
-    for name in ("/backbone/stages.3/Conv", "aten::relu", "層", "a  b", "", "#1", "x" * WORD):
+    for name in ("/backbone/stages.3/Conv", "aten::relu", "層", "a  b", "", "#1", "x" * NAME_LENGTH):
         assert printable(name) == name
 
 

@@ -140,7 +140,7 @@ def test_nobody_waits_for_the_checker_after_ctrl_c(monkeypatch: pytest.MonkeyPat
 
 WORK = {  # what a process starts; in its temporary folder there is a file `stage` as soon as that is at work
     "a fork": "from bnfold.process.native import guarded; guarded('a sleep', lambda: open(stage, 'w').close() or time.sleep(600))",
-    "a child": "from bnfold.process import child; child.run('crash', {'seconds': 600}, seconds=600)",
+    "a child": "from bnfold.process import launcher; from tests.crash import crash; launcher.run(crash, {'seconds': 600}, seconds=600)",
 }
 
 
@@ -160,7 +160,7 @@ def test_what_a_process_started_ends_with_it_however_it_ends(tmp_path: Path, wha
 
 
 def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
-    code = "from bnfold.system.limits import tied; tied(1234567890); print('it goes on')"
+    code = "from bnfold.system.limits import end_with_parent; end_with_parent(1234567890); print('it goes on')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == ((1, "") if sys.platform == "linux" else (0, "it goes on\n"))
 

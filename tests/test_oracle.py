@@ -10,11 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.verification import known
-from bnfold.verification.convolution import conv
-from bnfold.verification.doubles import doubled
-from bnfold.verification.oracle import CannotEvaluate, Oracle, evaluate
-from bnfold.verification.windows import Window
+from bnfold.verification import constant_parts
+from bnfold.verification.oracle import CannotEvaluate, Oracle, doubled, evaluate
+from bnfold.verification.windows import Window, conv
 from tests.build import BN, bn, build
 from tests.data import data_path
 from tests.test_dtypes import in_type
@@ -317,7 +315,7 @@ def test_what_it_cannot_evaluate_it_names(model: onnx.ModelProto, operator: str)
 def test_real_networks_agree_with_onnxruntime_on_every_output(name: str) -> None:
     import onnxruntime as ort
 
-    from bnfold.verification.inputs import Case, feeds
+    from bnfold.runtime.inputs import Case, feeds
 
     model = onnx.load(data_path("onnx", f"{name}.onnx"))
     values = feeds(model.graph, Case("normal", 0, 1), {"*": 64})
@@ -417,12 +415,12 @@ def test_slice_clamps(start, end, step, want) -> None:
 
 def test_what_constants_make_of_little_is_not_stored_without_end(monkeypatch):
     """Once a message of more than two gigabytes could not be handed on: exit code 70."""
-    monkeypatch.setattr(known, "MOST", 1 << 10)
+    monkeypatch.setattr(constant_parts, "MOST", 1 << 10)
     stated = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])]
     nodes = [helper.make_node("Expand", ["c", "few"], ["a"]), helper.make_node("Expand", ["c", "many"], ["b"])]
     stored = {"c": np.float32([1]), "few": np.int64([4, 8]), "many": np.int64([8, 64])}
     initializers = [numpy_helper.from_array(value, name) for name, value in stored.items()]
     model = helper.make_model(helper.make_graph(nodes, "g", [], stated, initializers))
-    found = known.settled(model)
+    found = constant_parts.evaluate_constants(model)
     assert [node.output[0] for node in found.graph.node] == ["b"]
     assert numpy_helper.to_array(found.graph.initializer[-1]).shape == (4, 8)

@@ -25,10 +25,10 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.benchmarking import benching, launch, runner
+from bnfold.benchmarking import benching, runner
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, placement, plugins, probe, providers, sessions
 from bnfold.runtime.doctor import diagnosed
@@ -321,7 +321,9 @@ def test_a_driver_without_a_gpu_is_a_plugin_without_a_device(tmp_path: Path) -> 
         (tmp_path / "stand_in.c").write_text("\n".join(functions))
         command = ["cc", "-w", "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", tmp_path / library]
         subprocess.run([*command, tmp_path / "stand_in.c"], check=True)
-    found = child.run("probe", {"provider": "tensorrt-rtx"}, seconds=60, environment={"LD_LIBRARY_PATH": str(tmp_path)})
+    found = launcher.run(
+        probe.probe, {"provider": "tensorrt-rtx"}, seconds=60, environment={"LD_LIBRARY_PATH": str(tmp_path)}
+    )
     assert not any(found["libraries"].values())
     assert found["versions"]["CUDA runtime"] == "13.4"  # that of the wheel, whatever the system has
     assert found["devices"] == []
@@ -399,8 +401,7 @@ def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPat
     wrong = bnfold.verify(original, scaled("y = MatMul (x, w)", w=w * s * (np.arange(16) != 3)), **how)
     assert wrong.verdict == "FAIL"
 
-    jobs = {"launch": launch.launch, "survey": launch.survey, "alone": launch.alone}
-    monkeypatch.setattr(child, "run", lambda job, request, **limits: jobs[job](request))
+    monkeypatch.setattr(launcher, "run", lambda job, request, **limits: job(request))
     monkeypatch.setattr(benching, "require", list)
     timed = bnfold.benchmark(
         original, scaled("y = MatMul (x, w)", w=w * s), providers=["ggml"], levels=["off"], budget_s=1, launches=2

@@ -22,16 +22,19 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.process import child
+from bnfold.process import launcher
+from bnfold.process.endings import Failed
+from bnfold.process.jobs import Job
 from bnfold.runtime import placement, providers, sessions
 from bnfold.runtime.copies import jittered
 from bnfold.runtime.doctor import examined
+from bnfold.runtime.inputs import Case, shapes
 from bnfold.runtime.placement import Node
 from bnfold.runtime.plugins import PLUGINS
+from bnfold.runtime.probe import probe
 from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
 from bnfold.verification import opened, verify, verifying
-from bnfold.verification.inputs import Case, shapes
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
 from bnfold.verification.oracle import Oracle
@@ -640,14 +643,14 @@ def empty(request: Mapping[str, Any]) -> dict[str, Any]:
 def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, list[str], Mapping[str, str], bool]] = []
 
-    def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-        if job == "numbers":
+    def answer(job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        if job.__name__ == "compare_numbers":
             asked.append((request["provider"], request["maths"], how["environment"], how["reserves"]))
             return empty(request)
-        raise child.Crashed("not asked for here")
+        raise Failed("not asked for here")
 
     monkeypatch.setattr(verifying, "require", lambda names: None)
-    monkeypatch.setattr(verifying.child, "run", answer)
+    monkeypatch.setattr(verifying.launcher, "run", answer)
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda", "tensorrt"])
     assert found.notes == ("the same note", *(f"{way.words}: the same note" for way in WAYS[1:]))
@@ -660,13 +663,13 @@ def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch
 
 
 def test_what_one_arithmetic_does_not_survive_the_other_may(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(job: str, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-        if job == "structure" or "default" in request["maths"]:
-            raise child.Crashed("the runtime crashed (SIGSEGV)")
+    def answer(job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
+        if job.__name__ == "check_structure" or "default" in request["maths"]:
+            raise Failed("the runtime crashed (SIGSEGV)")
         return empty(request)
 
     monkeypatch.setattr(verifying, "require", lambda names: None)
-    monkeypatch.setattr(verifying.child, "run", answer)
+    monkeypatch.setattr(verifying.launcher, "run", answer)
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
     assert found.notes == ("cuda, strict math: the same note",)
@@ -813,16 +816,16 @@ def test_the_second_arithmetic_takes_the_inputs_of_one_shape() -> None:
 
 def test_a_child_sees_the_environment_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    real = child._wait
+    real = launcher.started
 
-    def wait(command: list[str], noise: Any, environment: dict[str, str], *limits: Any) -> int | str:
+    def started(*job: Any, environment: dict[str, str], **limits: Any) -> Any:
         seen.append(environment.get("NVIDIA_TF32_OVERRIDE", "unset"))
-        return real(command, noise, environment, *limits)
+        return real(*job, environment=environment, **limits)
 
     monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
-    monkeypatch.setattr(child, "_wait", wait)
+    monkeypatch.setattr(launcher, "started", started)
     for way in (Way("tensorrt", STRICT), Way("tensorrt")):
-        child.run("probe", {"provider": "cpu"}, seconds=60, environment=way.environment)
+        launcher.run(probe, {"provider": "cpu"}, seconds=60, environment=way.environment)
     assert seen == ["0", "unset"]
 
 

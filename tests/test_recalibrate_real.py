@@ -11,8 +11,8 @@ from bnfold.errors import ModelProblem
 from bnfold.recalibration import Recalibration, check, recalibrate
 from bnfold.recalibration.feeds.card import Card
 from bnfold.recalibration.levels import Levels
+from bnfold.runtime.dimensions import shapes_of
 from bnfold.train import idx
-from bnfold.verification.dimensions import shapes_of
 from tests.data import DATA, data_path
 
 SENTENCES = {  # models that cannot be recalibrated, and why

@@ -18,10 +18,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import pipeline
 from bnfold.model.storage import Storage
-from bnfold.reporting import assets, channels, drawing, fates, gathering, latency, page, records, tables
-from bnfold.reporting.figures import figures, sentence, size
+from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, tables
+from bnfold.reporting.figures import figures, sentence
 from bnfold.reporting.html import name, shown, tag, written
-from bnfold.verification import channels as by_channel
+from bnfold.system import sizes
+from bnfold.verification import tensor_records
 from bnfold.verification.measure import Tally
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
@@ -151,7 +152,7 @@ def test_what_another_tool_folded_is_told_by_the_nodes(here):
     other.graph.node[gone].CopyFrom(helper.make_node("Identity", ["k49"], ["n49"], "block49/norm"))
     stored(here / "a.onnx", original)
     stored(here / "b.onnx", other)
-    data = gathering.gathered(here / "a.onnx", here / "b.onnx", verify="off")
+    data = collecting.collect(here / "a.onnx", here / "b.onnx", verify="off")
     by_name = {entry["node"]: entry for entry in data["nodes"]}
     assert by_name["block49/norm"]["fate"] == "gone"
     assert {entry["fate"] for key, entry in by_name.items() if key != "block49/norm"} == {"left"}
@@ -317,7 +318,7 @@ def test_nodes_without_names_are_matched():
     second.graph.node.remove(second.graph.node[1])  # the first BatchNormalization; its Conv makes what it made
     second.graph.node[0].output[0] = "n0"
     before, after = drawing.drawn(first), drawing.drawn(second)
-    found = fates.matched(before, after)
+    found = node_results.matched(before, after)
     pairs = {(before.nodes[a].get("op"), after.nodes[b].get("op")) for a, b in found.items()}
     assert all(a == b for a, b in pairs)
     assert len(found) == len(after.nodes)
@@ -387,10 +388,14 @@ def blocks(**changed) -> list[dict]:
 def test_errors_of_very_many_channels_are_quantiles():
     rng = np.random.default_rng(0)
     tally = Tally("y", (1,))
-    truth = rng.standard_normal((2, by_channel.MOST + 1))
+    truth = rng.standard_normal((2, tensor_records.MOST + 1))
     tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
-    told = by_channel.by_channel([tally])["y"]
-    assert (told["every"], told["channels"], len(told["folded"])) == (False, by_channel.MOST + 1, by_channel.QUANTILES)
+    told = tensor_records.by_channel([tally])["y"]
+    assert (told["every"], told["channels"], len(told["folded"])) == (
+        False,
+        tensor_records.MOST + 1,
+        tensor_records.QUANTILES,
+    )
     assert told["folded"] == sorted(told["folded"])
     assert told["folded"][-1] > told["original"][-1]
 
@@ -553,7 +558,7 @@ def test_a_fold_of_many_has_no_page(pair, capsys):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "tests/fuzz/kept").glob("*.onnx")), ids=lambda path: path.stem)
 def test_a_model_that_broke_something_once_has_a_page(path):
-    data = gathering.gathered(path, path, verify="off")
+    data = collecting.collect(path, path, verify="off")
     assert Seen(page.to_html(data)).text.count("BatchNormalization")
 
 
@@ -599,7 +604,7 @@ def test_our_scripts_are_small():
     ("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (46817209, "46.8 MB")]
 )
 def test_sizes_are_for_people(count, words):
-    assert size(count) == words
+    assert sizes.words(count) == words
 
 
 @pytest.mark.parametrize("option", ["--json", "--junit", "--report"])

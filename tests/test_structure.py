@@ -47,6 +47,14 @@ def test_the_checks_know_nothing_of_what_they_check(room):
             assert module in KNOWN.get(where, {module}), path
 
 
+def test_nobody_reaches_a_module_by_its_name_in_a_string():
+    """A job of a child is passed as the function that it is."""
+    known = set(rooms.modules())
+    for path in shape_of_the_code.files():
+        strings = {n.value for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Constant)}
+        assert not strings & known, path
+
+
 def test_public_names():
     assert bnfold.__all__ == [
         "Benchmark",

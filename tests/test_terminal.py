@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bnfold.system import progress
-from bnfold_cli import bars, console, tables, voice
+from bnfold_cli import console, progress_bar, tables, verbosity
 from bnfold_cli.main import COMMANDS, run
 from tests.goldens.capture import at_terminal, environment, screen
 from tests.test_cli import conv_bn, here, written  # noqa: F401
@@ -73,7 +73,7 @@ def test_a_hostile_name_moves_no_cursor(capfd, monkeypatch):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_quiet_and_verbose(name):
-    command = voice.spoken(getattr(import_module(f"bnfold_cli.{name}"), name))
+    command = verbosity.with_verbosity(getattr(import_module(f"bnfold_cli.{name}"), name))
     assert {"quiet", "verbose"} <= {*inspect.signature(command).parameters}
     assert "\n\n" in command.__doc__ or "\n" not in command.__doc__
 
@@ -115,17 +115,17 @@ def test_colours_are_as_the_environment_says(tmp_path, around, bold, red):
 
 WORK = """
 import time
-from bnfold.system.progress import tell
-from bnfold_cli import bars, console
-bars.PATIENCE = 0
-with bars.shown():
+from bnfold.system.progress import report
+from bnfold_cli import progress_bar, console
+progress_bar.PATIENCE = 0
+with progress_bar.shown():
     for done in range(5):
-        tell("verify: float64 evaluation", done, 4, "case 1")
+        report("verify: float64 evaluation", done, 4, "case 1")
         time.sleep(0.12)
         if done == 2:
             console.data.line("data")
-    tell("another step", 1, 2)
-    assert bars.wanted() is SHOWN
+    report("another step", 1, 2)
+    assert progress_bar.is_wanted() is SHOWN
 print("end")
 """
 
@@ -163,19 +163,19 @@ def test_data_in_a_pipe_stay_data_while_a_bar_is_drawn(tmp_path):
 
 
 def test_a_step_under_a_second_has_no_bar(monkeypatch):
-    bar = bars.Bar()
+    bar = progress_bar.Bar()
     bar.update("step", 1, 2, "")
     assert bar.drawn is None
-    monkeypatch.setattr(bars, "_drawn", lambda: pytest.fail("too early"))
+    monkeypatch.setattr(progress_bar, "_drawn", lambda: pytest.fail("too early"))
     bar.update("step", 2, 2, "")
     bar.close()
 
 
 def test_whoever_listens_is_told():
     heard = []
-    with progress.heard(lambda *told: heard.append(told)):
+    with progress.reporting_to(lambda *told: heard.append(told)):
         assert [*progress.each("ab", "letters", 2)] == ["a", "b"]
-    progress.tell("nobody", 1, 1)
+    progress.report("nobody", 1, 1)
     assert heard == [("letters", 0, 2, ""), ("letters", 1, 2, ""), ("letters", 2, 2, "")]
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.verification import loading
+from bnfold.runtime import loading
 from tests.test_wire import parsed
 
 BEFORE = """z = If (c) <

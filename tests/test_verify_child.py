@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,38 +14,46 @@ import onnx
 import pytest
 
 from bnfold.errors import ModelProblem
-from bnfold.process import child
+from bnfold.process import launcher
+from bnfold.process.endings import Failed
+from bnfold.process.jobs import Job
 from bnfold.system.limits import Limits, within
 from bnfold.verification import verify, verifying
+from tests.crash import crash
 from tests.verify_nets import CONV, GEMM, one_channel
 
 
 def test_a_segmentation_fault_becomes_a_sentence() -> None:
-    with pytest.raises(child.Crashed, match=r"^a crash on purpose crashed \(SIGSEGV\)$"):
-        child.run("crash", {"signal": int(signal.SIGSEGV)}, seconds=30)
+    with pytest.raises(Failed, match=r"^a crash on purpose crashed \(SIGSEGV\)$"):
+        launcher.run(crash, {"signal": int(signal.SIGSEGV)}, seconds=30)
 
 
 def test_a_child_that_takes_too_long_is_stopped() -> None:
-    with pytest.raises(child.Crashed, match="a crash on purpose took longer than 4 s and was stopped"):
-        child.run("crash", {"seconds": 100}, seconds=4)  # of which a busy machine may take some to start it
+    with pytest.raises(Failed, match="a crash on purpose took longer than 4 s and was stopped"):
+        launcher.run(crash, {"seconds": 100}, seconds=4)  # of which a busy machine may take some to start it
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on private memory is Linux's")
 def test_a_child_that_wants_too_much_memory_is_stopped() -> None:
-    stopped = pytest.raises(child.Crashed, match="a crash on purpose failed: out of memory")
+    stopped = pytest.raises(Failed, match="a crash on purpose failed: out of memory")
     with within(Limits(memory=2**30)), stopped:
-        child.run("crash", {"bytes": 2**31}, seconds=30)
+        launcher.run(crash, {"bytes": 2**31}, seconds=30)
 
 
 def test_an_error_raised_on_purpose_comes_back_as_itself() -> None:
     with pytest.raises(ModelProblem, match="a problem on purpose") as caught:
-        child.run("crash", {}, seconds=30)
+        launcher.run(crash, {}, seconds=30)
     assert caught.value.hint == "Nothing to do."
 
 
 def test_a_defect_in_the_child_is_no_verdict() -> None:
     with pytest.raises(RuntimeError, match="KeyError"):
-        child.run("numbers", {}, seconds=60)
+        launcher.run(verifying.compare_numbers, {}, seconds=60)
+
+
+def test_a_child_runs_only_what_a_room_has_registered() -> None:
+    with pytest.raises(RuntimeError, match="KeyError"):
+        launcher.run(json.loads, {}, seconds=60)
 
 
 def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
@@ -80,16 +89,16 @@ def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
     assert verify(tmp_path / "a.onnx", tmp_path / "c.onnx", effort="full").verdict == "FAIL"
 
 
-@pytest.mark.parametrize("job", ["structure", "numbers"])
+@pytest.mark.parametrize("job", ["check_structure", "compare_numbers"])
 def test_a_crash_of_native_code_is_inconclusive(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = child.run
+    real = launcher.run
 
-    def run(asked: str, request: dict[str, object], **limits: float) -> dict[str, object]:
-        if asked == job:
-            return real("crash", {"signal": int(signal.SIGABRT)}, seconds=30)
+    def run(asked: Job, request: dict[str, object], **limits: float) -> dict[str, object]:
+        if asked.__name__ == job:
+            return real(crash, {"signal": int(signal.SIGABRT)}, seconds=30)
         return real(asked, request, **limits)
 
-    monkeypatch.setattr(verifying.child, "run", run)
+    monkeypatch.setattr(verifying.launcher, "run", run)
     weights = GEMM.weights(0)
     found = verify(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)))
     assert found.verdict == "INCONCLUSIVE"
@@ -110,7 +119,8 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: int) -> Non
     """Nor does the one that nobody can handle, once the next child has been started."""
     script = (
         "from bnfold.system.interrupts import interruptible; interruptible()\n"
-        "from bnfold.process import child; print('up', flush=True); child.run('crash', {'seconds': 60}, seconds=60)"
+        "from bnfold.process import launcher; from tests.crash import crash\n"
+        "print('up', flush=True); launcher.run(crash, {'seconds': 60}, seconds=60)"
     )
     around = {**os.environ, "TMPDIR": str(tmp_path / "t"), "XDG_STATE_HOME": str(tmp_path / "state")}
     (tmp_path / "t").mkdir()
@@ -125,7 +135,7 @@ def test_a_signal_leaves_no_temporary_folder(tmp_path: Path, number: int) -> Non
         process.communicate()
         if number != signal.SIGKILL:
             assert [*(tmp_path / "t").iterdir()] == []
-    crash = "from bnfold.process import child\ntry: child.run('crash', {}, seconds=60)\nexcept Exception: pass"
+    crash = "from bnfold.process import launcher; from tests.crash import crash\ntry: launcher.run(crash, {}, seconds=60)\nexcept Exception: pass"
     subprocess.run([sys.executable, "-c", crash], env=around, check=True)
     assert [*(tmp_path / "t").iterdir()] == []
     assert [*(tmp_path / "state").iterdir()] == []

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import UsageProblem
 from bnfold.runtime.copies import exposed, jittered, tamed
+from bnfold.runtime.dimensions import candidates, dynamic
+from bnfold.runtime.inputs import Case, cases, feeds
 from bnfold.runtime.sessions import CPU, CUDA, checked, options
-from bnfold.verification.dimensions import candidates, dynamic
-from bnfold.verification.inputs import Case, cases, feeds
 from bnfold.verification.measure import Tally
 from bnfold.verification.regions import edited, shape_of_graph, shared, undone
 

@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
 from bnfold.runtime.protos import every_node
-from bnfold.verification import Verification, algebra, loading, numbers, self_test, trial, verify
+from bnfold.verification import Verification, algebra, numbers, self_test, trial, verify
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
 from tests.verify_nets import GEMM, run_here
@@ -272,7 +273,7 @@ def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> 
     model = GEMM.original(GEMM.weights(0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "bytes", lambda data: (_ for _ in ()).throw(ValueError("too large")), raising=False)
-        where = loading.placed(model, str(tmp_path))
+        where = loading.for_onnxruntime(model, str(tmp_path))
     again = onnx.load(str(where))
     assert len(again.graph.initializer) == len(model.graph.initializer)
     assert again.graph.node == model.graph.node

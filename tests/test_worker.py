@@ -36,8 +36,8 @@ def at_work(request: dict[str, Any]) -> Running:
 
 def test_a_crash_is_an_answer(request_of_hours):
     running = at_work(request_of_hours)
-    started = offspring(running.process.pid)
-    os.kill(running.process.pid, signal.SIGSEGV)
+    started = offspring(running.child.process.pid)
+    os.kill(running.child.process.pid, signal.SIGSEGV)
     until(lambda: running.ended)
     answer = running.answer()
     assert json.loads(json.dumps(answer)) == answer
@@ -68,11 +68,11 @@ def test_a_request_of_another_version_is_an_answer(request_of_hours):
 def test_one_that_does_not_stop_is_killed(request_of_hours, monkeypatch):
     monkeypatch.setattr(worker, "GRACE", 0.2)
     running = at_work(request_of_hours)
-    os.kill(running.process.pid, signal.SIGSTOP)  # it will not hear what it is told
+    os.kill(running.child.process.pid, signal.SIGSTOP)  # it will not hear what it is told
     worker.stop([running])
-    assert running.process.returncode == -signal.SIGKILL
+    assert running.child.process.returncode == -signal.SIGKILL
     assert names(Path("out")) == []
-    assert not Path(running.place.name).exists()
+    assert not Path(running.child.folder).exists()
 
 
 def test_an_interruption_stops_it(request_of_hours):

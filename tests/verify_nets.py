@@ -126,9 +126,6 @@ def chain(lines: str, constants: Weights, opset: int = 17) -> onnx.ModelProto:
 
 def run_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `verify` do its children's jobs in this process, which is faster."""
-    from bnfold.process import child
-    from bnfold.verification import numbers, structure
+    from bnfold.process import launcher
 
-    jobs = {"structure": structure.check, "numbers": numbers.compare}
-    assert {child.JOBS[name][1] for name in jobs} == {job.__name__ for job in jobs.values()}
-    monkeypatch.setattr(child, "run", lambda job, request, **limits: jobs[job](request))
+    monkeypatch.setattr(launcher, "run", lambda job, request, **limits: job(dict(request)))

@@ -1,4 +1,4 @@
-"""From the answers of launches to the cells of a benchmark and the notes beside them."""
+"""From the answers of launches to the cells of a benchmark and its notes."""
 
 from __future__ import annotations
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 
 from ..errors import FOREVER, require_within
 from ..model.models import Model
+from ..runtime.nvml import states
 from ..system import processors, temporary
 from ..system.installed import require_runtime
 from ..verification.verifying import described, located
 from .answers import blocks, cell, notes
-from .nvml import gpus
+from .measurement import LEAST_SECONDS, Measurement
 from .results import Benchmark
-from .session import LEAST_SECONDS, Session
 from .settings import LEVELS, Dims, settings
 from .statistics import MARGIN
 
@@ -56,7 +56,7 @@ def benchmark(
     started = time.perf_counter()
     with located(original) as first, located(folded) as second, temporary.folder() as folder:
         request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
-        session = Session({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
+        session = Measurement({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
         session.models = {"original": described(first), "folded": described(second)}
         session.run()
     return _report(session, margin, time.perf_counter() - started)
@@ -71,7 +71,7 @@ def _require(launches: int, budget_s: float, threads: int | None, margin: float)
     require_runtime("a benchmark")
 
 
-def _report(session: Session, margin: float, seconds: float) -> Benchmark:
+def _report(session: Measurement, margin: float, seconds: float) -> Benchmark:
     precisions = session.facts["precisions"]
     facts = precisions[session.settings[0].precision]
     columns = zip(session.settings, zip(*session.answers, strict=True), strict=True)
@@ -79,7 +79,7 @@ def _report(session: Session, margin: float, seconds: float) -> Benchmark:
     around = {
         **session.around,
         "onnxruntime_build": session.facts["build"],
-        "gpus_after": gpus(),
+        "gpus_after": states(),
     }
     keys = ("batch_normalization", "left_by_onnxruntime", "nodes", "same_graph")
     return Benchmark(

@@ -1,4 +1,4 @@
-"""What a timing depends on besides the models. Everything is read, nothing is set."""
+"""What a timing depends on other than the models. Everything is read, nothing is set."""
 
 from __future__ import annotations
 

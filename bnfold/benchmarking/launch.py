@@ -1,4 +1,4 @@
-"""One launch of a benchmark, in a fresh child: sessions of both models side by side, timed in interleaved blocks."""
+"""One launch of a benchmark, in a fresh child: sessions of both models, timed in interleaved blocks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,29 @@ from typing import Any
 
 import numpy as np
 
+from ..process import turns
 from ..process.child import stage
+from ..process.jobs import job
+from ..runtime.nvml import states
 from ..runtime.probe import versions
+from ..runtime.protos import Array
 from ..runtime.providers import Way
-from ..verification.windows import Array
-from . import turns
-from .nvml import gpus
-from .runner import COPY, FOLDED, MODELS, ORIGINAL, Runner, Task, bytes_of, calls, memory, placed, runners, task
+from .runner import (
+    COPY,
+    FOLDED,
+    MODELS,
+    ORIGINAL,
+    Runner,
+    Task,
+    bytes_of,
+    calls,
+    memory,
+    placement_counts,
+    runners,
+    task,
+)
 from .settings import Setting
 from .statistics import paired
-from .survey import survey as survey
 
 BLOCK_SECONDS, BLOCKS = 0.02, 20
 FEWEST_BLOCKS = 3
@@ -34,6 +47,7 @@ CAPTURED = 3  # runs after which a CUDA graph is replayed
 Cells = Sequence[Mapping[str, Any]]
 
 
+@job
 def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     """Time the models under each of `request["cells"]`, for about `request["seconds"]` in all; one answer per cell.
 
@@ -50,7 +64,7 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     else:
         found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
     cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
-    return {"cells": cells, "gpus": gpus(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
+    return {"cells": cells, "gpus": states(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
 
 
 def _served(settings: set[Setting]) -> dict[str, Any]:
@@ -84,8 +98,8 @@ def _ready(request: Mapping[str, Any], numbers: list[int], order: random.Random)
     """Cells that share sessions, of both models and of the original once more, in random order.
 
     The first one is ready on return, the others when it is their turn: on CUDA a session whose sizes change searches
-    for algorithms again, also for sizes that it has seen. A launch that gets ready beside others loads its sessions at
-    the same time, too, but for those that capture a CUDA graph: CUDA then allows nothing else.
+    for algorithms again, also for sizes that it has seen. A launch that gets ready while others do loads its sessions
+    at the same time, too, but for those that capture a CUDA graph: CUDA then allows nothing else.
     """
     order.shuffle(numbers)
     tasks = [task(request, number) for number in numbers]
@@ -121,7 +135,7 @@ def _figures(ready: Ready, seconds: float, order: random.Random) -> dict[str, An
         "create_ms": [each.create_ms for each in pair],
         "first_run_ms": [each.first_ms for each in pair],
         "enqueue_ms": [_enqueue_ms(each, ready.task) for each in pair],
-        "placed": [placed(each.session) for each in pair],
+        "placed": [placement_counts(each.session) for each in pair],
         "difference": difference(*(each.fetch() for each in pair)),
     }
 
@@ -143,19 +157,21 @@ def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> fl
     return worst
 
 
-def alone(request: Mapping[str, Any]) -> dict[str, Any]:
+@job
+def cold_start(request: Mapping[str, Any]) -> dict[str, Any]:
     """What it costs to load and to run one model, in a process that does nothing else, nothing being cached."""
     only = task(request, 0)
-    made = next(runners(request, [only], request["alone"]))
+    made = next(runners(request, [only], request["model"]))
     return {
         "create_ms": made.create_ms,
         "first_run_ms": made.first_ms,
-        "bytes": bytes_of(only.models[request["alone"]]),
+        "bytes": bytes_of(only.models[request["model"]]),
         "peak_bytes": _peak(),
     }
 
 
-def captured(request: Mapping[str, Any]) -> dict[str, Any]:
+@job
+def capture_graph(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run both models in the CUDA graph of the one cell, which onnxruntime captures first. Raises ModelProblem."""
     only = task(request, 0)
     for name in MODELS:

@@ -16,12 +16,12 @@ import onnx
 from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import libraries, placement, providers, sessions
+from ..runtime.inputs import Case, feeds
 from ..runtime.plugins import PLUGINS, device_memory
+from ..runtime.protos import Array
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
-from ..verification.inputs import Case, feeds
-from ..verification.windows import Array
 from .settings import Setting
 from .statistics import steady
 
@@ -107,7 +107,7 @@ def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Ite
     stage(f"onnxruntime, loading the {name} model: {setting.words()}")
     libraries.preload(setting.provider)
     started = time.perf_counter()
-    session = opened({**request, **tasks[0].models}, name, setting, tasks[0].values)
+    session = open_session({**request, **tasks[0].models}, name, setting, tasks[0].values)
     created = time.perf_counter() - started
     for each in tasks:
         yield _runner(session, name, each, 1e3 * created)
@@ -127,7 +127,9 @@ def _runner(session: Any, name: str, of: Task, create_ms: float) -> Runner:
 _SAYS_MORE = "`bnfold verify` says more about what differs; a model that onnxruntime cannot run cannot be timed."
 
 
-def opened(request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array] | None = None) -> Any:
+def open_session(
+    request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array] | None = None
+) -> Any:
     """A session of `request[name]`. Raises ModelProblem."""
     path = request["original" if name == COPY else name]
     options = sessions.options(setting.level, threads=request["threads"], entries=_ENTRIES)
@@ -222,7 +224,7 @@ def _dtype(name: str) -> Any:
     return np.dtype(name).type
 
 
-def placed(session: Any) -> dict[str, int]:
+def placement_counts(session: Any) -> dict[str, int]:
     """How many nodes each provider got, where this onnxruntime tells."""
     counts: dict[str, int] = {}
     for node in placement.assigned(session):

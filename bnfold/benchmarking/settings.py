@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..errors import UsageProblem
+from ..runtime.input_options import require_dims
 from ..runtime.providers import PROVIDERS, Chain, Way, chain
 from ..runtime.sessions import CUDA, PROVIDER_OPTIONS
-from ..verification.asked import require_dims
 
 LEVELS = ("off", "default")
 MODES = {
@@ -64,8 +64,8 @@ class Setting:
 
     def words(self, parts: Collection[str] | None = None) -> str:
         """`default, cuda, device, N=8, CUDA graph`, or only the `parts` of it that are named."""
-        told = self.parts().items()
-        return ", ".join(words for name, words in told if words and (parts is None or name in parts))
+        named = self.parts().items()
+        return ", ".join(words for name, words in named if words and (parts is None or name in parts))
 
     def parts(self) -> dict[str, str]:
         """Its parts in words, each by its name; empty where there is nothing to say."""

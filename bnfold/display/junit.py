@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import BnfoldError, CheckFailed, printable
 
-LONGEST = 20_000  # characters of what was found: a reason for each of many nodes
+WORDS_LENGTH = 20_000  # characters of what was found: a reason for each of many nodes
 PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
 COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
 
@@ -38,7 +38,7 @@ def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
     )
     for case in cases:
         entry = ElementTree.SubElement(group, "testcase", classname=suite, name=printable(case.name))
-        words = printable(case.words, LONGEST)
+        words = printable(case.words, WORDS_LENGTH)
         if case.outcome != PASSED:
             ElementTree.SubElement(entry, case.outcome, message=words)
         elif words:

@@ -36,7 +36,7 @@ def require_possible(number: int, height: int, width: int) -> None:
         raise UsageProblem(f"images of {height}x{width} are too small for {number} crops", "Use --crops 1.")
 
 
-def told(number: int, height: int, width: int) -> str:
+def preparation(number: int, height: int, width: int) -> str:
     """What is done to an image before crops are cut: a network that never saw the like may lose by it."""
     side = min(height, width)
     sides = ", ".join(str(scaled(side, scale)) for scale in (SCALES if number == 144 else SCALES[:1]))

@@ -15,8 +15,8 @@ from ..errors import ModelProblem, UsageProblem
 from ..runtime.host import Host
 from ..runtime.providers import DEFAULT, ways
 from ..system.installed import require_runtime
-from ..system.progress import tell
-from .crops import require_possible, told
+from ..system.progress import report
+from .crops import preparation, require_possible
 from .labelled import Labelled, labelled, require_labels
 from .network import Network, Probabilities
 
@@ -112,7 +112,7 @@ def _croppable(network: Network, crops: int) -> list[str]:
         return []
     _, height, width = network.card.image_shape
     require_possible(crops, height, width)
-    return [told(crops, height, width)] if crops > 1 else []
+    return [preparation(crops, height, width)] if crops > 1 else []
 
 
 def _ranks(networks: list[Network], data: Labelled, crops: int) -> list[Any]:
@@ -127,7 +127,7 @@ def _ranks(networks: list[Network], data: Labelled, crops: int) -> list[Any]:
         for place, probabilities in zip(found, [*each, np.mean(each, axis=0)], strict=True):
             place.append(_rank(probabilities, labels))
         done += len(labels)
-        tell("evaluate", done, len(data.labels))
+        report("evaluate", done, len(data.labels))
     return [np.concatenate(place) for place in found]
 
 

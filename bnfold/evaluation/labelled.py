@@ -106,7 +106,7 @@ def _from_folder(path: Path, card: Card) -> Labelled:
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(files), ROWS):
-            yield {value.name: [pictures.opened(file, channels) for file in files[start : start + ROWS]]}
+            yield {value.name: [pictures.read_picture(file, channels) for file in files[start : start + ROWS]]}
 
     return Labelled(str(path), labels, batches, True, order)
 

@@ -34,9 +34,9 @@ class Engine(Protocol):
 
 
 def run(
-    engine: Engine, requests: Sequence[Mapping[str, Any]], jobs: int, told: Callable[[int, Plain], None]
+    engine: Engine, requests: Sequence[Mapping[str, Any]], jobs: int, on_answer: Callable[[int, Plain], None]
 ) -> list[Plain]:
-    """The answer to every request, in their order; at most `jobs` at a time. `told` hears each as it comes.
+    """The answer to every request, in their order; at most `jobs` at a time. `on_answer` gets each as it comes.
 
     A signal to end stops all workers before KeyboardInterrupt is raised.
     """
@@ -51,7 +51,7 @@ def run(
                 for handle in engine.ended(list(running)):
                     number = running.pop(handle)
                     answers[number] = engine.answer(handle)
-                    told(number, answers[number])
+                    on_answer(number, answers[number])
         finally:
             engine.stop(list(running))
         if signals:

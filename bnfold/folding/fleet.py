@@ -16,7 +16,7 @@ from ..display.junit import Check
 from ..errors import EnvironmentProblem, UsageProblem
 from ..system.limits import current
 from ..system.processors import threads
-from ..system.progress import tell
+from ..system.progress import report
 from . import engines
 from .pipeline import DEFAULT, Options, default_target, require_beside
 
@@ -160,9 +160,9 @@ def fold_all(
     *,
     jobs: int | None = None,
     engine: str = "local",
-    told: Callable[[Outcome], None] = lambda outcome: None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
 ) -> Fleet:
-    """Fold every model in a process of its own, `jobs` at a time; `told` hears of each as it ends.
+    """Fold every model in a process of its own, `jobs` at a time; `on_outcome` is called with each as it ends.
 
     By default a model has two processors: `jobs` is half of those that this process may use, or on a cluster as many
     as there is room for. What goes wrong with one model is its own outcome. KeyboardInterrupt, also raised for
@@ -179,11 +179,11 @@ def fold_all(
     def outcome(number: int, answer: dict[str, Any]) -> Outcome:
         return Outcome(planned[number].source, planned[number].target, **answer)
 
-    heard = count(1)
+    done = count(1)
 
     def ended(number: int, answer: dict[str, Any]) -> None:
-        told(outcome(number, answer))
-        tell("fold", next(heard), len(planned))
+        on_outcome(outcome(number, answer))
+        report("fold", next(done), len(planned))
 
     with engines.opened(engine) as running, made({task.target.parent for task in planned}):
         answers = engines.run(running, requests, most, ended)

@@ -122,7 +122,7 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
     """The nodes that read a tensor, and as which input."""
     require(tensor.outputs, "GRAPH_OUTPUT", f"'{tensor.name}' is read by nothing")
     for node in tensor.outputs:
-        ports = [i for i, x in enumerate(node.inputs) if x is tensor]
+        ports = node.inputs.ports(tensor)
         require(len(ports) == 1, "SHARED", f"{label(node)} reads '{tensor.name}' twice")
         yield node, ports[0]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -18,15 +15,17 @@ from typing import Any
 
 from ..display.junit import broken_off
 from ..errors import BnfoldError, EnvironmentProblem
+from ..process import launcher
+from ..process.endings import Failed, Stopped
+from ..process.jobs import job
 from ..system import staging
 from ..system.interrupts import interruptible
-from ..system.limits import MORE, Limits, Watch, capped, tied, within
+from ..system.limits import MORE, Limits, capped, within
 from .pipeline import FoldReport, Options, failed_target, fold_file
 
 SECONDS = 14_400.0  # for one model; more than what everything that it starts may usually take together
 PAUSE = 0.02  # seconds between two looks at a process
 GRACE = 10.0  # seconds in which a process that was told to stop may clean up
-_START = "import sys; sys.path.append(sys.argv[1]); from bnfold.folding.worker import serve; serve(*sys.argv[2:])"
 
 Plain = dict[str, Any]
 
@@ -59,62 +58,43 @@ class Running:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.request, self.started = request, time.perf_counter()
-        self.place = tempfile.TemporaryDirectory(prefix="bnfold-")
-        self.told, self.noise = (Path(self.place.name, name) for name in ("answer.json", "noise"))
-        Path(self.place.name, "ask.json").write_text(json.dumps(dict(request)), encoding="utf-8")
-        told = str(Path(__file__).parents[1]), self.place.name, str(os.getpid())
-        environment = {**os.environ, "BNFOLD_THREADS": str(request["threads"]), "TMPDIR": self.place.name}
-        with self.noise.open("wb") as noise:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, *told],
-                stdin=subprocess.DEVNULL,
-                stdout=noise,
-                stderr=noise,
-                env=environment,
-                start_new_session=True,
+        environment = {**os.environ, "BNFOLD_THREADS": str(request["threads"])}
+        with within(Limits(**request["limits"])), ExitStack() as stack:
+            child = launcher.started(
+                fold_one, request, seconds=SECONDS, environment=environment, capped=False, leads=True
             )
-
-        limits = Limits(**request["limits"])
-        self.watch, self.exceeded = Watch(self.process.pid, limits.time(SECONDS), limits.bytes()), ""
+            self.child = stack.enter_context(child)
+            self._leave = stack.pop_all()
 
     @property
     def ended(self) -> bool:
         """Whether it is over; one that exceeds its limits is ended now."""
-        if self.process.poll() is None and (why := self.watch.broken()):
-            self.exceeded = why
-            self.send(getattr(signal, "SIGKILL", signal.SIGTERM))
-            self.process.wait()
-        return self.process.poll() is not None
+        return self.child.ended
 
     def answer(self) -> Plain:
-        """What the process found; where it did not live to tell, how it ended."""
-        sound = self.process.returncode == 0 and os.path.exists(self.told)
-        answer = json.loads(self.told.read_text(encoding="utf-8")) if sound else failure(self._last_words())
+        """What the process found; where it did not come to an end, how it ended."""
+        doing, sound = f"the process that folds {self.request['source']}", True
+        try:
+            answer = self.child.answer(doing)
+        except (Failed, RuntimeError) as why:
+            answer, sound = failure(self._problem(doing, why)), False
         self.close(sound)
         return {**answer, "seconds": time.perf_counter() - self.started}
 
-    def _last_words(self) -> BnfoldError:
-        status, doing = self.process.returncode, f"the process that folds {self.request['source']}"
-        if self.exceeded:
-            return EnvironmentProblem(f"{doing} {self.exceeded}", MORE)
-        if status == -signal.SIGKILL:
+    def _problem(self, doing: str, why: Exception) -> BnfoldError:
+        if self.child.exceeded:
+            return EnvironmentProblem(str(why), MORE)
+        if isinstance(why, Stopped):
             return EnvironmentProblem(f"{doing} was killed", "Most often memory was short: try fewer --jobs.")
-        if status < 0:
-            return BnfoldError(f"{doing} crashed ({signal.Signals(-status).name})", "Please report it with the model.")
-        lines = self.noise.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return BnfoldError(f"{doing} failed: {lines[-1] if lines else f'exit status {status}'}", "Please report it.")
-
-    def send(self, number: int) -> None:
-        """Send a signal to the process and to all that it started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, number) if hasattr(os, "killpg") else self.process.terminate()
+        if isinstance(why, Failed):
+            return BnfoldError(str(why), "Please report it with the model.")
+        return BnfoldError(f"{doing} failed: {why}", "Please report it.")
 
     def close(self, sound: bool) -> None:
         """Leave nothing of an ended process: no process that it started, no half-written file."""
-        self.send(getattr(signal, "SIGKILL", signal.SIGTERM))
+        self._leave.close()
         if not sound:
             sweep(self.request)
-        self.place.cleanup()
 
 
 def sweep(request: Mapping[str, Any]) -> None:
@@ -128,26 +108,18 @@ def sweep(request: Mapping[str, Any]) -> None:
 def stop(running: Sequence[Running]) -> None:
     """Stop processes: each may clean up, but not for long."""
     for each in running:
-        each.send(signal.SIGTERM)
+        each.child.send(signal.SIGTERM)
     deadline = time.monotonic() + GRACE
     for each in running:
-        try:
-            each.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            each.send(getattr(signal, "SIGKILL", signal.SIGTERM))
-            each.process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            each.child.process.wait(max(0.0, deadline - time.monotonic()))
         each.close(sound=False)
 
 
-def serve(place: str, parent: str) -> None:
-    """The side of the new process: read the request, fold, write the answer. It is interrupted as by Ctrl-C."""
-    tied(int(parent))
+@job
+def fold_one(request: Plain) -> Plain:
+    """What the new process does. It is interrupted as by Ctrl-C, and its answer is never an exception."""
     interruptible()
-    request = json.loads(Path(place, "ask.json").read_text(encoding="utf-8"))
-    Path(place, "answer.json").write_text(json.dumps(_answered(request)), encoding="utf-8")
-
-
-def _answered(request: Mapping[str, Any]) -> Plain:
     try:
         _enter(request["folder"])
         with within(Limits(**request["limits"])), capped():

@@ -18,11 +18,12 @@ from ..model.messages import become_identity, drop_named, set_attributes, set_sh
 from ..model.storage import Storage
 from .constants import value_of
 from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from .links import adopt
 from .queries import dtype, stored
 from .scopes import Scope, homes, scopes_of, visibility
 from .shadows import FreshNames
 from .stored import StoredConstant
-from .view import adopt, import_view, overridable, skeleton
+from .view import import_view, overridable, skeleton
 
 
 class Editor:
@@ -165,11 +166,10 @@ class Editor:
         result.inputs.clear()
         maker.outputs.insert(0, inner)
         self._message[id(maker)].output[0] = inner.name
-        made = gs.Node(
-            "Add", self._fresh.name(f"{maker.name}.add") if maker.name else "", None, [inner, constant], [result]
-        )
+        made = gs.Node("Add", self._fresh.name(f"{maker.name}.add") if maker.name else "", outputs=[result])
         message = helper.make_node("Add", [inner.name, constant.name], [result.name], name=made.name)
         self._insert(scope, maker, made, message)
+        made.inputs.extend([inner, constant])
 
     def _read(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Let a node read a tensor, in the view and in the record."""
@@ -228,9 +228,8 @@ class Editor:
 
     def _redirect(self, result: gs.Tensor, source: gs.Tensor) -> None:
         for consumer in list(result.outputs):
-            for index, x in enumerate(consumer.inputs):
-                if x is result:
-                    self._read(consumer, index, source)
+            for index in consumer.inputs.ports(result):
+                self._read(consumer, index, source)
 
     def _remove(self, node: gs.Node) -> None:
         self._removed.add(id(node))

@@ -62,12 +62,14 @@ class Scope:
             return self
         return self.parent.storing(name) if self.parent else None
 
-    def constant(self, name: str, storage: Storage) -> StoredConstant:
-        """The constant that the initializer of a name stores; a sparse one is made dense."""
-        if name in self.stored:
-            return StoredConstant.of(self.stored[name], storage, name)
-        values = dense(self.sparse[name], storage)
-        return StoredConstant(name, values.dtype, values, storage)
+    def give_values(self, constant: StoredConstant, storage: Storage) -> None:
+        """Let a constant take its values from the initializer of its name; a sparse one is made dense."""
+        if constant.name in self.stored:
+            constant.store_in(self.stored[constant.name], storage)
+        else:
+            values = dense(self.sparse[constant.name], storage)
+            constant.home, constant.storage = None, storage
+            constant.replace(values.dtype, values)
 
     def names(self) -> Iterator[str]:
         """Every name that is taken in this graph."""
@@ -125,33 +127,21 @@ def _scopes(
 
 
 def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
-    """Put constants that take their values from the record into the view; returns the graph that each tensor is of."""
+    """Let constants of the view take their values from the record; returns the graph that each tensor is of."""
     found = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
-    new: dict[int, StoredConstant] = {}  # by id() of the constant that onnx-graphsurgeon imported
     for scope in scopes:
-        for tensor in [x for n in scope.nodes for x in n.inputs if type(x) is gs.Constant]:
-            home = scope.storing(tensor.name)
-            if home is not None and id(tensor) not in new:
-                new[id(tensor)] = made = home.constant(tensor.name, storage)
-                found[id(made)] = home
-                replace_readers(tensor, made)
+        for tensor in (x for n in scope.nodes for x in n.inputs if isinstance(x, StoredConstant)):
+            home = scope.storing(tensor.name) if id(tensor) not in found else None
+            if home is not None:
+                found[id(tensor)] = home
+                home.give_values(tensor, storage)
         for node, message in zip(scope.nodes, scope.message.node, strict=True):
             literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
             if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
                 made = StoredConstant.of(literal, storage, node.attrs["value"].name, node)
                 node.attrs["value"] = made
                 found[id(made)] = scope
-    for scope in scopes:
-        scope.view.outputs[:] = [new.get(id(x), x) for x in scope.view.outputs]
     return found
-
-
-def replace_readers(tensor: gs.Tensor, other: gs.Tensor) -> None:
-    """Let all nodes that read a tensor read another."""
-    for node in list(tensor.outputs):
-        for index, x in enumerate(node.inputs):
-            if x is tensor:
-                node.inputs[index] = other
 
 
 def visibility(scopes: list[Scope]) -> Visible:
@@ -163,15 +153,16 @@ def visibility(scopes: list[Scope]) -> Visible:
     captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if x.name not in scope.own}
     holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN)
     unread = (g for a in holding for g in a.graphs)
-    captured |= {x for graph in unread for x in _every_name(graph.node)}
+    captured |= {x for graph in unread for x in every_name(graph.node)}
     return Visible(Counter(map(id, outputs)), frozenset(captured))
 
 
-def _every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
+def every_name(nodes: Iterable[NodeProto]) -> Iterator[str]:
+    """The names that nodes, and the bodies in them, mention."""
     for node in nodes:
         yield from [*node.input, *node.output]
         for graph in bodies(node):
-            yield from _every_name(graph.node)
+            yield from every_name(graph.node)
             yield from (x.name for x in graph.output)
 
 

@@ -16,6 +16,7 @@ from ..algebra.rounding import Room, flattened, rounded, widened
 from ..model import deferred, wire
 from ..model.storage import Deferred, Storage
 from ..model.tensors import Elsewhere, copied, parts, read, restate, stored
+from .links import Readers
 
 NOTHING = np.empty(0)
 
@@ -31,7 +32,11 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     shape: tuple[int, ...] = ()  # with the affine
 
     def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | Elsewhere | Array, storage: Storage) -> None:
-        super().__init__(name, NOTHING)
+        self.name, self.inputs, self.outputs = (
+            name,
+            (),
+            Readers(),
+        )  # in the place of onnx-graphsurgeon's, which are large
         self.home: TensorProto | None = None
         self.maker: gs.Node | None = None
         self.storage = storage
@@ -40,10 +45,15 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     @staticmethod
     def of(home: TensorProto, storage: Storage, name: str, maker: gs.Node | None = None) -> StoredConstant:
         """The constant that a message of the record stores."""
-        kind = helper.tensor_dtype_to_np_dtype(home.data_type)
-        made = StoredConstant(name, kind, stored(home, storage), storage)
-        made.home, made.maker = home, maker
+        made = StoredConstant(name, np.dtype(bool), NOTHING, storage)
+        made.maker = maker
+        made.store_in(home, storage)
         return made
+
+    def store_in(self, home: TensorProto, storage: Storage) -> None:
+        """Take the values of a message of the record, which stores the constant from now on."""
+        self.home, self.storage = home, storage
+        self.replace(helper.tensor_dtype_to_np_dtype(home.data_type), stored(home, storage))
 
     def replace(self, kind: np.dtype[Any], base: TensorProto | Elsewhere | Array) -> None:
         """Take other values: those of a tensor of the file, or of an array (of rank 1 for an omitted input)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 
-import onnx
 import onnx_graphsurgeon as gs
 from onnx import ModelProto, SparseTensorProto, TensorProto, TypeProto
 from onnx_graphsurgeon.logger import G_LOGGER
@@ -13,7 +12,8 @@ from onnx_graphsurgeon.logger import G_LOGGER
 from ..errors import ModelProblem
 from ..model.messages import bodies, inner_graphs
 from ..process.native import Failed, guarded
-from .links import link
+from .importing import graph_of
+from .inference import inferred
 from .shadows import declare, restore, unshadowed
 from .shapes import SMALL, adopt_shapes, stating, unseen
 
@@ -32,7 +32,7 @@ def import_view(bare: ModelProto) -> gs.Graph:
             stated = stating(bare, values)
             adopt_shapes(bare, ModelProto.FromString(guarded("shape inference", lambda: inferred(stated))))
             view = imported(bare)
-    for graph in [view, *view.functions]:
+    for graph in [view, *view.functions] if names else ():
         restore(graph, names)
     return view
 
@@ -42,7 +42,7 @@ def imported(bare: ModelProto) -> gs.Graph:
     severity = G_LOGGER.severity
     G_LOGGER.severity = G_LOGGER.CRITICAL
     try:
-        view = gs.import_onnx(bare)
+        return graph_of(bare)
     except Exception as problem:
         raise ModelProblem(
             f"the graph cannot be read: {type(problem).__name__}: {problem}",
@@ -50,9 +50,6 @@ def imported(bare: ModelProto) -> gs.Graph:
         ) from problem
     finally:
         G_LOGGER.severity = severity
-    for graph in [view, *view.functions]:
-        adopt_all(graph, graph.opset)
-    return view
 
 
 def states_shapes(model: ModelProto) -> bool:
@@ -66,26 +63,6 @@ def states_shapes(model: ModelProto) -> bool:
 def is_whole(kind: TypeProto.Tensor) -> bool:
     named = (dim.WhichOneof("value") for dim in kind.shape.dim)
     return kind.elem_type != TensorProto.UNDEFINED and kind.HasField("shape") and all(named)
-
-
-def inferred(model: ModelProto) -> bytes:
-    """The model with shapes, serialized."""
-    return bytes(onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString())
-
-
-def adopt_all(graph: gs.Graph | gs.Function, opset: int) -> None:
-    """Adopt every node of a graph, at any depth."""
-    for node in graph.nodes:
-        adopt(node, opset)
-        for value in node.attrs.values():
-            if isinstance(value, gs.Graph):
-                adopt_all(value, opset)
-
-
-def adopt(node: gs.Node, opset: int) -> None:
-    """Tell a node which version of the operators it is of, and its inputs that it reads them."""
-    node.opset = opset
-    link(node)
 
 
 def overridable(record: ModelProto, freeze: bool) -> tuple[set[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Native code on models that we did not make: a fork that may crash, hang or swallow memory, and we live on."""
+"""Native code on models of strangers, in a fork that may crash, hang or take all memory: this process goes on."""
 
 from __future__ import annotations
 
@@ -14,18 +14,13 @@ from functools import partial
 from typing import NoReturn
 
 from ..errors import first_line
-from ..system.limits import cap, current, tied
+from ..system.limits import cap, current, end_with_parent
+from .endings import Failed as Failed
+from .endings import Stopped as Stopped
+from .endings import ending
 
 SECONDS = 120.0
-ANSWER, WHY, SHORT = b"+", b"-", b"!"  # how what a fork tells begins
-
-
-class Failed(Exception):
-    """The call raised an error, or did not come back; the text says which, in one line."""
-
-
-class Stopped(Failed):
-    """It met a limit of time or memory: which says nothing about the model."""
+ANSWER, WHY, SHORT = b"+", b"-", b"!"  # the first byte of a fork's answer
 
 
 def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
@@ -42,8 +37,8 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECON
 def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[..., bytes]:
     """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile.
 
-    Whoever does not want the answer any more says so, with `wanted=False`, and the fork is stopped. Where there can be
-    none, the call is made before anything else.
+    Called with `wanted=False` it stops the fork and returns nothing. Where there can be no fork, the call is made
+    before anything else.
     """
     if not hasattr(os, "fork") or sys.platform == "darwin" or threading.active_count() > 1:
         outcome = _outcome(call)
@@ -64,33 +59,31 @@ def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS
 
 
 def _awaited(doing: str, child: int, pipe: int, deadline: float, seconds: float, wanted: bool = True) -> bytes:
-    told = None
+    outcome = None
     try:
         with open(pipe, "rb") as stream:
-            told = _read(stream.fileno(), deadline) if wanted else None
+            outcome = _read(stream.fileno(), deadline) if wanted else None
     finally:
-        if told is None:
+        if outcome is None:
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if not wanted:
         return b""
-    if told is None:
+    if outcome is None:
         raise Stopped(f"{doing} took longer than {seconds:g} s and was stopped")
-    if status == -signal.SIGKILL:
-        raise Stopped(f"{doing} was killed: most often memory was short")
     if status:
-        raise Failed(f"{doing} crashed ({signal.Signals(-status).name})" if status < 0 else f"{doing} failed")
-    return _answer(told)
+        raise ending(doing, status)
+    return _answer(outcome)
 
 
 def _serve(call: Callable[[], bytes | None], pipe: int, parent: int) -> NoReturn:
-    """The fork's side. It must not return: everything behind the call belongs to the process it came from."""
+    """The fork's side. It must not return: what comes after the call belongs to the parent process."""
     try:
-        tied(parent)
+        end_with_parent(parent)
         cap(current().bytes())
-        told = _outcome(call)
-        while told:
-            told = told[os.write(pipe, told) :]
+        outcome = _outcome(call)
+        while outcome:
+            outcome = outcome[os.write(pipe, outcome) :]
         os._exit(0)
     finally:
         os._exit(1)

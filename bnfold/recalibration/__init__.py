@@ -6,9 +6,9 @@ result = check("model.onnx", batches)
 
 from __future__ import annotations
 
-from .asked import Options as Options
 from .drift import Drift as Drift
 from .drift import Fit as Fit
+from .options import Options as Options
 from .recalibrating import Check as Check
 from .recalibrating import Recalibration as Recalibration
 from .recalibrating import check as check

@@ -12,7 +12,7 @@ from onnx.external_data_helper import uses_external_data
 from ..model.messages import all_tensors, bodies
 from ..model.storage import Storage
 from ..model.tensors import read, to_tensor
-from ..runtime.protos import fed, stored
+from ..runtime.protos import caller_inputs, stored
 from .norms import attribute
 
 NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
@@ -51,7 +51,7 @@ def _kinds(nodes: object) -> Iterator[AttributeProto]:
 
 def fixed_batch(graph: onnx.GraphProto) -> int:
     """The batch size that every input states; 0 if one leaves it open, or they differ."""
-    sizes = {_first(value) for value in fed(graph)}
+    sizes = {_first(value) for value in caller_inputs(graph)}
     return sizes.pop() if len(sizes) == 1 else 0
 
 
@@ -64,12 +64,12 @@ def freed(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """A copy for batches of any size: stated shapes are gone, and reshapes keep the length of their first axis.
 
     A target [batch, a, b] becomes [0, a, b] if nothing else in it does, which is "as it was"; where the data that is
-    reshaped has another first axis onnxruntime or the normalization behind says so.
+    reshaped has another first axis onnxruntime or the normalization after it says so.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     del copy.graph.value_info[:]
-    for value in fed(copy.graph):
+    for value in caller_inputs(copy.graph):
         value.type.tensor_type.shape.dim[0].Clear()
     for value in copy.graph.output:
         value.type.tensor_type.ClearField("shape")

@@ -1,6 +1,6 @@
 """Topological levels: which BatchNormalization wait for the statistics of which others, and what to compute between.
 
-A tensor is of level L if at most L normalizations lie one behind the other on the way to it. So those of one level can
+A tensor is of level L if at most L normalizations lie one after the other on the way to it. So those of one level can
 be measured together, once all before them have their statistics.
 """
 
@@ -12,7 +12,7 @@ import onnx
 from onnx import NodeProto
 
 from ..model.messages import is_batch_norm
-from ..runtime.protos import fed
+from ..runtime.protos import caller_inputs
 from .norms import reads
 
 RANDOM = ("RandomNormal", "RandomUniform")
@@ -22,7 +22,7 @@ RANDOM = ("RandomNormal", "RandomUniform")
 class Segment:
     """The nodes of one level: they read tensors at the cut before them, and are measured at `taps`.
 
-    `keep` names what must be at hand behind them, for the segments to come.
+    `keep` names the tensors that later segments read.
     """
 
     nodes: list[NodeProto]
@@ -41,7 +41,7 @@ class Levels:
     of: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.of = {value.name: 0 for value in fed(self.graph)}
+        self.of = {value.name: 0 for value in caller_inputs(self.graph)}
         for node in self.graph.node:
             self._place(node)
 

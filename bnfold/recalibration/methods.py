@@ -17,9 +17,9 @@ from ..algebra.moments import Array, Moments
 from ..algebra.rounding import rounded
 from ..display.display import counted
 from ..errors import ModelProblem, UsageProblem
+from .layout import Layout
 from .norms import Norm, Statistics
-from .plan import Layout
-from .runs import Env, Stage
+from .segments import Env, Stage
 from .store import Budget, Store
 
 Watch = Callable[[int, int], None]  # of the level, and of how many chunks of it are done

@@ -28,7 +28,7 @@ class Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """One node: the tensor it normalizes, its level (how many others that tensor has behind it), what is stored."""
+    """One node: the tensor it normalizes, its level (how many others come before that tensor), what is stored."""
 
     node: NodeProto
     level: int

@@ -70,6 +70,6 @@ def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:
 
 
 def _short(name: str) -> str:
-    """A name that fits beside an axis, without what all of them end in."""
+    """A name short enough for a label of an axis, without the ending that all of them share."""
     name = printable(name.removesuffix("/BatchNormalization"))
     return name if len(name) <= 36 else f"..{name[-34:]}"

@@ -14,16 +14,16 @@ from ..model import models, onnx_io
 from ..model.models import Model
 from ..model.storage import Storage
 from ..runtime.host import Host
-from ..runtime.protos import fed
+from ..runtime.protos import caller_inputs
 from ..system.installed import require_runtime
 from . import copies
-from .asked import Options
 from .drift import COLUMNS, Drift, Fit, Sample
-from .feeds.calibration import Feed, given
+from .feeds.calibration import Feed, from_batches
 from .feeds.card import Card
 from .feeds.chunks import Chunks
+from .layout import Layout, lay_out, runnable
 from .methods import agreeing, by_batches, sequential
-from .plan import Layout, laid_out, runnable
+from .options import Options
 from .writing import install, untied
 
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
@@ -55,13 +55,13 @@ class Recalibration(Shown):
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
         found = [drift.to_json() for drift in self.drifts]
-        told = {
+        facts = {
             "method": self.method,
             "batch_size": self.batch_size,
             "samples": self.samples,
             "provider": self.provider,
         }
-        return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
+        return {"schema": SCHEMA, **facts, "batch_normalizations": found, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -109,13 +109,13 @@ class Check(Shown):
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
         found = [fit.to_json() for fit in self.fits]
-        told = {
+        facts = {
             "verdict": self.verdict,
             "threshold": self.threshold,
             "samples": self.samples,
             "provider": self.provider,
         }
-        return {"schema": SCHEMA, **told, "batch_normalizations": found, "notes": list(self.notes)}
+        return {"schema": SCHEMA, **facts, "batch_normalizations": found, "notes": list(self.notes)}
 
 
 def recalibrate(
@@ -139,7 +139,7 @@ def recalibrate(
     """
     options = Options(method, batch_size, memory_limit, provider=provider)
     host = Host.ready(options.way)
-    return in_place(*onnx_io.consumable(model), lambda card: given(batches, card), options, host, watch)
+    return in_place(*onnx_io.consumable(model), lambda card: from_batches(batches, card), options, host, watch)
 
 
 Data = Callable[[Card], Iterator[Feed]]
@@ -155,12 +155,12 @@ def in_place(
     if batch and batch != options.size:
         run = copies.freed(run, batch)
         notes.append(f"run with batches of {options.size}, not {batch} as the model states")
-    layout = laid_out(record, run, storage, host)
+    layout = lay_out(record, run, storage, host)
     card, levels = Card.of(run), len(layout.stages)
     chunks = Chunks(card, options.size, exact=not options.is_sequential)
     runs = chunks.of(data(card))
     if run is not record and batch:
-        runs = agreeing(runs, laid_out(record, runnable(record, storage)[0], storage, host), layout, batch)
+        runs = agreeing(runs, lay_out(record, runnable(record, storage)[0], storage, host), layout, batch)
     if options.is_sequential:
         found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
@@ -187,19 +187,19 @@ def check(
     host = Host.ready(options.way)
     where = models.given(model)
     storage = Storage(where.parent if isinstance(where, Path) else None)
-    return checked(onnx_io.load(where), storage, lambda card: given(batches, card), options, host, watch)
+    return checked(onnx_io.load(where), storage, lambda card: from_batches(batches, card), options, host, watch)
 
 
 def checked(record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch) -> Check:
     """`check` on data that are brought to what the model takes."""
     require_runtime("the check of statistics")
     run, notes = runnable(record, storage)
-    layout, card = laid_out(record, run, storage, host), Card.of(run)
+    layout, card = lay_out(record, run, storage, host), Card.of(run)
     chunks = Chunks(card, options.size)
     samples = {norm.output: Sample(norm) for norm in layout.norms}
     stored = {norm.output: norm.stored for norm in layout.norms}
     for done, env in enumerate(chunks.of(data(card)), 1):
-        rows = max((len(env[value.name]) for value in fed(run.graph) if env[value.name].ndim), default=1)
+        rows = max((len(env[value.name]) for value in caller_inputs(run.graph) if env[value.name].ndim), default=1)
         for stage in layout.stages:
             env = stage.run(env, stored)
             for norm in stage.norms:

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import EnvironmentProblem
-from .runs import Env
+from .segments import Env
 
 
 @dataclass

@@ -1,13 +1,13 @@
 """A fold or a pair of models as one page of HTML that needs nothing else: no network, no server, no other file.
 
-`gathered` and `of_fold` collect plain data (schema `bnfold.report/1`), `to_html` makes the page of it. Names in a model
+`collect` and `of_fold` collect plain data (schema `bnfold.report/1`), `to_html` makes the page of it. Names in a model
 are those of a stranger: they reach the page as text alone.
 """
 
 from __future__ import annotations
 
-from .gathering import gathered as gathered
-from .gathering import of_fold as of_fold
+from .collecting import collect as collect
+from .collecting import of_fold as of_fold
 from .page import to_html as to_html
 
-__all__ = ["gathered", "of_fold", "to_html"]
+__all__ = ["collect", "of_fold", "to_html"]

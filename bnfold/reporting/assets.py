@@ -29,7 +29,7 @@ def manifest() -> dict[str, Any]:
 
 
 def library(name: str) -> str:
-    """The published file, behind its name, version and licence, which is to go wherever it goes."""
+    """The published file, after its name, version and licence, which go wherever it goes."""
     about = manifest()[name]
     words = f"{about['package']} {about['version']} ({about['license']})\n\n{text(f'licenses/{name}.txt')}"
     return f"/*! {words.strip()} */\n{text(f'{name}.min.js')}"

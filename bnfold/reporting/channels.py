@@ -40,8 +40,8 @@ class Norm:
         """Plain data: quantiles, and the first of the dead channels."""
         dead = np.flatnonzero(self.dead)
         names = {"node": self.node.name, "output": self.node.output[0], "channels": self.var.size}
-        told = {key: [_short(q) for q in np.quantile(getattr(self, key), QUANTILES)] for key in ("factor", "var")}
-        return {**names, **told, "dead": dead.size, "dead_channels": dead[:LISTED].tolist()}
+        numbers = {key: [_short(q) for q in np.quantile(getattr(self, key), QUANTILES)] for key in ("factor", "var")}
+        return {**names, **numbers, "dead": dead.size, "dead_channels": dead[:LISTED].tolist()}
 
 
 def channels(model: ModelProto, storage: Storage) -> dict[str, Any]:
@@ -49,9 +49,9 @@ def channels(model: ModelProto, storage: Storage) -> dict[str, Any]:
     nodes = [*_norms(model.graph, {})]
     found = [norm for node, constants in nodes if (norm := _norm(node, constants, storage))]
     dead = _joined(norm.dead for norm in found).astype(bool)
-    told = {key: _histogram(_joined(getattr(norm, key) for norm in found), dead) for key in ("factor", "var")}
+    numbers = {key: _histogram(_joined(getattr(norm, key) for norm in found), dead) for key in ("factor", "var")}
     counts = {"channels": dead.size, "dead": int(dead.sum()), "unread": len(nodes) - len(found)}
-    return {**counts, "threshold": DEAD, "histograms": told, "nodes": [norm.plain() for norm in found]}
+    return {**counts, "threshold": DEAD, "histograms": numbers, "nodes": [norm.plain() for norm in found]}
 
 
 def _norms(graph: GraphProto, around: Constants) -> Iterator[tuple[NodeProto, Constants]]:

@@ -10,7 +10,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from ..model.messages import bodies
 
-LONGEST = 200  # characters of an attribute
+ATTRIBUTE_LENGTH = 200  # characters of an attribute
 PLAIN = {AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT, AttributeProto.FLOATS, AttributeProto.STRING}
 
 
@@ -28,8 +28,8 @@ class Drawing:
 
     def add(self, kind: str, inside: int | str | None, **fields: Any) -> int:
         """A node; returns its place. What is empty is left out."""
-        told = {key: value for key, value in {**fields, "inside": inside}.items() if value or value == 0}
-        self.nodes.append({"kind": kind, **told})
+        stated = {key: value for key, value in {**fields, "inside": inside}.items() if value or value == 0}
+        self.nodes.append({"kind": kind, **stated})
         return len(self.nodes) - 1
 
     def read(self, names: Iterable[str], scope: Mapping[str, int], reader: int) -> None:
@@ -82,9 +82,9 @@ def drawn(model: ModelProto) -> Drawing:
 
 
 def _fields(node: NodeProto) -> dict[str, Any]:
-    told = {attribute.name: _short(attribute) for attribute in node.attribute if attribute.type in PLAIN}
+    stated = {attribute.name: _short(attribute) for attribute in node.attribute if attribute.type in PLAIN}
     names = {"op": node.op_type, "domain": node.domain, "name": node.name}
-    return {**names, "inputs": [*node.input], "outputs": [*filter(None, node.output)], "attributes": told}
+    return {**names, "inputs": [*node.input], "outputs": [*filter(None, node.output)], "attributes": stated}
 
 
 def _short(attribute: AttributeProto) -> str:
@@ -94,8 +94,8 @@ def _short(attribute: AttributeProto) -> str:
     elif isinstance(value, float):
         value = f"{value:.6g}"
     elif not isinstance(value, int):
-        value = ", ".join(f"{each:.6g}" if isinstance(each, float) else str(each) for each in value[:LONGEST])
-    return str(value)[:LONGEST]
+        value = ", ".join(f"{each:.6g}" if isinstance(each, float) else str(each) for each in value[:ATTRIBUTE_LENGTH])
+    return str(value)[:ATTRIBUTE_LENGTH]
 
 
 def _described(tensor: TensorProto) -> str:

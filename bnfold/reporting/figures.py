@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
+from ..system import sizes
 from .html import tag
 
 Plain = Mapping[str, Any]
@@ -90,7 +91,7 @@ def _pair(key: str, data: Plain) -> tuple[str, str]:
 
 def _sizes(before: int, after: int) -> tuple[str, str]:
     """The unit once, where it is the same."""
-    first, second = size(before), size(after)
+    first, second = sizes.words(before), sizes.words(after)
     number, unit = first.split(" ")
     return (number if second.endswith(f" {unit}") else first), second
 
@@ -132,14 +133,6 @@ def short(value: float) -> str:
         return f"{value:,.0f}"
     text = f"{value:.1e}" if 0 < value < 1e-3 else f"{value:.2g}"
     return text.replace("e-0", "e-").replace("e+0", "e+")
-
-
-def size(count: int) -> str:
-    """Bytes, in the unit that people use."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}" if count < 100 * factor else f"{count / factor:.0f} {unit}"
-    return f"{count} bytes"
 
 
 def at_sites(data: Plain) -> Iterator[tuple[Plain, float | None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from xml.etree.ElementTree import Element, tostring
 
-LONGEST = 300  # characters of a name that are shown
+SHOWN_LENGTH = 300  # characters of a name that are shown
 Child = Element | str | None
 
 
@@ -31,7 +31,7 @@ def append(parent: Element, child: Child) -> None:
         parent.text = (parent.text or "") + child
 
 
-def shown(text: str, longest: int = LONGEST) -> str:
+def shown(text: str, longest: int = SHOWN_LENGTH) -> str:
     """A name, or a sentence with names in it, with what cannot be seen spelled out, and not too long."""
     return seen(text if len(text) <= longest else f"{text[: longest // 2]} … {text[-(longest // 2) :]}")
 
@@ -53,7 +53,7 @@ def name(text: str, kind: str = "code") -> Element:
 
 def words(text: str) -> Element:
     """A sentence that may hold names."""
-    return tag("bdi", shown(text, 4 * LONGEST))
+    return tag("bdi", shown(text, 4 * SHOWN_LENGTH))
 
 
 def link(to: str, *children: Child) -> Element:

@@ -54,8 +54,8 @@ def _setting(setting: Plain, models: Mapping[str, list[tuple[int, Any]]]) -> Pla
     runs = {name: np.concatenate([times for _, times in parts]) for name, parts in models.items()}
     low, high = min(t.min() for t in runs.values()), max(np.quantile(t, FENCE) for t in runs.values())
     edges = np.linspace(low, high if high > low else low * 1.01, BINS + 1)
-    told = {name: _model(times, edges, models[name]) for name, times in runs.items()}
-    return {**setting, "edges": [float(f"{edge:.5g}") for edge in edges], "models": told}
+    histograms = {name: _model(times, edges, models[name]) for name, times in runs.items()}
+    return {**setting, "edges": [float(f"{edge:.5g}") for edge in edges], "models": histograms}
 
 
 def _model(times: Any, edges: Any, parts: list[tuple[int, Any]]) -> Plain:

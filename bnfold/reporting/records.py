@@ -122,21 +122,21 @@ def _holds(value: Mapping[str, Any], key: str, kind: Kind) -> bool:
     return fits(value[name], kind) if name in value else name != key
 
 
-def require_same(path: Path, told: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
+def require_same(path: Path, recorded: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
     """Raises UsageProblem where a record describes its models, by SHA-256, and they are others than `models`."""
     for name, model in models.items():
-        digest = told[name].get("sha256") if isinstance(told.get(name), dict) else None
+        digest = recorded[name].get("sha256") if isinstance(recorded.get(name), dict) else None
         if digest and model.get("sha256") and digest != model["sha256"]:
             other(
                 path, f"its {name} model has the SHA-256 {str(digest)[:12]}, {model['path']} has {model['sha256'][:12]}"
             )
 
 
-def require_sizes(path: Path, told: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def require_sizes(path: Path, recorded: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
     """Raises UsageProblem where a record tells other numbers of the models than theirs."""
     for name, size in sizes.items():
-        if name in told and told[name] != size:
-            other(path, f"there the {name} model has {told[name]}, here {size}")
+        if name in recorded and recorded[name] != size:
+            other(path, f"there the {name} model has {recorded[name]}, here {size}")
 
 
 def other(path: Path, why: str) -> NoReturn:

@@ -7,8 +7,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from . import figures
-from .fates import FATES
 from .html import Child, name, shown, tag, words
+from .node_results import RESULTS
 
 Plain = Mapping[str, Any]
 CLASSES = {"PASS": "good", "FAIL": "bad"}
@@ -68,8 +68,8 @@ def _about_errors(data: Plain) -> list[Child]:
 
 def network(data: Plain) -> Element:
     """The place of the graph, its tools, and the strip of all affine nodes."""
-    present = [fate for fate in FATES if any(entry["fate"] == fate for entry in data["nodes"])]
-    legend = [tag("li", _badge(fate), " ", FATES[fate]) for fate in present]
+    present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
+    legend = [tag("li", _badge(fate), " ", RESULTS[fate]) for fate in present]
     legend.append(tag("li", tag("span", "", class_="swatch home"), " after the fold: holds constants of a folded node"))
     strip = [_cell(number, entry) for number, entry in enumerate(data["nodes"])]
     return section(
@@ -114,7 +114,7 @@ def _canvas() -> Element:
 
 
 def _cell(number: int, entry: Plain) -> Element:
-    say = shown(f"{entry['operator']} {entry['node'] or entry['output']}: {FATES[entry['fate']]}")
+    say = shown(f"{entry['operator']} {entry['node'] or entry['output']}: {RESULTS[entry['fate']]}")
     kind = f"cell {entry['fate']}"
     first = "0" if number == 0 else "-1"
     return tag("button", type="button", class_=kind, data_entry=number, title=say, aria_label=say, tabindex=first)
@@ -140,7 +140,7 @@ def nodes(data: Plain) -> Element:
     if not data["nodes"]:
         return section("nodes", heading, tag("p", "The original has no BatchNormalization and no other affine node."))
     search = tag("input", type="search", id="filter", placeholder="Filter", aria_label="Filter the table")
-    present = [fate for fate in FATES if any(entry["fate"] == fate for entry in data["nodes"])]
+    present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
     kinds = [tag("option", f"{SHORT[fate]}", value=fate) for fate in present]
     choice = tag("select", tag("option", "all fates", value=""), *kinds, id="fate", aria_label="Only this fate")
     count = tag("output", f"{len(data['nodes'])} nodes", id="count", for_="filter")
@@ -186,7 +186,7 @@ def _story(entry: Plain) -> list[Child]:
     for word, labels in (("into ", entry["into"]), ("; through ", entry["through"])):
         if labels:
             parts += [word, words(", ".join(labels[:8])), f" and {len(labels) - 8} more" if labels[8:] else None]
-    return parts or [FATES[entry["fate"]]]
+    return parts or [RESULTS[entry["fate"]]]
 
 
 def _code(reason: Plain) -> Element:

@@ -60,9 +60,9 @@ def _cell(cell: Plain) -> Iterator[str]:
 
 
 def _times(cell: Plain) -> Iterator[list[Child]]:
-    for which, told in zip("AB", cell["times"], strict=False):
-        tails = ("–" if told[key] is None else f"{told[key]:.3f}" for key in ("p50", "p90", "p99", "iqr"))
-        yield [setting(cell), which, f"{told['count']:,}", *tails]
+    for which, facts in zip("AB", cell["times"], strict=False):
+        tails = ("–" if facts[key] is None else f"{facts[key]:.3f}" for key in ("p50", "p90", "p99", "iqr"))
+        yield [setting(cell), which, f"{facts['count']:,}", *tails]
 
 
 def proof(data: Plain) -> Element:
@@ -104,14 +104,14 @@ def environment(data: Plain) -> Element:
     """What all of it depends on, and the data of the page."""
     rows: list[tuple[str, Child]] = []
     for which, words_ in (("original", "Original"), ("folded", "Result")):
-        told = data["models"][which]
-        rows += [(words_, name(told["path"])), ("SHA-256", tag("code", told.get("sha256", "not written")))]
+        facts = data["models"][which]
+        rows += [(words_, name(facts["path"])), ("SHA-256", tag("code", facts.get("sha256", "not written")))]
     rows += [(f"This page: {key.replace('_', ' ')}", _plain(value)) for key, value in data["environment"].items()]
     measured = (data["bench"] or {"environment": {}})["environment"]
     rows += [(f"Timings: {key.replace('_', ' ')}", _plain(value)) for key, value in measured.items()]
-    told = [part for key, value in rows for part in (tag("dt", shown(key)), tag("dd", value))]
+    facts = [part for key, value in rows for part in (tag("dt", shown(key)), tag("dd", value))]
     button = tag("button", "Download the data of this page (JSON)", type="button", id="download")
-    return section("environment", "Environment", tag("dl", *told, class_="facts"), tag("p", button))
+    return section("environment", "Environment", tag("dl", *facts, class_="facts"), tag("p", button))
 
 
 def _plain(value: Any) -> str:

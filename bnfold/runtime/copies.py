@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from .protos import FLOATS, domain, every_node, stored, subgraphs
+from .protos import FLOATS, Array, domain, every_node, stored, subgraphs
 
-Array = npt.NDArray[Any]
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 LINEAR = frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
     ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"]

@@ -10,10 +10,12 @@ from importlib.metadata import distributions
 from typing import Any, ClassVar
 
 from ..errors import EnvironmentProblem, UsageProblem
-from ..process import child
+from ..process import launcher
+from ..process.endings import Failed
 from ..system.installed import PACKAGES, install, mixture, pip, replaced, runtimes
 from .libraries import ABSENT, DEBIAN, DRIVER, SYSTEM, source
 from .plugins import PLUGINS
+from .probe import probe
 from .providers import PROVIDERS
 
 SCHEMA = "bnfold.doctor/1"
@@ -110,8 +112,8 @@ def examined(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
     wheels = runtimes() | installed(_WHEELS.get(provider, ("onnxruntime",)))
     try:
-        found = child.run("probe", {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
-    except child.Crashed as why:
+        found = launcher.run(probe, {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
+    except Failed as why:
         fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {_brought(provider)}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
     works = PROVIDERS[provider] in found["ran_on"]

@@ -19,13 +19,15 @@ from onnx import numpy_helper
 
 from ..errors import EnvironmentProblem
 from ..process.child import stage
+from ..process.jobs import job
 from ..system.installed import runtime
 from . import libraries, plugins, sessions
-from .driver import driver
+from .nvml import driver
 from .placement import ran
 from .providers import Way, chain
 
 
+@job
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
     """Everything about `request["provider"]`, a key of PROVIDERS, that only loading and running can tell."""
     way = Way(request["provider"])

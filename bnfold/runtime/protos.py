@@ -1,11 +1,14 @@
-"""What verification asks of a ModelProto: its graphs, its nodes, its tensors, what a caller feeds."""
+"""What is asked of a ModelProto that is to be run: its graphs, its nodes, its tensors, what a caller feeds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy.typing as npt
 import onnx
 
+Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
@@ -51,7 +54,7 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def fed(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+def caller_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     """The inputs a caller has to feed: an input that is also an initializer has a value already."""
     initial = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in initial]

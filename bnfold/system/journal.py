@@ -23,7 +23,7 @@ try:
 except ImportError:  # Windows: whether a process lives cannot be seen
     fcntl = None  # type: ignore[assignment]
 
-LONGEST = 1 << 16  # bytes of an entry
+ENTRY_BYTES = 1 << 16  # bytes of an entry
 TRIES = 3
 _locks: set[int] = set()  # open files
 
@@ -49,7 +49,7 @@ class Entry:
 
     def read(self) -> None:
         """The facts that were noted, but for a line that was cut off, or that this version would not write."""
-        for line in os.pread(self.file, LONGEST, 0).splitlines():
+        for line in os.pread(self.file, ENTRY_BYTES, 0).splitlines():
             with suppress(ValueError, AttributeError):
                 facts = json.loads(line)
                 if all(isinstance(value, str if key == "path" else list) for key, value in facts.items()):

@@ -1,13 +1,13 @@
 """What a file may cost us: it comes from a stranger. Each limit has a default that real models stay far below.
 
 The limits in force are a property of the context, as numpy's `errstate` is: `within` sets them for a block, `current`
-tells them, and processes that we start are told them. The command line says `--limit nodes=1000 --limit memory=8GB`.
+returns them, and the processes that we start get them, too. The command line says `--limit nodes=1000 --limit
+memory=8GB`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import threading
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
+from . import sizes
 
-UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
 MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
 PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
-UNKNOWN = 8 << 30  # bytes, where the system does not tell how much it has
+UNKNOWN = 8 << 30  # bytes, where the system does not say how much it has
 SOON = 1e-6  # seconds; a timer of none would never ring
 PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html
@@ -76,26 +76,25 @@ def within(limits: Limits) -> Iterator[None]:
 
 
 @contextmanager
-def asked(texts: Sequence[str]) -> Iterator[None]:
-    """The limits that a command line asks for, this process held to those of its memory. See `parsed`."""
-    with within(parsed(texts)), capped():
+def limited(texts: Sequence[str]) -> Iterator[None]:
+    """The limits that a command line asks for, this process held to those of its memory. See `parse_limits`."""
+    with within(parse_limits(texts)), capped():
         yield
 
 
-def parsed(texts: Sequence[str]) -> Limits:
+def parse_limits(texts: Sequence[str]) -> Limits:
     """`nodes=1000`, `seconds=60`, `memory=8GB`, .. as limits. Raises UsageProblem for what is none."""
     return Limits(**dict(map(_parsed, texts)))
 
 
 def _parsed(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
-    read = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?B?)", value.strip().upper())
-    known = [each.name for each in fields(Limits)]
-    if name not in known or not read or read[2] not in UNITS or not float(read[1]):
+    number, known = sizes.parse(value), [each.name for each in fields(Limits)]
+    if name not in known or not number:
         raise UsageProblem(
-            f"--limit {text} is not a limit", f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}."
+            f"--limit {text} is not a limit",
+            f"Write NAME=NUMBER, as memory=8GB; the names are {', '.join(known)}. {sizes.UNITS}",
         )
-    number = min(float(read[1]) * UNITS[read[2]], 1 << 63)  # which is too much
     return name, number if name == "seconds" else int(number)
 
 
@@ -131,17 +130,12 @@ def capped() -> Iterator[None]:
     try:
         yield
     except MemoryError as why:
-        raise EnvironmentProblem(f"more than {words(current().bytes())} of memory would be needed", MORE) from why
+        raise EnvironmentProblem(f"more than {sizes.words(current().bytes())} of memory would be needed", MORE) from why
     finally:
         cap(former)
 
 
 MORE = "If the file is to be trusted, --limit allows more: seconds=3600, memory=32GB."
-
-
-def words(size: int) -> str:
-    """Bytes as a person reads them."""
-    return f"{size / 10**9:.3g} GB" if size >= 10**9 else f"{size / 10**6:.3g} MB"
 
 
 class _Late(BaseException):
@@ -169,7 +163,7 @@ def timed(doing: str, usual: float) -> Iterator[None]:
 def alarm(seconds: float, late: BaseException) -> Iterator[None]:
     """Raise `late` in the middle of a block that takes longer; in the main thread of a POSIX system only.
 
-    Within another one, the alarm that is due first rings; the other one goes on behind the block.
+    Within another one, the alarm that is due first rings; the other one goes on after the block.
     """
     outer = signal.getitimer(signal.ITIMER_REAL)[0]
     if 0 < outer <= seconds:
@@ -190,7 +184,7 @@ def alarm(seconds: float, late: BaseException) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), SOON))
 
 
-def tied(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Let the system kill this process as soon as `parent`, the process that started it, is gone (on Linux)."""
     if sys.platform != "linux":
         return
@@ -214,12 +208,12 @@ class Watch:
         """What it has exceeded, to finish a sentence that starts with what it does; "" as long as all is well."""
         if time.monotonic() - self.started > self.seconds:
             return f"took longer than {self.seconds:g} s and was stopped"
-        if held_by(self.process) > self.memory:
-            return f"held more than {words(self.memory)} of memory and was stopped"
+        if memory_of(self.process) > self.memory:
+            return f"held more than {sizes.words(self.memory)} of memory and was stopped"
         return ""
 
 
-def held_by(process: int) -> int:
+def memory_of(process: int) -> int:
     """The bytes of memory that a process holds, files that are mapped left out (0: the system does not tell)."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/statm") as statm:
         _, resident, shared, *_ = map(int, statm.read().split())

@@ -1,6 +1,6 @@
-"""How far long work is: rooms tell it, and whoever wants to see it listens.
+"""How far long work is: rooms report it, and a listener shows it.
 
-The listener is a property of the context, as the limits are; where there is none, telling costs a look at a variable.
+The listener is a property of the context, as the limits are; where there is none, a report costs a look at a variable.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _notified: ContextVar[Callable[[str], None] | None] = ContextVar("notified", def
 
 
 @contextmanager
-def heard(listener: Listener) -> Iterator[None]:
-    """Within the block `listener` is told."""
+def reporting_to(listener: Listener) -> Iterator[None]:
+    """Within the block reports go to `listener`."""
     token = _listener.set(listener)
     try:
         yield
@@ -26,24 +26,24 @@ def heard(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
-def tell(step: str, done: float, total: float, words: str = "") -> None:
-    """Of a `step`, say `verify`, so much is `done` of a `total`; `words` are anything beside."""
+def report(step: str, done: float, total: float, words: str = "") -> None:
+    """Of a `step`, say `verify`, so much is `done` of a `total`; `words` are anything else."""
     listener = _listener.get()
     if listener:
         listener(step, done, total, words)
 
 
 def each(items: Iterable[T], step: str, total: float, words: str = "") -> Iterator[T]:
-    """Items, as they are; that a `total` of them makes a `step` is told before each, and after the last."""
+    """Items, as they are; before each, and after the last, is reported how many of a `total` are done."""
     for done, item in enumerate(items):
-        tell(step, done, total, words)
+        report(step, done, total, words)
         yield item
-    tell(step, total, total, words)
+    report(step, total, total, words)
 
 
 @contextmanager
-def notified(person: Callable[[str], None]) -> Iterator[None]:
-    """Within the block a `person` is notified of what keeps us."""
+def notifying(person: Callable[[str], None]) -> Iterator[None]:
+    """Within the block notices go to `person`."""
     token = _notified.set(person)
     try:
         yield
@@ -52,7 +52,7 @@ def notified(person: Callable[[str], None]) -> Iterator[None]:
 
 
 def notify(text: str) -> None:
-    """Say what keeps us, where there is a person to hear it."""
+    """Say what the work waits for, where a person reads it."""
     person = _notified.get()
     if person:
         person(text)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..algebra.moments import Moments
 from ..errors import UsageProblem
-from ..system.progress import each, tell
+from ..system.progress import each, report
 from .norms import Batch, images, live_norms, moments, unfrozen_norms
 from .ranks import Ranks
 
@@ -130,7 +130,7 @@ def _in_one_pass(walk: _Walk, everything: list[Tensor]) -> None:
 
 def _take_all(walk: _Walk, name: str, norm: nn.Module, inputs: tuple[Any, ...]) -> None:
     walk.take(name, [moments(piece) for piece in torch.split(inputs[0], CHUNK)])
-    tell("population statistics", len(walk.taken), len(walk.norms))
+    report("population statistics", len(walk.taken), len(walk.norms))
 
 
 def _in_a_pass_each(walk: _Walk, order: Sequence[str], batches: Iterable[Batch]) -> None:

@@ -19,16 +19,16 @@ import onnx
 from onnx import helper
 
 from ..runtime.copies import without_data
+from ..runtime.inputs import feeds
 from ..runtime.protos import FLOATS, produced
 from ..system import progress
 from .impulses import Impulses, NotDerived, elements, everything, impulses
-from .inputs import feeds
 from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
 from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
-from .records import finite
 from .regions import changed
 from .results import Derived
+from .tensor_records import finite
 from .windows import Array
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class _Trial:
         return np.asarray(oracle.evaluate({n: feeds[n] for n in piece.entering})[self.site])
 
     def silent(self, name: str, fed: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of an entering tensor beside another of `shape`: pictures are all made small alike."""
+        """The shape of a tensor that enters next to another one of `shape`: images are all made small alike."""
         usual, other = self.pair.examples[name].shape, self.pair.examples[fed].shape
         same = shape[1:] == other[1:] or len(usual) != len(shape)
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from ..runtime.inputs import Case, shapes
 from ..runtime.providers import Way
-from .inputs import Case, shapes
 from .trial import WORK, Trial
 
 

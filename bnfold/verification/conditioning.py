@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .inputs import Case
+from ..runtime.inputs import Case
 from .measure import is_floating, is_unsteady
 from .opened import MOVED, Opened, outputs
 from .trial import Pairs, Trial

@@ -14,7 +14,6 @@ from onnx import helper
 from .windows import Array, Window
 
 WIDEST = 4096  # elements, from the first tap of a window to the last, or from one window to the next
-MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
 
 
 class NotDerived(Exception):

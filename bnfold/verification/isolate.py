@@ -1,7 +1,7 @@
 """Fold sites cut out of their network, so that each can be fed numbers of its own.
 
-Fed through the network, a site may sit behind channels that a Relu silences for every input one can think of: a fault
-there stays hidden. Cut out, the tensors that enter a site become inputs, and all their channels are alive.
+Fed through the network, a site may come after channels that a Relu sets to zero for every input that was tried: a
+fault there stays hidden. Cut out, the tensors that enter a site become inputs, and all their channels are alive.
 """
 
 from __future__ import annotations

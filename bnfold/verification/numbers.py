@@ -12,21 +12,20 @@ import numpy as np
 
 from ..process.child import stage
 from ..runtime import libraries, providers, sessions
+from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .arithmetics import in_each
-from .channels import by_channel
 from .conditioning import arbiters, measured, steady, transferred
-from .inputs import CannotFeed, Case, feeds
 from .isolate import isolated
-from .loading import placed
 from .measure import Tally
 from .opened import FOLDED, Opened, opened, outputs, placements
 from .oracle import CannotEvaluate
-from .records import record
 from .regions import shape_of_graph, undone
+from .tensor_records import by_channel, record
 from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
 
 Tallies = tuple[
@@ -60,6 +59,15 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
         yield report
         if level == "off" and trial.way.careful and report["ran"]:
             yield from _at_sites(trial, report["tensors"])
+
+
+def _on_no_input(trial: Trial, report: dict[str, Any]) -> None:
+    """Nothing could be compared at a level: a doubt, unless another level of the same provider has compared all."""
+    words = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+    if trial.seen:
+        trial.notes.append(f"optimization {report['level']}: {words}")
+    else:
+        report["why"] = words
 
 
 def _at_sites(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -103,7 +111,7 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
         running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
         if not report["cases"]:
-            report["why"] = f"onnxruntime runs the original on no input{folded_alone(trial)}"
+            _on_no_input(trial, report)
             return report
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
@@ -212,7 +220,7 @@ def _made_the_same(trial: Trial) -> bool:
     chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
     try:
         original, folded = (
-            sessions.optimized(placed(model, trial.folder), "default", target, chain)
+            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
             for model in (trial.original, trial.folded)
         )
     except CannotRun:

@@ -14,11 +14,11 @@ import onnx
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
+from ..runtime.inputs import Case, shapes
+from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
-from .inputs import Case, shapes
-from .loading import placed
 from .trial import JITTERS, LARGE, Trial, session
 from .windows import Array
 
@@ -106,7 +106,7 @@ def _load(
 ) -> Any:
     """A session whose placement is `proved` keeps its engine as well; the others build theirs anew, as others would."""
     stage(f"onnxruntime, loading {label} with graph optimization {level}")
-    held = placed(model, trial.folder)
+    held = for_onnxruntime(model, trial.folder)
     engine, profile = providers.profile(trial.way, runs), ""
     if proved:
         profile = f"{trial.folder}/ran{next(_numbers)}"

@@ -1,10 +1,10 @@
 """Operators that onnx's reference evaluates wrongly, for another opset, or not at all; in float64.
 
-Known errors of onnx 1.23's reference, each replaced here or beside: BatchNormalization-9 mixes batch statistics in,
-BatchNormalization-7 trains; Softmax and its kin before opset 13 normalize one axis instead of all trailing ones; LRN
-loops over the batch instead of the channels; Upsample-7 and Resize-10 are read with the arguments of later versions;
-DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; Flatten does not know what to
-make of no elements; ConvTranspose with groups (convolution.py).
+Known errors of onnx 1.23's reference, each replaced here or in windows.py: BatchNormalization-9 mixes batch statistics
+in, BatchNormalization-7 trains; Softmax and its kin before opset 13 normalize one axis instead of all trailing ones;
+LRN loops over the batch instead of the channels; Upsample-7 and Resize-10 are read with the arguments of later
+versions; DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; Flatten does not know
+what to make of no elements; ConvTranspose with groups.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-from .convolution import Conv, ConvTranspose
-from .pooling import AveragePool, MaxPool
-from .windows import Array
+from .windows import Array, AveragePool, Conv, ConvTranspose, MaxPool
 
 
 class _Standard(OpRun):
@@ -62,7 +60,7 @@ def _normalized(x: Array, axes: tuple[int, ...]) -> Array:
 
 
 class Softmax(_Standard):
-    """exp(x) / sum(exp(x)) over one axis; before opset 13 over that axis and all behind it."""
+    """exp(x) / sum(exp(x)) over one axis; before opset 13 over that axis and all after it."""
 
     def _axes(self, x: Array) -> tuple[int, ...]:
         if self.opset >= 13:

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..model.bounds import expanded
-from ..runtime.protos import called, opset, subgraphs
-from ..system.progress import tell
-from .doubles import doubled
-from .known import settled
+from ..runtime.protos import FLOATS, called, every_node, graphs, opset, subgraphs
+from ..system.progress import report
+from .constant_parts import evaluate_constants
 from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .windows import Array
@@ -54,7 +54,7 @@ class Oracle:
     """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        wide = doubled(settled(model))
+        wide = doubled(evaluate_constants(model))
         order = {key: place for place, key in enumerate(expanded(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
@@ -88,7 +88,7 @@ class Oracle:
         """How far all evaluations are."""
         self._begun += 1
         if self.rounds:
-            tell("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
+            report("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
 
     def _step(self, node: Any, values: dict[str, Any]) -> None:
         inputs = [values.get(name) for name in node.input]
@@ -129,3 +129,56 @@ def _reads(node: onnx.NodeProto) -> list[str]:
 def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array], names: Iterable[str] | None = None) -> dict[str, Any]:
     """One float64 evaluation of `model`: the tensors called `names`, or its outputs."""
     return Oracle(model).evaluate(feeds, names)
+
+
+TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_datatype", "output_dtype"})
+
+
+def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Copy `model` with float32, float16 and bfloat16 made float64 wherever they stand.
+
+    Covers initializers (sparse ones too), Constant and ConstantOfShape values, the target types of Cast and its kin,
+    and declared value types; in subgraphs and functions as well. Integers, 8-bit and 4-bit floats stay as they are.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for graph in graphs(copy.graph):
+        _widen_graph(graph)
+    for node in every_node(copy):
+        _widen_node(node)
+    return copy
+
+
+def _widen_graph(graph: onnx.GraphProto) -> None:
+    for tensor in (*graph.initializer, *(sparse.values for sparse in graph.sparse_initializer)):
+        _widen_tensor(tensor)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in FLOATS:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in FLOATS:
+        wide = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+
+
+def _widen_node(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.TENSOR:
+            _widen_tensor(attribute.t)
+        elif attribute.type == AttributeProto.SPARSE_TENSOR:
+            _widen_tensor(attribute.sparse_tensor.values)
+        elif attribute.name in TYPE_ATTRIBUTES and attribute.i in FLOATS:
+            attribute.i = TensorProto.DOUBLE
+        elif attribute.name in ("value_float", "value_floats"):
+            _as_tensor(attribute)
+    if node.op_type == "ConstantOfShape" and not node.attribute:
+        node.attribute.append(onnx.helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
+
+
+def _as_tensor(attribute: AttributeProto) -> None:
+    """Constant's value_float and value_floats can only say float32; the tensor form can say float64."""
+    one = attribute.name == "value_float"
+    values = np.array(attribute.f if one else list(attribute.floats), dtype=np.float64)
+    attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(values)))

@@ -10,7 +10,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..runtime.protos import FLOATS, called, produced, stored, subgraphs
-from .impulses import MIXING, NotDerived
+from .impulses import NotDerived
+from .regions import MIXING
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]

@@ -35,6 +35,7 @@ def changed(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
 
 SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # what they do not hand on is not read
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
 
 
 UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # which input an operator reads without a look at its values

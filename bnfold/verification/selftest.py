@@ -13,13 +13,11 @@ from onnx import helper, numpy_helper
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
-from ..runtime.protos import stored
+from ..runtime.loading import load
+from ..runtime.protos import Array, stored
 from ..system.progress import each
-from .impulses import MIXING
-from .loading import load
-from .regions import changed
+from .regions import MIXING, changed
 from .verifying import located, verify
-from .windows import Array
 
 SCHEMA = "bnfold.selftest/1"
 SITES = 2  # the first and the last of a model

@@ -11,8 +11,8 @@ import onnx
 from ..errors import first_line
 from ..model.messages import counts
 from ..process.child import stage
-from ..runtime.protos import fed
-from .loading import load
+from ..runtime.loading import load
+from ..runtime.protos import caller_inputs
 from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add
@@ -22,7 +22,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the interfaces of two models (paths) and check both; `problems` fail, `notes` inform.
 
     Same inputs and outputs (names, order, types, dimensions), operator sets, IR version, metadata and doc strings;
-    every message beside the fold sites (`declared`, or whatever nodes differ) the same to the last byte; external data
+    every message outside the fold sites (`declared`, or whatever nodes differ) the same to the last byte; external data
     at its place; every name defined once; onnx's checker, which the folded model must pass if the original does.
     """
     stage("reading the models")
@@ -48,7 +48,7 @@ def _facts(model: onnx.ModelProto) -> dict[str, int]:
 
 def _interface(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
     sides = (
-        ("inputs", fed(original.graph), fed(folded.graph)),
+        ("inputs", caller_inputs(original.graph), caller_inputs(folded.graph)),
         ("outputs", list(original.graph.output), list(folded.graph.output)),
     )
     for what, old, new in sides:
@@ -103,7 +103,7 @@ def _repeated(model: onnx.ModelProto) -> set[str]:
     graph = model.graph
     counts = Counter(tensor.name for tensor in graph.initializer)
     counts.update(name for node in graph.node for name in node.output if name)
-    counts.update(value.name for value in fed(graph))
+    counts.update(value.name for value in caller_inputs(graph))
     return {name for name, count in counts.items() if count > 1}
 
 

@@ -15,17 +15,17 @@ from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
+from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
+from ..runtime.input_files import sizes_of
+from ..runtime.input_options import combinations, input_sets
+from ..runtime.inputs import CannotFeed, Case, cases, feeds
+from ..runtime.loading import for_onnxruntime, load
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .asked import combined, files
-from .dimensions import Sizes, candidates
-from .given import sizes_of
-from .inputs import CannotFeed, Case, cases, feeds
-from .loading import load, placed
 from .oracle import CannotEvaluate, Oracle
 from .regions import MOVES, edited, shared
 from .results import Derived
@@ -92,8 +92,8 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)
     trial.deadline = request.get("deadline") or math.inf
-    asked = combined(original.graph, request.get("dims", {}), request.get("shapes", {}))
-    trial.planned = cases(trial.effort, trial.seed, asked, files(request.get("inputs", ())))
+    asked = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
+    trial.planned = cases(trial.effort, trial.seed, asked, input_sets(request.get("inputs", ())))
     stage("the float64 evaluation of the original")
     try:
         trial.oracle = Oracle(original)
@@ -211,7 +211,7 @@ def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chai
     options = sessions.options(
         level, deterministic=trial.way.careful, threads=threads(), entries=ENTRIES, profile=profile
     )
-    held = placed(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
+    held = for_onnxruntime(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
     return sessions.session(held, options, chain)
 
 

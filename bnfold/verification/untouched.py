@@ -1,4 +1,4 @@
-"""What a fold has no business with must be the very messages that were read, down to the last byte."""
+"""What a fold does not declare as changed must be the very messages that were read, byte for byte."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Messages:
         }
 
     def unasked(self, declared: Collection[str] | None) -> Iterator[str]:
-        """Sentences about what changed beside the fold sites.
+        """Sentences about what changed outside the fold sites.
 
         `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a
         constant that does, counts as one.

@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, given
-from ..process import child
+from ..process import launcher
+from ..process.endings import Failed
+from ..process.jobs import job
 from ..runtime.doctor import require
+from ..runtime.input_options import require_dims, require_sizes
+from ..runtime.loading import for_onnxruntime, require_model_file
 from ..runtime.placement import POLICIES, Placement
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
-from .asked import require_dims, require_sizes
 from .judge import judge, run_wrong
-from .loading import found, placed
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
@@ -60,7 +62,7 @@ def verify(
     takes the inputs of one shape. `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test
     data), run before random ones. `dims` gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to
     try, `shapes` whole inputs theirs. After `budget_s` seconds nothing more is begun, and the notes say what was
-    skipped. `declared` are the sites of the fold (`FoldResult.sites`): everything beside them must be the same to
+    skipped. `declared` are the sites of the fold (`FoldResult.sites`): everything else must be the same to
     the last byte. `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
@@ -120,10 +122,10 @@ def located(model: Model) -> Iterator[Path]:
     """A path where a child process finds `model`: its own, or that of a temporary copy of a model in memory."""
     where = given(model)
     if isinstance(where, Path):
-        yield found(where)
+        yield require_model_file(where)
         return
     with temporary.folder() as folder:
-        held = placed(where, folder)
+        held = for_onnxruntime(where, folder)
         path = Path(held) if isinstance(held, str) else Path(folder, "model.onnx")
         if isinstance(held, bytes):
             path.write_bytes(held)
@@ -146,11 +148,27 @@ class _Numbers(NamedTuple):
     derived: tuple[Derived, ...] = ()
 
 
+@job
+def check_structure(request: dict[str, Any]) -> dict[str, Any]:
+    """`structure.check`, whose imports only the child needs."""
+    from .structure import check
+
+    return check(request)
+
+
+@job
+def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
+    """`numbers.compare`, whose imports only the child needs."""
+    from .numbers import compare
+
+    return compare(request)
+
+
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
     try:
-        answer = child.run("structure", request, seconds=SECONDS[request["effort"]])
-    except child.Crashed as why:
+        answer = launcher.run(check_structure, request, seconds=SECONDS[request["effort"]])
+    except Failed as why:
         structure, crash = None, [str(why)]
     else:
         structure, crash = Structure(**{**answer, **{part: tuple(answer[part]) for part in ("problems", "notes")}}), []
@@ -171,14 +189,14 @@ def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers
     first, seconds = served[0], SECONDS[request["effort"]] * len(served)
     asked = {**request, "provider": first.provider, "maths": [way.math for way in served]}
     try:
-        answers = child.run("numbers", asked, seconds=seconds, environment=first.environment, reserves=first.gpu)[
-            "ways"
-        ]
-    except child.Crashed as why:
+        answer = launcher.run(
+            compare_numbers, asked, seconds=seconds, environment=first.environment, reserves=first.gpu
+        )
+    except Failed as why:
         if len(served) > 1:
             return [answer for way in served for answer in _numbers(request, [way])]
         return [_Numbers(blocked=(_of(first, str(why)),))]
-    return [_answer(way, answer) for way, answer in zip(served, answers, strict=True)]
+    return [_answer(way, found) for way, found in zip(served, answer["ways"], strict=True)]
 
 
 def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
@@ -198,5 +216,5 @@ def _level(entry: Mapping[str, Any]) -> Level:
 
 
 def _compared(entry: Mapping[str, Any]) -> Compared:
-    told = entry["by_channel"]
-    return Compared(**{**entry, "by_channel": ChannelErrors.of(told) if told else None})
+    errors = entry["by_channel"]
+    return Compared(**{**entry, "by_channel": ChannelErrors.of(errors) if errors else None})

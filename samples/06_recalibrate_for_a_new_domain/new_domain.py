@@ -18,8 +18,8 @@ from bnfold.benchmarking.environment import environment
 from bnfold.evaluation import evaluate
 from bnfold.folding.pipeline import fold_file
 from bnfold.model.onnx_io import load as load_model
-from bnfold.recalibration.asked import Options
-from bnfold.recalibration.files import check_file, recalibrate_file
+from bnfold.recalibration.options import Options
+from bnfold.recalibration.pipeline import check_file, recalibrate_file
 from bnfold.train import TrainOptions, train
 from bnfold.train.data import Dataset, Split, load
 from bnfold.train.export import export

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold.benchmarking.environment import environment
-from bnfold.benchmarking.nvml import gpus
+from bnfold.runtime.nvml import states
 from tests.benchmarks.children import ROOT
 
 SCHEMA = "bnfold.instead/1"
@@ -208,7 +208,7 @@ def begun(out: Path) -> dict[str, Any]:
         return dict(json.loads(out.read_text()))
     packages = {name: installed(name) for name in ("torch", "triton", "timm", "onnxscript")}
     tf32 = {"onnxruntime use_tf32": "1", "torch float32_matmul_precision": "high", "torch cudnn.allow_tf32": True}
-    surroundings = environment() | packages | {"gpus": gpus(), "tf32": tf32}
+    surroundings = environment() | packages | {"gpus": states(), "tf32": tf32}
     return {"schema": SCHEMA, "environment": surroundings, "rows": []}
 
 

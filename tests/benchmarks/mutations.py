@@ -22,8 +22,8 @@ import onnx
 import bnfold
 from bnfold.benchmarking.environment import environment
 from bnfold.runtime import sessions
-from bnfold.verification.dimensions import candidates
-from bnfold.verification.inputs import Case, feeds
+from bnfold.runtime.dimensions import candidates
+from bnfold.runtime.inputs import Case, feeds
 from bnfold.verification.selftest import Site, by_member, folded_sites, with_fault
 from tests.data import DATA
 from tests.zoo import CACHE, line

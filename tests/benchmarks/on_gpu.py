@@ -31,9 +31,9 @@ import bnfold
 from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.settings import SEARCHES
 from bnfold.errors import EnvironmentProblem
+from bnfold.runtime.dimensions import dynamic
 from bnfold.runtime.doctor import examined, require
 from bnfold.runtime.providers import PROVIDERS
-from bnfold.verification.dimensions import dynamic
 from tests.benchmarks import leases
 
 TIMED = (

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
-from bnfold.benchmarking.nvml import gpus
 from bnfold.runtime import libraries, sessions
+from bnfold.runtime.nvml import states
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.system.installed import runtime
 from bnfold.train.to_onnx import converted
@@ -221,7 +221,7 @@ def measure(request: Request) -> dict[str, Any]:
         }
         for (name, (variant, wait)), column in zip(made.items(), seconds.T, strict=True)
     }
-    rest = {"failed": failed, "cache": caches(), "gpus": gpus(), "files": nodes(request["stem"])}
+    rest = {"failed": failed, "cache": caches(), "gpus": states(), "files": nodes(request["stem"])}
     return {"shape": list(x.shape), "variants": results, **rest}
 
 

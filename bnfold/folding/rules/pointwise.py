@@ -105,8 +105,8 @@ def sink_sub(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_sum(node: gs.Node, port: int, affine: Affine, share: Affine, shift: np.ndarray) -> Shares:
     """One constant takes the share, others are divided by the scale, which moves on; past a variable only t moves."""
     broadcasts(node)
-    others = [i for i in range(len(node.inputs)) if i != port]
-    if others and all(is_constant(node.inputs[i]) for i in others):
+    if len(node.inputs) > 1 and all(is_constant(x) for i, x in enumerate(node.inputs) if i != port):
+        others = [i for i in range(len(node.inputs)) if i != port]
         return {**dict.fromkeys(others, share.scaling), others[0]: share, OUT: at_output(node, affine.scaling)}
     require(not affine.has_scale, "MIXES", f"{label(node)} adds a tensor to which the scale does not apply")
     return {OUT: at_output(node, Affine.of(1.0, shift))}

@@ -24,7 +24,7 @@ def from_path(path: Path, card: Card, any_range: bool = False) -> Iterator[Feed]
     return _from_folder(path, card) if os.path.isdir(path) else _from_archive(path, card, any_range)
 
 
-def given(batches: Iterable[Any], card: Card) -> Iterator[Feed]:
+def from_batches(batches: Iterable[Any], card: Card) -> Iterator[Feed]:
     """What a caller hands over: dictionaries by input name or, for a model with one input, arrays."""
     for i, batch in enumerate(batches):
         feed = batch if isinstance(batch, Mapping) else {card.names[0]: batch}
@@ -60,5 +60,7 @@ def _from_folder(path: Path, card: Card) -> Iterator[Feed]:
     value, pixels, (channels, height, width) = card.image(), card.pixels(path), card.image_shape
     files = pictures.files(path)
     for i in np.random.default_rng(SHUFFLE).permutation(len(files)):
-        image = pictures.middle(pictures.covering(pictures.opened(files[i], channels), height, width), height, width)
+        image = pictures.middle(
+            pictures.covering(pictures.read_picture(files[i], channels), height, width), height, width
+        )
         yield {value.name: fitting(value, pixels(image[None]), files[i])}

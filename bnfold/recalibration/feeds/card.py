@@ -13,7 +13,7 @@ import onnx
 from onnx import helper
 
 from ...errors import ModelProblem
-from ...runtime.protos import fed, shape
+from ...runtime.protos import caller_inputs, shape
 from ...system.limits import current
 from ...train.pixels import Normalization
 
@@ -53,8 +53,8 @@ class Card:
 
     @staticmethod
     def of(model: onnx.ModelProto) -> Card:
-        told = {entry.key: entry.value for entry in model.metadata_props}
-        return Card(tuple(map(_input, fed(model.graph))), _normalization(told), _classes(told))
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        return Card(tuple(map(_input, caller_inputs(model.graph))), _normalization(metadata), _classes(metadata))
 
     def image(self) -> Input:
         """The only input, if it takes images (N, C, H, W) of a known size. Raises ModelProblem otherwise."""
@@ -140,18 +140,18 @@ def _input(value: onnx.ValueInfoProto) -> Input:
     return Input(value.name, np.dtype(kind), sizes)
 
 
-def _normalization(told: dict[str, str]) -> Normalization | None:
-    if "bnfold.normalization" not in told:
+def _normalization(metadata: dict[str, str]) -> Normalization | None:
+    if "bnfold.normalization" not in metadata:
         return None
     try:
-        return Normalization.from_stored(json.loads(told["bnfold.normalization"]))
+        return Normalization.from_stored(json.loads(metadata["bnfold.normalization"]))
     except DAMAGE as why:
         raise ModelProblem("the metadata bnfold.normalization of the model is damaged", "Export it again.") from why
 
 
-def _classes(told: dict[str, str]) -> tuple[str, ...]:
+def _classes(metadata: dict[str, str]) -> tuple[str, ...]:
     try:
-        names: Sequence[object] = json.loads(told.get("bnfold.classes", "[]"))
+        names: Sequence[object] = json.loads(metadata.get("bnfold.classes", "[]"))
         return tuple(map(str, names))
     except DAMAGE as why:
         raise ModelProblem("the metadata bnfold.classes of the model is damaged", "Export it again.") from why

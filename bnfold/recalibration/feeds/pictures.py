@@ -27,7 +27,7 @@ def files(folder: Path) -> list[Path]:
     return found
 
 
-def opened(path: Path, channels: int) -> Pixels:
+def read_picture(path: Path, channels: int) -> Pixels:
     """One image as it is stored, grey for 1 channel, else RGB. Raises ModelProblem, naming the file."""
     need("PIL")
     from PIL import Image, UnidentifiedImageError

@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from ..runtime.protos import FLOATS, fed, shape, stored
 from ..system.limits import current
 from .dimensions import Sizes, shapes_of
-from .given import loaded
-from .windows import Array
+from .input_files import read_inputs
+from .protos import FLOATS, Array, caller_inputs, shape, stored
 
 _INTEGERS = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
 
@@ -45,7 +44,7 @@ class Case:
 def cases(effort: str, seed: int, asked: Sequence[Sizes] = ({},), paths: Sequence[str] = ()) -> list[Case]:
     """The inputs of a verification: files, then three distributions; with effort `full` twice each, and another size.
 
-    Each of the sizes `asked` for is used at least once.
+    Each of the sizes of `asked` is used at least once.
     """
     drawn = _drawn(effort, seed)
     rounds = range(max(len(drawn), len(asked)))
@@ -85,20 +84,22 @@ DRAWS: dict[str, Callable[[np.random.Generator, list[int]], Array]] = {
 def feeds(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, Array]:
     """A value for every input a caller has to feed; the same case gives the same values."""
     if case.path:
-        return loaded(graph, case.path)
+        return read_inputs(graph, case.path)
     random = np.random.default_rng([case.seed, *case.distribution.encode()])
     limits, sizes = _limits(graph), {**sizes, **dict(case.given)}
     shapes = shapes_of(graph, sizes, case.batch, case.larger)
-    return {v.name: np.asarray(_value(v, case, shapes[v.name], limits.get(v.name), random)) for v in fed(graph)}
+    return {
+        v.name: np.asarray(_value(v, case, shapes[v.name], limits.get(v.name), random)) for v in caller_inputs(graph)
+    }
 
 
 def shapes(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, list[int]]:
     """The shapes that inputs without a fixed shape have in a case."""
     if case.path:
-        return {name: list(value.shape) for name, value in loaded(graph, case.path).items()}
+        return {name: list(value.shape) for name, value in read_inputs(graph, case.path).items()}
     sizes = {**sizes, **dict(case.given)}
     found = shapes_of(graph, sizes, case.batch, case.larger)
-    return {v.name: found[v.name] for v in fed(graph) if not _fixed(v)}
+    return {v.name: found[v.name] for v in caller_inputs(graph) if not _fixed(v)}
 
 
 def _fixed(value: onnx.ValueInfoProto) -> bool:
@@ -124,7 +125,7 @@ def _value(
 
 
 def _limits(graph: onnx.GraphProto) -> dict[str, int]:
-    """How large an integer input may be: below the size of the table that Gather looks it up in, also behind a Cast."""
+    """How large an integer input may be: below the size of the table that Gather reads, also through a Cast."""
     tables = stored(graph)
     source = {node.output[0]: node.input[0] for node in graph.node if node.op_type in ("Cast", "Identity", "Reshape")}
     limits: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Everything that a report tells, as plain data: schema `bnfold.report/1`."""
+"""Everything that a report shows, as plain data: schema `bnfold.report/1`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..model.storage import Storage
 from . import latency, records
 from .channels import channels
 from .drawing import drawn
-from .fates import fates
+from .node_results import node_results
 
 if TYPE_CHECKING:
     from ..benchmarking import Benchmark
@@ -29,13 +29,13 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models and what is known of their files: `told` has path, bytes and SHA-256 of each."""
+    """Two models and what is known of their files: `model_files` has path, bytes and SHA-256 of each."""
 
     original: ModelProto
     folded: ModelProto
     storage: Storage  # of the original
     sizes: tuple[Size, Size]
-    told: dict[str, Plain]
+    model_files: dict[str, Plain]
 
 
 def of_fold(report: FoldReport) -> Plain:
@@ -47,14 +47,14 @@ def of_fold(report: FoldReport) -> Plain:
     models["original"] = models.get("original") or described(report.source)
     models["folded"] = models.get("folded") or (described(report.target) if report.written else {})
     sizes = report.before, report.after
-    told = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
-    told["folded"]["path"] = str(report.target)
+    model_files = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
+    model_files["folded"]["path"] = str(report.target)
     original, storage = onnx_io.detached(report.source)
-    pair = Pair(original, report.result.model, storage, sizes, told)
+    pair = Pair(original, report.result.model, storage, sizes, model_files)
     return _payload(pair, report.to_json(), found)
 
 
-def gathered(
+def collect(
     original: Path,
     folded: Path,
     *,
@@ -90,9 +90,9 @@ def _pair(original: Path, folded: Path) -> Pair:
         models = [model for model, _ in read]
         files = zip(models, (first, second), strict=True)
         sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
-        told = {"original": described(first), "folded": described(second)}
+        model_files = {"original": described(first), "folded": described(second)}
     _require_pair(models, sizes, (original, folded))
-    return Pair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), told)
+    return Pair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), model_files)
 
 
 def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tuple[Path, Path]) -> None:
@@ -113,7 +113,7 @@ def _fold_record(path: Path, pair: Pair) -> Plain:
     found = records.record(path, "fold")
     for name, size in zip(("before", "after"), pair.sizes, strict=True):
         records.require_sizes(path, found[name], asdict(size))
-    records.require_same(path, (found["verification"] or {}).get("models", {}), pair.told)
+    records.require_same(path, (found["verification"] or {}).get("models", {}), pair.model_files)
     return found
 
 
@@ -124,10 +124,10 @@ def _verification(how: str, pair: Pair, outside: bool) -> Plain | None:
     if how in ("fast", "full"):
         from ..verification import verify
 
-        paths = (pair.told[name]["path"] for name in ("original", "folded"))
+        paths = (pair.model_files[name]["path"] for name in ("original", "folded"))
         return verify(*paths, effort=how, allow_external_outside=outside).to_json()
     found = records.record(Path(how), "verify")
-    records.require_same(Path(how), found["models"], pair.told)
+    records.require_same(Path(how), found["models"], pair.model_files)
     return found
 
 
@@ -141,7 +141,7 @@ def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | N
         return _measured(pair, raw)
     path = Path(bench)
     found = records.record(path, "bench")
-    records.require_same(path, found.get("models", {}), pair.told)
+    records.require_same(path, found.get("models", {}), pair.model_files)
     names = dict(zip(("original", "folded"), pair.sizes, strict=True))
     records.require_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
     norms = {name: size.batch_normalizations for name, size in names.items()}
@@ -154,7 +154,7 @@ def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
 
     if raw:
         raise UsageProblem("--raw with --bench run", "A file of raw samples goes with the file of its own benchmark.")
-    found: Benchmark = benchmark(pair.told["original"]["path"], pair.told["folded"]["path"])
+    found: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
     return found.to_json(), latency.condensed(block.to_json() for block in found.blocks)
 
 
@@ -174,11 +174,11 @@ def _payload(
         "schema": SCHEMA,
         "bnfold": __version__,
         "made": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "models": pair.told,
+        "models": pair.model_files,
         "before": asdict(pair.sizes[0]),
         "after": asdict(pair.sizes[1]),
         "source": source,
-        "nodes": fates(before, after, said, derived=source != "fold"),
+        "nodes": node_results(before, after, said, derived=source != "fold"),
         "channels": channels(pair.original, pair.storage),
         "fold": {**record, "verification": None} if record else None,
         "verification": verification,
@@ -194,7 +194,7 @@ def _derived(pair: Pair) -> tuple[str, Plain | None]:
     from ..folding.driver import explain
 
     try:
-        found = explain(pair.told["original"]["path"])
+        found = explain(pair.model_files["original"]["path"])
     except BnfoldError:
         return "names", None
     return "derived", {"folded": [*map(asdict, found.folded)], "kept": [*map(asdict, found.kept)]}

@@ -12,22 +12,24 @@ import onnx
 from ..errors import ModelProblem
 from ..model.messages import counts
 from ..process.child import stage
+from ..process.jobs import job
 from ..runtime import libraries, sessions
+from ..runtime.dimensions import candidates
+from ..runtime.input_options import require_dynamic
+from ..runtime.inputs import Case, feeds
+from ..runtime.loading import load
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
-from ..verification.asked import require_dynamic
-from ..verification.dimensions import candidates
-from ..verification.inputs import Case, feeds
-from ..verification.loading import load
 from ..verification.regions import shape_of_graph
 from .precision import BY_HAND, halved, require_float32
-from .runner import MODELS, ORIGINAL, cannot_load, opened
+from .runner import MODELS, ORIGINAL, cannot_load, open_session
 from .settings import FLOAT16, Setting
 
 T = TypeVar("T")
 
 
-def survey(request: Mapping[str, Any]) -> dict[str, Any]:
+@job
+def preflight(request: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes, shapes, outputs for each of `request["dims"]`, and facts about the models in each precision.
 
     The CPU tells them all: a GPU, which takes seconds to start, does so for models that only it can run.
@@ -92,7 +94,7 @@ def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _sized(setting: Setting, request: Mapping[str, Any], graph: onnx.GraphProto) -> list[dict[str, Any]]:
     stage("onnxruntime, running the original")
-    session = opened(request, "original", setting)
+    session = open_session(request, "original", setting)
     return [_running(session, graph, dict(dims), request["original"]) for dims in request["dims"]]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from ..runtime.protos import fed, shape, stored
+from .protos import caller_inputs, shape, stored
 
 Sizes = Mapping[str, int]  # a symbolic dimension, or `input/axis`: its size
 
@@ -17,8 +17,10 @@ OTHER_SIZES = (16, 8, 32, 64, 128, 4, 1, 3, 2, 256)
 def shapes_of(graph: onnx.GraphProto, sizes: Sizes, batch: int, larger: int = 0) -> dict[str, list[int]]:
     """The shape of every input: its own, else what `sizes` say, else what the weights fix, else `batch` and `*`."""
     known = {**_implied(graph), **sizes}
-    ranks = {v.name: _given_rank(v.name, sizes) or _rank(graph, v.name) for v in fed(graph) if shape(v) is None}
-    return {v.name: _shape(v, ranks.get(v.name, 0), known, batch, larger) for v in fed(graph)}
+    ranks = {
+        v.name: _rank_of_sizes(v.name, sizes) or _rank(graph, v.name) for v in caller_inputs(graph) if shape(v) is None
+    }
+    return {v.name: _shape(v, ranks.get(v.name, 0), known, batch, larger) for v in caller_inputs(graph)}
 
 
 def _shape(value: onnx.ValueInfoProto, rank: int, sizes: Sizes, batch: int, larger: int) -> list[int]:
@@ -56,7 +58,7 @@ def _last_axis(graph: onnx.GraphProto, name: str) -> list[int]:
     return [len(dims) - 1 for v in graph.input if v.name == name and (dims := shape(v))]
 
 
-def _given_rank(name: str, sizes: Sizes) -> int:
+def _rank_of_sizes(name: str, sizes: Sizes) -> int:
     """The rank of an input that does not state it, where sizes were asked for by its axes."""
     return sum(key.startswith(f"{name}/") for key in sizes)
 
@@ -70,7 +72,7 @@ def _rank(graph: onnx.GraphProto, name: str) -> int:
 
 def candidates(graph: onnx.GraphProto) -> Iterator[Sizes]:
     """Sizes for the dynamic dimensions other than the batch, likeliest first; one set if there are none."""
-    ranks = [len(shape(v) or [None] * 4) for v in fed(graph) if _is_dynamic(v)]
+    ranks = [len(shape(v) or [None] * 4) for v in caller_inputs(graph) if _is_dynamic(v)]
     if not ranks:
         yield {}
         return
@@ -83,7 +85,7 @@ def dynamic(graph: onnx.GraphProto) -> list[str]:
     known = _implied(graph)
     names = [
         dim if isinstance(dim, str) else f"{value.name}/{axis}"
-        for value in fed(graph)
+        for value in caller_inputs(graph)
         for axis, dim in enumerate(shape(value) or [None] * _rank(graph, value.name))
         if not isinstance(dim, int) and f"{value.name}/{axis}" not in known
     ]

@@ -1,4 +1,4 @@
-"""`-q` and `-v`, which every command has: how much is said beside data and errors."""
+"""`-q` and `-v`, which every command has: how much is said other than data and errors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import typer
 
 from bnfold import __version__
 from bnfold.errors import UsageProblem
-from bnfold.system.progress import notified
+from bnfold.system.progress import notifying
 from bnfold_cli import console
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but data and errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: details, versions, time.")]
 
 
-def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
     """The command, with `--quiet` and `--verbose`, and bars while it works."""
     plain = inspect.signature(command, eval_str=True)
     more = [
@@ -31,10 +31,10 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
-        speak(quiet, verbose)
+        set_verbosity(quiet, verbose)
         notice()
         began = time.perf_counter()
-        with drawn(), notified(console.note):
+        with progress_shown(), notifying(console.note):
             code = command(**asked)
         if console.detailed:
             console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")
@@ -46,17 +46,17 @@ def spoken(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def drawn() -> AbstractContextManager[None]:
+def progress_shown() -> AbstractContextManager[None]:
     """Bars, where there is somebody to see them."""
     if not sys.stderr.isatty():
         return nullcontext()
-    from bnfold_cli import bars
+    from bnfold_cli import progress_bar
 
-    shown: AbstractContextManager[None] = bars.shown()
+    shown: AbstractContextManager[None] = progress_bar.shown()
     return shown
 
 
-def speak(quiet: bool, verbose: bool) -> None:
+def set_verbosity(quiet: bool, verbose: bool) -> None:
     """Say less or more from now on. Raises UsageProblem for both at once."""
     if quiet and verbose:
         raise UsageProblem("--quiet and --verbose exclude each other", "Leave out one of them.")

@@ -1,4 +1,4 @@
-"""A benchmark under way: a survey, cold starts, then launches until intervals are narrow or the time is over."""
+"""A benchmark under way: a preflight, cold starts, then launches until intervals are narrow or the time is over."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from functools import partial
 from typing import Any
 
 from ..errors import Inconclusive, ModelProblem
-from ..process import child
+from ..process import launcher, turns
+from ..process.endings import Failed
+from ..process.jobs import Job
 from ..runtime.doctor import require
+from ..runtime.nvml import states
 from ..runtime.providers import Way
 from ..system import temporary
-from ..system.progress import tell
-from . import turns
+from ..system.progress import report
 from .environment import environment
-from .nvml import gpus
+from .launch import capture_graph, cold_start, launch
+from .preflight import preflight
 from .results import Cold
 from .runner import MODELS
 from .settings import Setting
@@ -33,7 +36,7 @@ PATIENCE = {"cpu": 60.0, "cuda": 300.0}  # seconds after which a child is stoppe
 COMPILING = 1800.0  # the same, of a provider that compiles graphs: engines take minutes
 APART = "launches got ready one after another: when they did so at the same time, one failed"
 
-_SURVEYED = ("dims", "precision")
+_VARIED = ("dims", "precision")
 
 GRAPHS_NEED = (
     "A CUDA graph needs every node on CUDA, no control flow, and outputs whose shapes the inputs fix; "
@@ -42,7 +45,7 @@ GRAPHS_NEED = (
 
 
 @dataclass
-class Session:
+class Measurement:
     """What is to be measured, what is known, the answers so far."""
 
     request: dict[str, Any]
@@ -60,11 +63,11 @@ class Session:
     longest: float = 0.0  # seconds of a child that timed nothing
 
     def run(self) -> None:
-        """Survey, cold costs, launches."""
-        self.around = {**environment(), "threads": self.request["threads"], "gpus": gpus()}
-        dims, precisions = (list(dict.fromkeys(getattr(each, of) for each in self.settings)) for of in _SURVEYED)
+        """Preflight, cold starts, launches."""
+        self.around = {**environment(), "threads": self.request["threads"], "gpus": states()}
+        dims, precisions = (list(dict.fromkeys(getattr(each, of) for each in self.settings)) for of in _VARIED)
         gpu = next((plain for name in self.gpus if (plain := Way(name).plain) != "cpu"), "")
-        self.facts = self._surveyed({"dims": dims, "precisions": precisions, "gpu": gpu})
+        self.facts = self._preflight({"dims": dims, "precisions": precisions, "gpu": gpu})
         self.cells = [
             {
                 "setting": each.to_json(),
@@ -78,13 +81,13 @@ class Session:
             self._start_cold()
         self._launch()
 
-    def _surveyed(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _preflight(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """The facts, found while the providers are tried: whether these run comes first."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             tried = pool.submit(copy_context().run, require, self.gpus)
             try:
-                return self.child("survey", "cpu", request)
+                return self.child(preflight, "cpu", request)
             finally:
                 tried.result()
                 self.longest = time.perf_counter() - started
@@ -99,7 +102,7 @@ class Session:
         try:
             for precision in dict.fromkeys(cell["setting"]["precision"] for cell in graphs):
                 first = next(cell for cell in graphs if cell["setting"]["precision"] == precision)
-                self.child("captured", first["setting"]["provider"], {"cells": [first]})
+                self.child(capture_graph, first["setting"]["provider"], {"cells": [first]})
         except (ModelProblem, Inconclusive) as why:
             if len(graphs) == len(self.cells):
                 raise ModelProblem(f"no CUDA graph: {why}", GRAPHS_NEED) from why
@@ -116,7 +119,7 @@ class Session:
             mine = [cell for cell in self.cells if cell["setting"]["provider"] == provider]
             served = next((cell for cell in mine if cell["setting"]["level"] == "default"), mine[0])
             for name in MODELS:
-                self._alone(served, name)
+                self._cold_start(served, name)
             if provider == "cuda":
                 search = OTHER[served["setting"]["cudnn_search"]]
                 self._start_other({**served, "setting": {**served["setting"], "cudnn_search": search}})
@@ -124,15 +127,15 @@ class Session:
     def _start_other(self, cell: dict[str, Any]) -> None:
         for name in MODELS:
             try:
-                self._alone(cell, name, max(LEAST_START, (self.deadline - time.perf_counter()) / 4))
+                self._cold_start(cell, name, max(LEAST_START, (self.deadline - time.perf_counter()) / 4))
             except Inconclusive as why:
                 self.notes.append(f"cold start: {why}")
 
-    def _alone(self, cell: dict[str, Any], name: str, patience: float | None = None) -> None:
+    def _cold_start(self, cell: dict[str, Any], name: str, patience: float | None = None) -> None:
         setting = Setting.of(cell["setting"])
         with temporary.folder() as engines:  # nothing built or timed before is of help
-            more = {"alone": name, "cells": [cell], "folder": engines}
-            answer = self.child("alone", setting.provider, more, patience=patience)
+            more = {"model": name, "cells": [cell], "folder": engines}
+            answer = self.child(cold_start, setting.provider, more, patience=patience)
         self.cold.append(Cold(setting.provider, name, **answer, cudnn_search=setting.cudnn_search))
 
     def _launch(self) -> None:
@@ -140,7 +143,7 @@ class Session:
         size = FEWEST if self._may_get_ready_together else 1
         lasted, around = 0.0, self.longest  # of the last launches: all of it, and what of it was not timing
         while (done := len(self.answers)) < self.launches:
-            tell("bench: launches", done, self.launches)
+            report("bench: launches", done, self.launches)
             left, count = self.deadline - time.perf_counter(), min(size, self.launches - done)
             if done >= min(FEWEST, self.launches) and (self._narrow() or left < lasted):
                 break
@@ -168,7 +171,7 @@ class Session:
         plain: list[dict[str, Any]] = [{"cells": self.cells, "seconds": seconds, "seed": seed} for seed in seeds]
 
         def start(request: dict[str, Any], **turn: Any) -> dict[str, Any]:
-            return self.child("launch", patient, {**request, **turn}, seconds * len(plain))
+            return self.child(launch, patient, {**request, **turn}, seconds * len(plain))
 
         several = len(plain) > 1
         found = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
@@ -188,7 +191,7 @@ class Session:
         return list(dict.fromkeys(each.provider for each in self.settings if each.way.gpu))
 
     def child(
-        self, job: str, provider: str, more: Mapping[str, Any], timing: float = 0.0, patience: float | None = None
+        self, job: Job, provider: str, more: Mapping[str, Any], timing: float = 0.0, patience: float | None = None
     ) -> dict[str, Any]:
         """The answer of a child, which may take `patience` seconds, or what is usual if `timing` of them are for that.
 
@@ -197,8 +200,8 @@ class Session:
         started = time.perf_counter()
         usual = max(PATIENCE.get(provider, COMPILING), 4 * (timing or self.deadline - started))
         try:
-            answer = child.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
-        except child.Crashed as why:
+            answer = launcher.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
+        except Failed as why:
             raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
         if not timing and not patience:
             self.longest = max(self.longest, time.perf_counter() - started)

@@ -15,8 +15,8 @@ from onnx import numpy_helper
 import bnfold
 from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
-from bnfold.verification.asked import combined, dim_asked, files, require_dims, shape_asked
-from bnfold.verification.inputs import Case, cases, feeds
+from bnfold.runtime.input_options import combinations, input_sets, parse_dim, parse_shape, require_dims
+from bnfold.runtime.inputs import Case, cases, feeds
 from bnfold_cli.main import run
 from tests.test_verify_inputs import parse
 
@@ -50,26 +50,26 @@ def models(tmp_path: Path) -> tuple[str, str]:
     ],
 )
 def test_a_shape_is_read_in_every_spelling_in_use(text: str, found: dict[str, tuple[int, ...]]) -> None:
-    assert shape_asked(text) == found
+    assert parse_shape(text) == found
 
 
 @pytest.mark.parametrize("text", ["", "x", "x:", "x:1,-1", "x:0,3", "x:1,,3", "x:1,a", "x:1.5"])
 def test_what_is_no_shape_is_refused(text: str) -> None:
     with pytest.raises(UsageProblem, match="is not NAME:SIZES"):
-        shape_asked(text)
+        parse_shape(text)
 
 
 def test_a_dimension_takes_one_size_or_several() -> None:
-    assert dim_asked("N=8") == ("N", (8,))
-    assert dim_asked("x/0=1, 8") == ("x/0", (1, 8))
+    assert parse_dim("N=8") == ("N", (8,))
+    assert parse_dim("x/0=1, 8") == ("x/0", (1, 8))
     for text in ("N", "=3", "N=", "N=0", "N=1,x"):
         with pytest.raises(UsageProblem, match="is not NAME=SIZE"):
-            dim_asked(text)
+            parse_dim(text)
 
 
 def test_sizes_are_combined_and_checked_against_the_model() -> None:
-    assert combined(NET.graph, {}, {}) == [{}]
-    assert combined(NET.graph, {"N": [1, 8]}, {"": [2, 3, 9, 7]}) == [
+    assert combinations(NET.graph, {}, {}) == [{}]
+    assert combinations(NET.graph, {"N": [1, 8]}, {"": [2, 3, 9, 7]}) == [
         {"N": 1, "H": 9, "W": 7},
         {"N": 8, "H": 9, "W": 7},
     ]
@@ -80,7 +80,7 @@ def test_sizes_are_combined_and_checked_against_the_model() -> None:
         ({}, {"x": [1, 3, 8]}, r"cannot have the shape \[1, 3, 8\]"),
     ):
         with pytest.raises(UsageProblem, match=words):
-            combined(NET.graph, dims, shapes)
+            combinations(NET.graph, dims, shapes)
 
 
 def test_every_size_that_was_asked_for_is_used() -> None:
@@ -94,7 +94,7 @@ def test_every_size_that_was_asked_for_is_used() -> None:
 def test_an_input_of_unknown_rank_takes_the_shape_that_was_asked_for() -> None:
     model = parse("y = Relu (x)", "float[1] x")
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    (sizes,) = combined(model.graph, {}, {"x": [4, 5, 6]})
+    (sizes,) = combinations(model.graph, {}, {"x": [4, 5, 6]})
     assert feeds(model.graph, Case("normal", 0, 1, given=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
 
 
@@ -111,7 +111,7 @@ def test_inputs_come_from_npz_npy_and_test_data_and_run_first(models: tuple[str,
     off = found.levels[0].cases
     assert [Path(case).name for case in off[:3]] == ["a.npz", "b.npy", "test_data_set_0"]
     assert off[3:] == ("normal, seed 0, batch 2", "wide, seed 0, batch 1", "uniform, seed 0, batch 2")
-    assert files([str(data / "test_data_set_0")]) == [str(data / "test_data_set_0")]
+    assert input_sets([str(data / "test_data_set_0")]) == [str(data / "test_data_set_0")]
 
 
 def test_data_that_does_not_fit_is_named(models: tuple[str, str], tmp_path: Path) -> None:

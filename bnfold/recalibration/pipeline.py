@@ -16,8 +16,8 @@ from ..model.storage import Storage
 from ..model.validity import require_valid
 from ..runtime.host import Host
 from ..system import staging
-from .asked import Options
 from .feeds.calibration import from_path
+from .options import Options
 from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
 
 
@@ -41,7 +41,7 @@ def default_target(source: Path) -> Path:
 def recalibrate_file(
     source: Path, target: Path | None, data: Path, options: Options, force: bool, watch: Watch
 ) -> Written:
-    """Write the model at `source` with statistics of `data` to `target` (default: NAME.recalibrated.onnx beside it)."""
+    """Write `source` with the statistics of `data` to `target` (default: NAME.recalibrated.onnx next to it)."""
     target = target or default_target(source)
     with unchanged():
         return _recalibrated(source, target, data, options, force, watch)

@@ -1,4 +1,4 @@
-"""Reading models for verification, and placing changed copies of them where onnxruntime can load them."""
+"""Reading models that are to be run, and placing changed copies of them where onnxruntime can load them."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def _complete(model: onnx.ModelProto, folder: Path, outside: bool) -> None:
         del tensor.external_data[:]
 
 
-_AT_ITS_PLACE = "External data is looked for beside the model; keep the files together."
+_AT_ITS_PLACE = "External data is looked for next to the model; keep the files together."
 
 
 def _first(why: Exception) -> str:
     return (str(why).splitlines() or [""])[0]
 
 
-def placed(model: onnx.ModelProto, folder: str) -> bytes | str:
+def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str:
     """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`."""
     with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
@@ -65,7 +65,7 @@ def placed(model: onnx.ModelProto, folder: str) -> bytes | str:
     return str(path)
 
 
-def found(path: Path) -> Path:
+def require_model_file(path: Path) -> Path:
     """`path`, if a model can be there. Raises ModelProblem for a missing file, a folder, a pipe, an empty file."""
     if os.path.isdir(path):
         raise ModelProblem(f"{path} is a folder, not a model", "Name the .onnx file in it.")

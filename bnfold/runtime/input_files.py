@@ -11,14 +11,13 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelProblem, UsageProblem, first_line
 from ..model.datafiles import opened
-from ..runtime.protos import fed
-from .asked import Sizes, named_sizes
-from .windows import Array
+from .input_options import Sizes, named_sizes
+from .protos import Array, caller_inputs
 
 
-def loaded(graph: onnx.GraphProto, path: str) -> dict[str, Array]:
+def read_inputs(graph: onnx.GraphProto, path: str) -> dict[str, Array]:
     """A value for every input a caller has to feed. Raises ModelProblem where the file does not hold it."""
-    inputs = {value.name: value for value in fed(graph)}
+    inputs = {value.name: value for value in caller_inputs(graph)}
     found = _read(Path(path), list(inputs))
     missing, more = [n for n in inputs if n not in found], [n for n in found if n not in inputs]
     if missing or more:
@@ -67,8 +66,8 @@ def _fitting(value: onnx.ValueInfoProto, array: Array, path: str) -> Array:
 
 def sizes_of(graph: onnx.GraphProto, path: str) -> Sizes:
     """The sizes that the data of a file gives to the dynamic dimensions of the model."""
-    arrays = loaded(graph, path)
+    arrays = read_inputs(graph, path)
     found: Sizes = {}
-    for value in fed(graph):
+    for value in caller_inputs(graph):
         found |= named_sizes(value, arrays[value.name].shape)
     return found

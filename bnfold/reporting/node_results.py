@@ -10,7 +10,7 @@ from ..folding.affine_nodes import BATCH_NORMALIZATION
 from .drawing import Drawing
 
 DIRECTIONS = ("hoist", "sink", "merge")
-FATES = {  # in the order in which they are listed, each in words
+RESULTS = {  # in the order in which they are listed, each in words
     "hoist": "folded into what is before it",
     "sink": "folded into what is after it",
     "merge": "merged with parallel branches",
@@ -22,7 +22,7 @@ Plain = dict[str, Any]
 Makers = dict[tuple[str, str], list[int]]
 
 
-def fates(before: Drawing, after: Drawing, record: Mapping[str, Any] | None, derived: bool) -> list[Plain]:
+def node_results(before: Drawing, after: Drawing, record: Mapping[str, Any] | None, derived: bool) -> list[Plain]:
     """One entry for each affine node of the original, in the order of its graph.
 
     `record` has the lists `folded` and `kept` of schema `bnfold.fold/1`. Where it was `derived` from the original
@@ -57,7 +57,7 @@ def matched(before: Drawing, after: Drawing) -> dict[int, int]:
 
 
 def _unique(graph: Drawing, key: Callable[[Plain], Hashable | None], taken: Iterable[int]) -> dict[Hashable, int]:
-    """Places by their key, where it belongs to one node alone among those that are not yet `taken`."""
+    """Indices of nodes by their key, where it belongs to one node alone among those that are not yet `taken`."""
     skipped = set(taken)
     keyed = {place: value for place, node in enumerate(graph.nodes) if place not in skipped and (value := key(node))}
     counts = Counter(keyed.values())
@@ -108,8 +108,8 @@ def _recorded(entry: Mapping[str, Any], place: int | None, stays: Mapping[int, i
         fate = ("left" if folded else "kept") if after is not None else fate if folded else "gone"
     names = {key: entry[key] for key in ("node", "operator", "output")}
     into, through = ([*entry.get(key, ())] if fate in DIRECTIONS else [] for key in ("into", "through"))
-    told = {"fate": fate, "into": into, "through": through, "reasons": _reasons(entry) if fate == "kept" else []}
-    return {**names, **told, "before": place, "after": after if fate in ("kept", "left") else None}
+    outcome = {"fate": fate, "into": into, "through": through, "reasons": _reasons(entry) if fate == "kept" else []}
+    return {**names, **outcome, "before": place, "after": after if fate in ("kept", "left") else None}
 
 
 def _reasons(entry: Mapping[str, Any]) -> list[Plain]:
@@ -118,7 +118,7 @@ def _reasons(entry: Mapping[str, Any]) -> list[Plain]:
 
 
 def _shown(node: Plain, place: int, after: int | None) -> Plain:
-    """A BatchNormalization of which no record tells."""
+    """A BatchNormalization that no record names."""
     names = {"node": node.get("name", ""), "operator": node["op"], "output": (node.get("outputs") or [""])[0]}
     fate = "gone" if after is None else "kept"
     return {**names, "fate": fate, "into": [], "through": [], "reasons": [], "before": place, "after": after}

@@ -17,7 +17,7 @@ from ..runtime.protos import stored as stored_tensors
 from . import copies
 from .levels import Levels
 from .norms import MEAN, VAR, Norm, Statistics, require_supported
-from .runs import Stage, evaluated
+from .segments import Stage, evaluated
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Layout:
     notes: list[str]
 
 
-def laid_out(record: onnx.ModelProto, run: onnx.ModelProto, storage: Storage, host: Host) -> Layout:
+def lay_out(record: onnx.ModelProto, run: onnx.ModelProto, storage: Storage, host: Host) -> Layout:
     """Segments of `run`, which is `record` or a changed copy of it. Raises ModelProblem for an unsupported model."""
     require_supported(record)
     levels = Levels(run.graph)

@@ -42,7 +42,7 @@ class Stage:
     _session: Any = field(default=None, repr=False)
 
     def run(self, env: Env, statistics: Mapping[str, Statistics]) -> Env:
-        """The tensors at the taps and at the cut behind. Raises ModelProblem where onnxruntime will not."""
+        """The tensors at the taps and at the cut after them. Raises ModelProblem where onnxruntime will not."""
         if not self.segment.made:
             return env
         feeds = {name: env[name] for name in self.segment.sources}
@@ -63,7 +63,7 @@ class Stage:
         self._session = None
 
     def left(self, env: Env) -> Env:
-        """What the segments behind need. Raises ModelProblem for what is no tensor."""
+        """What the segments after it need. Raises ModelProblem for what is no tensor."""
         return {name: _tensor(name, env[name]) for name in self.segment.keep}
 
     def _serialized(self, feeds: Env) -> bytes:

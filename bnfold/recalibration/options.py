@@ -1,19 +1,18 @@
-"""What a recalibration is asked for."""
+"""Options of a recalibration."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from ..errors import UsageProblem, require_within
 from ..runtime.providers import STRICT, Way, ways
+from ..system import sizes
 
 METHODS = ("sequential", "alg2", "pooled")
 PROVIDERS = ("cpu", "cuda")  # TensorRT would compile an engine for the part before every normalization
 GIB = 1 << 30
 SMALLEST = 1e-9  # standard deviations
 BATCH = {"sequential": 64, "alg2": 60, "pooled": 60}
-UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class Options:
         return BATCH[self.method] if self.batch_size is None else self.batch_size
 
 
-def bytes_asked(text: str) -> int:
-    """`512M`, `4G`, `1.5GiB` or a number of bytes. Raises UsageProblem."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if not match:
-        raise UsageProblem(f"--memory-limit {text!r} is not a size", "Give one such as 512M or 4G.")
-    return int(min(float(match[1]) * (1 << UNITS[match[2].upper()]), 1 << 63))
+def parse_memory(text: str) -> int:
+    """`512MB`, `1.5GiB` or a number of bytes. Raises UsageProblem."""
+    size = sizes.parse(text)
+    if size is None:
+        raise UsageProblem(f"--memory-limit {text!r} is not a size", f"Give one such as 512MB or 4GiB. {sizes.UNITS}")
+    return int(size)

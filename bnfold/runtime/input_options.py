@@ -1,4 +1,4 @@
-"""What a person says of inputs: `--shape x:1,3,224,224` in the spellings of the field, `--dim N=1,8`, files of data."""
+"""Options about inputs: `--shape x:1,3,224,224` in the spellings of the field, `--dim N=1,8`, files of data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 import onnx
 
 from ..errors import ModelProblem, UsageProblem, require_within
-from ..runtime.protos import fed, shape
 from .dimensions import dynamic
+from .protos import caller_inputs, shape
 
 Sizes = dict[str, int]
 LARGEST = (1 << 31) - 1  # of a dimension
@@ -23,7 +23,7 @@ _SHAPE = re.compile(r"(?:(?P<name>.+)[:=])?\s*[\[(]?(?P<dims>\d+(?:\s*[,x]\s*\d+
 _NEXT = re.compile(r"(?<=[\d\])])\s*[,;\s]\s*(?=[^\d\s\[(,;][^,;\[(]*[:=])")  # between `x:1x3` and `y:1x2`
 
 
-def shape_asked(text: str) -> dict[str, tuple[int, ...]]:
+def parse_shape(text: str) -> dict[str, tuple[int, ...]]:
     """`x:1,3,224,224`, as onnxsim, onnxslim, polygraphy (`x:[1,3]`) and trtexec (`x:1x3,y:1x2`) spell it.
 
     Without a name it is the shape of the only input. Raises UsageProblem.
@@ -38,7 +38,7 @@ def shape_asked(text: str) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def dim_asked(text: str) -> tuple[str, tuple[int, ...]]:
+def parse_dim(text: str) -> tuple[str, tuple[int, ...]]:
     """`N=1,8` as a dimension and its sizes. Raises UsageProblem."""
     name, _, values = text.rpartition("=")
     sizes = values.split(",")
@@ -69,7 +69,7 @@ def require_dims(dims: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
     return {name: [int(size) for size in sizes] for name, sizes in dims.items()}
 
 
-def combined(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:
+def combinations(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:
     """Sizes of dynamic dimensions, one set for every combination that `dims` asks for; `shapes` hold in all of them.
 
     Raises UsageProblem for what the model does not have, or has with a size of its own.
@@ -88,7 +88,7 @@ def require_dynamic(graph: onnx.GraphProto, names: Iterable[str]) -> None:
 
 
 def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> Sizes:
-    values = {value.name: value for value in fed(graph)}
+    values = {value.name: value for value in caller_inputs(graph)}
     found: Sizes = {}
     for name, sizes in shapes.items():
         if not name and len(values) == 1:
@@ -112,7 +112,7 @@ def named_sizes(value: onnx.ValueInfoProto, sizes: Sequence[int]) -> Sizes:
     return {dim or f"{value.name}/{axis}": size for axis, dim, size in pairs if not isinstance(dim, int)}
 
 
-def files(paths: Iterable[str]) -> list[str]:
+def input_sets(paths: Iterable[str]) -> list[str]:
     """Every set of inputs among `paths`: .npz and .npy files, and folders of them.
 
     A folder with `input_0.pb`, as ONNX's own test data has it, is one set. Raises ModelProblem.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bnfold.system.progress import heard
+from bnfold.system.progress import reporting_to
 from bnfold_cli import console
 
 if TYPE_CHECKING:
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 PATIENCE = 1.0  # seconds that a step may take without a bar
 
 
-def wanted() -> bool:
+def is_wanted() -> bool:
     """stderr is a terminal that can erase a line, and words are welcome there."""
     return not console.words.quiet and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Within the block steps that tell how far they are have a bar, which vanishes when the block ends."""
-    if not wanted():
+    """Within the block steps that report how far they are have a bar, which vanishes when the block ends."""
+    if not is_wanted():
         yield
         return
     bar = Bar()
     console.erase = bar.close
     try:
-        with heard(bar.update):
+        with reporting_to(bar.update):
             yield
     finally:
         bar.close()
@@ -40,7 +40,7 @@ def shown() -> Iterator[None]:
 
 
 class Bar:
-    """The bar of the step that was told of last."""
+    """The bar of the step that was reported last."""
 
     def __init__(self) -> None:
         self.step, self.began, self.done = "", 0.0, 0.0

@@ -1,4 +1,4 @@
-"""Files of a benchmark: raw samples, one block a line, and a picture of the ratios. Never half of one."""
+"""Files that a benchmark writes: raw samples, one block a line, and a picture of the ratios. Each appears whole."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..runtime.protos import domain, fed, stored
+from ..runtime.protos import caller_inputs, domain, stored
 from .operators import Slice
 from .windows import Array
 
@@ -26,7 +26,7 @@ FIXED = frozenset(  # operators of which every runtime makes the same numbers
 MOST = 1 << 28  # bytes that are stored so: a message holds no more than eight times as many
 
 
-def settled(model: onnx.ModelProto) -> onnx.ModelProto:
+def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, or a copy in which what nodes of the main graph make of stored values alone is stored.
 
     What the reference cannot compute stays a node, and is widened; so are sums of products, and DequantizeLinear, whose
@@ -50,7 +50,7 @@ class _Values:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.stored, self.made, self.bytes = stored(model.graph), dict[str, Array](), 0
         self.opsets, self.ir = model.opset_import, model.ir_version
-        typed = (*fed(model.graph), *model.graph.value_info)
+        typed = (*caller_inputs(model.graph), *model.graph.value_info)
         self.types = {value.name: value.type.tensor_type.elem_type for value in typed}
 
     def value(self, name: str) -> Array | None:

@@ -1,0 +1,23 @@
+"""How a child process or a fork ended that brings no answer, in words."""
+
+from __future__ import annotations
+
+import signal
+
+
+class Failed(Exception):
+    """It did not come back with an answer; the text says what it was doing and how it ended, in one line."""
+
+
+class Stopped(Failed):
+    """It met a limit of time or memory: which says nothing about the model."""
+
+
+def ending(doing: str, status: int, noise: str = "") -> Failed:
+    """What to raise for an exit status that is not 0; the last line of what it printed may say more."""
+    if status == -getattr(signal, "SIGKILL", 0):
+        return Stopped(f"{doing} was killed: most often memory was short")
+    if status < 0:
+        return Failed(f"{doing} crashed ({signal.Signals(-status).name})")
+    lines = noise.strip().splitlines()
+    return Failed(f"{doing} failed: {lines[-1] if lines else f'exit status {status}'}")

@@ -1,0 +1,152 @@
+"""Where every child process is started: a fresh interpreter that imports only what its job needs.
+
+For work that native code may not survive: checkers and runtimes can segfault on legal models. Request and answer are
+JSON files in a temporary folder. A crash, a timeout or a lack of memory in the child comes back as the exception
+`Failed` (or `Stopped`), whose text is a sentence that says what was being done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
+from ..system import temporary
+from ..system.limits import Watch, current
+from ..system.progress import report
+from . import jobs
+from .child import ANSWER, NOISE, PAUSE, PROGRESS, REQUEST, STAGE
+from .endings import Stopped, ending
+
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
+_KINDS = {kind.__name__: kind for kind in (ModelProblem, UsageProblem, EnvironmentProblem)}
+_START = "import sys; sys.path.append(sys.argv[1]); from bnfold.process.child import serve; serve(*sys.argv[2:])"
+# Many small matrix products: the threads of numpy's library would mostly wait for each other.
+_CALM = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def run(
+    job: jobs.Job,
+    request: Mapping[str, Any],
+    *,
+    seconds: float,
+    environment: Mapping[str, str] | None = None,
+    reserves: bool = False,
+) -> dict[str, Any]:
+    """Do a registered job in a child, which usually has `seconds`, within the limits in force; returns its answer.
+
+    `environment` is added to what the child sees of this process's own. A child that `reserves` memory, as CUDA does,
+    far more of it than it uses, is only watched; any other is refused what exceeds the limit.
+
+    Raises `Failed` if it dies or exceeds a limit, and passes on the errors bnfold raises on purpose.
+    """
+    around = _CALM | os.environ | dict(environment or {})
+    with started(job, request, seconds=seconds, environment=around, capped=not reserves) as child:
+        while not child.ended:
+            with suppress(subprocess.TimeoutExpired):
+                child.process.wait(PAUSE)
+            _pass_on(Path(child.folder, PROGRESS))
+        return child.answer()
+
+
+@contextmanager
+def started(
+    job: jobs.Job,
+    request: Mapping[str, Any],
+    *,
+    seconds: float,
+    environment: Mapping[str, str],
+    capped: bool = True,
+    leads: bool = False,
+) -> Iterator[Child]:
+    """A child that works at `job` while the block runs; after the block it is gone, and its folder with it.
+
+    One that `leads` has a session of its own: signals go to it and to all that it started.
+    """
+    limits = current()
+    words = json.dumps({**asdict(limits), "seconds": 0}), "capped" if capped else "", str(os.getpid())
+    with temporary.folder() as folder:
+        Path(folder, REQUEST).write_text(json.dumps(dict(request)), encoding="utf-8")
+        around = {**environment, "TMPDIR": folder}  # what it leaves goes with it
+        with _interpreter([jobs.name(job), folder, *words], Path(folder, NOISE), around, leads) as process:
+            child = Child(process, folder, Watch(process.pid, limits.time(seconds), limits.bytes()), leads)
+            try:
+                yield child
+            finally:
+                child.send(KILL)
+                process.wait()
+
+
+def _interpreter(
+    arguments: list[str], noise: Path, environment: Mapping[str, str], leads: bool
+) -> subprocess.Popen[bytes]:
+    """A fresh interpreter that serves, by these arguments; what it prints goes into a file."""
+    command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), *arguments]
+    with noise.open("wb") as out:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=leads
+        )
+
+
+@dataclass
+class Child:
+    """A process that was started for a job."""
+
+    process: subprocess.Popen[bytes]
+    folder: str
+    watch: Watch
+    leads: bool
+    exceeded: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over; one that exceeds its limits is ended now."""
+        if self.process.poll() is None and (why := self.watch.broken()):
+            self.exceeded = why
+            self.send(KILL)
+            self.process.wait()
+        return self.process.poll() is not None
+
+    def send(self, number: int) -> None:
+        """Send a signal, also to all that a leader started, which may still be there when it has ended."""
+        if self.leads and hasattr(os, "killpg"):
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def answer(self, doing: str = "") -> dict[str, Any]:
+        """What the job returned, of a child that has ended; raises what it raised, or `Failed`.
+
+        `doing` begins the sentence of a failure; by default it is what the child said last.
+        """
+        path, status = Path(self.folder, ANSWER), self.process.returncode
+        if status == 0 and os.path.exists(path):
+            return _returned(json.loads(path.read_text(encoding="utf-8")))
+        said = Path(self.folder, STAGE)
+        last = said.read_text(encoding="utf-8") if os.path.exists(said) else "the start of a child process"
+        if self.exceeded:
+            raise Stopped(f"{doing or last} {self.exceeded}")
+        raise ending(doing or last, status, Path(self.folder, NOISE).read_text(encoding="utf-8", errors="replace"))
+
+
+def _returned(answer: dict[str, Any]) -> dict[str, Any]:
+    if "defect" in answer:
+        raise RuntimeError(answer["defect"])
+    if "raised" in answer:
+        raise _KINDS[answer["raised"]](answer["message"], answer["hint"])
+    return dict(answer["returned"])
+
+
+def _pass_on(progress: Path) -> None:
+    """Say what the child has noted of how far it is."""
+    with suppress(OSError, ValueError):  # nothing yet, or half of it
+        report(*json.loads(progress.read_text(encoding="utf-8")))
