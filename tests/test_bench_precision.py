@@ -170,6 +170,23 @@ def test_what_the_converter_does_not_manage_is_refused_with_its_reason() -> None
         to_float16(circle, "m.onnx")
 
 
+def test_a_model_that_does_not_load_after_conversion_is_named_as_it_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scale of a DequantizeLinear is converted, which its opset does not allow."""
+    model = parsed("d = DequantizeLinear (q, s)  y = Add (x, d)")
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.ones(1, np.int8), "q"), numpy_helper.from_array(np.float32(0.5), "s")]
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    quick = ["--launches", "2", "--budget", "1", "--opt", "default", "--no-cold", "--precision", "float16"]
+    assert run(["bench", str(path), str(path), *quick]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: after conversion to float16 onnxruntime cannot load {path}: ")
+    assert ".float16.onnx" not in err
+
+
 def test_the_record_of_a_conversion_is_about_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Conversion adds Casts, which are not nodes of the models that a report compares."""
     names = [str(tmp_path / name) for name in ("a.onnx", "b.onnx", "bench.json", "page.html")]

@@ -83,7 +83,10 @@ def _after(paths: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, on
         except ModelProblem as why:
             if paths[ORIGINAL] == request[ORIGINAL]:
                 raise
-            raise ModelProblem(f"after conversion to float16 {why}", BY_HAND) from why
+            words = str(why)
+            for name in MODELS:  # the converted file is gone when this is read
+                words = words.replace(paths[name], request[name])
+            raise ModelProblem(f"after conversion to float16 {words}", BY_HAND) from why
 
 
 def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
