@@ -30,7 +30,8 @@ class Editor:
     """One model that is being edited. `record` is changed in place: hand over a copy to keep the original.
 
     `storage` knows where its data lies; if the editor may `defer`, large new constants are computed when the model is
-    written. `bare` is the skeleton of the model as it was read. Raises ModelProblem if the graph cannot be read.
+    written. `bare` is the skeleton of the model as it was read, in bytes, which take less memory. Raises ModelProblem
+    if the graph cannot be read.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class Editor:
         self.record, self.storage, self.defer = record, storage or Storage(), defer
         self.flushed = 0  # numbers that became zero; counted when the model is closed
         free, self.notes = overridable(record, freeze)
-        self.bare = skeleton(record, free)
-        view = import_view(self.bare)
+        bare = skeleton(record, free)
+        view = import_view(bare)
+        self.bare = bare.SerializeToString()
         self.scopes = scopes_of(view, record)
         self._home = homes(self.scopes, self.storage)
         self.visible = visibility(self.scopes)

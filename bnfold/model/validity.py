@@ -147,8 +147,8 @@ def require_acyclic(model: ModelProto) -> None:
 
 
 @contextmanager
-def consistent(bare: ModelProto) -> Iterator[None]:
-    """A block that may rely on the types and shapes of a model, in which large tensors have no values.
+def consistent(bare: bytes) -> Iterator[None]:
+    """A block that may rely on the types and shapes of a serialized model, in which large tensors have no values.
 
     The checker does not look at them, and to do so takes long; so it is done where something went wrong. Raises
     ModelProblem if they contradict each other. If they do not, what went wrong is a defect of ours, and goes on.
@@ -167,5 +167,5 @@ def consistent(bare: ModelProto) -> Iterator[None]:
         raise
 
 
-def _infer(bare: ModelProto) -> None:
+def _infer(bare: bytes) -> None:
     onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
