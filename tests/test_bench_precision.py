@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.benchmarking import benchmark
-from bnfold.benchmarking.precision import halved, require_float32
+from bnfold.benchmarking.precision import require_float32, to_float16
 from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.runtime import sessions
@@ -75,7 +75,7 @@ def ran(model: onnx.ModelProto) -> list[np.ndarray]:
 @pytest.mark.parametrize("name", CASES)
 def test_a_model_in_float16_is_valid_and_close_to_what_it_was(name: str) -> None:
     model = CASES[name]
-    made, _ = halved(onnx.ModelProto.FromString(model.SerializeToString()), "m.onnx")
+    made, _ = to_float16(onnx.ModelProto.FromString(model.SerializeToString()), "m.onnx")
     onnx.checker.check_model(made, full_check=True)
     assert [*made.graph.input] == [*model.graph.input]
     assert [*made.graph.output] == [*model.graph.output]
@@ -85,7 +85,7 @@ def test_a_model_in_float16_is_valid_and_close_to_what_it_was(name: str) -> None
 
 
 def test_weights_and_activations_are_float16_and_what_stays_is_said() -> None:
-    made, notes = halved(CASES["two that stay in float32 read one tensor"], "m.onnx")
+    made, notes = to_float16(CASES["two that stay in float32 read one tensor"], "m.onnx")
     types = {each.name: each.data_type for each in made.graph.initializer}
     assert types == {"w": TensorProto.FLOAT16}
     inferred = onnx.shape_inference.infer_shapes(made, strict_mode=True)
@@ -97,7 +97,7 @@ def test_weights_and_activations_are_float16_and_what_stays_is_said() -> None:
 def test_numbers_out_of_range_are_counted() -> None:
     w = W.copy()
     w[0, 0], w[1, 0], w[1, 1], w[2, 2] = 1e6, -7e4, np.inf, 1e-9
-    _, notes = halved(parsed("y = Conv (x, w)", w=w), "m.onnx")
+    _, notes = to_float16(parsed("y = Conv (x, w)", w=w), "m.onnx")
     assert notes == [
         "float16: 2 numbers in m.onnx, above 65504 in magnitude, clipped to that",
         "float16: 1 number in m.onnx, below 5.96e-08 in magnitude, clipped to that",
@@ -105,12 +105,12 @@ def test_numbers_out_of_range_are_counted() -> None:
 
 
 def test_numbers_that_stay_in_float32_are_not_counted() -> None:
-    _, notes = halved(parsed("y = Max (x, k)", k=np.array([1e6], np.float32)), "m.onnx")
+    _, notes = to_float16(parsed("y = Max (x, k)", k=np.array([1e6], np.float32)), "m.onnx")
     assert notes == ["float16: in m.onnx these operators stay in float32: Max"]
 
 
 def half() -> onnx.ModelProto:
-    made, _ = halved(dense(2), "m.onnx")
+    made, _ = to_float16(dense(2), "m.onnx")
     return made
 
 
@@ -159,15 +159,32 @@ def test_what_the_converter_does_not_manage_is_refused_with_its_reason() -> None
     model = dense(2)
     model.graph.node[0].input[0] = "nowhere"
     with pytest.raises(ModelProblem, match=r"m\.onnx cannot be converted to float16: .*nowhere") as caught:
-        halved(model, "m.onnx")
+        to_float16(model, "m.onnx")
     assert "--precision" in caught.value.hint
     with pytest.raises(ModelProblem, match="cannot be converted to float16: .*sorted"):
-        halved(branching("Max (c, c)"), "m.onnx")
+        to_float16(branching("Max (c, c)"), "m.onnx")
     circle = parsed("y = Relu (x)")
     circle.graph.node.append(helper.make_node("Add", ["a", "b"], ["a"]))
     circle.graph.node.append(helper.make_node("Relu", ["a"], ["b"]))
     with pytest.raises(ModelProblem, match="circle"):
-        halved(circle, "m.onnx")
+        to_float16(circle, "m.onnx")
+
+
+def test_a_model_that_does_not_load_after_conversion_is_named_as_it_was_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The scale of a DequantizeLinear is converted, which its opset does not allow."""
+    model = parsed("d = DequantizeLinear (q, s)  y = Add (x, d)")
+    model.graph.initializer.extend(
+        [numpy_helper.from_array(np.ones(1, np.int8), "q"), numpy_helper.from_array(np.float32(0.5), "s")]
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(model, path)
+    quick = ["--launches", "2", "--budget", "1", "--opt", "default", "--no-cold", "--precision", "float16"]
+    assert run(["bench", str(path), str(path), *quick]) == 3
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: after conversion to float16 onnxruntime cannot load {path}: ")
+    assert ".float16.onnx" not in err
 
 
 def test_the_record_of_a_conversion_is_about_the_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

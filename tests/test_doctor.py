@@ -17,7 +17,7 @@ from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, probe, sessions
-from bnfold.runtime.doctor import diagnosed, doctor, examined, missing, require
+from bnfold.runtime.doctor import diagnose, doctor, examine, missing, require
 from bnfold.runtime.nvml import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
@@ -29,7 +29,7 @@ ABSENT = "{}: cannot open shared object file: No such file or directory"
 
 
 def test_the_cpu_provider_works_and_that_is_seen_not_believed() -> None:
-    found = examined("cpu")
+    found = examine("cpu")
     assert found.works
     assert found.ran_on == ("CPUExecutionProvider",)
     assert found.versions["onnxruntime"] in found.wheels.values()
@@ -123,7 +123,7 @@ def no_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_wheels")
 def test_a_container_that_sees_no_driver_is_started_with_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctoring, "LOADED", str(tmp_path))
-    _, fix = diagnosed("cuda", found_by_probe(libraries={CUDA: ABSENT.format(CUDA)}))
+    _, fix = diagnose("cuda", found_by_probe(libraries={CUDA: ABSENT.format(CUDA)}))
     assert fix.startswith("Start this container with `docker run --gpus all`")
 
 
@@ -131,12 +131,12 @@ def test_a_container_that_sees_no_driver_is_started_with_it(monkeypatch: pytest.
 @pytest.mark.parametrize("case", DIAGNOSES)
 def test_why_a_provider_does_not_work_and_what_to_do(case: str) -> None:
     changes, why, fix = DIAGNOSES[case]
-    assert diagnosed("cuda", found_by_probe(**changes)) == (why, fix)
+    assert diagnose("cuda", found_by_probe(**changes)) == (why, fix)
 
 
 def test_a_wheel_whose_files_are_damaged_is_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctoring, "installed", lambda starts: {"nvidia-curand": "10.4"} if starts else {})
-    _, fix = diagnosed("cuda", found_by_probe(libraries={CURAND: ABSENT.format(CURAND)}, driver=GPU))
+    _, fix = diagnose("cuda", found_by_probe(libraries={CURAND: ABSENT.format(CURAND)}, driver=GPU))
     again = pip("install", "--force-reinstall", "--no-deps", "nvidia-curand==10.4")
     assert fix == f"{install('cuda')}, and if that changes nothing {again}."
 
@@ -144,7 +144,7 @@ def test_a_wheel_whose_files_are_damaged_is_installed_again(monkeypatch: pytest.
 @pytest.mark.usefixtures("no_wheels")
 def test_tensorrt_is_repaired_with_all_that_it_needs() -> None:
     broken = {CURAND: ABSENT.format(CURAND), INFER: ABSENT.format(INFER), CUDA: ABSENT.format(CUDA)}
-    why, fix = diagnosed("tensorrt", found_by_probe(libraries=broken, driver=GPU))
+    why, fix = diagnose("tensorrt", found_by_probe(libraries=broken, driver=GPU))
     assert why.startswith("libcurand.so.10 (wheel nvidia-curand), libnvinfer.so.10 (wheel tensorrt-cu13) and libcuda")
     assert f"{install('cuda', 'tensorrt')}" in fix
 
@@ -162,7 +162,7 @@ def test_a_probe_that_crashes_is_a_provider_that_does_not_work(monkeypatch: pyte
         return real(crash, {"signal": int(signal.SIGSEGV)}, seconds=30)
 
     monkeypatch.setattr(doctoring.launcher, "run", crashing)
-    found = examined("cuda")
+    found = examine("cuda")
     assert not found.works
     assert found.why == "a crash on purpose crashed (SIGSEGV)"
     with pytest.raises(EnvironmentProblem, match="CUDAExecutionProvider cannot run here: a crash on purpose crashed"):
@@ -230,12 +230,12 @@ def test_an_onnxruntime_that_cannot_be_imported_is_no_traceback(monkeypatch: pyt
     """Nor one that is gone: each is a sentence, and what it says to install."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     found = probe.probe({"provider": "cpu"})
-    why, fix = diagnosed("cpu", found)
+    why, fix = diagnose("cpu", found)
     assert (why, fix) == (found["said"], found["fix"])
     assert "needs onnxruntime, and " in why
     assert "pip install" in fix
     monkeypatch.setattr(doctoring, "runtimes", dict)
-    assert diagnosed("cuda", found) == (why, install("cuda"))
+    assert diagnose("cuda", found) == (why, install("cuda"))
 
 
 FAKE = """
@@ -268,7 +268,7 @@ def test_the_driver_and_its_gpus_are_asked_through_nvml(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_a_provider_whose_libraries_load_and_that_fails_all_the_same_is_quoted(tmp_path: Path) -> None:
     """Stand-ins for the driver: a hollow one does not fit, one that fits finds no GPU."""
-    health = examined("cuda")
+    health = examine("cuda")
     absent = [name for name, why in health.libraries.items() if why]
     if "libcuda.so.1" not in absent or not set(absent) <= {"libcuda.so.1", "libcurand.so.10"}:
         pytest.skip("needs CUDA's wheels, and no driver")
@@ -282,7 +282,7 @@ def test_a_provider_whose_libraries_load_and_that_fails_all_the_same_is_quoted(t
         search = {"LD_LIBRARY_PATH": str(tmp_path)}
         found = launcher.run(probe.probe, {"provider": "cuda"}, seconds=60, environment=search)
         assert CPU not in found["ran_on"]
-        assert words in diagnosed("cuda", found)[0]
+        assert words in diagnose("cuda", found)[0]
 
 
 def test_no_driver_is_no_error() -> None:

@@ -19,7 +19,7 @@ from bnfold.evaluation import evaluate
 from bnfold.recalibration import Options, check, recalibrate
 from bnfold.recalibration.options import METHODS
 from bnfold.runtime import host, libraries, providers, sessions
-from bnfold.runtime.doctor import examined
+from bnfold.runtime.doctor import examine
 from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA
 from bnfold_cli.main import run
@@ -170,7 +170,7 @@ def test_a_provider_that_cannot_run_here_is_exit_4_and_nothing_is_written(
 
 
 def test_without_a_gpu_the_doctor_says_so() -> None:
-    if examined("cuda").works:
+    if examine("cuda").works:
         pytest.skip("there is a GPU")
     with pytest.raises(EnvironmentProblem, match="CUDAExecutionProvider cannot run here") as caught:
         recalibrate(model_of(MODEL), [], provider="cuda")
@@ -191,7 +191,7 @@ def test_the_report_names_the_provider(cuda: Asked, here: Path, capfd: pytest.Ca
 @pytest.fixture(scope="module")
 def health() -> str:
     """Why CUDA does not run here, or nothing."""
-    return examined("cuda").why
+    return examine("cuda").why
 
 
 @pytest.fixture

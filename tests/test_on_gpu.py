@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.runtime.doctor import examined
+from bnfold.runtime.doctor import examine
 from tests.benchmarks import leases, on_gpu
 from tests.verify_nets import CONV
 
@@ -79,7 +79,7 @@ def test_how_cudnn_searches_is_said_on_cuda(words: list[str]) -> None:
 
 
 def test_it_says_where_there_is_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if examined("cuda").works:
+    if examine("cuda").works:
         pytest.skip("there is a GPU")
     assert on_gpu.main([str(tmp_path / "answers"), "net"]) == 4
     assert "error: CUDAExecutionProvider cannot run here" in capsys.readouterr().err

@@ -31,7 +31,7 @@ from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, placement, plugins, probe, providers, sessions
-from bnfold.runtime.doctor import diagnosed
+from bnfold.runtime.doctor import diagnose
 from bnfold.runtime.plugins import PLUGINS, Plugin
 from bnfold.runtime.providers import Way, chain
 from bnfold.system.installed import install, pip, runtimes
@@ -168,19 +168,19 @@ def test_bound_tensors_are_in_the_memory_that_a_plugin_offers(fake: Any) -> None
 def test_a_plugin_that_is_not_installed_brings_onnxruntime_only_where_there_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    why, fix = diagnosed("tensorrt-rtx", found_by_probe(offered=False))
+    why, fix = diagnose("tensorrt-rtx", found_by_probe(offered=False))
     assert why == "its package, onnxruntime-ep-nv-tensorrt-rtx, is not installed"
     assert fix == f"{install('tensorrt-rtx')}."
     monkeypatch.setattr(doctoring, "runtimes", dict)
-    assert diagnosed("tensorrt-rtx", found_by_probe(offered=False))[1] == f"{install('gpu', 'tensorrt-rtx')}."
+    assert diagnose("tensorrt-rtx", found_by_probe(offered=False))[1] == f"{install('gpu', 'tensorrt-rtx')}."
     gone = found_by_probe(offered=False, versions={}, said="none", fix="Install it.")
-    assert diagnosed("tensorrt-rtx", gone) == ("none", install("gpu", "tensorrt-rtx"))
+    assert diagnose("tensorrt-rtx", gone) == ("none", install("gpu", "tensorrt-rtx"))
 
 
 def test_a_device_that_a_plugin_does_not_serve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Plugin, "installed", ("onnxruntime-ep-nv-tensorrt-rtx-cu13", "0.5.0"))
     driver = {**GPU, "gpus": [{"name": "NVIDIA H100", "uuid": "GPU-1", "capability": "9.0"}]}
-    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said="it offers no device", devices=[], driver=driver))
+    why, fix = diagnose("tensorrt-rtx", found_by_probe(said="it offers no device", devices=[], driver=driver))
     assert why == (
         "it offers no device; the driver lists NVIDIA H100 (9.0); "
         "onnxruntime-ep-nv-tensorrt-rtx-cu13 0.5.0 serves compute capability 8.6, 8.9, 12.0 or later"
@@ -188,22 +188,22 @@ def test_a_device_that_a_plugin_does_not_serve_is_named(monkeypatch: pytest.Monk
     other = pip("install", "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.4.0")
     assert fix == f"{other}, which serves this GPU."
     driver["gpus"][0]["capability"] = "7.5"
-    _, fix = diagnosed("tensorrt-rtx", found_by_probe(said="it offers no device", devices=[], driver=driver))
+    _, fix = diagnose("tensorrt-rtx", found_by_probe(said="it offers no device", devices=[], driver=driver))
     assert fix.startswith("Use another provider")
 
 
 def test_a_plugin_for_another_onnxruntime_is_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
     words = "[NvTensorRTRTX EP] Host ORT is too old. Minimum supported API version is 33, host reports 31"
-    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said=words, devices=None, driver=GPU))
+    why, fix = diagnose("tensorrt-rtx", found_by_probe(said=words, devices=None, driver=GPU))
     assert why == words
     assert fix.startswith(pip("install", "--upgrade", *runtimes()))
 
 
 def test_other_words_of_a_plugin_are_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said="CUDA failure 35: old", devices=["it"], driver=GPU))
+    why, fix = diagnose("tensorrt-rtx", found_by_probe(said="CUDA failure 35: old", devices=["it"], driver=GPU))
     assert (why, fix) == ("CUDA failure 35: old", doctoring._LISTED)
     monkeypatch.setattr(Plugin, "installed", ("a-wheel", "1.0"))
-    why, fix = diagnosed("tensorrt-rtx", found_by_probe(said="undefined symbol: it", devices=None, driver=GPU))
+    why, fix = diagnose("tensorrt-rtx", found_by_probe(said="undefined symbol: it", devices=None, driver=GPU))
     assert (why, fix) == (
         "undefined symbol: it",
         f"{pip('install', '--force-reinstall', '--no-deps', 'a-wheel==1.0')}.",
@@ -224,8 +224,8 @@ def test_a_damaged_package_is_installed_again_as_far_as_it_is_known(
     """Files without metadata, metadata without files, metadata that are empty."""
     monkeypatch.setattr(Plugin, "installed", installed)
     command = f"{pip('install', *target.split())}."
-    assert diagnosed("tensorrt-rtx", found_by_probe(said="no such thing", devices=None, driver=GPU))[1] == command
-    assert diagnosed("tensorrt-rtx", found_by_probe(offered=False))[1] == command
+    assert diagnose("tensorrt-rtx", found_by_probe(said="no such thing", devices=None, driver=GPU))[1] == command
+    assert diagnose("tensorrt-rtx", found_by_probe(offered=False))[1] == command
 
 
 def test_metadata_without_a_version_are_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +296,7 @@ def test_what_the_plugin_needs_is_known_without_importing_it() -> None:
 def test_with_the_package_commands_are_exit_4_and_each_missing_library(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    health = doctoring.examined("tensorrt-rtx")
+    health = doctoring.examine("tensorrt-rtx")
     absent = {name for name, why in health.libraries.items() if why}
     if not absent:
         pytest.skip("a driver is installed")
@@ -327,7 +327,7 @@ def test_a_driver_without_a_gpu_is_a_plugin_without_a_device(tmp_path: Path) -> 
     assert not any(found["libraries"].values())
     assert found["versions"]["CUDA runtime"] == "13.4"  # that of the wheel, whatever the system has
     assert found["devices"] == []
-    why, _ = diagnosed("tensorrt-rtx", found)
+    why, _ = diagnose("tensorrt-rtx", found)
     assert why.startswith("the plug-in NvTensorRTRTXExecutionProvider is registered and offers no device")
     assert " serves compute capability 8." in why
 
@@ -443,7 +443,7 @@ def test_the_probe_tells_a_refusal_from_no_device(fake: Any, monkeypatch: pytest
 
 @pytest.fixture(scope="module")
 def rtx() -> None:
-    health = doctoring.examined("tensorrt-rtx")
+    health = doctoring.examine("tensorrt-rtx")
     if not health.works:
         pytest.skip(f"no TensorRT RTX here: {health.why}")
 

@@ -27,14 +27,14 @@ from bnfold.process.endings import Failed
 from bnfold.process.jobs import Job
 from bnfold.runtime import placement, providers, sessions
 from bnfold.runtime.copies import jittered
-from bnfold.runtime.doctor import examined
+from bnfold.runtime.doctor import examine
 from bnfold.runtime.inputs import Case, shapes
 from bnfold.runtime.placement import Node
 from bnfold.runtime.plugins import PLUGINS
 from bnfold.runtime.probe import probe
 from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
-from bnfold.verification import opened, verify, verifying
+from bnfold.verification import level_sessions, verify, verifying
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
 from bnfold.verification.oracle import Oracle
@@ -128,7 +128,7 @@ def test_profiles_are_for_inputs_whose_shape_is_not_fixed() -> None:
 
 
 def engine(model: onnx.ModelProto, way: Way = WAYS[-1]) -> dict[str, str]:
-    digest = opened.digest(model.SerializeToString())
+    digest = level_sessions.digest(model.SerializeToString())
     return {**providers.cached(way, "/tmp/cache", digest), **providers.profile(way, RUNS)}
 
 
@@ -264,7 +264,7 @@ def test_a_session_and_its_profile_say_where_nodes_are(tmp_path: Path) -> None:
 def test_a_session_that_leaves_its_provider_out_is_no_session() -> None:
     import onnxruntime
 
-    if CUDA not in onnxruntime.get_available_providers() or examined("cuda").works:
+    if CUDA not in onnxruntime.get_available_providers() or examine("cuda").works:
         pytest.skip("onnxruntime leaves out a provider whose libraries are missing; here none are")
     with pytest.raises(sessions.CannotRun, match="onnxruntime left CUDAExecutionProvider out"):
         sessions.session(sized().SerializeToString(), sessions.options("off"), providers.chain(Way("cuda")))
@@ -409,12 +409,12 @@ def test_a_fault_is_found_with_strict_math_and_a_large_one_also_with_tf32s_allow
 @pytest.fixture
 def cuda_in_tf32(monkeypatch: pytest.MonkeyPatch, cpu_for_cuda: None) -> None:
     """A CUDA whose default math really is TF32: sessions in strict math are the CPU's own."""
-    load = opened._load
+    load = level_sessions._load
 
     def rounded(trial: Any, level: str, label: str, model: onnx.ModelProto, *rest: Any, **how: Any) -> Any:
         return load(trial, level, label, model if trial.way.careful else in_tf32(model), *rest, **how)
 
-    monkeypatch.setattr(opened, "_load", rounded)
+    monkeypatch.setattr(level_sessions, "_load", rounded)
 
 
 @pytest.mark.usefixtures("cuda_in_tf32")
@@ -496,7 +496,7 @@ Changed = Callable[[onnx.NodeProto], None]
 @pytest.fixture
 def cuda_is_wrong(monkeypatch: pytest.MonkeyPatch, cpu_for_cuda: None) -> Callable[[Changed], None]:
     """A CUDA of which the kernels of some nodes are wrong, as `change` makes them."""
-    load = opened._load
+    load = level_sessions._load
 
     def with_kernels(change: Changed) -> None:
         def changed(trial: Any, level: str, label: str, model: onnx.ModelProto, *rest: Any, **how: Any) -> Any:
@@ -506,7 +506,7 @@ def cuda_is_wrong(monkeypatch: pytest.MonkeyPatch, cpu_for_cuda: None) -> Callab
                 change(node)
             return load(trial, level, label, copy, *rest, **how)
 
-        monkeypatch.setattr(opened, "_load", changed)
+        monkeypatch.setattr(level_sessions, "_load", changed)
 
     return with_kernels
 
@@ -552,7 +552,7 @@ def test_an_original_that_does_not_run_where_the_folded_model_does_is_no_fault_o
     fused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As BatchNormalization over 65536 rows on CUDA, also where onnxruntime's own optimization takes it away."""
-    run, load, on_cuda = sessions.outputs, opened._load, list[Any]()
+    run, load, on_cuda = sessions.outputs, level_sessions._load, list[Any]()
 
     def noted(trial: Any, *how: Any, **more: Any) -> Any:
         running = load(trial, *how, **more)
@@ -566,7 +566,7 @@ def test_an_original_that_does_not_run_where_the_folded_model_does_is_no_fault_o
             raise sessions.CannotRun("Non-zero status code returned while running BatchNormalization node")
         return run(running, names, values)
 
-    monkeypatch.setattr(opened, "_load", noted)
+    monkeypatch.setattr(level_sessions, "_load", noted)
     monkeypatch.setattr(sessions, "outputs", failing)
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
@@ -695,7 +695,7 @@ def test_the_fastest_kernels_are_searched_for_only_with_full_and_where_models_ar
     served = 2 if effort == "full" else 0
     assert loads[DEFAULT, ""] == loads[STRICT, ""] == served  # strict math has its own search by default
     assert {search for *_, search in searched if search} == {"DEFAULT"}
-    words = opened.QUICK_KERNELS + opened.AS_SERVED * bool(served)
+    words = level_sessions.QUICK_KERNELS + level_sessions.AS_SERVED * bool(served)
     assert f"cuda, default math: {words}" in found.notes
 
 
@@ -844,7 +844,7 @@ def files(tmp_path: Path) -> list[str]:
 def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
     provider: str, files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    health = examined(provider)
+    health = examine(provider)
     if health.works:
         pytest.skip(f"{provider} works here")
     assert run(["verify", *files, "--ep", f"cpu,{provider}"]) == 4
@@ -877,7 +877,7 @@ def test_what_verify_does_not_know_is_exit_2(
 
 @pytest.fixture(scope="module")
 def cuda() -> None:
-    health = examined("cuda")
+    health = examine("cuda")
     if not health.works:
         pytest.skip(f"no CUDA here: {health.why}")
 

@@ -290,7 +290,7 @@ def two_bodies() -> onnx.ModelProto:
 
 
 def test_bodies_are_drawn_inside_their_node():
-    found = drawing.drawn(two_bodies()).plain()
+    found = drawing.draw_graph(two_bodies()).plain()
     names = [node.get("op") or node["kind"] for node in found["nodes"]]
     edges = {(names[a], names[b]) for a, b, _ in found["edges"]}
     assert ("BatchNormalization", "If") in edges
@@ -306,7 +306,7 @@ def test_functions_are_drawn_apart():
     function = helper.make_function("d", "Normed", ["x", *"gbmv"], ["y"], [norm], [helper.make_opsetid("", 17)])
     model = wide(1)
     model.functions.append(function)
-    node = drawing.drawn(model).nodes[-1]
+    node = drawing.draw_graph(model).nodes[-1]
     assert (node["op"], node["inside"]) == ("BatchNormalization", "d::Normed")
 
 
@@ -317,8 +317,8 @@ def test_nodes_without_names_are_matched():
             node.name = ""
     second.graph.node.remove(second.graph.node[1])  # the first BatchNormalization; its Conv makes what it made
     second.graph.node[0].output[0] = "n0"
-    before, after = drawing.drawn(first), drawing.drawn(second)
-    found = node_results.matched(before, after)
+    before, after = drawing.draw_graph(first), drawing.draw_graph(second)
+    found = node_results.match_nodes(before, after)
     pairs = {(before.nodes[a].get("op"), after.nodes[b].get("op")) for a, b in found.items()}
     assert all(a == b for a, b in pairs)
     assert len(found) == len(after.nodes)
@@ -401,7 +401,7 @@ def test_errors_of_very_many_channels_are_quantiles():
 
 
 def test_runs_are_condensed():
-    found = latency.condensed(blocks())
+    found = latency.condense(blocks())
     assert len(found) == 1
     models = found[0]["models"]
     assert {key: told["runs"] for key, told in models.items()} == {"original": 150, "folded": 150}
@@ -412,7 +412,7 @@ def test_runs_are_condensed():
 
 
 def test_runs_of_another_precision_or_search_are_apart():
-    found = latency.condensed([*blocks(precision="float32"), *blocks(precision="float16"), *blocks()])
+    found = latency.condense([*blocks(precision="float32"), *blocks(precision="float16"), *blocks()])
     assert [each.get("precision") for each in found] == ["float32", "float16", None]
     words = "default, cuda, float16, device, N=1, CUDA graph, heuristic cuDNN search"
     more = {"provider": "cuda", "mode": "device", "cuda_graph": True, "cudnn_search": "heuristic"}

@@ -52,6 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
 def test_options_are_settings_that_are_given_and_those_of_the_call() -> None:
     options = TrainOptions(lr=0.5, steps=None, device="cpu")
     assert (options.settings, options.device, options.resume) == ({"lr": 0.5}, "cpu", False)
+    assert replace(options, steps=7).settings == {"lr": 0.5, "steps": 7}
     with pytest.raises(TypeError, match="learning_rate"):
         TrainOptions(learning_rate=0.5)
 

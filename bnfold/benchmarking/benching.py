@@ -10,7 +10,7 @@ from ..model.models import Model
 from ..runtime.nvml import states
 from ..system import processors, temporary
 from ..system.installed import require_runtime
-from ..verification.verifying import described, located
+from ..verification.verifying import describe, locate
 from .answers import blocks, cell, notes
 from .measurement import LEAST_SECONDS, Measurement
 from .results import Benchmark
@@ -54,10 +54,10 @@ def benchmark(
     _require(launches, budget_s, threads, margin)
     options = settings(levels, providers, mode, dims or {}, cuda_graph, cudnn_search, precisions)
     started = time.perf_counter()
-    with located(original) as first, located(folded) as second, temporary.folder() as folder:
+    with locate(original) as first, locate(folded) as second, temporary.folder() as folder:
         request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
         session = Measurement({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
-        session.models = {"original": described(first), "folded": described(second)}
+        session.models = {"original": describe(first), "folded": describe(second)}
         session.run()
     return _report(session, margin, time.perf_counter() - started)
 

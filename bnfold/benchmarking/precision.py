@@ -32,7 +32,7 @@ def require_float32(model: onnx.ModelProto, path: str) -> None:
         raise ModelProblem(f"{path} holds nothing in float32 that could be converted", BY_HAND)
 
 
-def halved(model: onnx.ModelProto, path: str) -> tuple[onnx.ModelProto, list[str]]:
+def to_float16(model: onnx.ModelProto, path: str) -> tuple[onnx.ModelProto, list[str]]:
     """The model in float16, and notes on what that did to it; `model` is changed. Raises ModelProblem."""
     from onnxruntime.transformers import float16
 

@@ -21,7 +21,7 @@ from ..runtime.loading import load
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
 from ..verification.regions import shape_of_graph
-from .precision import BY_HAND, halved, require_float32
+from .precision import BY_HAND, require_float32, to_float16
 from .runner import MODELS, ORIGINAL, cannot_load, open_session
 from .settings import FLOAT16, Setting
 
@@ -60,7 +60,7 @@ def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
         require_float32(models[name], request[name])
     for name in MODELS if precision == FLOAT16 else ():
         stage(f"onnxruntime, converting the {name} model to float16")
-        models[name], more = halved(models[name], request[name])
+        models[name], more = to_float16(models[name], request[name])
         notes += more
         paths[name] = str(Path(request["folder"], f"{name}.float16.onnx"))
         onnx.save(models[name], paths[name])
@@ -83,7 +83,10 @@ def _after(paths: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, on
         except ModelProblem as why:
             if paths[ORIGINAL] == request[ORIGINAL]:
                 raise
-            raise ModelProblem(f"after conversion to float16 {why}", BY_HAND) from why
+            words = str(why)
+            for name in MODELS:  # the converted file is gone when this is read
+                words = words.replace(paths[name], request[name])
+            raise ModelProblem(f"after conversion to float16 {words}", BY_HAND) from why
 
 
 def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ..model import external, onnx_io
 from ..model.storage import Storage
 from . import latency, records
 from .channels import channels
-from .drawing import drawn
+from .drawing import draw_graph
 from .node_results import node_results
 
 if TYPE_CHECKING:
@@ -40,12 +40,12 @@ class Pair:
 
 def of_fold(report: FoldReport) -> Plain:
     """The report of a fold, also of one that did not pass: then `fold["written"]` is false."""
-    from ..verification.verifying import described
+    from ..verification.verifying import describe
 
     found = report.verification.to_json() if report.verification else None
     models = dict(found["models"]) if found else {}
-    models["original"] = models.get("original") or described(report.source)
-    models["folded"] = models.get("folded") or (described(report.target) if report.written else {})
+    models["original"] = models.get("original") or describe(report.source)
+    models["folded"] = models.get("folded") or (describe(report.target) if report.written else {})
     sizes = report.before, report.after
     model_files = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
     model_files["folded"]["path"] = str(report.target)
@@ -83,14 +83,14 @@ def collect(
 
 
 def _pair(original: Path, folded: Path) -> Pair:
-    from ..verification.verifying import described, located
+    from ..verification.verifying import describe, locate
 
-    with located(original) as first, located(folded) as second:
+    with locate(original) as first, locate(folded) as second:
         read = [onnx_io.detached(path) for path in (first, second)]
         models = [model for model, _ in read]
         files = zip(models, (first, second), strict=True)
         sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
-        model_files = {"original": described(first), "folded": described(second)}
+        model_files = {"original": describe(first), "folded": describe(second)}
     _require_pair(models, sizes, (original, folded))
     return Pair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), model_files)
 
@@ -146,7 +146,7 @@ def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | N
     records.require_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
     norms = {name: size.batch_normalizations for name, size in names.items()}
     records.require_sizes(path, found["batch_normalization"], norms)
-    return found, latency.condensed(latency.lines(records.text(raw), raw)) if raw else None
+    return found, latency.condense(latency.lines(records.text(raw), raw)) if raw else None
 
 
 def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
@@ -155,7 +155,7 @@ def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
     if raw:
         raise UsageProblem("--raw with --bench run", "A file of raw samples goes with the file of its own benchmark.")
     found: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
-    return found.to_json(), latency.condensed(block.to_json() for block in found.blocks)
+    return found.to_json(), latency.condense(block.to_json() for block in found.blocks)
 
 
 def _payload(
@@ -168,7 +168,7 @@ def _payload(
     """All of it."""
     from ..benchmarking.environment import environment
 
-    before, after = drawn(pair.original), drawn(pair.folded)
+    before, after = draw_graph(pair.original), draw_graph(pair.folded)
     source, said = ("fold", record) if record else _derived(pair)
     return {
         "schema": SCHEMA,

@@ -72,7 +72,7 @@ class Drawing:
         return {"nodes": self.nodes, "edges": [list(edge) for edge in self.edges], "constants": known}
 
 
-def drawn(model: ModelProto) -> Drawing:
+def draw_graph(model: ModelProto) -> Drawing:
     """The graph of a model, and the bodies of its functions."""
     found = Drawing()
     found.add_graph(model.graph, {}, None)

@@ -36,7 +36,7 @@ def _require_block(block: Any) -> None:
         raise ValueError("no block")
 
 
-def condensed(blocks: Iterable[Mapping[str, Any]]) -> list[Plain]:
+def condense(blocks: Iterable[Mapping[str, Any]]) -> list[Plain]:
     """Per setting, for each model: a histogram of all runs in milliseconds on common bins, and quantiles per launch."""
     settings: dict[str, dict[str, list[tuple[int, Any]]]] = {}
     for block in blocks:

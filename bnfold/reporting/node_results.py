@@ -29,7 +29,7 @@ def node_results(before: Drawing, after: Drawing, record: Mapping[str, Any] | No
     alone, it counts only as far as the nodes of the other model agree with it. What no record names are the
     BatchNormalization nodes: of these the models themselves show whether they are still there.
     """
-    stays, places, makers = matched(before, after), _by_label(before), _makers(before)
+    stays, places, makers = match_nodes(before, after), _by_label(before), _makers(before)
     listed = [*record["folded"], *record["kept"]] if record else []
     alike = {a: b for a, b in stays.items() if before.nodes[a].get("op") == after.nodes[b].get("op")}
     found = [_recorded(entry, _place(entry, makers, places), alike, derived) for entry in listed]
@@ -41,7 +41,7 @@ def node_results(before: Drawing, after: Drawing, record: Mapping[str, Any] | No
     return sorted(found, key=lambda entry: len(before.nodes) if entry["before"] is None else entry["before"])
 
 
-def matched(before: Drawing, after: Drawing) -> dict[int, int]:
+def match_nodes(before: Drawing, after: Drawing) -> dict[int, int]:
     """Which node of the one graph is which of the other: by operator and name, by output, by constants, by name."""
     keys: tuple[Callable[[Plain], Hashable | None], ...] = (
         lambda node: node.get("name") and (node["kind"], node.get("op"), node["name"]),

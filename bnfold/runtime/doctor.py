@@ -91,7 +91,7 @@ class Diagnosis:
 
 def doctor() -> Diagnosis:
     """Look at every provider, each in a child process; nothing is installed or changed."""
-    found = tuple(examined(provider) for provider in PROVIDERS)
+    found = tuple(examine(provider) for provider in PROVIDERS)
     names = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_TF32_OVERRIDE")
     environment = {name: os.environ[name] for name in names if name in os.environ}
     return Diagnosis(found, platform.platform(), platform.python_version(), environment, mixture())
@@ -100,7 +100,7 @@ def doctor() -> Diagnosis:
 def require(providers: Iterable[str]) -> None:
     """Raise EnvironmentProblem, with what is missing, for a provider that does not run a one-node session."""
     for provider in dict.fromkeys(providers):
-        _insist(examined(provider))
+        _insist(examine(provider))
 
 
 def _insist(health: Health) -> None:
@@ -108,7 +108,7 @@ def _insist(health: Health) -> None:
         raise EnvironmentProblem(f"{health.name} cannot run here: {health.why}", health.fix)
 
 
-def examined(provider: str) -> Health:
+def examine(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
     wheels = runtimes() | installed(_WHEELS.get(provider, ("onnxruntime",)))
     try:
@@ -117,12 +117,12 @@ def examined(provider: str) -> Health:
         fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {_brought(provider)}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
     works = PROVIDERS[provider] in found["ran_on"]
-    reason, fix = ("", "") if works else diagnosed(provider, found)
+    reason, fix = ("", "") if works else diagnose(provider, found)
     kept = {name: found[name] for name in ("libraries", "versions", "driver")}
     return Health(provider, PROVIDERS[provider], works, reason, fix, tuple(found["ran_on"]), wheels, **kept)
 
 
-def diagnosed(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
+def diagnose(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     """Why a provider does not work, and what to do: from what the probe found."""
     plugin, words = PLUGINS.get(provider), found["said"]
     if "fix" in found:  # what would have to come first

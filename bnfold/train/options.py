@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,17 @@ class CallOptions:
 class TrainOptions(CallOptions):
     """All options of one call of `train`: TrainOptions(arch="mlp", steps=500, device="cpu").
 
-    `settings` are those fields of Settings that are given and not None. The others are the defaults of Settings or, on
-    `resume`, those that the run has. They are checked when `train` is called.
+    `settings` are those fields of Settings that are given, by their names or in a dictionary, and not None. The others
+    are the defaults of Settings or, on `resume`, those that the run has. They are checked when `train` is called.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def __init__(self, **given: Any) -> None:
-        settings = {setting.name: given.pop(setting.name, None) for setting in fields(Settings)}
-        super().__init__(**given)
-        object.__setattr__(self, "settings", {name: value for name, value in settings.items() if value is not None})
+    def __init__(self, settings: Mapping[str, Any] | None = None, **options: Any) -> None:
+        named = {setting.name: options.pop(setting.name) for setting in fields(Settings) if setting.name in options}
+        super().__init__(**options)
+        every = {**(settings or {}), **named}
+        object.__setattr__(self, "settings", {name: value for name, value in every.items() if value is not None})
 
 
 @dataclass(frozen=True)

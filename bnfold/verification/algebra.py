@@ -72,7 +72,7 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     sites = (trial.edits & examples.keys()) - moved - fixed
     makers = produced(trial.folded.graph)
     known = [name for name in makers if name in sites]
-    found = [derived(pair, name) for name in progress.each(known, "verify: algebra of the fold sites", len(known))]
+    found = [derive(pair, name) for name in progress.each(known, "verify: algebra of the fold sites", len(known))]
     covered = sites.union(*(site.inside for site in found if site.proved))
     left = [name for name in makers if name in trial.edits - fixed - covered]
     return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in left]
@@ -82,7 +82,7 @@ def is_floating(value: Array) -> bool:
     return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
-def derived(pair: Pair, site: str) -> Derived:
+def derive(pair: Pair, site: str) -> Derived:
     """Compare the responses of one site, or say why that cannot be done."""
     operator = produced(pair.folded.graph)[site].op_type
     try:

@@ -18,14 +18,19 @@ from typing import Any
 import numpy as np
 
 from ..runtime.inputs import Case
+from .level_sessions import MOVED, LevelSessions, outputs
 from .measure import is_floating, is_unsteady
-from .opened import MOVED, Opened, outputs
 from .trial import Pairs, Trial
 from .windows import Array
 
 
 def measured(
-    trial: Trial, running: Opened, case: Case, values: Mapping[str, Array], names: Sequence[str], first: Sequence[Any]
+    trial: Trial,
+    running: LevelSessions,
+    case: Case,
+    values: Mapping[str, Array],
+    names: Sequence[str],
+    first: Sequence[Any],
 ) -> Pairs:
     """What `case` moves, remembered of the outputs; `first` is what the original computed on the provider."""
     if not running.jittered:

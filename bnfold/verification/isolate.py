@@ -19,7 +19,7 @@ from .regions import shared
 from .trial import SMALL, Trial
 
 
-def isolated(trial: Trial, good: Collection[str]) -> Trial | None:
+def isolate_sites(trial: Trial, good: Collection[str]) -> Trial | None:
     """A trial of the fold sites among `good` alone, or None if there is nothing to cut.
 
     `good` are the tensors that were found to hold the same values in both models: sites are judged, and the tensors

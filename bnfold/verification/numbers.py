@@ -20,13 +20,13 @@ from ..runtime.sessions import CannotRun
 from .algebra import derivations
 from .arithmetics import in_each
 from .conditioning import arbiters, measured, steady, transferred
-from .isolate import isolated
+from .isolate import isolate_sites
+from .level_sessions import FOLDED, LevelSessions, open_sessions, outputs, placements
 from .measure import Tally
-from .opened import FOLDED, Opened, opened, outputs, placements
 from .oracle import CannotEvaluate
 from .regions import shape_of_graph, undone
 from .tensor_records import by_channel, record
-from .trial import WORK, Trial, folded_alone, prepared, require_drawn, sized, truth
+from .trial import WORK, Trial, find_sizes, folded_alone, prepare, require_drawn, truth
 
 Tallies = tuple[
     Mapping[str, Tally], Mapping[str, Tally]
@@ -41,8 +41,8 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
-        trial = prepared(request, folder)
-        levels = request["levels"] if sized(trial) else []
+        trial = prepare(request, folder)
+        levels = request["levels"] if find_sizes(trial) else []
         return {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
 
 
@@ -85,7 +85,7 @@ def _at_sites(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Iterator[di
 def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
     stage("the fold sites, cut out")
     try:
-        pieces = isolated(trial, good)
+        pieces = isolate_sites(trial, good)
     except CannotEvaluate as why:
         trial.notes.append(f"the fold sites were not compared on their own: {why}")
         return
@@ -108,7 +108,7 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     tallies, spare = ({name: _tally(trial, name, makers.get(name, "")) for name in names} for _ in range(2))
     try:
-        running = opened(trial, "default" if level == "default" else "off", names, trial.planned)
+        running = open_sessions(trial, "default" if level == "default" else "off", names, trial.planned)
         report["cases"] = [str(case) for case in _run_cases(trial, running, (tallies, spare))]
         if not report["cases"]:
             _on_no_input(trial, report)
@@ -140,7 +140,7 @@ def _tally(trial: Trial, name: str, operator: str) -> Tally:
     return Tally(name, axes, bounded=operator in BOUNDED, dropped=trial.way.dropped_bits)
 
 
-def _run_cases(trial: Trial, running: Opened, tallies: Tallies) -> list[Case]:
+def _run_cases(trial: Trial, running: LevelSessions, tallies: Tallies) -> list[Case]:
     """Run one input after another; of a large model fewer, the first and those from files always."""
     planned, own = trial.planned, sum(bool(case.path) for case in trial.planned)
     affordable = max(1, own, WORK[trial.effort] // max(1, trial.elements))
@@ -156,7 +156,7 @@ def _run_cases(trial: Trial, running: Opened, tallies: Tallies) -> list[Case]:
     return done
 
 
-def _run_case(trial: Trial, running: Opened, tallies: Tallies, case: Case) -> Case | None:
+def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case) -> Case | None:
     """One input through every session and the oracle. A batch the model does not take is replaced by a batch of 1."""
     names = list(tallies[0])
     stage(f"onnxruntime, running the original ({case})")

@@ -17,7 +17,7 @@ from ..runtime.loading import load
 from ..runtime.protos import Array, stored
 from ..system.progress import each
 from .regions import MIXING, changed
-from .verifying import located, verify
+from .verifying import locate, verify
 
 SCHEMA = "bnfold.selftest/1"
 SITES = 2  # the first and the last of a model
@@ -98,7 +98,7 @@ def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int
 
     Raises ModelProblem where `folded` has no folded Conv, ConvTranspose, Gemm or MatMul to plant them in.
     """
-    with located(original) as first, located(folded) as second:
+    with locate(original) as first, locate(folded) as second:
         before, after = load(str(first)), load(str(second))
         sites = list(folded_sites(before, after))
         if not sites:

@@ -81,7 +81,7 @@ class Trial:
         return [output.name for output in self.original.graph.output]
 
 
-def prepared(request: Mapping[str, Any], folder: str) -> Trial:
+def prepare(request: Mapping[str, Any], folder: str) -> Trial:
     stage("reading the models")
     outside = request.get("outside", False)
     original, notes = tamed(load(request["original"], outside))
@@ -103,7 +103,7 @@ def prepared(request: Mapping[str, Any], folder: str) -> Trial:
     return trial
 
 
-def sized(trial: Trial) -> bool:
+def find_sizes(trial: Trial) -> bool:
     """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare.
 
     On the CPU, whose sessions are soon made; else on the provider.

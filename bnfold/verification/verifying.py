@@ -72,8 +72,8 @@ def verify(
     served, started = ways(providers, maths), time.perf_counter()
     request.update(_data(inputs, dims or {}, shapes or {}), declared=None if declared is None else list(declared))
     request["deadline"] = _deadline(budget_s)
-    with located(original) as first, located(folded) as second:
-        models = {"original": described(first), "folded": described(second)}
+    with locate(original) as first, locate(folded) as second:
+        models = {"original": describe(first), "folded": describe(second)}
         require(way.provider for way in served if way.gpu)
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
     same = structure is not None and structure.identical
@@ -118,7 +118,7 @@ def _deadline(budget_s: float | None) -> float | None:
 
 
 @contextmanager
-def located(model: Model) -> Iterator[Path]:
+def locate(model: Model) -> Iterator[Path]:
     """A path where a child process finds `model`: its own, or that of a temporary copy of a model in memory."""
     where = given(model)
     if isinstance(where, Path):
@@ -132,7 +132,7 @@ def located(model: Model) -> Iterator[Path]:
         yield path
 
 
-def described(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
     """Its path, bytes and SHA-256, by which a record tells which model it is about."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()

@@ -32,7 +32,7 @@ from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.settings import SEARCHES
 from bnfold.errors import EnvironmentProblem
 from bnfold.runtime.dimensions import dynamic
-from bnfold.runtime.doctor import examined, require
+from bnfold.runtime.doctor import examine, require
 from bnfold.runtime.providers import PROVIDERS
 from tests.benchmarks import leases
 
@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
 
 def lease(provider: str) -> dict[str, Any]:
     """Where this runs: what an entry of a record needs to be believed, and no path or serial number of the machine."""
-    here, health = environment(), examined(provider)
+    here, health = environment(), examine(provider)
     gpus = [gpu["name"] for gpu in health.driver.get("gpus", ())]
     facts = {"gpu": ", ".join(gpus), "driver": health.driver.get("version", ""), **health.versions}
     facts |= {key: here[key] for key in ("onnxruntime", "onnx", "python", "processor", "processors_usable", "system")}

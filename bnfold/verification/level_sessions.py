@@ -30,7 +30,7 @@ MOVED = "the original with its constants moved by one unit of rounding"
 
 
 @dataclass(frozen=True)
-class Opened:
+class LevelSessions:
     """Sessions that return the same tensors."""
 
     original: Any
@@ -40,7 +40,7 @@ class Opened:
     jittered: list[Any]  # copies of it with constants moved
 
 
-def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> Opened:
+def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> LevelSessions:
     """Sessions at a graph optimization `level` that return `names`; the two models note where they run.
 
     With effort `full` the two models run at the default level as they are served; every other session only measures
@@ -55,7 +55,7 @@ def opened(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Cas
     if trial.way == Way("cuda") and level == "default":
         trial.notes.append(f"{QUICK_KERNELS}{'' if served else AS_SERVED}")
     first = _load(trial, level, "the original", original, runs, served, proved=True)
-    return Opened(
+    return LevelSessions(
         first,
         _load(trial, level, FOLDED, folded, runs, served, proved=True),
         [] if trial.way.careful else [_load(trial, level, "the original, loaded again,", original, runs, QUICK)],
@@ -122,7 +122,7 @@ def digest(held: bytes | str) -> str:
     return hashlib.sha256(held if isinstance(held, bytes) else Path(held).read_bytes()).hexdigest()
 
 
-def placements(trial: Trial, runs: Opened) -> list[Placement]:
+def placements(trial: Trial, runs: LevelSessions) -> list[Placement]:
     """Where both models ran, once all is run: ends their profiles."""
     return [
         placement(
