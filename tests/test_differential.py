@@ -113,7 +113,8 @@ def test_a_constant_node_that_one_node_reads_twice_is_not_lost():
         "Y[N,4,5,5]",
         {"g": (4,), "m": (4,), "v": (4,)},
     )
-    twice = build(f"a = BatchNormalization (X, g, g, m, v)\n Y = {BN('a', 'n')}", "X[N,4,5,5]", "Y[N,4,5,5]", {"g": (4,), "m": (4,), "v": (4,), **bn("n", 4)})  # fmt: skip
+    twice = build(f"a = BatchNormalization (X, g, g, m, v)\n Y = {BN('a', 'n')}", "X[N,4,5,5]", "Y[N,4,5,5]", {"g": (4,), "m": (4,), "v": (4,), **bn("n",
+     4)})  # fmt: skip
     for each in (in_node(model, "g"), in_node(twice, "g")):
         assert_same(each, bnfold.fold(each).model)
 

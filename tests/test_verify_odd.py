@@ -174,7 +174,10 @@ def test_what_the_oracle_cannot_evaluate_on_the_way_is_named() -> None:
 
 def test_outputs_that_are_no_tensors_are_judged_by_what_they_are_made_of() -> None:
     """The dictionaries that classifiers of other tools end in."""
-    body = "c = Gemm (x, w) n = BatchNormalization (c, s, b, m, v) p = Softmax (n) y = ai.onnx.ml.ZipMap <classlabels_int64s = [0,1,2]> (p) l = ArgMax <axis = 1> (p)"
+    body = (
+        "c = Gemm (x, w) n = BatchNormalization (c, s, b, m, v) p = Softmax (n) "
+        "y = ai.onnx.ml.ZipMap <classlabels_int64s = [0,1,2]> (p) l = ArgMax <axis = 1> (p)"
+    )
     model = parse(body, "float[N,4] x", "int64 l, seq(map(int64, float)) y", w=f32(4, 3), **bn(3))
     model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 1))
     made, found = folded(model)

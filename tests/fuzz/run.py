@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ["algebra/affine.py", "folding/affine_nodes.py", "folding/branches.py", "folding/cleanup.py", "folding/driver.py", "folding/pipeline.py", "folding/plan.py", "folding/rules/*.py", "graph/constants.py", "graph/editor.py", "graph/links.py", "graph/queries.py", "graph/scopes.py", "graph/view.py", "model/external.py", "model/inlining.py", "model/messages.py", "model/onnx_io.py", "model/deferred.py", "model/storage.py", "model/tensors.py", "model/validity.py", "model/wire.py", "process/native.py"]  # fmt: skip
+ROOMS = ["algebra/affine.py", "folding/affine_nodes.py", "folding/branches.py", "folding/cleanup.py", "folding/driver.py", "folding/pipeline.py",
+    "folding/plan.py", "folding/rules/*.py", "graph/constants.py", "graph/editor.py", "graph/links.py", "graph/queries.py", "graph/scopes.py",
+    "graph/view.py", "model/external.py", "model/inlining.py", "model/messages.py", "model/onnx_io.py", "model/deferred.py", "model/storage.py",
+    "model/tensors.py", "model/validity.py", "model/wire.py", "process/native.py"]  # fmt: skip
 GRACE = 120  # seconds that a fuzzer may take longer than asked before libFuzzer stops it
 
 
