@@ -15,7 +15,7 @@ from ..algebra.rounding import TINY
 from .constants import is_evaluable, value_of
 
 Dim = int | str | None
-LONGEST = 1 << 24  # elements along an axis: such a vector of coefficients has 128 MB
+LONGEST_AXIS = 1 << 24  # elements along an axis: such a vector of coefficients has 128 MB
 
 
 def operator(node: gs.Node) -> str:
@@ -146,7 +146,7 @@ def rank(tensor: gs.Tensor) -> int:
 
 def bounded(length: int) -> int:
     """A length along which coefficients are to be laid. Refuses one that no tensor with coefficients has."""
-    require(abs(length) <= LONGEST, "TOO_LARGE", f"an axis would have {length} elements")
+    require(abs(length) <= LONGEST_AXIS, "TOO_LARGE", f"an axis would have {length} elements")
     return length
 
 

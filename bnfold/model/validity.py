@@ -1,4 +1,4 @@
-"""Which models the rules may be asked about: valid by onnx's checker, and of one mind about types and shapes."""
+"""Which models the rules may be applied to: valid by the checker of onnx, their types and shapes in agreement."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
 DEEPEST = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
 SEEN = 1 << 15  # bytes of a file that are read at a time, to look at some
-LONGEST = 5  # bytes of a key or a length, as protobuf's own parser has it
+LONGEST_VARINT = 5  # bytes of a key or a length, as protobuf's own parser has it
 
 
 class Unreadable(Exception):
@@ -173,7 +173,7 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, in
     at = start
     while at < stop:
         tag = at
-        key, at = varint(buffer, at, stop, LONGEST)
+        key, at = varint(buffer, at, stop, LONGEST_VARINT)
         body, at = _content(buffer, at, stop, key)
         yield key, tag, body, at
 
@@ -184,7 +184,7 @@ def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tu
     if wire == VARINT:
         _, end = varint(buffer, at, stop)
     elif wire == BYTES:
-        length, at = varint(buffer, at, stop, LONGEST)
+        length, at = varint(buffer, at, stop, LONGEST_VARINT)
         end = at + length
     elif wire in WIDTH:
         end = at + WIDTH[wire]
@@ -198,7 +198,7 @@ def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tu
 def _behind_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
     """The place behind the key that ends a group of fields."""
     while True:
-        key, at = varint(buffer, at, stop, LONGEST)
+        key, at = varint(buffer, at, stop, LONGEST_VARINT)
         if key == closing:
             return at
         _, at = _content(buffer, at, stop, key, depth)
