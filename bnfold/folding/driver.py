@@ -118,7 +118,7 @@ def carried_out(editor: Editor) -> FoldResult:
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
         hoisted, merged = [*attempts(editor, "hoist")], [*merges(editor)]
         sunk = [*attempts(editor, "sink")]
-        done = found(hoisted, merged, sunk) or found(splits(editor))
+        done = by_node(hoisted, merged, sunk) or by_node(splits(editor))
         folded |= done
         if not done:
             break
@@ -134,21 +134,21 @@ def unread(node: gs.Node) -> Folded:
     return Folded(node.name, operator(node), node.outputs[0].name, "sink", (), ())
 
 
-def found(*fates: Iterable[Fate]) -> dict[int, Folded]:
-    return {id(node): fate for node, fate in chain(*fates) if isinstance(fate, Folded)}
+def by_node(*outcomes: Iterable[Outcome]) -> dict[int, Folded]:
+    return {id(node): outcome for node, outcome in chain(*outcomes) if isinstance(outcome, Folded)}
 
 
-def splits(editor: Editor) -> Iterator[Fate]:
+def splits(editor: Editor) -> Iterator[Outcome]:
     """The last resort for a BatchNormalization: its scale moves on; of its shift an Add stays."""
     for node in filter(is_batch_normalization, editor.alive()):
         with suppress(Refused):
             yield node, carry_out(editor, "hoist", node, node.inputs[0], batch_normalization(node), room=1)
 
 
-Fate = tuple[gs.Node, Folded | Reason]
+Outcome = tuple[gs.Node, Folded | Reason]
 
 
-def attempts(editor: Editor, direction: Direction) -> Iterator[Fate]:
+def attempts(editor: Editor, direction: Direction) -> Iterator[Outcome]:
     """Try to move every affine node one way: to the inputs in topological order, to the outputs in reverse order."""
     nodes = editor.alive()
     for node in filter(editor.is_alive, nodes if direction == "hoist" else reversed(nodes)):
@@ -160,7 +160,7 @@ def attempts(editor: Editor, direction: Direction) -> Iterator[Fate]:
             yield node, Reason(refused.code, str(refused))
 
 
-def merges(editor: Editor) -> Iterator[Fate]:
+def merges(editor: Editor) -> Iterator[Outcome]:
     """Try to make one convolution of every sum of parallel branches."""
     for node in filter(may_merge, filter(editor.is_alive, editor.alive())):
         try:
@@ -169,13 +169,13 @@ def merges(editor: Editor) -> Iterator[Fate]:
             yield node, Reason(refused.code, str(refused))
 
 
-def carry_out_merge(editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Fate]:
+def carry_out_merge(editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Outcome]:
     """Let one convolution take over a sum, and say so of each node that goes."""
-    fates: list[Fate] = [(n, told(n, "merge", plan)) for n in (node, *others)]
+    outcomes: list[Outcome] = [(n, described(n, "merge", plan)) for n in (node, *others)]
     for edit in plan.edits:
         editor.apply(edit)
     editor.bypass(node, keeper.outputs[0], keep_name=True)
-    return fates
+    return outcomes
 
 
 def carry_out(
@@ -186,11 +186,11 @@ def carry_out(
     plan = make_plan(editor.visible, direction, tensor, affine, room)
     if direction == "hoist":
         require_rounded_again(editor.visible, plan, node.outputs[0])
-    fate = told(node, direction, plan)
+    outcome = described(node, direction, plan)
     for edit in plan.edits:
         editor.apply(edit)
     cancel(editor, editor.bypass(node, source, keep_name=direction == "hoist"))
-    return fate
+    return outcome
 
 
 def require_rounded_again(visible: Visible, plan: Plan, result: gs.Tensor) -> None:
@@ -218,14 +218,14 @@ def goes_back(visible: Visible, tensor: gs.Tensor, kind: np.dtype[Any]) -> bool:
     return True
 
 
-def told(node: gs.Node, way: Way, plan: Plan) -> Folded:
+def described(node: gs.Node, way: Way, plan: Plan) -> Folded:
     through, into = (tuple(label(n) for n in nodes) for nodes in (plan.through, plan.targets))
     return Folded(node.name, operator(node), node.outputs[0].name, way, through, into)
 
 
-def kept_after(hoisted: list[Fate], merged: list[Fate], sunk: list[Fate]) -> Iterator[Kept]:
+def kept_after(hoisted: list[Outcome], merged: list[Outcome], sunk: list[Outcome]) -> Iterator[Kept]:
     """The reasons for each affine node, after a round that folded nothing."""
-    back, aside, on = ({id(n): r for n, r in fates if isinstance(r, Reason)} for fates in (hoisted, merged, sunk))
+    back, aside, on = ({id(n): r for n, r in outcomes if isinstance(r, Reason)} for outcomes in (hoisted, merged, sunk))
     for node, _ in hoisted:
         sums = (aside.get(id(consumer)) for consumer in node.outputs[0].outputs)
         not_merged = next((r for r in sums if r and r.code != "NO_BRANCHES"), None)

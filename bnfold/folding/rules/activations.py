@@ -108,7 +108,7 @@ def hoist_extremum(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_extremum(node: gs.Node, port: int, affine: Affine) -> Shares:
     """max(s * a + t, b) == s * max(a, (b - t) / s) + t, for s > 0"""
     no_negative_scale(node, affine)
-    return beside(node, range(len(node.inputs)), port, affine)
+    return on_operands(node, range(len(node.inputs)), port, affine)
 
 
 @hoist("Where")
@@ -120,10 +120,10 @@ def hoist_where(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Where")
 def sink_where(node: gs.Node, port: int, affine: Affine) -> Shares:
     """where(c, s * a + t, b) == s * where(c, a, (b - t) / s) + t"""
-    return beside(node, BRANCHES, port, affine)
+    return on_operands(node, BRANCHES, port, affine)
 
 
-def beside(node: gs.Node, operands: range | tuple[int, ...], port: int, affine: Affine) -> Shares:
+def on_operands(node: gs.Node, operands: range | tuple[int, ...], port: int, affine: Affine) -> Shares:
     """The affine moves on from one operand, and the others receive its inverse, but for constants that it leaves."""
     others = [i for i in operands if i != port and not unmoved_constant(node, i, affine)]
     return {OUT: at_output(node, affine), **{i: inverse(node, affine) for i in others}}

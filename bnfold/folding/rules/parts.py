@@ -229,7 +229,7 @@ def sink_expand(node: gs.Node, port: int, affine: Affine) -> Shares:
 @hoist("Gather")
 def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * x[i] + t == (s' * x + t')[i], with s', t' put where i takes them from, and 1 and 0 elsewhere"""
-    axis, end = gathered(node)
+    axis, end = gathered_axis(node)
     if all(n == 1 for n in affine.extent[axis:end]):
         return {0: affine.map(lambda c: c.reshape(*c.shape[:axis], 1, *c.shape[end:]))}
     taken_from, length = constant(node, 1), size(node.inputs[0], axis)
@@ -245,13 +245,13 @@ def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Gather")
 def sink_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t)[i] == s[i] * x[i] + t[i]"""
-    axis, end = gathered(node)
+    axis, end = gathered_axis(node)
     indices = constant(node, 1) if affine.extent[axis] != 1 else np.zeros((1,) * (end - axis), int)
     require_room(*affine.extent[:axis], indices.size, *affine.extent[axis + 1 :])
     return {OUT: affine.map(lambda c: c.take(indices if c.shape[axis] != 1 else np.zeros_like(indices), axis))}
 
 
-def gathered(node: gs.Node) -> tuple[int, int]:
+def gathered_axis(node: gs.Node) -> tuple[int, int]:
     """The axes of the output of a Gather that its indices make: from, up to but not including."""
     axis = attribute(node, "axis", 0) % rank(node.inputs[0])
     return axis, axis + rank(node.inputs[1])

@@ -41,16 +41,16 @@ def hoist_sub(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def by_prospect(node: gs.Node) -> list[int]:
-    """The operands, those first in which an affine is most likely to find a home: constants, then what promises one."""
-    return sorted(range(len(node.inputs)), key=lambda i: (not is_constant(x := node.inputs[i]), not promises(x)))
+    """The operands, those first in which an affine is most likely to find a home: constants, then what may take it."""
+    return sorted(range(len(node.inputs)), key=lambda i: (not is_constant(x := node.inputs[i]), not may_take_shift(x)))
 
 
-def promises(tensor: gs.Tensor) -> bool:
+def may_take_shift(tensor: gs.Tensor) -> bool:
     """Whether nobody else reads a tensor, and an operator with a bias makes it, or made what was only moved since."""
     if len(tensor.outputs) != 1 or not tensor.inputs:
         return False
     maker = tensor.inputs[0]
-    return operator(maker) in TAKES_SHIFT or (operator(maker) in LETS_SHIFT_BY and promises(maker.inputs[0]))
+    return operator(maker) in TAKES_SHIFT or (operator(maker) in LETS_SHIFT_BY and may_take_shift(maker.inputs[0]))
 
 
 def broadcasts(node: gs.Node) -> None:
