@@ -38,7 +38,7 @@ from bnfold.system.installed import install, pip, runtimes
 from bnfold.verification import verifying
 from bnfold_cli.main import run
 from tests.test_doctor import GPU, found_by_probe
-from tests.verify_nets import GEMM, run_here, swapped
+from tests.verify_nets import GEMM, run_here, swapped, written
 
 RTX = PLUGINS["tensorrt-rtx"]
 FAKE = Plugin(
@@ -248,10 +248,7 @@ def test_a_library_that_is_cut_off_names_none_that_it_needs(size: int, tmp_path:
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    weights = GEMM.weights(0)
-    onnx.save(GEMM.original(weights), tmp_path / "a.onnx")
-    onnx.save(GEMM.folded(GEMM.fold(weights)), tmp_path / "b.onnx")
-    return [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    return written(GEMM, tmp_path)
 
 
 def test_without_the_package_commands_are_exit_4_and_the_command_that_installs_it(

@@ -40,7 +40,7 @@ from bnfold.verification.measure import Tally, is_unsteady
 from bnfold.verification.oracle import Oracle
 from bnfold_cli.main import run
 from tests.test_verify_verdicts import level
-from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped
+from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped, written
 
 WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("tensorrt"))
 RTX = Way("tensorrt-rtx")
@@ -834,10 +834,7 @@ def test_a_child_sees_the_environment_it_is_given(monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[str]:
-    weights = GEMM.weights(0)
-    onnx.save(GEMM.original(weights), tmp_path / "a.onnx")
-    onnx.save(GEMM.folded(GEMM.fold(weights)), tmp_path / "b.onnx")
-    return [str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")]
+    return written(GEMM, tmp_path)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt-rtx"])

@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
-from bnfold.runtime.protos import every_node
 from bnfold.verification import Verification, algebra, numbers, self_test, trial, verify
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
@@ -266,7 +266,7 @@ def test_nodes_in_bodies_in_functions_are_nodes() -> None:
     choice = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     model = parse("y = my.F (x, c)", "float[2] x, bool c")
     model.functions.append(helper.make_function("my", "F", ["x", "c"], ["y"], [choice], [helper.make_opsetid("", 17)]))
-    assert [node.op_type for node in every_node(model)] == ["F", "If", "Relu", "Relu"]
+    assert [node.op_type for node in all_nodes(model)] == ["F", "If", "Relu", "Relu"]
 
 
 def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> None:

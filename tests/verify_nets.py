@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -105,6 +106,14 @@ GEMM = Net(
     lambda v: v[:, None],
 )
 NETS = {net.name: net for net in (CONV, DEPTHWISE, TRANSPOSE, GEMM)}
+
+
+def written(net: Net, folder: Path) -> list[str]:
+    """The files of a network and of its faultless fold."""
+    weights = net.weights(0)
+    onnx.save(net.original(weights), folder / "a.onnx")
+    onnx.save(net.folded(net.fold(weights)), folder / "b.onnx")
+    return [str(folder / "a.onnx"), str(folder / "b.onnx")]
 
 
 def swapped(values: np.ndarray) -> np.ndarray:

@@ -166,7 +166,7 @@ class Measurement:
 
     def _timed(self, numbers: Sequence[int], seconds: float) -> None:
         """One launch each, got ready at the same time if there are several, and timed one after another."""
-        patient = max((each.provider for each in self.settings), key=lambda provider: PATIENCE.get(provider, COMPILING))
+        patient = max((each.provider for each in self.settings), key=patience_of)
         seeds = [self.request["seed"] * 1000 + number for number in numbers]
         plain: list[dict[str, Any]] = [{"cells": self.cells, "seconds": seconds, "seed": seed} for seed in seeds]
 
@@ -198,7 +198,7 @@ class Measurement:
         Raises Inconclusive if it does not survive.
         """
         started = time.perf_counter()
-        usual = max(PATIENCE.get(provider, COMPILING), 4 * (timing or self.deadline - started))
+        usual = max(patience_of(provider), 4 * (timing or self.deadline - started))
         try:
             answer = launcher.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
         except Failed as why:
@@ -206,3 +206,8 @@ class Measurement:
         if not timing and not patience:
             self.longest = max(self.longest, time.perf_counter() - started)
         return answer
+
+
+def patience_of(provider: str) -> float:
+    """Seconds after which a child on this provider is usually stopped."""
+    return PATIENCE.get(provider, COMPILING)

@@ -15,7 +15,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ..display.display import counted
 from ..errors import ModelProblem, UsageProblem, first_line
-from ..runtime.protos import domain, every_node, graphs, stored, subgraphs
+from ..model.messages import all_nodes, every_node, inner_graphs
+from ..runtime.protos import domain, stored
 
 LARGEST, SMALLEST = 65504.0, 5.96e-08  # magnitudes of float16; the converter clips to them
 KNOWN = ("", "com.microsoft")  # domains whose operators mostly have kernels for float16
@@ -24,7 +25,7 @@ BY_HAND = "Convert it with a tool of your own, and leave --precision out: a mode
 
 def require_float32(model: onnx.ModelProto, path: str) -> None:
     """Raises UsageProblem for a model in float16 already, be it in part, ModelProblem for one without float32."""
-    types = {tensor.data_type for graph in graphs(model.graph) for tensor in stored(graph).values()}
+    types = {tensor.data_type for graph in _graphs(model) for tensor in stored(graph).values()}
     types |= {value.type.tensor_type.elem_type for value in model.graph.input}
     if types & {TensorProto.FLOAT16, TensorProto.BFLOAT16}:
         raise UsageProblem(f"{path} is in float16 already", "Leave --precision out: a model is timed as it is.")
@@ -37,11 +38,11 @@ def to_float16(model: onnx.ModelProto, path: str) -> tuple[onnx.ModelProto, list
     from onnxruntime.transformers import float16
 
     numbers = {name: numpy_helper.to_array(tensor) for name, tensor in _tensors(model, TensorProto.FLOAT)}
-    foreign = {node.op_type for node in every_node(model) if domain(node) not in KNOWN}
+    foreign = {node.op_type for node in all_nodes(model) if domain(node) not in KNOWN}
     outputs = [onnx.ValueInfoProto.FromString(each.SerializeToString()) for each in model.graph.output]
     kept = {*float16.DEFAULT_OP_BLOCK_LIST, *foreign}
     try:
-        for graph in graphs(model.graph):
+        for graph in _graphs(model):
             _plain_constants(graph)
         made = float16.convert_float_to_float16(model, keep_io_types=True, op_block_list=[*kept])
         _order(made.graph)
@@ -52,13 +53,19 @@ def to_float16(model: onnx.ModelProto, path: str) -> tuple[onnx.ModelProto, list
     except Exception as why:  # the converter asserts, protobuf and the checker have errors of their own
         raise ModelProblem(f"{path} cannot be converted to float16: {first_line(why)}", BY_HAND) from why
     names = {name for name, _ in _tensors(made, TensorProto.FLOAT16)}
-    left = sorted({node.op_type for node in every_node(made)} & kept)
+    left = sorted({node.op_type for node in all_nodes(made)} & kept)
     return made, [*_clipped(path, [numbers[name] for name in numbers if name in names]), *_left(path, left)]
+
+
+def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph, and those in it."""
+    yield model.graph
+    yield from inner_graphs(model.graph.node)
 
 
 def _tensors(model: onnx.ModelProto, kind: int) -> Iterator[tuple[str, TensorProto]]:
     """Stored tensors of one type, with their names."""
-    for graph in graphs(model.graph):
+    for graph in _graphs(model):
         yield from ((name, tensor) for name, tensor in stored(graph).items() if tensor.data_type == kind)
 
 
@@ -108,5 +115,4 @@ def _order(graph: onnx.GraphProto) -> None:
 
 def _reads(node: NodeProto) -> set[str]:
     """What a node reads, also from within the graphs in its attributes."""
-    inside = (each for body in subgraphs(node) for graph in graphs(body) for each in graph.node)
-    return {name for each in (node, *inside) for name in each.input if name}
+    return {name for each in every_node([node]) for name in each.input if name}

@@ -138,7 +138,7 @@ class Benchmark(Shown):
 
     @property
     def _differing(self) -> set[str]:
-        """What of a setting is not the same in all cells; the level is always told."""
+        """What of a setting is not the same in all cells; the level is always said."""
         parts = [cell.setting.parts() for cell in self.cells]
         return {"level"} | {name for name in parts[0] if len({part[name] for part in parts}) > 1}
 

@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from .protos import FLOATS, Array, domain, every_node, stored, subgraphs
+from ..model.messages import all_nodes, bodies
+from .protos import FLOATS, Array, domain, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 LINEAR = frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
@@ -26,7 +27,7 @@ def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for node in every_node(copy):
+    for node in all_nodes(copy):
         while node.output and not node.output[-1]:
             node.output.pop()
     held = [node.output[0] for node in copy.graph.node if _is_random(node)]
@@ -111,7 +112,7 @@ def without_data(graph: onnx.GraphProto) -> set[str]:
     """Tensors that do not depend on the values of the inputs: computed from constants and from sizes alone."""
     found = {*(tensor.name for tensor in graph.initializer), ""}
     for node in graph.node:
-        if node.op_type in ("Shape", "Size") or (found.issuperset(node.input) and not any(subgraphs(node))):
+        if node.op_type in ("Shape", "Size") or (found.issuperset(node.input) and not any(bodies(node))):
             found.update(node.output)
     return found
 

@@ -46,6 +46,11 @@ class Health:
     versions: dict[str, str]
     driver: dict[str, Any]
 
+    def require(self) -> None:
+        """Raise EnvironmentProblem if it does not work."""
+        if not self.works:
+            raise EnvironmentProblem(f"{self.name} cannot run here: {self.why}", self.fix)
+
     def row(self) -> tuple[str, ...]:
         """For a table."""
         known = dict(self.versions)
@@ -82,7 +87,7 @@ class Diagnosis:
         for name in names:
             if name not in PROVIDERS:
                 raise UsageProblem(f"unknown execution provider {name!r}", f"Choose from: {', '.join(PROVIDERS)}.")
-            _insist(health[name])
+            health[name].require()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -100,12 +105,7 @@ def doctor() -> Diagnosis:
 def require(providers: Iterable[str]) -> None:
     """Raise EnvironmentProblem, with what is missing, for a provider that does not run a one-node session."""
     for provider in dict.fromkeys(providers):
-        _insist(examine(provider))
-
-
-def _insist(health: Health) -> None:
-    if not health.works:
-        raise EnvironmentProblem(f"{health.name} cannot run here: {health.why}", health.fix)
+        examine(provider).require()
 
 
 def examine(provider: str) -> Health:

@@ -1,8 +1,7 @@
-"""What is asked of a ModelProto that is to be run: its graphs, its nodes, its tensors, what a caller feeds."""
+"""What is asked of a ModelProto that is to be run: its tensors, what makes them, what a caller feeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy.typing as npt
@@ -10,34 +9,6 @@ import onnx
 
 Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in the attributes of one node (If, Loop, Scan)."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """A graph and every graph nested in it."""
-    yield graph
-    for node in graph.node:
-        for inner in subgraphs(node):
-            yield from graphs(inner)
-
-
-def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes: of the graph, of nested graphs, of functions and of the graphs nested in those."""
-    for graph in graphs(model.graph):
-        yield from graph.node
-    for function in model.functions:
-        for node in function.node:
-            yield node
-            for inner in subgraphs(node):
-                for graph in graphs(inner):
-                    yield from graph.node
 
 
 def opset(model: onnx.ModelProto) -> int:

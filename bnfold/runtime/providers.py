@@ -10,16 +10,11 @@ from .plugins import PLUGINS
 from .sessions import CPU, CUDA, TENSORRT
 
 PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT, **{key: each.name for key, each in PLUGINS.items()}}
-LEAVES_TO = {
-    "tensorrt": "cuda",
-    **dict.fromkeys(PLUGINS, "cpu"),
-}  # who runs what a provider that compiles graphs leaves
+LEAVES_TO = {"tensorrt": "cuda", **dict.fromkeys(PLUGINS, "cpu")}  # who runs what one that compiles graphs leaves
 PROFILES = {"tensorrt": "trt_profile_{}_shapes", **{key: each.profile for key, each in PLUGINS.items()}}
 MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
-QUICK = (
-    "DEFAULT"  # cuDNN's search for kernels that is over at once: 0.5 s where HEURISTIC takes 8 s (repghostnet, H200)
-)
+QUICK = "DEFAULT"  # cuDNN's search that is over at once: 0.5 s where HEURISTIC takes 8 s (repghostnet_050, H200)
 Chain = list[tuple[str, dict[str, str]]]
 Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
 

@@ -12,8 +12,9 @@ from dataclasses import replace
 import onnx
 from onnx import helper
 
+from ..model.messages import bodies
 from ..runtime.copies import without_data
-from ..runtime.protos import FLOATS, produced, subgraphs
+from ..runtime.protos import FLOATS, produced
 from .oracle import Oracle
 from .regions import shared
 from .trial import SMALL, Trial
@@ -79,7 +80,7 @@ def _needed(graph: onnx.GraphProto, outputs: Collection[str]) -> set[str]:
     for node in reversed(graph.node):
         if not needed.isdisjoint(node.output):
             needed.update(node.input)
-            needed.update(name for inner in subgraphs(node) for name in _mentioned(inner))
+            needed.update(name for inner in bodies(node) for name in _mentioned(inner))
     return needed
 
 
@@ -88,5 +89,5 @@ def _mentioned(graph: onnx.GraphProto) -> set[str]:
     names = {output.name for output in graph.output}
     for node in graph.node:
         names.update(node.input)
-        names.update(name for inner in subgraphs(node) for name in _mentioned(inner))
+        names.update(name for inner in bodies(node) for name in _mentioned(inner))
     return names

@@ -16,7 +16,8 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..model.bounds import expanded
-from ..runtime.protos import FLOATS, called, every_node, graphs, opset, subgraphs
+from ..model.messages import all_nodes, bodies, inner_graphs
+from ..runtime.protos import FLOATS, called, opset
 from ..system.progress import report
 from .constant_parts import evaluate_constants
 from .measure import is_floating
@@ -120,7 +121,7 @@ def _wide(value: Array) -> Array:
 def _reads(node: onnx.NodeProto) -> list[str]:
     """Every name a node reads, those that its subgraphs capture included."""
     names = list(node.input)
-    for graph in subgraphs(node):
+    for graph in bodies(node):
         names += [name for inner in graph.node for name in _reads(inner)]
         names += [output.name for output in graph.output]
     return names
@@ -142,9 +143,9 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for graph in graphs(copy.graph):
+    for graph in (copy.graph, *inner_graphs(copy.graph.node)):
         _widen_graph(graph)
-    for node in every_node(copy):
+    for node in all_nodes(copy):
         _widen_node(node)
     return copy
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..runtime.protos import FLOATS, called, produced, stored, subgraphs
+from ..model.messages import bodies
+from ..runtime.protos import FLOATS, called, produced, stored
 from .impulses import NotDerived
 from .regions import MIXING
 
@@ -105,7 +106,7 @@ def piece(graph: onnx.GraphProto, cuts: frozenset[str], site: str) -> Piece:
             needed.add(name)
             agenda += makers[name].input
     nodes = [node for node in graph.node if not needed.isdisjoint(node.output)]
-    if len(nodes) > LARGEST or any(any(subgraphs(node)) for node in nodes):
+    if len(nodes) > LARGEST or any(any(bodies(node)) for node in nodes):
         raise NotDerived("it is too far from tensors that both models share")
     read = {name for node in nodes for name in node.input}
     return Piece(nodes, sorted(entering), [tensor for tensor in graph.initializer if tensor.name in read])

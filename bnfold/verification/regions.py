@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 import onnx
 
-from ..runtime.protos import produced, stored, subgraphs
+from ..model.messages import bodies
+from ..runtime.protos import produced, stored
 
 
 def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
@@ -79,7 +80,7 @@ def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
     """Names a node reads, those captured by its subgraphs included; with `seen` those alone of which values count."""
     unseen = UNSEEN.get(node.op_type) if seen and node.domain in ("", "ai.onnx") else None
     yield from (name for i, name in enumerate(node.input) if i != unseen)
-    for graph in subgraphs(node):
+    for graph in bodies(node):
         for inner in graph.node:
             yield from _reads(inner, seen)
         yield from (output.name for output in graph.output)

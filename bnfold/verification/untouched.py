@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx
 
-from ..runtime.protos import called, every_node, subgraphs
+from ..model.messages import all_nodes, bodies
+from ..runtime.protos import called
 
 Name = tuple[int, str]  # the number of the graph that defines it, and the name
 Digests = dict[tuple[str, Name], list[bytes]]  # by kind of message and name, in the order of the file
@@ -43,7 +44,7 @@ def graphs(model: onnx.ModelProto, others: Sequence[Graph] = ()) -> list[Graph]:
     def add(message: onnx.GraphProto | onnx.FunctionProto, around: Graph | None) -> None:
         same = others[len(found)].own if len(found) < len(others) else frozenset()
         found.append(graph := Graph(len(found), message, around, same | _defined(message)))
-        for body in (body for node in message.node for body in subgraphs(node)):
+        for body in (body for node in message.node for body in bodies(node)):
             add(body, graph)
 
     for part in (model.graph, *model.functions):
@@ -131,7 +132,7 @@ def called_as(function: onnx.FunctionProto) -> str:
 
 def _in_graph(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, str, Any]]:
     for node in graph.node:
-        yield "node", _first(node), _without_graphs(node) if any(subgraphs(node)) else node
+        yield "node", _first(node), _without_graphs(node) if any(bodies(node)) else node
     if isinstance(graph, onnx.FunctionProto):
         yield "function", called_as(graph), _bare(graph, "node")
         return
@@ -190,7 +191,7 @@ def _mentioned(graphs: Iterable[Graph]) -> set[Name]:
 
 def _labels(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
     """A node may be edited, but keeps its name, its documentation and its place among the others."""
-    before, after = ({node.name: node for node in every_node(model) if node.name} for model in (original, folded))
+    before, after = ({node.name: node for node in all_nodes(model) if node.name} for model in (original, folded))
     for name in sorted(before.keys() & after.keys()):
         old, new = (nodes[name] for nodes in (before, after))
         if (old.doc_string, *old.metadata_props) != (new.doc_string, *new.metadata_props):

@@ -32,7 +32,7 @@ from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.settings import SEARCHES
 from bnfold.errors import EnvironmentProblem
 from bnfold.runtime.dimensions import dynamic
-from bnfold.runtime.doctor import examine, require
+from bnfold.runtime.doctor import Health, examine
 from bnfold.runtime.providers import PROVIDERS
 from tests.benchmarks import leases
 
@@ -129,11 +129,10 @@ def left(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
                 yield kind, name
 
 
-def run(options: argparse.Namespace) -> int:
-    """One job after another until the time is over; a log of them is kept beside their answers."""
+def run(options: argparse.Namespace, where: dict[str, Any]) -> int:
+    """One job after another until the time is over; a log of them is kept next to their answers."""
     end = time.monotonic() + options.seconds
     options.folder.mkdir(parents=True, exist_ok=True)
-    where = lease(options.ep)
     for kind, name in list(left(options)):
         if time.monotonic() > end:
             print("the time is over: run the same command again to go on")
@@ -146,9 +145,9 @@ def run(options: argparse.Namespace) -> int:
     return int(not passed or not all(passed))
 
 
-def lease(provider: str) -> dict[str, Any]:
+def lease(health: Health) -> dict[str, Any]:
     """Where this runs: what an entry of a record needs to be believed, and no path or serial number of the machine."""
-    here, health = environment(), examine(provider)
+    here = environment()
     gpus = [gpu["name"] for gpu in health.driver.get("gpus", ())]
     facts = {"gpu": ", ".join(gpus), "driver": health.driver.get("version", ""), **health.versions}
     facts |= {key: here[key] for key in ("onnxruntime", "onnx", "python", "processor", "processors_usable", "system")}
@@ -229,11 +228,12 @@ def main(words: list[str] | None = None) -> int:
         return 0
     options.ep = "cpu" if options.stand_in else options.ep
     try:
-        require([options.ep])
+        health = examine(options.ep)
+        health.require()
     except EnvironmentProblem as problem:
         print(f"error: {problem}\nhint: {problem.hint}", file=sys.stderr)
         return problem.exit_code
-    return run(options)
+    return run(options, lease(health))
 
 
 if __name__ == "__main__":
