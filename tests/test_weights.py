@@ -19,9 +19,7 @@ RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     entering = original.graph.input[0]
     ranks = {name: len(entering.type.tensor_type.shape.dim) for name in (entering.name, site)}
-    layers = [
-        weights.layer(model, piece(model.graph, frozenset(), site), ranks, site) for model in (original, folded)
-    ]
+    layers = [weights.layer(model, piece(model.graph, frozenset(), site), ranks, site) for model in (original, folded)]
     return weights.compare(*layers, np.float32)
 
 
@@ -107,7 +105,10 @@ def test_another_form_is_refused(words: str) -> None:
 
 def test_a_cast_to_integers_and_a_dropout_that_drops_are_not_elementwise() -> None:
     made = constants(w=(5, 4, 3))
-    for lines in ("c = Conv (x, w)  i = Cast <to = 6> (c)  n = Cast <to = 1> (i)", "c = Conv (x, w)  n = Dropout (c, , yes)"):
+    for lines in (
+        "c = Conv (x, w)  i = Cast <to = 6> (c)  n = Cast <to = 1> (i)",
+        "c = Conv (x, w)  n = Dropout (c, , yes)",
+    ):
         model = chain(lines, made)
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
         with pytest.raises(weights.NotOneLayer, match="elementwise"):
