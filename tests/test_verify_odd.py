@@ -109,8 +109,10 @@ def test_a_product_by_as_many_matrices_as_samples_is_derived_element_by_element(
 
 def test_of_many_weights_a_share_is_drawn_and_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
-    body = "c = Conv (x, w) n = BatchNormalization (c, s, b, m, v) y = Relu (n)"
-    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), **bn(4)))
+    body = (
+        "c = Conv (x, w) d = Conv (x, u) e = Concat <axis=1> (c, d) n = BatchNormalization (e, s, b, m, v) y = Relu (n)"
+    )
+    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), u=f32(2, 3, 3, 3), **bn(6)))
     assert found.passed, found.reasons
     assert 0 < derived(found, "n").share < 1
     assert not derived(found, "n").proved

@@ -8,44 +8,35 @@ further from it than the unit roundoff. Neither fold nor onnxruntime takes part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from ..runtime.copies import without_data
-from ..runtime.inputs import feeds
-from ..runtime.protos import FLOATS, produced
-from ..system import progress
+from ..runtime.protos import FLOATS
 from .impulses import Impulses, NotDerived, elements, everything, impulses
-from .measure import quantum, roundoff
 from .oracle import CannotEvaluate, Oracle
-from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
+from .pieces import Piece, Side, of_sizes, other_operand, piece, require_linear, summing
 from .regions import changed
 from .results import Derived
 from .tensor_records import finite
+from .weights import NotOneLayer, compare, layer, roundoffs
 from .windows import Array
 
-if TYPE_CHECKING:
-    from .trial import Trial
-
-NOISE = 2.0**-46  # of float64, in the sums that a response is the difference of
 BLOCK = 1 << 21  # elements of one batch of impulses
 RESPONSES = {"fast": 1 << 22, "full": 1 << 40}  # of one site, for one input; of more, a share is drawn
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models, the tensors that hold the same values in both, and an example of each (for its shape and type)."""
+    """Two models and an example of each tensor that both have, for its shape and type."""
 
     original: onnx.ModelProto
     folded: onnx.ModelProto
-    cuts: frozenset[str]
     examples: Mapping[str, Array]
     effort: str = "fast"
     seed: int = 0
@@ -55,49 +46,41 @@ class Pair:
         """Constants that only the folded model has."""
         return changed(self.original.graph, self.folded.graph)
 
-
-def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
-    """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
-
-    Cut is at tensors that were found to hold the same values in both models; a site that was found wrong is derived,
-    too. The inside of a chain, which holds other values by design, is not derived unless a derived site covers it.
-    """
-    fixed = without_data(trial.folded.graph)
-    moved = {entry["name"] for entry in tensors if entry["moved"]}
-    fine = (entry for entry in tensors if entry["ok"] and entry["clear"] and not entry["moved"])
-    good = frozenset(entry["name"] for entry in fine) - fixed
-    fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
-    examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
-    pair = Pair(trial.original, trial.folded, good & examples.keys(), examples, trial.effort, trial.seed)
-    sites = (trial.edits & examples.keys()) - moved - fixed
-    makers = produced(trial.folded.graph)
-    known = [name for name in makers if name in sites]
-    found = [derive(pair, name) for name in progress.each(known, "verify: algebra of the fold sites", len(known))]
-    covered = sites.union(*(site.inside for site in found if site.proved))
-    left = [name for name in makers if name in trial.edits - fixed - covered]
-    return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in left]
+    @cached_property
+    def sides(self) -> tuple[Side, Side]:
+        return Side(self.original), Side(self.folded)
 
 
 def is_floating(value: Array) -> bool:
     return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
-def derive(pair: Pair, site: str) -> Derived:
-    """Compare the responses of one site, or say why that cannot be done."""
-    operator = produced(pair.folded.graph)[site].op_type
+def derive(pair: Pair, cuts: Set[str], site: str) -> Derived:
+    """Compare one site, given that the tensors `cuts` are the same in both models, or say why that cannot be done."""
+    operator = pair.sides[1].makers[site].op_type
     try:
-        trial = _Trial(pair, site, [piece(model.graph, pair.cuts, site) for model in (pair.original, pair.folded)])
-        share = trial.run()
+        pieces = [piece(side, cuts, site) for side in pair.sides]
+        responses, share, ratio = _compared(pair, pieces, site)
     except (NotDerived, CannotEvaluate) as why:
         return Derived(site, operator, why=str(why))
-    inside = tuple(name for node in trial.pieces[1].nodes for name in node.output)
-    limit = roundings(pair, trial.pieces[1], site)
-    return Derived(site, operator, trial.responses, share, finite(trial.ratio), limit, inside)
+    inside = tuple(name for node in pieces[1].nodes for name in node.output)
+    return Derived(site, operator, responses, share, finite(ratio), roundings(pair, pieces[1], site), inside)
 
 
-def power_below(values: Array) -> Array:
-    """The power of two at or below each magnitude: times the unit roundoff, half the distance to the next number."""
-    return np.asarray(np.ldexp(1.0, np.frexp(values)[1] - 1))
+def _compared(pair: Pair, pieces: Sequence[Piece], site: str) -> tuple[int, float, float]:
+    """How many responses were compared, which share of all that is, and the worst in unit roundoffs.
+
+    Of one layer the weights themselves; what has another form is fed impulses.
+    """
+    ranks = {name: example.ndim for name, example in pair.examples.items()}
+    try:
+        first, second = (layer(side.model, each, ranks, site) for side, each in zip(pair.sides, pieces, strict=True))
+        ratio, responses = compare(first, second, pair.examples[site].dtype)
+    except NotOneLayer:
+        trial = _Trial(pair, site, pieces)
+        share = trial.run()
+        return trial.responses, share, trial.ratio
+    return responses, 1.0, ratio
 
 
 def roundings(pair: Pair, folded: Piece, site: str) -> float:
@@ -112,7 +95,7 @@ def roundings(pair: Pair, folded: Piece, site: str) -> float:
 class _Trial:
     """Both pieces of one site, ready to be fed."""
 
-    def __init__(self, pair: Pair, site: str, pieces: list[Piece]) -> None:
+    def __init__(self, pair: Pair, site: str, pieces: Sequence[Piece]) -> None:
         self.pair, self.site, self.pieces = pair, site, pieces
         for each in pieces:
             require_linear(each)
@@ -194,11 +177,5 @@ class _Trial:
         A response that is one rounded constant is the right one up to half the distance to its neighbour. Where a bias
         and a mean cancel, what is left is as good as they are.
         """
-        with np.errstate(all="ignore"):
-            off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(self.dtype)
-            ratio = np.where(
-                off > 0, off / (roundoff(self.dtype) * (power_below(sizes) if self.single else sizes)), 0.0
-            )
-        worst = float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
-        self.ratio = max(self.ratio, worst if np.isfinite(got).all() else np.inf)
+        self.ratio = max(self.ratio, roundoffs(expected, got, summed, sizes, self.dtype, self.single))
         self.responses += int(np.count_nonzero(expected))

@@ -17,16 +17,17 @@ from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
-from .algebra import derivations
 from .arithmetics import in_each
 from .conditioning import arbiters, measured, steady, transferred
+from .confirm import confirmed
+from .induction import derivations
 from .isolate import isolate_sites
 from .level_sessions import FOLDED, LevelSessions, open_sessions, outputs, placements
 from .measure import Tally
 from .oracle import CannotEvaluate
 from .regions import shape_of_graph, undone
 from .tensor_records import by_channel, record
-from .trial import WORK, Trial, find_sizes, folded_alone, prepare, require_drawn, truth
+from .trial import WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn, truth
 
 Tallies = tuple[
     Mapping[str, Tally], Mapping[str, Tally]
@@ -42,6 +43,9 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepare(request, folder)
+        if (short := confirmed(trial, request["levels"], request["maths"])) is not None:
+            return {"ways": short}
+        make_oracle(trial)
         levels = request["levels"] if find_sizes(trial) else []
         return {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ..model.messages import bodies
-from ..runtime.protos import FLOATS, called, produced, stored
+from ..runtime.copies import without_data
+from ..runtime.protos import FLOATS, called, caller_inputs, produced, stored
 from .impulses import NotDerived
 from .regions import MIXING
 
@@ -93,23 +95,55 @@ def other_operand(node: onnx.NodeProto, name: str) -> str:
     return str(node.input[1 - list(node.input).index(name)])
 
 
-def piece(graph: onnx.GraphProto, cuts: frozenset[str], site: str) -> Piece:
+@dataclass(frozen=True)
+class Side:
+    """One of the models, looked up once: what makes each tensor and where, what is stored."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def makers(self) -> dict[str, onnx.NodeProto]:
+        return produced(self.model.graph)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of each tensor's maker in the order of the graph."""
+        return {name: place for place, node in enumerate(self.model.graph.node) for name in node.output if name}
+
+    @cached_property
+    def stored(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def fixed(self) -> set[str]:
+        """Tensors that depend on no data, only on constants and sizes."""
+        return without_data(self.model.graph)
+
+    @cached_property
+    def inputs(self) -> set[str]:
+        return {value.name for value in caller_inputs(self.model.graph)}
+
+
+def piece(side: Side, cuts: Set[str], site: str) -> Piece:
     """Cut out what computes `site` from `cuts`."""
-    makers, held = produced(graph), stored(graph)
-    inputs = {value.name for value in graph.input} - held.keys()
-    needed, entering, agenda = {site}, set(), [*makers[site].input]
+    needed, entering, agenda = {site}, set(), [*side.makers[site].input]
     while agenda:
         name = agenda.pop()
-        if name in cuts or name in inputs:
+        if name in cuts or name in side.inputs:
             entering.add(name)
-        elif name in makers and name not in needed:
+        elif name in side.makers and name not in needed:
             needed.add(name)
-            agenda += makers[name].input
-    nodes = [node for node in graph.node if not needed.isdisjoint(node.output)]
-    if len(nodes) > LARGEST or any(any(bodies(node)) for node in nodes):
-        raise NotDerived("it is too far from tensors that both models share")
-    read = {name for node in nodes for name in node.input}
-    return Piece(nodes, sorted(entering), [tensor for tensor in graph.initializer if tensor.name in read])
+            agenda += side.makers[name].input
+        if len(needed) > LARGEST:
+            raise NotDerived(TOO_FAR)
+    nodes = [side.model.graph.node[place] for place in sorted({side.places[name] for name in needed})]
+    if any(any(bodies(node)) for node in nodes):
+        raise NotDerived(TOO_FAR)
+    read = dict.fromkeys(name for node in nodes for name in node.input)
+    return Piece(nodes, sorted(entering), [side.stored[name] for name in read if name in side.stored])
+
+
+TOO_FAR = "it is too far from tensors that both models share"
 
 
 def require_linear(piece: Piece) -> None:

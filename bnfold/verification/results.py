@@ -10,6 +10,7 @@ from ..display.junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
 from ..runtime.placement import Placement
 from ..runtime.providers import Way
 
+FLOAT64, ORIGINAL = "float64", "original"
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more
 SCHEMA = "bnfold.verify/1"
@@ -102,6 +103,7 @@ class Level:
     tensors: tuple[Compared, ...]
     provider: str = "cpu"
     math: str = "default"
+    reference: str = FLOAT64  # what errors are measured against: that, or the original itself, as it is written
     placements: tuple[Placement, ...] = ()
 
     @property

@@ -94,13 +94,17 @@ def prepare(request: Mapping[str, Any], folder: str) -> Trial:
     trial.deadline = request.get("deadline") or math.inf
     asked = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, asked, input_sets(request.get("inputs", ())))
+    return trial
+
+
+def make_oracle(trial: Trial) -> None:
+    """The float64 evaluation of the original, or why there is none."""
     stage("the float64 evaluation of the original")
     try:
-        trial.oracle = Oracle(original)
+        trial.oracle = Oracle(trial.original)
         trial.oracle.rounds = len(trial.planned)
     except CannotEvaluate as why:
         trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
-    return trial
 
 
 def find_sizes(trial: Trial) -> bool:
@@ -131,7 +135,7 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
     except CannotRun as why:
         return why
     reason: Exception | None = None
-    for case, sizes in _trials(trial):
+    for case, sizes in attempts(trial):
         try:
             values = feeds(trial.original.graph, case, sizes)
             sessions.outputs(running, trial.outputs, values)
@@ -146,7 +150,7 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
 
 def folded_alone(trial: Trial) -> str:
     """Whether the folded model runs where the original does not, as with BatchNormalization over 65536 rows on CUDA."""
-    case, sizes = next(_trials(trial))
+    case, sizes = next(attempts(trial))
     try:
         running = session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
         sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes or sizes))
@@ -161,7 +165,7 @@ def require_drawn(case: Case, why: Exception) -> None:
         raise ModelProblem(f"the original does not run on {case}: {why}", "Is it data for this model?") from why
 
 
-def _trials(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
+def attempts(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
     """The first planned case with one set of sizes after another; then the same with a batch of 1."""
     first = trial.planned[0]
     if first.path:

@@ -11,6 +11,7 @@ compared in float64, element by element. What has another form raises NotOneLaye
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -210,23 +211,30 @@ def compare(original: Layer, folded: Layer, kind: Any) -> tuple[float, int]:
         raise NotOneLayer("the two models have different operators")
     shifts = original.shift(), folded.shift()
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
-    worst = roundoffs(*shifts, kind, folded.alone)
-    worst = max([worst, *(roundoffs(expected, got, kind, folded.alone) for expected, got in pairs)])
+    parts = itertools.chain([shifts], pairs)
+    worst = max(_off(expected, got, kind, folded.alone) for expected, got in parts)
     return worst, original.weight.size + shifts[0].size
 
 
-def roundoffs(expected: Array, got: Array, kind: Any, alone: bool) -> float:
-    """The largest difference in unit roundoffs of `kind`, float64's own noise taken off; infinite if not finite.
+def _off(expected: Array, got: Array, kind: Any, alone: bool) -> float:
+    size = np.abs(got)
+    return roundoffs(expected, got, size, size, kind, alone)
 
-    With `alone`, `got` are stored numbers: the right one is no further than half the distance to its neighbour.
+
+def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:
+    """The largest difference, in unit roundoffs of `kind`, of numbers that are made of others as large as `sizes`.
+
+    Float64's own noise in `summed` is taken off. With `alone`, `sizes` are stored numbers: the right one is no further
+    than half the distance to its neighbour. Infinite if something is not finite.
     """
     with np.errstate(all="ignore"):
-        off = np.abs(got - expected) - NOISE * (np.abs(got) + np.abs(expected)) - quantum(kind)
-        if not (off > 0).any() and np.isfinite(got).all():
+        off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(kind)
+        if not np.isfinite(got).all():
+            return np.inf
+        if not (off > 0).any():
             return 0.0
-        size = np.abs(got)
-        ratio = np.where(off > 0, off / (roundoff(kind) * (power_below(size) if alone else size)), 0.0)
-    return float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0)) if np.isfinite(got).all() else np.inf
+        ratio = np.where(off > 0, off / (roundoff(kind) * (power_below(sizes) if alone else sizes)), 0.0)
+    return float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
 
 
 def power_below(values: Array) -> Array:

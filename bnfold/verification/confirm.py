@@ -1,0 +1,155 @@
+"""The short answer to whether two models compute the same: a proof of all fold sites, and runs that confirm it.
+
+The proof is about the files. What it cannot see is whether onnxruntime does with the folded model what its file says.
+So the original runs once as it is written, and the folded model as written and as it is served, on one input. The
+outputs have to agree to the square root of the unit roundoff: further apart, errors do not grow in proportion any more
+(see `measure.is_unsteady`). Where anything is open, or disagrees, there is no short answer: only a comparison of the
+whole networks gives a verdict (`numbers`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ..process.child import stage
+from ..runtime import providers, sessions
+from ..runtime.inputs import CannotFeed, Case, feeds, shapes
+from ..runtime.placement import Placement, assigned, idle, placement, ran
+from ..runtime.protos import produced
+from ..runtime.providers import QUICK, Way
+from ..runtime.sessions import CannotRun
+from .algebra import Pair
+from .induction import Induction
+from .level_sessions import FOLDED
+from .measure import DRIFT, Tally
+from .results import ORIGINAL, Derived
+from .shapes import examples
+from .tensor_records import record
+from .trial import Trial, attempts, session
+from .windows import Array
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one model made of the inputs `values` of a case, and where it ran."""
+
+    case: Case
+    values: Mapping[str, Array]
+    outputs: list[Any]
+    placed: Placement
+
+
+def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
+    """An answer for each of `maths`, as `numbers.compare` gives them; None where there is no short answer."""
+    if trial.effort != "fast" or any(case.path or case.given for case in trial.planned):
+        return None
+    first = _first_run(replace(trial, way=Way()))
+    derived = _proof(trial, first.values) if first else None
+    if first is None or derived is None:
+        return None
+    answers = []
+    for math_ in maths:
+        own = replace(trial, way=Way(trial.way.provider, math_), notes=[*trial.notes])
+        reports = _reports(own, levels, first)
+        if reports is None:
+            return None
+        answers.append({"levels": reports, "derived": [*map(asdict, derived)], "blocked": [], "notes": own.notes})
+    return answers
+
+
+def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
+    """Every fold site, derived for all inputs; None if one of them is not."""
+    stage("the algebra of the fold sites")
+    pair = Pair(trial.original, trial.folded, examples(trial.original, values))
+    known = Induction(pair, trial.edits, lambda name: False).run()
+    return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
+
+
+def _first_run(trial: Trial) -> Run | None:
+    """The original as it is written, on the CPU, with the first sizes that it takes; None if it takes none."""
+    model, label = trial.original, "the original"
+    try:
+        running = _open(trial, model, label, "off")
+    except CannotRun:
+        return None
+    for case, sizes in attempts(trial):
+        try:
+            values = feeds(model.graph, case, sizes)
+            return Run(
+                case, values, sessions.outputs(running, trial.outputs, values), _placed(trial, model, label, running)
+            )
+        except (CannotRun, CannotFeed):
+            continue
+    return None
+
+
+def _reports(trial: Trial, levels: Sequence[str], first: Run) -> list[dict[str, Any]] | None:
+    """What every level shows; None if one shows a difference, or outputs that could show none."""
+    try:
+        original = _run(trial, trial.original, "the original", "off", first) if trial.way.gpu else first
+        found = [_report(trial, level, original, _run(trial, trial.folded, FOLDED, level, first)) for level in levels]
+    except CannotRun:
+        return None
+    tensors = [tensor for report in found for tensor in report["tensors"]]
+    told = all(tensor["ok"] for tensor in tensors) and not all(tensor["constant"] for tensor in tensors)
+    return found if told else None
+
+
+def _report(trial: Trial, level: str, original: Run, folded: Run) -> dict[str, Any]:
+    return {
+        "level": level,
+        "ran": True,
+        "why": "",
+        "broken": False,
+        "same_graph": False,
+        "reference": ORIGINAL,
+        "provider": trial.way.provider,
+        "math": trial.way.math,
+        "cases": [str(original.case)],
+        "tensors": _compared(trial, original, folded),
+        "placements": [asdict(run.placed) for run in (original, folded)],
+    }
+
+
+def _run(trial: Trial, model: onnx.ModelProto, label: str, level: str, like: Run) -> Run:
+    """One run on the inputs of another. Raises CannotRun."""
+    running = _open(trial, model, label, level, like.case)
+    outputs = sessions.outputs(running, trial.outputs, like.values)
+    return Run(like.case, like.values, outputs, _placed(trial, model, label, running))
+
+
+def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: Case) -> Any:
+    """A session that notes where it runs; an engine is made for the shapes of `cases`. Raises CannotRun."""
+    stage(f"onnxruntime, running {label} with graph optimization {level}")
+    engine = providers.profile(trial.way, [shapes(trial.original.graph, case, trial.sizes) for case in cases])
+    chain = providers.chain(trial.way, engine, QUICK)
+    return session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
+
+
+def _placed(trial: Trial, model: onnx.ModelProto, label: str, running: Any) -> Placement:
+    took = assigned(running), ran(sessions.finish(running))
+    return placement(label, trial.way.name, trial.policy, *took, idle(model.graph))
+
+
+def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:
+    """A record of every output: its error is the distance between the models, in unit roundoffs.
+
+    Raises CannotRun for an output that is not a tensor.
+    """
+    makers, found = produced(trial.original.graph), []
+    for name, ours, theirs in zip(trial.outputs, original.outputs, folded.outputs, strict=True):
+        if not isinstance(ours, np.ndarray) or not isinstance(theirs, np.ndarray):
+            raise CannotRun(f"output {name!r} is no tensor")
+        tally = Tally(name, dropped=trial.way.dropped_bits)
+        tally.add(None, ours, theirs, [])
+        entry = record(tally, makers[name].op_type if name in makers else "", True, False)
+        limit = 1 / math.sqrt(tally.roundoff)
+        sound = tally.usable and not (tally.broken or tally.flips[DRIFT]) and entry["ratio"] <= limit
+        found.append({**entry, "moved": False, "by_channel": None, "limit": limit, "ok": sound})
+    return found

@@ -1,0 +1,108 @@
+"""Which tensors are the same in both models for every input: by induction, in the order of the graph.
+
+A tensor is the same if an untouched node makes it of tensors that are, or if the algebra says so (`algebra.derive`),
+which cuts the models at such tensors only: never because values were seen to agree. What no algebra reaches stays open.
+It may be assumed, by who measures it otherwise; what follows is then derived under this assumption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from ..runtime.inputs import feeds
+from .algebra import Pair, derive, is_floating
+from .regions import SELECT, reads
+from .results import Derived
+
+if TYPE_CHECKING:
+    from .trial import Trial
+
+
+@dataclass
+class Induction:
+    """What is known of a pair of models; after `run`, of all of it."""
+
+    pair: Pair
+    edits: set[str]  # tensors of the folded model whose node, or a constant it reads, is not the original's
+    is_assumed: Callable[[str], bool]  # of a site that cannot be derived; one that was found wrong never counts as same
+    same: set[str] = field(default_factory=set)  # tensors that depend on data
+    fixed: set[str] = field(default_factory=set)  # tensors that do not, and are the same as well
+    derived: list[Derived] = field(default_factory=list)  # what was looked at, in the order of the graph
+    assumed: list[str] = field(default_factory=list)
+
+    def run(self) -> Induction:
+        """Go through the folded model once."""
+        first, second = self.pair.sides
+        self.same, self.fixed = first.inputs & second.inputs, {"", *second.stored} - self.pair.changed
+        for node in second.model.graph.node:
+            outputs = [name for name in node.output if name]
+            if self.edits.isdisjoint(outputs) and all(map(self._is_same, reads(node))):
+                for name in outputs:
+                    (self.fixed if name in second.fixed else self.same).add(name)
+            else:
+                self._look_at(node, [name for name in outputs if name not in second.fixed])
+        return self
+
+    def _is_same(self, name: str) -> bool:
+        """Of a name that a node reads; a body's own names are part of the node."""
+        second = self.pair.sides[1]
+        own = name not in second.makers and name not in second.stored and name not in second.inputs
+        return own or name in self.same or name in self.fixed
+
+    def _look_at(self, node: onnx.NodeProto, outputs: Sequence[str]) -> None:
+        """What may be the same though something its node reads is not: what was edited, and what selects a part."""
+        first, second = self.pair.sides
+        weighed = any(name in second.fixed and name not in self.fixed for name in node.input)
+        for name in outputs:
+            if name not in self.edits and node.op_type not in SELECT and not weighed:
+                continue
+            if name in first.makers and name in self.pair.examples:
+                self._settle(derive(self.pair, self.same, name))
+            elif self.is_assumed(name):
+                self._assume(name)
+
+    def _settle(self, site: Derived) -> None:
+        self.derived.append(site)
+        if site.why and self.is_assumed(site.name):
+            self._assume(site.name)
+        elif not site.why and site.ok and site.share == 1:
+            self.same.add(site.name)
+
+    def _assume(self, name: str) -> None:
+        self.same.add(name)
+        self.assumed.append(name)
+
+    def unsettled(self) -> set[str]:
+        """Tensors that are not known to be the same and reach an output before one that is: the others are undone."""
+        second, found = self.pair.sides[1], set[str]()
+        agenda = [output.name for output in second.model.graph.output]
+        while agenda:
+            name = agenda.pop()
+            if name in second.makers and name not in found and not self._is_same(name):
+                found.add(name)
+                agenda += reads(second.makers[name])
+        return found
+
+
+def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
+    """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
+
+    Assumed is what was found to hold the same values. The inside of a chain, which holds other values by design, is not
+    reported unless no derived site covers it.
+    """
+    moved = {entry["name"] for entry in tensors if entry["moved"]}
+    good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
+    fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
+    examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
+    pair = Pair(trial.original, trial.folded, examples, trial.effort, trial.seed)
+    known = Induction(pair, trial.edits, good.__contains__).run()
+    left = known.unsettled()
+    found = [site for site in known.derived if site.name not in moved and (site.ok or site.name in left)]
+    makers = pair.sides[1].makers
+    covered = {site.name for site in found}.union(*(site.inside for site in found if site.proved))
+    open_ = [name for name in makers if name in trial.edits - pair.sides[1].fixed - covered]
+    return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_]
