@@ -19,7 +19,10 @@ RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     entering = original.graph.input[0]
     ranks = {name: len(entering.type.tensor_type.shape.dim) for name in (entering.name, site)}
-    layers = [weights.layer(model, piece(Side(model), frozenset(), site), ranks, site) for model in (original, folded)]
+    layers = [
+        weights.layer(model, piece(Side(model), {entering.name: entering.name}, site), ranks, site)
+        for model in (original, folded)
+    ]
     return weights.compare(*layers, np.float32)
 
 

@@ -8,7 +8,7 @@ further from it than the unit roundoff. Neither fold nor onnxruntime takes part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -20,9 +20,10 @@ from onnx import helper
 from ..runtime.protos import FLOATS
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .oracle import CannotEvaluate, Oracle
-from .pieces import Piece, Side, of_sizes, other_operand, piece, require_linear, summing
+from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
 from .regions import changed
 from .results import Derived
+from .sides import Side
 from .tensor_records import finite
 from .weights import NotOneLayer, compare, layer, roundoffs
 from .windows import Array
@@ -55,11 +56,15 @@ def is_floating(value: Array) -> bool:
     return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
-def derive(pair: Pair, cuts: Set[str], site: str) -> Derived:
-    """Compare one site, given that the tensors `cuts` are the same in both models, or say why that cannot be done."""
+def derive(pair: Pair, same: Mapping[str, str], site: str) -> Derived:
+    """Compare one site, or say why that cannot be done.
+
+    `same` are tensors of the folded model that are known to be the same, with their names in the original.
+    """
     operator = pair.sides[1].makers[site].op_type
     try:
-        pieces = [piece(side, cuts, site) for side in pair.sides]
+        cuts = pair.sides[0].called(same.values()), same
+        pieces = [piece(side, known, site) for side, known in zip(pair.sides, cuts, strict=True)]
         responses, share, ratio = _compared(pair, pieces, site)
     except (NotDerived, CannotEvaluate) as why:
         return Derived(site, operator, why=str(why))

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from ..model.messages import bodies
 from ..runtime.inputs import feeds
 from .algebra import Pair, derive, is_floating
 from .regions import SELECT, reads
 from .results import Derived
+from .sides import computation
 
 if TYPE_CHECKING:
     from .trial import Trial
@@ -29,36 +31,57 @@ class Induction:
     pair: Pair
     edits: set[str]  # tensors of the folded model whose node, or a constant it reads, is not the original's
     is_assumed: Callable[[str], bool]  # of a site that cannot be derived; one that was found wrong never counts as same
-    same: set[str] = field(default_factory=set)  # tensors that depend on data
-    fixed: set[str] = field(default_factory=set)  # tensors that do not, and are the same as well
+    same: dict[str, str] = field(default_factory=dict)  # of the folded model, by their names in the original
+    fixed: set[str] = field(default_factory=set)  # tensors that depend on no data and are those of the same name
     derived: list[Derived] = field(default_factory=list)  # what was looked at, in the order of the graph
     assumed: list[str] = field(default_factory=list)
 
     def run(self) -> Induction:
         """Go through the folded model once."""
         first, second = self.pair.sides
-        self.same, self.fixed = first.inputs & second.inputs, {"", *second.stored} - self.pair.changed
+        for name in first.inputs & second.inputs:
+            self._add(name, name)
+        self.fixed = {"", *second.stored} - self.pair.changed
         for node in second.model.graph.node:
-            outputs = [name for name in node.output if name]
-            if self.edits.isdisjoint(outputs) and all(map(self._is_same, reads(node))):
-                for name in outputs:
-                    (self.fixed if name in second.fixed else self.same).add(name)
+            if second.names.keys() & node.output and (known := self.same.get(second.name(node.output[0]))):
+                self._add(node.output[0], known)
+            elif counterpart := self._counterpart(node):
+                for name, known in zip(node.output, counterpart.output, strict=False):
+                    self._add(name, known)
             else:
-                self._look_at(node, [name for name in outputs if name not in second.fixed])
+                self._look_at(node)
         return self
+
+    def _add(self, name: str, known: str) -> None:
+        """A tensor of the folded model is the one that the original calls `known`."""
+        if name in self.pair.sides[1].fixed:
+            self.fixed.add(name)
+        elif name:
+            self.same[name] = self.pair.sides[0].name(known)
 
     def _is_same(self, name: str) -> bool:
         """Of a name that a node reads; a body's own names are part of the node."""
-        second = self.pair.sides[1]
+        first, second = self.pair.sides
         own = name not in second.makers and name not in second.stored and name not in second.inputs
-        return own or name in self.same or name in self.fixed
+        return own or name in self.fixed or (name in self.same and self.same[name] == first.name(name))
 
-    def _look_at(self, node: onnx.NodeProto, outputs: Sequence[str]) -> None:
+    def _counterpart(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The node of the original that computes the same of the same tensors, whatever their names are."""
+        first, second = self.pair.sides
+        if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
+            return node
+        names = [name if name in self.fixed else self.same.get(name) for name in node.input]
+        if None in names or any(bodies(node)) or not second.fixed.isdisjoint(node.output):
+            return None
+        return first.computations.get(computation(node, names))
+
+    def _look_at(self, node: onnx.NodeProto) -> None:
         """What may be the same though something its node reads is not: what was edited, and what selects a part."""
         first, second = self.pair.sides
         weighed = any(name in second.fixed and name not in self.fixed for name in node.input)
-        for name in outputs:
-            if name not in self.edits and node.op_type not in SELECT and not weighed:
+        for name in node.output:
+            is_site = name in self.edits or node.op_type in SELECT or weighed
+            if not name or name in second.fixed or not is_site:
                 continue
             if name in first.makers and name in self.pair.examples:
                 self._settle(derive(self.pair, self.same, name))
@@ -70,10 +93,10 @@ class Induction:
         if site.why and self.is_assumed(site.name):
             self._assume(site.name)
         elif not site.why and site.ok and site.share == 1:
-            self.same.add(site.name)
+            self._add(site.name, site.name)
 
     def _assume(self, name: str) -> None:
-        self.same.add(name)
+        self._add(name, name)
         self.assumed.append(name)
 
     def unsettled(self) -> set[str]:

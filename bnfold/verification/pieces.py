@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from ..model.messages import bodies
-from ..runtime.copies import without_data
-from ..runtime.protos import FLOATS, called, caller_inputs, produced, stored
+from ..runtime.protos import FLOATS, called, stored
 from .impulses import NotDerived
 from .regions import MIXING
+from .sides import Side
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
@@ -95,42 +94,15 @@ def other_operand(node: onnx.NodeProto, name: str) -> str:
     return str(node.input[1 - list(node.input).index(name)])
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the models, looked up once: what makes each tensor and where, what is stored."""
-
-    model: onnx.ModelProto
-
-    @cached_property
-    def makers(self) -> dict[str, onnx.NodeProto]:
-        return produced(self.model.graph)
-
-    @cached_property
-    def places(self) -> dict[str, int]:
-        """The place of each tensor's maker in the order of the graph."""
-        return {name: place for place, node in enumerate(self.model.graph.node) for name in node.output if name}
-
-    @cached_property
-    def stored(self) -> dict[str, onnx.TensorProto]:
-        return {tensor.name: tensor for tensor in self.model.graph.initializer}
-
-    @cached_property
-    def fixed(self) -> set[str]:
-        """Tensors that depend on no data, only on constants and sizes."""
-        return without_data(self.model.graph)
-
-    @cached_property
-    def inputs(self) -> set[str]:
-        return {value.name for value in caller_inputs(self.model.graph)}
-
-
-def piece(side: Side, cuts: Set[str], site: str) -> Piece:
-    """Cut out what computes `site` from `cuts`."""
-    needed, entering, agenda = {site}, set(), [*side.makers[site].input]
+def piece(side: Side, cuts: Mapping[str, str], site: str) -> Piece:
+    """Cut out what computes `site` from tensors that are `cuts`, by the names that these have in both models."""
+    needed, entering, agenda = {site}, dict[str, str](), [*side.makers[site].input]
     while agenda:
         name = agenda.pop()
-        if name in cuts or name in side.inputs:
-            entering.add(name)
+        if name in cuts:
+            entering[name] = cuts[name]
+        elif name in side.inputs:
+            raise NotDerived(f"{name!r} is an input of one of the models only")
         elif name in side.makers and name not in needed:
             needed.add(name)
             agenda += side.makers[name].input
@@ -140,7 +112,25 @@ def piece(side: Side, cuts: Set[str], site: str) -> Piece:
     if any(any(bodies(node)) for node in nodes):
         raise NotDerived(TOO_FAR)
     read = dict.fromkeys(name for node in nodes for name in node.input)
-    return Piece(nodes, sorted(entering), [side.stored[name] for name in read if name in side.stored])
+    constants = [side.initializers[name] for name in read if name in side.initializers]
+    return Piece(_renamed(nodes, constants, entering), sorted({*entering.values()}), constants)
+
+
+def _renamed(
+    nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], entering: Mapping[str, str]
+) -> list[onnx.NodeProto]:
+    """The nodes, or copies that read what enters by its name in both models."""
+    if all(name == known for name, known in entering.items()):
+        return nodes
+    own = {*(name for node in nodes for name in node.output), *(tensor.name for tensor in constants)}
+    if not own.isdisjoint(entering.values()):
+        raise NotDerived("the two models call different tensors alike")
+    copies = []
+    for node in nodes:
+        copies.append(copy := onnx.NodeProto())
+        copy.CopyFrom(node)
+        copy.input[:] = [entering.get(name, name) for name in node.input]
+    return copies
 
 
 TOO_FAR = "it is too far from tensors that both models share"

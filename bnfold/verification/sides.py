@@ -1,0 +1,105 @@
+"""One of two models that are compared, looked up once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import onnx
+from onnx import numpy_helper
+
+from ..model.messages import bodies
+from ..runtime.copies import without_data
+from ..runtime.protos import called, caller_inputs, produced, stored
+
+NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}  # operand that leaves the other one as it is
+
+
+@dataclass(frozen=True)
+class Side:
+    """What makes each tensor and where, what is stored, which tensors are other names for one another."""
+
+    model: onnx.ModelProto
+
+    @cached_property
+    def makers(self) -> dict[str, onnx.NodeProto]:
+        return produced(self.model.graph)
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """The place of each tensor's maker in the order of the graph."""
+        return {name: place for place, node in enumerate(self.model.graph.node) for name in node.output if name}
+
+    @cached_property
+    def initializers(self) -> dict[str, onnx.TensorProto]:
+        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def stored(self) -> dict[str, onnx.TensorProto]:
+        """Initializers, and what Constant nodes hold."""
+        return stored(self.model.graph)
+
+    @cached_property
+    def inputs(self) -> set[str]:
+        return {value.name for value in caller_inputs(self.model.graph)}
+
+    @cached_property
+    def fixed(self) -> set[str]:
+        """Tensors that depend on no data, only on constants and sizes."""
+        return without_data(self.model.graph)
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """For each tensor that a node makes without computing anything, the one that it hands on."""
+        found: dict[str, str] = {}
+        for node in self.model.graph.node:
+            source = self._handed_on(node)
+            if source and source not in self.fixed:
+                found[node.output[0]] = found.get(source, source)
+        return found
+
+    def name(self, name: str) -> str:
+        """The first of all names of a tensor."""
+        return self.names.get(name, name)
+
+    def called(self, tensors: Iterable[str]) -> dict[str, str]:
+        """All names of tensors that are given by their first ones, with these."""
+        return {name: first for first in tensors for name in self.others.get(first, [first])}
+
+    @cached_property
+    def others(self) -> dict[str, list[str]]:
+        """All names of each tensor that has several, by the first."""
+        found: dict[str, list[str]] = {}
+        for name, first in self.names.items():
+            found.setdefault(first, [first]).append(name)
+        return found
+
+    def _handed_on(self, node: onnx.NodeProto) -> str:
+        if called(node) == "Identity" or (called(node) == "Dropout" and not any(node.input[2:])):
+            return str(node.input[0])
+        if called(node) in NEUTRAL:
+            data = [i for i, name in enumerate(node.input) if name not in self.stored]
+            if len(data) == 1 and (data == [0] or called(node) in ("Mul", "Add")):
+                constant = self.stored.get(node.input[1 - data[0]])
+                if constant is not None and _is_all(constant, NEUTRAL[called(node)]):
+                    return str(node.input[data[0]])
+        return ""
+
+    @cached_property
+    def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
+        """The nodes by what they compute; the first of several that compute the same."""
+        nodes = (node for node in reversed(self.model.graph.node) if node.input and not any(bodies(node)))
+        return {computation(node, [self.name(name) for name in node.input]): node for node in nodes}
+
+
+def _is_all(tensor: onnx.TensorProto, value: float) -> bool:
+    """Whether a constant is one number, on whichever axes: it gives the result no shape of its own."""
+    return set(tensor.dims) <= {1} and len(tensor.dims) <= 1 and bool(numpy_helper.to_array(tensor).ravel()[0] == value)
+
+
+def computation(node: onnx.NodeProto, names: Sequence[str | None]) -> tuple[Any, ...]:
+    """What a node computes of the tensors `names`: equal for nodes that make the same of the same."""
+    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+    return (called(node), node.overload, tuple(attributes), tuple(names), len(node.output))
