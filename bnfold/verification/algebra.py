@@ -9,7 +9,7 @@ further from it than the unit roundoff. Neither fold nor onnxruntime takes part.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -20,7 +20,8 @@ from onnx import helper
 from ..runtime.protos import FLOATS
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .oracle import CannotEvaluate, Oracle
-from .pieces import Piece, of_sizes, other_operand, piece, require_linear, summing
+from .pieces import Piece, Question, of_sizes, other_operand, require_linear, summing, whole
+from .products import operands
 from .regions import changed
 from .results import Derived
 from .sides import Side
@@ -61,22 +62,28 @@ def derive(pair: Pair, same: Mapping[str, str], site: str) -> Derived:
 
     `same` are tensors of the folded model that are known to be the same, with their names in the original.
     """
-    operator = pair.sides[1].makers[site].op_type
-    try:
-        cuts = pair.sides[0].called(same.values()), same
-        pieces = [piece(side, known, site) for side, known in zip(pair.sides, cuts, strict=True)]
-        responses, share, ratio = _compared(pair, pieces, site)
-    except (NotDerived, CannotEvaluate) as why:
-        return Derived(site, operator, why=str(why))
-    inside = tuple(name for node in pieces[1].nodes for name in node.output)
-    return Derived(site, operator, responses, share, finite(ratio), roundings(pair, pieces[1], site), inside)
+    operator, cuts = pair.sides[1].makers[site].op_type, (pair.sides[0].called(same.values()), same)
+    for cut_out in (operands, whole):
+        try:
+            question = cut_out(pair.sides, cuts, site)
+            responses, share, ratio = _compared(pair, question)
+        except (NotDerived, CannotEvaluate) as why:
+            reason = str(why)
+        else:
+            folded = question.pieces[1]
+            inside = tuple(name for node in folded.nodes for name in node.output)
+            limit = roundings(pair, folded, question.site)
+            return Derived(site, operator, responses, share, finite(ratio), limit, inside)
+    return Derived(site, operator, why=reason)
 
 
-def _compared(pair: Pair, pieces: Sequence[Piece], site: str) -> tuple[int, float, float]:
+def _compared(pair: Pair, question: Question) -> tuple[int, float, float]:
     """How many responses were compared, which share of all that is, and the worst in unit roundoffs.
 
     Of one layer the weights themselves; what has another form is fed impulses.
     """
+    pieces, site, like = question
+    pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     ranks = {name: example.ndim for name, example in pair.examples.items()}
     try:
         first, second = (layer(side.model, each, ranks, site) for side, each in zip(pair.sides, pieces, strict=True))

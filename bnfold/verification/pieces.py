@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -92,6 +93,22 @@ def summing(piece: Piece, name: str) -> list[onnx.NodeProto]:
 
 def other_operand(node: onnx.NodeProto, name: str) -> str:
     return str(node.input[1 - list(node.input).index(name)])
+
+
+class Question(NamedTuple):
+    """Whether a tensor called `site` is the same in a piece of the original and one of the folded model.
+
+    It has the shape and type of the tensor that the original calls `like`.
+    """
+
+    pieces: Sequence[Piece]
+    site: str
+    like: str
+
+
+def whole(sides: Sequence[Side], cuts: Sequence[Mapping[str, str]], site: str) -> Question:
+    """The question that a site is, cut out of both models."""
+    return Question([piece(side, known, site) for side, known in zip(sides, cuts, strict=True)], site, site)
 
 
 def piece(side: Side, cuts: Mapping[str, str], site: str) -> Piece:
