@@ -8,7 +8,7 @@ that differs, and the site in question is that operand.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 from onnx import helper
@@ -16,7 +16,8 @@ from onnx import helper
 from ..runtime.protos import called
 from .impulses import NotDerived
 from .pieces import Piece, Question, piece
-from .sides import Side
+from .regions import MOVES, SELECT
+from .sides import Side, computation
 
 
 class Product(NamedTuple):
@@ -37,8 +38,9 @@ def operands(sides: Sequence[Side], cuts: Sequence[Mapping[str, str]], site: str
     for port in (0, 1):
         known = cuts[1].get(theirs.node.input[port])
         if known and known == cuts[0].get(ours.node.input[port]):
-            found = zip(sides, cuts, (ours, theirs), strict=True)
-            return Question([_operand(*each, 1 - port) for each in found], OPERAND, ours.node.input[1 - port])
+            names = _unmoved(sides, cuts, [each.node.input[1 - port] for each in (ours, theirs)])
+            found = zip(sides, cuts, (ours, theirs), names, strict=True)
+            return Question([_operand(*each) for each in found], OPERAND, names[0])
     raise NotDerived("both operands of a product differ")
 
 
@@ -64,9 +66,27 @@ def _is_number(side: Side, name: str) -> bool:
     return name in side.stored and set(side.stored[name].dims) <= {1}
 
 
-def _operand(side: Side, cuts: Mapping[str, str], product: Product, port: int) -> Piece:
-    """What makes an operand, times the numbers that the product is multiplied by."""
-    last = product.node.input[port]
+def _unmoved(sides: Sequence[Side], cuts: Sequence[Mapping[str, str]], names: list[str]) -> list[str]:
+    """What both models rearrange into the tensors `names` alike: it may as well be multiplied by a number before."""
+    while not any(name in known for name, known in zip(names, cuts, strict=True)):
+        nodes = [side.makers[name] for side, name in zip(sides, names, strict=True)]
+        ours, theirs = (_rearranges(side, node) for side, node in zip(sides, nodes, strict=True))
+        if ours is None or ours != theirs:
+            break
+        names = [str(node.input[0]) for node in nodes]
+    return names
+
+
+def _rearranges(side: Side, node: onnx.NodeProto) -> tuple[Any, ...] | None:
+    """What a node does to the order of elements, all of which it hands on; None if it does something else."""
+    sizes = [side.stored.get(name) for name in node.input[1:]]
+    if called(node) not in MOVES - SELECT or None in sizes or node.input[0] in side.fixed:
+        return None
+    return (*computation(node, [""]), *(tensor.SerializeToString() for tensor in sizes if tensor))
+
+
+def _operand(side: Side, cuts: Mapping[str, str], product: Product, last: str) -> Piece:
+    """What makes the operand `last`, times the numbers that the product is multiplied by."""
     own = Piece([], [cuts[last]], []) if last in cuts else piece(side, cuts, last)
     nodes, constants, made, last = [*own.nodes], [*own.constants], product.node.output[0], cuts.get(last, last)
     for number, node in enumerate(product.after):
