@@ -6,24 +6,31 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import bnfold
 from bnfold.verification import weights
-from bnfold.verification.pieces import Side, piece
+from bnfold.verification.around import NotOneLayer
+from bnfold.verification.pieces import piece
+from bnfold.verification.shapes import examples
+from bnfold.verification.sides import Side
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
 RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 
 
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
-    entering = original.graph.input[0]
-    ranks = {name: len(entering.type.tensor_type.shape.dim) for name in (entering.name, site)}
-    layers = [
-        weights.layer(model, piece(Side(model), {entering.name: entering.name}, site), ranks, site)
-        for model in (original, folded)
-    ]
-    return weights.compare(*layers, np.float32)
+    x = original.graph.input[0]
+    shapes = {name: value.shape for name, value in examples(original, feeds(original)).items()}
+    pieces = [piece(Side(model), {x.name: x.name}, site) for model in (original, folded)]
+    first = weights.layer(original, pieces[0], shapes, ())
+    return weights.compare(first, weights.layer(folded, pieces[1], shapes, first.made), np.float32)
+
+
+def feeds(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    x = model.graph.input[0]
+    shape = [dim.dim_value or 2 for dim in x.type.tensor_type.shape.dim]
+    return {x.name: np.zeros(shape, helper.tensor_dtype_to_np_dtype(x.type.tensor_type.elem_type))}
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=list(NETS))
@@ -65,6 +72,10 @@ LAYERS = {  # x is [N, 4, 6]
     "of numbers": ("c = Conv (x, w)  d = Neg (c)  n = Mul (d, s)", {"s": (), "w": (5, 4, 3)}),
     "matrix": ("c = MatMul (x, w)  d = Mul (c, s)  n = Add (d, t)", {"s": (5,), "t": (1, 1, 5), "w": (6, 5)}),
     "constants that nodes make": ("r = Transpose <perm = [1, 0]> (w)  e = Exp (s)  c = MatMul (x, r)  n = Mul (c, e)", {"s": (5,), "w": (5, 6)}),
+    "moved past a Relu": ("c = Conv (x, w)  r = Relu (c)  n = Mul (r, s)", {"s": (5, 1), "w": (5, 4, 3)}),
+    "moved past a pool": ("c = Conv (x, w)  p = MaxPool <kernel_shape = [2]> (c)  d = Mul (p, s)  n = Add (d, t)", {"s": (5, 1), "t": (5, 1), "w": (5, 4, 3)}),
+    "moved past a mean": ("a = Mul (x, s)  b = Add (a, t)  m = GlobalAveragePool (b)  f = Flatten (m)  n = Gemm (f, w)", {"s": (4, 1), "t": (4, 1), "w": (4, 5)}),
+    "rearranged": ("c = Conv (x, w)  p = Transpose <perm = [0, 2, 1]> (c)  d = Mul (p, s)  n = Add (d, t)", {"s": (5,), "t": (5,), "w": (5, 4, 3)}),
 }  # fmt: skip
 
 
@@ -92,7 +103,8 @@ REFUSED = {
     "treats more than channels apart": ("c = Conv <pads = [1,1]> (x, w)  n = Mul (c, s)", {"s": (5, 6), "w": (5, 4, 3)}),
     "it has branches": ("c = Conv <pads = [1,1]> (x, w)  n = Add (c, x)", {"w": (4, 4, 3)}),
     "more than one linear operator": ("c = Conv (x, w)  n = Conv (c, v)", {"w": (4, 4, 3), "v": (4, 4, 3)}),
-    "is not elementwise": ("c = Conv (x, w)  n = Transpose <perm = [0, 2, 1]> (c)", {"w": (4, 4, 3)}),
+    "does not change places with Sigmoid": ("c = Conv (x, w)  n = Sigmoid (c)", {"w": (4, 4, 3)}),
+    "does not change places with Relu": ("c = Conv (x, w)  r = Relu (c)  n = Add (r, t)", {"w": (5, 4, 3), "t": (5, 1)}),
     "data is not its first input": ("n = MatMul (w, x)", {"w": (5, 4)}),
     "no product with one matrix": ("n = MatMul (x, w)", {"w": (1, 6, 5)}),
 }  # fmt: skip
@@ -102,7 +114,7 @@ REFUSED = {
 def test_another_form_is_refused(words: str) -> None:
     lines, shapes = REFUSED[words]
     model = chain(lines, constants(**shapes))
-    with pytest.raises(weights.NotOneLayer, match=words):
+    with pytest.raises(NotOneLayer, match=words):
         compared(model, model)
 
 
@@ -114,12 +126,12 @@ def test_a_cast_to_integers_and_a_dropout_that_drops_are_not_elementwise() -> No
     ):
         model = chain(lines, made)
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
-        with pytest.raises(weights.NotOneLayer, match="elementwise"):
+        with pytest.raises(NotOneLayer, match="change places"):
             compared(model, model)
 
 
 def test_operators_that_lay_their_taps_otherwise_are_not_compared() -> None:
     made = constants(w=(5, 4, 3))
     first, second = (chain(f"n = Conv <strides = [{step}]> (x, w)", made) for step in (1, 2))
-    with pytest.raises(weights.NotOneLayer, match="different operators"):
+    with pytest.raises(NotOneLayer, match="different operators"):
         compared(first, second)

@@ -18,6 +18,7 @@ import onnx
 from onnx import helper
 
 from ..runtime.protos import FLOATS
+from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .oracle import CannotEvaluate, Oracle
 from .pieces import Piece, Question, of_sizes, other_operand, require_linear, summing, whole
@@ -26,7 +27,7 @@ from .regions import changed
 from .results import Derived
 from .sides import Side
 from .tensor_records import finite
-from .weights import NotOneLayer, compare, layer, roundoffs
+from .weights import compare, layer, roundoffs
 from .windows import Array
 
 BLOCK = 1 << 21  # elements of one batch of impulses
@@ -84,10 +85,10 @@ def _compared(pair: Pair, question: Question) -> tuple[int, float, float]:
     """
     pieces, site, like = question
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
-    ranks = {name: example.ndim for name, example in pair.examples.items()}
+    shapes = {name: example.shape for name, example in pair.examples.items()}
     try:
-        first, second = (layer(side.model, each, ranks, site) for side, each in zip(pair.sides, pieces, strict=True))
-        ratio, responses = compare(first, second, pair.examples[site].dtype)
+        first = layer(pair.original, pieces[0], shapes, ())
+        ratio, responses = compare(first, layer(pair.folded, pieces[1], shapes, first.made), pair.examples[site].dtype)
     except NotOneLayer:
         trial = _Trial(pair, site, pieces)
         share = trial.run()

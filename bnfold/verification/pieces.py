@@ -41,6 +41,16 @@ class Piece:
                 found.update(dict.fromkeys(node.output, node))
         return found
 
+    def needed(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Some of the nodes, with those that make the constants they read."""
+        data, wanted, kept = self.data(), {name for node in nodes for name in node.input}, []
+        for node in reversed(self.nodes):
+            makes_constant = not wanted.isdisjoint(node.output) and data.keys().isdisjoint(node.output)
+            if makes_constant or any(node is each for each in nodes):
+                kept.append(node)
+                wanted.update(node.input)
+        return kept[::-1]
+
     def model(self, like: onnx.ModelProto, kinds: Mapping[str, int], output: str) -> onnx.ModelProto:
         graph = onnx.GraphProto(name="piece", node=self.nodes, initializer=self.constants)
         graph.input.extend(helper.make_tensor_value_info(n, kinds[n], None) for n in self.entering)

@@ -12,37 +12,25 @@ compared in float64, element by element. What has another form raises NotOneLaye
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..runtime.protos import FLOATS, called, stored
+from ..runtime.protos import called, stored
+from .around import Affine, NotOneLayer, Step, entering, leaving
 from .measure import quantum, roundoff
 from .oracle import Oracle
 from .pieces import Piece
 from .regions import MIXING
 from .windows import Array
 
-ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Dropout", "Cast"])
 NOISE = 2.0**-46  # of float64, in what both models are evaluated to
 PRODUCT = ("product",)
 BLOCK = 1 << 20  # elements of a weight that are compared at once
-
-
-class NotOneLayer(Exception):
-    """The piece is not one linear operator among elementwise ones."""
-
-
-class Affine(NamedTuple):
-    """Scale and shift of each channel of a tensor, float64, of shape (channels,)."""
-
-    scale: Array
-    shift: Array
 
 
 @dataclass(frozen=True)
@@ -58,6 +46,8 @@ class Layer:
     bias: Array
     before: Affine
     after: Affine
+    passed: tuple[Any, ...]  # operators around it that no affine is
+    made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
 
     def blocks(self) -> Iterator[Array]:
@@ -85,52 +75,52 @@ class Layer:
         return self.after.scale * left + self.after.shift
 
 
-def layer(model: onnx.ModelProto, piece: Piece, ranks: Mapping[str, int], site: str) -> Layer:
-    """The layer of a piece, whose `model` is its own; `ranks` are those of the tensor that enters and of the site."""
-    path = _path(piece)
-    places = [i for i, node in enumerate(path) if called(node) in MIXING]
+def layer(model: onnx.ModelProto, piece: Piece, shapes: Mapping[str, tuple[int, ...]], made: Sequence[int]) -> Layer:
+    """The layer of a piece of `model`.
+
+    `shapes` are those of the tensors that enter, `made` is that of what the linear operator makes, if it is known.
+    """
+    steps = _path(model, piece)
+    places = [i for i, step in enumerate(steps) if step.operator in MIXING]
     if len(places) != 1 or len(piece.entering) != 1:
         raise NotOneLayer("it has more than one linear operator, or input")
-    node, entering = path[places[0]], piece.entering[0]
-    head, tail = path[: places[0]], path[places[0] + 1 :]
-    if not all(map(_is_elementwise, (*head, *tail))):
-        raise NotOneLayer("an operator around it is not elementwise")
-    source = head[-1].output[0] if head else entering
-    if node.input[0] != source:
+    step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
+    if step.node.input[0] != step.data:
         raise NotOneLayer("data is not its first input")
-    values = _values(model, piece, [name for name in node.input[1:] if name])
-    operator, padded, weight = _laid(node, values[node.input[1]], ranks[entering])
+    shape, is_product = shapes[piece.entering[0]], step.operator in ("Gemm", "MatMul")
+    values = _values(model, piece, [name for name in step.node.input[1:] if name])
+    operator, padded, weight = _laid(step.node, values[step.node.input[1]], len(shape))
     groups, outputs, inputs, _ = weight.shape
-    before = _affine(model, piece, head, (entering, source), _channels(operator, ranks[entering], groups * inputs))
-    after = _affine(model, piece, tail, (node.output[0], site), _channels(operator, ranks[site], groups * outputs))
-    bias = _bias(node, values, groups * outputs)
-    return Layer(operator, padded, weight, bias, before, after, len(piece.nodes) == 1)
+    before = entering(head, _shape(head, shape, groups * inputs, is_product))
+    made = tuple(made) or shapes.get(step.node.output[0], ())
+    after = leaving(tail, _shape(tail, made, groups * outputs, is_product))
+    passed, axis = (before.passed, after.passed), -1 if is_product else 1
+    bias = _bias(step.node, values, groups * outputs)
+    first, last = before.affine.along(axis), after.affine.along(axis)
+    if (first.scale.size, last.scale.size) != (groups * inputs, groups * outputs):
+        raise NotOneLayer("its weight is for another number of channels")
+    return Layer(operator, padded, weight, bias, first, last, passed, made, len(piece.nodes) == 1)
 
 
-def _channels(operator: tuple[Any, ...], rank: int, count: int) -> list[int]:
-    """A shape of ones but for the channels: the last axis of a matrix product, the second of a convolution."""
-    axis = rank - 1 if operator == PRODUCT else 1
-    return [count if i == axis else 1 for i in range(rank)]
+def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
+    """Of a tensor that tells what becomes of an affine: where no element changes places, one element a channel."""
+    if not shape:
+        raise NotOneLayer("the shape of what it makes is not known")
+    if not all(step.keeps_places for step in steps):
+        return tuple(shape)
+    axis = len(shape) - 1 if is_product else 1
+    return tuple(channels if i == axis else 1 for i in range(len(shape)))
 
 
-def _is_elementwise(node: onnx.NodeProto) -> bool:
-    """Whether each element of the result depends, affinely, on one element of the data alone."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if called(node) == "Cast":
-        return given["to"] in (*FLOATS, onnx.TensorProto.DOUBLE)
-    return called(node) in ELEMENTWISE and not (called(node) == "Dropout" and len(node.input) > 2)
-
-
-def _path(piece: Piece) -> list[onnx.NodeProto]:
+def _path(model: onnx.ModelProto, piece: Piece) -> list[Step]:
     """The nodes that data passes, one after the other. Raises NotOneLayer where ways part."""
-    data = piece.data()
-    path = [node for node in piece.nodes if not data.keys().isdisjoint(node.input)]
-    for node, following in zip(path, path[1:], strict=False):
-        if [name for name in following.input if name in data] != [node.output[0]]:
-            raise NotOneLayer("it has branches")
-    if not path or sum(name in data for name in path[0].input) != 1:
-        raise NotOneLayer("it has branches")
-    return path
+    data, steps = piece.data(), list[Step]()
+    for node in piece.nodes:
+        if read := [name for name in node.input if name in data]:
+            if len(read) != 1 or (steps and read != [steps[-1].node.output[0]]):
+                raise NotOneLayer("it has branches")
+            steps.append(Step(piece, model, node, read[0]))
+    return steps
 
 
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
@@ -171,43 +161,13 @@ def _bias(node: onnx.NodeProto, values: Mapping[str, Array], outputs: int) -> Ar
     return np.broadcast_to(bias.ravel() * given.get("beta", 1.0), outputs)
 
 
-def _affine(
-    model: onnx.ModelProto, piece: Piece, nodes: list[onnx.NodeProto], ends: tuple[str, str], shape: list[int]
-) -> Affine:
-    """Scale and shift of each channel that elementwise `nodes` make of a tensor, from their answers to zeros and ones.
-
-    `ends` are the names of what enters and leaves them, `shape` is fed: one everywhere but for the channels. Raises
-    NotOneLayer where the answer has another shape: then constants vary along other axes.
-    """
-    if not nodes:
-        return Affine(np.ones(prod(shape)), np.zeros(prod(shape)))
-    own = _needed(piece, nodes)
-    read = {name for node in own for name in node.input}
-    chain = Piece(own, [ends[0]], [tensor for tensor in piece.constants if tensor.name in read])
-    oracle = Oracle(chain.model(model, {ends[0]: onnx.TensorProto.FLOAT}, ends[1]))
-    zero, one = (np.asarray(oracle.evaluate({ends[0]: np.full(shape, value)})[ends[1]]) for value in (0.0, 1.0))
-    if list(zero.shape) != shape or list(one.shape) != shape:
-        raise NotOneLayer("an operator around it treats more than channels apart")
-    return Affine((one - zero).ravel(), zero.ravel())
-
-
-def _needed(piece: Piece, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """`nodes` with those that make the constants they read."""
-    data, wanted = piece.data(), {name for node in nodes for name in node.input}
-    kept = []
-    for node in reversed(piece.nodes):
-        if node in nodes or (not wanted.isdisjoint(node.output) and data.keys().isdisjoint(node.output)):
-            kept.append(node)
-            wanted.update(node.input)
-    return kept[::-1]
-
-
 def compare(original: Layer, folded: Layer, kind: Any) -> tuple[float, int]:
     """How far the folded model's layer is from the original's, in unit roundoffs, and how many numbers were compared.
 
     `kind` is the type in which the folded weight is stored. Raises NotOneLayer if the two are of different form.
     """
-    if original.operator != folded.operator or original.weight.shape != folded.weight.shape:
+    alike = original.operator == folded.operator and original.passed == folded.passed
+    if not alike or original.weight.shape != folded.weight.shape:
         raise NotOneLayer("the two models have different operators")
     shifts = original.shift(), folded.shift()
     pairs = zip(original.blocks(), folded.blocks(), strict=True)

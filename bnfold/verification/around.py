@@ -1,0 +1,202 @@
+"""What stands around a linear operator, made one affine next to it.
+
+Operators that work element by element tell their scale and shift by what they make of zeros and ones. The affine is
+then moved past the others, towards the linear operator, where operator and affine change places without a difference:
+
+    rearrangement   any affine, rearranged along (Reshape, Transpose, ...)
+    mean            an affine that is the same all over what is averaged
+    maximum         likewise, with a positive scale
+    homogeneous     a positive scale, no shift (Relu, LeakyRelu)
+
+They are evaluated, in float64, to see where the numbers of an affine go. Which ones were passed, in which order, is
+kept: both models must have the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ..runtime.protos import FLOATS, called
+from .oracle import Oracle
+from .pieces import Piece
+from .regions import MOVES, SELECT
+from .sides import computation
+from .windows import Array
+
+ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Dropout", "Cast"])
+HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
+MAXIMA = frozenset(["MaxPool", "GlobalMaxPool"])
+MEANS = frozenset(["ReduceMean", "GlobalAveragePool", "AveragePool"])
+LARGEST = 1 << 22  # elements of a tensor that an affine is laid out over
+
+
+class NotOneLayer(Exception):
+    """The piece is not one linear operator among others that an affine can be moved past; the text says why."""
+
+
+class Affine(NamedTuple):
+    """x -> scale * x + shift, float64, both of the shape of the tensor that they act on."""
+
+    scale: Array
+    shift: Array
+
+    @classmethod
+    def identity(cls, shape: Sequence[int]) -> Affine:
+        return cls(np.ones(shape), np.zeros(shape))
+
+    def along(self, axis: int) -> Affine:
+        """One scale and shift for each place on an axis. Raises NotOneLayer if they vary along another."""
+        return Affine(*(_constant_but(axis, values) for values in self))
+
+
+def _constant_but(axis: int, values: Array) -> Array:
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    if (rows != rows[:, :1]).any():
+        raise NotOneLayer("an operator around it treats more than channels apart")
+    return np.ascontiguousarray(rows[:, 0])
+
+
+class Step:
+    """One node of the way that data takes through a piece."""
+
+    def __init__(self, piece: Piece, like: onnx.ModelProto, node: onnx.NodeProto, data: str) -> None:
+        self.piece, self.like, self.node, self.data, self.operator = piece, like, node, data, called(node)
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        own = self.piece.needed([self.node])
+        read = {name for node in own for name in node.input}
+        alone = Piece(own, [self.data], [tensor for tensor in self.piece.constants if tensor.name in read])
+        return Oracle(alone.model(self.like, {self.data: onnx.TensorProto.FLOAT}, self.node.output[0]))
+
+    def __call__(self, value: Array) -> Array:
+        return np.asarray(self.oracle.evaluate({self.data: value})[self.node.output[0]])
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each element of the result depends, affinely, on one element of the data alone."""
+        if self.operator == "Cast":
+            to = next(a.i for a in self.node.attribute if a.name == "to")
+            return to in (*FLOATS, onnx.TensorProto.DOUBLE)
+        return self.operator in ELEMENTWISE and not (self.operator == "Dropout" and any(self.node.input[2:]))
+
+    @property
+    def keeps_places(self) -> bool:
+        """Whether a tensor of one element for each channel tells all."""
+        return self.is_elementwise or self.operator in HOMOGENEOUS
+
+    def affine(self, shape: tuple[int, ...]) -> Affine:
+        """Of an elementwise node."""
+        zero, one = self(np.zeros(shape)), self(np.ones(shape))
+        if zero.shape != shape or one.shape != shape:
+            raise NotOneLayer("an operator around it treats more than channels apart")
+        return Affine(one - zero, zero)
+
+    def mark(self) -> tuple[Any, ...]:
+        """What it does, to be found in both models. Raises NotOneLayer where that depends on more than constants."""
+        stored = {tensor.name: tensor for tensor in self.piece.constants}
+        others = [stored.get(name) for name in self.node.input[1:] if name]
+        if None in others or self.node.input[0] != self.data:
+            raise NotOneLayer(f"what {self.operator} does depends on more than stored constants")
+        values = (numpy_helper.to_array(tensor).tolist() for tensor in others if tensor is not None)
+        return (*computation(self.node, [""]), *map(str, values))
+
+    def require_passed(self, affine: Affine) -> None:
+        """Raises NotOneLayer unless an affine on what enters may as well stand after it, and the other way round."""
+        if self.operator in MOVES - SELECT:
+            return
+        positive, still = bool((affine.scale > 0).all()), not affine.shift.any()
+        if not (
+            (self.operator in HOMOGENEOUS and positive and still)
+            or (self.operator in MAXIMA and positive and len(self.node.output) == 1)
+            or self.operator in MEANS
+        ):
+            raise NotOneLayer(f"an affine does not change places with {self.operator}")
+
+    def mixed(self, rank: int) -> tuple[int, ...]:
+        """The axes that it averages over or takes maxima along."""
+        if self.operator not in MAXIMA | MEANS:
+            return ()
+        if self.operator != "ReduceMean":
+            return tuple(range(2, rank))
+        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        stored = {tensor.name: tensor for tensor in self.piece.constants}
+        axes = given.get("axes", [])
+        if len(self.node.input) > 1 and self.node.input[1] in stored:
+            axes = numpy_helper.to_array(stored[self.node.input[1]]).tolist()
+        return tuple(axis % rank for axis in axes) or tuple(range(rank))
+
+
+class Around(NamedTuple):
+    """An affine next to a linear operator, and what it was moved past."""
+
+    affine: Affine
+    passed: tuple[Any, ...]
+
+
+def entering(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
+    """What `steps` make of a tensor of `shape`: other operators first, then an affine."""
+    affine, passed = Affine.identity(_checked(shape)), []
+    for step in steps:
+        if step.is_elementwise:
+            own = step.affine(affine.scale.shape)
+            affine = Affine(own.scale * affine.scale, own.scale * affine.shift + own.shift)
+        else:
+            step.require_passed(affine)
+            _require_constant(affine, step.mixed(affine.scale.ndim))
+            passed.append(step.mark())
+            affine = Affine(step(affine.scale), step(affine.shift))
+    return Around(affine, tuple(passed))
+
+
+def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
+    """What `steps` make of a tensor of `shape`: an affine first, then other operators."""
+    shapes = [_checked(shape)]
+    for step in steps:
+        shapes.append(shapes[-1] if step.keeps_places else step(np.zeros(shapes[-1])).shape)
+    affine, passed = Affine.identity(shapes[-1]), []
+    for step, entered in zip(reversed(steps), shapes[-2::-1], strict=True):
+        if step.is_elementwise:
+            own = step.affine(entered)
+            affine = Affine(affine.scale * own.scale, affine.scale * own.shift + affine.shift)
+        else:
+            step.require_passed(affine)
+            passed.append(step.mark())
+            affine = Affine(*(_before(step, entered, values) for values in affine))
+    return Around(affine, tuple(reversed(passed)))
+
+
+def _before(step: Step, entered: tuple[int, ...], values: Array) -> Array:
+    """Numbers that belong to what a step makes, laid out over what enters it."""
+    axes = step.mixed(len(entered))
+    if step.operator in HOMOGENEOUS:
+        return values
+    if not axes:
+        places = step(np.arange(prod(entered), dtype=np.float64).reshape(entered)).astype(np.int64)
+        laid = np.empty(prod(entered))
+        laid[places.ravel()] = values.ravel()
+        return laid.reshape(entered)
+    if values.ndim != len(entered):
+        raise NotOneLayer(f"{step.operator} drops axes")
+    kept = np.index_exp[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(values.ndim))][0]
+    _require_constant(Affine(values, values), axes)
+    return np.broadcast_to(values[kept], entered)
+
+
+def _require_constant(affine: Affine, axes: tuple[int, ...]) -> None:
+    for values in affine:
+        if axes and np.ptp(values, axis=axes).any():
+            raise NotOneLayer("an affine is not the same all over what is averaged")
+
+
+def _checked(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(shape) > LARGEST:
+        raise NotOneLayer("it makes a tensor too large to follow numbers through")
+    return shape
