@@ -22,7 +22,7 @@ RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     x = original.graph.input[0]
     shapes = {name: value.shape for name, value in examples(original, feeds(original)).items()}
-    pieces = [piece(Side(model), {x.name: x.name}, site) for model in (original, folded)]
+    pieces = [piece(Side(model), {x.name: x.name, "q": "q"}, site) for model in (original, folded)]
     first = weights.layer(original, pieces[0], shapes, ())
     return weights.compare(first, weights.layer(folded, pieces[1], shapes, first.made), np.float32)
 
@@ -73,8 +73,15 @@ LAYERS = {  # x is [N, 4, 6]
     "matrix": ("c = MatMul (x, w)  d = Mul (c, s)  n = Add (d, t)", {"s": (5,), "t": (1, 1, 5), "w": (6, 5)}),
     "constants that nodes make": ("r = Transpose <perm = [1, 0]> (w)  e = Exp (s)  c = MatMul (x, r)  n = Mul (c, e)", {"s": (5,), "w": (5, 6)}),
     "moved past a Relu": ("c = Conv (x, w)  r = Relu (c)  n = Mul (r, s)", {"s": (5, 1), "w": (5, 4, 3)}),
-    "moved past a pool": ("c = Conv (x, w)  p = MaxPool <kernel_shape = [2]> (c)  d = Mul (p, s)  n = Add (d, t)", {"s": (5, 1), "t": (5, 1), "w": (5, 4, 3)}),
-    "moved past a mean": ("a = Mul (x, s)  b = Add (a, t)  m = GlobalAveragePool (b)  f = Flatten (m)  n = Gemm (f, w)", {"s": (4, 1), "t": (4, 1), "w": (4, 5)}),
+    "moved past a pool": (
+        "c = Conv (x, w)  p = MaxPool <kernel_shape = [2]> (c)  d = Mul (p, s)  n = Add (d, t)",
+        {"s": (5, 1), "t": (5, 1), "w": (5, 4, 3)},
+    ),
+    "moved past a mean": (
+        "a = Mul (x, s)  b = Add (a, t)  m = GlobalAveragePool (b)  f = Flatten (m)  n = MatMul (f, w)",
+        {"s": (4, 1), "t": (4, 1), "w": (4, 5)},
+    ),
+    "of a sum": ("q = Abs (x)  d = Mul (x, s)  a = Add (d, q)  b = Add (a, t)  n = Conv (b, w)", {"s": (4, 1), "t": (4, 1), "w": (5, 4, 3)}),
     "rearranged": ("c = Conv (x, w)  p = Transpose <perm = [0, 2, 1]> (c)  d = Mul (p, s)  n = Add (d, t)", {"s": (5,), "t": (5,), "w": (5, 4, 3)}),
 }  # fmt: skip
 
@@ -122,7 +129,7 @@ def test_a_cast_to_integers_and_a_dropout_that_drops_are_not_elementwise() -> No
     made = constants(w=(5, 4, 3))
     for lines in (
         "c = Conv (x, w)  i = Cast <to = 6> (c)  n = Cast <to = 1> (i)",
-        "c = Conv (x, w)  n = Dropout (c, , yes)",
+        "c = Conv (x, w)  n = Dropout (c, yes, yes)",
     ):
         model = chain(lines, made)
         model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))

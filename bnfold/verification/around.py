@@ -14,7 +14,7 @@ kept: both models must have the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg"
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
 MAXIMA = frozenset(["MaxPool", "GlobalMaxPool"])
 MEANS = frozenset(["ReduceMean", "GlobalAveragePool", "AveragePool"])
+PASSED = HOMOGENEOUS | MAXIMA | MEANS | (MOVES - SELECT)
 LARGEST = 1 << 22  # elements of a tensor that an affine is laid out over
 
 
@@ -51,12 +52,9 @@ class Affine(NamedTuple):
     def identity(cls, shape: Sequence[int]) -> Affine:
         return cls(np.ones(shape), np.zeros(shape))
 
-    def along(self, axis: int) -> Affine:
-        """One scale and shift for each place on an axis. Raises NotOneLayer if they vary along another."""
-        return Affine(*(_constant_but(axis, values) for values in self))
 
-
-def _constant_but(axis: int, values: Array) -> Array:
+def along(axis: int, values: Array) -> Array:
+    """One number for each place on an axis. Raises NotOneLayer if numbers vary along another."""
     rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
     if (rows != rows[:, :1]).any():
         raise NotOneLayer("an operator around it treats more than channels apart")
@@ -66,18 +64,20 @@ def _constant_but(axis: int, values: Array) -> Array:
 class Step:
     """One node of the way that data takes through a piece."""
 
-    def __init__(self, piece: Piece, like: onnx.ModelProto, node: onnx.NodeProto, data: str) -> None:
+    def __init__(self, piece: Piece, like: onnx.ModelProto, node: onnx.NodeProto, data: Sequence[str]) -> None:
         self.piece, self.like, self.node, self.data, self.operator = piece, like, node, data, called(node)
 
     @cached_property
     def oracle(self) -> Oracle:
         own = self.piece.needed([self.node])
         read = {name for node in own for name in node.input}
-        alone = Piece(own, [self.data], [tensor for tensor in self.piece.constants if tensor.name in read])
-        return Oracle(alone.model(self.like, {self.data: onnx.TensorProto.FLOAT}, self.node.output[0]))
+        alone = Piece(own, [*self.data], [tensor for tensor in self.piece.constants if tensor.name in read])
+        return Oracle(alone.model(self.like, dict.fromkeys(self.data, onnx.TensorProto.FLOAT), self.node.output[0]))
 
     def __call__(self, value: Array) -> Array:
-        return np.asarray(self.oracle.evaluate({self.data: value})[self.node.output[0]])
+        if not self.is_elementwise and self.operator not in PASSED:
+            raise NotOneLayer(f"an affine does not change places with {self.operator}")
+        return np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
 
     @property
     def is_elementwise(self) -> bool:
@@ -103,7 +103,7 @@ class Step:
         """What it does, to be found in both models. Raises NotOneLayer where that depends on more than constants."""
         stored = {tensor.name: tensor for tensor in self.piece.constants}
         others = [stored.get(name) for name in self.node.input[1:] if name]
-        if None in others or self.node.input[0] != self.data:
+        if None in others or [self.node.input[0]] != self.data:
             raise NotOneLayer(f"what {self.operator} does depends on more than stored constants")
         values = (numpy_helper.to_array(tensor).tolist() for tensor in others if tensor is not None)
         return (*computation(self.node, [""]), *map(str, values))
@@ -141,24 +141,53 @@ class Around(NamedTuple):
     passed: tuple[Any, ...]
 
 
-def entering(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
-    """What `steps` make of a tensor of `shape`: other operators first, then an affine."""
-    affine, passed = Affine.identity(_checked(shape)), []
-    for step in steps:
+class Entering(NamedTuple):
+    """What reaches a linear operator: a sum of tensors that other operators made, each with a scale, and a shift.
+
+    `terms` are the scales, float64 of the operand's shape, by the name of what enters and the operators it has passed.
+    """
+
+    terms: dict[tuple[Any, ...], Array]
+    shift: Array
+
+    def after(self, step: Step) -> Entering:
+        """What a node makes of it."""
         if step.is_elementwise:
-            own = step.affine(affine.scale.shape)
-            affine = Affine(own.scale * affine.scale, own.scale * affine.shift + own.shift)
-        else:
+            own = step.affine(self.shift.shape)
+            terms = {key: own.scale * scale for key, scale in self.terms.items()}
+            return Entering(terms, own.scale * self.shift + own.shift)
+        for scale in self.terms.values():
+            affine = Affine(scale, self.shift)
             step.require_passed(affine)
-            _require_constant(affine, step.mixed(affine.scale.ndim))
-            passed.append(step.mark())
-            affine = Affine(step(affine.scale), step(affine.shift))
-    return Around(affine, tuple(passed))
+            _require_constant(affine, step.mixed(scale.ndim))
+        if len(self.terms) > 1 and step.operator in HOMOGENEOUS | MAXIMA:
+            raise NotOneLayer(f"{step.operator} makes no sum of what it makes of a sum")
+        terms = {(*key, step.mark()): step(scale) for key, scale in self.terms.items()}
+        return Entering(terms, step(self.shift))
+
+    def plus(self, other: Entering) -> Entering:
+        if self.shift.shape != other.shift.shape or not self.terms.keys().isdisjoint(other.terms):
+            raise NotOneLayer("it adds tensors that are not apart")
+        return Entering({**self.terms, **other.terms}, self.shift + other.shift)
+
+
+def entering(steps: Sequence[Step], shapes: Mapping[str, tuple[int, ...]], last: str) -> Entering:
+    """What `steps` make of the tensors that enter, of these shapes, into the one called `last`."""
+    known = {name: Entering({(name,): np.ones(shape)}, np.zeros(shape)) for name, shape in shapes.items()}
+    for step in steps:
+        if len(step.data) == 1:
+            made = known[step.data[0]].after(step)
+        elif step.operator == "Add" and len({*step.data}) == 2:
+            made = known[step.data[0]].plus(known[step.data[1]])
+        else:
+            raise NotOneLayer("it has branches")
+        known[step.node.output[0]] = made
+    return known[last]
 
 
 def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
     """What `steps` make of a tensor of `shape`: an affine first, then other operators."""
-    shapes = [_checked(shape)]
+    shapes = [shape]
     for step in steps:
         shapes.append(shapes[-1] if step.keeps_places else step(np.zeros(shapes[-1])).shape)
     affine, passed = Affine.identity(shapes[-1]), []
@@ -185,7 +214,7 @@ def _before(step: Step, entered: tuple[int, ...], values: Array) -> Array:
         return laid.reshape(entered)
     if values.ndim != len(entered):
         raise NotOneLayer(f"{step.operator} drops axes")
-    kept = np.index_exp[tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(values.ndim))][0]
+    kept = tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(values.ndim))
     _require_constant(Affine(values, values), axes)
     return np.broadcast_to(values[kept], entered)
 
@@ -196,7 +225,8 @@ def _require_constant(affine: Affine, axes: tuple[int, ...]) -> None:
             raise NotOneLayer("an affine is not the same all over what is averaged")
 
 
-def _checked(shape: tuple[int, ...]) -> tuple[int, ...]:
+def checked(shape: Sequence[int]) -> tuple[int, ...]:
+    """A shape that numbers may be laid out over. Raises NotOneLayer for too large a one."""
     if prod(shape) > LARGEST:
         raise NotOneLayer("it makes a tensor too large to follow numbers through")
-    return shape
+    return tuple(shape)

@@ -117,8 +117,13 @@ class Question(NamedTuple):
 
 
 def whole(sides: Sequence[Side], cuts: Sequence[Mapping[str, str]], site: str) -> Question:
-    """The question that a site is, cut out of both models."""
-    return Question([piece(side, known, site) for side, known in zip(sides, cuts, strict=True)], site, site)
+    """The question that a site is, cut out of both models where the same tensors enter."""
+    while True:
+        pieces = [piece(side, known, site) for side, known in zip(sides, cuts, strict=True)]
+        if not (apart := {*pieces[0].entering} ^ {*pieces[1].entering}):
+            return Question(pieces, site, site)
+        last = max(apart, key=lambda name: sides[0].places.get(name, -1))
+        cuts = [{name: known for name, known in each.items() if known != last} for each in cuts]
 
 
 def piece(side: Side, cuts: Mapping[str, str], site: str) -> Piece:

@@ -21,7 +21,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..runtime.protos import called, stored
-from .around import Affine, NotOneLayer, Step, entering, leaving
+from .around import Affine, NotOneLayer, Step, along, checked, entering, leaving
 from .measure import quantum, roundoff
 from .oracle import Oracle
 from .pieces import Piece
@@ -37,41 +37,46 @@ BLOCK = 1 << 20  # elements of a weight that are compared at once
 class Layer:
     """What one model computes at a site.
 
-    `weight` is a view of shape (groups, outputs, inputs, taps), `bias` has the shape (outputs of all groups,).
+    `weight` is a view of shape (groups, outputs, inputs, taps), `bias` and `after` are of (outputs of all groups,),
+    `before` and `shift` of (inputs of all groups,).
     """
 
     operator: tuple[Any, ...]  # the operator and the attributes that say where taps lie
     padded: bool
     weight: Array
     bias: Array
-    before: Affine
+    before: dict[tuple[Any, ...], Array]  # the scale of each tensor that enters, by its name and what it has passed
+    shift: Array  # of their sum
     after: Affine
-    passed: tuple[Any, ...]  # operators around it that no affine is
+    passed: tuple[Any, ...]  # operators after it that no affine is
     made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
 
     def blocks(self) -> Iterator[Array]:
-        """scale_out * W * scale_in in float64, a part of the groups, or of the outputs of the only group, at a time."""
+        """scale_out * W * scale_in in float64, a part of the groups, or of the outputs of the only group, at a time.
+
+        For one tensor that enters after the other.
+        """
         groups, outputs, inputs, taps = self.weight.shape
-        before = self.before.scale.reshape(groups, 1, inputs, 1)
         after = self.after.scale.reshape(groups, outputs, 1, 1)
         count = max(1, BLOCK // max(1, inputs * taps * (outputs if groups > 1 else 1)))
-        for start in range(0, groups if groups > 1 else outputs, count):
-            part = np.s_[start : start + count] if groups > 1 else np.s_[:, start : start + count]
-            yield self.weight[part].astype(np.float64) * (before[part] if groups > 1 else before) * after[part]
+        for _, scale in sorted(self.before.items(), key=lambda term: repr(term[0])):
+            before = scale.reshape(groups, 1, inputs, 1)
+            for start in range(0, groups if groups > 1 else outputs, count):
+                part = np.s_[start : start + count] if groups > 1 else np.s_[:, start : start + count]
+                yield self.weight[part].astype(np.float64) * (before[part] if groups > 1 else before) * after[part]
 
-    def shift(self) -> Array:
-        """What is left where x is zero, of shape (outputs of all groups,).
+    def rest(self) -> Array:
+        """What is left where all that enters is zero, of shape (outputs of all groups,).
 
-        Raises NotOneLayer where padding, which is zero after `before`, would make it differ from place to place.
+        Raises NotOneLayer where padding, which is zero after a shift, would make it differ from place to place.
         """
         left = self.bias
-        if self.before.shift.any():
+        if self.shift.any():
             if self.padded:
                 raise NotOneLayer("a shift enters a padded operator")
             groups, _, inputs, _ = self.weight.shape
-            entering = self.before.shift.reshape(groups, 1, inputs, 1)
-            left = left + (self.weight * entering).sum(axis=(2, 3)).ravel()
+            left = left + (self.weight * self.shift.reshape(groups, 1, inputs, 1)).sum(axis=(2, 3)).ravel()
         return self.after.scale * left + self.after.shift
 
 
@@ -80,26 +85,27 @@ def layer(model: onnx.ModelProto, piece: Piece, shapes: Mapping[str, tuple[int, 
 
     `shapes` are those of the tensors that enter, `made` is that of what the linear operator makes, if it is known.
     """
-    steps = _path(model, piece)
+    steps = _steps(model, piece)
     places = [i for i, step in enumerate(steps) if step.operator in MIXING]
-    if len(places) != 1 or len(piece.entering) != 1:
-        raise NotOneLayer("it has more than one linear operator, or input")
+    if len(places) != 1:
+        raise NotOneLayer("it has more than one linear operator")
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
-    if step.node.input[0] != step.data:
-        raise NotOneLayer("data is not its first input")
-    shape, is_product = shapes[piece.entering[0]], step.operator in ("Gemm", "MatMul")
+    if [step.node.input[0]] != step.data:
+        raise NotOneLayer("data is not its first input alone")
+    is_product, rank = step.operator in ("Gemm", "MatMul"), len(shapes[piece.entering[0]])
     values = _values(model, piece, [name for name in step.node.input[1:] if name])
-    operator, padded, weight = _laid(step.node, values[step.node.input[1]], len(shape))
+    operator, padded, weight = _laid(step.node, values[step.node.input[1]], rank)
     groups, outputs, inputs, _ = weight.shape
-    before = entering(head, _shape(head, shape, groups * inputs, is_product))
+    fed = {name: _shape(head, shapes[name], groups * inputs, is_product) for name in piece.entering}
+    before, axis = entering(head, fed, step.data[0]), -1 if is_product else 1
     made = tuple(made) or shapes.get(step.node.output[0], ())
-    after = leaving(tail, _shape(tail, made, groups * outputs, is_product))
-    passed, axis = (before.passed, after.passed), -1 if is_product else 1
-    bias = _bias(step.node, values, groups * outputs)
-    first, last = before.affine.along(axis), after.affine.along(axis)
-    if (first.scale.size, last.scale.size) != (groups * inputs, groups * outputs):
+    after = leaving(_in_a_row(step, tail), _shape(tail, made, groups * outputs, is_product))
+    terms = {key: along(axis, scale) for key, scale in before.terms.items()}
+    sums, affine = along(axis, before.shift), Affine(*(along(axis, values) for values in after.affine))
+    if (sums.size, affine.scale.size) != (groups * inputs, groups * outputs):
         raise NotOneLayer("its weight is for another number of channels")
-    return Layer(operator, padded, weight, bias, first, last, passed, made, len(piece.nodes) == 1)
+    bias, alone = _bias(step.node, values, groups * outputs), len(piece.nodes) == 1
+    return Layer(operator, padded, weight, bias, terms, sums, affine, after.passed, made, alone)
 
 
 def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
@@ -107,20 +113,24 @@ def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_produc
     if not shape:
         raise NotOneLayer("the shape of what it makes is not known")
     if not all(step.keeps_places for step in steps):
-        return tuple(shape)
+        return checked(shape)
     axis = len(shape) - 1 if is_product else 1
     return tuple(channels if i == axis else 1 for i in range(len(shape)))
 
 
-def _path(model: onnx.ModelProto, piece: Piece) -> list[Step]:
-    """The nodes that data passes, one after the other. Raises NotOneLayer where ways part."""
-    data, steps = piece.data(), list[Step]()
-    for node in piece.nodes:
-        if read := [name for name in node.input if name in data]:
-            if len(read) != 1 or (steps and read != [steps[-1].node.output[0]]):
-                raise NotOneLayer("it has branches")
-            steps.append(Step(piece, model, node, read[0]))
-    return steps
+def _steps(model: onnx.ModelProto, piece: Piece) -> list[Step]:
+    """The nodes that data passes."""
+    data = piece.data()
+    read = ([name for name in node.input if name in data] for node in piece.nodes)
+    return [Step(piece, model, node, names) for node, names in zip(piece.nodes, read, strict=True) if names]
+
+
+def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
+    """The steps after one, each of which reads what the one before it makes. Raises NotOneLayer where ways part."""
+    for before, after in zip([step, *tail], tail, strict=False):
+        if after.data != [before.node.output[0]]:
+            raise NotOneLayer("it has branches")
+    return tail
 
 
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
@@ -169,11 +179,13 @@ def compare(original: Layer, folded: Layer, kind: Any) -> tuple[float, int]:
     alike = original.operator == folded.operator and original.passed == folded.passed
     if not alike or original.weight.shape != folded.weight.shape:
         raise NotOneLayer("the two models have different operators")
-    shifts = original.shift(), folded.shift()
+    if original.before.keys() != folded.before.keys():
+        raise NotOneLayer("other tensors enter the two models")
+    shifts = original.rest(), folded.rest()
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
     parts = itertools.chain([shifts], pairs)
     worst = max(_off(expected, got, kind, folded.alone) for expected, got in parts)
-    return worst, original.weight.size + shifts[0].size
+    return worst, original.weight.size * len(original.before) + shifts[0].size
 
 
 def _off(expected: Array, got: Array, kind: Any, alone: bool) -> float:
