@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx.inliner import inline_local_functions
 
 from ..process.child import stage
 from ..runtime import providers, sessions
@@ -28,6 +29,7 @@ from .algebra import Pair
 from .induction import Induction
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
+from .regions import edited
 from .results import ORIGINAL, Derived
 from .shapes import examples
 from .tensor_records import record
@@ -47,7 +49,7 @@ class Run:
 
 def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
     """An answer for each of `maths`, as `numbers.compare` gives them; None where there is no short answer."""
-    if trial.effort != "fast" or any(case.path or case.given for case in trial.planned):
+    if trial.effort != "fast" or trial.late or any(case.path or case.given for case in trial.planned):
         return None
     first = _first_run(replace(trial, way=Way()))
     derived = _proof(trial, first.values) if first else None
@@ -66,8 +68,11 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
 def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     """Every fold site, derived for all inputs; None if one of them is not."""
     stage("the algebra of the fold sites")
-    pair = Pair(trial.original, trial.folded, examples(trial.original, values))
-    known = Induction(pair, trial.edits, lambda name: False).run()
+    original, folded = trial.original, trial.folded
+    if original.functions or folded.functions:
+        original, folded = inline_local_functions(original), inline_local_functions(folded)
+    pair = Pair(original, folded, examples(original, values))
+    known = Induction(pair, edited(original.graph, folded.graph), lambda name: False).run()
     return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
 
 

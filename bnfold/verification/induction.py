@@ -39,6 +39,8 @@ class Induction:
     def run(self) -> Induction:
         """Go through the folded model once."""
         first, second = self.pair.sides
+        if not _same_frame(self.pair):
+            return self
         for name in first.inputs & second.inputs:
             self._add(name, name)
         self.fixed = {"", *second.stored} - self.pair.changed
@@ -60,15 +62,17 @@ class Induction:
             self.same[name] = self.pair.sides[0].name(known)
 
     def _is_same(self, name: str) -> bool:
-        """Of a name that a node reads; a body's own names are part of the node."""
-        first, second = self.pair.sides
-        own = name not in second.makers and name not in second.stored and name not in second.inputs
-        return own or name in self.fixed or (name in self.same and self.same[name] == first.name(name))
+        return name in self.fixed or (name in self.same and self.same[name] == self.pair.sides[0].name(name))
+
+    def _reads_same(self, node: onnx.NodeProto) -> bool:
+        """Whether all that a node reads is the same; a body's own names are part of the node."""
+        second, inner = self.pair.sides[1], any(bodies(node))
+        return all(self._is_same(name) or (inner and not second.defines(name)) for name in reads(node))
 
     def _counterpart(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
         first, second = self.pair.sides
-        if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
+        if self.edits.isdisjoint(node.output) and self._reads_same(node):
             return node
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
         if None in names or any(bodies(node)) or not second.fixed.isdisjoint(node.output):
@@ -105,10 +109,26 @@ class Induction:
         agenda = [output.name for output in second.model.graph.output]
         while agenda:
             name = agenda.pop()
-            if name in second.makers and name not in found and not self._is_same(name):
+            if name not in found and not self._is_same(name):
                 found.add(name)
-                agenda += reads(second.makers[name])
+                agenda += reads(second.makers[name]) if name in second.makers else ()
         return found
+
+
+def _same_frame(pair: Pair) -> bool:
+    """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
+    first, second = pair.original, pair.folded
+    versions = [{(entry.domain, entry.version) for entry in model.opset_import} for model in (first, second)]
+    inputs = {value.name for value in second.graph.input}
+    return (
+        versions[0] == versions[1]
+        and list(first.functions) == list(second.functions)
+        and list(first.graph.sparse_initializer) == list(second.graph.sparse_initializer)
+        and (second.ir_version < OVERRIDABLE or pair.changed.isdisjoint(inputs))
+    )
+
+
+OVERRIDABLE = 4  # the version of the format from which on a caller may feed an input that has a stored value, too
 
 
 def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
