@@ -51,8 +51,7 @@ class Editor:
         self._home = homes(self.scopes, self.storage)
         self.visible = visibility(self.scopes)
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
-        pairs = [(n, m) for s in self.scopes for n, m in zip(s.nodes, s.message.node, strict=True)]
-        self._message: dict[int, NodeProto] = {id(n): m for n, m in pairs}
+        self._message: dict[int, NodeProto] = {id(n): m for s in self.scopes for n, m in s.pairs}
         self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
         self._removed: set[int] = set()
         self._lost: list[gs.Tensor] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx
@@ -12,6 +12,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTen
 
 from ..algebra.affine import require
 from ..model.messages import PLAIN, arrange, bodies, drop_named
+from ..model.order import topological
 from ..model.storage import Storage
 from ..model.tensors import dense
 from .shadows import defined, mentioned
@@ -20,9 +21,10 @@ from .stored import StoredConstant
 
 @dataclass(eq=False)
 class Scope:
-    """One graph: its message, the nodes of the view in the order of the message's, and the graph around it.
+    """One graph: its message, the nodes of the view, in topological order, and the graph around it.
 
-    New nodes are appended to both, and take their places when the graph is cleared.
+    `places` are those of the view's nodes in the message. New nodes are appended to both, and take their places when
+    the graph is cleared.
     """
 
     message: GraphProto | FunctionProto
@@ -34,12 +36,19 @@ class Scope:
     stored: dict[str, TensorProto] = field(default_factory=dict)
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
     own: frozenset[str] = frozenset()  # the names that it defines, as it was read
+    places: Sequence[int] = ()
 
     def __post_init__(self) -> None:
+        self.places = topological(self.message.node)
         self.nodes, self.own = list(self.view.nodes), frozenset(defined(self.message))
         if isinstance(self.message, GraphProto):
             self.stored = {t.name: t for t in self.message.initializer}
             self.sparse = {t.values.name: t for t in self.message.sparse_initializer}
+
+    @property
+    def pairs(self) -> list[tuple[gs.Node, NodeProto]]:
+        """The nodes as they were read, each with its message."""
+        return [(n, self.message.node[i]) for n, i in zip(self.view.nodes, self.places, strict=True)]
 
     @property
     def is_function(self) -> bool:
@@ -91,17 +100,27 @@ class Scope:
         stored.CopyFrom(message)
         return stored
 
-    def in_order(self) -> Iterator[gs.Node]:
-        """The nodes, new ones at their places; of those at one place the newest comes first."""
+    def in_order(self, as_read: bool = False) -> Iterator[gs.Node]:
+        """The nodes, new ones at their places; of those at one place the newest comes first.
+
+        They are in topological order, or `as_read`: in the order of the message.
+        """
+        nodes = self.nodes[: len(self.view.nodes)]
         yield from reversed(self.behind.get(None, []))
-        for node in self.nodes[: len(self.view.nodes)]:
+        for node in self.as_read(nodes) if as_read else nodes:
             yield node
             yield from reversed(self.behind.get(id(node), []))
 
+    def as_read(self, nodes: Iterable[gs.Node]) -> list[gs.Node]:
+        """Nodes of the view in the order of the message."""
+        return [node for _, node in sorted(zip(self.places, nodes, strict=True), key=lambda pair: pair[0])]
+
     def clear(self, is_alive: Callable[[gs.Node], bool]) -> None:
         """Take the dead nodes, and every message about names that are gone, out of the record."""
-        places = {id(n): i for i, n in enumerate(n for n in self.in_order() if is_alive(n))}
-        arrange(self.message.node, [places.get(id(n), len(places)) for n in self.nodes])
+        places = {id(n): i for i, n in enumerate(n for n in self.in_order(as_read=True) if is_alive(n))}
+        read = len(self.places)
+        stored = [*self.as_read(self.nodes[:read]), *self.nodes[read:]]
+        arrange(self.message.node, [places.get(id(n), len(places)) for n in stored])
         del self.message.node[len(places) :]
         for kind in ("initializer", "value_info"):
             drop_named(self.message, kind, lambda t: t.name in self.gone)
@@ -120,7 +139,7 @@ def _scopes(
 ) -> Iterator[Scope]:
     scope = Scope(message, view, parent)
     yield scope
-    for node, proto in zip(view.nodes, message.node, strict=True):
+    for node, proto in scope.pairs:
         for attribute in proto.attribute:
             if attribute.type == AttributeProto.GRAPH and isinstance(node.attrs.get(attribute.name), gs.Graph):
                 yield from _scopes(node.attrs[attribute.name], attribute.g, scope)
@@ -135,7 +154,7 @@ def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
             if home is not None:
                 found[id(tensor)] = home
                 home.give_values(tensor, storage)
-        for node, message in zip(scope.nodes, scope.message.node, strict=True):
+        for node, message in scope.pairs:
             literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
             if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
                 made = StoredConstant.of(literal, storage, node.attrs["value"].name, node)

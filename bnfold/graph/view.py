@@ -11,6 +11,7 @@ from onnx_graphsurgeon.logger import G_LOGGER
 
 from ..errors import ModelProblem
 from ..model.messages import bodies, inner_graphs
+from ..model.order import sort_nodes
 from ..process.native import Failed, guarded
 from .importing import graph_of
 from .inference import inferred
@@ -82,7 +83,7 @@ def overridable(record: ModelProto, freeze: bool) -> tuple[set[str], list[str]]:
 
 
 def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
-    """A copy of the model in which large tensors, and sparse ones, have a type and a shape but no values.
+    """A sorted copy of the model in which large tensors, and sparse ones, have a type and a shape but no values.
 
     Initializers that a caller may override are left out: what they are is only known by the input of their name.
     """
@@ -92,6 +93,7 @@ def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(bare.graph, field).extend(getattr(source, field))
     bare.graph.initializer.extend(stub(t) for t in source.initializer if t.name not in overridable)
+    sort_nodes(bare)
     for graph in (bare.graph, *inner_graphs(bare.graph.node)):
         graph.initializer.extend(map(dense_stub, graph.sparse_initializer))
         del graph.sparse_initializer[:]

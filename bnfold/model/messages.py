@@ -54,6 +54,17 @@ def inner_graphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
         yield from bodies(node)
 
 
+def reads(node: NodeProto) -> Iterator[str]:
+    """Every name of its graph, or of one around it, that a node reads, itself or in its bodies."""
+    yield from node.input
+    for body in bodies(node):
+        own = {x.name for x in (*body.input, *body.initializer)}
+        own.update(tensor.values.name for tensor in body.sparse_initializer)
+        own.update(name for inner in body.node for name in inner.output)
+        named = (name for inner in body.node for name in reads(inner))
+        yield from (name for name in (*named, *(output.name for output in body.output)) if name not in own)
+
+
 def all_tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor that a model stores: initializers and tensor attributes, also inside subgraphs and functions."""
     yield from _in_graph(model.graph)

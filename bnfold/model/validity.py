@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 
 import onnx
@@ -17,12 +16,12 @@ from ..errors import BnfoldError, EnvironmentProblem, ModelProblem
 from ..process.native import Failed, Stopped, begun, guarded
 from ..system.limits import MORE
 from . import external
-from .messages import all_nodes, all_tensors, bodies
+from .messages import all_nodes, all_tensors, bodies, inner_graphs
+from .order import REPAIR, sort_nodes, topological
 from .storage import Storage
 from .tensors import DATA_FIELDS
 
 LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
-REPAIR = "Repair the model or export it again."
 NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
@@ -116,9 +115,10 @@ def _refuse(name: object, answer: Callable[[], bytes]) -> None:
 
 
 def _bare(record: ModelProto) -> ModelProto:
-    """A copy in which tensors that are large, or lie elsewhere, are empty ones."""
+    """A copy, its nodes sorted, in which tensors that are large, or lie elsewhere, are empty ones."""
     bare = ModelProto()
     bare.CopyFrom(record)
+    sort_nodes(bare)
     for tensor in all_tensors(bare):
         if uses_external_data(tensor) or _is_large_and_whole(tensor):
             tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))
@@ -134,16 +134,9 @@ def _is_large_and_whole(tensor: TensorProto) -> bool:
 
 def require_acyclic(model: ModelProto) -> None:
     """Raises ModelProblem where a node of some graph reads what is computed from its own output."""
-    inner = (graph for node in all_nodes(model) for graph in bodies(node))
-    for part in (model.graph, *model.functions, *inner):
-        order: TopologicalSorter[str] = TopologicalSorter()
-        for node in part.node:
-            for made in filter(None, node.output):
-                order.add(made, *node.input)
-        try:
-            order.prepare()
-        except CycleError as why:
-            raise ModelProblem("a node of the model reads what is computed from its own output", REPAIR) from why
+    for part in (model.graph, *model.functions):
+        for graph in (part, *inner_graphs(part.node)):
+            topological(graph.node)
 
 
 @contextmanager

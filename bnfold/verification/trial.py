@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from ..errors import ModelProblem
+from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
@@ -87,6 +88,7 @@ def prepare(request: Mapping[str, Any], folder: str) -> Trial:
     original, notes = tamed(load(request["original"], outside))
     folded, _ = tamed(load(request["folded"], outside))
     for model in (original, folded):
+        sort_nodes(model)
         named(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
