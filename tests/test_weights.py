@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 import bnfold
 from bnfold.verification import weights
 from bnfold.verification.around import NotOneLayer
-from bnfold.verification.pieces import piece
+from bnfold.verification.pieces import Cuts, piece
 from bnfold.verification.shapes import examples
 from bnfold.verification.sides import Side
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
@@ -21,10 +21,12 @@ RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     x = original.graph.input[0]
-    shapes = {name: value.shape for name, value in examples(original, feeds(original)).items()}
-    pieces = [piece(Side(model), {x.name: x.name, "q": "q"}, site) for model in (original, folded)]
-    first = weights.layer(original, pieces[0], shapes, ())
-    return weights.compare(first, weights.layer(folded, pieces[1], shapes, first.made), np.float32)
+    known = examples(original, feeds(original))
+    shapes = {name: value.shape for name, value in known.items()}
+    pieces = [piece(Cuts(Side(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
+    first = weights.layer(original, pieces[0], shapes, (), np.float32)
+    found = weights.compare(first, weights.layer(folded, pieces[1], shapes, first.made, np.float32), known[site])
+    return max(found.ratio, found.at_rest), found.responses
 
 
 def feeds(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The order of nodes: ONNX asks that each comes after what it reads; onnxruntime runs files that are not sorted, too."""
+"""The order of nodes: ONNX wants each after what it reads; onnxruntime runs files that are not sorted as well."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,14 +21,14 @@ from onnx import helper
 from ..runtime.protos import FLOATS
 from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
+from .operands import operand
 from .oracle import CannotEvaluate, Oracle
-from .pieces import Piece, Question, of_sizes, other_operand, require_linear, summing, whole
-from .products import operands
+from .pieces import Cuts, Piece, Question, of_sizes, other_operand, require_linear, summing, whole
 from .regions import changed
 from .results import Derived
 from .sides import Side
 from .tensor_records import finite
-from .weights import compare, layer, roundoffs
+from .weights import Comparison, compare, layer, roundoffs
 from .windows import Array
 
 BLOCK = 1 << 21  # elements of one batch of impulses
@@ -51,49 +52,46 @@ class Pair:
 
     @cached_property
     def sides(self) -> tuple[Side, Side]:
-        return Side(self.original), Side(self.folded)
+        return Side(self.original, self.examples), Side(self.folded, self.examples)
 
 
 def is_floating(value: Array) -> bool:
     return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
-def derive(pair: Pair, same: Mapping[str, str], site: str) -> Derived:
-    """Compare one site, or say why that cannot be done.
+def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array | None]:
+    """Compare one site, or say why that cannot be done; `cuts` are tensors that are known to be the same.
 
-    `same` are tensors of the folded model that are known to be the same, with their names in the original.
+    Where the folded model's tensor is smaller by a constant, and otherwise the same, this constant as well.
     """
-    operator, cuts = pair.sides[1].makers[site].op_type, (pair.sides[0].called(same.values()), same)
-    for cut_out in (operands, whole):
+    operator = pair.sides[1].makers[site].op_type
+    for cut_out in (operand, whole):
         try:
-            question = cut_out(pair.sides, cuts, site)
-            responses, share, ratio = _compared(pair, question)
+            question = cut_out(cuts, site)
+            found = _compared(pair, question)
         except (NotDerived, CannotEvaluate) as why:
             reason = str(why)
         else:
             folded = question.pieces[1]
             inside = tuple(name for node in folded.nodes for name in node.output)
-            limit = roundings(pair, folded, question.site)
-            return Derived(site, operator, responses, share, finite(ratio), limit, inside)
-    return Derived(site, operator, why=reason)
+            limit, ratio = roundings(pair, folded, question.site), max(found.ratio, found.at_rest)
+            derived = Derived(site, operator, found.responses, found.share, finite(ratio), limit, inside)
+            less = found.share == 1 and not derived.ok and replace(derived, ratio=found.ratio).ok
+            return derived, found.by if less and question.site == site else None
+    return Derived(site, operator, why=reason), None
 
 
-def _compared(pair: Pair, question: Question) -> tuple[int, float, float]:
-    """How many responses were compared, which share of all that is, and the worst in unit roundoffs.
-
-    Of one layer the weights themselves; what has another form is fed impulses.
-    """
+def _compared(pair: Pair, question: Question) -> Comparison:
+    """Of one layer the weights themselves; what has another form is fed impulses."""
     pieces, site, like = question
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
+    kind = pieces[1].rounded() or pair.examples[site].dtype
     try:
-        first = layer(pair.original, pieces[0], shapes, ())
-        ratio, responses = compare(first, layer(pair.folded, pieces[1], shapes, first.made), pair.examples[site].dtype)
+        first = layer(pair.original, pieces[0], shapes, (), kind)
+        return compare(first, layer(pair.folded, pieces[1], shapes, first.made, kind), pair.examples[site])
     except NotOneLayer:
-        trial = _Trial(pair, site, pieces)
-        share = trial.run()
-        return trial.responses, share, trial.ratio
-    return responses, 1.0, ratio
+        return _Trial(pair, site, pieces, kind).run()
 
 
 def roundings(pair: Pair, folded: Piece, site: str) -> float:
@@ -108,8 +106,8 @@ def roundings(pair: Pair, folded: Piece, site: str) -> float:
 class _Trial:
     """Both pieces of one site, ready to be fed."""
 
-    def __init__(self, pair: Pair, site: str, pieces: Sequence[Piece]) -> None:
-        self.pair, self.site, self.pieces = pair, site, pieces
+    def __init__(self, pair: Pair, site: str, pieces: Sequence[Piece], kind: Any) -> None:
+        self.pair, self.site, self.pieces, self.kind = pair, site, pieces, kind
         for each in pieces:
             require_linear(each)
         self.entering = sorted({name for each in pieces for name in each.entering})
@@ -125,13 +123,14 @@ class _Trial:
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]
         self.oracles, self.sizes = [Oracle(model) for model in made], Oracle(of_sizes(made[1]))
-        self.dtype = pair.examples[site].dtype
-        self.ratio, self.responses = 0.0, 0
+        self.ratio, self.at_rest, self.responses = 0.0, 0.0, 0
+        self.by: Array | None = None
         self.single = len(pieces[1].nodes) == 1  # a response is one constant, not a sum or product of several
 
-    def run(self) -> float:
-        """Feed every tensor that enters; returns the share of all impulses that there was time for."""
-        return min((self.feed(name, probe) for name in self.entering for probe in self.probes(name)), default=1.0)
+    def run(self) -> Comparison:
+        """Feed every tensor that enters; the share is that of all impulses that there was time for."""
+        shares = [self.feed(name, probe) for name in self.entering for probe in self.probes(name)]
+        return Comparison(self.responses, min(shares, default=1.0), self.ratio, self.at_rest, self.by)
 
     def probes(self, name: str) -> list[Impulses]:
         """Impulses for each operator of the folded piece that sums what it reads from `name`."""
@@ -148,7 +147,8 @@ class _Trial:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
         base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
         sizes = np.asarray(self.answer(self.sizes, self.pieces[1], name, nothing))
-        self.judge(base[0], base[1], sizes, sizes)
+        self.at_rest = max(self.at_rest, self.judge(base[0], base[1], sizes, sizes))
+        self.by = _constant(base[0] - base[1], self.pair.examples[self.site].shape)
         chosen = self.drawn(probe, max(base[0].size, prod(probe.shape)))
         batch = max(1, BLOCK // prod(probe.shape))
         for start in range(0, len(chosen), batch):
@@ -156,7 +156,8 @@ class _Trial:
             if answers[0].shape[1:] != base[0].shape[1:]:
                 raise NotDerived("its pieces take one size of batch only")
             found = answers[1] - base[1]
-            self.judge(answers[0] - base[0], found, np.abs(base[0]) + np.abs(answers[0]), np.abs(found))
+            summed = np.abs(base[0]) + np.abs(answers[0])
+            self.ratio = max(self.ratio, self.judge(answers[0] - base[0], found, summed, np.abs(found)))
         return len(chosen) / probe.count
 
     def drawn(self, probe: Impulses, elements: int) -> Array:
@@ -184,11 +185,21 @@ class _Trial:
         same = shape[1:] == other[1:] or len(usual) != len(shape)
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])
 
-    def judge(self, expected: Array, got: Array, summed: Array, sizes: Array) -> None:
+    def judge(self, expected: Array, got: Array, summed: Array, sizes: Array) -> float:
         """The difference in roundoffs of what the folded model's response is made of, float64's own noise taken off.
 
         A response that is one rounded constant is the right one up to half the distance to its neighbour. Where a bias
         and a mean cancel, what is left is as good as they are.
         """
-        self.ratio = max(self.ratio, roundoffs(expected, got, summed, sizes, self.dtype, self.single))
         self.responses += int(np.count_nonzero(expected))
+        return roundoffs(expected, got, summed, sizes, self.kind, self.single)
+
+
+def _constant(values: Array, shape: tuple[int, ...]) -> Array | None:
+    """Numbers as one along axes on which they are the same; None if they fit no tensor of `shape`."""
+    for axis in range(values.ndim):
+        first = values.take([0], axis)
+        if np.allclose(values, first, rtol=2.0**-40, atol=0):
+            values = first
+    fits = values.ndim == len(shape) and all(n in (1, size) for n, size in zip(values.shape, shape, strict=True))
+    return values if fits and values.shape[:1] == (1,) else None

@@ -61,6 +61,18 @@ def along(axis: int, values: Array) -> Array:
     return np.ascontiguousarray(rows[:, 0])
 
 
+class Rearranged(NamedTuple):
+    """Elements in another order: for each place of what is made the place that it has in what entered."""
+
+    entered: tuple[int, ...]
+    made: tuple[int, ...]
+    places: bytes  # int64
+
+    @property
+    def is_identity(self) -> bool:
+        return self.entered == self.made and self.places == np.arange(prod(self.made), dtype=np.int64).tobytes()
+
+
 class Step:
     """One node of the way that data takes through a piece."""
 
@@ -107,6 +119,17 @@ class Step:
             raise NotOneLayer(f"what {self.operator} does depends on more than stored constants")
         values = (numpy_helper.to_array(tensor).tolist() for tensor in others if tensor is not None)
         return (*computation(self.node, [""]), *map(str, values))
+
+    def passes(self, before: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
+        """What an affine has passed, with this node, which a tensor of `shape` enters; rearrangements are made one."""
+        if self.operator not in MOVES - SELECT:
+            return (*before, self.mark())
+        places = self(np.arange(prod(shape), dtype=np.float64).reshape(shape)).astype(np.int64)
+        own = Rearranged(shape, places.shape, places.tobytes())
+        if before and isinstance(before[-1], Rearranged):
+            first = np.frombuffer(before[-1].places, np.int64)[places.ravel()]
+            before, own = before[:-1], Rearranged(before[-1].entered, places.shape, first.tobytes())
+        return before if own.is_identity else (*before, own)
 
     def require_passed(self, affine: Affine) -> None:
         """Raises NotOneLayer unless an affine on what enters may as well stand after it, and the other way round."""
@@ -162,7 +185,7 @@ class Entering(NamedTuple):
             _require_constant(affine, step.mixed(scale.ndim))
         if len(self.terms) > 1 and step.operator in HOMOGENEOUS | MAXIMA:
             raise NotOneLayer(f"{step.operator} makes no sum of what it makes of a sum")
-        terms = {(*key, step.mark()): step(scale) for key, scale in self.terms.items()}
+        terms = {step.passes(key, scale.shape): step(scale) for key, scale in self.terms.items()}
         return Entering(terms, step(self.shift))
 
     def plus(self, other: Entering) -> Entering:
@@ -190,16 +213,17 @@ def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
     shapes = [shape]
     for step in steps:
         shapes.append(shapes[-1] if step.keeps_places else step(np.zeros(shapes[-1])).shape)
-    affine, passed = Affine.identity(shapes[-1]), []
+    affine, passed = Affine.identity(shapes[-1]), tuple[Any, ...]()
+    for step, entered in zip(steps, shapes, strict=False):
+        passed = passed if step.is_elementwise else step.passes(passed, entered)
     for step, entered in zip(reversed(steps), shapes[-2::-1], strict=True):
         if step.is_elementwise:
             own = step.affine(entered)
             affine = Affine(affine.scale * own.scale, affine.scale * own.shift + affine.shift)
         else:
             step.require_passed(affine)
-            passed.append(step.mark())
             affine = Affine(*(_before(step, entered, values) for values in affine))
-    return Around(affine, tuple(reversed(passed)))
+    return Around(affine, passed)
 
 
 def _before(step: Step, entered: tuple[int, ...], values: Array) -> Array:

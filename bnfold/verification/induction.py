@@ -16,9 +16,11 @@ import onnx
 from ..model.messages import bodies
 from ..runtime.inputs import feeds
 from .algebra import Pair, derive, is_floating
+from .pieces import Cuts
 from .regions import SELECT, reads
 from .results import Derived
 from .sides import computation
+from .windows import Array
 
 if TYPE_CHECKING:
     from .trial import Trial
@@ -32,6 +34,7 @@ class Induction:
     edits: set[str]  # tensors of the folded model whose node, or a constant it reads, is not the original's
     is_assumed: Callable[[str], bool]  # of a site that cannot be derived; one that was found wrong never counts as same
     same: dict[str, str] = field(default_factory=dict)  # of the folded model, by their names in the original
+    less: dict[str, tuple[str, Array]] = field(default_factory=dict)  # likewise, of those that are smaller by constants
     fixed: set[str] = field(default_factory=set)  # tensors that depend on no data and are those of the same name
     derived: list[Derived] = field(default_factory=list)  # what was looked at, in the order of the graph
     assumed: list[str] = field(default_factory=list)
@@ -44,7 +47,7 @@ class Induction:
         for name in first.inputs & second.inputs:
             self._add(name, name)
         self.fixed = {"", *second.stored} - self.pair.changed
-        for node in second.model.graph.node:
+        for node in second.nodes:
             if second.names.keys() & node.output and (known := self.same.get(second.name(node.output[0]))):
                 self._add(node.output[0], known)
             elif counterpart := self._counterpart(node):
@@ -85,19 +88,29 @@ class Induction:
         weighed = any(name in second.fixed and name not in self.fixed for name in node.input)
         for name in node.output:
             is_site = name in self.edits or node.op_type in SELECT or weighed
-            if not name or name in second.fixed or not is_site:
+            if not name or name in second.fixed or not (is_site or not self.less.keys().isdisjoint(node.input)):
                 continue
             if name in first.makers and name in self.pair.examples:
-                self._settle(derive(self.pair, self.same, name))
+                self._settle(*derive(self.pair, self._cuts(), name), is_site=is_site)
             elif self.is_assumed(name):
                 self._assume(name)
 
-    def _settle(self, site: Derived) -> None:
-        self.derived.append(site)
+    def _cuts(self) -> list[Cuts]:
+        first, second = self.pair.sides
+        less = {name: known for name, (known, _) in self.less.items()}
+        own = Cuts(first, first.called({*self.same.values(), *less.values()}))
+        values = {name: value for name, (_, value) in self.less.items()}
+        return [own, Cuts(second, {**less, **self.same}, values, self.pair.changed)]
+
+    def _settle(self, site: Derived, less: Array | None, is_site: bool) -> None:
+        right = not site.why and site.ok and site.share == 1
+        self.derived += [site] if is_site or right else []
         if site.why and self.is_assumed(site.name):
             self._assume(site.name)
-        elif not site.why and site.ok and site.share == 1:
+        elif right:
             self._add(site.name, site.name)
+        elif less is not None:
+            self.less[site.name] = self.pair.sides[0].name(site.name), less
 
     def _assume(self, name: str) -> None:
         self._add(name, name)

@@ -17,6 +17,8 @@ from onnx.reference.op_run import OpRun
 
 from .windows import Array, AveragePool, Conv, ConvTranspose, MaxPool
 
+EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that states none: attributes are float32
+
 
 class _Standard(OpRun):
     """An operator of the standard domain that knows which opset it is read with."""
@@ -43,7 +45,7 @@ class BatchNormalization(_Standard):
         one_per_channel = (-1, *(1,) * (x.ndim - 2))
         laid = x.shape[1:] if not self.given("spatial", 1) else one_per_channel
         scale, shift, mean, var = (p.reshape(laid) for p in (scale, shift, mean, var))
-        return (scale * (x - mean) / np.sqrt(var + self.given("epsilon", 1e-5)) + shift,)
+        return (scale * (x - mean) / np.sqrt(var + self.given("epsilon", EPSILON)) + shift,)
 
     @property
     def _trains(self) -> bool:

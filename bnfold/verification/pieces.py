@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -13,8 +13,10 @@ from onnx import helper, numpy_helper
 from ..model.messages import bodies
 from ..runtime.protos import FLOATS, called, stored
 from .impulses import NotDerived
+from .measure import roundoff
 from .regions import MIXING
 from .sides import Side
+from .windows import Array
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
@@ -22,7 +24,9 @@ LINEAR = MIXING | frozenset(  # in the one input that depends on data
     + ["Tile", "DepthToSpace", "SpaceToDepth", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"]
 )
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
+SIZES = frozenset(["Shape", "Size"])  # which look at no values
 LARGEST = 64  # nodes of a piece
+NUMBERS = (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -32,14 +36,24 @@ class Piece:
     nodes: list[onnx.NodeProto]
     entering: list[str]
     constants: list[onnx.TensorProto]
+    changed: Set[str] = frozenset()  # constants that are not those of the original
 
     def data(self) -> dict[str, onnx.NodeProto | None]:
         """Tensors that depend on what enters, and what makes them."""
         found: dict[str, onnx.NodeProto | None] = dict.fromkeys(self.entering)
         for node in self.nodes:
-            if any(name in found for name in node.input):
+            if called(node) not in SIZES and any(name in found for name in node.input):
                 found.update(dict.fromkeys(node.output, node))
         return found
+
+    def rounded(self, names: Sequence[str] | None = None) -> Any:
+        """The coarsest type of the changed constants that some tensors, or all, are made of; None without any."""
+        wanted = {name for node in self.nodes for name in node.input} if names is None else {*names}
+        for node in reversed(self.nodes):
+            if not wanted.isdisjoint(node.output):
+                wanted.update(node.input)
+        kinds = [t.data_type for t in self.constants if t.name in wanted & self.changed and t.data_type in NUMBERS]
+        return max((np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kind in kinds), key=roundoff, default=None)
 
     def needed(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """Some of the nodes, with those that make the constants they read."""
@@ -66,7 +80,7 @@ def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in stored(copy.graph).values():
-        if tensor.data_type in (*FLOATS, onnx.TensorProto.DOUBLE):
+        if tensor.data_type in NUMBERS:
             tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)), tensor.name))
     nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
     del copy.graph.node[:]
@@ -116,23 +130,39 @@ class Question(NamedTuple):
     like: str
 
 
-def whole(sides: Sequence[Side], cuts: Sequence[Mapping[str, str]], site: str) -> Question:
+@dataclass(frozen=True)
+class Cuts:
+    """Where both models may be cut: tensors of one of them, with the first names that these have in the original.
+
+    Those of the folded model may be smaller by a constant: `less` has it, of the tensor's rank.
+    """
+
+    side: Side
+    names: Mapping[str, str]
+    less: Mapping[str, Array] = field(default_factory=dict)
+    changed: Set[str] = frozenset()
+
+    def without(self, tensor: str) -> Cuts:
+        return replace(self, names={name: first for name, first in self.names.items() if first != tensor})
+
+
+def whole(cuts: Sequence[Cuts], site: str) -> Question:
     """The question that a site is, cut out of both models where the same tensors enter."""
     while True:
-        pieces = [piece(side, known, site) for side, known in zip(sides, cuts, strict=True)]
+        pieces = [piece(each, site) for each in cuts]
         if not (apart := {*pieces[0].entering} ^ {*pieces[1].entering}):
             return Question(pieces, site, site)
-        last = max(apart, key=lambda name: sides[0].places.get(name, -1))
-        cuts = [{name: known for name, known in each.items() if known != last} for each in cuts]
+        last = max(apart, key=lambda name: cuts[0].side.places.get(name, -1))
+        cuts = [each.without(last) for each in cuts]
 
 
-def piece(side: Side, cuts: Mapping[str, str], site: str) -> Piece:
-    """Cut out what computes `site` from tensors that are `cuts`, by the names that these have in both models."""
-    needed, entering, agenda = {site}, dict[str, str](), [*side.makers[site].input]
+def piece(cuts: Cuts, site: str) -> Piece:
+    """Cut out what computes `site`."""
+    side, needed, entering, agenda = cuts.side, {site}, dict[str, str](), [*cuts.side.makers[site].input]
     while agenda:
         name = agenda.pop()
-        if name in cuts:
-            entering[name] = cuts[name]
+        if name in cuts.names:
+            entering[name] = cuts.names[name]
         elif name in side.inputs:
             raise NotDerived(f"{name!r} is an input of one of the models only")
         elif name in side.makers and name not in needed:
@@ -140,29 +170,29 @@ def piece(side: Side, cuts: Mapping[str, str], site: str) -> Piece:
             agenda += side.makers[name].input
         if len(needed) > LARGEST:
             raise NotDerived(TOO_FAR)
-    nodes = [side.model.graph.node[place] for place in sorted({side.places[name] for name in needed})]
+    nodes = [side.nodes[place] for place in sorted({side.places[name] for name in needed})]
     if any(any(bodies(node)) for node in nodes):
         raise NotDerived(TOO_FAR)
     read = dict.fromkeys(name for node in nodes for name in node.input)
     constants = [side.initializers[name] for name in read if name in side.initializers]
-    return Piece(_renamed(nodes, constants, entering), sorted({*entering.values()}), constants)
+    return _entered(Piece(nodes, sorted({*entering.values()}), constants, cuts.changed), entering, cuts.less)
 
 
-def _renamed(
-    nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto], entering: Mapping[str, str]
-) -> list[onnx.NodeProto]:
-    """The nodes, or copies that read what enters by its name in both models."""
-    if all(name == known for name, known in entering.items()):
-        return nodes
-    own = {*(name for node in nodes for name in node.output), *(tensor.name for tensor in constants)}
-    if not own.isdisjoint(entering.values()):
+def _entered(own: Piece, entering: Mapping[str, str], less: Mapping[str, Array]) -> Piece:
+    """A piece that reads what enters by its name in the original, less the constants by which it is smaller."""
+    if all(name == first and name not in less for name, first in entering.items()):
+        return own
+    known = {*(name for node in own.nodes for name in node.output), *(tensor.name for tensor in own.constants)}
+    if not known.isdisjoint(entering.values()):
         raise NotDerived("the two models call different tensors alike")
-    copies = []
-    for node in nodes:
-        copies.append(copy := onnx.NodeProto())
+    smaller = {name: f"{name}, smaller" for name in entering if name in less}
+    nodes = [helper.make_node("Sub", [entering[n], f"{n}, less"], [made]) for n, made in smaller.items()]
+    constants = [numpy_helper.from_array(less[name], f"{name}, less") for name in smaller]
+    for node in own.nodes:
+        nodes.append(copy := onnx.NodeProto())
         copy.CopyFrom(node)
-        copy.input[:] = [entering.get(name, name) for name in node.input]
-    return copies
+        copy.input[:] = [smaller.get(name, entering.get(name, name)) for name in node.input]
+    return replace(own, nodes=nodes, constants=[*own.constants, *constants])
 
 
 TOO_FAR = "it is too far from tensors that both models share"
@@ -173,7 +203,7 @@ def require_linear(piece: Piece) -> None:
     data = piece.data()
     for node in piece.nodes:
         ports = [i for i, name in enumerate(node.input) if name in data]
-        if not ports:
+        if not ports or called(node) in SIZES:
             continue
         if called(node) not in LINEAR or (node.op_type == "Div" and ports != [0]):
             raise NotDerived(f"{node.op_type} {node.name!r} is not linear")

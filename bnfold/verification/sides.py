@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from ..model.messages import bodies
 from ..runtime.copies import without_data
-from ..runtime.protos import called, caller_inputs, produced, stored
+from ..runtime.protos import called, caller_inputs, stored
+from .windows import Array
 
 NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}  # operand that leaves the other one as it is
 
@@ -22,15 +23,25 @@ class Side:
     """What makes each tensor and where, what is stored, which tensors are other names for one another."""
 
     model: onnx.ModelProto
+    examples: Mapping[str, Array] = field(default_factory=dict)  # of its tensors, for their types
+
+    @cached_property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes; a CastLike as the Cast that it is, which looks at no second input."""
+        kinds: dict[str, int] = {
+            name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in self.examples.items()
+        }
+        kinds.update((name, tensor.data_type) for name, tensor in self.stored.items())
+        return [_plain(node, kinds) for node in self.model.graph.node]
 
     @cached_property
     def makers(self) -> dict[str, onnx.NodeProto]:
-        return produced(self.model.graph)
+        return {name: node for node in self.nodes for name in node.output if name}
 
     @cached_property
     def places(self) -> dict[str, int]:
         """The place of each tensor's maker in the order of the graph."""
-        return {name: place for place, node in enumerate(self.model.graph.node) for name in node.output if name}
+        return {name: place for place, node in enumerate(self.nodes) for name in node.output if name}
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
@@ -58,7 +69,7 @@ class Side:
     def names(self) -> dict[str, str]:
         """For each tensor that a node makes without computing anything, the one that it hands on."""
         found: dict[str, str] = {}
-        for node in self.model.graph.node:
+        for node in self.nodes:
             source = self._handed_on(node)
             if source and source not in self.fixed:
                 found[node.output[0]] = found.get(source, source)
@@ -94,8 +105,16 @@ class Side:
     @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
         """The nodes by what they compute; the first of several that compute the same."""
-        nodes = (node for node in reversed(self.model.graph.node) if node.input and not any(bodies(node)))
+        nodes = (node for node in reversed(self.nodes) if node.input and not any(bodies(node)))
         return {computation(node, [self.name(name) for name in node.input]): node for node in nodes}
+
+
+def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
+    if called(node) != "CastLike" or node.input[1] not in kinds:
+        return node
+    cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=kinds[node.input[1]])
+    cast.attribute.extend(node.attribute)
+    return cast
 
 
 def _is_all(tensor: onnx.TensorProto, value: float) -> bool:

@@ -11,10 +11,9 @@ compared in float64, element by element. What has another form raises NotOneLaye
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -51,6 +50,12 @@ class Layer:
     passed: tuple[Any, ...]  # operators after it that no affine is
     made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
+    kinds: tuple[Any, Any]  # types in which the weight, and the rest, were rounded
+
+    @property
+    def axis(self) -> int:
+        """Of the channels of what it makes."""
+        return -1 if self.operator == PRODUCT else 1
 
     def blocks(self) -> Iterator[Array]:
         """scale_out * W * scale_in in float64, a part of the groups, or of the outputs of the only group, at a time.
@@ -71,19 +76,29 @@ class Layer:
 
         Raises NotOneLayer where padding, which is zero after a shift, would make it differ from place to place.
         """
-        left = self.bias
-        if self.shift.any():
-            if self.padded:
-                raise NotOneLayer("a shift enters a padded operator")
-            groups, _, inputs, _ = self.weight.shape
-            left = left + (self.weight * self.shift.reshape(groups, 1, inputs, 1)).sum(axis=(2, 3)).ravel()
-        return self.after.scale * left + self.after.shift
+        if self.shift.any() and self.padded:
+            raise NotOneLayer("a shift enters a padded operator")
+        return np.asarray(self.after.scale * self._summed(self.weight, self.shift, self.bias) + self.after.shift)
+
+    def sizes(self) -> Array:
+        """How large the numbers are that `rest` is the sum of, cancelled or not."""
+        summed = self._summed(np.abs(self.weight), np.abs(self.shift), np.abs(self.bias))
+        return np.asarray(np.abs(self.after.scale) * summed + np.abs(self.after.shift))
+
+    def _summed(self, weight: Array, shift: Array, bias: Array) -> Array:
+        if not shift.any():
+            return bias
+        groups, _, inputs, _ = weight.shape
+        return np.asarray(bias + (weight * shift.reshape(groups, 1, inputs, 1)).sum(axis=(2, 3)).ravel())
 
 
-def layer(model: onnx.ModelProto, piece: Piece, shapes: Mapping[str, tuple[int, ...]], made: Sequence[int]) -> Layer:
+def layer(
+    model: onnx.ModelProto, piece: Piece, shapes: Mapping[str, tuple[int, ...]], made: Sequence[int], kind: Any
+) -> Layer:
     """The layer of a piece of `model`.
 
     `shapes` are those of the tensors that enter, `made` is that of what the linear operator makes, if it is known.
+    `kind` is the type in which constants were rounded that are computed, not stored.
     """
     steps = _steps(model, piece)
     places = [i for i, step in enumerate(steps) if step.operator in MIXING]
@@ -105,7 +120,8 @@ def layer(model: onnx.ModelProto, piece: Piece, shapes: Mapping[str, tuple[int, 
     if (sums.size, affine.scale.size) != (groups * inputs, groups * outputs):
         raise NotOneLayer("its weight is for another number of channels")
     bias, alone = _bias(step.node, values, groups * outputs), len(piece.nodes) == 1
-    return Layer(operator, padded, weight, bias, terms, sums, affine, after.passed, made, alone)
+    kinds = [piece.rounded([name]) or kind for name in (*step.node.input[1:3], "")[:2]]
+    return Layer(operator, padded, weight, bias, terms, sums, affine, after.passed, made, alone, (kinds[0], kinds[1]))
 
 
 def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
@@ -121,8 +137,8 @@ def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_produc
 def _steps(model: onnx.ModelProto, piece: Piece) -> list[Step]:
     """The nodes that data passes."""
     data = piece.data()
-    read = ([name for name in node.input if name in data] for node in piece.nodes)
-    return [Step(piece, model, node, names) for node, names in zip(piece.nodes, read, strict=True) if names]
+    nodes = [node for node in piece.nodes if not data.keys().isdisjoint(node.output)]
+    return [Step(piece, model, node, [name for name in node.input if name in data]) for node in nodes]
 
 
 def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
@@ -171,26 +187,30 @@ def _bias(node: onnx.NodeProto, values: Mapping[str, Array], outputs: int) -> Ar
     return np.broadcast_to(bias.ravel() * given.get("beta", 1.0), outputs)
 
 
-def compare(original: Layer, folded: Layer, kind: Any) -> tuple[float, int]:
-    """How far the folded model's layer is from the original's, in unit roundoffs, and how many numbers were compared.
+class Comparison(NamedTuple):
+    """How far a site of the folded model is from the original's."""
 
-    `kind` is the type in which the folded weight is stored. Raises NotOneLayer if the two are of different form.
-    """
+    responses: int  # numbers that were compared
+    share: float  # of all there are
+    ratio: float  # the largest difference of what data is multiplied by, in unit roundoffs
+    at_rest: float  # likewise, of what is left where all that enters is zero
+    by: Array | None  # the latter in the original less that in the folded model, if it is the same for every data
+
+
+def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
+    """Both layers of a site; `like` is an example of its tensor. Raises NotOneLayer if they are of different form."""
     alike = original.operator == folded.operator and original.passed == folded.passed
     if not alike or original.weight.shape != folded.weight.shape:
         raise NotOneLayer("the two models have different operators")
     if original.before.keys() != folded.before.keys():
         raise NotOneLayer("other tensors enter the two models")
-    shifts = original.rest(), folded.rest()
+    rests, sizes = (original.rest(), folded.rest()), folded.sizes()
+    rest = roundoffs(*rests, sizes, sizes, folded.kinds[1], folded.alone)
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
-    parts = itertools.chain([shifts], pairs)
-    worst = max(_off(expected, got, kind, folded.alone) for expected, got in parts)
-    return worst, original.weight.size * len(original.before) + shifts[0].size
-
-
-def _off(expected: Array, got: Array, kind: Any, alone: bool) -> float:
-    size = np.abs(got)
-    return roundoffs(expected, got, size, size, kind, alone)
+    worst = max(roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs)
+    channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
+    by = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
+    return Comparison(original.weight.size * len(original.before) + rests[0].size, 1.0, worst, rest, by)
 
 
 def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:
