@@ -23,7 +23,7 @@ from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
 from .oracle import CannotEvaluate, Oracle
-from .pieces import Cuts, Piece, Question, of_sizes, other_operand, require_linear, summing, whole
+from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
 from .regions import changed
 from .results import Derived
 from .sides import Side
@@ -133,12 +133,13 @@ class _Trial:
         return Comparison(self.responses, min(shares, default=1.0), self.ratio, self.at_rest, self.by)
 
     def probes(self, name: str) -> list[Impulses]:
-        """Impulses for each operator of the folded piece that sums what it reads from `name`."""
+        """Impulses for each operator of the folded piece that sums what it reads of `name`, element by element."""
         sizes = {t.name: tuple(t.dims) for t in self.pieces[1].constants}
-        example = self.pair.examples[name].shape
+        example, names = self.pair.examples[name].shape, elementwise(self.pieces[1], name)
         mixing = summing(self.pieces[1], name)
-        direct = [node for node in mixing if name in node.input and sizes.get(other_operand(node, name))]
-        found = [impulses(n, list(n.input).index(name), sizes[other_operand(n, name)], example) for n in direct]
+        read = [(node, next((each for each in node.input if each in names), "")) for node in mixing]
+        direct = [(node, each) for node, each in read if each and sizes.get(other_operand(node, each))]
+        found = [impulses(n, list(n.input).index(x), sizes[other_operand(n, x)], example) for n, x in direct]
         if len(direct) < len(mixing):
             found.append(elements(example))
         return found or [everything(example)]

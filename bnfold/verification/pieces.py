@@ -23,6 +23,7 @@ LINEAR = MIXING | frozenset(  # in the one input that depends on data
     + ["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand"]
     + ["Tile", "DepthToSpace", "SpaceToDepth", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"]
 )
+POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Cast"])
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
 LARGEST = 64  # nodes of a piece
@@ -113,6 +114,21 @@ def summing(piece: Piece, name: str) -> list[onnx.NodeProto]:
         if node.op_type in MIXING or not summed.isdisjoint(node.input):
             summed.update(node.output)
     return found
+
+
+def elementwise(piece: Piece, name: str) -> set[str]:
+    """What enters as `name`, and what nodes make of it alone that scale or shift each element by one number."""
+    found, numbers = {name}, {t.name for t in piece.constants if max(t.dims, default=1) == 1 or is_along_channels(t)}
+    for node in piece.nodes:
+        data = [each for each in node.input if each not in numbers]
+        if called(node) in POINTWISE and len(data) == 1 and data[0] in found:
+            found.add(node.output[0])
+    return found
+
+
+def is_along_channels(tensor: onnx.TensorProto) -> bool:
+    """Whether a constant varies along one axis at most: it then stays so where an image is made small."""
+    return bool(sum(size > 1 for size in tensor.dims) <= 1)
 
 
 def other_operand(node: onnx.NodeProto, name: str) -> str:
