@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.display.display import shown
+from bnfold.display.display import cell_text
 from bnfold.errors import printable
 from bnfold_cli import tables
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from bnfold.display.junit import Check
+    from bnfold.display.junit import JUnitCase
 
 TONES = {
     **dict.fromkeys(("PASS", "FASTER"), "bold green"),
@@ -144,12 +144,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """One table on stdout: in the width of a terminal; elsewhere a line for each row, its columns two blanks apart."""
     if data.quiet:
         return
-    cells = [[shown(cell) for cell in row] for row in rows]
+    cells = [[cell_text(cell) for cell in row] for row in rows]
     if data.is_terminal:
-        _draw(shown(title), columns, cells)
+        _draw(cell_text(title), columns, cells)
     else:
         lines = (line for row in tables.aligned([columns, *cells]) for line in row)
-        data.lines([shown(title), *lines])
+        data.lines([cell_text(title), *lines])
 
 
 def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -176,7 +176,7 @@ def write_json(payload: Mapping[str, Any], target: str) -> None:
     write_text(json.dumps(payload, indent=2, allow_nan=False) + "\n", target)
 
 
-def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str) -> None:
+def write_junit(suite: str, checks: Iterable[JUnitCase], seconds: float, target: str) -> None:
     """JUnit XML to stdout (`-`) or, atomically, to a file."""
     from bnfold.display.junit import to_xml
 
@@ -190,4 +190,4 @@ def write_text(text: str, target: str) -> None:
         return
     from bnfold.system import staging
 
-    staging.write(Path(target), text.encode(errors="backslashreplace"))
+    staging.write_file(Path(target), text.encode(errors="backslashreplace"))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from bnfold.display.display import counted
-from bnfold.display.junit import Check, broken_off
+from bnfold.display.junit import JUnitCase, broken_off
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.system.limits import limited
 from bnfold_cli import console
@@ -83,7 +83,7 @@ class Reports(NamedTuple):
     json: str | None
     page: str | None = None
 
-    def write(self, payload: dict[str, Any], checks: list[Check], seconds: float) -> bool:
+    def write(self, payload: dict[str, Any], checks: list[JUnitCase], seconds: float) -> bool:
         """Write them; returns whether stdout is free for tables."""
         if self.junit:
             write_junit(SUITE, checks, seconds, self.junit)

@@ -41,7 +41,7 @@ def require_places(
                     _require_writable(Path(target))
             taken.append(Path(target))
         if option == "--plot":
-            plots.require(Path(target))
+            plots.require_plot(Path(target))
 
 
 def _require_free(option: str, path: Path, taken: Iterable[Path], force: bool) -> None:

@@ -157,9 +157,9 @@ def _table(title: str, drifts: Sequence[Drift], off: Sequence[int] = ()) -> None
 
 
 def _draw(path: Path, drifts: Sequence[Drift], title: str, threshold: float | None = None) -> None:
-    from bnfold.recalibration.picture import draw
+    from bnfold.recalibration.picture import draw_drifts
 
-    draw(drifts, title, path, threshold)
+    draw_drifts(drifts, title, path, threshold)
     console.say(f"wrote {path}")
 
 

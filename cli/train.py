@@ -68,11 +68,11 @@ def watch(event: Event) -> None:
 
 def _draw(run: Path) -> None:
     """Draw the curves on rank 0; without matplotlib, a note says why there are none."""
-    from bnfold.train.curves import draw
+    from bnfold.train.curves import draw_curves
 
     if os.environ.get("RANK", "0") == "0":
         try:
-            console.say(f"wrote {draw(run)}")
+            console.say(f"wrote {draw_curves(run)}")
         except EnvironmentProblem as problem:
             console.note(f"no curves: {problem} ({problem.hint})")
 

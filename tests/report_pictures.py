@@ -77,7 +77,7 @@ def main() -> None:
             page = browser.new_page(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
             picture = small(taken(page, path, fate, first))
             assert len(picture) < LARGEST, (file, len(picture))
-            staging.write(out / file, picture)
+            staging.write_file(out / file, picture)
             print(f"{out / file}: {len(picture)} bytes")
 
 

@@ -198,7 +198,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
     cuda.during = full
     found = benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
     assert found.launches == 3
-    (note,) = (note for note in found.notes if note.startswith(measurement.APART))
+    (note,) = (note for note in found.notes if note.startswith(measurement.ONE_AFTER_ANOTHER))
     assert note.endswith("out of memory")
 
     def always(job: str, request: Mapping[str, Any]) -> None:

@@ -57,8 +57,10 @@ def expected(source: Path) -> bytes:
 
 
 def test_two_processes_write_what_one_does(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doing_what, really = [], native.begun
-    monkeypatch.setattr(native, "begun", lambda doing, *rest: (doing_what.append(doing), really(doing, *rest))[1])
+    doing_what, really = [], native.start_guarded
+    monkeypatch.setattr(
+        native, "start_guarded", lambda doing, *rest: (doing_what.append(doing), really(doing, *rest))[1]
+    )
     fold_file(source, source.with_name("out.onnx"), UNVERIFIED)
     assert "writing new constants" in doing_what
     assert source.with_name("out.onnx").read_bytes() == expected(source)

@@ -16,7 +16,7 @@ from bnfold.process import launcher
 from bnfold.process.endings import Failed
 from bnfold.recalibration.options import parse_memory
 from bnfold.system import limits
-from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parse_limits, timed, within
+from bnfold.system.limits import DEFAULTS, Limits, ProcessWatch, current, parse_limits, timed, within
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed
@@ -123,16 +123,16 @@ def test_a_process_is_watched():
         [sys.executable, "-c", "x = bytearray(b'1') * 100_000_000; input()"], stdin=subprocess.PIPE
     )
     try:
-        watch = Watch(process.pid, 60, 50_000_000)
+        watch = ProcessWatch(process.pid, 60, 50_000_000)
         while not (why := watch.broken()) and time.monotonic() - watch.started < 30:
             time.sleep(0.02)
         assert why == "held more than 50 MB of memory and was stopped"
-        assert Watch(process.pid, 60, 10**9).broken() == ""
-        assert Watch(process.pid, 0, 10**9).broken() == "took longer than 0 s and was stopped"
+        assert ProcessWatch(process.pid, 60, 10**9).broken() == ""
+        assert ProcessWatch(process.pid, 0, 10**9).broken() == "took longer than 0 s and was stopped"
     finally:
         process.kill()
         process.communicate()
-    assert Watch(process.pid, 60, 1).broken() == ""  # it is gone
+    assert ProcessWatch(process.pid, 60, 1).broken() == ""  # it is gone
 
 
 @linux

@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.display.display import MOST
+from bnfold.display.display import MOST_ROWS
 from bnfold.errors import ModelProblem
 from tests.test_cli import conv_bn
 
@@ -239,8 +239,8 @@ def test_a_table_of_many_rows_is_short():
     result = hostile()
     many = replace(result, kept=result.kept * 100)
     html = many._repr_html_()
-    assert html.count("<tr") == 1 + MOST
-    assert f"and {100 - MOST} more" in html
+    assert html.count("<tr") == 1 + MOST_ROWS
+    assert f"and {100 - MOST_ROWS} more" in html
     assert len(html) < 40_000
 
 

@@ -20,7 +20,7 @@ from bnfold.folding import pipeline
 from bnfold.model.storage import Storage
 from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, tables
 from bnfold.reporting.figures import figures, sentence
-from bnfold.reporting.html import name, shown, tag, written
+from bnfold.reporting.html import name_tag, shown, tag, written
 from bnfold.system import sizes
 from bnfold.verification import tensor_records
 from bnfold.verification.measure import Tally
@@ -257,7 +257,7 @@ def test_hostile_names_stay_text(here):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_name_is_one_element_of_text(text):
-    seen = Seen(written(tag("p", name(text), title=shown(text))))
+    seen = Seen(written(tag("p", name_tag(text), title=shown(text))))
     assert [kind for kind, _ in seen.tags] == ["p", "code"]
     assert seen.tags[0][1]["title"] == shown(text)
     assert seen.text.strip() == shown(text)
@@ -416,8 +416,8 @@ def test_runs_of_another_precision_or_search_are_apart():
     assert [each.get("precision") for each in found] == ["float32", "float16", None]
     words = "default, cuda, float16, device, N=1, CUDA graph, heuristic cuDNN search"
     more = {"provider": "cuda", "mode": "device", "cuda_graph": True, "cudnn_search": "heuristic"}
-    assert tables.setting(blocks(**more, precision="float16")[0]) == words
-    assert tables.setting(blocks()[0]) == "default, cpu, e2e, N=1"
+    assert tables.setting_words(blocks(**more, precision="float16")[0]) == words
+    assert tables.setting_words(blocks()[0]) == "default, cpu, e2e, N=1"
 
 
 BAD_RAW = [
@@ -563,15 +563,15 @@ def test_a_model_that_broke_something_once_has_a_page(path):
 
 
 def test_kinds_of_plain_data():
-    assert records.fits({"a": [1, 2], "more": None}, {"a": [int]})
-    assert records.fits({}, {"a?": int})
-    assert not records.fits({"a": "1"}, {"a?": int})
-    assert records.fits([None, 1, 1.5], [(*records.NUMBER, None)])
-    assert not records.fits(None, records.NUMBER)
-    assert not records.fits({"a": [1, "2"]}, {"a": [int]})
-    assert not records.fits({}, {"a": int})
-    assert not records.fits(True, int)
-    assert not records.fits([], {"a": int})
+    assert records.matches_kind({"a": [1, 2], "more": None}, {"a": [int]})
+    assert records.matches_kind({}, {"a?": int})
+    assert not records.matches_kind({"a": "1"}, {"a?": int})
+    assert records.matches_kind([None, 1, 1.5], [(*records.NUMBER, None)])
+    assert not records.matches_kind(None, records.NUMBER)
+    assert not records.matches_kind({"a": [1, "2"]}, {"a": [int]})
+    assert not records.matches_kind({}, {"a": int})
+    assert not records.matches_kind(True, int)
+    assert not records.matches_kind([], {"a": int})
 
 
 def test_libraries_are_as_their_makers_published_them():
@@ -582,8 +582,8 @@ def test_libraries_are_as_their_makers_published_them():
         content = (folder / f"{library}.min.js").read_bytes()
         assert hashlib.sha256(content).hexdigest() == about["sha256"], library
         assert b"</script" not in content.lower()
-        assert "opyright" in assets.text(f"licenses/{library}.txt")
-        assert assets.text(f"licenses/{library}.txt").strip() in assets.library(library)
+        assert "opyright" in assets.asset_text(f"licenses/{library}.txt")
+        assert assets.asset_text(f"licenses/{library}.txt").strip() in assets.library(library)
 
 
 def test_all_assets_are_shipped():
@@ -596,8 +596,8 @@ def test_all_assets_are_shipped():
 
 def test_our_scripts_are_small():
     for script in (*assets.SCRIPTS, assets.LAYOUT, "page.css"):
-        assert len(assets.text(script).splitlines()) < 300, script
-        assert "innerHTML" not in assets.text(script), script
+        assert len(assets.asset_text(script).splitlines()) < 300, script
+        assert "innerHTML" not in assets.asset_text(script), script
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from bnfold.model import external, onnx_io, wire
 from bnfold.model.storage import Deferred, Place
 from bnfold_cli.main import run
 
-LARGE = wire.LARGE // 4  # elements of float32
+LARGE = wire.DETACHED_FROM // 4  # elements of float32
 OFF = Options(verify="off")
 
 

@@ -13,7 +13,7 @@ from .settings import Setting
 from .statistics import UNTRUSTED, judged, speedup, times
 
 BUSY = 0.5  # load per processor, before we start, above which a note is due
-APART = 0.05  # of outputs, relative to the largest: beyond, models may not compute the same
+NOTED_DIFFERENCE = 0.05  # of outputs, relative to the largest: beyond, models may not compute the same
 THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
 
 
@@ -50,7 +50,7 @@ def _middle_ms(blocks: Sequence[Sequence[float]]) -> float:
     return 1e3 * median(t for block in blocks for t in block)
 
 
-def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
+def all_blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
     """Everything that was timed."""
     return tuple(
         Block(number, setting, name, tuple(runs))
@@ -104,7 +104,7 @@ def _judged(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"{words}: submission takes most of the time; a CUDA graph or a larger batch would show the device"
         if each.setting.way.gpu and any(CPU in counts for counts in each.placed):
             yield f"{words}: some nodes sit on the CPU; `bnfold verify` says which"
-        if each.difference is None or each.difference > APART:
+        if each.difference is None or each.difference > NOTED_DIFFERENCE:
             unknown = "cannot be compared: they are not finite, or of other names or shapes"
             how = unknown if each.difference is None else f"are {each.difference:.2g} of the largest apart"
             yield f"{words}: the outputs of the models {how}; `bnfold verify` tells rounding from faults"

@@ -126,7 +126,7 @@ def _figures(ready: Ready, seconds: float, order: random.Random) -> dict[str, An
     stage(f"onnxruntime, timing the models: {ready.task.setting.words()}")
     for each in made.values():
         each.warm(time.perf_counter() + seconds / 8)
-    blocks(list(made.values()), deadline, order)
+    time_blocks(list(made.values()), deadline, order)
     pair = [made[name] for name in MODELS]
     return {
         "log_ratio": paired(made[ORIGINAL].blocks, made[FOLDED].blocks),
@@ -205,7 +205,7 @@ def _enqueue_ms(made: Runner, of: Task) -> float | None:
     return 1e3 * median(other.blocks[0])
 
 
-def blocks(runners: list[Runner], deadline: float, order: random.Random) -> None:
+def time_blocks(runners: list[Runner], deadline: float, order: random.Random) -> None:
     """Blocks in which all take a turn, in random order, each long enough that the clock does not matter."""
     longest = max(each.typical() for each in runners)
     count = max(1, round(BLOCK_SECONDS / max(longest, 1e-6)))

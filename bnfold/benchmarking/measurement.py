@@ -27,14 +27,14 @@ from .runner import MODELS
 from .settings import Setting
 from .statistics import speedup
 
-NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
+NARROW_ENOUGH = 0.005  # half-width of the interval at which more launches would tell nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
 LEAST_START = 8.0  # seconds that a cold start with another search may take, whatever the budget
 OTHER = {"exhaustive": "default", "heuristic": "exhaustive", "default": "exhaustive"}  # search of cuDNN to compare
-PATIENCE = {"cpu": 60.0, "cuda": 300.0}  # seconds after which a child is stopped
+CHILD_SECONDS = {"cpu": 60.0, "cuda": 300.0}  # seconds after which a child is stopped
 COMPILING = 1800.0  # the same, of a provider that compiles graphs: engines take minutes
-APART = "launches got ready one after another: when they did so at the same time, one failed"
+ONE_AFTER_ANOTHER = "launches got ready one after another: when they did so at the same time, one failed"
 
 _VARIED = ("dims", "precision")
 
@@ -155,7 +155,7 @@ class Measurement:
                 if count == 1:
                     raise
                 size = 1
-                self.notes.append(f"{APART}: {why}")
+                self.notes.append(f"{ONE_AFTER_ANOTHER}: {why}")
             lasted = time.perf_counter() - started
             around = max(0.0, lasted - count * seconds)
 
@@ -183,7 +183,7 @@ class Measurement:
         """Are the intervals of all settings, and of their controls, narrow?"""
         keys = ("log_ratio", "log_control")
         columns = ([one[key] for one in each] for each in zip(*self.answers, strict=True) for key in keys)
-        return all(speedup(ratios).half_width <= NARROW for ratios in columns)
+        return all(speedup(ratios).half_width <= NARROW_ENOUGH for ratios in columns)
 
     @property
     def gpus(self) -> list[str]:
@@ -210,4 +210,4 @@ class Measurement:
 
 def patience_of(provider: str) -> float:
     """Seconds after which a child on this provider is usually stopped."""
-    return PATIENCE.get(provider, COMPILING)
+    return CHILD_SECONDS.get(provider, COMPILING)

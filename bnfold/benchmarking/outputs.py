@@ -18,7 +18,7 @@ from .statistics import Interval
 def write_raw(found: Benchmark, path: Path) -> None:
     """Every block of runs as a line of JSON. Raises EnvironmentProblem."""
     lines = "".join(json.dumps(block.to_json()) + "\n" for block in found.blocks)
-    staging.write(path, lines.encode())
+    staging.write_file(path, lines.encode())
 
 
 def write_plot(found: Benchmark, path: Path) -> None:
@@ -37,7 +37,7 @@ def write_plot(found: Benchmark, path: Path) -> None:
     axes.set_title("\n".join(wrap(found.summary(), 80)), loc="left", fontsize=10, parse_math=False)
     plots.bare(axes, "x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    plots.write(figure, path)
+    plots.write_figure(figure, path)
 
 
 def _name(cell: Cell) -> str:

@@ -23,7 +23,7 @@ from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
 from .settings import Setting
-from .statistics import steady
+from .statistics import is_steady
 
 MODELS = ORIGINAL, FOLDED = "original", "folded"
 COPY = "copy"  # the original once more, in a session of its own: what differs between these two is noise
@@ -67,7 +67,7 @@ class Runner:
             times.append(self.whole())
 
     def _is_warm(self, times: Sequence[float]) -> bool:
-        return len(times) >= WARM_RUNS and sum(times) >= WARM_SECONDS and steady(times)
+        return len(times) >= WARM_RUNS and sum(times) >= WARM_SECONDS and is_steady(times)
 
     def block(self, count: int) -> None:
         """One more block of `count` runs."""

@@ -13,7 +13,7 @@ COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
 
 
 @dataclass(frozen=True)
-class Check:
+class JUnitCase:
     """One thing that was checked; `words` say what was found."""
 
     name: str
@@ -21,12 +21,14 @@ class Check:
     words: str = ""
 
 
-def broken_off(name: str, problem: BnfoldError) -> Check:
+def broken_off(name: str, problem: BnfoldError) -> JUnitCase:
     """What was to be checked ended with an error."""
-    return Check(name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}")
+    return JUnitCase(
+        name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}"
+    )
 
 
-def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
+def to_xml(suite: str, checks: Iterable[JUnitCase], seconds: float) -> str:
     """A JUnit report of one suite, whose names and words are made printable, so that it is XML whatever they are."""
     from xml.etree import ElementTree
 

@@ -18,7 +18,7 @@ from ..system.installed import require_runtime
 from ..system.progress import report
 from .crops import preparation, require_possible
 from .labelled import Labelled, labelled, require_labels
-from .network import Network, Probabilities
+from .network import Classifier, Probabilities
 
 TOP = 5
 SCHEMA = "bnfold.evaluate/1"
@@ -93,7 +93,7 @@ def evaluate(
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
     host = Host.ready(ways([provider], [DEFAULT])[0])
     require_runtime("evaluation")
-    networks = [Network.of(Path(path), host) for path in models]
+    networks = [Classifier.of(Path(path), host) for path in models]
     _require_alike(networks)
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
@@ -106,7 +106,7 @@ def evaluate(
     return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, words, provider)
 
 
-def _croppable(network: Network, crops: int) -> list[str]:
+def _croppable(network: Classifier, crops: int) -> list[str]:
     """What a reader should know of the crops. Raises UsageProblem where they cannot be cut."""
     if crops == 1 and not network.card.sees_images:
         return []
@@ -115,7 +115,7 @@ def _croppable(network: Network, crops: int) -> list[str]:
     return [preparation(crops, height, width)] if crops > 1 else []
 
 
-def _ranks(networks: list[Network], data: Labelled, crops: int) -> list[Any]:
+def _ranks(networks: list[Classifier], data: Labelled, crops: int) -> list[Any]:
     """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
     found: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
     done = 0
@@ -142,7 +142,7 @@ def _tops(ranks: Any) -> tuple[float, float]:
     return float((ranks < 1).mean()), float((ranks < TOP).mean())
 
 
-def _require_alike(networks: list[Network]) -> None:
+def _require_alike(networks: list[Classifier]) -> None:
     first = networks[0]
     for other in networks[1:]:
         if first.card.classes and other.card.classes and first.card.classes != other.card.classes:
@@ -161,13 +161,13 @@ def named_first(names: Sequence[str]) -> str:
     return ", ".join([*names[:5], *["and more"] * (len(names) > 5)])
 
 
-def _require_normalization(networks: list[Network], data: Labelled) -> None:
+def _require_normalization(networks: list[Classifier], data: Labelled) -> None:
     for network in networks:
         if data.pixels and data.normalization is None:
             network.card.pixels(data.name)
 
 
-def _require_classes(networks: list[Network], each: list[Probabilities], data: Labelled) -> None:
+def _require_classes(networks: list[Classifier], each: list[Probabilities], data: Labelled) -> None:
     widths = [probabilities.shape[1] for probabilities in each]
     if len(set(widths)) > 1:
         raise ModelProblem(f"the models have different numbers of classes: {widths}", "Give models for one task.")
@@ -181,7 +181,7 @@ def _require_classes(networks: list[Network], each: list[Probabilities], data: L
         )
 
 
-def _notes(network: Network, data: Labelled) -> list[str]:
+def _notes(network: Classifier, data: Labelled) -> list[str]:
     answers = "logits: softmax was applied" if network.softmax else "probabilities"
     found = [f"{network.path.name} answers with {answers}"]
     if data.pixels and network.normalization is None:

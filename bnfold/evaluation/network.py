@@ -16,15 +16,15 @@ from ..runtime import sessions
 from ..runtime.host import Host
 from ..train.pixels import Normalization
 from .crops import crops
-from .labelled import Batch, Labelled, ready
+from .labelled import Labelled, SampleBatch, ready
 
 Probabilities = npt.NDArray[np.float64]  # (samples, classes)
-TOGETHER = 64  # crops in one run
+CROPS_AT_ONCE = 64  # crops in one run
 SUM = 1e-3  # by which probabilities may miss 1
 
 
 @dataclass(eq=False)
-class Network:
+class Classifier:
     """`softmax` says whether outputs are logits; known once there were some."""
 
     path: Path
@@ -34,7 +34,7 @@ class Network:
     softmax: bool | None = None
 
     @staticmethod
-    def of(path: Path, host: Host) -> Network:
+    def of(path: Path, host: Host) -> Classifier:
         card = Card.of(onnx_io.detached(path)[0])
         try:
             running = host.session(str(path), "default")
@@ -42,9 +42,9 @@ class Network:
             raise ModelProblem(
                 f"onnxruntime cannot load {path}: {why}", "`bnfold doctor` shows what runs here."
             ) from why
-        return Network(path, card, card.normalization, running)
+        return Classifier(path, card, card.normalization, running)
 
-    def probabilities(self, batch: Batch, data: Labelled, number: int) -> Probabilities:
+    def probabilities(self, batch: SampleBatch, data: Labelled, number: int) -> Probabilities:
         """The mean over the crops of each sample."""
         if number == 1 and not self.card.sees_images:
             feeds = {x.name: fitting(x, np.asarray(batch[x.name]), data.name) for x in self.card.inputs}
@@ -58,7 +58,7 @@ class Network:
     def _classified(self, feeds: dict[str, Array]) -> Probabilities:
         rows = len(next(iter(feeds.values())))
         fixed = max((value.rows for value in self.card.inputs), default=0)
-        size = fixed or TOGETHER
+        size = fixed or CROPS_AT_ONCE
         parts = [self._run({k: v[i : i + size] for k, v in feeds.items()}, fixed) for i in range(0, rows, size)]
         return self._as_probabilities(np.concatenate(parts).astype(np.float64))
 

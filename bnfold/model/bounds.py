@@ -12,8 +12,8 @@ from ..system.limits import current
 from .messages import all_nodes, all_tensors, every_node
 
 RANK = 64  # axes of an array in NumPy
-DEEPEST = 100  # functions that call functions, as onnx's checker has it
-WIDEST = 1 << 31  # elements of an axis that a window is laid over
+DEEPEST_CALL = 100  # functions that call functions, as onnx's checker has it
+WIDEST_AXIS = 1 << 31  # elements of an axis that a window is laid over
 POSITIVE = ("strides", "dilations", "kernel_shape", "group", "blocksize")
 WINDOWS = frozenset(
     ["Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool"]
@@ -46,10 +46,10 @@ def require_window(node: NodeProto, name: object) -> None:
     for attribute in node.attribute:
         if attribute.name in POSITIVE:
             given = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
-            if any(not 0 < value < WIDEST for value in given):
+            if any(not 0 < value < WIDEST_AXIS for value in given):
                 what = f"{attribute.name} of {node.op_type} '{node.name}' in {name}"
                 raise ModelProblem(
-                    f"{what} is {given}, not from 1 to {WIDEST - 1}",
+                    f"{what} is {given}, not from 1 to {WIDEST_AXIS - 1}",
                     "No runtime can run it: export the model again.",
                 )
 
@@ -62,9 +62,9 @@ def require_few(model: onnx.ModelProto, name: object) -> None:
     sizes = expanded(model.functions, name)
     nodes = sum(sizes.get(call, (1, 0))[0] for call in _calls(model.graph.node))
     depth = max((depth for _, depth in sizes.values()), default=0)
-    if depth > DEEPEST:
+    if depth > DEEPEST_CALL:
         raise ModelProblem(
-            f"{name} has functions in functions, {depth} deep; the limit is {DEEPEST}",
+            f"{name} has functions in functions, {depth} deep; the limit is {DEEPEST_CALL}",
             "onnx's checker has the same limit: let the exporter inline some of them.",
         )
     if nodes > current().nodes:

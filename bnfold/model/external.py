@@ -23,12 +23,12 @@ from . import datafiles, deferred
 from .messages import all_tensors
 from .storage import Deferred, Place, Storage
 
-BLOCK = 1 << 24
-NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
-DIGITS = 40  # of a place in a file, at most
+COPY_LENGTH = 1 << 24
+BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
+OFFSET_DIGITS = 40  # of a place in a file, at most
 PAGE = 4096  # bytes: at such places data can be mapped into memory
-TOGETHER = "Keep data files beside the model."
-ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
+DATA_HINT = "Keep data files beside the model."
+ALLOW = f"{DATA_HINT} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
 
 
 def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place:
@@ -40,7 +40,7 @@ def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place
     entry = storage.entry(tensor)
     at = entry if isinstance(entry, Place) else _named(tensor, storage.folder, outside)
     state = _state(tensor, at)
-    if not at.length and size(tensor):
+    if not at.length and data_length(tensor):
         at = replace(at, length=max(0, state.st_size - at.offset))
     if at.offset + at.length > state.st_size:
         raise ModelProblem(
@@ -63,10 +63,10 @@ def _state(tensor: TensorProto, at: Place) -> os.stat_result:
     try:
         with at.opened() as file:
             return os.fstat(file.fileno())
-    except datafiles.Elsewhere as why:
+    except datafiles.LocationError as why:
         raise ModelProblem(f"'{tensor.name}' refers to {at.location[:200]!r}, {why}", ALLOW) from why
     except (OSError, ValueError) as why:  # also a name that the system refuses
-        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(at.file)[:200]}", TOGETHER) from why
+        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(at.file)[:200]}", DATA_HINT) from why
 
 
 def require_length(tensor: TensorProto, length: int) -> None:
@@ -76,7 +76,7 @@ def require_length(tensor: TensorProto, length: int) -> None:
             f"'{tensor.name}' is of type {tensor.data_type}, which onnx {onnx.__version__} does not know",
             "Upgrade the onnx package, or export for an older version.",
         )
-    if length != (needed := size(tensor)):
+    if length != (needed := data_length(tensor)):
         raise ModelProblem(
             f"'{tensor.name}' holds {length} bytes of data; its type and shape need {needed}",
             "The file is damaged; make it again.",
@@ -92,13 +92,13 @@ def _entries(tensor: TensorProto) -> dict[str, str]:
 
 
 def _number(tensor: TensorProto, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
-        what = "not a number" if len(text) <= DIGITS else "no place in a file"
-        raise ModelProblem(f"'{tensor.name}' refers to its data by {text[:60]!r}, which is {what}", TOGETHER)
+    if not (text.isascii() and text.isdecimal() and len(text) <= OFFSET_DIGITS):
+        what = "not a number" if len(text) <= OFFSET_DIGITS else "no place in a file"
+        raise ModelProblem(f"'{tensor.name}' refers to its data by {text[:60]!r}, which is {what}", DATA_HINT)
     return int(text)
 
 
-def size(tensor: TensorProto) -> int:
+def data_length(tensor: TensorProto) -> int:
     """Bytes that the data of a tensor take by its type and shape; 0 if its type is unknown."""
     return int(-(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8))
 
@@ -107,7 +107,7 @@ def size(tensor: TensorProto) -> int:
 def _bits(kind: int) -> int:
     """Of one number of a type; 0 if there is no such type."""
     try:
-        return NARROW.get(TensorProto.DataType.Name(kind)) or 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize
+        return BITS.get(TensorProto.DataType.Name(kind)) or 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize
     except (KeyError, ValueError):
         return 0
 
@@ -207,13 +207,13 @@ def _append(source: Place | Deferred, sink: Sink) -> tuple[int, int, int]:
     sink.seek(-(-sink.tell() // PAGE) * PAGE)
     start, flushed = sink.tell(), 0
     if isinstance(source, Place):
-        copy(source, sink)
+        copy_range(source, sink)
     else:
-        flushed = deferred.write(source.constant, sink)
+        flushed = deferred.write_constant(source.constant, sink)
     return start, sink.tell() - start, flushed
 
 
-def copy(source: Place, sink: Sink) -> None:
+def copy_range(source: Place, sink: Sink) -> None:
     """Copy a range of a file to where another one is being written: what is a hole in the file stays one."""
     place, end = sink.tell(), source.offset + source.length
     with source.opened() as file:
@@ -247,12 +247,14 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
     if hasattr(os, "copy_file_range"):
         sink.flush()  # and so at its place, also where that is past the end of the file
         with suppress(OSError):  # between file systems, say: what is left is copied here
-            while at < stop and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, BLOCK), at)):
+            while at < stop and (
+                done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, COPY_LENGTH), at)
+            ):
                 at += done
                 sink.tell_disk()
         sink.seek(place + at)
     file.seek(at)
-    while at < stop and (block := file.read(min(stop - at, BLOCK))):
+    while at < stop and (block := file.read(min(stop - at, COPY_LENGTH))):
         sink.write(block)
         at += len(block)
     return at == stop
@@ -264,7 +266,7 @@ def stamp(file: int | Path) -> str:
     return f"{state.st_size}:{state.st_mtime_ns}"
 
 
-def require_unchanged(file: Path, known: str) -> None:
+def require_stamp(file: Path, known: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
     if known and not (os.path.exists(file) and stamp(file) == known):
-        raise datafiles.changed(file)
+        raise datafiles.changed_error(file)

@@ -47,10 +47,10 @@ def consumable(model: Model, *, detach: bool = False) -> tuple[ModelProto, Stora
     if isinstance(where, Path):
         return detached(where) if detach else (load(where), Storage(where.parent))
     require_bounded(where, "the model")
-    return (where if where is not model else copied(where)), Storage()
+    return (where if where is not model else copied_model(where)), Storage()
 
 
-def copied(model: ModelProto) -> ModelProto:
+def copied_model(model: ModelProto) -> ModelProto:
     """A message of its own."""
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -59,7 +59,7 @@ def copied(model: ModelProto) -> ModelProto:
 
 def _read(where: Path, bytes_of: Callable[[BinaryIO], bytes]) -> bytes:
     try:
-        with datafiles.opened(where) as stream:
+        with datafiles.open_regular(where) as stream:
             return bytes_of(stream)
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
@@ -80,7 +80,7 @@ def _small(stream: BinaryIO, storage: Storage, path: Path) -> bytes:
     """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
     stamp = external.stamp(stream.fileno())
     try:
-        found, spans = wire.detach(wire.Window(stream))
+        found, spans = wire.detach(wire.FileBytes(stream))
     except wire.Unreadable:
         stream.seek(0)
         return stream.read()
@@ -122,22 +122,22 @@ def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool 
     if not keep_external and any(map(storage.belongs_outside, all_tensors(model))):
         model, flushed = external.in_one_file(model, storage, draft.with_name(data_name(draft)))
     pieces = _pieces(model, storage)
-    if not 0 < sum(map(wire.size, pieces)) < LIMIT:
+    if not 0 < sum(map(wire.part_length, pieces)) < LIMIT:
         raise ModelProblem(
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
     with Sink(draft) as stream:
-        stream.reserve(sum(map(wire.size, pieces)))
+        stream.reserve(sum(map(wire.part_length, pieces)))
         computed = [*_laid_out(pieces, stream)]
         stream.flush()
         flushed += deferred.write_all(draft, computed)
         for file, stamp in storage.files():
-            external.require_unchanged(file, stamp)
+            external.require_stamp(file, stamp)
         datafiles.require_unchanged()
     return flushed
 
 
-def _pieces(model: ModelProto, storage: Storage) -> list[wire.Piece]:
+def _pieces(model: ModelProto, storage: Storage) -> list[wire.Part]:
     """What a file of the model consists of; nothing, if protobuf finds it too large."""
 
     def entry(number: int) -> tuple[Place | Deferred, bool]:
@@ -153,13 +153,13 @@ def _pieces(model: ModelProto, storage: Storage) -> list[wire.Piece]:
         return []
 
 
-def _laid_out(pieces: list[wire.Piece], stream: Sink) -> Iterator[tuple[Computed, int]]:
+def _laid_out(pieces: list[wire.Part], stream: Sink) -> Iterator[tuple[Computed, int]]:
     """Write what there is already, and leave room for what is computed: which constant, and where."""
     for piece in pieces:
         if isinstance(piece, bytes):
             stream.write(piece)
         elif isinstance(piece, Place):
-            external.copy(piece, stream)
+            external.copy_range(piece, stream)
         elif isinstance(piece, Deferred):
             yield piece.constant, stream.tell()
             stream.seek(piece.length, os.SEEK_CUR)
@@ -171,7 +171,7 @@ def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool =
     external.require_data(model, storage, outside)
     if keep_external or not any(map(storage.belongs_outside, all_tensors(model))):
         with Sink(draft) as sink:
-            external.copy(Place(source, 0, source.stat().st_size), sink)
+            external.copy_range(Place(source, 0, source.stat().st_size), sink)
         datafiles.require_unchanged()
     else:
         write(model, storage, draft)

@@ -42,7 +42,7 @@ class Place:
     def opened(self) -> BufferedReader:
         """The file. See `datafiles`."""
         if self.folder is None:
-            return datafiles.opened(self.file)
+            return datafiles.open_regular(self.file)
         return datafiles.inside(self.folder, self.location)
 
 

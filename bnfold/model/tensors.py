@@ -31,7 +31,7 @@ DATA_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class InFile:
     """A tensor that is stored in the model file, from which it is read on demand. It stays what it was read as."""
 
     name: str
@@ -78,19 +78,19 @@ class Elsewhere:
             return np.asarray(numpy_helper.to_array(whole))
 
 
-def stored(tensor: TensorProto, storage: Storage) -> TensorProto | Elsewhere:
+def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
     """What to read the values of a tensor from, also once the message has got others."""
     place = storage.entry(tensor)
     if isinstance(place, Place):
-        return Elsewhere(tensor.name, tensor.data_type, tuple(tensor.dims), place)
+        return InFile(tensor.name, tensor.data_type, tuple(tensor.dims), place)
     return tensor
 
 
 def parts(
-    base: TensorProto | Elsewhere | Array, storage: Storage, shape: tuple[int, ...]
+    base: TensorProto | InFile | Array, storage: Storage, shape: tuple[int, ...]
 ) -> Iterator[tuple[slice, Array]]:
     """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
-    if isinstance(base, Elsewhere) and base.lies_plain:
+    if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return
     whole = (base if isinstance(base, np.ndarray) else read(base, storage)).reshape(shape)
@@ -98,10 +98,10 @@ def parts(
         yield rows, whole[rows]
 
 
-def read(tensor: TensorProto | Elsewhere, storage: Storage) -> Array:
+def read(tensor: TensorProto | InFile, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    base = stored(tensor, storage) if isinstance(tensor, TensorProto) else tensor
-    if isinstance(base, Elsewhere):
+    base = source_of(tensor, storage) if isinstance(tensor, TensorProto) else tensor
+    if isinstance(base, InFile):
         return base.mapped()
     with reading(base.name):
         whole = loaded(base, storage.folder) if uses_external_data(base) else base

@@ -16,10 +16,10 @@ import onnx
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
 
-LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
+DETACHED_FROM = 1 << 14  # bytes of data from which a tensor stays in the file
 MARK = b"\0bnfold:%b:" % os.urandom(16)  # starts a handle; no file can know it
 VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
-DEEPEST = 100  # messages within messages, as protobuf's own parser has it
+DEEPEST_MESSAGE = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
 SEEN = 1 << 15  # bytes of a file that are read at a time, to look at some
 LONGEST_VARINT = 5  # bytes of a key or a length, as protobuf's own parser has it
@@ -29,7 +29,7 @@ class Unreadable(Exception):
     """Not the wire format as it is commonly written; protobuf's own parser may still read it, or say what is wrong."""
 
 
-class Window:
+class FileBytes:
     """A file as bytes, which are read where they are asked for, and around there.
 
     Of a mapped file Linux counts whole megabytes around every byte as memory of the process.
@@ -62,7 +62,7 @@ class Window:
         return found
 
 
-Buffer = bytes | Window
+Buffer = bytes | FileBytes
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Sized(Protocol):
         """How many bytes."""
 
 
-Piece = bytes | Sized
-Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at this place; None leaves it as it is
+Part = bytes | Sized
+Rewrite = Callable[[Buffer, int, int], "list[Part] | None"]  # of the message at this place; None leaves it as it is
 
 
 def _holders() -> dict[str, dict[int, tuple[str, bool]]]:
@@ -105,11 +105,13 @@ _OTHER = {number for name, number in _NUMBER.items() if name.endswith(("_data", 
 def detach(file: Buffer) -> tuple[bytes, list[Span]]:
     """A model's bytes with handles in the place of its large data, and where each of them was."""
     spans: list[Span] = []
-    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, _detaching(spans))
+    pieces = rewritten(
+        file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= DETACHED_FROM, _detaching(spans)
+    )
     return file[: len(file)] if pieces is None else b"".join(p for p in pieces if isinstance(p, bytes)), spans
 
 
-def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Piece]:
+def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Part]:
     """The bytes of a model in which tensors have handles.
 
     `entry` says for the number of each what belongs in its place, and whether that is a whole message or data only.
@@ -119,7 +121,7 @@ def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Pie
     return [model] if pieces is None else pieces
 
 
-def size(piece: Piece) -> int:
+def part_length(piece: Part) -> int:
     """Bytes of a piece."""
     return len(piece) if isinstance(piece, bytes) else piece.length
 
@@ -140,16 +142,16 @@ def rewritten(
     stop: int,
     kind: str,
     worth: Callable[[int, int], bool],
-    change: Change,
+    change: Rewrite,
     depth: int = 0,
-) -> list[Piece] | None:
+) -> list[Part] | None:
     """The message between two places with its tensors changed, also nested ones; None if that changes nothing.
 
     Only where it is `worth` the time. Raises Unreadable.
     """
-    if depth > DEEPEST:
+    if depth > DEEPEST_MESSAGE:
         raise Unreadable("messages are nested too deeply")
-    pieces: list[Piece] = []
+    pieces: list[Part] = []
     kept, seen = start, set()
     for key, tag, body, end in fields(buffer, start, stop):
         inner, repeated = HOLDERS[kind].get(key, ("", False))
@@ -163,7 +165,7 @@ def rewritten(
         is_tensor = inner == "TensorProto"
         new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change, depth + 1)
         if new is not None:
-            pieces += [buffer[kept:tag], head(key >> 3, sum(map(size, new))), *new]
+            pieces += [buffer[kept:tag], head(key >> 3, sum(map(part_length, new))), *new]
             kept = end
     return [*pieces, buffer[kept:stop]] if pieces else None
 
@@ -188,7 +190,7 @@ def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tu
         end = at + length
     elif wire in WIDTH:
         end = at + WIDTH[wire]
-    elif wire == START and depth < DEEPEST:
+    elif wire == START and depth < DEEPEST_MESSAGE:
         end = _behind_group(buffer, at, stop, key - START + END, depth + 1)
     if end > stop:
         raise Unreadable("a field is cut off, or of no wire type")
@@ -229,13 +231,13 @@ def _varint(value: int) -> bytes:
     return bytes([*found, value])
 
 
-def _detaching(spans: list[Span]) -> Change:
+def _detaching(spans: list[Span]) -> Rewrite:
     """Put a handle in the place of a tensor's data, if these are large and all that it has; note where they were."""
 
-    def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
+    def change(buffer: Buffer, start: int, stop: int) -> list[Part] | None:
         found = list(fields(buffer, start, stop))
         data = [entry for entry in found if entry[0] == _RAW]
-        if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] >> 3 in _OTHER for entry in found):
+        if len(data) != 1 or data[0][3] - data[0][2] < DETACHED_FROM or any(entry[0] >> 3 in _OTHER for entry in found):
             return None
         _, tag, body, end = data[0]
         made = TensorProto()
@@ -246,10 +248,10 @@ def _detaching(spans: list[Span]) -> Change:
     return change
 
 
-def _attaching(entry: Callable[[int], tuple[Sized, bool]]) -> Change:
+def _attaching(entry: Callable[[int], tuple[Sized, bool]]) -> Rewrite:
     """Put a whole message, or data, in the place of a handle."""
 
-    def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
+    def change(buffer: Buffer, start: int, stop: int) -> list[Part] | None:
         tensor = TensorProto.FromString(buffer[start:stop])
         number = handle_of(tensor.raw_data)
         if number is None:

@@ -12,7 +12,7 @@ from .norms import Norm, Statistics
 
 DEAD = 1e-8  # variance below which a channel carries nothing
 COLUMNS = ("BatchNormalization", "channels", "shift / sd", "variance ratio", "dead")
-ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
+STANDARD_ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ class Sample:
         shift, ratio = compared(self.norm, new)
         spread = new.var + self.norm.epsilon
         number = max(1, self.means.count)
-        chance = ERRORS * np.sqrt(self.means.variance / number / spread)
-        squares = ERRORS * np.sqrt(self.squares.variance / number) / spread
+        chance = STANDARD_ERRORS * np.sqrt(self.means.variance / number / spread)
+        squares = STANDARD_ERRORS * np.sqrt(self.squares.variance / number) / spread
         stretch = np.abs(np.log(np.maximum(ratio, 1e-300))) / 2
         off = (shift - chance > threshold) | (stretch - squares / 2 > np.log1p(threshold))
         drift = Drift.of(self.norm, new, self.moments.count)

@@ -84,6 +84,6 @@ def _stages(run: onnx.ModelProto, levels: Levels, norms: list[Norm], storage: St
 
 def runnable(record: onnx.ModelProto, storage: Storage) -> tuple[onnx.ModelProto, list[str]]:
     """The model as onnxruntime can run it, and what was changed for that."""
-    wide = copies.widened(record, storage)
+    wide = copies.without_bfloat16(record, storage)
     notes = ["computed in float32: onnxruntime has no bfloat16 on the CPU"] if wide is not record else []
     return wide, notes

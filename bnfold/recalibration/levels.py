@@ -15,7 +15,7 @@ from ..model.messages import is_batch_norm
 from ..runtime.protos import caller_inputs
 from .norms import reads
 
-RANDOM = ("RandomNormal", "RandomUniform")
+RANDOM_OPERATORS = ("RandomNormal", "RandomUniform")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Levels:
 
     def _place(self, node: NodeProto) -> None:
         before = [self.of[x] for x in reads(node) if x in self.of]
-        if not before and node.op_type not in RANDOM:
+        if not before and node.op_type not in RANDOM_OPERATORS:
             return
         level = max(before, default=0)
         if is_batch_norm(node) and self._is_stored(node):

@@ -22,11 +22,11 @@ from .norms import Norm, Statistics
 from .segments import Env, Stage
 from .store import Budget, Store
 
-Watch = Callable[[int, int], None]  # of the level, and of how many chunks of it are done
+LevelWatch = Callable[[int, int], None]  # of the level, and of how many chunks of it are done
 
 
 @dataclass(eq=False)
-class Found:
+class Measured:
     """The new statistics of every norm by its output, as they are stored, and of how many values per channel."""
 
     statistics: dict[str, Statistics] = field(default_factory=dict)
@@ -37,9 +37,9 @@ class Found:
         self.counts[norm.output] = count
 
 
-def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: Watch) -> Found:
+def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: LevelWatch) -> Measured:
     """Each segment runs once over everything; what the next ones need of it is kept in between."""
-    found, budget = Found(), Budget(limit)
+    found, budget = Measured(), Budget(limit)
     for level, stage in enumerate(stages):
         store = Store(budget)
         try:
@@ -57,7 +57,7 @@ def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: Wa
 
 
 def _measured(
-    stage: Stage, chunks: Iterable[Env], found: Found, store: Store, watch: Callable[[int], None]
+    stage: Stage, chunks: Iterable[Env], found: Measured, store: Store, watch: Callable[[int], None]
 ) -> dict[str, Moments]:
     moments = {norm.output: Moments.none(norm.stored.mean.size) for norm in stage.norms}
     for done, chunk in enumerate(chunks, 1):
@@ -89,7 +89,7 @@ class _Batches:
         return self.mean / self.number, self.var / self.number
 
 
-def by_batches(stages: list[Stage], chunks: Iterable[Env], pool: bool, watch: Watch) -> Found:
+def by_batches(stages: list[Stage], chunks: Iterable[Env], pool: bool, watch: LevelWatch) -> Measured:
     """`alg2` or, if moments are to be pooled, `pooled`: every chunk is one mini-batch."""
     norms = {norm.output: norm for stage in stages for norm in stage.norms}
     batches = {name: _Batches(Moments.none(norm.stored.mean.size)) for name, norm in norms.items()}
@@ -98,7 +98,7 @@ def by_batches(stages: list[Stage], chunks: Iterable[Env], pool: bool, watch: Wa
             _require_variance(norm, moments.count)
             batches[norm.output].see(moments)
         watch(0, done)
-    found = Found()
+    found = Measured()
     for name, seen in batches.items():
         found.take(norms[name], *seen.statistics(pool), seen.whole.count)
     return found
@@ -161,7 +161,7 @@ def as_stored(norm: Norm, mean: Array, var: Array) -> Statistics:
         result = rounded(value, norm.kind)[0]
         bad = int((~np.isfinite(result.astype(np.float64))).sum())
         if bad and not np.isfinite(value).all():
-            raise ModelProblem(f"the {name} of {norm.name} is not a number in {bad} channels", FINITE)
+            raise ModelProblem(f"the {name} of {norm.name} is not a number in {bad} channels", FINITE_HINT)
         if bad:
             raise ModelProblem(
                 f"the {name} of {norm.name} reaches {np.abs(value).max():.3g}, more than {norm.kind} can hold",
@@ -170,7 +170,7 @@ def as_stored(norm: Norm, mean: Array, var: Array) -> Statistics:
     return Statistics(*(rounded(value, norm.kind)[0].astype(np.float64) for value in (mean, var)))
 
 
-FINITE = "Does the data hold NaN or infinity, or values far from those the model was trained on?"
+FINITE_HINT = "Does the data hold NaN or infinity, or values far from those the model was trained on?"
 
 
 def _require_variance(norm: Norm, count: int) -> None:

@@ -24,7 +24,7 @@ from .feeds.chunks import Chunks
 from .layout import Layout, lay_out, runnable
 from .methods import agreeing, by_batches, sequential
 from .options import Options
-from .writing import install, untied
+from .writing import untied, write_statistics
 
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
 SCHEMA = "bnfold.recalibrate/1"
@@ -167,7 +167,7 @@ def in_place(
         found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
     notes += untied(record, layout.norms)
     drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
-    install(record, layout.norms, found.statistics, storage)
+    write_statistics(record, layout.norms, found.statistics, storage)
     size = None if options.is_sequential else chunks.size
     words = _notes(notes, layout, chunks, host)
     return Recalibration(record, options.method, size, chunks.samples, drifts, words, options.provider)
@@ -187,10 +187,12 @@ def check(
     host = Host.ready(options.way)
     where = models.given(model)
     storage = Storage(where.parent if isinstance(where, Path) else None)
-    return checked(onnx_io.load(where), storage, lambda card: from_batches(batches, card), options, host, watch)
+    return check_record(onnx_io.load(where), storage, lambda card: from_batches(batches, card), options, host, watch)
 
 
-def checked(record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch) -> Check:
+def check_record(
+    record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch
+) -> Check:
     """`check` on data that are brought to what the model takes."""
     require_runtime("the check of statistics")
     run, notes = runnable(record, storage)

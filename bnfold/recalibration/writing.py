@@ -18,11 +18,11 @@ from ..model.storage import Storage
 from ..model.tensors import read, replace_values, to_tensor
 from .norms import MEAN, VAR, Norm, Statistics, reads
 
-MANY = 5  # names in a sentence
+NAMES_SHOWN = 5  # names in a sentence
 IR_WITH_DEFAULTS = 4  # before it every initializer has to be an input
 
 
-def install(
+def write_statistics(
     record: onnx.ModelProto, norms: list[Norm], statistics: dict[str, Statistics], storage: Storage
 ) -> list[str]:
     """Write the statistics of all norms into the record; returns the names of the initializers that are new."""
@@ -46,8 +46,8 @@ def untied(record: onnx.ModelProto, norms: list[Norm]) -> list[str]:
             readers.setdefault(name, []).append(norm.name)
     shared = dict.fromkeys(tuple(names) for names in readers.values() if len(names) > 1)
     return [
-        f"{' and '.join(map(repr, names[:MANY]))}{' and more' * (len(names) > MANY)} shared their statistics; "
-        "now each has those of the data that it sees"
+        f"{' and '.join(map(repr, names[:NAMES_SHOWN]))}{' and more' * (len(names) > NAMES_SHOWN)} "
+        "shared their statistics; now each has those of the data that it sees"
         for names in shared
     ]
 

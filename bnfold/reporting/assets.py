@@ -16,7 +16,7 @@ LAYOUT = "layout.js"
 
 
 @cache
-def text(name: str) -> str:
+def asset_text(name: str) -> str:
     """One file of the folder `assets`."""
     return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
@@ -24,15 +24,15 @@ def text(name: str) -> str:
 @cache
 def manifest() -> dict[str, Any]:
     """The libraries by name: npm `package`, `version`, path `file` in it, `license`, and the `sha256` of the file."""
-    found: dict[str, Any] = json.loads(text("manifest.json"))
+    found: dict[str, Any] = json.loads(asset_text("manifest.json"))
     return found
 
 
 def library(name: str) -> str:
     """The published file, after its name, version and licence, which go wherever it goes."""
     about = manifest()[name]
-    words = f"{about['package']} {about['version']} ({about['license']})\n\n{text(f'licenses/{name}.txt')}"
-    return f"/*! {words.strip()} */\n{text(f'{name}.min.js')}"
+    words = f"{about['package']} {about['version']} ({about['license']})\n\n{asset_text(f'licenses/{name}.txt')}"
+    return f"/*! {words.strip()} */\n{asset_text(f'{name}.min.js')}"
 
 
 def policy(scripts: list[str]) -> str:

@@ -28,7 +28,7 @@ Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models and what is known of their files: `model_files` has path, bytes and SHA-256 of each."""
 
     original: ModelProto
@@ -50,7 +50,7 @@ def of_fold(report: FoldReport) -> Plain:
     model_files = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
     model_files["folded"]["path"] = str(report.target)
     original, storage = onnx_io.detached(report.source)
-    pair = Pair(original, report.result.model, storage, sizes, model_files)
+    pair = ModelPair(original, report.result.model, storage, sizes, model_files)
     return _payload(pair, report.to_json(), found)
 
 
@@ -82,7 +82,7 @@ def collect(
     return _payload(pair, record, found, measured, blocks)
 
 
-def _pair(original: Path, folded: Path) -> Pair:
+def _pair(original: Path, folded: Path) -> ModelPair:
     from ..verification.verifying import describe, locate
 
     with locate(original) as first, locate(folded) as second:
@@ -92,7 +92,7 @@ def _pair(original: Path, folded: Path) -> Pair:
         sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
         model_files = {"original": describe(first), "folded": describe(second)}
     _require_pair(models, sizes, (original, folded))
-    return Pair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), model_files)
+    return ModelPair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), model_files)
 
 
 def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tuple[Path, Path]) -> None:
@@ -109,15 +109,15 @@ def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tupl
         raise UsageProblem(f"the second model has more BatchNormalization: {counts}", "The original comes first.")
 
 
-def _fold_record(path: Path, pair: Pair) -> Plain:
-    found = records.record(path, "fold")
+def _fold_record(path: Path, pair: ModelPair) -> Plain:
+    found = records.read_record(path, "fold")
     for name, size in zip(("before", "after"), pair.sizes, strict=True):
-        records.require_sizes(path, found[name], asdict(size))
+        records.require_same_sizes(path, found[name], asdict(size))
     records.require_same(path, (found["verification"] or {}).get("models", {}), pair.model_files)
     return found
 
 
-def _verification(how: str, pair: Pair, outside: bool) -> Plain | None:
+def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
     """Of a file, or made now; None if it is off."""
     if how == "off":
         return None
@@ -126,12 +126,12 @@ def _verification(how: str, pair: Pair, outside: bool) -> Plain | None:
 
         paths = (pair.model_files[name]["path"] for name in ("original", "folded"))
         return verify(*paths, effort=how, allow_external_outside=outside).to_json()
-    found = records.record(Path(how), "verify")
+    found = records.read_record(Path(how), "verify")
     records.require_same(Path(how), found["models"], pair.model_files)
     return found
 
 
-def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | None, list[Plain] | None]:
+def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plain | None, list[Plain] | None]:
     """What was measured, and the single runs, where there is something."""
     if bench is None:
         if raw:
@@ -140,16 +140,16 @@ def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | N
     if bench == "run":
         return _measured(pair, raw)
     path = Path(bench)
-    found = records.record(path, "bench")
+    found = records.read_record(path, "bench")
     records.require_same(path, found.get("models", {}), pair.model_files)
     names = dict(zip(("original", "folded"), pair.sizes, strict=True))
-    records.require_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
+    records.require_same_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
     norms = {name: size.batch_normalizations for name, size in names.items()}
-    records.require_sizes(path, found["batch_normalization"], norms)
-    return found, latency.condense(latency.lines(records.text(raw), raw)) if raw else None
+    records.require_same_sizes(path, found["batch_normalization"], norms)
+    return found, latency.condense(latency.lines(records.file_text(raw), raw)) if raw else None
 
 
-def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
+def _measured(pair: ModelPair, raw: Path | None) -> tuple[Plain, list[Plain]]:
     from ..benchmarking import benchmark
 
     if raw:
@@ -159,7 +159,7 @@ def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
 
 
 def _payload(
-    pair: Pair,
+    pair: ModelPair,
     record: Mapping[str, Any] | None,
     verification: Plain | None,
     bench: Plain | None = None,
@@ -189,7 +189,7 @@ def _payload(
     }
 
 
-def _derived(pair: Pair) -> tuple[str, Plain | None]:
+def _derived(pair: ModelPair) -> tuple[str, Plain | None]:
     """What bnfold would do with the original; None where it would refuse."""
     from ..folding.driver import explain
 

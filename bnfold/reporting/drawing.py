@@ -11,7 +11,13 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ..model.messages import bodies
 
 ATTRIBUTE_LENGTH = 200  # characters of an attribute
-PLAIN = {AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT, AttributeProto.FLOATS, AttributeProto.STRING}
+SHOWN_ATTRIBUTES = {
+    AttributeProto.INT,
+    AttributeProto.INTS,
+    AttributeProto.FLOAT,
+    AttributeProto.FLOATS,
+    AttributeProto.STRING,
+}
 
 
 @dataclass
@@ -82,7 +88,7 @@ def draw_graph(model: ModelProto) -> Drawing:
 
 
 def _fields(node: NodeProto) -> dict[str, Any]:
-    stated = {attribute.name: _short(attribute) for attribute in node.attribute if attribute.type in PLAIN}
+    stated = {attribute.name: _short(attribute) for attribute in node.attribute if attribute.type in SHOWN_ATTRIBUTES}
     names = {"op": node.op_type, "domain": node.domain, "name": node.name}
     return {**names, "inputs": [*node.input], "outputs": [*filter(None, node.output)], "attributes": stated}
 

@@ -27,7 +27,7 @@ def stem(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def verdict(data: Plain) -> str:
+def verdict_of(data: Plain) -> str:
     if data["verification"]:
         return str(data["verification"]["verdict"])
     return UNCHANGED if _same(data) else NOT_VERIFIED
@@ -60,7 +60,7 @@ def _done(data: Plain) -> str:
 
 
 def _right(data: Plain) -> str:
-    found = verdict(data)
+    found = verdict_of(data)
     ending = {
         "PASS": ", and the result computes what the original computes, up to rounding.",
         "FAIL": ", but the result does not compute what the original computes.",
@@ -117,11 +117,13 @@ def _speed(data: Plain) -> Iterator[Figure]:
     cells = [cell for cell in (data["bench"] or {"cells": []})["cells"] if cell["level"] == "default"]
     for cell in cells[:1]:
         yield Figure(
-            "Times as fast", (f"{cell['speedup']['estimate']:.3f}×",), f"{span(cell['speedup'])} {cell['verdict']}"
+            "Times as fast",
+            (f"{cell['speedup']['estimate']:.3f}×",),
+            f"{interval_text(cell['speedup'])} {cell['verdict']}",
         )
 
 
-def span(interval: Plain) -> str:
+def interval_text(interval: Plain) -> str:
     """`[0.996, 1.008]`"""
     low, high = interval["low"], interval["high"]
     return f"[{low:.3f}, {high:.3f}]" if low is not None and high is not None else "one launch, no interval"
@@ -156,7 +158,7 @@ COMMANDS = {
 }
 
 
-def missing(data: Plain, key: str) -> Element:
+def no_data(data: Plain, key: str) -> Element:
     """Which command would give what is not there."""
     said, command = COMMANDS[key]
     paths = (shlex.quote(data["models"][which]["path"]) for which in ("original", "folded"))

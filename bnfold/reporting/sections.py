@@ -7,33 +7,38 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from . import figures
-from .html import Child, name, shown, tag, words
+from .html import Content, name_tag, prose, shown, tag
 from .node_results import RESULTS
 
 Plain = Mapping[str, Any]
-CLASSES = {"PASS": "good", "FAIL": "bad"}
-SHORT = {"hoist": "hoisted", "sink": "sunk", "merge": "merged", "gone": "gone", "kept": "kept", "left": "left"}
-SIGNS = {"hoist": "▲", "sink": "▼", "merge": "◆", "gone": "○", "kept": "■", "left": "□"}
-WAYS = {"hoist": "not into what is before it", "sink": "not into what is after it", "merge": "not merged"}
+VERDICT_CLASSES = {"PASS": "good", "FAIL": "bad"}
+SHORT_WORDS = {"hoist": "hoisted", "sink": "sunk", "merge": "merged", "gone": "gone", "kept": "kept", "left": "left"}
+RESULT_SIGNS = {"hoist": "▲", "sink": "▼", "merge": "◆", "gone": "○", "kept": "■", "left": "□"}
+REASON_WORDS = {"hoist": "not into what is before it", "sink": "not into what is after it", "merge": "not merged"}
 
 
 def title(data: Plain) -> str:
-    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.verdict(data)}")
+    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.verdict_of(data)}")
 
 
-def section(key: str, heading: str, *children: Child) -> Element:
+def section(key: str, heading: str, *children: Content) -> Element:
     """A section of the page; what has no data says so in a sentence."""
     return tag("section", tag("h2", heading, id=f"{key}-title"), *children, id=key, aria_labelledby=f"{key}-title")
 
 
-def verdict(data: Plain) -> Element:
+def verdict_section(data: Plain) -> Element:
     """One sentence, and the figures that are its grounds."""
-    word, models = figures.verdict(data), data["models"]
-    paths = (name(figures.stem(models[which]["path"]), "span") for which in ("original", "folded"))
+    word, models = figures.verdict_of(data), data["models"]
+    paths = (name_tag(figures.stem(models[which]["path"]), "span") for which in ("original", "folded"))
     return tag(
         "header",
         tag("p", next(paths), tag("span", " → ", aria_label=" became "), next(paths), class_="models"),
-        tag("h1", tag("span", word, class_=f"chip {CLASSES.get(word, 'open')}"), " ", words(figures.sentence(data))),
+        tag(
+            "h1",
+            tag("span", word, class_=f"chip {VERDICT_CLASSES.get(word, 'open')}"),
+            " ",
+            prose(figures.sentence(data)),
+        ),
         None if word == "PASS" else _why(data),
         tag("dl", *map(_figure, figures.figures(data)), class_="figures"),
         tag("p", *_about_errors(data), class_="note"),
@@ -44,19 +49,19 @@ def verdict(data: Plain) -> Element:
 def _why(data: Plain) -> Element | None:
     """What stands in the way of PASS."""
     found = data["verification"]
-    return tag("ul", *(tag("li", words(reason)) for reason in found["reasons"]), class_="reason") if found else None
+    return tag("ul", *(tag("li", prose(reason)) for reason in found["reasons"]), class_="reason") if found else None
 
 
 def _figure(figure: figures.Figure) -> Element:
     return tag("div", tag("dt", figure.what), tag("dd", tag("strong", *_arrow(figure.value)), tag("span", figure.note)))
 
 
-def _arrow(value: tuple[str, ...]) -> list[Child]:
+def _arrow(value: tuple[str, ...]) -> list[Content]:
     arrow = tag("span", " → ", class_="arrow", aria_label=" to ")
     return [value[0], arrow, value[1]] if value[1:] else [value[0]]
 
 
-def _about_errors(data: Plain) -> list[Child]:
+def _about_errors(data: Plain) -> list[Content]:
     if data["verification"] is None:
         return []
     return [
@@ -66,7 +71,7 @@ def _about_errors(data: Plain) -> list[Child]:
     ]
 
 
-def network(data: Plain) -> Element:
+def network_section(data: Plain) -> Element:
     """The place of the graph, its tools, and the strip of all affine nodes."""
     present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
     legend = [tag("li", _badge(fate), " ", RESULTS[fate]) for fate in present]
@@ -121,10 +126,12 @@ def _cell(number: int, entry: Plain) -> Element:
 
 
 def _badge(fate: str) -> Element:
-    return tag("span", tag("span", SIGNS[fate], aria_hidden="true"), f" {SHORT[fate]}", class_=f"badge {fate}")
+    return tag(
+        "span", tag("span", RESULT_SIGNS[fate], aria_hidden="true"), f" {SHORT_WORDS[fate]}", class_=f"badge {fate}"
+    )
 
 
-def nodes(data: Plain) -> Element:
+def nodes_section(data: Plain) -> Element:
     """The table of all affine nodes."""
     source = {
         "fold": "As the fold recorded it.",
@@ -141,7 +148,7 @@ def nodes(data: Plain) -> Element:
         return section("nodes", heading, tag("p", "The original has no BatchNormalization and no other affine node."))
     search = tag("input", type="search", id="filter", placeholder="Filter", aria_label="Filter the table")
     present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
-    kinds = [tag("option", f"{SHORT[fate]}", value=fate) for fate in present]
+    kinds = [tag("option", f"{SHORT_WORDS[fate]}", value=fate) for fate in present]
     choice = tag("select", tag("option", "all fates", value=""), *kinds, id="fate", aria_label="Only this fate")
     count = tag("output", f"{len(data['nodes'])} nodes", id="count", for_="filter")
     return section(
@@ -179,13 +186,16 @@ def _row(number: int, entry: Plain, ratio: float | None) -> Element:
     )
 
 
-def _story(entry: Plain) -> list[Child]:
+def _story(entry: Plain) -> list[Content]:
     if entry["reasons"]:
-        return [tag("p", tag("b", f"{WAYS[r['way']]}: "), words(r["words"]), " ", _code(r)) for r in entry["reasons"]]
-    parts: list[Child] = []
+        return [
+            tag("p", tag("b", f"{REASON_WORDS[r['way']]}: "), prose(r["words"]), " ", _code(r))
+            for r in entry["reasons"]
+        ]
+    parts: list[Content] = []
     for word, labels in (("into ", entry["into"]), ("; through ", entry["through"])):
         if labels:
-            parts += [word, words(", ".join(labels[:8])), f" and {len(labels) - 8} more" if labels[8:] else None]
+            parts += [word, prose(", ".join(labels[:8])), f" and {len(labels) - 8} more" if labels[8:] else None]
     return parts or [RESULTS[entry["fate"]]]
 
 
@@ -193,11 +203,11 @@ def _code(reason: Plain) -> Element:
     return tag("code", shown(reason["code"]), class_="code")
 
 
-def errors(data: Plain) -> Element:
+def errors_section(data: Plain) -> Element:
     """Frames of the charts about errors."""
     heading = "Error against float64"
     if not any(level["tensors"] for level in (data["verification"] or {"levels": []})["levels"]):
-        return section("errors", heading, figures.missing(data, "errors"))
+        return section("errors", heading, figures.no_data(data, "errors"))
     pick = tag("select", id="site", aria_label="Fold site")
     return section(
         "errors",
@@ -208,7 +218,7 @@ def errors(data: Plain) -> Element:
     )
 
 
-def statistics(data: Plain) -> Element:
+def statistics_section(data: Plain) -> Element:
     """Frames of the charts about channels, and the table of dead ones."""
     found = data["channels"]
     heading = "Channels of the original's BatchNormalization"

@@ -21,7 +21,7 @@ def not_a_link(path: str, flags: int) -> int:
 
 
 @contextmanager
-def held(folder: Path, follow: bool = True) -> Iterator[Path]:
+def folder_path(folder: Path, follow: bool = True) -> Iterator[Path]:
     """A path that leads to the folder that is there now, whatever its name leads to meanwhile (on Linux).
 
     For this process, and for those that it starts.

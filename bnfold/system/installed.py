@@ -37,10 +37,10 @@ PACKAGES = {  # of bnfold's extras, as pyproject.toml has them; `gpu` is onnxrun
     "fleet": ("ray",),
 }
 
-ALONE = {"PIL": "pillow", "sklearn": "scikit-learn"}  # of `train`, for what needs no PyTorch
+OWN_PACKAGE = {"PIL": "pillow", "sklearn": "scikit-learn"}  # of `train`, for what needs no PyTorch
 
 
-def install(*extras: str) -> str:
+def install_command(*extras: str) -> str:
     """The command that installs what these extras of bnfold bring, by its own names: bnfold may be on no index."""
     return pip("install", *dict.fromkeys(package for extra in extras for package in PACKAGES[extra]))
 
@@ -68,7 +68,7 @@ def need(*packages: str, extra: str = "train", what: str = "this") -> None:
         try:
             import_module(package)
         except ImportError as why:
-            hint = pip("install", ALONE[package]) if package in ALONE else install(extra)
+            hint = pip("install", OWN_PACKAGE[package]) if package in OWN_PACKAGE else install_command(extra)
             raise EnvironmentProblem(
                 f"{what} needs the package {package}, which cannot be imported here ({why})", hint
             ) from why
@@ -127,7 +127,7 @@ def _mended(found: dict[str, str]) -> str:
 
 def replaced(*extras: str) -> str:
     """How to come from the runtimes that are installed to what these extras of bnfold bring."""
-    return f"{pip('uninstall', '-y', *runtimes())}, then {install(*extras)}."
+    return f"{pip('uninstall', '-y', *runtimes())}, then {install_command(*extras)}."
 
 
 def require_runtime(what: str, otherwise: str = "") -> None:
@@ -141,7 +141,7 @@ def require_runtime(what: str, otherwise: str = "") -> None:
     if found := runtimes():
         lost = f"{what} needs {RUNTIME}, and the files of {listed(found)} are not all there"
         raise EnvironmentProblem(lost, _mended(found))
-    either = dict.fromkeys(install(extra) for extra in ("gpu", "cpu"))
+    either = dict.fromkeys(install_command(extra) for extra in ("gpu", "cpu"))
     hint = f"{' or '.join(either)}{', not both' if len(either) > 1 else ''}."
     raise EnvironmentProblem(f"{what} needs {RUNTIME}, and none is installed", f"{hint} {otherwise}".strip())
 
@@ -153,6 +153,6 @@ def runtime() -> Any:
         import onnxruntime
     except ImportError as why:
         found = runtimes()
-        hint = _mended(found) if found else install("gpu")
+        hint = _mended(found) if found else install_command("gpu")
         raise EnvironmentProblem(f"{RUNTIME} cannot be imported: {why}", hint) from why
     return onnxruntime

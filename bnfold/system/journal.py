@@ -71,7 +71,7 @@ class Entry:
         self.path, self.file = None, -1
 
 
-def begun(key: str, name: str) -> Entry:
+def new_entry(key: str, name: str) -> Entry:
     """A new entry about the draft of this `name`, for what `key` stands for."""
     for _ in range(TRIES):  # another process may tidy the folder away
         with suppress(OSError):

@@ -22,8 +22,8 @@ from typing import Any
 from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
 from . import sizes
 
-SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
-MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
+MEMORY_SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
+HIGHEST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
 PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not say how much it has
@@ -45,7 +45,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, MOST[each.name])
+            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, HIGHEST[each.name])
 
     def time(self, usual: float) -> float:
         """The seconds for a task that usually has `usual`."""
@@ -105,7 +105,7 @@ def most_memory() -> int:
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with suppress(ValueError, OSError):  # "max" where there is no limit
         sizes.append(int(Path(CONTAINER).read_text(encoding="ascii")))
-    return int(SHARE * min(sizes, default=UNKNOWN))
+    return int(MEMORY_SHARE * min(sizes, default=UNKNOWN))
 
 
 def cap(most: int) -> int:
@@ -196,7 +196,7 @@ def end_with_parent(parent: int) -> None:
 
 
 @dataclass
-class Watch:
+class ProcessWatch:
     """Looks at a process that was just started, whether it stays within `seconds` and within `memory` bytes."""
 
     process: int

@@ -6,7 +6,7 @@ import os
 
 from ..errors import UsageProblem
 
-MOST = 4096  # threads that a person may ask for
+MOST_THREADS = 4096  # threads that a person may ask for
 
 
 def threads() -> int:

@@ -7,7 +7,7 @@ import re
 UNITS = "K, M, G, T (also KB, ..) are powers of 1000, KiB, MiB, GiB, TiB powers of 1024."
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(I?)B?)?", re.IGNORECASE)
 _POWERS = (" ", "K", "M", "G", "T")
-MOST = float(1 << 63)  # which is too much for anything
+LARGEST_SIZE = float(1 << 63)  # which is too much for anything
 
 
 def parse(text: str) -> float | None:
@@ -17,7 +17,7 @@ def parse(text: str) -> float | None:
         return None
     number, prefix, binary = match.groups()
     unit = float(1024 if binary else 1000)
-    return min(float(number) * unit ** _POWERS.index((prefix or " ").upper()), MOST)
+    return min(float(number) * unit ** _POWERS.index((prefix or " ").upper()), LARGEST_SIZE)
 
 
 def words(size: float) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ..errors import EnvironmentProblem, UsageProblem
 from . import journal, limits
-from .files import NOFOLLOW, NONBLOCK, held, not_a_link, stream_of
+from .files import NOFOLLOW, NONBLOCK, folder_path, not_a_link, stream_of
 from .journal import Entry
 from .progress import notify
 
@@ -32,7 +32,7 @@ ASIDE = "aside"  # in a draft's folder: the model that is being replaced, and it
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 STEP = 1 << 22  # bytes after which the disk is told
 # Seconds: for which another process is waited for, after which a word is said, between two looks.
-PATIENCE, WORTH_A_WORD, PAUSE = 60.0, 1.0, 0.02
+LOCK_SECONDS, NOTICE_SECONDS, LOCK_PAUSE = 60.0, 1.0, 0.02
 
 
 class Sink(io.BufferedWriter):
@@ -85,13 +85,13 @@ def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bo
     own. Raises EnvironmentProblem if the place cannot be written, UsageProblem if it is taken and not to `replace`,
     also if that came in between. A link is replaced, never followed.
     """
-    with writing(target), held(target.parent) as parent, _begun(parent / target.name, target) as draft:
+    with writing(target), folder_path(target.parent) as parent, _begun(parent / target.name, target) as draft:
         yield _beside(draft) if beside else draft.folder / target.name
         if keep:
             _place(draft, draft.folder / target.name, target, replace)
 
 
-def write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """A whole file at once, in place of what was there, a link too. A device, a pipe, our own stdout are written to."""
     with writing(path):
         number = stream_of(path)
@@ -103,7 +103,7 @@ def write(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def append(path: Path, text: str) -> None:
+def append_text(path: Path, text: str) -> None:
     """Add to a file, which is no link, and no pipe. Raises EnvironmentProblem."""
     with writing(path):
         number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | NONBLOCK, 0o666)
@@ -140,7 +140,7 @@ def data_name(model: Path) -> str:
 
 def sweep(target: Path) -> None:
     """Undo what processes of this user that were killed have begun at `target`."""
-    with suppress(OSError), held(target.parent) as parent, _alone(parent, target):
+    with suppress(OSError), folder_path(target.parent) as parent, _alone(parent, target):
         _sweep(parent / target.name)
 
 
@@ -152,9 +152,9 @@ def _begun(target: Path, called: Path) -> Iterator[_Draft]:
     try:
         with _alone(target.parent, called):
             _sweep(target)
-            entry = journal.begun(journal.key(target), name)
+            entry = journal.new_entry(journal.key(target), name)
             target.with_name(name).mkdir(0o700)
-        with held(target.with_name(name), follow=False) as folder:
+        with folder_path(target.with_name(name), follow=False) as folder:
             entry.note(folder=journal.identity(folder))
             yield _Draft(target, folder, name, entry)
     finally:
@@ -184,7 +184,7 @@ def _alone(folder: Path, target: Path) -> Iterator[None]:
 
 def _wait(file: int, target: Path) -> None:
     """Lock the folder of `target`, which is open as `file`."""
-    began, patience, said = time.monotonic(), limits.current().time(PATIENCE), False
+    began, patience, said = time.monotonic(), limits.current().time(LOCK_SECONDS), False
     while journal.locked(file) is False:
         waited = time.monotonic() - began
         if waited > patience:
@@ -192,10 +192,10 @@ def _wait(file: int, target: Path) -> None:
                 f"{target} cannot be written: another process has had its folder locked for {patience:g} s",
                 "End that process, or write to another folder; --limit seconds=3600 waits longer.",
             )
-        if waited > WORTH_A_WORD and not said:
+        if waited > NOTICE_SECONDS and not said:
             notify(f"waiting for another process, which has locked the folder of {target}")
             said = True
-        time.sleep(PAUSE)
+        time.sleep(LOCK_PAUSE)
 
 
 def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
@@ -243,7 +243,7 @@ def _undo(target: Path, entry: Entry) -> None:
     """Leave nothing of a draft, as far as that can be done; what is left goes with the next one."""
     facts = entry.facts
     folder = target.with_name(facts["name"])
-    with suppress(OSError), held(folder, follow=False) as inside:
+    with suppress(OSError), folder_path(folder, follow=False) as inside:
         if journal.identity(inside) == facts.get("folder"):
             if not os.path.lexists(target):
                 _undo_place(target, inside, facts)

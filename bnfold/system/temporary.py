@@ -30,7 +30,7 @@ def folder() -> Iterator[str]:
     try:
         with deferred():
             _sweep()
-            entry = journal.begun(KEY, entry.facts["name"])
+            entry = journal.new_entry(KEY, entry.facts["name"])
             _make(entry)
         yield entry.facts["path"]
     finally:

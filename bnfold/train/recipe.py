@@ -76,7 +76,7 @@ def flag(option: Field[Any]) -> str:
 
 
 COUNT = Number(lambda value: value >= 1, "Give a whole number of at least 1.")
-SHARE = Number(lambda value: 0 <= value < 1, "Give a number from 0 to below 1.")
+FRACTION = Number(lambda value: 0 <= value < 1, "Give a number from 0 to below 1.")
 
 
 def above_zero(what: str) -> Number:
@@ -100,7 +100,7 @@ class Network:
         None, "BatchNorm before or after the nonlinearity.", OneOf(("before", "after")), shown="before"
     )
     width: float | None = option(None, "Factor on the channels.", above_zero("a factor"), shown="1")
-    dropout: float | None = option(None, "Share dropped before the classifier.", SHARE, shown="0")
+    dropout: float | None = option(None, "Share dropped before the classifier.", FRACTION, shown="0")
     lrn: bool | None = option(None, "Local response normalization, as in GoogLeNet.")
     init_std: float | None = option(
         None,
@@ -122,7 +122,7 @@ class Recipe:
     )
     optimizer: str = option("sgd", "sgd or adamw.", OneOf(("sgd", "adamw")))
     lr: float = option(0.1, "Learning rate.", above_zero("a learning rate"))
-    momentum: float = option(0.0, "Momentum of SGD.", SHARE)
+    momentum: float = option(0.0, "Momentum of SGD.", FRACTION)
     weight_decay: float = option(
         0.0,
         "L2 weight regularization.",

@@ -162,7 +162,7 @@ def test_two_processes_race_for_one_output(tmp_path: Path, force: bool) -> None:
 def test_threads_write_one_output(tmp_path: Path) -> None:
     """Each thread's file is whole, and nothing else is left."""
     contents = [bytes([number]) * 100_000 for number in range(8)]
-    threads = [threading.Thread(target=staging.write, args=(tmp_path / "r", content)) for content in contents]
+    threads = [threading.Thread(target=staging.write_file, args=(tmp_path / "r", content)) for content in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -202,7 +202,7 @@ def test_what_looks_like_a_draft_but_is_none_stays(tmp_path: Path) -> None:
     (tmp_path / name / "precious").write_text("mine")
     (tmp_path / "away").mkdir()
     (tmp_path / f".o.onnx.{'1' * 16}").symlink_to(tmp_path / "away")
-    staging.write(tmp_path / "o.onnx", b"new")
+    staging.write_file(tmp_path / "o.onnx", b"new")
     assert (tmp_path / name / "precious").read_text() == "mine"
     assert (tmp_path / f".o.onnx.{'1' * 16}").is_symlink()
 
@@ -382,7 +382,7 @@ def test_an_entry_that_no_bnfold_writes_says_nothing(tmp_path: Path, monkeypatch
     (tmp_path / "to").mkdir()
     for key in (temporary.KEY, journal.key(tmp_path / "to" / "o")):
         (tmp_path / "bnfold" / f"{key}.bnfold-0").write_text(f"{line}\n")
-    staging.write(tmp_path / "to" / "o", b"new")
+    staging.write_file(tmp_path / "to" / "o", b"new")
     with temporary.folder() as made:
         assert os.path.isdir(made)
     assert (bytes_in(tmp_path / "to"), [*tmp_path.glob("bnfold/*")]) == ({"o": b"new"}, [])
@@ -391,7 +391,7 @@ def test_an_entry_that_no_bnfold_writes_says_nothing(tmp_path: Path, monkeypatch
 @LINUX
 def test_without_a_journal_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
-    staging.write(tmp_path / "r", b"new")
+    staging.write_file(tmp_path / "r", b"new")
     assert bytes_in(tmp_path) == {"r": b"new"}
 
 
@@ -422,7 +422,7 @@ def test_nothing_is_added_to_what_a_link_leads_to(tmp_path: Path, kind: str) -> 
     else:
         os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(EnvironmentProblem, match=r"metrics.jsonl cannot be written: "):
-        staging.append(tmp_path / "metrics.jsonl", "{}\n")
+        staging.append_text(tmp_path / "metrics.jsonl", "{}\n")
     assert (tmp_path / "precious").read_text() == "mine"
 
 

@@ -13,12 +13,12 @@ from typing import IO, Any
 import numpy as np
 
 from ...errors import ModelProblem, first_line
-from ...model.datafiles import opened
+from ...model.datafiles import open_regular
 from .card import Array
 
-MOST = 1 << 40  # elements along an axis
-ROWS = 256  # read at a time
-HINT = "Save the data with numpy.savez, each array by the name of the input it is for."
+LONGEST_AXIS = 1 << 40  # elements along an axis
+ROWS_AT_ONCE = 256  # read at a time
+ARCHIVE_HINT = "Save the data with numpy.savez, each array by the name of the input it is for."
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Archive:
         """One array; one without axes as it is."""
         return np.concatenate([*self.pieces(name)]) if self.headers[name].shape else next(self.pieces(name))
 
-    def pieces(self, name: str, rows: int = ROWS) -> Iterator[Array]:
+    def pieces(self, name: str, rows: int = ROWS_AT_ONCE) -> Iterator[Array]:
         """One array, a number of rows at a time."""
         with self._opened() as archive, self._member(archive, name) as (stream, header):
             width = math.prod(header.shape[1:]) * header.kind.itemsize
@@ -69,12 +69,12 @@ class Archive:
     def _opened(self) -> Iterator[zipfile.ZipFile]:
         """Everything that can be wrong with a file, in one sentence."""
         try:
-            with opened(self.path) as file, zipfile.ZipFile(file) as archive:
+            with open_regular(self.path) as file, zipfile.ZipFile(file) as archive:
                 yield archive
         except FileNotFoundError as why:
             raise ModelProblem(f"no data at {self.path}", "Paths are relative to the current directory.") from why
         except Exception as why:  # numpy, zipfile and its decompressors raise errors of many unrelated classes
-            raise ModelProblem(f"{self.path} cannot be read: {first_line(why)}", HINT) from why
+            raise ModelProblem(f"{self.path} cannot be read: {first_line(why)}", ARCHIVE_HINT) from why
 
     @contextmanager
     def _member(self, archive: zipfile.ZipFile, name: str) -> Iterator[tuple[IO[bytes], Header]]:
@@ -85,7 +85,7 @@ class Archive:
             shape, fortran, kind = reader(stream)
             if kind.hasobject or (fortran and len(shape) > 1):
                 raise ValueError(f"{name} holds Python objects or is in Fortran order")
-            if not all(0 <= length < MOST for length in shape) or 0 in (*shape[1:], kind.itemsize):
+            if not all(0 <= length < LONGEST_AXIS for length in shape) or 0 in (*shape[1:], kind.itemsize):
                 raise ValueError(f"{name} cannot have the shape {list(shape)}")
             yield stream, Header(tuple(shape), kind)
 

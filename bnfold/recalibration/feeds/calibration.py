@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import ModelProblem, UsageProblem
 from . import pictures
-from .arrays import ROWS, Archive
+from .arrays import ROWS_AT_ONCE, Archive
 from .card import Array, Card, Input, fitting, require_range
 
 Feed = dict[str, Array]
@@ -45,7 +45,7 @@ def _from_archive(path: Path, card: Card, any_range: bool) -> Iterator[Feed]:
 
 def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iterator[Array]:
     """An input, so many rows at a time that all inputs have as many pieces."""
-    for piece in archive.pieces(value.name, ROWS * (value.rows or 1)):
+    for piece in archive.pieces(value.name, ROWS_AT_ONCE * (value.rows or 1)):
         if piece.dtype == np.uint8 and card.normalization and value.kind.kind == "f" and piece.ndim == 4:
             yield fitting(value, card.normalization(piece), archive.path)
             continue
