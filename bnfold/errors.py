@@ -87,7 +87,7 @@ def printable(text: str, longest: int = SENTENCE_LENGTH) -> str:
 
 
 def _cut_words(text: str) -> str:
-    return re.sub(rf"\S{{{NAME_LENGTH + 1},}}", lambda found: _cut(found[0], NAME_LENGTH), text)
+    return re.sub(rf"\S{{{NAME_LENGTH + 1},}}", lambda match: _cut(match[0], NAME_LENGTH), text)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -159,15 +159,15 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     width = data.rich.width
     used = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
     columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
-    given = tables.widths([columns, *rows], width)
+    widths = tables.widths([columns, *rows], width)
     above = Text("\n".join(tables.wrapped(title, width)), style="bold")
-    if given is None:
+    if widths is None:
         paragraphs = ("\n".join(tables.stacked(columns, row, width)) for row in rows)
         data.draw(above, Text("\n".join(paragraphs) + "\n"))
         return
-    head, *body = tables.aligned([columns, *rows], given)
+    head, *body = tables.aligned([columns, *rows], widths)
     names = Text("\n".join(head), style="bold")
-    rule = Text("─" * min(width, sum(given) + tables.GAP * (len(given) - 1)), style="dim")
+    rule = Text("─" * min(width, sum(widths) + tables.GAP * (len(widths) - 1)), style="dim")
     data.draw(above, names, rule, Text("\n".join(line for row in body for line in row) + "\n"))
 
 

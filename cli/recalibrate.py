@@ -126,21 +126,22 @@ def _print_result(written: Written, json: str | None, plot: Path | None) -> int:
     return 0
 
 
-def _print_check(found: Check, json: str | None, plot: Path | None) -> int:
+def _print_check(result: Check, json: str | None, plot: Path | None) -> int:
     if json:
-        console.write_json(found.to_json(), json)
-    title, drifts = f"{counted(found.samples, 'sample')}, against the statistics stored", [f.drift for f in found.fits]
+        console.write_json(result.to_json(), json)
+    title = f"{counted(result.samples, 'sample')}, against the statistics stored"
+    drifts = [fit.drift for fit in result.fits]
     if json != "-":
-        _table(title, drifts, [fit.off for fit in found.fits])
-    _notes(found.notes)
+        _table(title, drifts, [fit.off for fit in result.fits])
+    _notes(result.notes)
     if plot:
-        _draw(plot, drifts, f"{found.verdict}: {title}", found.threshold)
-    (console.say if found.verdict == "PASS" else console.fail)(found.reason)
-    if found.verdict == "FAIL":
+        _draw(plot, drifts, f"{result.verdict}: {title}", result.threshold)
+    (console.say if result.verdict == "PASS" else console.fail)(result.reason)
+    if result.verdict == "FAIL":
         console.say("next: without --check, `bnfold recalibrate` writes a model with the statistics of the data")
     if json != "-":
-        console.verdict(found.verdict)
-    return EXIT[found.verdict]
+        console.verdict(result.verdict)
+    return EXIT[result.verdict]
 
 
 def _table(title: str, drifts: Sequence[Drift], off: Sequence[int] = ()) -> None:

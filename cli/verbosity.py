@@ -30,12 +30,12 @@ def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
     ]
 
     @wraps(command)
-    def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
+    def run(*, quiet: bool, verbose: bool, **options: Any) -> Any:
         set_verbosity(quiet, verbose)
         notice()
         began = time.perf_counter()
         with progress_shown(), notifying(console.note):
-            code = command(**asked)
+            code = command(**options)
         if console.detailed:
             console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")
         return code
@@ -67,9 +67,9 @@ def notice() -> None:
     """A note where two runtimes are installed that overwrite each other: pip does not say so."""
     from bnfold.system.installed import mixture
 
-    if found := mixture():
-        console.note(found[0])
-        console.words.line(found[1], "hint:", "bold cyan")
+    if warning := mixture():
+        console.note(warning[0])
+        console.words.line(warning[1], "hint:", "bold cyan")
 
 
 def versions() -> str:
@@ -78,10 +78,10 @@ def versions() -> str:
 
     from bnfold.system.installed import runtimes
 
-    found = [f"bnfold {__version__}"]
+    words = [f"bnfold {__version__}"]
     for name in ("onnx", *runtimes(), "numpy", "torch"):
         try:
-            found.append(f"{name} {version(name)}")
+            words.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(words)

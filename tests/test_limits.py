@@ -126,7 +126,7 @@ def test_a_process_is_watched():
         watch = ProcessWatch(process.pid, 60, 50_000_000)
         while not (why := watch.broken()) and time.monotonic() - watch.started < 30:
             time.sleep(0.02)
-        assert why == "held more than 50 MB of memory and was stopped"
+        assert why == "used more than 50 MB of memory and was stopped"
         assert ProcessWatch(process.pid, 60, 10**9).broken() == ""
         assert ProcessWatch(process.pid, 0, 10**9).broken() == "took longer than 0 s and was stopped"
     finally:
@@ -138,7 +138,7 @@ def test_a_process_is_watched():
 @linux
 def test_a_child_that_reserves_memory_is_watched_but_not_capped():
     asked = {"bytes": 2**30}
-    with within(Limits(memory=2**29)), pytest.raises(Failed, match=r"held more than 537 MB of memory and was"):
+    with within(Limits(memory=2**29)), pytest.raises(Failed, match=r"used more than 537 MB of memory and was"):
         launcher.run(crash, asked, seconds=60, reserves=True)
 
 

@@ -117,25 +117,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, beside: bool) -> None:
-    with staging.staged(tmp_path / "m.onnx", beside=beside) as draft:
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, in_folder: bool) -> None:
+    with staging.staged(tmp_path / "m.onnx", in_folder=in_folder) as draft:
         assert draft.suffix == ".onnx"
-        assert draft.name.startswith(".bnfold-" if beside else "m.onnx")
-        assert tmp_path.samefile(draft.parent) == beside
+        assert draft.name.startswith(".bnfold-" if in_folder else "m.onnx")
+        assert tmp_path.samefile(draft.parent) == in_folder
         assert {name[:8] for name in names(tmp_path)} == {".bnfold-"}
         draft.write_text("model")
-        if not beside:  # which refers to data files that are there
+        if not in_folder:  # which refers to data files that are there
             draft.with_name(f"{draft.name}.data").write_text("data")
-    assert names(tmp_path) == ["m.onnx", *["m.onnx.data"] * (not beside)]
-    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["model", *["data"] * (not beside)]
+    assert names(tmp_path) == ["m.onnx", *["m.onnx.data"] * (not in_folder)]
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["model", *["data"] * (not in_folder)]
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("in_folder", [True, False])
 @pytest.mark.parametrize(("keep", "problem"), [(False, None), (True, KeyboardInterrupt), (True, ValueError)])
-def test_a_draft_that_is_not_wanted_leaves_nothing(tmp_path: Path, beside: bool, keep: bool, problem) -> None:
+def test_a_draft_that_is_not_wanted_leaves_nothing(tmp_path: Path, in_folder: bool, keep: bool, problem) -> None:
     def draw_up() -> None:
-        with staging.staged(tmp_path / "m.onnx", keep=keep, beside=beside) as draft:
+        with staging.staged(tmp_path / "m.onnx", keep=keep, in_folder=in_folder) as draft:
             draft.write_text("new")
             if problem:
                 raise problem

@@ -93,7 +93,7 @@ def test_a_fold_has_a_page(pair, capsys):
     data, seen = data_of(text), Seen(text)
     assert "49 of 50 BatchNormalization nodes are folded, 1 is kept" in seen.text
     assert "and the result computes what the original computes" in seen.text
-    assert [entry["fate"] for entry in data["nodes"]] == ["hoist"] * 49 + ["kept"]
+    assert [entry["result"] for entry in data["nodes"]] == ["hoist"] * 49 + ["kept"]
     assert data["fold"]["folded"] == json.loads((pair / "fold.json").read_text())["folded"]
     assert data["verification"]["verdict"] == "PASS"
     assert {r["code"] for r in data["nodes"][-1]["reasons"]} == {"NONLINEAR"}
@@ -154,8 +154,8 @@ def test_what_another_tool_folded_is_told_by_the_nodes(here):
     stored(here / "b.onnx", other)
     data = collecting.collect(here / "a.onnx", here / "b.onnx", verify="off")
     by_name = {entry["node"]: entry for entry in data["nodes"]}
-    assert by_name["block49/norm"]["fate"] == "gone"
-    assert {entry["fate"] for key, entry in by_name.items() if key != "block49/norm"} == {"left"}
+    assert by_name["block49/norm"]["result"] == "gone"
+    assert {entry["result"] for key, entry in by_name.items() if key != "block49/norm"} == {"left"}
     assert by_name["block0/norm"]["after"] is not None
 
 
@@ -198,7 +198,7 @@ def test_a_dry_run_has_a_page(here):
     stored(here / "m.onnx", conv_bn())
     assert run(["fold", "m.onnx", "--dry-run", "--report", "m.html"]) == 0
     data = data_of((here / "m.html").read_text())
-    assert (data["fold"]["written"], data["nodes"][0]["fate"]) == (False, "hoist")
+    assert (data["fold"]["written"], data["nodes"][0]["result"]) == (False, "hoist")
     assert sorted(p.name for p in here.iterdir()) == ["m.html", "m.onnx"]
 
 

@@ -71,7 +71,7 @@ def opened(browser, pages):
 
 
 def column(page, number):
-    return page.locator(f"#fates tbody tr:not([hidden]) > :nth-child({number})").all_inner_texts()
+    return page.locator(f"#results tbody tr:not([hidden]) > :nth-child({number})").all_inner_texts()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -87,7 +87,7 @@ def test_it_fits_at_any_width(opened, width):
 def assert_fits(page, scheme):
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert page.locator("h1").inner_text().startswith("PASS 49 of 50 BatchNormalization nodes are folded, 1 is kept")
-    for name in ("#graph", "#sites svg", "#ratios svg", "#channels svg", "#factors svg", "#variances svg", "#fates"):
+    for name in ("#graph", "#sites svg", "#ratios svg", "#channels svg", "#factors svg", "#variances svg", "#results"):
         box = page.locator(name).first.bounding_box()
         assert box["width"] > 200, name
         assert box["height"] > 100, name
@@ -106,16 +106,16 @@ def test_the_table_is_searched_and_sorted(opened):
     page.fill("#filter", "nothing at all")
     assert column(page, 2) == []
     page.fill("#filter", "")
-    page.select_option("#fate", "kept")
+    page.select_option("#result", "kept")
     assert column(page, 2) == ["block49/norm"]
-    page.select_option("#fate", "")
-    page.click("#fates thead th:nth-child(2) button")
+    page.select_option("#result", "")
+    page.click("#results thead th:nth-child(2) button")
     names = [f"block{i}/norm" for i in range(50)]
     assert column(page, 2) == names
-    page.click("#fates thead th:nth-child(2) button")
+    page.click("#results thead th:nth-child(2) button")
     assert column(page, 2) == names[::-1]
-    assert page.locator("#fates thead th:nth-child(2)").get_attribute("aria-sort") == "descending"
-    page.focus("#fates thead th:nth-child(6) button")
+    assert page.locator("#results thead th:nth-child(2)").get_attribute("aria-sort") == "descending"
+    page.focus("#results thead th:nth-child(6) button")
     page.keyboard.press("Enter")
     ratios = [float(text or -1) for text in column(page, 6)]
     assert ratios == sorted(ratios)
@@ -124,7 +124,7 @@ def test_the_table_is_searched_and_sorted(opened):
 
 def test_details_open_by_click(opened):
     page = opened()
-    page.click("#fates tbody tr:has-text('block49/norm') td:nth-child(3)")
+    page.click("#results tbody tr:has-text('block49/norm') td:nth-child(3)")
     details = page.locator("#details").inner_text()
     assert "BatchNormalization" in details
     assert "Relu 'block49/early' is not linear: a scale may cross it, but no shift" in details
@@ -134,7 +134,7 @@ def test_details_open_by_click(opened):
     assert "block3/norm" in details
     assert "Its constants are now in\nConv block3/conv" in details
     assert "times what rounding explains; limit 8" in details
-    assert page.locator("#fates tr.chosen").inner_text().split()[1] == "block3/norm"
+    assert page.locator("#results tr.chosen").inner_text().split()[1] == "block3/norm"
     page.evaluate("async () => { while (bn.cy.animated()) await new Promise(requestAnimationFrame); }")
     where = page.evaluate("(() => { const p = bn.cy.$id('n5').renderedPosition(); return [p.x, p.y]; })()")
     box = page.locator("#graph").bounding_box()
@@ -160,7 +160,7 @@ def test_details_open_by_keyboard(opened):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert "block1/norm" in page.locator("#details").inner_text()
-    page.focus("#fates tbody tr:nth-child(5) a")
+    page.focus("#results tbody tr:nth-child(5) a")
     page.keyboard.press("Enter")
     assert "block4/norm" in page.locator("#details").inner_text()
 
@@ -200,9 +200,9 @@ def test_the_graph_is_zoomed_and_searched(opened):
     assert page.evaluate("bn.cy.pan().x") == pytest.approx(pan["x"] + 60, abs=12)
     page.click("#fit")
     page.fill("#find", "block17/")
-    assert page.locator("#found").inner_text() == "4 found"
+    assert page.locator("#matches").inner_text() == "4 found"
     page.press("#find", "Enter")
-    assert page.locator("#found").inner_text() == "1 of 4"
+    assert page.locator("#matches").inner_text() == "1 of 4"
     assert "block17/conv" in page.locator("#details").inner_text()
     assert page.evaluate("bn.cy.nodes('.dim').length") == page.evaluate("bn.cy.nodes().length") - 4
 
@@ -253,8 +253,8 @@ def test_hostile_names_do_nothing(opened):
     page.fill("#filter", "</script>")
     assert len(column(page, 2)) == 1
     page.fill("#find", "שלום")
-    assert page.locator("#found").inner_text() == "4 found"
-    page.hover("#fates tbody tr a")
+    assert page.locator("#matches").inner_text() == "4 found"
+    page.hover("#results tbody tr a")
     assert page.title() == title
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
@@ -283,7 +283,7 @@ def test_without_scripts_the_facts_are_there(browser, pages):
     page = context.new_page()
     page.goto(f"{Path(pages, 'wide').as_uri()}.html")
     assert "49 of 50 BatchNormalization nodes are folded" in page.locator("h1").inner_text()
-    assert page.locator("#fates tbody tr").count() == 50
+    assert page.locator("#results tbody tr").count() == 50
     assert "all tables are here without" in page.locator("noscript").inner_text()
     context.close()
 

@@ -17,27 +17,27 @@ NOTED_DIFFERENCE = 0.05  # of outputs, relative to the largest: beyond, models m
 THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
 
 
-def cell(setting: Setting, found: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
+def cell(setting: Setting, answers: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
     """One setting, from what each launch found."""
-    ratios, controls = (tuple(entry[key] for entry in found) for key in ("log_ratio", "log_control"))
-    runs = {name: [t for entry in found for block in entry["blocks"][name] for t in block] for name in MODELS}
+    ratios, controls = (tuple(entry[key] for entry in answers) for key in ("log_ratio", "log_control"))
+    runs = {name: [t for entry in answers for block in entry["blocks"][name] for t in block] for name in MODELS}
     left = facts["batch_normalization" if setting.level == "off" else "left_by_onnxruntime"]
-    submitted = [entry["enqueue_ms"] for entry in found if None not in entry["enqueue_ms"]]
+    submitted = [entry["enqueue_ms"] for entry in answers if None not in entry["enqueue_ms"]]
     return Cell(
         setting,
-        ms=medians([[_middle_ms(entry["blocks"][name]) for name in MODELS] for entry in found]),
+        ms=medians([[_middle_ms(entry["blocks"][name]) for name in MODELS] for entry in answers]),
         speedup=speedup(ratios),
         control=speedup(controls),
         verdict=judged(ratios, controls, margin),
         log_ratios=ratios,
         log_controls=controls,
         times=(times(runs["original"]), times(runs["folded"])),
-        create_ms=medians([entry["create_ms"] for entry in found]),
-        first_run_ms=medians([entry["first_run_ms"] for entry in found]),
+        create_ms=medians([entry["create_ms"] for entry in answers]),
+        first_run_ms=medians([entry["first_run_ms"] for entry in answers]),
         enqueue_ms=medians(submitted) if submitted else None,
         left=(left["original"], left["folded"]),
-        placed=(found[0]["placed"][0], found[0]["placed"][1]),
-        difference=_worst([entry["difference"] for entry in found]),
+        placed=(answers[0]["placed"][0], answers[0]["placed"][1]),
+        difference=_worst([entry["difference"] for entry in answers]),
     )
 
 
@@ -50,12 +50,12 @@ def _middle_ms(blocks: Sequence[Sequence[float]]) -> float:
     return 1e3 * median(t for block in blocks for t in block)
 
 
-def all_blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
+def all_blocks(settings: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
     """Everything that was timed."""
     return tuple(
         Block(number, setting, name, tuple(runs))
         for number, launch in enumerate(answers)
-        for setting, entry in zip(asked, launch, strict=True)
+        for setting, entry in zip(settings, launch, strict=True)
         for name, timed in entry["blocks"].items()
         for runs in timed
     )
@@ -90,9 +90,9 @@ def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
         for gpu in around.get(key, ())
         for reason in gpu["clocks_event_reasons"]
     }
-    found = [reason for reason in THROTTLED if reason in seen]
-    if found:
-        yield f"the GPU was held back ({', '.join(found)}): `nvidia-smi -lgc` would hold its clocks"
+    reasons = [reason for reason in THROTTLED if reason in seen]
+    if reasons:
+        yield f"the GPU was held back ({', '.join(reasons)}): `nvidia-smi -lgc` would hold its clocks"
 
 
 def _judged(cells: Sequence[Cell]) -> Iterator[str]:

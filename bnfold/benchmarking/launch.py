@@ -60,10 +60,10 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     if "turn" in request:
         ready = [_ready(request, numbers, order) for numbers in groups]
         turns.wait(*request["turn"])
-        found = [pair for each in ready for pair in timed(each)]
+        pairs = [pair for each in ready for pair in timed(each)]
     else:
-        found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
-    cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+        pairs = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
+    cells = [answer for _, answer in sorted(pairs, key=lambda pair: pair[0])]
     return {"cells": cells, "gpus": states(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
 
 

@@ -174,10 +174,10 @@ class Measurement:
             return self.child(launch, patient, {**request, **turn}, seconds * len(plain))
 
         several = len(plain) > 1
-        found = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
-        self.answers += [answer["cells"] for answer in found]
-        self.around |= {"loaded": found[0]["loaded"], "gpus_timing": found[0]["gpus"]}
-        self.notes += [note for note in found[0]["notes"] if note not in self.notes]
+        answers = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
+        self.answers += [answer["cells"] for answer in answers]
+        self.around |= {"loaded": answers[0]["loaded"], "gpus_timing": answers[0]["gpus"]}
+        self.notes += [note for note in answers[0]["notes"] if note not in self.notes]
 
     def _narrow(self) -> bool:
         """Are the intervals of all settings, and of their controls, narrow?"""

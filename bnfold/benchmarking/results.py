@@ -60,9 +60,9 @@ class Cell:
         return [(words, name, str(left), *_scatter(times), flags) for name, left, times in models]
 
 
-def _scatter(found: Times) -> tuple[str, ...]:
-    tails = ["" if value is None else f"{value:.3f}" for value in (found.p90, found.p99)]
-    return (str(found.count), f"{found.p50:.3f}", *tails, f"{found.iqr:.3f}", f"{100 * found.cv:.1f} %")
+def _scatter(times: Times) -> tuple[str, ...]:
+    tails = ["" if value is None else f"{value:.3f}" for value in (times.p90, times.p99)]
+    return (str(times.count), f"{times.p50:.3f}", *tails, f"{times.iqr:.3f}", f"{100 * times.cv:.1f} %")
 
 
 def span(interval: Interval) -> str:

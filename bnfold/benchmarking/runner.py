@@ -27,7 +27,7 @@ from .statistics import is_steady
 
 MODELS = ORIGINAL, FOLDED = "original", "folded"
 COPY = "copy"  # the original once more, in a session of its own: what differs between these two is noise
-SETTLE = 2  # runs at the start of each turn that are not counted: the other session's threads come to rest
+REST_RUNS = 2  # runs at the start of each turn that are not counted: the other session's threads come to rest
 WARM_RUNS, WARM_SECONDS = 20, 0.2
 Outputs = Mapping[str, tuple[Sequence[int], str]]  # shape and dtype of those that are tensors
 
@@ -71,7 +71,7 @@ class Runner:
 
     def block(self, count: int) -> None:
         """One more block of `count` runs."""
-        for _ in range(SETTLE):
+        for _ in range(REST_RUNS):
             self.submit()
         self.finish()
         self.blocks.append([self.once() for _ in range(count)])

@@ -88,9 +88,9 @@ def judged(log_ratios: Sequence[float], log_controls: Sequence[float], margin: f
     if not trusted(log_controls, margin):
         return UNTRUSTED
     interval, noise = speedup(log_ratios), speedup(log_controls)
-    found = verdict(interval, margin)
-    drowned = (found == FASTER and interval.low <= noise.high) or (found == SLOWER and interval.high >= noise.low)
-    return INCONCLUSIVE if drowned else found
+    answer = verdict(interval, margin)
+    drowned = (answer == FASTER and interval.low <= noise.high) or (answer == SLOWER and interval.high >= noise.low)
+    return INCONCLUSIVE if drowned else answer
 
 
 @dataclass(frozen=True)

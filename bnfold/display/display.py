@@ -64,8 +64,8 @@ def _html(table: Table) -> str:
 
 
 def _row(kind: str, cells: Sequence[object], style: str) -> str:
-    found = "".join(f'<{kind} style="{style}">{_safe(cell)}</{kind}>' for cell in cells)
-    return f'<tr style="background:none">{found}</tr>'
+    text = "".join(f'<{kind} style="{style}">{_safe(cell)}</{kind}>' for cell in cells)
+    return f'<tr style="background:none">{text}</tr>'
 
 
 def cell_text(cell: object) -> str:

@@ -59,8 +59,8 @@ def crops(image: Array, number: int, height: int, width: int) -> Array:
         large = covering(large, height, width)
     if number == 1:
         return middle(large, height, width)[None]
-    found = [*_five(large, height, width)]
-    return np.stack(found + [crop[:, :, ::-1] for crop in found] if number == 10 else found)
+    cut = [*_five(large, height, width)]
+    return np.stack(cut + [crop[:, :, ::-1] for crop in cut] if number == 10 else cut)
 
 
 def _five(image: Array, height: int, width: int) -> Iterator[Array]:

@@ -117,18 +117,18 @@ def _croppable(network: Classifier, crops: int) -> list[str]:
 
 def _ranks(networks: list[Classifier], data: Labelled, crops: int) -> list[Any]:
     """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
-    found: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
+    ranks: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
     done = 0
     for batch in data.batches():
         each = [network.probabilities(batch, data, crops) for network in networks]
         if not done:
             _require_classes(networks, each, data)
         labels = data.labels[done : done + len(each[0])]
-        for place, probabilities in zip(found, [*each, np.mean(each, axis=0)], strict=True):
+        for place, probabilities in zip(ranks, [*each, np.mean(each, axis=0)], strict=True):
             place.append(_rank(probabilities, labels))
         done += len(labels)
         report("evaluate", done, len(data.labels))
-    return [np.concatenate(place) for place in found]
+    return [np.concatenate(place) for place in ranks]
 
 
 def _rank(probabilities: Probabilities, labels: Any) -> Any:
@@ -183,7 +183,7 @@ def _require_classes(networks: list[Classifier], each: list[Probabilities], data
 
 def _notes(network: Classifier, data: Labelled) -> list[str]:
     answers = "logits: softmax was applied" if network.softmax else "probabilities"
-    found = [f"{network.path.name} answers with {answers}"]
+    notes = [f"{network.path.name} answers with {answers}"]
     if data.pixels and network.normalization is None:
-        found.append(f"{network.path.name} says nothing of normalization: that of {data.name} was used")
-    return found
+        notes.append(f"{network.path.name} says nothing of normalization: that of {data.name} was used")
+    return notes

@@ -66,7 +66,7 @@ def _from_archive(path: Path, card: Card) -> Labelled:
         raise ModelProblem(
             f"{path} has no '{LABELS}', but {there}", "Save the class of each sample as an array 'labels'."
         )
-    archive.require(card.names, beside=(LABELS,))
+    archive.require(card.names, optional=(LABELS,))
     _require_one_label_each(archive)
 
     def batches() -> Iterator[SampleBatch]:
@@ -81,7 +81,7 @@ def _from_archive(path: Path, card: Card) -> Labelled:
 def _require_one_label_each(archive: Archive) -> None:
     stored, lengths = archive.headers[LABELS], {(*header.shape, 0)[0] for header in archive.headers.values()}
     if len(stored.shape) != 1 or stored.kind.kind not in "iu" or len(lengths) > 1 or lengths == {0}:
-        counts = ", ".join(f"{name} {list(held.shape)} {held.kind}" for name, held in archive.headers.items())
+        counts = ", ".join(f"{name} {list(header.shape)} {header.kind}" for name, header in archive.headers.items())
         raise ModelProblem(
             f"{archive.path} must hold as many samples as whole-number labels: {counts}",
             "Give one label for each sample.",

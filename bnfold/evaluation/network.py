@@ -52,8 +52,8 @@ class Classifier:
         value, (_, height, width) = self.card.image(), self.card.image_shape
         cut = [crops(np.asarray(image), number, height, width) for image in next(iter(batch.values()))]
         images = ready(cut, (self.normalization or data.normalization) if data.pixels else None)
-        found = self._classified({value.name: fitting(value, images, data.name)})
-        return np.asarray(found.reshape(len(cut), number, -1).mean(axis=1))
+        every_crop = self._classified({value.name: fitting(value, images, data.name)})
+        return np.asarray(every_crop.reshape(len(cut), number, -1).mean(axis=1))
 
     def _classified(self, feeds: dict[str, Array]) -> Probabilities:
         rows = len(next(iter(feeds.values())))
@@ -70,13 +70,13 @@ class Classifier:
         }
         first = self.session.get_outputs()[0].name
         try:
-            (found,) = sessions.outputs(self.session, [first], filled)
+            (output,) = sessions.outputs(self.session, [first], filled)
         except sessions.CannotRun as why:
             raise ModelProblem(
                 f"{self.path} cannot run on this data: {why}",
                 "Check that its arrays have the names, types and shapes of the inputs of the model.",
             ) from why
-        values = np.asarray(found)
+        values = np.asarray(output)
         if values.ndim < 2 or values.size != values.shape[0] * values.shape[1] or len(values) < rows:
             raise ModelProblem(
                 f"the first output of {self.path} has the shape {list(values.shape)}, not [samples, classes]",

@@ -166,7 +166,7 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
     require_places(record, source, target, failed, options)
     before = size_of(record, source, external.data_files(record, source.parent))
     with staging.staged(
-        target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
+        target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force
     ) as draft:
         outside = options.allow_external_outside
         with checked(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):

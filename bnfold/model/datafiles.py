@@ -133,12 +133,12 @@ def _walked(folder: Path, parts: tuple[str, ...]) -> int:
 def _elsewhere(path: Path, folder: Path, location: str) -> LocationError | None:
     """The words for a link on the way, or for a way that leads out; None where there is neither."""
     try:
-        true, found, within = os.path.realpath(folder), os.path.realpath(path), os.path.normpath(location)
+        true, real, within = os.path.realpath(folder), os.path.realpath(path), os.path.normpath(location)
     except OSError:  # what was a link is none any more
         return LocationError(IS_LINK)
-    if Path(within).parts[:1] == ("..",) or not Path(found).is_relative_to(true):
+    if Path(within).parts[:1] == ("..",) or not Path(real).is_relative_to(true):
         return LocationError(OUTSIDE)
-    return None if found == os.path.join(true, within) else LocationError(IS_LINK)
+    return None if real == os.path.join(true, within) else LocationError(IS_LINK)
 
 
 def _regular(number: int, path: Path, most: float = math.inf) -> BufferedReader:

@@ -61,7 +61,7 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
 def _state(tensor: TensorProto, at: Place) -> os.stat_result:
     """That of a data file. Raises ModelProblem where it cannot be read, or may not be."""
     try:
-        with at.opened() as file:
+        with at.open() as file:
             return os.fstat(file.fileno())
     except datafiles.LocationError as why:
         raise ModelProblem(f"'{tensor.name}' refers to {at.location[:200]!r}, {why}", ALLOW) from why
@@ -132,8 +132,8 @@ def require_data(model: ModelProto, storage: Storage, outside: bool = False) -> 
 def _require_apart(places: Iterable[tuple[Place, TensorProto]]) -> None:
     """Raises ModelProblem where data of tensors overlap but are not the same."""
     order = sorted((at.inode, at.offset, at.length, tensor.name, at.file) for at, tensor in places if at.length)
-    for (first, start, length, one, file), (second, behind, more, other, _) in pairwise(order):
-        if first == second and (start, length) != (behind, more) and start + length > behind:
+    for (first, start, length, one, file), (second, begin, more, other, _) in pairwise(order):
+        if first == second and (start, length) != (begin, more) and start + length > begin:
             raise ModelProblem(
                 f"the data of '{one}' and '{other}' overlap in {file}",
                 "Tensors share all of their data or none; export the model again.",
@@ -144,11 +144,11 @@ def _require_digest(at: Place, digest: str) -> None:
     """Raises ModelProblem unless a file has this SHA-1, as the specification of ONNX has it for `checksum`."""
     import hashlib
 
-    with at.opened() as stream:
-        found = hashlib.file_digest(stream, "sha1").hexdigest()
-    if found != digest.strip().lower():
+    with at.open() as stream:
+        digest_read = hashlib.file_digest(stream, "sha1").hexdigest()
+    if digest_read != digest.strip().lower():
         raise ModelProblem(
-            f"{at.file} has the checksum {found}; the model states {digest[:60]!r}",
+            f"{at.file} has the checksum {digest_read}; the model states {digest[:60]!r}",
             "The data file is damaged, or is that of another model.",
         )
 
@@ -166,8 +166,8 @@ def _trust(tensor: TensorProto, at: Place, storage: Storage) -> None:
 def data_files(model: ModelProto, folder: Path) -> set[Path]:
     """The data files of a model that are there."""
     entries = (entry for t in filter(uses_external_data, all_tensors(model)) for entry in t.external_data)
-    found = {folder / entry.value for entry in entries if entry.key == "location"}
-    return set(filter(os.path.isfile, found))
+    paths = {folder / entry.value for entry in entries if entry.key == "location"}
+    return set(filter(os.path.isfile, paths))
 
 
 def in_one_file(model: ModelProto, storage: Storage, target: Path) -> tuple[ModelProto, int]:
@@ -216,7 +216,7 @@ def _append(source: Place | Deferred, sink: Sink) -> tuple[int, int, int]:
 def copy_range(source: Place, sink: Sink) -> None:
     """Copy a range of a file to where another one is being written: what is a hole in the file stays one."""
     place, end = sink.tell(), source.offset + source.length
-    with source.opened() as file:
+    with source.open() as file:
         whole = os.fstat(file.fileno()).st_size >= end
         for start, stop in _filled(file.fileno(), source.offset, end) if whole else ():
             sink.seek(place + start - source.offset)
@@ -251,7 +251,7 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
                 done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, COPY_LENGTH), at)
             ):
                 at += done
-                sink.tell_disk()
+                sink.start_writeback()
         sink.seek(place + at)
     file.seek(at)
     while at < stop and (block := file.read(min(stop - at, COPY_LENGTH))):

@@ -29,7 +29,7 @@ Model = ModelProto | str | PathLike[str] | bytes | IrModel | ONNXProgram
 ACCEPTED = "a path, bytes, an onnx.ModelProto, an onnx_ir.Model or a torch.onnx.ONNXProgram"
 
 
-def given(model: Model) -> Path | ModelProto:
+def path_or_proto(model: Model) -> Path | ModelProto:
     """A path, or a ModelProto: the very one that was given, or a new one of what is converted.
 
     Raises TypeError for what is no model, ModelProblem for bytes that hold none, for an object that cannot be
@@ -37,14 +37,14 @@ def given(model: Model) -> Path | ModelProto:
     """
     if isinstance(model, str | PathLike):
         return Path(model)
-    found = _message(model)
-    elsewhere = next(filter(uses_external_data, all_tensors(found)), None)
+    message = _message(model)
+    elsewhere = next(filter(uses_external_data, all_tensors(message)), None)
     if elsewhere is not None:
         raise ModelProblem(
             f"the data of '{elsewhere.name}' is in another file, and a model in memory has no folder to find it in",
             "Give the path of the model, or what onnx.load(path) returns.",
         )
-    return found
+    return message
 
 
 def _message(model: Any) -> ModelProto:

@@ -19,7 +19,7 @@ from ..system.staging import Sink, data_name, staged
 from . import datafiles, deferred, external, wire
 from .bounds import require_bounded
 from .messages import all_tensors
-from .models import Model, given, parsed
+from .models import Model, path_or_proto, parsed
 from .storage import Computed, Deferred, Place, Storage
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
@@ -31,7 +31,7 @@ def load(model: Model) -> ModelProto:
     Large tensors in external files stay there. Raises ModelProblem if it is no sound ONNX model, TypeError if it is no
     model at all.
     """
-    where = given(model)
+    where = path_or_proto(model)
     return parsed(_read(where, _all), where) if isinstance(where, Path) else where
 
 
@@ -43,7 +43,7 @@ def detached(path: Path) -> tuple[ModelProto, Storage]:
 
 def consumable(model: Model, *, detach: bool = False) -> tuple[ModelProto, Storage]:
     """A model that may be changed, read from its file or copied, and where its data lies. See `load`."""
-    where = given(model)
+    where = path_or_proto(model)
     if isinstance(where, Path):
         return detached(where) if detach else (load(where), Storage(where.parent))
     require_bounded(where, "the model")
@@ -80,14 +80,14 @@ def _small(stream: BinaryIO, storage: Storage, path: Path) -> bytes:
     """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
     stamp = external.stamp(stream.fileno())
     try:
-        found, spans = wire.detach(wire.FileBytes(stream))
+        skeleton, spans = wire.detach(wire.FileBytes(stream))
     except wire.Unreadable:
         stream.seek(0)
         return stream.read()
     for span in spans:
         (start, stop), message = span.data, span.message
         storage.add(Place(path, start, stop - start, stamp=stamp, message=message))
-    return found
+    return skeleton
 
 
 def save(model: Model, path: str | PathLike[str], source_folder: str | PathLike[str] | None = None) -> None:
@@ -141,11 +141,11 @@ def _pieces(model: ModelProto, storage: Storage) -> list[wire.Part]:
     """What a file of the model consists of; nothing, if protobuf finds it too large."""
 
     def entry(number: int) -> tuple[Place | Deferred, bool]:
-        found = storage[number]
-        if isinstance(found, Deferred) or found.message is None:
-            return found, False
-        start, stop = found.message
-        return replace(found, offset=start, length=stop - start), True
+        place = storage[number]
+        if isinstance(place, Deferred) or place.message is None:
+            return place, False
+        start, stop = place.message
+        return replace(place, offset=start, length=stop - start), True
 
     try:
         return wire.attach(model.SerializeToString(deterministic=True), entry)

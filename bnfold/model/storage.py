@@ -39,7 +39,7 @@ class Place:
     stamp: str = ""
     message: tuple[int, int] | None = None
 
-    def opened(self) -> BufferedReader:
+    def open(self) -> BufferedReader:
         """The file. See `datafiles`."""
         if self.folder is None:
             return datafiles.open_regular(self.file)

@@ -49,16 +49,16 @@ class InFile:
         return sys.byteorder != "big" and self.place.length == math.prod(self.dims) * self.dtype.itemsize
 
     @contextmanager
-    def opened(self) -> Iterator[BufferedReader]:
+    def open(self) -> Iterator[BufferedReader]:
         """The file, at the data. Raises ModelProblem where the block cannot read it."""
-        with reading(self.name), self.place.opened() as file:
+        with reading(self.name), self.place.open() as file:
             file.seek(self.place.offset)
             yield file
 
     def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
         """`parts` of data that lies plain: into memory that is there, which takes less time than to map more of it."""
         room = np.empty((rows_at_once(shape), *shape[1:]), self.dtype)
-        with self.opened() as file:
+        with self.open() as file:
             for rows in spans(shape):
                 part = room[: rows.stop - rows.start]
                 if file.readinto(part.view(np.uint8).data) < part.nbytes:
@@ -69,7 +69,7 @@ class InFile:
         """The values, in mapped memory; what is smaller than a byte onnx unpacks."""
         start, length = self.place.offset, self.place.length
         before = start % mmap.ALLOCATIONGRANULARITY
-        with self.opened() as file:
+        with self.open() as file:
             mapping = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
             raw = np.frombuffer(mapping, np.uint8, length, before)
             if self.lies_plain:

@@ -56,10 +56,10 @@ class FileBytes:
 
     def _read(self, start: int, length: int) -> bytes:
         self.file.seek(start)
-        found = self.file.read(length)
-        if len(found) < length:
+        data = self.file.read(length)
+        if len(data) < length:
             raise Unreadable("the file became shorter while it was read")
-        return found
+        return data
 
 
 Buffer = bytes | FileBytes
@@ -88,12 +88,14 @@ Rewrite = Callable[[Buffer, int, int], "list[Part] | None"]  # of the message at
 def _holders() -> dict[str, dict[int, tuple[str, bool]]]:
     """For each kind of message that may hold a tensor: keys of the fields that do, their kind, whether they repeat."""
     kinds = ("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TensorProto")
-    found = {}
+    holders = {}
     for kind in kinds[:-1]:
         described: Descriptor = getattr(onnx, kind).DESCRIPTOR
         fields = ((field, field.message_type) for field in described.fields if field.message_type)
-        found[kind] = {f.number << 3 | BYTES: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds}
-    return found
+        holders[kind] = {
+            f.number << 3 | BYTES: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds
+        }
+    return holders
 
 
 HOLDERS = _holders()
@@ -191,13 +193,13 @@ def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tu
     elif wire in WIDTH:
         end = at + WIDTH[wire]
     elif wire == START and depth < DEEPEST_MESSAGE:
-        end = _behind_group(buffer, at, stop, key - START + END, depth + 1)
+        end = _after_group(buffer, at, stop, key - START + END, depth + 1)
     if end > stop:
         raise Unreadable("a field is cut off, or of no wire type")
     return at, end
 
 
-def _behind_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
+def _after_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
     """The place behind the key that ends a group of fields."""
     while True:
         key, at = varint(buffer, at, stop, LONGEST_VARINT)
@@ -224,20 +226,20 @@ def head(number: int, length: int) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    groups = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        groups.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*groups, value])
 
 
 def _detaching(spans: list[Span]) -> Rewrite:
     """Put a handle in the place of a tensor's data, if these are large and all that it has; note where they were."""
 
     def change(buffer: Buffer, start: int, stop: int) -> list[Part] | None:
-        found = list(fields(buffer, start, stop))
-        data = [entry for entry in found if entry[0] == _RAW]
-        if len(data) != 1 or data[0][3] - data[0][2] < DETACHED_FROM or any(entry[0] >> 3 in _OTHER for entry in found):
+        entries = list(fields(buffer, start, stop))
+        data = [entry for entry in entries if entry[0] == _RAW]
+        if len(data) != 1 or data[0][3] - data[0][2] < DETACHED_FROM or any(entry[0] >> 3 in _OTHER for entry in entries):
             return None
         _, tag, body, end = data[0]
         made = TensorProto()
@@ -256,13 +258,13 @@ def _attaching(entry: Callable[[int], tuple[Sized, bool]]) -> Rewrite:
         number = handle_of(tensor.raw_data)
         if number is None:
             return None
-        found, is_message = entry(number)
+        stored, is_message = entry(number)
         if is_message:
-            return [found]
+            return [stored]
         tensor.ClearField("data_location")
         tensor.raw_data = b""
         around = tensor.SerializeToString(deterministic=True)
         _, tag, _, end = next(field for field in fields(around, 0, len(around)) if field[0] == _RAW)
-        return [around[:tag], head(_NUMBER["raw_data"], found.length), found, around[end:]]
+        return [around[:tag], head(_NUMBER["raw_data"], stored.length), stored, around[end:]]
 
     return change

@@ -72,12 +72,12 @@ class Levels:
 
     def _needed(self, wanted: set[str]) -> list[NodeProto]:
         """The nodes that compute what is wanted from data, in the order of the graph."""
-        found, wanted = [], set(wanted)
+        nodes, wanted = [], set(wanted)
         for node in reversed(self.graph.node):
             if wanted.intersection(node.output) and self._level(node) is not None:
                 wanted.update(reads(node))
-                found.append(node)
-        return found[::-1]
+                nodes.append(node)
+        return nodes[::-1]
 
     def _level(self, node: NodeProto) -> int | None:
         return next((self.of[x] for x in node.output if x in self.of), None)
@@ -95,9 +95,9 @@ class Levels:
     def constants(self, nodes: list[NodeProto]) -> tuple[list[NodeProto], set[str]]:
         """The nodes that compute constants for these, in order, and the names of all that is read and not data."""
         wanted = {x for n in nodes for x in reads(n) if x not in self.of}
-        found = []
+        needed = []
         for node in reversed(self.graph.node):
             if wanted.intersection(node.output) and self._level(node) is None:
                 wanted.update(reads(node))
-                found.append(node)
-        return found[::-1], wanted
+                needed.append(node)
+        return needed[::-1], wanted

@@ -54,14 +54,14 @@ class Recalibration(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
-        found = [drift.to_json() for drift in self.drifts]
+        norms = [drift.to_json() for drift in self.drifts]
         facts = {
             "method": self.method,
             "batch_size": self.batch_size,
             "samples": self.samples,
             "provider": self.provider,
         }
-        return {"schema": SCHEMA, **facts, "batch_normalizations": found, "notes": list(self.notes)}
+        return {"schema": SCHEMA, **facts, "batch_normalizations": norms, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,14 +108,14 @@ class Check(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
-        found = [fit.to_json() for fit in self.fits]
+        norms = [fit.to_json() for fit in self.fits]
         facts = {
             "verdict": self.verdict,
             "threshold": self.threshold,
             "samples": self.samples,
             "provider": self.provider,
         }
-        return {"schema": SCHEMA, **facts, "batch_normalizations": found, "notes": list(self.notes)}
+        return {"schema": SCHEMA, **facts, "batch_normalizations": norms, "notes": list(self.notes)}
 
 
 def recalibrate(
@@ -162,12 +162,14 @@ def in_place(
     if run is not record and batch:
         runs = agreeing(runs, lay_out(record, runnable(record, storage)[0], storage, host), layout, batch)
     if options.is_sequential:
-        found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
+        measured = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
-        found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
+        measured = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
     notes += untied(record, layout.norms)
-    drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
-    write_statistics(record, layout.norms, found.statistics, storage)
+    drifts = tuple(
+        Drift.of(norm, measured.statistics[norm.output], measured.counts[norm.output]) for norm in layout.norms
+    )
+    write_statistics(record, layout.norms, measured.statistics, storage)
     size = None if options.is_sequential else chunks.size
     words = _notes(notes, layout, chunks, host)
     return Recalibration(record, options.method, size, chunks.samples, drifts, words, options.provider)
@@ -185,7 +187,7 @@ def check(
     """Whether the statistics that a model stores fit `batches`, by running it as it is; `provider` as above."""
     options = Options(batch_size=batch_size, threshold=threshold, provider=provider)
     host = Host.ready(options.way)
-    where = models.given(model)
+    where = models.path_or_proto(model)
     storage = Storage(where.parent if isinstance(where, Path) else None)
     return check_record(onnx_io.load(where), storage, lambda card: from_batches(batches, card), options, host, watch)
 

@@ -47,8 +47,8 @@ class Stage:
             return env
         feeds = {name: env[name] for name in self.segment.sources}
         for norm in self.before:
-            given = statistics[norm.output]
-            feeds |= {_mean(norm): fed(given.mean, norm), _var(norm): fed(given.var, norm)}
+            stored = statistics[norm.output]
+            feeds |= {_mean(norm): fed(stored.mean, norm), _var(norm): fed(stored.var, norm)}
         try:
             if self._session is None:
                 self._session = self.host.session(self._serialized(feeds), "off")
@@ -69,7 +69,7 @@ class Stage:
     def _serialized(self, feeds: Env) -> bytes:
         extra, wanted = self.levels.constants(self.segment.nodes)
         applied = {norm.output: norm for norm in self.before}
-        nodes = [*extra, *(_given(n, applied) for n in self.segment.nodes)]
+        nodes = [*extra, *(_with_inputs(n, applied) for n in self.segment.nodes)]
         return serialized(self.model, nodes, wanted - feeds.keys(), feeds, self.segment.made, self.storage)
 
 
@@ -123,7 +123,7 @@ def inline(tensor: TensorProto, storage: Storage) -> TensorProto:
     return to_tensor(read(tensor, storage), tensor.name) if uses_external_data(tensor) else tensor
 
 
-def _given(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:
+def _with_inputs(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:
     """A normalization that reads its statistics from inputs of the segment; any other node itself."""
     if not node.output or node.output[0] not in applied:
         return node

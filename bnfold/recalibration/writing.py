@@ -28,8 +28,8 @@ def write_statistics(
     """Write the statistics of all norms into the record; returns the names of the initializers that are new."""
     writer = _Writer(record, storage)
     for norm in norms:
-        found = statistics[norm.output]
-        for index, word, value in ((MEAN, "mean", found.mean), (VAR, "var", found.var)):
+        new = statistics[norm.output]
+        for index, word, value in ((MEAN, "mean", new.mean), (VAR, "var", new.var)):
             writer.put(norm, index, word, value.reshape(norm.stored.mean.shape).astype(norm.kind))
     writer.sweep()
     return writer.made

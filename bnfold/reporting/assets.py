@@ -24,8 +24,8 @@ def asset_text(name: str) -> str:
 @cache
 def manifest() -> dict[str, Any]:
     """The libraries by name: npm `package`, `version`, path `file` in it, `license`, and the `sha256` of the file."""
-    found: dict[str, Any] = json.loads(asset_text("manifest.json"))
-    return found
+    entries: dict[str, Any] = json.loads(asset_text("manifest.json"))
+    return entries
 
 
 def library(name: str) -> str:

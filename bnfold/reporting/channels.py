@@ -49,11 +49,11 @@ class NormChannels:
 def channels(model: ModelProto, storage: Storage) -> dict[str, Any]:
     """Per node and all together; `unread` counts nodes whose parameters are not stored, or are not numbers."""
     nodes = [*_norms(model.graph, {})]
-    found = [norm for node, constants in nodes if (norm := _norm(node, constants, storage))]
-    dead = _joined(norm.dead for norm in found).astype(bool)
-    numbers = {key: _histogram(_joined(getattr(norm, key) for norm in found), dead) for key in ("factor", "var")}
-    counts = {"channels": dead.size, "dead": int(dead.sum()), "unread": len(nodes) - len(found)}
-    return {**counts, "threshold": DEAD, "histograms": numbers, "nodes": [norm.plain() for norm in found]}
+    norms = [norm for node, constants in nodes if (norm := _norm(node, constants, storage))]
+    dead = _joined(norm.dead for norm in norms).astype(bool)
+    numbers = {key: _histogram(_joined(getattr(norm, key) for norm in norms), dead) for key in ("factor", "var")}
+    counts = {"channels": dead.size, "dead": int(dead.sum()), "unread": len(nodes) - len(norms)}
+    return {**counts, "threshold": DEAD, "histograms": numbers, "nodes": [norm.plain() for norm in norms]}
 
 
 def _norms(graph: GraphProto, around: Constants) -> Iterator[tuple[NodeProto, Constants]]:
@@ -79,9 +79,9 @@ def _norm(node: NodeProto, constants: Constants, storage: Storage) -> NormChanne
         scale, _, _, var = (read(tensor, storage).astype(np.float64).ravel() for tensor in stored if tensor is not None)
     except (ModelProblem, ValueError):
         return None
-    given = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "epsilon"), EPSILON)
-    sound = scale.size == var.size > 0 and np.isfinite([scale, var]).all() and (var + float(given) > 0).all()
-    return NormChannels(node, np.abs(scale) / np.sqrt(var + float(given)), np.maximum(var, 0.0)) if sound else None
+    epsilon = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "epsilon"), EPSILON)
+    sound = scale.size == var.size > 0 and np.isfinite([scale, var]).all() and (var + float(epsilon) > 0).all()
+    return NormChannels(node, np.abs(scale) / np.sqrt(var + float(epsilon)), np.maximum(var, 0.0)) if sound else None
 
 
 def _joined(parts: Iterable[Array]) -> Array:

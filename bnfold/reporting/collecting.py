@@ -42,8 +42,8 @@ def of_fold(report: FoldReport) -> Plain:
     """The report of a fold, also of one that did not pass: then `fold["written"]` is false."""
     from ..verification.verifying import describe
 
-    found = report.verification.to_json() if report.verification else None
-    models = dict(found["models"]) if found else {}
+    verification = report.verification.to_json() if report.verification else None
+    models = dict(verification["models"]) if verification else {}
     models["original"] = models.get("original") or describe(report.source)
     models["folded"] = models.get("folded") or (describe(report.target) if report.written else {})
     sizes = report.before, report.after
@@ -51,7 +51,7 @@ def of_fold(report: FoldReport) -> Plain:
     model_files["folded"]["path"] = str(report.target)
     original, storage = onnx_io.detached(report.source)
     pair = ModelPair(original, report.result.model, storage, sizes, model_files)
-    return _payload(pair, report.to_json(), found)
+    return _payload(pair, report.to_json(), verification)
 
 
 def collect(
@@ -76,10 +76,10 @@ def collect(
     record = _fold_record(fold, pair) if fold else None
     measured, blocks = _latency(bench, raw, pair)
     if verify is None and record and record["verification"]:
-        found: Plain | None = record["verification"]
+        verification: Plain | None = record["verification"]
     else:
-        found = _verification(verify or "fast", pair, allow_external_outside)
-    return _payload(pair, record, found, measured, blocks)
+        verification = _verification(verify or "fast", pair, allow_external_outside)
+    return _payload(pair, record, verification, measured, blocks)
 
 
 def _pair(original: Path, folded: Path) -> ModelPair:
@@ -101,7 +101,7 @@ def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tupl
         names = [[value.name for value in getattr(model.graph, field)] for model in models]
         if all(names) and not set(names[0]) & set(names[1]):
             words = " and ".join(
-                f"{path} has the {field} {given[0]!r}" for path, given in zip(paths, names, strict=True)
+                f"{path} has the {field} {values[0]!r}" for path, values in zip(paths, names, strict=True)
             )
             raise UsageProblem(f"these are no two versions of one model: {words}", "Name the original, then its fold.")
     if sizes[0].batch_normalizations < sizes[1].batch_normalizations:
@@ -110,11 +110,11 @@ def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tupl
 
 
 def _fold_record(path: Path, pair: ModelPair) -> Plain:
-    found = records.read_record(path, "fold")
+    record = records.read_record(path, "fold")
     for name, size in zip(("before", "after"), pair.sizes, strict=True):
-        records.require_same_sizes(path, found[name], asdict(size))
-    records.require_same(path, (found["verification"] or {}).get("models", {}), pair.model_files)
-    return found
+        records.require_same_sizes(path, record[name], asdict(size))
+    records.require_same(path, (record["verification"] or {}).get("models", {}), pair.model_files)
+    return record
 
 
 def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
@@ -126,9 +126,9 @@ def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
 
         paths = (pair.model_files[name]["path"] for name in ("original", "folded"))
         return verify(*paths, effort=how, allow_external_outside=outside).to_json()
-    found = records.read_record(Path(how), "verify")
-    records.require_same(Path(how), found["models"], pair.model_files)
-    return found
+    record = records.read_record(Path(how), "verify")
+    records.require_same(Path(how), record["models"], pair.model_files)
+    return record
 
 
 def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plain | None, list[Plain] | None]:
@@ -140,13 +140,13 @@ def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plai
     if bench == "run":
         return _measured(pair, raw)
     path = Path(bench)
-    found = records.read_record(path, "bench")
-    records.require_same(path, found.get("models", {}), pair.model_files)
+    record = records.read_record(path, "bench")
+    records.require_same(path, record.get("models", {}), pair.model_files)
     names = dict(zip(("original", "folded"), pair.sizes, strict=True))
-    records.require_same_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
+    records.require_same_sizes(path, record["nodes"], {name: size.nodes for name, size in names.items()})
     norms = {name: size.batch_normalizations for name, size in names.items()}
-    records.require_same_sizes(path, found["batch_normalization"], norms)
-    return found, latency.condense(latency.lines(records.file_text(raw), raw)) if raw else None
+    records.require_same_sizes(path, record["batch_normalization"], norms)
+    return record, latency.condense(latency.lines(records.file_text(raw), raw)) if raw else None
 
 
 def _measured(pair: ModelPair, raw: Path | None) -> tuple[Plain, list[Plain]]:
@@ -154,8 +154,8 @@ def _measured(pair: ModelPair, raw: Path | None) -> tuple[Plain, list[Plain]]:
 
     if raw:
         raise UsageProblem("--raw with --bench run", "A file of raw samples goes with the file of its own benchmark.")
-    found: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
-    return found.to_json(), latency.condense(block.to_json() for block in found.blocks)
+    result: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
+    return result.to_json(), latency.condense(block.to_json() for block in result.blocks)
 
 
 def _payload(
@@ -194,7 +194,7 @@ def _derived(pair: ModelPair) -> tuple[str, Plain | None]:
     from ..folding.driver import explain
 
     try:
-        found = explain(pair.model_files["original"]["path"])
+        explanation = explain(pair.model_files["original"]["path"])
     except BnfoldError:
         return "names", None
-    return "derived", {"folded": [*map(asdict, found.folded)], "kept": [*map(asdict, found.kept)]}
+    return "derived", {"folded": [*map(asdict, explanation.folded)], "kept": [*map(asdict, explanation.kept)]}

@@ -47,9 +47,9 @@ class Drawing:
         self.constants |= {tensor.name: _described(tensor) for tensor in graph.initializer}
         stored = {tensor.name for tensor in graph.initializer}
         free = [value.name for value in graph.input if value.name not in stored]
-        given = {name: self.add("input", None, name=name, outputs=[name]) for name in free if inside is None}
+        inputs = {name: self.add("input", None, name=name, outputs=[name]) for name in free if inside is None}
         hidden = stored | set(free)
-        scope = {name: place for name, place in around.items() if name not in hidden} | given
+        scope = {name: place for name, place in around.items() if name not in hidden} | inputs
         self.add_nodes(graph.node, scope, inside)
         for value in graph.output:
             reader = self.add("output", None, name=value.name, inputs=[value.name]) if inside is None else inside
@@ -80,11 +80,11 @@ class Drawing:
 
 def draw_graph(model: ModelProto) -> Drawing:
     """The graph of a model, and the bodies of its functions."""
-    found = Drawing()
-    found.add_graph(model.graph, {}, None)
+    drawing = Drawing()
+    drawing.add_graph(model.graph, {}, None)
     for function in model.functions:
-        found.add_function(function)
-    return found
+        drawing.add_function(function)
+    return drawing
 
 
 def _fields(node: NodeProto) -> dict[str, Any]:

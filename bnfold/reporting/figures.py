@@ -60,7 +60,7 @@ def _done(data: Plain) -> str:
 
 
 def _right(data: Plain) -> str:
-    found = verdict_of(data)
+    word = verdict_of(data)
     ending = {
         "PASS": ", and the result computes what the original computes, up to rounding.",
         "FAIL": ", but the result does not compute what the original computes.",
@@ -70,7 +70,7 @@ def _right(data: Plain) -> str:
     unsure = ". Whether the result still computes the same could not be decided."
     fold = data["fold"]
     unwritten = " It was not written." if fold and not fold["written"] else ""
-    return ending.get(found, unsure) + unwritten
+    return ending.get(word, unsure) + unwritten
 
 
 def figures(data: Plain) -> Iterator[Figure]:
@@ -97,11 +97,13 @@ def _sizes(before: int, after: int) -> tuple[str, str]:
 
 
 def _errors(data: Plain) -> Iterator[Figure]:
-    found = data["verification"]
-    tensors = [t for level in found["levels"] for t in level["tensors"] if not t["moved"]] if found else []
+    verification = data["verification"]
+    tensors = (
+        [t for level in verification["levels"] for t in level["tensors"] if not t["moved"]] if verification else []
+    )
     if not tensors:
         return
-    worst = found["worst_error"]
+    worst = verification["worst_error"]
     note = "largest absolute error of an output, original and result"
     yield Figure("Worst error", (short(worst["original"]), short(worst["folded"])), note)
     ratio, limit, site = max((t["ratio"], t["limit"], t["site"]) for t in tensors)
@@ -139,14 +141,14 @@ def short(value: float) -> str:
 
 def at_sites(data: Plain) -> Iterator[tuple[Plain, float | None]]:
     """Each affine node, and the worst ratio at the fold sites that took it in, where it is known."""
-    found = data["verification"] or {"levels": []}
-    levels = [level for level in found["levels"] if level["level"] != "default"]
+    verification = data["verification"] or {"levels": []}
+    levels = [level for level in verification["levels"] if level["level"] != "default"]
     ratios = {t["name"]: t["ratio"] for level in levels for t in level["tensors"] if t["site"] and not t["moved"]}
     nodes = data["graphs"]["after"]["nodes"]
     for entry in data["nodes"]:
         homes = [name for place in entry["homes"] for name in nodes[place].get("outputs", ())]
         known = [ratios[name] for name in (entry["output"], *homes) if name in ratios]
-        yield entry, max(known) if known and entry["fate"] not in ("kept", "left") else None
+        yield entry, max(known) if known and entry["result"] not in ("kept", "left") else None
 
 
 COMMANDS = {

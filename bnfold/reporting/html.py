@@ -11,8 +11,8 @@ Content = Element | str | None
 
 def tag(kind: str, /, *children: Content, **attributes: str | int | None) -> Element:
     """An element. `class_` is class, `data_x` data-x; an attribute that is None is left out, and so is such a child."""
-    given = {key.rstrip("_").replace("_", "-"): seen(str(v)) for key, v in attributes.items() if v is not None}
-    made = Element(kind, given)
+    stated = {key.rstrip("_").replace("_", "-"): seen(str(v)) for key, v in attributes.items() if v is not None}
+    made = Element(kind, stated)
     for child in children:
         append_child(made, child)
     return made

@@ -21,14 +21,14 @@ Plain = dict[str, Any]
 def lines(text: str, path: object) -> list[Plain]:
     """The blocks of a raw file. Raises ModelProblem for what is none."""
     try:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
-        for block in found:
+        blocks = [json.loads(line) for line in text.splitlines() if line.strip()]
+        for block in blocks:
             _require_block(block)
     except (ValueError, RecursionError) as why:
         raise ModelProblem(
             f"{path} is not a file of raw samples", "`bnfold bench A B --json bench.json --raw FILE` writes one."
         ) from why
-    return found
+    return blocks
 
 
 def _require_block(block: Any) -> None:

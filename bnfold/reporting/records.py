@@ -80,20 +80,20 @@ def file_text(path: Path) -> str:
 def read_record(path: Path, kind: str) -> Plain:
     """A record of `bnfold KIND --json`. Raises ModelProblem where the file is none."""
     try:
-        found = json.loads(file_text(path), parse_constant=_refuse, parse_float=_real, parse_int=_whole)
+        content = json.loads(file_text(path), parse_constant=_refuse, parse_float=_real, parse_int=_whole)
     except (ValueError, RecursionError):
-        found = None
-    if not shallow(found):
-        found = None
+        content = None
+    if not shallow(content):
+        content = None
     if (
-        not isinstance(found, dict)
-        or found.get("schema") != f"bnfold.{kind}/1"
-        or not matches_kind(found, RECORD_KINDS[kind])
+        not isinstance(content, dict)
+        or content.get("schema") != f"bnfold.{kind}/1"
+        or not matches_kind(content, RECORD_KINDS[kind])
     ):
         raise ModelProblem(f"{path} is not what `bnfold {kind} --json` writes", _anew(kind, path))
-    if kind == "fold" and found["verification"] and not matches_kind(found["verification"], RECORD_KINDS["verify"]):
+    if kind == "fold" and content["verification"] and not matches_kind(content["verification"], RECORD_KINDS["verify"]):
         raise ModelProblem(f"the verification in {path} is damaged", _anew(kind, path))
-    return found
+    return content
 
 
 def _anew(kind: str, path: Path) -> str:
@@ -152,9 +152,9 @@ def other(path: Path, why: str) -> NoReturn:
 
 def _real(digits: str) -> float:
     """A number of a size that floats have, which JSON does not ask for."""
-    if not math.isfinite(found := float(digits)):
+    if not math.isfinite(number := float(digits)):
         raise ValueError(digits)
-    return found
+    return number
 
 
 def _whole(digits: str) -> int:

@@ -48,8 +48,12 @@ def verdict_section(data: Plain) -> Element:
 
 def _why(data: Plain) -> Element | None:
     """What stands in the way of PASS."""
-    found = data["verification"]
-    return tag("ul", *(tag("li", prose(reason)) for reason in found["reasons"]), class_="reason") if found else None
+    verification = data["verification"]
+    return (
+        tag("ul", *(tag("li", prose(reason)) for reason in verification["reasons"]), class_="reason")
+        if verification
+        else None
+    )
 
 
 def _figure(figure: figures.Figure) -> Element:
@@ -73,8 +77,8 @@ def _about_errors(data: Plain) -> list[Content]:
 
 def network_section(data: Plain) -> Element:
     """The place of the graph, its tools, and the strip of all affine nodes."""
-    present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
-    legend = [tag("li", _badge(fate), " ", RESULTS[fate]) for fate in present]
+    present = [result for result in RESULTS if any(entry["result"] == result for entry in data["nodes"])]
+    legend = [tag("li", _badge(result), " ", RESULTS[result]) for result in present]
     legend.append(tag("li", tag("span", "", class_="swatch home"), " after the fold: holds constants of a folded node"))
     strip = [_cell(number, entry) for number, entry in enumerate(data["nodes"])]
     return section(
@@ -103,7 +107,7 @@ def _tools() -> Element:
     return tag(
         "div",
         tag("span", *toggle, role="group", aria_label="Which model", class_="segments"),
-        tag("span", find, tag("output", id="found", for_="find"), class_="find"),
+        tag("span", find, tag("output", id="matches", for_="find"), class_="find"),
         tag("span", *buttons, role="group", aria_label="View", class_="segments"),
         class_="tools",
     )
@@ -119,15 +123,18 @@ def _canvas() -> Element:
 
 
 def _cell(number: int, entry: Plain) -> Element:
-    say = shown(f"{entry['operator']} {entry['node'] or entry['output']}: {RESULTS[entry['fate']]}")
-    kind = f"cell {entry['fate']}"
+    say = shown(f"{entry['operator']} {entry['node'] or entry['output']}: {RESULTS[entry['result']]}")
+    kind = f"cell {entry['result']}"
     first = "0" if number == 0 else "-1"
     return tag("button", type="button", class_=kind, data_entry=number, title=say, aria_label=say, tabindex=first)
 
 
-def _badge(fate: str) -> Element:
+def _badge(result: str) -> Element:
     return tag(
-        "span", tag("span", RESULT_SIGNS[fate], aria_hidden="true"), f" {SHORT_WORDS[fate]}", class_=f"badge {fate}"
+        "span",
+        tag("span", RESULT_SIGNS[result], aria_hidden="true"),
+        f" {SHORT_WORDS[result]}",
+        class_=f"badge {result}",
     )
 
 
@@ -142,14 +149,14 @@ def nodes_section(data: Plain) -> Element:
     }
     heading = "What became of each affine node"
     merged = " Where branches merged, all nodes that went are listed." * any(
-        e["fate"] == "merge" for e in data["nodes"]
+        e["result"] == "merge" for e in data["nodes"]
     )
     if not data["nodes"]:
         return section("nodes", heading, tag("p", "The original has no BatchNormalization and no other affine node."))
     search = tag("input", type="search", id="filter", placeholder="Filter", aria_label="Filter the table")
-    present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
-    kinds = [tag("option", f"{SHORT_WORDS[fate]}", value=fate) for fate in present]
-    choice = tag("select", tag("option", "all fates", value=""), *kinds, id="fate", aria_label="Only this fate")
+    present = [result for result in RESULTS if any(entry["result"] == result for entry in data["nodes"])]
+    kinds = [tag("option", f"{SHORT_WORDS[result]}", value=result) for result in present]
+    choice = tag("select", tag("option", "all results", value=""), *kinds, id="result", aria_label="Only this result")
     count = tag("output", f"{len(data['nodes'])} nodes", id="count", for_="filter")
     return section(
         "nodes",
@@ -161,12 +168,12 @@ def nodes_section(data: Plain) -> Element:
 
 
 def _table(data: Plain) -> Element:
-    columns = ("#", "Node", "Operator", "Fate", "Where it went, or why it stays", "Error ratio")
+    columns = ("#", "Node", "Operator", "Result", "Where it went, or why it stays", "Error ratio")
     numeric = {"#", "Error ratio"}
     heads = [tag("th", each, scope="col", class_="number" if each in numeric else None) for each in columns]
     rows = [_row(number, entry, ratio) for number, (entry, ratio) in enumerate(figures.at_sites(data))]
     caption = tag("caption", "Affine nodes of the original and what became of them", class_="unseen")
-    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), id="fates")
+    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), id="results")
     return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label="Affine nodes")
 
 
@@ -178,11 +185,11 @@ def _row(number: int, entry: Plain, ratio: float | None) -> Element:
         tag("td", str(number + 1), class_="number"),
         tag("th", show, scope="row"),
         tag("td", shown(entry["operator"])),
-        tag("td", _badge(entry["fate"])),
+        tag("td", _badge(entry["result"])),
         tag("td", *_story(entry)),
         tag("td", "" if ratio is None else f"{ratio:.2f}", class_="number"),
         data_entry=number,
-        data_fate=entry["fate"],
+        data_result=entry["result"],
     )
 
 
@@ -196,7 +203,7 @@ def _story(entry: Plain) -> list[Content]:
     for word, labels in (("into ", entry["into"]), ("; through ", entry["through"])):
         if labels:
             parts += [word, prose(", ".join(labels[:8])), f" and {len(labels) - 8} more" if labels[8:] else None]
-    return parts or [RESULTS[entry["fate"]]]
+    return parts or [RESULTS[entry["result"]]]
 
 
 def _code(reason: Plain) -> Element:
@@ -220,12 +227,12 @@ def errors_section(data: Plain) -> Element:
 
 def statistics_section(data: Plain) -> Element:
     """Frames of the charts about channels, and the table of dead ones."""
-    found = data["channels"]
+    channels = data["channels"]
     heading = "Channels of the original's BatchNormalization"
-    unread = f"{found['unread']} nodes hold no stored statistics and are left out." if found["unread"] else ""
-    if not found["nodes"]:
+    unread = f"{channels['unread']} nodes hold no stored statistics and are left out." if channels["unread"] else ""
+    if not channels["nodes"]:
         return section("statistics", heading, tag("p", f"The original has none with stored statistics. {unread}"))
-    count = f"{found['dead']:,} of {found['channels']:,} channels are" if found["dead"] else "No channel is"
-    say = f"{count} dead: with a variance below {found['threshold']:g}, or a scale factor of 0. {unread}"
+    count = f"{channels['dead']:,} of {channels['channels']:,} channels are" if channels["dead"] else "No channel is"
+    say = f"{count} dead: with a variance below {channels['threshold']:g}, or a scale factor of 0. {unread}"
     charts = tag("div", tag("figure", id="factors"), tag("figure", id="variances"), class_="charts")
     return section("statistics", heading, tag("p", say), charts, tag("div", id="dead"))

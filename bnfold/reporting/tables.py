@@ -16,8 +16,8 @@ Plain = Mapping[str, Any]
 
 def latency_section(data: Plain) -> Element:
     """Speed-ups with their intervals, and frames for the charts."""
-    found = data["bench"]
-    if not found:
+    bench = data["bench"]
+    if not bench:
         return section("latency", "Latency", figures.no_data(data, "latency"))
     columns: list[Content] = ["Setting", "A ms", "B ms", "Speed-up [95 %]", "A against A [95 %]", "Verdict", "BN left"]
     scatter: list[Content] = ["Setting", "Model", "Runs", "p50 ms", "p90 ms", "p99 ms", "IQR ms"]
@@ -25,11 +25,11 @@ def latency_section(data: Plain) -> Element:
     return section(
         "latency",
         "Latency",
-        tag("p", prose(found["summary"] + ".")),
+        tag("p", prose(bench["summary"] + ".")),
         charts,
-        table(columns, [[*_cell(cell)] for cell in found["cells"]], "Speed-up per setting", class_="numbers"),
-        table(scatter, [row for cell in found["cells"] for row in _times(cell)], "Single runs", class_="numbers"),
-        _notes(found["notes"]),
+        table(columns, [[*_cell(cell)] for cell in bench["cells"]], "Speed-up per setting", class_="numbers"),
+        table(scatter, [row for cell in bench["cells"] for row in _times(cell)], "Single runs", class_="numbers"),
+        _notes(bench["notes"]),
         None
         if data["runs"]
         else tag("p", "The distribution of single runs is not in this page. ", *_raw(), class_="note"),
@@ -67,17 +67,17 @@ def _times(cell: Plain) -> Iterator[list[Content]]:
 
 def proof_section(data: Plain) -> Element:
     """How the verdict came about."""
-    found, heading = data["verification"], "How it was verified"
-    if not found:
+    verification, heading = data["verification"], "How it was verified"
+    if not verification:
         return section("proof", heading, figures.no_data(data, "errors"))
     columns: list[Content] = ["Runs", "Inputs", "Tensors", "Worst ratio", "At", "Error A", "Error B"]
-    rows = [[*_level(level)] for level in found["levels"]]
+    rows = [[*_level(level)] for level in verification["levels"]]
     return section(
         "proof",
         heading,
-        tag("ul", *(tag("li", prose(reason)) for reason in found["reasons"]), class_="reasons"),
+        tag("ul", *(tag("li", prose(reason)) for reason in verification["reasons"]), class_="reasons"),
         table(columns, rows, "Comparisons on onnxruntime", class_="numbers") if rows else None,
-        _notes(found["notes"]),
+        _notes(verification["notes"]),
         _notes((data["fold"] or {"notes": []})["notes"]),
     )
 
@@ -87,11 +87,11 @@ def _level(level: Plain) -> Iterator[Content]:
     yield f"{gpu}optimization {level['level']}" + ("" if level["ran"] else f": not run, {shown(level['why'])}")
     yield str(len(level["cases"]))
     yield str(level["tensors_compared"])
-    held = [tensor for tensor in level["tensors"] if not tensor["moved"]]
-    worst = max(held, key=lambda tensor: tensor["ratio"], default=None)
+    kept_in_place = [tensor for tensor in level["tensors"] if not tensor["moved"]]
+    worst = max(kept_in_place, key=lambda tensor: tensor["ratio"], default=None)
     yield f"{worst['ratio']:.2f} of {worst['limit']:g}" if worst else ""
     yield name_tag(worst["name"]) if worst else ""
-    outputs = [tensor for tensor in held if tensor["output"]] or held
+    outputs = [tensor for tensor in kept_in_place if tensor["output"]] or kept_in_place
     for which in ("max_abs_original", "max_abs_folded"):
         yield f"{max((tensor[which] for tensor in outputs), default=0.0):.2e}"
 

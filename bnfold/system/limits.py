@@ -209,7 +209,7 @@ class ProcessWatch:
         if time.monotonic() - self.started > self.seconds:
             return f"took longer than {self.seconds:g} s and was stopped"
         if memory_of(self.process) > self.memory:
-            return f"held more than {sizes.words(self.memory)} of memory and was stopped"
+            return f"used more than {sizes.words(self.memory)} of memory and was stopped"
         return ""
 
 

@@ -43,7 +43,7 @@ class Sink(io.BufferedWriter):
 
     def __init__(self, path: Path, mode: str = "wb", start: int = 0) -> None:
         super().__init__(io.FileIO(path, mode, opener=not_a_link))
-        self._told = self.seek(start)
+        self._written_back = self.seek(start)
 
     def reserve(self, length: int) -> None:
         """Take room on the disk all at once, where the system can, which saves time; the file stays as long as it is.
@@ -55,15 +55,15 @@ class Sink(io.BufferedWriter):
 
     def write(self, data: Any, /) -> int:
         count = super().write(data)
-        self.tell_disk()
+        self.start_writeback()
         return count
 
-    def tell_disk(self) -> None:
+    def start_writeback(self) -> None:
         """Say that the file was written up to its place."""
         at = self.tell()
-        if at - self._told >= STEP and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.fileno(), self._told, at - self._told, os.POSIX_FADV_DONTNEED)
-            self._told = at
+        if at - self._written_back >= STEP and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fileno(), self._written_back, at - self._written_back, os.POSIX_FADV_DONTNEED)
+            self._written_back = at
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class _Draft:
 
 
 @contextmanager
-def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bool = True) -> Iterator[Path]:
+def staged(target: Path, *, keep: bool = True, in_folder: bool = False, replace: bool = True) -> Iterator[Path]:
     """A path to write to; when the block ends well, what was written there becomes `target`. Else nothing is left.
 
     A file beside it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
@@ -86,7 +86,7 @@ def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bo
     also if that came in between. A link is replaced, never followed.
     """
     with writing(target), folder_path(target.parent) as parent, _begun(parent / target.name, target) as draft:
-        yield _beside(draft) if beside else draft.folder / target.name
+        yield _new_draft_file(draft) if in_folder else draft.folder / target.name
         if keep:
             _place(draft, draft.folder / target.name, target, replace)
 
@@ -201,7 +201,7 @@ def _wait(file: int, target: Path) -> None:
 def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
     """Let a draft and its data file become `target`: one step after the other, each on the disk before the next."""
     data, parent = path.with_name(data_name(path)), draft.target.parent
-    if "beside" in draft.entry.facts:
+    if "draft" in draft.entry.facts:
         _bring_in(draft, path)
     for made in filter(os.path.lexists, (data, path)):
         _flush(made)
@@ -247,9 +247,9 @@ def _undo(target: Path, entry: Entry) -> None:
         if journal.identity(inside) == facts.get("folder"):
             if not os.path.lexists(target):
                 _undo_place(target, inside, facts)
-            beside = _beside_of(target, folder.name)
-            if journal.signature(beside)[:2] == facts.get("beside"):
-                beside.unlink()
+            draft = _draft_file(target, folder.name)
+            if journal.signature(draft)[:2] == facts.get("draft"):
+                draft.unlink()
             for left in inside.iterdir():
                 left.unlink()
         folder.rmdir()
@@ -273,20 +273,20 @@ def _steps_aside(target: Path, folder: Path) -> list[tuple[Path, Path]]:
     return [(target, aside), (target.with_name(data_name(target)), folder / data_name(aside))]
 
 
-def _beside(draft: _Draft) -> Path:
+def _new_draft_file(draft: _Draft) -> Path:
     """A new file for a draft that must be in `target`'s own folder."""
-    path = _beside_of(draft.target, draft.name)
+    path = _draft_file(draft.target, draft.name)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o666))
-    draft.entry.note(beside=journal.signature(path)[:2])
+    draft.entry.note(draft=journal.signature(path)[:2])
     return path
 
 
-def _beside_of(target: Path, name: str) -> Path:
+def _draft_file(target: Path, name: str) -> Path:
     return target.with_name(f"{name}.onnx")
 
 
 def _bring_in(draft: _Draft, path: Path) -> None:
     """Take a draft from `target`'s folder to where nobody else comes. Raises OSError if it is not the one made."""
-    os.replace(_beside_of(draft.target, draft.name), path)
-    if journal.signature(path)[:2] != draft.entry.facts["beside"]:
+    os.replace(_draft_file(draft.target, draft.name), path)
+    if journal.signature(path)[:2] != draft.entry.facts["draft"]:
         raise OSError(errno.ESTALE, "somebody has put another file in the place of a draft")

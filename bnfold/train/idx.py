@@ -52,13 +52,13 @@ def _part(folders: list[Path], part: str) -> Arrays:
 
 def _find(folders: list[Path], stem: str) -> Path:
     candidates = [folder / f"{stem}{suffix}" for folder in folders for suffix in (".gz", "")]
-    found = [path for path in candidates if os.path.isfile(path)]
-    if not found:
+    present = [path for path in candidates if os.path.isfile(path)]
+    if not present:
         raise ModelProblem(
             f"no file {candidates[0]}",
             "--data-dir names the folder of the four idx files; without it they are downloaded.",
         )
-    return found[0]
+    return present[0]
 
 
 def _bytes(path: Path) -> bytes:

@@ -82,19 +82,19 @@ def require_version(path: Path, version: object) -> None:
 
 def resumed_settings(settings: Settings, options: TrainOptions) -> Settings:
     """The settings of a run that goes on: those that it has, of which `options` may change only FREE ones."""
-    given, stored = options.settings, asdict(settings)
+    options_set, stored = options.settings, asdict(settings)
     free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # its rate ends where the run ends
-    for name, value in given.items():
+    for name, value in options_set.items():
         if name not in free and stored[name] != value:
             raise UsageProblem(
                 f"the run has {name} {stored[name]}, not {value}",
                 "Leave that option out, or start another run with --out.",
             )
-    if given.keys() & {"steps", "epochs"} & free:
+    if options_set.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
-    if "statistics" in given:
+    if "statistics" in options_set:
         stored |= {"statistics_batch": None}
-    return Settings(**stored | given)
+    return Settings(**stored | options_set)
 
 
 @dataclass(frozen=True, eq=False)

@@ -321,9 +321,9 @@ def test_an_entry_of_another_draft_undoes_nothing(tmp_path: Path, monkeypatch: p
 
 
 @LINUX
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("in_folder", [True, False])
 @pytest.mark.parametrize("planted", ["link", "file"])
-def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, beside: bool, planted: str) -> None:
+def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, in_folder: bool, planted: str) -> None:
     """Whoever may write to the folder swaps the draft, or its folder, before it becomes OUT: with what lies elsewhere."""
     other = tmp_path / "other"
     other.mkdir()
@@ -331,16 +331,16 @@ def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, bes
     target = tmp_path / "o.onnx"
 
     def written() -> None:
-        with staging.staged(target, beside=beside) as draft:
+        with staging.staged(target, in_folder=in_folder) as draft:
             draft.write_text("proved")
-            (swapped,) = tmp_path.glob(".bnfold-*.onnx" if beside else ".bnfold-*")
+            (swapped,) = tmp_path.glob(".bnfold-*.onnx" if in_folder else ".bnfold-*")
             swapped.rename(tmp_path / "aside")
             if planted == "link":
-                swapped.symlink_to(other / "o.onnx" if beside else other)
+                swapped.symlink_to(other / "o.onnx" if in_folder else other)
             else:
-                (shutil.copy if beside else shutil.copytree)(other / "o.onnx" if beside else other, swapped)
+                (shutil.copy if in_folder else shutil.copytree)(other / "o.onnx" if in_folder else other, swapped)
 
-    if beside:
+    if in_folder:
         with pytest.raises(EnvironmentProblem, match="somebody has put another file in the place of a draft"):
             written()
         assert not os.path.lexists(target)

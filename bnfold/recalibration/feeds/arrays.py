@@ -34,7 +34,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with self._opened() as archive:
+        with self._open() as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
             self.headers = {name: self._header(archive, name) for name in names}
 
@@ -42,10 +42,10 @@ class Archive:
         """Rows of the shortest array."""
         return min((h.shape[0] for h in self.headers.values() if h.shape), default=0)
 
-    def require(self, names: Sequence[str], beside: Sequence[str] = ()) -> None:
-        """Raises ModelProblem unless the arrays are those called `names`, and perhaps those `beside` them."""
+    def require(self, names: Sequence[str], optional: Sequence[str] = ()) -> None:
+        """Raises ModelProblem unless the arrays are those called `names`, and perhaps `optional` ones."""
         missing = [name for name in names if name not in self.headers]
-        more = [name for name in self.headers if name not in (*names, *beside)]
+        more = [name for name in self.headers if name not in (*names, *optional)]
         if missing or more:
             what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(more)}, which no input is called"
             raise ModelProblem(f"{self.path} {what}", f"The inputs of the model: {', '.join(names)}.")
@@ -56,7 +56,7 @@ class Archive:
 
     def pieces(self, name: str, rows: int = ROWS_AT_ONCE) -> Iterator[Array]:
         """One array, a number of rows at a time."""
-        with self._opened() as archive, self._member(archive, name) as (stream, header):
+        with self._open() as archive, self._member(archive, name) as (stream, header):
             width = math.prod(header.shape[1:]) * header.kind.itemsize
             left = header.shape[0] if header.shape else 1
             while left:
@@ -66,7 +66,7 @@ class Archive:
                 yield np.frombuffer(self._exactly(stream, count * width), header.kind).reshape(shape)
 
     @contextmanager
-    def _opened(self) -> Iterator[zipfile.ZipFile]:
+    def _open(self) -> Iterator[zipfile.ZipFile]:
         """Everything that can be wrong with a file, in one sentence."""
         try:
             with open_regular(self.path) as file, zipfile.ZipFile(file) as archive:
@@ -94,7 +94,7 @@ class Archive:
             return header
 
     def _exactly(self, stream: IO[bytes], size: int) -> bytes:
-        found = stream.read(size)
-        if len(found) != size:
+        data = stream.read(size)
+        if len(data) != size:
             raise ValueError("it is cut off")
-        return found
+        return data

@@ -35,7 +35,7 @@ def from_batches(batches: Iterable[Any], card: Card) -> Iterator[Feed]:
 
 def _from_archive(path: Path, card: Card, any_range: bool) -> Iterator[Feed]:
     archive = Archive(path)
-    archive.require(card.names, beside=("labels",))
+    archive.require(card.names, optional=("labels",))
     if not len(archive):
         raise ModelProblem(f"{path} holds no samples", "Give at least two.")
     pieces = [_pieces(archive, value, card, any_range) for value in card.inputs]

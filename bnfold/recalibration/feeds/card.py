@@ -97,8 +97,8 @@ class Card:
             return None
         channels = len(self.normalization.mean)
         ends = np.array([0, self.normalization.full_scale])[:, None, None, None].repeat(channels, 1)
-        found = self.normalization(ends)
-        return float(found.min()), float(found.max())
+        ends = self.normalization(ends)
+        return float(ends.min()), float(ends.max())
 
 
 def fitting(value: Input, array: Array, where: object) -> Array:

@@ -21,10 +21,10 @@ def files(folder: Path) -> list[Path]:
     """Every image below a folder, in the order of the names. Raises ModelProblem for none."""
     if not os.path.isdir(folder):
         raise ModelProblem(f"no data at {folder}", "Give a .npz file, or a folder of images.")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p))
-    if not found:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p))
+    if not paths:
         raise ModelProblem(f"{folder} has no images", f"Files that count end in {', '.join(sorted(SUFFIXES))}.")
-    return found
+    return paths
 
 
 def read_picture(path: Path, channels: int) -> FloatPixels:
