@@ -131,7 +131,7 @@ def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
 
 
 def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
-    """The same with little effort; what was asked for in so many words stays."""
+    """The same with little effort; options that the command names stay."""
     search = how["cudnn_search"] or ("heuristic" if "cuda" in how["providers"] else None)
     less = {"launches": min(how["launches"], 3), "budget_s": min(how["budget_s"], 6.0), "cold": bool(cold)}
     return how | less | {"cudnn_search": search}

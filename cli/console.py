@@ -94,7 +94,7 @@ class Stream:
 
 
 def nothing() -> None:
-    """What has to go before something is written, where there is no bar."""
+    """The default of `erase`, while there is no progress bar to erase before something is written."""
 
 
 data, words = Stream("stdout"), Stream("stderr")

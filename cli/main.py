@@ -48,7 +48,7 @@ def options(
 
 
 def parser(arguments: list[str]) -> typer.Typer:
-    """The commands, each a function of its own file: the one that is asked for alone, which saves time, or all."""
+    """The commands, each a function of its own file: only the one that is called, which saves time, or else all."""
     app = typer.Typer(
         name="bnfold",
         help=f"{HELP}\n\n{EXIT_CODES}",

@@ -22,7 +22,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: detail
 
 
 def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, with `--quiet` and `--verbose`, and bars while it works."""
+    """The command, with `--quiet` and `--verbose`, and a progress bar while it works."""
     plain = inspect.signature(command, eval_str=True)
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
@@ -47,7 +47,7 @@ def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def progress_shown() -> AbstractContextManager[None]:
-    """Bars, where there is somebody to see them."""
+    """A progress bar for each step, on a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
     from bnfold_cli import progress_bar

@@ -89,7 +89,7 @@ def verify(
 
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
-    """The shapes and dimensions that are asked for."""
+    """The shapes and dimensions in the options."""
     from bnfold.runtime.input_options import parse_dim, parse_shape
 
     shapes = {name: sizes for text in shape for name, sizes in parse_shape(text).items()}

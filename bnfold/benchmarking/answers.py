@@ -18,7 +18,7 @@ THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown
 
 
 def cell(setting: Setting, answers: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
-    """One setting, from what each launch found."""
+    """One setting, from the answer of each launch."""
     ratios, controls = (tuple(entry[key] for entry in answers) for key in ("log_ratio", "log_control"))
     runs = {name: [t for entry in answers for block in entry["blocks"][name] for t in block] for name in MODELS}
     left = facts["batch_normalization" if setting.level == "off" else "left_by_onnxruntime"]
@@ -92,7 +92,7 @@ def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
     }
     reasons = [reason for reason in THROTTLED if reason in seen]
     if reasons:
-        yield f"the GPU was held back ({', '.join(reasons)}): `nvidia-smi -lgc` would hold its clocks"
+        yield f"the GPU was throttled ({', '.join(reasons)}): `nvidia-smi -lgc` would fix its clocks"
 
 
 def _judged(cells: Sequence[Cell]) -> Iterator[str]:
@@ -107,4 +107,4 @@ def _judged(cells: Sequence[Cell]) -> Iterator[str]:
         if each.difference is None or each.difference > NOTED_DIFFERENCE:
             unknown = "cannot be compared: they are not finite, or of other names or shapes"
             how = unknown if each.difference is None else f"are {each.difference:.2g} of the largest apart"
-            yield f"{words}: the outputs of the models {how}; `bnfold verify` tells rounding from faults"
+            yield f"{words}: the outputs of the models {how}; `bnfold verify` separates rounding from faults"

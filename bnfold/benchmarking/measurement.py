@@ -27,7 +27,7 @@ from .runner import MODELS
 from .settings import Setting
 from .statistics import speedup
 
-NARROW_ENOUGH = 0.005  # half-width of the interval at which more launches would tell nothing new
+NARROW_ENOUGH = 0.005  # half-width of the interval at which more launches would show nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
 LEAST_START = 8.0  # seconds that a cold start with another search may take, whatever the budget
@@ -82,7 +82,7 @@ class Measurement:
         self._launch()
 
     def _preflight(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The facts, found while the providers are tried: whether these run comes first."""
+        """The facts, collected while the providers are tried: whether these run comes first."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             tried = pool.submit(copy_context().run, require, self.gpus)

@@ -32,7 +32,7 @@ T = TypeVar("T")
 def preflight(request: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes, shapes, outputs for each of `request["dims"]`, and facts about the models in each precision.
 
-    The CPU tells them all: a GPU, which takes seconds to start, does so for models that only it can run.
+    All of it is computed on the CPU: a GPU, which takes seconds to start, is used for models that only it can run.
     """
     return {
         "sized": _sizes(request),
@@ -42,7 +42,7 @@ def preflight(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
-    """What is found on the CPU, or else on the GPU. Raises ModelProblem."""
+    """What `find` returns on the CPU, or else on the GPU. Raises ModelProblem."""
     try:
         return find(Setting("default"))
     except ModelProblem:

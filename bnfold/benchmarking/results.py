@@ -1,4 +1,4 @@
-"""What a benchmark found, as values: frozen, and ready to print or to write as JSON."""
+"""The results of a benchmark: frozen values, ready to print or to write as JSON."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Task:
+class TimedCell:
     """One cell of a benchmark: its number, the setting, the models, the inputs, and shape and dtype of the outputs."""
 
     number: int
@@ -93,15 +93,15 @@ class Task:
     outputs: Outputs
 
 
-def task(request: Mapping[str, Any], number: int) -> Task:
+def timed_cell(request: Mapping[str, Any], number: int) -> TimedCell:
     """The cell of this number in `request["cells"]`."""
     cell = request["cells"][number]
     graph = onnx.load(request["original"], load_external_data=False).graph
     values = feeds(graph, Case("normal", 0, 1), cell["sizes"])
-    return Task(number, Setting.of(cell["setting"]), cell["models"], values, cell["outputs"])
+    return TimedCell(number, Setting.of(cell["setting"]), cell["models"], values, cell["outputs"])
 
 
-def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Iterator[Runner]:
+def runners(request: Mapping[str, Any], tasks: Sequence[TimedCell], name: str) -> Iterator[Runner]:
     """One session of the model `name` for all `tasks`, after its first run of each, one by one. Raises ModelProblem."""
     setting = tasks[0].setting
     stage(f"onnxruntime, loading the {name} model: {setting.words()}")
@@ -113,7 +113,7 @@ def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Ite
         yield _runner(session, name, each, 1e3 * created)
 
 
-def _runner(session: Any, name: str, of: Task, create_ms: float) -> Runner:
+def _runner(session: Any, name: str, of: TimedCell, create_ms: float) -> Runner:
     made = Runner(session, *calls(session, of.setting, of.values, of.outputs), create_ms)
     try:
         made.first_ms = 1e3 * made.whole()
@@ -148,7 +148,7 @@ _ENTRIES = {"session.record_ep_graph_assignment_info": "1"}
 
 
 def _engine(request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array]) -> dict[str, str]:
-    """What a provider that compiles is asked for: engines are kept under names of their own, timings in one file."""
+    """Options of a provider that compiles: engines are kept under names of their own, timings in one file."""
     key = hashlib.sha256(f"{name} {setting.words()}".encode()).hexdigest()[:16]
     shapes = {name: x.shape for name, x in values.items()}
     return providers.profile(setting.way, [shapes]) | providers.cached(setting.way, request["folder"], key)
@@ -225,7 +225,7 @@ def _dtype(name: str) -> Any:
 
 
 def placement_counts(session: Any) -> dict[str, int]:
-    """How many nodes each provider got, where this onnxruntime tells."""
+    """How many nodes each provider got, where this onnxruntime says so."""
     counts: dict[str, int] = {}
     for node in placement.assigned(session):
         counts[node.provider] = counts.get(node.provider, 0) + 1

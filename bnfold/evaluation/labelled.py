@@ -93,7 +93,7 @@ def _from_folder(path: Path, card: Card) -> Labelled:
     files = [file for file in pictures.files(path) if len(file.relative_to(path).parts) > 1]
     if not files:
         raise ModelProblem(
-            f"{path} has no sub-folders of images", "Give PATH/CLASS/image.png: the folder tells the class."
+            f"{path} has no sub-folders of images", "Give PATH/CLASS/image.png: the folder names the class."
         )
     names = tuple(sorted({file.relative_to(path).parts[0] for file in files}))
     order = card.classes or names

@@ -1,4 +1,4 @@
-"""What no model has that means well: refused in a sentence before anybody spends time or memory on it."""
+"""Bounds that no honest model exceeds: others are refused before time or memory is spent on them."""
 
 from __future__ import annotations
 

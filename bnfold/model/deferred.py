@@ -47,7 +47,7 @@ def write_all(file: Path, places: Places) -> int:
 
 
 def halved(places: Places) -> tuple[Places, Places]:
-    """Two lists of about as many bytes; one, where it is not worth the time of a fork."""
+    """Two lists of about as many bytes each; the second is empty where a fork is not worth its time."""
     sizes = [*accumulate(constant.length for constant, _ in places)]
     if not sizes or sizes[-1] < MUCH:
         return places, []

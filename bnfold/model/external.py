@@ -27,8 +27,8 @@ COPY_LENGTH = 1 << 24
 BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
 OFFSET_DIGITS = 40  # of a place in a file, at most
 PAGE = 4096  # bytes: at such places data can be mapped into memory
-DATA_HINT = "Keep data files beside the model."
-ALLOW = f"{DATA_HINT} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
+DATA_HINT = "Keep data files next to the model."
+ALLOW = f"{DATA_HINT} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data next to it."
 
 
 def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place:
@@ -229,7 +229,7 @@ def copy_range(source: Place, sink: Sink) -> None:
 
 
 def _filled(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range of a file that are not holes, where the system tells: a file of any length takes no room."""
+    """The parts of a range of a file that are not holes, where the system shows them: a hole takes no room."""
     while at < end:
         try:
             start = os.lseek(file, at, os.SEEK_DATA)

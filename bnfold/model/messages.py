@@ -1,4 +1,4 @@
-"""What onnx's messages hold, and small edits of them that leave everything beside them as it was."""
+"""What onnx's messages hold, and small edits of them that leave everything else as it was."""
 
 from __future__ import annotations
 

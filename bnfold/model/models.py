@@ -1,4 +1,4 @@
-"""What a person holds as a model, as bnfold works on it: a path, or an onnx.ModelProto.
+"""From whatever the API takes as a model to what bnfold works on: a path, or an onnx.ModelProto.
 
 Bytes are read; an onnx_ir.Model and a torch.onnx.ONNXProgram are converted. Neither onnx_ir nor torch is imported here:
 where there is such an object, its package has been.
@@ -61,7 +61,7 @@ def _message(model: Any) -> ModelProto:
 
 def parsed(data: bytes, name: object) -> ModelProto:
     """The model that bytes hold; `name` is what errors call it. Raises ModelProblem if they hold no sound one."""
-    from .validity import NOT_ONNX, require_known  # which know what folding is, as the children of `verify` do not
+    from .validity import NOT_ONNX_HINT, require_known  # which know what folding is, as the children of `verify` do not
 
     if not data:
         raise ModelProblem(f"{name} is empty", "Was the export or download interrupted? Make the file again.")
@@ -69,7 +69,7 @@ def parsed(data: bytes, name: object) -> ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as problem:
-        raise ModelProblem(f"{name} is not an ONNX model, or is cut off", NOT_ONNX) from problem
+        raise ModelProblem(f"{name} is not an ONNX model, or is cut off", NOT_ONNX_HINT) from problem
     require_known(model, name)
     require_bounded(model, name)
     return model

@@ -19,7 +19,7 @@ from ..system.staging import Sink, data_name, staged
 from . import datafiles, deferred, external, wire
 from .bounds import require_bounded
 from .messages import all_tensors
-from .models import Model, path_or_proto, parsed
+from .models import Model, parsed, path_or_proto
 from .storage import Computed, Deferred, Place, Storage
 
 LIMIT = 1 << 31  # bytes, of a protobuf message

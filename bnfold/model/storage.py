@@ -1,4 +1,4 @@
-"""Where the bytes of a model's tensors lie: the one table beside the record.
+"""Where the bytes of a model's tensors lie: the one table next to the record.
 
 A tensor whose bytes are not in its message has a handle there, by which this table finds them: in the model file, from
 which they were not read, or nowhere yet, since they are computed when the model is written. A copy of the message has

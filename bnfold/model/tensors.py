@@ -32,7 +32,7 @@ DATA_FIELDS = (
 
 @dataclass(frozen=True)
 class InFile:
-    """A tensor that is stored in the model file, from which it is read on demand. It stays what it was read as."""
+    """A tensor that is stored in the model file and read on demand. Edits of its message do not change it."""
 
     name: str
     kind: int  # of TensorProto.DataType
@@ -79,7 +79,7 @@ class InFile:
 
 
 def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
-    """What to read the values of a tensor from, also once the message has got others."""
+    """Where to read the present values of a tensor from, also after its message has new ones."""
     place = storage.entry(tensor)
     if isinstance(place, Place):
         return InFile(tensor.name, tensor.data_type, tuple(tensor.dims), place)
@@ -89,7 +89,7 @@ def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
 def parts(
     base: TensorProto | InFile | Array, storage: Storage, shape: tuple[int, ...]
 ) -> Iterator[tuple[slice, Array]]:
-    """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
+    """The stored values in another shape, some rows at a time; the next rows may overwrite them."""
     if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return

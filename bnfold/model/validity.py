@@ -25,13 +25,13 @@ LENGTH_CHECKED_FROM = (
     1 << 20
 )  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
 REPAIR = "Repair the model or export it again."
-NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
+NOT_ONNX_HINT = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
 def require_known(model: ModelProto, name: object) -> None:
     """Refuse what is no model, or is of a format or operator set that the installed onnx package does not know."""
     if not model.HasField("graph") or not model.opset_import or model.ir_version < 1:
-        raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX)
+        raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX_HINT)
     _require_text(model, name)
     if model.ir_version > onnx.IR_VERSION:
         raise ModelProblem(

@@ -30,7 +30,7 @@ class Unreadable(Exception):
 
 
 class FileBytes:
-    """A file as bytes, which are read where they are asked for, and around there.
+    """A file as bytes, of which a range is read when it is used, together with bytes around it.
 
     Of a mapped file Linux counts whole megabytes around every byte as memory of the process.
     """
@@ -200,7 +200,7 @@ def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tu
 
 
 def _after_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
-    """The place behind the key that ends a group of fields."""
+    """The place after the key that ends a group of fields."""
     while True:
         key, at = varint(buffer, at, stop, LONGEST_VARINT)
         if key == closing:
@@ -209,7 +209,7 @@ def _after_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -
 
 
 def varint(buffer: Buffer, at: int, stop: int, longest: int = 10) -> tuple[int, int]:
-    """A number in groups of seven bits, and the place behind it."""
+    """A number in groups of seven bits, and the place after it."""
     value = shift = 0
     while at < stop and shift < 7 * longest:
         byte = buffer[at]
@@ -239,7 +239,8 @@ def _detaching(spans: list[Span]) -> Rewrite:
     def change(buffer: Buffer, start: int, stop: int) -> list[Part] | None:
         entries = list(fields(buffer, start, stop))
         data = [entry for entry in entries if entry[0] == _RAW]
-        if len(data) != 1 or data[0][3] - data[0][2] < DETACHED_FROM or any(entry[0] >> 3 in _OTHER for entry in entries):
+        is_plain = len(data) == 1 and not any(entry[0] >> 3 in _OTHER for entry in entries)
+        if not is_plain or data[0][3] - data[0][2] < DETACHED_FROM:
             return None
         _, tag, body, end = data[0]
         made = TensorProto()

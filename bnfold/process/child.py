@@ -20,7 +20,7 @@ _stage_file: Path | None = None
 
 
 def stage(doing: str) -> None:
-    """Note what the child is about to do: its last words, should it crash."""
+    """Note what the child is about to do, for the message should it crash."""
     if _stage_file:
         _stage_file.write_text(doing, encoding="utf-8")
 

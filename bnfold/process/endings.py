@@ -1,4 +1,4 @@
-"""How a child process or a fork ended that brings no answer, in words."""
+"""What to raise where a child process or a fork ended without an answer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import signal
 
 
 class Failed(Exception):
-    """It did not come back with an answer; the text says what it was doing and how it ended, in one line."""
+    """A child process gave no answer; the text says what it was doing and how it ended, in one line."""
 
 
 class Stopped(Failed):
-    """It met a limit of time or memory: which says nothing about the model."""
+    """It exceeded a limit of time or memory, which says nothing about the model."""
 
 
 def ending(doing: str, status: int, noise: str = "") -> Failed:

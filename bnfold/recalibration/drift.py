@@ -68,7 +68,7 @@ def compared(norm: Norm, new: Statistics) -> tuple[Array, Array]:
 class Fit:
     """Whether the stored statistics of one BatchNormalization fit: how many channels are off, by what was measured.
 
-    `resolution` is the drift, in standard deviations, that so few samples could not tell from chance.
+    `resolution` is the drift, in standard deviations, that so few samples may show by chance.
     """
 
     drift: Drift

@@ -20,7 +20,7 @@ MEAN, VAR = 3, 4  # inputs of the operator
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a normalization subtracts, and the variance it divides by the root of."""
+    """The mean that a normalization subtracts, and the variance by whose root it divides."""
 
     mean: Array
     var: Array

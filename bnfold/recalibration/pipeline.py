@@ -23,7 +23,7 @@ from .recalibrating import Check, Data, Recalibration, Watch, check_record, in_p
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, and what was found on the way."""
+    """A file that was written, and the result of the recalibration."""
 
     source: Path
     target: Path

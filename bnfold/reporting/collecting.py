@@ -68,7 +68,7 @@ def collect(
 
     `verify` is fast, full, off, or a file that `verify --json` wrote; without it, what `fold` says of verification
     counts, else fast. `fold` is a file of `fold --json`; without it, where each node went is derived from the original
-    and held against the nodes of the other. `bench` is `run` or a file of `bench --json`, `raw` one of `bench --raw`.
+    and compared with the nodes of the other. `bench` is `run` or a file of `bench --json`, `raw` one of `bench --raw`.
     Raises ModelProblem for files that are not what they should be, UsageProblem where two models are no pair or a
     record is about others.
     """
@@ -118,7 +118,7 @@ def _fold_record(path: Path, pair: ModelPair) -> Plain:
 
 
 def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
-    """Of a file, or made now; None if it is off."""
+    """The verification in a file, or one made now; None if it is off."""
     if how == "off":
         return None
     if how in ("fast", "full"):
@@ -132,7 +132,7 @@ def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
 
 
 def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plain | None, list[Plain] | None]:
-    """What was measured, and the single runs, where there is something."""
+    """The record of a benchmark, and its single runs; None for either that is not there."""
     if bench is None:
         if raw:
             raise UsageProblem("--raw without --bench", "Give the file that `bnfold bench --json` wrote along with it.")
@@ -165,7 +165,7 @@ def _payload(
     bench: Plain | None = None,
     blocks: list[Plain] | None = None,
 ) -> Plain:
-    """All of it."""
+    """The whole report."""
     from ..benchmarking.environment import environment
 
     before, after = draw_graph(pair.original), draw_graph(pair.folded)

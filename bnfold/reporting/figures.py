@@ -1,4 +1,4 @@
-"""The figures that stand at the top, and the words around them."""
+"""The figures at the top of the page, and the sentences around them."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _right(data: Plain) -> str:
 
 
 def figures(data: Plain) -> Iterator[Figure]:
-    """Only what there are data for."""
+    """Those for which there are data."""
     before, after = data["before"], data["after"]
     yield Figure("BatchNormalization", _pair("batch_normalizations", data), "nodes, before and after")
     change = after["nodes"] - before["nodes"]
@@ -161,7 +161,7 @@ COMMANDS = {
 
 
 def no_data(data: Plain, key: str) -> Element:
-    """Which command would give what is not there."""
+    """A sentence that says which command gives the data that are missing."""
     said, command = COMMANDS[key]
     paths = (shlex.quote(data["models"][which]["path"]) for which in ("original", "folded"))
     return tag("p", f"{said} This would: ", tag("code", command.format(a=next(paths), b=next(paths))), class_="empty")

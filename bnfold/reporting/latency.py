@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelProblem
+from ..errors import FOREVER, ModelProblem
 from .records import BLOCK_FIELDS, SETTING, matches_kind
 
 RUN_BINS = 60
 FENCE = 0.99  # runs slower than this quantile of either model are counted, not drawn
-FOREVER = 1e9  # seconds
 RUN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Plain = dict[str, Any]
 

@@ -78,8 +78,7 @@ def _sections(data: Mapping[str, Any]) -> list[Element]:
 
 
 def shortened(data: Any) -> Any:
-    """Plain data in which no string is endless. What was longer than ENDLESS has its SHA-256 in place of its middle: a
-    name is still another than all others."""
+    """Plain data in which a string longer than ENDLESS has its SHA-256 in place of its middle: names still differ."""
     if isinstance(data, Mapping):
         return {shortened(key): shortened(value) for key, value in data.items()}
     if isinstance(data, list | tuple):

@@ -1,4 +1,4 @@
-"""Records that other commands wrote, read again: each of the kind that it should be, and about these two models."""
+"""Read the JSON records of other commands, and check that each is of its kind and about these two models."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def require_same(path: Path, recorded: Mapping[str, Any], models: Mapping[str, M
 
 
 def require_same_sizes(path: Path, recorded: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raises UsageProblem where a record tells other numbers of the models than theirs."""
+    """Raises UsageProblem where a record states other counts of the models than theirs."""
     for name, size in sizes.items():
         if name in recorded and recorded[name] != size:
             other(path, f"there the {name} model has {recorded[name]}, here {size}")
@@ -151,7 +151,7 @@ def other(path: Path, why: str) -> NoReturn:
 
 
 def _real(digits: str) -> float:
-    """A number of a size that floats have, which JSON does not ask for."""
+    """A finite number: JSON allows larger ones than floats can be."""
     if not math.isfinite(number := float(digits)):
         raise ValueError(digits)
     return number

@@ -27,7 +27,7 @@ def section(key: str, heading: str, *children: Content) -> Element:
 
 
 def verdict_section(data: Plain) -> Element:
-    """One sentence, and the figures that are its grounds."""
+    """The verdict in one sentence, and the figures that it rests on."""
     word, models = figures.verdict_of(data), data["models"]
     paths = (name_tag(figures.stem(models[which]["path"]), "span") for which in ("original", "folded"))
     return tag(
@@ -47,7 +47,7 @@ def verdict_section(data: Plain) -> Element:
 
 
 def _why(data: Plain) -> Element | None:
-    """What stands in the way of PASS."""
+    """The reasons why the verdict is not PASS."""
     verification = data["verification"]
     return (
         tag("ul", *(tag("li", prose(reason)) for reason in verification["reasons"]), class_="reason")
@@ -76,7 +76,7 @@ def _about_errors(data: Plain) -> list[Content]:
 
 
 def network_section(data: Plain) -> Element:
-    """The place of the graph, its tools, and the strip of all affine nodes."""
+    """The frame of the graph, its tools, and the strip of all affine nodes."""
     present = [result for result in RESULTS if any(entry["result"] == result for entry in data["nodes"])]
     legend = [tag("li", _badge(result), " ", RESULTS[result]) for result in present]
     legend.append(tag("li", tag("span", "", class_="swatch home"), " after the fold: holds constants of a folded node"))

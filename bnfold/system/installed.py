@@ -112,7 +112,7 @@ def may_be_several() -> bool:
 
 
 def mixture() -> tuple[str, str] | None:
-    """What is wrong with the onnxruntime distributions that are installed, and how to repair it; None where there are not several."""
+    """What is wrong where several onnxruntime distributions are installed, and how to repair it; else None."""
     several = runtimes() if may_be_several() else {}
     if len(several) < 2:
         return None

@@ -1,4 +1,4 @@
-"""What this user's bnfold is writing: an entry for each draft, in a folder that nobody else may write to.
+"""A journal of drafts that this user's processes are writing: an entry each, in a folder nobody else may write to.
 
 The folder that a draft is in may be a stranger's, so that a name in it proves nothing. What a process that was killed
 has left, and what may be done with it, is what its entry says, and nothing else. An entry is locked as long as its
@@ -61,7 +61,7 @@ class Entry:
             os.fsync(self.file)
 
     def end(self, done: bool = True) -> None:
-        """It is needed no more or, where something is left of the draft, by the next process."""
+        """Close the entry: its file goes if all is `done`, else the next process undoes what is left of the draft."""
         if self.path and done:
             self.path.unlink(missing_ok=True)
             _tidy(self.path.parent)
@@ -72,7 +72,7 @@ class Entry:
 
 
 def new_entry(key: str, name: str) -> Entry:
-    """A new entry about the draft of this `name`, for what `key` stands for."""
+    """A new entry about the draft of this `name`; `key` is what its file name begins with."""
     for _ in range(TRIES):  # another process may tidy the folder away
         with suppress(OSError):
             return Entry(name, (folder := _folder()) and folder / f"{key}{name}", os.O_CREAT | os.O_EXCL)
@@ -129,13 +129,13 @@ def locked(file: int) -> bool | None:
 
 
 def key(target: Path) -> str:
-    """What the entries of those who write to `target` are called. Raises OSError."""
+    """How the names of entries about drafts of `target` begin. Raises OSError."""
     folder = target.parent.stat()
     return sha256(f"{folder.st_dev}:{folder.st_ino}:".encode() + os.fsencode(target.name)).hexdigest()[:32]
 
 
 def signature(file: Path) -> list[int]:
-    """What no other file has, wherever this one is moved; empty where there is none."""
+    """Device, inode, size and time of a file: they identify it, also when it is moved. Empty where there is none."""
     with suppress(FileNotFoundError):
         state = file.lstat()
         return [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns]
@@ -143,7 +143,7 @@ def signature(file: Path) -> list[int]:
 
 
 def identity(folder: Path) -> list[int]:
-    """What no other folder has, wherever this one is moved."""
+    """Device and inode of a folder: they identify it, also when it is moved."""
     state = folder.stat()
     return [state.st_dev, state.st_ino]
 

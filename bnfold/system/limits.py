@@ -1,4 +1,4 @@
-"""What a file may cost us: it comes from a stranger. Each limit has a default that real models stay far below.
+"""Limits on what a model may cost in time and memory: it may come from a stranger. Real models stay far below them.
 
 The limits in force are a property of the context, as numpy's `errstate` is: `within` sets them for a block, `current`
 returns them, and the processes that we start get them, too. The command line says `--limit nodes=1000 --limit
@@ -23,7 +23,7 @@ from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
 from . import sizes
 
 MEMORY_SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
-HIGHEST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
+HIGHEST_LIMIT = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
 PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not say how much it has
@@ -45,7 +45,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, HIGHEST[each.name])
+            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, HIGHEST_LIMIT[each.name])
 
     def time(self, usual: float) -> float:
         """The seconds for a task that usually has `usual`."""
@@ -77,7 +77,7 @@ def within(limits: Limits) -> Iterator[None]:
 
 @contextmanager
 def limited(texts: Sequence[str]) -> Iterator[None]:
-    """The limits that a command line asks for, this process held to those of its memory. See `parse_limits`."""
+    """The limits of a command line in force for a block, that on memory for this process, too. See `parse_limits`."""
     with within(parse_limits(texts)), capped():
         yield
 
@@ -214,7 +214,7 @@ class ProcessWatch:
 
 
 def memory_of(process: int) -> int:
-    """The bytes of memory that a process holds, files that are mapped left out (0: the system does not tell)."""
+    """The bytes of memory that a process holds, files that are mapped left out; 0 where the system does not say."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/statm") as statm:
         _, resident, shared, *_ = map(int, statm.read().split())
         return (resident - shared) * os.sysconf("SC_PAGE_SIZE")

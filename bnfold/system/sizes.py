@@ -21,7 +21,7 @@ def parse(text: str) -> float | None:
 
 
 def words(size: float) -> str:
-    """Three digits, in the unit that people use."""
+    """`1.5 GB`: three digits, and a power of 1000 as the unit."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}" if size < 100 * factor else f"{size / factor:.0f} {unit}"

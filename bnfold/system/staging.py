@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, whatever comes between: kill -9, a full disk, another process.
 
-What becomes OUT is made in a draft, a folder beside it that is this user's alone and has a name that nobody can guess,
+What becomes OUT is made in a draft, a folder next to it that is this user's alone and has a name that nobody can guess,
 and flushed to the disk. Then its data file, if there is one, is renamed to OUT.data, and last the draft to OUT. An OUT
-and OUT.data that are there step aside before: no model ever stands beside data that is not its own. Where a process
+and OUT.data that are there step aside before: no model ever stands next to data that is not its own. Where a process
 ends on the way, they come back, at the latest when the next one writes OUT. What it may undo it knows from the journal:
 that a name in the folder looks like a draft's, or a file in it like ours, is no proof.
 """
@@ -30,7 +30,7 @@ from .progress import notify
 
 ASIDE = "aside"  # in a draft's folder: the model that is being replaced, and its data file
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
-STEP = 1 << 22  # bytes after which the disk is told
+STEP = 1 << 22  # bytes after which the system is to write them to the disk
 # Seconds: for which another process is waited for, after which a word is said, between two looks.
 LOCK_SECONDS, NOTICE_SECONDS, LOCK_PAUSE = 60.0, 1.0, 0.02
 
@@ -38,7 +38,7 @@ LOCK_SECONDS, NOTICE_SECONDS, LOCK_PAUSE = 60.0, 1.0, 0.02
 class Sink(io.BufferedWriter):
     """A file that is written from `start` to its end, and goes to the disk meanwhile: fsync waits only for the rest.
 
-    That is what the advice that its pages are not needed does first of all; those not yet on the disk stay in memory.
+    The means is POSIX_FADV_DONTNEED, which begins to write pages back; those not yet on the disk stay in memory.
     """
 
     def __init__(self, path: Path, mode: str = "wb", start: int = 0) -> None:
@@ -59,7 +59,7 @@ class Sink(io.BufferedWriter):
         return count
 
     def start_writeback(self) -> None:
-        """Say that the file was written up to its place."""
+        """Let the system write to the disk what came since the last call, once that is STEP bytes."""
         at = self.tell()
         if at - self._written_back >= STEP and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.fileno(), self._written_back, at - self._written_back, os.POSIX_FADV_DONTNEED)
@@ -68,7 +68,7 @@ class Sink(io.BufferedWriter):
 
 @dataclass(frozen=True)
 class _Draft:
-    """Where it is made: both folders by paths that lead there whatever their names lead to meanwhile."""
+    """Where it is made; `target` and `folder` lead there even if a folder is renamed meanwhile, see `folder_path`."""
 
     target: Path
     folder: Path
@@ -80,10 +80,10 @@ class _Draft:
 def staged(target: Path, *, keep: bool = True, in_folder: bool = False, replace: bool = True) -> Iterator[Path]:
     """A path to write to; when the block ends well, what was written there becomes `target`. Else nothing is left.
 
-    A file beside it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
-    A draft that refers to files of `target`'s own folder must itself be in it, `beside`, and has no data file of its
-    own. Raises EnvironmentProblem if the place cannot be written, UsageProblem if it is taken and not to `replace`,
-    also if that came in between. A link is replaced, never followed.
+    A file next to it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
+    A draft that refers to files of `target`'s own folder must itself be there, `in_folder`, and has no data file
+    of its own. Raises EnvironmentProblem if the place cannot be written, UsageProblem if it is taken, also since then,
+    and not to `replace`. A link is replaced, never followed.
     """
     with writing(target), folder_path(target.parent) as parent, _begun(parent / target.name, target) as draft:
         yield _new_draft_file(draft) if in_folder else draft.folder / target.name
@@ -146,7 +146,7 @@ def sweep(target: Path) -> None:
 
 @contextmanager
 def _begun(target: Path, called: Path) -> Iterator[_Draft]:
-    """A new draft, which goes in the end, also where a signal comes while it does; `called` is how words name it."""
+    """A new draft, removed after the block, also if a signal comes meanwhile; `called` is its target in messages."""
     name = f".bnfold-{os.urandom(8).hex()}"
     entry = Entry(name)
     try:

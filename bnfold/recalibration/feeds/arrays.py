@@ -16,7 +16,7 @@ from ...errors import ModelProblem, first_line
 from ...model.datafiles import open_regular
 from .card import Array
 
-LONGEST_AXIS = 1 << 40  # elements along an axis
+MOST_ALONG_AXIS = 1 << 40  # elements along an axis
 ROWS_AT_ONCE = 256  # read at a time
 ARCHIVE_HINT = "Save the data with numpy.savez, each array by the name of the input it is for."
 
@@ -85,7 +85,7 @@ class Archive:
             shape, fortran, kind = reader(stream)
             if kind.hasobject or (fortran and len(shape) > 1):
                 raise ValueError(f"{name} holds Python objects or is in Fortran order")
-            if not all(0 <= length < LONGEST_AXIS for length in shape) or 0 in (*shape[1:], kind.itemsize):
+            if not all(0 <= length < MOST_ALONG_AXIS for length in shape) or 0 in (*shape[1:], kind.itemsize):
                 raise ValueError(f"{name} cannot have the shape {list(shape)}")
             yield stream, Header(tuple(shape), kind)
 

@@ -41,7 +41,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Card:
-    """The inputs a caller feeds, and what the metadata tell about images; `classes` is empty where they do not."""
+    """The inputs a caller feeds, and what the metadata say about images; `classes` is empty where they do not."""
 
     inputs: tuple[Input, ...]
     normalization: Normalization | None

@@ -1,4 +1,4 @@
-"""Feeds cut anew, into runs of one size, whatever pieces they came in."""
+"""Cut feeds into runs of one size, whatever pieces they come in."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Chunks:
         return run
 
     def _count(self, kept: list[Feed]) -> int:
-        """Whole samples that are held of every input."""
+        """How many whole samples there are of every input."""
         return min((_rows(kept, name) // n for name, n in self.rows.items()), default=0)
 
     def _cut(self, kept: list[Feed], size: int) -> tuple[Feed, list[Feed]]:

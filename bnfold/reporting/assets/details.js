@@ -1,5 +1,5 @@
 "use strict";
-/* Beside the graph: what is known of the node that is chosen. */
+/* Next to the graph: what is known of the node that is chosen. */
 bn.ready(() => {
   const place = document.getElementById("details"), el = bn.el;
   const graphs = bn.data.graphs, nodes = bn.data.nodes;
