@@ -37,7 +37,7 @@ HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m"
 
 def test_names():
     assert sorted([*SIGNATURES, *RESULTS]) == bnfold.__all__
-    assert dir(bnfold) == bnfold.__all__
+    assert dir(bnfold) == sorted([*bnfold.__all__, "__version__"])
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

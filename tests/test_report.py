@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import pipeline
 from bnfold.model.storage import Storage
-from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, tables
+from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, table_sections
 from bnfold.reporting.figures import figures, sentence
 from bnfold.reporting.html import name_tag, shown, tag, written
 from bnfold.system import sizes
@@ -416,8 +416,8 @@ def test_runs_of_another_precision_or_search_are_apart():
     assert [each.get("precision") for each in found] == ["float32", "float16", None]
     words = "default, cuda, float16, device, N=1, CUDA graph, heuristic cuDNN search"
     more = {"provider": "cuda", "mode": "device", "cuda_graph": True, "cudnn_search": "heuristic"}
-    assert tables.setting_words(blocks(**more, precision="float16")[0]) == words
-    assert tables.setting_words(blocks()[0]) == "default, cpu, e2e, N=1"
+    assert table_sections.setting_words(blocks(**more, precision="float16")[0]) == words
+    assert table_sections.setting_words(blocks()[0]) == "default, cpu, e2e, N=1"
 
 
 BAD_RAW = [

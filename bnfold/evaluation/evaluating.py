@@ -16,9 +16,9 @@ from ..runtime.host import Host
 from ..runtime.providers import DEFAULT, ways
 from ..system.installed import require_runtime
 from ..system.progress import report
+from .classifier import Classifier, Probabilities
 from .crops import preparation, require_possible
 from .labelled import Labelled, labelled, require_labels
-from .network import Classifier, Probabilities
 
 TOP = 5
 SCHEMA = "bnfold.evaluate/1"

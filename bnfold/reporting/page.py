@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from . import assets, sections, tables
+from . import assets, sections, table_sections
 from .html import tag, written
 
 ENDLESS = 10_000  # characters of a string that the page holds whole
@@ -71,9 +71,9 @@ def _sections(data: Mapping[str, Any]) -> list[Element]:
         sections.nodes_section(data),
         sections.errors_section(data),
         sections.statistics_section(data),
-        tables.latency_section(data),
-        tables.proof_section(data),
-        tables.environment_section(data),
+        table_sections.latency_section(data),
+        table_sections.proof_section(data),
+        table_sections.environment_section(data),
     ]
 
 
