@@ -26,12 +26,12 @@ def explain(
     """Show for every affine node where `fold` would put it, or why it is kept."""
     from dataclasses import asdict
 
-    from bnfold.folding.driver import explain as ask
+    from bnfold.folding.driver import explain as explain_model
     from bnfold.system.limits import limited
 
     require_places({"--json": json}, [model])
     with limited(limit or ()):
-        result = ask(model, freeze_initializers=freeze_initializers)
+        result = explain_model(model, freeze_initializers=freeze_initializers)
     if json:
         rows = {"folded": [asdict(f) for f in result.folded], "kept": [asdict(k) for k in result.kept]}
         console.write_json({"schema": "bnfold.explain/1", "model": str(model), **rows}, json)

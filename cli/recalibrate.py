@@ -89,8 +89,8 @@ def recalibrate(
 
     Calibration data should carry the augmentation that the model was trained with. The report says of each
     BatchNormalization how far the mean moved, how the variance changed, and which channels are dead. --check runs the
-    model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell. Whatever runs
-    the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
+    model as it is: exit code 1 if its statistics do not fit the data, 5 if the samples are too few to decide. Whatever
+    runs the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
     """
     from bnfold.recalibration.options import Options, parse_memory
     from bnfold.recalibration.pipeline import check_file, default_target, recalibrate_file

@@ -94,8 +94,9 @@ class Check(Shown):
         """What the verdict rests on."""
         off, channels = sum(fit.off for fit in self.fits), sum(fit.drift.channels for fit in self.fits)
         if self.verdict == "INCONCLUSIVE":
-            few = f"{counted(self.samples, 'sample')} cannot tell a drift below {self.resolution:.2g} from chance"
-            return f"{few}, and the threshold is {self.threshold:g} standard deviations"
+            samples, drift = counted(self.samples, "sample"), f"a drift below {self.resolution:.2g}"
+            threshold = f"the threshold is {self.threshold:g} standard deviations"
+            return f"{samples} cannot distinguish {drift} from chance, and {threshold}"
         return f"{off} of {channels} channels are off by more than {self.threshold:g} standard deviations"
 
     @property
