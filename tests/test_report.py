@@ -214,9 +214,9 @@ def test_a_model_in_which_nothing_folds_has_a_page(here):
 def test_the_page_goes_to_stdout(here, capsys):
     stored(here / "m.onnx", conv_bn())
     assert run(["fold", "m.onnx", "--report", "-"]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("<!doctype html>")
-    assert told.out.endswith("</html>\n")
+    output = capsys.readouterr()
+    assert output.out.startswith("<!doctype html>")
+    assert output.out.endswith("</html>\n")
     assert run(["fold", "m.onnx", "--force", "--report", "-", "--json", "-"]) == 2
     assert run(["report", "m.onnx", "m.folded.onnx", "-o", "-", "--verify", "off"]) == 0
 
@@ -369,10 +369,10 @@ def test_errors_of_channels_are_those_of_the_tensor(pair):
     sites = [tensor for tensor in off["tensors"] if tensor["site"]]
     assert len(sites) >= 49
     for tensor in sites:
-        told = tensor["by_channel"]
-        assert (told["channels"], told["every"], len(told["original"])) == (4, True, 4)
+        by_channel = tensor["by_channel"]
+        assert (by_channel["channels"], by_channel["every"], len(by_channel["original"])) == (4, True, 4)
         for which in ("original", "folded"):
-            assert np.sqrt(np.mean(np.square(told[which]))) == pytest.approx(tensor[f"rms_{which}"], rel=0.02)
+            assert np.sqrt(np.mean(np.square(by_channel[which]))) == pytest.approx(tensor[f"rms_{which}"], rel=0.02)
 
 
 def blocks(**changed) -> list[dict]:
@@ -390,24 +390,24 @@ def test_errors_of_very_many_channels_are_quantiles():
     tally = Tally("y", (1,))
     truth = rng.standard_normal((2, tensor_records.MOST + 1))
     tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
-    told = tensor_records.by_channel([tally])["y"]
-    assert (told["every"], told["channels"], len(told["folded"])) == (
+    by_channel = tensor_records.by_channel([tally])["y"]
+    assert (by_channel["every"], by_channel["channels"], len(by_channel["folded"])) == (
         False,
         tensor_records.MOST + 1,
         tensor_records.QUANTILES,
     )
-    assert told["folded"] == sorted(told["folded"])
-    assert told["folded"][-1] > told["original"][-1]
+    assert by_channel["folded"] == sorted(by_channel["folded"])
+    assert by_channel["folded"][-1] > by_channel["original"][-1]
 
 
 def test_runs_are_condensed():
     found = latency.condense(blocks())
     assert len(found) == 1
     models = found[0]["models"]
-    assert {key: told["runs"] for key, told in models.items()} == {"original": 150, "folded": 150}
-    for told in models.values():
-        assert sum(told["counts"]) + told["beyond"] == 150
-        assert len(told["launches"]) == 3
+    assert {key: times["runs"] for key, times in models.items()} == {"original": 150, "folded": 150}
+    for times in models.values():
+        assert sum(times["counts"]) + times["beyond"] == 150
+        assert len(times["launches"]) == 3
     assert models["folded"]["launches"][0][2] == pytest.approx(1.245, rel=0.01)  # median, in milliseconds
 
 
@@ -447,9 +447,16 @@ def bench_record(data: dict, **changed) -> dict:
     cell |= {"log_ratios": [0.4], "log_controls": [0.0], "left": [1, 0], "times": [times, times], "flags": []}
     counts = {key: {"original": data["before"][key], "folded": data["after"][key]} for key in ("nodes",)}
     norms = {"original": data["before"]["batch_normalizations"], "folded": data["after"]["batch_normalizations"]}
-    told = {"schema": "bnfold.bench/1", "verdict": "FASTER", "summary": "FASTER", "cells": [cell], "cold": [], **counts}
-    told |= {"batch_normalization": norms, "left_by_onnxruntime": norms, "same_graph": False, "notes": []}
-    return told | {
+    record = {
+        "schema": "bnfold.bench/1",
+        "verdict": "FASTER",
+        "summary": "FASTER",
+        "cells": [cell],
+        "cold": [],
+        **counts,
+    }
+    record |= {"batch_normalization": norms, "left_by_onnxruntime": norms, "same_graph": False, "notes": []}
+    return record | {
         "launches": 1,
         "margin": 0.01,
         "environment": {"processor": "<b>"},

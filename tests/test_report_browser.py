@@ -44,7 +44,7 @@ def pages(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, pages):
+def open_page(browser, pages):
     """Opens a page; what it says on the console, and whatever it asks the network for, is an error in the end."""
     contexts, wrong = [], []
 
@@ -75,8 +75,8 @@ def column(page, number):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_fits_at_any_width(opened, width):
-    page = opened(width=width, color_scheme="light")
+def test_it_fits_at_any_width(open_page, width):
+    page = open_page(width=width, color_scheme="light")
     assert_fits(page, "light")
     ink = page.evaluate("bn.cy.nodes()[1].style('color')")
     page.emulate_media(color_scheme="dark")
@@ -95,8 +95,8 @@ def assert_fits(page, scheme):
     assert (sum(map(int, paper[4:-1].split(","))) < 200) == (scheme == "dark")
 
 
-def test_the_table_is_searched_and_sorted(opened):
-    page = opened()
+def test_the_table_is_searched_and_sorted(open_page):
+    page = open_page()
     assert len(column(page, 2)) == 50
     page.fill("#filter", "block4")
     assert len(column(page, 2)) == 11
@@ -122,8 +122,8 @@ def test_the_table_is_searched_and_sorted(opened):
     assert ratios[1] > 0
 
 
-def test_details_open_by_click(opened):
-    page = opened()
+def test_details_open_by_click(open_page):
+    page = open_page()
     page.click("#results tbody tr:has-text('block49/norm') td:nth-child(3)")
     details = page.locator("#details").inner_text()
     assert "BatchNormalization" in details
@@ -143,8 +143,8 @@ def test_details_open_by_click(opened):
     assert node["name"] in page.locator("#details").inner_text()
 
 
-def test_details_open_by_keyboard(opened):
-    page = opened()
+def test_details_open_by_keyboard(open_page):
+    page = open_page()
     page.focus("#graph")
     page.keyboard.press("n")
     assert "block0/norm" in page.locator("#details").inner_text()
@@ -165,8 +165,8 @@ def test_details_open_by_keyboard(opened):
     assert "block4/norm" in page.locator("#details").inner_text()
 
 
-def test_before_and_after(opened):
-    page = opened()
+def test_before_and_after(open_page):
+    page = open_page()
     page.click(".strip [data-entry='2']")
     count = "bn.cy.nodes().length"
     before = page.evaluate(count)
@@ -180,8 +180,8 @@ def test_before_and_after(opened):
     assert page.evaluate(count) == before
 
 
-def test_the_graph_is_zoomed_and_searched(opened):
-    page = opened()
+def test_the_graph_is_zoomed_and_searched(open_page):
+    page = open_page()
     zoom = page.evaluate("bn.cy.zoom()")
     page.click("#zoom-in")
     assert page.evaluate("bn.cy.zoom()") > zoom
@@ -207,8 +207,8 @@ def test_the_graph_is_zoomed_and_searched(opened):
     assert page.evaluate("bn.cy.nodes('.dim').length") == page.evaluate("bn.cy.nodes().length") - 4
 
 
-def test_no_two_nodes_lie_on_each_other(opened):
-    page = opened()
+def test_no_two_nodes_lie_on_each_other(open_page):
+    page = open_page()
     for key in ("before", "after"):
         page.click(f"button[data-graph='{key}']")
         page.wait_for_selector(f"button[data-graph='{key}'][aria-pressed='true']")
@@ -223,16 +223,16 @@ def test_no_two_nodes_lie_on_each_other(opened):
         assert close == []
 
 
-def test_a_site_shows_its_channels(opened):
-    page = opened()
+def test_a_site_shows_its_channels(open_page):
+    page = open_page()
     page.click(".strip [data-entry='7']")
     page.click("#details a:text-is('Channel by channel')")
     assert page.locator("#site").input_value() == page.evaluate("bn.sitesOf(bn.data.nodes[7])[0].name")
     assert "Each of the 4 channels" in page.locator("#channels").inner_text()
 
 
-def test_the_data_can_be_downloaded(opened, tmp_path):
-    page = opened()
+def test_the_data_can_be_downloaded(open_page, tmp_path):
+    page = open_page()
     with page.expect_download() as waiting:
         page.click("#download")
     waiting.value.save_as(tmp_path / "data.json")
@@ -241,8 +241,8 @@ def test_the_data_can_be_downloaded(opened, tmp_path):
     assert data["after"]["batch_normalizations"] == 1
 
 
-def test_hostile_names_do_nothing(opened):
-    page = opened("hostile")
+def test_hostile_names_do_nothing(open_page):
+    page = open_page("hostile")
     title = page.title()
     assert title == "hostile.onnx: PASS"
     elements = "document.querySelectorAll('img, iframe, object, [onerror], [onmouseover]').length"
@@ -261,9 +261,9 @@ def test_hostile_names_do_nothing(opened):
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
 
 
-def test_it_is_printed(opened):
+def test_it_is_printed(open_page):
     """On paper, also from the dark: light, with all rows, the whole network as a picture, and nothing to click."""
-    page = opened(color_scheme="dark")
+    page = open_page(color_scheme="dark")
     page.click(".strip [data-entry='49']")
     page.emulate_media(media="print")
     page.wait_for_selector("#still")
@@ -288,9 +288,9 @@ def test_without_scripts_the_facts_are_there(browser, pages):
     context.close()
 
 
-def test_a_reader_of_screens_finds_its_way(opened):
+def test_a_reader_of_screens_finds_its_way(open_page):
     """Names for everything that can be used, one h1, no id twice."""
-    page = opened()
+    page = open_page()
     bare = """[...document.querySelectorAll('button, input, select, a[href], [role=application], svg[role=img]')].filter((e) =>
       !(e.getAttribute('aria-label') || e.textContent.trim() || e.title || (e.labels && e.labels.length))).map((e) => e.outerHTML.slice(0, 80))"""
     assert page.evaluate(bare) == []
@@ -304,8 +304,8 @@ def test_a_reader_of_screens_finds_its_way(opened):
 @pytest.mark.skipif("BNFOLD_AXE" not in os.environ, reason="BNFOLD_AXE names no axe.min.js (npm pack axe-core)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_axe_finds_nothing(opened, scheme, width):
-    page = opened(color_scheme=scheme, width=width, bypass_csp=True)
+def test_axe_finds_nothing(open_page, scheme, width):
+    page = open_page(color_scheme=scheme, width=width, bypass_csp=True)
     page.click(".strip [data-entry='3']")
     page.evaluate(Path(os.environ["BNFOLD_AXE"]).read_text() + "; 0")
     found = page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'best-practice'] })")

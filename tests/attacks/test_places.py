@@ -44,10 +44,10 @@ def refused(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str])
     """The error of a command with this exit code, which has a hint and says nothing else."""
     capsys.readouterr()
     assert run(arguments) == code
-    out, told = capsys.readouterr()
-    assert [line.partition(": ")[0] for line in told.splitlines()] == ["error", "hint"]
+    out, stderr = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in stderr.splitlines()] == ["error", "hint"]
     assert out == ""
-    return told
+    return stderr
 
 
 def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,10 +55,10 @@ def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) ->
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        told = refused(made.arguments, 4, capsys)
+        stderr = refused(made.arguments, 4, capsys)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "out.onnx cannot be written: File too large" in told
+    assert "out.onnx cannot be written: File too large" in stderr
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) ->
 def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code: int) -> None:
     """Whichever call on the folder fails first: the disk is full, the quota is used up, the disk is broken."""
     honest, count, failed = getattr(os, call), 0, True
-    held = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
+    descriptors = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
 
     def failing(*arguments, **more):
         nonlocal count, failed
-        ours = call == "fsync" or any(word in str(arguments[0]) for word in (str(made.folder), held))
+        ours = call == "fsync" or any(word in str(arguments[0]) for word in (str(made.folder), descriptors))
         count += ours
         if ours and count == nth and not (call == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)):
             failed = True
@@ -85,12 +85,12 @@ def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code:
         with monkeypatch.context() as patched:
             patched.setattr(os, call, failing)
             found = run(made.arguments)
-        told = capsys.readouterr().err
+        stderr = capsys.readouterr().err
         if failed and found:
-            read = "cannot be read" in told  # a data file of the model, or the folder that it is in
-            assert found == (3 if read else 4), told
+            read = "cannot be read" in stderr  # a data file of the model, or the folder that it is in
+            assert found == (3 if read else 4), stderr
             what = (IN, "'w'") if read else (f"cannot be written: {os.strerror(code)}",)
-            assert any(word in told for word in what), told
+            assert any(word in stderr for word in what), stderr
             assert bytes_in(made.folder) == {**made.inputs, **made.old}, nth
         else:
             assert made.state() == "after"
@@ -108,10 +108,10 @@ def test_a_folder_that_may_not_be_written(made: Scene, capsys: pytest.CaptureFix
             path.chmod(path.stat().st_mode | 0o055)
     os.seteuid(NOBODY)
     try:
-        told = refused(made.arguments, 4, capsys)
+        stderr = refused(made.arguments, 4, capsys)
     finally:
         os.seteuid(0)
-    assert "out.onnx cannot be written: Permission denied" in told
+    assert "out.onnx cannot be written: Permission denied" in stderr
 
 
 def test_another_file_system(made: Scene) -> None:
@@ -222,8 +222,8 @@ def test_a_data_file_of_the_input_is_never_replaced(made: Scene, capsys, name: s
         source.write_bytes(model.SerializeToString())
         (made.folder / "m.onnx.bin").rename(made.folder / "l.onnx.data")
     before = bytes_in(made.folder)
-    told = refused(["fold", str(source), str(out), "--verify", "off", "--force"], 2, capsys)
-    assert "is a data file of the input" in told
+    stderr = refused(["fold", str(source), str(out), "--verify", "off", "--force"], 2, capsys)
+    assert "is a data file of the input" in stderr
     assert bytes_in(made.folder) == before
     for extra in ("l.onnx", "n.onnx", "l.onnx.data"):
         (made.folder / extra).unlink(missing_ok=True)
@@ -238,8 +238,8 @@ def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.C
     os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
     out.symlink_to("/proc/self/fd/1")
-    told = refused([*made.arguments[:2], str(null), "--verify", "off", "--force"], 2, capsys)
-    assert "null is not a regular file" in told
+    stderr = refused([*made.arguments[:2], str(null), "--verify", "off", "--force"], 2, capsys)
+    assert "null is not a regular file" in stderr
     assert run([*made.arguments, "--json", str(full)]) == 4
     assert "full cannot be written: No space left on device" in capsys.readouterr().err
     made.reset()
@@ -253,8 +253,8 @@ def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.C
 
 def test_a_pipe_is_no_output(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(made.folder.parent / "pipe")
-    told = refused([*made.arguments[:2], str(made.folder.parent / "pipe"), "--verify", "off", "--force"], 2, capsys)
-    assert "pipe is not a regular file" in told
+    stderr = refused([*made.arguments[:2], str(made.folder.parent / "pipe"), "--verify", "off", "--force"], 2, capsys)
+    assert "pipe is not a regular file" in stderr
 
 
 @pytest.mark.parametrize("leads_to", ["real", "nowhere"])
@@ -406,10 +406,10 @@ def test_a_folder_that_somebody_has_locked_is_not_waited_for_without_end(made: S
         assert run([*made.arguments, "--limit", "seconds=2"]) == 4
     finally:
         os.close(file)
-    told = capsys.readouterr().err.splitlines()
-    assert [line.partition(": ")[0] for line in told] == ["note", "error", "hint"]
-    assert "waiting for another process, which has locked the folder of" in told[0]
-    assert "another process has had its folder locked for 2 s" in told[1]
+    stderr = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in stderr] == ["note", "error", "hint"]
+    assert "waiting for another process, which has locked the folder of" in stderr[0]
+    assert "another process has had its folder locked for 2 s" in stderr[1]
 
 
 @LINUX
@@ -438,5 +438,5 @@ def test_a_pipe_without_a_reader_is_not_waited_for(made: Scene, capsys, option: 
 def test_recalibrate_never_replaces_a_data_file_of_its_input(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(made.folder.parent / "d.npz", np.zeros(1))
     data = ["--data", str(made.folder.parent / "d.npz"), "--force"]
-    told = refused(["recalibrate", str(made.folder / IN), str(made.folder / "m.onnx.bin"), *data], 2, capsys)
-    assert "is a data file of the input" in told
+    stderr = refused(["recalibrate", str(made.folder / IN), str(made.folder / "m.onnx.bin"), *data], 2, capsys)
+    assert "is a data file of the input" in stderr
