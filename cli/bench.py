@@ -122,7 +122,7 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
 
 
 def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
-    """What is written as text, as `benchmark` takes it."""
+    """Options that are written as text, as `benchmark` takes them."""
     from bnfold.benchmarking.gate import percent
     from bnfold.runtime.input_options import parse_dim
 

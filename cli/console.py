@@ -49,7 +49,7 @@ class Stream:
 
     @property
     def rich(self) -> Console:
-        """For what only a terminal can show."""
+        """The rich console, for what only a terminal can show."""
         from rich.console import Console
 
         return Console(stderr=self.name == "stderr", highlight=False, emoji=False, soft_wrap=True, quiet=self.quiet)
@@ -103,7 +103,7 @@ detailed = False  # more is said than usual: -v
 
 
 def speak_as_one() -> None:
-    """Of the processes that torchrun started, only the first one speaks: they all have the same to say."""
+    """Let only the first of the processes that torchrun started write: all of them would write the same."""
     if os.environ.get("RANK", "0") != "0":
         data.quiet = words.quiet = True
 
@@ -119,7 +119,7 @@ def note(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """Why the exit code is not 0, where there is an answer all the same: said even if little is to be said."""
+    """Say why the exit code is not 0 although there is a result: also with --quiet."""
     _insist(text, "failed:", "bold red")
 
 

@@ -247,7 +247,7 @@ def show(report: FoldReport) -> None:
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
-    """What can be counted, before the fold and after it."""
+    """Rows of counts before the fold and after it."""
     before, after = report.before, report.after
     yield "BatchNormalization", before.batch_normalizations, after.batch_normalizations
     yield "nodes", before.nodes, after.nodes
@@ -257,7 +257,7 @@ def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
 
 
 def print_rest(report: FoldReport) -> None:
-    """What a person wants to know in addition to the table."""
+    """Notes and reasons that are not in the table."""
     for text in report.result.notes:
         console.note(text)
     if report.result.flushed:

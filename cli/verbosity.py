@@ -73,7 +73,7 @@ def notice() -> None:
 
 
 def versions() -> str:
-    """Those of the installed packages that do the work."""
+    """The versions of the installed packages that do the work."""
     from importlib.metadata import PackageNotFoundError, version
 
     from bnfold.system.installed import runtimes

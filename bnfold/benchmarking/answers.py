@@ -18,7 +18,7 @@ THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown
 
 
 def cell(setting: Setting, answers: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
-    """One setting, from the answer of each launch."""
+    """The cell of one setting, from the answer of each launch."""
     ratios, controls = (tuple(entry[key] for entry in answers) for key in ("log_ratio", "log_control"))
     runs = {name: [t for entry in answers for block in entry["blocks"][name] for t in block] for name in MODELS}
     left = facts["batch_normalization" if setting.level == "off" else "left_by_onnxruntime"]
@@ -51,7 +51,7 @@ def _middle_ms(blocks: Sequence[Sequence[float]]) -> float:
 
 
 def all_blocks(settings: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
-    """Everything that was timed."""
+    """The timed blocks of all launches."""
     return tuple(
         Block(number, setting, name, tuple(runs))
         for number, launch in enumerate(answers)
@@ -62,7 +62,7 @@ def all_blocks(settings: Sequence[Setting], answers: Sequence[Sequence[Mapping[s
 
 
 def notes(around: Mapping[str, Any], precisions: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[str, ...]:
-    """What a reader of the figures should know."""
+    """Notes that a reader of the figures should know."""
     return tuple([*_busy(around), *_models(precisions), *_throttled(around), *_judged(cells)])
 
 

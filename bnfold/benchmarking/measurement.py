@@ -46,7 +46,7 @@ GRAPHS_NEED = (
 
 @dataclass
 class Measurement:
-    """What is to be measured, what is known, the answers so far."""
+    """A benchmark under way: what is to be measured, facts about it, the answers so far."""
 
     request: dict[str, Any]
     settings: Sequence[Setting]
@@ -141,7 +141,7 @@ class Measurement:
     def _launch(self) -> None:
         """At least `FEWEST` (or all that were asked for), then more while intervals are wide and time is left."""
         size = FEWEST if self._may_get_ready_together else 1
-        lasted, around = 0.0, self.longest  # of the last launches: all of it, and what of it was not timing
+        lasted, around = 0.0, self.longest  # seconds of the last launches: in all, and those that were not timing
         while (done := len(self.answers)) < self.launches:
             report("bench: launches", done, self.launches)
             left, count = self.deadline - time.perf_counter(), min(size, self.launches - done)
@@ -165,7 +165,7 @@ class Measurement:
         return all(each.provider == "cuda" and each.cudnn_search != "exhaustive" for each in self.settings)
 
     def _timed(self, numbers: Sequence[int], seconds: float) -> None:
-        """One launch each, got ready at the same time if there are several, and timed one after another."""
+        """A launch for each number; several get ready at the same time and are timed one after another."""
         patient = max((each.provider for each in self.settings), key=patience_of)
         seeds = [self.request["seed"] * 1000 + number for number in numbers]
         plain: list[dict[str, Any]] = [{"cells": self.cells, "seconds": seconds, "seed": seed} for seed in seeds]

@@ -58,7 +58,7 @@ def to_float16(model: onnx.ModelProto, path: str) -> tuple[onnx.ModelProto, list
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those in it."""
+    """The graph, and all graphs in it."""
     yield model.graph
     yield from inner_graphs(model.graph.node)
 
@@ -114,5 +114,5 @@ def _order(graph: onnx.GraphProto) -> None:
 
 
 def _reads(node: NodeProto) -> set[str]:
-    """What a node reads, also from within the graphs in its attributes."""
+    """The tensors that a node reads, also in the graphs of its attributes."""
     return {name for each in every_node([node]) for name in each.input if name}

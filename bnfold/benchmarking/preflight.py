@@ -1,4 +1,4 @@
-"""What is known before timing: sizes with which the original runs, and what onnxruntime folds by itself."""
+"""Facts that are collected before timing: sizes with which the original runs, and what onnxruntime folds by itself."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
 
 
 def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the models lie in this precision, what is in them, and what of it onnxruntime itself takes out."""
+    """The paths of the models in this precision, their nodes, and what of these onnxruntime itself takes out."""
     models, notes = {name: load(request[name]) for name in MODELS}, []
     paths, read = {name: request[name] for name in MODELS}, {name: counts(models[name]) for name in MODELS}
     for name in MODELS if precision else ():

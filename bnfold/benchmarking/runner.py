@@ -70,7 +70,7 @@ class Runner:
         return len(times) >= WARM_RUNS and sum(times) >= WARM_SECONDS and is_steady(times)
 
     def block(self, count: int) -> None:
-        """One more block of `count` runs."""
+        """Time one more block of `count` runs."""
         for _ in range(REST_RUNS):
             self.submit()
         self.finish()
@@ -140,7 +140,7 @@ def open_session(
 
 
 def cannot_load(path: str, why: CannotRun) -> ModelProblem:
-    """What to say of a model that onnxruntime does not load."""
+    """The error for a model that onnxruntime does not load."""
     return ModelProblem(f"onnxruntime cannot load {path}: {why}", _SAYS_MORE)
 
 
@@ -157,7 +157,7 @@ def _engine(request: Mapping[str, Any], name: str, setting: Setting, values: Map
 def calls(
     session: Any, setting: Setting, values: Mapping[str, Array], outputs: Outputs
 ) -> tuple[Callable[[], Any], Callable[[], Any], Callable[[], dict[str, Array]]]:
-    """What starts a run in the mode of `setting`, what waits for its end, and what gives its outputs."""
+    """Three functions: one starts a run in the mode of `setting`, one waits for its end, one gives its outputs."""
     names = [output.name for output in session.get_outputs()]
 
     def numbers(made: Sequence[Any]) -> dict[str, Array]:
@@ -172,11 +172,11 @@ def calls(
 
 
 def _nothing() -> None:
-    """There is nothing to wait for."""
+    """A `finish` that has nothing to wait for."""
 
 
 def run_options(mode: str) -> Any:
-    """In mode enqueue a run returns before the device is done."""
+    """The options of a run: in mode enqueue it returns before the device is done."""
     made = runtime().RunOptions()
     if mode == "enqueue":
         made.add_run_config_entry("disable_synchronize_execution_providers", "1")

@@ -42,7 +42,7 @@ class Setting:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Setting:
-        """From JSON, which knows no tuples."""
+        """The setting that `to_json` gave; JSON has no tuples."""
         return cls(**{**plain, "dims": tuple((name, size) for name, size in plain["dims"])})
 
     @property

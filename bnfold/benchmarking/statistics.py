@@ -47,7 +47,7 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """How many times faster, with the bounds of the confidence interval: 1.02 [1.01, 1.03]."""
+    """A speed-up with the bounds of its confidence interval: 1.02 [1.01, 1.03]."""
 
     estimate: float
     low: float
@@ -110,7 +110,7 @@ class Times:
 
 
 def times(seconds: Sequence[float]) -> Times:
-    """Of the runs of all launches together."""
+    """The times of the runs of all launches together."""
     ordered = sorted(1e3 * each for each in seconds)
     at = {name: nearest_rank(ordered, int(name[1:]) / 100) if len(ordered) >= n else None for name, n in FLOORS.items()}
     spread = nearest_rank(ordered, 0.75) - nearest_rank(ordered, 0.25)

@@ -1,4 +1,4 @@
-"""How results show themselves: a line where Python prints them, a small table where a notebook does."""
+"""How results are shown: a line where Python prints them, a small table where a notebook does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RULE_STYLE = "border-bottom:1px solid rgba(128,128,128,.5)"
 
 @dataclass(frozen=True)
 class Table:
-    """What a result holds, in rows."""
+    """A part of a result, in rows."""
 
     title: str
     columns: Sequence[str]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from ..errors import BnfoldError, CheckFailed, printable
 
-WORDS_LENGTH = 20_000  # characters of what was found: a reason for each of many nodes
+WORDS_LENGTH = 20_000  # characters of a result, which may be a reason for each of many nodes
 PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
 COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
 
 
 @dataclass(frozen=True)
 class JUnitCase:
-    """One thing that was checked; `words` say what was found."""
+    """One thing that was checked; `words` are its result."""
 
     name: str
     outcome: str
@@ -22,7 +22,7 @@ class JUnitCase:
 
 
 def broken_off(name: str, problem: BnfoldError) -> JUnitCase:
-    """What was to be checked ended with an error."""
+    """The case of a check that ended with an error."""
     return JUnitCase(
         name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}"
     )

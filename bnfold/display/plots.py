@@ -34,7 +34,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def bare(axes: Any, grid: str) -> None:
-    """Leave what helps to read: two edges, and a grid."""
+    """Show only what helps to read: two edges, and a grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -1,4 +1,4 @@
-"""One classifier on onnxruntime: from samples to class probabilities."""
+"""A classifier on onnxruntime: it makes class probabilities of samples."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Classifier:
         return self._as_probabilities(np.concatenate(parts).astype(np.float64))
 
     def _run(self, feeds: dict[str, Array], fixed: int) -> Array:
-        """One run; where the model states its batch size, the last row makes up the number."""
+        """Run the model once; where it states a batch size, copies of the last row fill the batch."""
         rows = len(next(iter(feeds.values())))
         filled = {
             k: np.concatenate([v, v[-1:].repeat(fixed - rows, 0)]) if fixed > rows else v for k, v in feeds.items()

@@ -49,7 +49,7 @@ class Evaluation(Shown):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Of each model, and last of all together."""
+        """The score of each model, and last that of all together."""
         return (*self.models, *([self.ensemble] if self.ensemble else []))
 
     @property
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def _croppable(network: Classifier, crops: int) -> list[str]:
-    """What a reader should know of the crops. Raises UsageProblem where they cannot be cut."""
+    """Notes about the crops. Raises UsageProblem where they cannot be cut."""
     if crops == 1 and not network.card.sees_images:
         return []
     _, height, width = network.card.image_shape
@@ -116,7 +116,7 @@ def _croppable(network: Classifier, crops: int) -> list[str]:
 
 
 def _ranks(networks: list[Classifier], data: Labelled, crops: int) -> list[Any]:
-    """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
+    """For each model, and last for their mean: of every sample, how many classes are likelier than the right one."""
     ranks: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
     done = 0
     for batch in data.batches():
@@ -132,7 +132,7 @@ def _ranks(networks: list[Classifier], data: Labelled, crops: int) -> list[Any]:
 
 
 def _rank(probabilities: Probabilities, labels: Any) -> Any:
-    """Of equal ones the first class wins, as in argmax."""
+    """For each sample, how many classes are likelier than its own; of equal ones the first counts, as in argmax."""
     own = probabilities[np.arange(len(labels)), labels][:, None]
     before = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > own) | ((probabilities == own) & before)).sum(axis=1)

@@ -35,7 +35,7 @@ class Labelled:
 
 
 def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
-    """What `data` names. Raises ModelProblem, or UsageProblem for a name that nobody knows."""
+    """The data that `data` names. Raises ModelProblem, or UsageProblem for an unknown name."""
     path = Path(data)
     if path.suffix == ".npz":
         return _from_archive(path, card)

@@ -88,7 +88,7 @@ def inside(folder: Path, location: str) -> BufferedReader:
 
 @contextmanager
 def _once(path: Path) -> Iterator[None]:
-    """Where a file that was there cannot be opened any more, it has changed."""
+    """Raises ModelProblem where the block cannot open a file that it could open before: it has changed."""
     try:
         yield
     except OSError as problem:
@@ -109,7 +109,7 @@ def data(tensor: TensorProto, folder: Path, outside: bool = False) -> bytes:
 
 
 def _walked(folder: Path, parts: tuple[str, ...]) -> int:
-    """What a path leads to, opened from folder to folder, each in the one before."""
+    """A descriptor of what a path leads to, opened from folder to folder, each in the one before."""
     if not parts or os.path.isabs(parts[0]) or parts[-1] == ".." or "\0" in "".join(parts):
         raise LocationError(OUTSIDE)
     if os.open not in os.supports_dir_fd:

@@ -66,7 +66,7 @@ def write_some(file: Path, places: Places) -> bytes:
 
 
 def _answer(finish: Callable[[], bytes]) -> bytes:
-    """What a fork says, if it did what it should."""
+    """The answer of a fork; nothing where it failed."""
     try:
         answer = finish()
     except native.Failed:

@@ -32,7 +32,7 @@ ALLOW = f"{DATA_HINT} If you trust it, `bnfold fold --allow-external-outside` ma
 
 
 def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place:
-    """Where the data of an external tensor lies. Raises ModelProblem where they cannot, or not all of them.
+    """Where the data of an external tensor lies. Raises ModelProblem where they cannot be read whole.
 
     That is in the model's folder, in a file of one name, unless it may be `outside`. Without a length, the data go to
     the end of the file.
@@ -59,7 +59,7 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
 
 
 def _state(tensor: TensorProto, at: Place) -> os.stat_result:
-    """That of a data file. Raises ModelProblem where it cannot be read, or may not be."""
+    """The state of a data file. Raises ModelProblem where it cannot be read, or may not be."""
     try:
         with at.open() as file:
             return os.fstat(file.fileno())
@@ -84,7 +84,7 @@ def require_length(tensor: TensorProto, length: int) -> None:
 
 
 def _entries(tensor: TensorProto) -> dict[str, str]:
-    """What a tensor says about its data: each thing once, or readers would not agree."""
+    """The entries of a tensor about its data; each key once, or readers would not agree."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if len(entries) < len(tensor.external_data):
         raise ModelProblem(f"'{tensor.name}' says twice where its data lies", "Export the model again.")
@@ -105,7 +105,7 @@ def data_length(tensor: TensorProto) -> int:
 
 @cache
 def _bits(kind: int) -> int:
-    """Of one number of a type; 0 if there is no such type."""
+    """Bits of one number of a type; 0 if there is no such type."""
     try:
         return BITS.get(TensorProto.DataType.Name(kind)) or 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize
     except (KeyError, ValueError):
@@ -154,7 +154,7 @@ def _require_digest(at: Place, digest: str) -> None:
 
 
 def _trust(tensor: TensorProto, at: Place, storage: Storage) -> None:
-    """From now on a tensor is read where its data was found, wherever that is."""
+    """Let a tensor be read from where its data is, wherever that is."""
     if at.length:
         storage.detach(tensor, replace(at, file=at.file.resolve(), folder=None, stamp=stamp(at.file)))
     else:
@@ -261,7 +261,7 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
 
 
 def stamp(file: int | Path) -> str:
-    """What is another once somebody has written to a file."""
+    """A string that changes once somebody writes to the file."""
     state = os.stat(file)
     return f"{state.st_size}:{state.st_mtime_ns}"
 

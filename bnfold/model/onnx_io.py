@@ -138,7 +138,7 @@ def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool 
 
 
 def _pieces(model: ModelProto, storage: Storage) -> list[wire.Part]:
-    """What a file of the model consists of; nothing, if protobuf finds it too large."""
+    """The parts of the file of a model; none if it is too large for protobuf."""
 
     def entry(number: int) -> tuple[Place | Deferred, bool]:
         place = storage[number]

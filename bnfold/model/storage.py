@@ -79,7 +79,7 @@ class Storage:
         self._entries: list[Place | Deferred] = []
 
     def add(self, entry: Place | Deferred) -> int:
-        """One more entry; its number."""
+        """Add an entry; returns its number."""
         self._entries.append(entry)
         return len(self._entries) - 1
 

@@ -59,7 +59,7 @@ def _require_text(model: ModelProto, name: object) -> None:
 
 
 def _words(model: ModelProto) -> Iterator[str | bytes]:
-    """What tensors, nodes, operators, attributes, functions and data files are called."""
+    """The names of tensors, nodes, operators, attributes, functions and data files."""
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output)
     yield from _values(model.graph)

@@ -74,11 +74,11 @@ class Span:
 
 
 class Sized(Protocol):
-    """What is written in the place of bytes, of which it has so many."""
+    """Anything that is written in the place of bytes."""
 
     @property
     def length(self) -> int:
-        """How many bytes."""
+        """How many bytes it takes."""
 
 
 Part = bytes | Sized
@@ -183,7 +183,7 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, in
 
 
 def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tuple[int, int]:
-    """Begin and end of the content of the field whose key stands before `at`; the end of a group belongs to it."""
+    """Begin and end of the content of the field whose key ends at `at`; a group includes the key that ends it."""
     wire, end = key & 7, stop + 1
     if wire == VARINT:
         _, end = varint(buffer, at, stop)
@@ -221,7 +221,7 @@ def varint(buffer: Buffer, at: int, stop: int, longest: int = 10) -> tuple[int, 
 
 
 def head(number: int, length: int) -> bytes:
-    """What stands before the content of a field of bytes."""
+    """Key and length, which come before the content of a field of bytes."""
     return _varint(number << 3 | BYTES) + _varint(length)
 
 

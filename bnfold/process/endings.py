@@ -1,4 +1,4 @@
-"""What to raise where a child process or a fork ended without an answer."""
+"""Errors that say how a child process or a fork ended that gave no answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Stopped(Failed):
 
 
 def ending(doing: str, status: int, noise: str = "") -> Failed:
-    """What to raise for an exit status that is not 0; the last line of what it printed may say more."""
+    """The error for an exit status other than 0, with the last line of what the process printed."""
     if status == -getattr(signal, "SIGKILL", 0):
         return Stopped(f"{doing} was killed: most often memory was short")
     if status < 0:

@@ -108,7 +108,7 @@ class Child:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over; one that exceeds its limits is ended now."""
+        """Whether the process has ended; one that exceeds its limits is killed now."""
         if self.process.poll() is None and (why := self.watch.broken()):
             self.exceeded = why
             self.send(KILL)

@@ -45,7 +45,7 @@ class Drift:
         return Drift(*names, float(shift.max(initial=0)), float(low), float(high), dead, constant)
 
     def row(self) -> tuple[object, ...]:
-        """For a table with `COLUMNS`."""
+        """The row of a table with `COLUMNS`."""
         ratio = f"{self.ratio_low:.3g} to {self.ratio_high:.3g}"
         return (self.node or self.output, self.channels, f"{self.shift:.3g}", ratio, self.dead)
 
@@ -81,7 +81,7 @@ class Fit:
 
 @dataclass(eq=False)
 class Sample:
-    """What one norm sees of data in a model as it is, sample by sample, so that the error of a mean can be estimated.
+    """The input of one norm in the model as it is, sample by sample, so that the error of a mean can be estimated.
 
     The places of one image are anything but independent: what counts is how much images differ.
     """

@@ -60,7 +60,7 @@ class Levels:
         return node.input[0] in self.of and not any(x in self.of for x in node.input[1:])
 
     def segments(self) -> list[Segment]:
-        """One for each level that has a normalization, in order; nodes that none of these waits for are left out."""
+        """A segment for each level that has a normalization, in order; nodes that none of these needs are left out."""
         norms = [n for n in self.graph.node if n.output and n.output[0] in self.norms]
         taps = {n.input[0] for n in norms}
         needed = self._needed(taps)

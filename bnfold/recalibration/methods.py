@@ -71,7 +71,7 @@ def _measured(
 
 @dataclass(eq=False)
 class _Batches:
-    """What the mini-batches of one norm add up to."""
+    """The sums over the mini-batches of one norm."""
 
     whole: Moments
     number: int = 0

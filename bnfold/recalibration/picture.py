@@ -15,11 +15,11 @@ FARTHEST_DRAWN = 1e6  # a shift, or a ratio and its inverse, beyond which nothin
 
 
 def draw_drifts(drifts: Sequence[Drift], title: str, path: Path, threshold: float | None = None) -> None:
-    """For each BatchNormalization, in the order of the graph: the largest shift of a mean, the range of variances.
+    """Draw the largest shift of a mean and the range of variances for each BatchNormalization, in graph order.
 
     `threshold` is the drift, in standard deviations, from which --check says that a channel does not fit.
     """
-    rows = max(3, len(drifts))  # so that a single bar is no block
+    rows = max(3, len(drifts))  # so that a single bar is not as high as the picture
     figure = plots.figure(9.5, 2.0 + 0.24 * min(rows, MOST_NAMES))
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(drifts))
@@ -44,7 +44,7 @@ def _means(axes: Any, drifts: Sequence[Drift], places: range) -> None:
 
 
 def _variances(axes: Any, drifts: Sequence[Drift], places: range) -> None:
-    """From the smallest ratio of a channel to the largest."""
+    """A line for each layer from the smallest ratio of a channel to the largest."""
     low, high = ([*map(_drawable, ends)] for ends in _ends(drifts))
     axes.axvline(1, color=plots.GREY, linewidth=1)
     axes.hlines(places, low, high, color=plots.BLUE, linewidth=2)

@@ -91,7 +91,7 @@ class Check(Shown):
 
     @property
     def reason(self) -> str:
-        """What the verdict rests on."""
+        """The numbers that the verdict rests on, in a sentence."""
         off, channels = sum(fit.off for fit in self.fits), sum(fit.drift.channels for fit in self.fits)
         if self.verdict == "INCONCLUSIVE":
             samples, drift = counted(self.samples, "sample"), f"a drift below {self.resolution:.2g}"
@@ -185,7 +185,7 @@ def check(
     provider: str = Options.provider,
     watch: Watch = lambda level, levels, done: None,
 ) -> Check:
-    """Whether the statistics that a model stores fit `batches`, by running it as it is; `provider` as above."""
+    """Whether the statistics that a model stores fit `batches`, by running it as it is. See `recalibrate`."""
     options = Options(batch_size=batch_size, threshold=threshold, provider=provider)
     host = Host.ready(options.way)
     where = models.path_or_proto(model)

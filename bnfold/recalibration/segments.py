@@ -25,7 +25,7 @@ from .levels import Levels, Segment
 from .norms import MEAN, VAR, Norm, Statistics
 
 Env = dict[str, Array]  # tensors by name
-IR = 8  # of the copies that are run
+IR = 8  # the IR version of the copies that are run
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Stage:
         self._session = None
 
     def left(self, env: Env) -> Env:
-        """What the segments after it need. Raises ModelProblem for what is no tensor."""
+        """The tensors that the segments after it need. Raises ModelProblem for a value that is no tensor."""
         return {name: _tensor(name, env[name]) for name in self.segment.keep}
 
     def _serialized(self, feeds: Env) -> bytes:
@@ -134,7 +134,7 @@ def _with_inputs(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:
 
 
 def _tidy(node: NodeProto) -> NodeProto:
-    """Without trailing empty outputs, which mean nothing and crash native code."""
+    """The node without trailing empty outputs, which mean nothing and crash native code."""
     if not node.output or node.output[-1]:
         return node
     copy = NodeProto()

@@ -65,7 +65,7 @@ class _Writer:
         self.lost: list[str] = []
 
     def put(self, norm: Norm, index: int, word: str, values: Array) -> None:
-        """One statistic: in place if this node alone can see it, else as a new initializer."""
+        """Store one statistic: in place if this node alone reads it, else as a new initializer."""
         name = norm.node.input[index]
         tensor = self.stored.get(name)
         if tensor is not None and self._is_private(name):

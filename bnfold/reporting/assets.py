@@ -1,4 +1,4 @@
-"""What the page is built of: style sheet, scripts of ours, and libraries exactly as their makers publish them."""
+"""The assets of the page: style sheet, own scripts, and libraries exactly as their makers publish them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LAYOUT = "layout.js"
 
 @cache
 def asset_text(name: str) -> str:
-    """One file of the folder `assets`."""
+    """The text of a file in the folder `assets`."""
     return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 

@@ -71,7 +71,7 @@ def _norms(graph: GraphProto, around: Constants) -> Iterator[tuple[NodeProto, Co
 
 
 def _norm(node: NodeProto, constants: Constants, storage: Storage) -> NormChannels | None:
-    """None where a parameter is not stored, cannot be read, or holds what no statistics are."""
+    """The channels of a node; None where a parameter is not stored, cannot be read, or has impossible values."""
     stored = [constants.get(name) for name in node.input[1:5]]
     if len(stored) < 4 or any(tensor is None for tensor in stored):
         return None

@@ -190,7 +190,7 @@ def _payload(
 
 
 def _derived(pair: ModelPair) -> tuple[str, Plain | None]:
-    """What bnfold would do with the original; None where it would refuse."""
+    """What bnfold would do with the original; no record where it would refuse it."""
     from ..folding.driver import explain
 
     try:

@@ -15,7 +15,7 @@ NOT_VERIFIED, UNCHANGED = "NOT VERIFIED", "UNCHANGED"
 
 
 class Figure(NamedTuple):
-    """What it is, its value or the values before and after, and a note."""
+    """The name of a figure, its value or its values before and after, and a note."""
 
     what: str
     value: tuple[str, ...]
@@ -74,7 +74,7 @@ def _right(data: Plain) -> str:
 
 
 def figures(data: Plain) -> Iterator[Figure]:
-    """Those for which there are data."""
+    """The figures for which there are data."""
     before, after = data["before"], data["after"]
     yield Figure("BatchNormalization", _pair("batch_normalizations", data), "nodes, before and after")
     change = after["nodes"] - before["nodes"]

@@ -69,5 +69,5 @@ def table(columns: list[Content], rows: list[list[Content]], caption: str, **att
 
 
 def written(tree: Element) -> str:
-    """As text, with a document type."""
+    """The tree as text, with a document type."""
     return "<!doctype html>\n" + tostring(tree, encoding="unicode", method="html") + "\n"

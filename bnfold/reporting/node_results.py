@@ -1,4 +1,4 @@
-"""What became of each affine node: what a record of the fold says, or what the nodes of two models show."""
+"""The result of the fold for each affine node: as a record of the fold says, or as the nodes of two models show."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _by_label(graph: Drawing) -> dict[str, int]:
 
 
 def _place(entry: Mapping[str, Any], makers: Makers, places: Mapping[str, int]) -> int | None:
-    """Where the node of an entry stands in the original: by its output or, where that took another name, its own.
+    """The place of the node of an entry in the original: by its output or, if that has another name now, by its own.
 
     Each place among `makers` is given out once.
     """

@@ -65,7 +65,7 @@ RECORD_KINDS: dict[str, Plain] = {  # what of each kind of record is read, with 
 
 
 def file_text(path: Path) -> str:
-    """What a file says. Raises ModelProblem where it cannot be read."""
+    """The text of a file. Raises ModelProblem where it cannot be read."""
     try:
         with open_regular(path) as stream:
             return stream.read().decode("utf-8")
@@ -144,7 +144,7 @@ def require_same_sizes(path: Path, recorded: Mapping[str, Any], sizes: Mapping[s
 
 
 def other(path: Path, why: str) -> NoReturn:
-    """Raises UsageProblem."""
+    """Raises UsageProblem: the record at `path` is not about these models; `why` says what differs."""
     raise UsageProblem(
         f"{path} is about other models: {why}", "Make the record anew with the two models of the report."
     )

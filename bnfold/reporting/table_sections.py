@@ -66,7 +66,7 @@ def _times(cell: Plain) -> Iterator[list[Content]]:
 
 
 def proof_section(data: Plain) -> Element:
-    """How the verdict came about."""
+    """What was compared for the verdict: each level, its worst tensors, reasons and notes."""
     verification, heading = data["verification"], "How it was verified"
     if not verification:
         return section("proof", heading, figures.no_data(data, "errors"))
@@ -101,7 +101,7 @@ def _notes(notes: list[str]) -> Element | None:
 
 
 def environment_section(data: Plain) -> Element:
-    """What all of it depends on, and the data of the page."""
+    """The versions, hardware and files that the numbers depend on, and the data of the page."""
     rows: list[tuple[str, Content]] = []
     for which, words_ in (("original", "Original"), ("folded", "Result")):
         facts = data["models"][which]

@@ -73,7 +73,7 @@ class Entry:
 
 def new_entry(key: str, name: str) -> Entry:
     """A new entry about the draft of this `name`; `key` is what its file name begins with."""
-    for _ in range(TRIES):  # another process may tidy the folder away
+    for _ in range(TRIES):  # another process may remove the folder meanwhile
         with suppress(OSError):
             return Entry(name, (folder := _folder()) and folder / f"{key}{name}", os.O_CREAT | os.O_EXCL)
     return Entry(name)
@@ -103,7 +103,7 @@ def _folder() -> Path | None:
 
 
 def _tidy(folder: Path) -> None:
-    """Nothing stays in the home of a user who is writing nothing."""
+    """Remove the folder of the journal, and folders above it that were made for it, where they are empty."""
     with suppress(OSError):
         folder.rmdir()
         for path in (folder.parent, folder.parent.parent) if folder.parts[-3:-1] == (".local", "state") else ():
@@ -111,7 +111,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _is_alone(state: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    """It is of this kind, this user's, and nobody else may write to it."""
+    """Whether a file is of this kind, belongs to this user, and nobody else may write to it."""
     return is_kind(state.st_mode) and state.st_uid == os.geteuid() and not state.st_mode & 0o022
 
 
@@ -149,7 +149,7 @@ def identity(folder: Path) -> list[int]:
 
 
 def _forget() -> None:
-    """In a fork: a lock is that of the process that made the draft, and ends with it, not with its forks."""
+    """In a fork, let go of all locks: they must end with the process that made the drafts, not with its forks."""
     while _locks:
         os.close(_locks.pop())
 

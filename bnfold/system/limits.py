@@ -22,12 +22,12 @@ from typing import Any
 from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
 from . import sizes
 
-MEMORY_SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
+MEMORY_SHARE = 0.8  # of the machine's memory that one process may have by default
 HIGHEST_LIMIT = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
 PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not say how much it has
-SOON = 1e-6  # seconds; a timer of none would never ring
+SOON = 1e-6  # seconds; a timer of 0 would never ring
 PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html
 
@@ -99,7 +99,7 @@ def _parsed(text: str) -> tuple[str, Any]:
 
 
 def most_memory() -> int:
-    """What keeps one process from taking the machine down: most of its memory, or of what its container may have."""
+    """The default limit of memory, in bytes: a share of what the machine has, or of what its container may have."""
     sizes = []
     with suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -205,7 +205,7 @@ class ProcessWatch:
     started: float = field(default_factory=time.monotonic)
 
     def broken(self) -> str:
-        """What it has exceeded, to finish a sentence that starts with what it does; "" as long as all is well."""
+        """The limit it exceeded, as the end of a sentence that begins with what it does; "" where it exceeds none."""
         if time.monotonic() - self.started > self.seconds:
             return f"took longer than {self.seconds:g} s and was stopped"
         if memory_of(self.process) > self.memory:

@@ -31,7 +31,7 @@ from .progress import notify
 ASIDE = "aside"  # in a draft's folder: the model that is being replaced, and its data file
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
 STEP = 1 << 22  # bytes after which the system is to write them to the disk
-# Seconds: for which another process is waited for, after which a word is said, between two looks.
+# Seconds to wait for another process, until a notice about that, and between two tries.
 LOCK_SECONDS, NOTICE_SECONDS, LOCK_PAUSE = 60.0, 1.0, 0.02
 
 
@@ -240,7 +240,7 @@ def _sweep(target: Path) -> None:
 
 
 def _undo(target: Path, entry: Entry) -> None:
-    """Leave nothing of a draft, as far as that can be done; what is left goes with the next one."""
+    """Remove all of a draft that can be removed; the next draft of `target` removes the rest."""
     facts = entry.facts
     folder = target.with_name(facts["name"])
     with suppress(OSError), folder_path(folder, follow=False) as inside:

@@ -17,7 +17,7 @@ from . import journal
 from .interrupts import uninterrupted
 from .journal import Entry
 
-KEY = "0" * 32  # of the entries of temporary folders, wherever they are
+KEY = "0" * 32  # of the journal's entries about temporary folders
 
 
 @contextmanager

@@ -138,7 +138,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 
 def _stem(shape: Shape, style: Style, width: float, lrn: bool) -> OrderedDict[str, nn.Module]:
-    """All before 3a; local response normalization stands where GoogLeNet has it."""
+    """All layers before 3a; local response normalization stands where GoogLeNet has it."""
     is_small = min(shape[1:]) < SMALL_IMAGE
     a, b, c = (scaled_channels(m, width) for m in STEM)
     layers = {

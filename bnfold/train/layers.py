@@ -1,4 +1,4 @@
-"""What networks are made of: a layer of weights, Batch Normalization and a nonlinearity, in the order of a style."""
+"""The parts of networks: a layer of weights, Batch Normalization and a nonlinearity, in the order of a style."""
 
 from __future__ import annotations
 

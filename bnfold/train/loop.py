@@ -169,7 +169,7 @@ def _result(session: Session, checkpoint: Checkpoint) -> TrainResult:
 
 @contextmanager
 def _threads(session: Session) -> Iterator[None]:
-    """One thread for small batches, where more of them only wait for each other."""
+    """Use one thread for small batches, where several would mostly wait for each other."""
     before = torch.get_num_threads()
     if session.settings.batch_size * session.data.train.images[0].size <= FEW_VALUES:
         torch.set_num_threads(1)

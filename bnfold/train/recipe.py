@@ -57,7 +57,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Option:
-    """What is said of an option on the command line, and which values it takes."""
+    """The help of an option on the command line, and the values it takes."""
 
     help: str
     limit: OneOf | Number | None = None
@@ -112,7 +112,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the weights move. The defaults are those of section 4.1 of the paper where it names one (batches of 60)
+    """How weights are trained. The defaults are those of section 4.1 of the paper where it names one (batches of 60)
     and plain SGD at 0.1 where it does not."""
 
     batch_size: int = option(60, "Images of a mini-batch.", COUNT)

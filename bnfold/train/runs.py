@@ -182,7 +182,7 @@ def _damaged(path: Path) -> ModelProblem:
 
 
 def log(run: Path, row: dict[str, float]) -> None:
-    """One more line of metrics."""
+    """Add a line to the metrics."""
     append_text(run / METRICS, json.dumps(row) + "\n")
 
 

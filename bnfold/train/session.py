@@ -125,7 +125,7 @@ def _every_image(session: Session) -> list[npt.NDArray[np.intp]]:
 
 
 def _mini_batches(session: Session) -> list[npt.NDArray[np.intp]]:
-    """All of one size, in an order of their own; a short last one is left out."""
+    """Mini-batches of one size, in an order that no epoch of training has; a short last one is left out."""
     settings = session.settings
     return list(batches(settings.mini_batch, len(session.data.train), settings.seed, STATISTICS_EPOCH))
 

@@ -23,7 +23,7 @@ ARCHIVE_HINT = "Save the data with numpy.savez, each array by the name of the in
 
 @dataclass(frozen=True)
 class Header:
-    """What the array in a member of the file is."""
+    """Shape and type of the array in a member of the file."""
 
     shape: tuple[int, ...]
     kind: np.dtype[Any]
@@ -51,11 +51,11 @@ class Archive:
             raise ModelProblem(f"{self.path} {what}", f"The inputs of the model: {', '.join(names)}.")
 
     def whole(self, name: str) -> Array:
-        """One array; one without axes as it is."""
+        """A whole array, also one without axes."""
         return np.concatenate([*self.pieces(name)]) if self.headers[name].shape else next(self.pieces(name))
 
     def pieces(self, name: str, rows: int = ROWS_AT_ONCE) -> Iterator[Array]:
-        """One array, a number of rows at a time."""
+        """An array, some rows at a time."""
         with self._open() as archive, self._member(archive, name) as (stream, header):
             width = math.prod(header.shape[1:]) * header.kind.itemsize
             left = header.shape[0] if header.shape else 1

@@ -25,7 +25,7 @@ def from_path(path: Path, card: Card, any_range: bool = False) -> Iterator[Feed]
 
 
 def from_batches(batches: Iterable[Any], card: Card) -> Iterator[Feed]:
-    """What a caller hands over: dictionaries by input name or, for a model with one input, arrays."""
+    """The feeds in `batches`: dictionaries by input name or, for a model with one input, arrays."""
     for i, batch in enumerate(batches):
         feed = batch if isinstance(batch, Mapping) else {card.names[0]: batch}
         if set(feed) != set(card.names) or (not isinstance(batch, Mapping) and len(card.names) > 1):

@@ -65,7 +65,7 @@ class Chunks:
         return run | scalars, [{name: value[size * self.rows[name] :] for name, value in whole.items()} | scalars]
 
     def _account(self, kept: list[Feed]) -> None:
-        """What is left must be less than one sample, of every input alike."""
+        """Count the rest. Raises ModelProblem if it has a whole sample of an input, or if there were no samples."""
         left = {name: _rows(kept, name) for name in self.rows}
         if any(left[name] >= n for name, n in self.rows.items()):
             counts = ", ".join(f"{left[name] // n} more of {name}" for name, n in self.rows.items())
