@@ -96,17 +96,17 @@ class Reports(NamedTuple):
         """The page of the fold that the block puts into the list, or of one that did not pass."""
         from bnfold_cli.report import write
 
-        reports_to_show: list[Any] = []
+        reports: list[Any] = []
         try:
-            yield reports_to_show
+            yield reports
         except BnfoldError as problem:
-            reports_to_show = [problem.evidence] if problem.evidence else []
+            reports = [problem.evidence] if problem.evidence else []
             raise
         finally:
-            if self.page and reports_to_show:
+            if self.page and reports:
                 from bnfold.reporting import of_fold
 
-                write(of_fold(reports_to_show[0]), self.page)
+                write(of_fold(reports[0]), self.page)
 
 
 def fold(

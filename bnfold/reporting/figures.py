@@ -60,7 +60,7 @@ def _done(data: Plain) -> str:
 
 
 def _right(data: Plain) -> str:
-    word = verdict_of(data)
+    verdict = verdict_of(data)
     ending = {
         "PASS": ", and the result computes what the original computes, up to rounding.",
         "FAIL": ", but the result does not compute what the original computes.",
@@ -70,7 +70,7 @@ def _right(data: Plain) -> str:
     unsure = ". Whether the result still computes the same could not be decided."
     fold = data["fold"]
     unwritten = " It was not written." if fold and not fold["written"] else ""
-    return ending.get(word, unsure) + unwritten
+    return ending.get(verdict, unsure) + unwritten
 
 
 def figures(data: Plain) -> Iterator[Figure]:

@@ -87,11 +87,11 @@ def _level(level: Plain) -> Iterator[Content]:
     yield f"{gpu}optimization {level['level']}" + ("" if level["ran"] else f": not run, {shown(level['why'])}")
     yield str(len(level["cases"]))
     yield str(level["tensors_compared"])
-    kept_in_place = [tensor for tensor in level["tensors"] if not tensor["moved"]]
-    worst = max(kept_in_place, key=lambda tensor: tensor["ratio"], default=None)
+    compared = [tensor for tensor in level["tensors"] if not tensor["moved"]]
+    worst = max(compared, key=lambda tensor: tensor["ratio"], default=None)
     yield f"{worst['ratio']:.2f} of {worst['limit']:g}" if worst else ""
     yield name_tag(worst["name"]) if worst else ""
-    outputs = [tensor for tensor in kept_in_place if tensor["output"]] or kept_in_place
+    outputs = [tensor for tensor in compared if tensor["output"]] or compared
     for which in ("max_abs_original", "max_abs_folded"):
         yield f"{max((tensor[which] for tensor in outputs), default=0.0):.2e}"
 

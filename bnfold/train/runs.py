@@ -82,19 +82,19 @@ def require_version(path: Path, version: object) -> None:
 
 def resumed_settings(settings: Settings, options: TrainOptions) -> Settings:
     """The settings of a run that goes on: those that it has, of which `options` may change only FREE ones."""
-    options_set, stored = options.settings, asdict(settings)
+    changed, stored = options.settings, asdict(settings)
     free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # its rate ends where the run ends
-    for name, value in options_set.items():
+    for name, value in changed.items():
         if name not in free and stored[name] != value:
             raise UsageProblem(
                 f"the run has {name} {stored[name]}, not {value}",
                 "Leave that option out, or start another run with --out.",
             )
-    if options_set.keys() & {"steps", "epochs"} & free:
+    if changed.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
-    if "statistics" in options_set:
+    if "statistics" in changed:
         stored |= {"statistics_batch": None}
-    return Settings(**stored | options_set)
+    return Settings(**stored | changed)
 
 
 @dataclass(frozen=True, eq=False)
