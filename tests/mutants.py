@@ -258,23 +258,23 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    asked = arguments()
-    files = asked.files or [str(path.relative_to(ROOT)) for path in FILES]
+    options = arguments()
+    files = options.files or [str(path.relative_to(ROOT)) for path in FILES]
     every = [fault for file in files for fault in faults(ROOT, file)]
     known = equivalent()
-    gone = {*known} - {f.name for f in every} if not asked.files else set()
+    gone = {*known} - {f.name for f in every} if not options.files else set()
     assert not gone, f"{EQUIVALENT.name} lists what does not exist: {sorted(gone)}"
-    found = [f for file in files for f in [*(f for f in every if f.file == file)][asked.first :: asked.sample]]
-    found = [f for f in found if re.search(asked.match, str(f))]
-    if asked.list:
+    found = [f for file in files for f in [*(f for f in every if f.file == file)][options.first :: options.sample]]
+    found = [f for f in found if re.search(options.match, str(f))]
+    if options.list:
         print(*found, sep="\n")
         return 0
     tried, spared = ([f for f in found if (f.name in known) == same] for same in (False, True))
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest has nothing to say
     with tempfile.TemporaryDirectory() as folder:
-        notes = (asked.notes or Path(folder) / "notes.json").resolve()
-        survivors = hunt(tried, asked.patience, notes, lambda words: print(words, file=out))
+        notes = (options.notes or Path(folder) / "notes.json").resolve()
+        survivors = hunt(tried, options.patience, notes, lambda words: print(words, file=out))
     print(*table(tried, survivors, spared), sep="\n", file=out)
     return len(tried) - len(survivors) < LEAST * len(tried)
 

@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from bnfold.benchmarking import benchmark
 from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.results import Benchmark
-from bnfold.benchmarking.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
+from bnfold.benchmarking.statistics import Interval, is_steady, paired, speedup, student_cdf, student_quantile, verdict
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
 from bnfold.runtime.input_options import parse_dim
 
@@ -97,9 +97,9 @@ def test_verdicts(low: float, high: float, expected: str) -> None:
 
 
 def test_steady_waits_until_warming_up_is_over() -> None:
-    assert not steady([1.0] * 14)
-    assert steady([5.0] * 5 + [1.0] * 15)
-    assert not steady([2.0] * 5 + [1.5] * 5 + [1.0] * 5)
+    assert not is_steady([1.0] * 14)
+    assert is_steady([5.0] * 5 + [1.0] * 15)
+    assert not is_steady([2.0] * 5 + [1.5] * 5 + [1.0] * 5)
 
 
 def test_outliers_within_a_block_do_not_matter() -> None:

@@ -173,7 +173,7 @@ def test_a_step_under_a_second_has_no_bar(monkeypatch):
 
 def test_whoever_listens_is_told():
     heard = []
-    with progress.reporting_to(lambda *told: heard.append(told)):
+    with progress.reporting_to(lambda *report: heard.append(report)):
         assert [*progress.each("ab", "letters", 2)] == ["a", "b"]
     progress.report("nobody", 1, 1)
     assert heard == [("letters", 0, 2, ""), ("letters", 1, 2, ""), ("letters", 2, 2, "")]
@@ -182,10 +182,10 @@ def test_whoever_listens_is_told():
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("typed", "offered"), [("bnfold rec", "recalibrate"), ("bnfold fold --str", "--strict")])
 def test_the_shell_completes(shell, typed, offered):
-    asked = {"_BNFOLD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    asked |= {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_TYPER_COMPLETE_ARGS": typed}
+    request = {"_BNFOLD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    request |= {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_TYPER_COMPLETE_ARGS": typed}
     command = str(Path(sys.executable).with_name("bnfold"))
-    done = subprocess.run([command], env=os.environ | asked, capture_output=True, text=True)
+    done = subprocess.run([command], env=os.environ | request, capture_output=True, text=True)
     assert done.returncode == 0
     assert offered in done.stdout
     assert "--json" not in done.stdout

@@ -31,8 +31,8 @@ DATA_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """A tensor that is stored in the model file, from which it is read on demand. It stays what it was read as."""
+class InFile:
+    """A tensor that is stored in the model file and read on demand. Edits of its message do not change it."""
 
     name: str
     kind: int  # of TensorProto.DataType
@@ -49,16 +49,16 @@ class Elsewhere:
         return sys.byteorder != "big" and self.place.length == math.prod(self.dims) * self.dtype.itemsize
 
     @contextmanager
-    def opened(self) -> Iterator[BufferedReader]:
+    def open(self) -> Iterator[BufferedReader]:
         """The file, at the data. Raises ModelProblem where the block cannot read it."""
-        with reading(self.name), self.place.opened() as file:
+        with reading(self.name), self.place.open() as file:
             file.seek(self.place.offset)
             yield file
 
     def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
         """`parts` of data that lies plain: into memory that is there, which takes less time than to map more of it."""
         room = np.empty((rows_at_once(shape), *shape[1:]), self.dtype)
-        with self.opened() as file:
+        with self.open() as file:
             for rows in spans(shape):
                 part = room[: rows.stop - rows.start]
                 if file.readinto(part.view(np.uint8).data) < part.nbytes:
@@ -69,7 +69,7 @@ class Elsewhere:
         """The values, in mapped memory; what is smaller than a byte onnx unpacks."""
         start, length = self.place.offset, self.place.length
         before = start % mmap.ALLOCATIONGRANULARITY
-        with self.opened() as file:
+        with self.open() as file:
             mapping = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
             raw = np.frombuffer(mapping, np.uint8, length, before)
             if self.lies_plain:
@@ -78,19 +78,19 @@ class Elsewhere:
             return np.asarray(numpy_helper.to_array(whole))
 
 
-def stored(tensor: TensorProto, storage: Storage) -> TensorProto | Elsewhere:
-    """What to read the values of a tensor from, also once the message has got others."""
+def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
+    """Where to read the present values of a tensor from, also after its message has new ones."""
     place = storage.entry(tensor)
     if isinstance(place, Place):
-        return Elsewhere(tensor.name, tensor.data_type, tuple(tensor.dims), place)
+        return InFile(tensor.name, tensor.data_type, tuple(tensor.dims), place)
     return tensor
 
 
 def parts(
-    base: TensorProto | Elsewhere | Array, storage: Storage, shape: tuple[int, ...]
+    base: TensorProto | InFile | Array, storage: Storage, shape: tuple[int, ...]
 ) -> Iterator[tuple[slice, Array]]:
-    """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
-    if isinstance(base, Elsewhere) and base.lies_plain:
+    """The stored values in another shape, some rows at a time; the next rows may overwrite them."""
+    if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return
     whole = (base if isinstance(base, np.ndarray) else read(base, storage)).reshape(shape)
@@ -98,10 +98,10 @@ def parts(
         yield rows, whole[rows]
 
 
-def read(tensor: TensorProto | Elsewhere, storage: Storage) -> Array:
+def read(tensor: TensorProto | InFile, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    base = stored(tensor, storage) if isinstance(tensor, TensorProto) else tensor
-    if isinstance(base, Elsewhere):
+    base = source_of(tensor, storage) if isinstance(tensor, TensorProto) else tensor
+    if isinstance(base, InFile):
         return base.mapped()
     with reading(base.name):
         whole = loaded(base, storage.folder) if uses_external_data(base) else base
