@@ -13,9 +13,9 @@ from onnx import helper, numpy_helper
 import bnfold
 from bnfold.verification import algebra
 from bnfold.verification.algebra import Pair
+from bnfold.verification.examples import examples
 from bnfold.verification.induction import Induction
 from bnfold.verification.regions import edited
-from bnfold.verification.shapes import examples
 from tests.verify_nets import NETS, Net
 
 

@@ -11,8 +11,8 @@ from onnx import helper, numpy_helper
 import bnfold
 from bnfold.verification import weights
 from bnfold.verification.around import NotOneLayer
+from bnfold.verification.examples import examples
 from bnfold.verification.pieces import Cuts, piece
-from bnfold.verification.shapes import examples
 from bnfold.verification.sides import Side
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import NodeProto
 
-from ..model.messages import is_batch_norm
+from ..model.messages import is_batch_norm, reads
 from ..runtime.protos import caller_inputs
-from .norms import reads
 
 RANDOM_OPERATORS = ("RandomNormal", "RandomUniform")
 

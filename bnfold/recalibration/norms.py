@@ -73,13 +73,6 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-def reads(node: NodeProto) -> list[str]:
-    """The tensors that a node reads, also in its bodies (If, Loop, Scan), which may name some of the outer graph."""
-    inner = [name for body in bodies(node) for n in body.node for name in reads(n)]
-    returned = [value.name for body in bodies(node) for value in body.output]
-    return [name for name in (*node.input, *inner, *returned) if name]
-
-
 def require_supported(model: onnx.ModelProto) -> None:
     """Raises ModelProblem for a model whose population statistics this cannot compute, and says why."""
     _require_opset(model)

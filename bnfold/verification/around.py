@@ -34,7 +34,7 @@ ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg"
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
 MAXIMA = frozenset(["MaxPool", "GlobalMaxPool"])
 MEANS = frozenset(["ReduceMean", "GlobalAveragePool", "AveragePool"])
-PASSED = HOMOGENEOUS | MAXIMA | MEANS | (MOVES - SELECT)
+MAY_BE_PASSED = HOMOGENEOUS | MAXIMA | MEANS | (MOVES - SELECT)
 LARGEST = 1 << 22  # elements of a tensor that an affine is laid out over
 
 
@@ -42,14 +42,14 @@ class NotOneLayer(Exception):
     """The piece is not one linear operator among others that an affine can be moved past; the text says why."""
 
 
-class Affine(NamedTuple):
+class ScaleAndShift(NamedTuple):
     """x -> scale * x + shift, float64, both of the shape of the tensor that they act on."""
 
     scale: Array
     shift: Array
 
     @classmethod
-    def identity(cls, shape: Sequence[int]) -> Affine:
+    def identity(cls, shape: Sequence[int]) -> ScaleAndShift:
         return cls(np.ones(shape), np.zeros(shape))
 
 
@@ -87,7 +87,7 @@ class Step:
         return Oracle(alone.model(self.like, dict.fromkeys(self.data, onnx.TensorProto.FLOAT), self.node.output[0]))
 
     def __call__(self, value: Array) -> Array:
-        if not self.is_elementwise and self.operator not in PASSED:
+        if not self.is_elementwise and self.operator not in MAY_BE_PASSED:
             raise NotOneLayer(f"an affine does not change places with {self.operator}")
         return np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
 
@@ -104,12 +104,12 @@ class Step:
         """Whether a tensor of one element for each channel tells all."""
         return self.is_elementwise or self.operator in HOMOGENEOUS
 
-    def affine(self, shape: tuple[int, ...]) -> Affine:
+    def affine(self, shape: tuple[int, ...]) -> ScaleAndShift:
         """Of an elementwise node."""
         zero, one = self(np.zeros(shape)), self(np.ones(shape))
         if zero.shape != shape or one.shape != shape:
             raise NotOneLayer("an operator around it treats more than channels apart")
-        return Affine(one - zero, zero)
+        return ScaleAndShift(one - zero, zero)
 
     def mark(self) -> tuple[Any, ...]:
         """What it does, to be found in both models. Raises NotOneLayer where that depends on more than constants."""
@@ -131,7 +131,7 @@ class Step:
             before, own = before[:-1], Rearranged(before[-1].entered, places.shape, first.tobytes())
         return before if own.is_identity else (*before, own)
 
-    def require_passed(self, affine: Affine) -> None:
+    def require_passed(self, affine: ScaleAndShift) -> None:
         """Raises NotOneLayer unless an affine on what enters may as well stand after it, and the other way round."""
         if self.operator in MOVES - SELECT:
             return
@@ -160,7 +160,7 @@ class Step:
 class Around(NamedTuple):
     """An affine next to a linear operator, and what it was moved past."""
 
-    affine: Affine
+    affine: ScaleAndShift
     passed: tuple[Any, ...]
 
 
@@ -180,7 +180,7 @@ class Entering(NamedTuple):
             terms = {key: own.scale * scale for key, scale in self.terms.items()}
             return Entering(terms, own.scale * self.shift + own.shift)
         for scale in self.terms.values():
-            affine = Affine(scale, self.shift)
+            affine = ScaleAndShift(scale, self.shift)
             step.require_passed(affine)
             _require_constant(affine, step.mixed(scale.ndim))
         if len(self.terms) > 1 and step.operator in HOMOGENEOUS | MAXIMA:
@@ -213,16 +213,16 @@ def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
     shapes = [shape]
     for step in steps:
         shapes.append(shapes[-1] if step.keeps_places else step(np.zeros(shapes[-1])).shape)
-    affine, passed = Affine.identity(shapes[-1]), tuple[Any, ...]()
+    affine, passed = ScaleAndShift.identity(shapes[-1]), tuple[Any, ...]()
     for step, entered in zip(steps, shapes, strict=False):
         passed = passed if step.is_elementwise else step.passes(passed, entered)
     for step, entered in zip(reversed(steps), shapes[-2::-1], strict=True):
         if step.is_elementwise:
             own = step.affine(entered)
-            affine = Affine(affine.scale * own.scale, affine.scale * own.shift + affine.shift)
+            affine = ScaleAndShift(affine.scale * own.scale, affine.scale * own.shift + affine.shift)
         else:
             step.require_passed(affine)
-            affine = Affine(*(_before(step, entered, values) for values in affine))
+            affine = ScaleAndShift(*(_before(step, entered, values) for values in affine))
     return Around(affine, passed)
 
 
@@ -239,11 +239,11 @@ def _before(step: Step, entered: tuple[int, ...], values: Array) -> Array:
     if values.ndim != len(entered):
         raise NotOneLayer(f"{step.operator} drops axes")
     kept = tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(values.ndim))
-    _require_constant(Affine(values, values), axes)
+    _require_constant(ScaleAndShift(values, values), axes)
     return np.broadcast_to(values[kept], entered)
 
 
-def _require_constant(affine: Affine, axes: tuple[int, ...]) -> None:
+def _require_constant(affine: ScaleAndShift, axes: tuple[int, ...]) -> None:
     for values in affine:
         if axes and np.ptp(values, axis=axes).any():
             raise NotOneLayer("an affine is not the same all over what is averaged")

@@ -26,12 +26,12 @@ from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
 from .algebra import Pair
+from .examples import examples
 from .induction import Induction
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
 from .regions import edited
 from .results import ORIGINAL, Derived
-from .shapes import examples
 from .tensor_records import record
 from .trial import Trial, attempts, session
 from .windows import Array

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ..model.messages import bodies
+from ..model.messages import bodies, reads
 from ..runtime.inputs import feeds
 from .algebra import Pair, derive, is_floating
 from .pieces import Cuts
-from .regions import SELECT, reads
+from .regions import SELECT
 from .results import Derived
 from .sides import computation
 from .windows import Array
@@ -67,15 +67,10 @@ class Induction:
     def _is_same(self, name: str) -> bool:
         return name in self.fixed or (name in self.same and self.same[name] == self.pair.sides[0].name(name))
 
-    def _reads_same(self, node: onnx.NodeProto) -> bool:
-        """Whether all that a node reads is the same; a body's own names are part of the node."""
-        second, inner = self.pair.sides[1], any(bodies(node))
-        return all(self._is_same(name) or (inner and not second.defines(name)) for name in reads(node))
-
     def _counterpart(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
         first, second = self.pair.sides
-        if self.edits.isdisjoint(node.output) and self._reads_same(node):
+        if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
             return node
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
         if None in names or any(bodies(node)) or not second.fixed.isdisjoint(node.output):

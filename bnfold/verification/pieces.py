@@ -27,7 +27,7 @@ POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", 
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
 LARGEST = 64  # nodes of a piece
-NUMBERS = (*FLOATS, onnx.TensorProto.DOUBLE)
+FLOATING = (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Piece:
         for node in reversed(self.nodes):
             if not wanted.isdisjoint(node.output):
                 wanted.update(node.input)
-        kinds = [t.data_type for t in self.constants if t.name in wanted & self.changed and t.data_type in NUMBERS]
+        kinds = [t.data_type for t in self.constants if t.name in wanted & self.changed and t.data_type in FLOATING]
         return max((np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kind in kinds), key=roundoff, default=None)
 
     def needed(self, nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
@@ -81,7 +81,7 @@ def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in stored(copy.graph).values():
-        if tensor.data_type in NUMBERS:
+        if tensor.data_type in FLOATING:
             tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)), tensor.name))
     nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
     del copy.graph.node[:]

@@ -51,7 +51,7 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     wrong, and what nobody selects does not matter; nor does what is read for its shape or type alone.
     """
     outputs = {output.name for output in folded.output}
-    readers, read = _readers(folded), {name for node in folded.node for name in reads(node)}
+    readers, read = _readers(folded), {name for node in folded.node for name in _reads(node)}
     excused: dict[str, bool] = {}
     restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
     for name in reversed(list(produced(folded))):
@@ -71,18 +71,18 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that look at the values of a tensor."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for name in set(reads(node, seen=True)):
+        for name in set(_reads(node, seen=True)):
             readers.setdefault(name, []).append(node)
     return readers
 
 
-def reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
+def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
     """Names a node reads, those captured by its subgraphs included; with `seen` those alone of which values count."""
     unseen = UNSEEN.get(node.op_type) if seen and node.domain in ("", "ai.onnx") else None
     yield from (name for i, name in enumerate(node.input) if i != unseen)
     for graph in bodies(node):
         for inner in graph.node:
-            yield from reads(inner, seen)
+            yield from _reads(inner, seen)
         yield from (output.name for output in graph.output)
 
 

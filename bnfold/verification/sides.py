@@ -56,10 +56,6 @@ class Side:
     def inputs(self) -> set[str]:
         return {value.name for value in caller_inputs(self.model.graph)}
 
-    def defines(self, name: str) -> bool:
-        """Whether a name is one of the graph itself; others are those of bodies."""
-        return name in self.makers or name in self.stored or name in self.inputs
-
     @cached_property
     def fixed(self) -> set[str]:
         """Tensors that depend on no data, only on constants and sizes."""

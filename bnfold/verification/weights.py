@@ -20,7 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..runtime.protos import called, stored
-from .around import Affine, NotOneLayer, Step, along, checked, entering, leaving
+from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
 from .measure import quantum, roundoff
 from .oracle import Oracle
 from .pieces import Piece
@@ -46,7 +46,7 @@ class Layer:
     bias: Array
     before: dict[tuple[Any, ...], Array]  # the scale of each tensor that enters, by its name and what it has passed
     shift: Array  # of their sum
-    after: Affine
+    after: ScaleAndShift
     passed: tuple[Any, ...]  # operators after it that no affine is
     made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
@@ -116,7 +116,7 @@ def layer(
     made = tuple(made) or shapes.get(step.node.output[0], ())
     after = leaving(_in_a_row(step, tail), _shape(tail, made, groups * outputs, is_product))
     terms = {key: along(axis, scale) for key, scale in before.terms.items()}
-    sums, affine = along(axis, before.shift), Affine(*(along(axis, values) for values in after.affine))
+    sums, affine = along(axis, before.shift), ScaleAndShift(*(along(axis, values) for values in after.affine))
     if (sums.size, affine.scale.size) != (groups * inputs, groups * outputs):
         raise NotOneLayer("its weight is for another number of channels")
     bias, alone = _bias(step.node, values, groups * outputs), len(piece.nodes) == 1
