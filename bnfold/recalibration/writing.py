@@ -13,10 +13,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from ..algebra.moments import Array
-from ..model.messages import drop, drop_named
+from ..model.messages import drop, drop_named, reads
 from ..model.storage import Storage
 from ..model.tensors import read, replace_values, to_tensor
-from .norms import MEAN, VAR, Norm, Statistics, reads
+from .norms import MEAN, VAR, Norm, Statistics
 
 NAMES_SHOWN = 5  # names in a sentence
 IR_WITH_DEFAULTS = 4  # before it every initializer has to be an input
