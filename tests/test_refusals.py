@@ -233,6 +233,7 @@ LATER = {  # operators of opset 21 and 23
 }  # fmt: skip
 OF_1600, OF_2000 = (f"{n} numbers would have to be computed; the limit is 1000" for n in (1600, 2000))
 ENDLESS = "an axis would have 3298534883328 elements"  # 3 * 2**40
+SQUARE = {"inputs": "X[40,40]", "outputs": "Y[40,40]"}
 LARGE = {  # where 1000 numbers may be computed
     "what is cut away": Guard("c = Slice(X, o, t, a) Y = Mul(c, k)", {"o": [0], "t": [3], "a": [1], "k": LAID}, inputs="X[N,2000,6,6]",
         hoist=("TOO_LARGE", OF_2000)),
@@ -249,6 +250,11 @@ LARGE = {  # where 1000 numbers may be computed
         outputs="Y[40,40,3]", hoist=("TOO_LARGE", OF_1600)),
     "taken again and again": Guard("b = Mul(X, k) Y = Gather<axis=0>(b, i)", {"i": np.zeros((40, 40), int), "k": (7, 1)}, inputs="X[7,3]",
         outputs="Y[40,40,3]", sink=("TOO_LARGE", OF_1600)),
+    "a row that receives a column": Guard("b = Mul(X, k) Y = Mul(b, r)", {"k": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
+    "a column times a row": Guard("b = Add(X, k) Y = Mul(b, r)", {"k": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
+    "a column divided by a row": Guard("b = Add(X, k) Y = Div(b, r)", {"k": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
+    "a column compared with a row": Guard("b = Mul(X, kv) Y = Max(b, r)", {"kv": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
+    "signs of a column, slopes of a row": Guard("b = Mul(X, k) Y = PRelu(b, rv)", {"k": (40, 1), "rv": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
     "blocks without end": Guard("b = Mul(X, k) Y = SpaceToDepth<blocksize=4096>(b)", {"k": LAID}, inputs="X[N,3,H,V]", outputs="Y[N,A,B,C]",
         sink=("TOO_LARGE", "an axis would have 50331648 elements")),
 }  # fmt: skip
@@ -268,6 +274,13 @@ def test_the_reason_is_said(opset, name):
     assert guard.hoist[1] in kept.not_hoisted.words
     assert guard.sink[1] in kept.not_sunk.words
     assert kept in [k for k in explained if isinstance(k, Kept)]
+
+
+def test_a_sum_of_a_column_and_a_row_is_an_affine_if_there_is_room_for_it():
+    model = build("Y = Sum(X, c, r)", "X[40,40]", "Y[40,40]", {"c": (40, 1), "r": (40,)})
+    assert len(fold(model).kept) == 1
+    with within(Limits(elements=1000)):
+        assert fold(model).kept == ()
 
 
 def test_parameters_of_each_place_are_said():
