@@ -329,3 +329,9 @@ def test_nodes_that_are_not_what_they_should_be_are_refused(node, code, words):
     with pytest.raises(Refused, match=re.escape(words)) as refused:
         RETURN[node.op](node, 0, affine)
     assert refused.value.code == code
+
+
+def test_a_scan_has_no_batches_from_opset_9_on():
+    affine = Affine.of(np.full((1,) * 5, 2.0))
+    ((tensor, share),) = RETURN["Scan"](control("Scan", 5, opset=9, num_scan_inputs=2), 0, affine)
+    assert (tensor.name, share.extent) == ("o", (1, 1, 1, 1))

@@ -68,6 +68,8 @@ APART = {
         {**DENSE, **SMALL, **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="NO_BRANCHES", words="are not branches over one tensor"),
     "padding that goes by the kernel": Branches("a = Conv<auto_pad=\"SAME_UPPER\">(X, W, B) Y = Add(a, X)", DENSE, code="NO_BRANCHES",
         words="no operand of Add -> 'Y' is a convolution or product that nothing else reads"),
+    "paddings of no axis": Branches("a = Conv<pads=[1,1,1]>(X, W, B) Y = Add(a, X)", DENSE, code="MALFORMED",
+        words="the shapes or settings of Add -> 'Y' contradict what it reads or makes"),
     "groups that do not part the channels": Branches("a = Conv<pads=[1,1,1,1], group=3>(X, W, B) Y = Add(a, X)", DENSE, code="MALFORMED",
         words="Conv -> 'a' has 3 groups of 4 channels"),
     "groups of no channels": Branches("a = Conv<pads=[1,1,1,1], group=1001>(X, W) Y = Add(a, X)", {"W": (0, 1, 3, 3)}, code="TOO_LARGE",

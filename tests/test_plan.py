@@ -10,27 +10,28 @@ import pytest
 
 from bnfold import fold
 from bnfold.algebra.affine import Affine, Refused
-from bnfold.folding import plan
+from bnfold.folding import branches, plan
 from bnfold.folding.plan import MANY, readers, require_in_range
 from bnfold.folding.rules import linear
 from bnfold.graph import edits
 from tests.build import BN, bn, build, operators
 
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
+KINDS = {**vars(edits), **vars(plan), **vars(branches)}
 
 
-@pytest.mark.parametrize("name", [*EDITS, "Visible"])
+@pytest.mark.parametrize("name", [*EDITS, "Visible", "Branch"])
 def test_what_a_plan_says_does_not_change(name):
-    kind = {**vars(edits), **vars(plan)}[name]
+    kind = KINDS[name]
     names = [f.name for f in fields(kind)]
     made = kind(*names)
     with pytest.raises(FrozenInstanceError):
         setattr(made, names[0], None)
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("name", [*EDITS, "Branch"])
 def test_edits_hold_arrays_and_are_told_apart_by_identity(name):
-    kind = {**vars(edits), **vars(plan)}[name]
+    kind = KINDS[name]
     values = [np.zeros(2) for _ in fields(kind)]
     assert kind(*values) != kind(*values)
     assert len({kind(*values), kind(*values)}) == 2
