@@ -135,6 +135,8 @@ GUARDS = {
         {"k": np.ones(1, ml_dtypes.bfloat16) * 2, "i": np.float16([3])}, sink=("DTYPE", "CastLike -> 'h' goes to float16")),
     "a slope whose reciprocal is too small": Guard("c = Conv(X, W) h = PRelu(c, a) Y = Mul(h, k)", {**W, "a": [1e308], "k": [-1.0]}, outputs=Y,
         hoist=("OVERFLOW", "the folded constant of PRelu -> 'h' would be too small")),
+    "a numerator that becomes too small": Guard("d = Div(c, X) Y = Mul(d, k)", {"c": [1e-300], "k": [1e-20]},
+        hoist=("OVERFLOW", "the folded constant of Div -> 'd' would be too small for float64")),
     "a CastLike to integers": Guard("b = Mul(X, k) j = CastLike(b, i) Y = Cast<to=11>(j)", {"k": LAID, "i": [3]},
         sink=("DTYPE", "CastLike -> 'j' does not convert")),
     "a CastLike from integers": Guard("i = Floor(X) j = Cast<to=7>(i) c = CastLike(j, X) Y = Mul(c, k)", {"k": LAID},
