@@ -17,12 +17,15 @@ from bnfold.graph import edits
 from tests.build import BN, bn, build, operators
 
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
-KINDS = {**vars(edits), **vars(plan), **vars(branches)}
+
+
+def kind_of(name: str) -> type:
+    return {**vars(edits), **vars(plan), **vars(branches)}[name]
 
 
 @pytest.mark.parametrize("name", [*EDITS, "Visible", "Branch"])
 def test_what_a_plan_says_does_not_change(name):
-    kind = KINDS[name]
+    kind = kind_of(name)
     names = [f.name for f in fields(kind)]
     made = kind(*names)
     with pytest.raises(FrozenInstanceError):
@@ -31,7 +34,7 @@ def test_what_a_plan_says_does_not_change(name):
 
 @pytest.mark.parametrize("name", [*EDITS, "Branch"])
 def test_edits_hold_arrays_and_are_told_apart_by_identity(name):
-    kind = KINDS[name]
+    kind = kind_of(name)
     values = [np.zeros(2) for _ in fields(kind)]
     assert kind(*values) != kind(*values)
     assert len({kind(*values), kind(*values)}) == 2
