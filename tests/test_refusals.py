@@ -163,6 +163,13 @@ GUARDS = {
         outputs="Y[N,3,1,1]", hoist=("PADDING", "a window of MaxPool -> 'c' may hold nothing but padding")),
     "a window of padding, sizes unknown": Guard("b = Mul(X, k) Y = MaxPool<kernel_shape=[2,2], dilations=[3,3], pads=[1,1,1,1]>(b)", {"k": LAID},
         inputs="X[N,3,H,W]", outputs="Y[N,3,A,B]", sink=("PADDING", "a window of MaxPool -> 'Y' may hold nothing but padding")),
+    "back to where it starts": Guard("b = Mul(X, k) l, r = Split<axis=1>(b, n) m = Max(l, r) Y = Conv(m, W)",
+        {"k": np.array([2.0, 2, 1, 1])[:, None, None], "n": [2, 2], "W": (4, 2, 3, 3)}, inputs="X[2,4,6,6]", outputs="Y[2,4,4,4]",
+        sink=("SHARED", "it would come back to 'b', where it starts")),
+    "one constant on two ways": Guard(
+        "b = BatchNormalization<epsilon=0.0>(X, pg, pb, pm, pv) l, r = Split<axis=1>(b, n) c = Conv(l, V, B) m = Max(c, r) Y = Conv(m, W)",
+        {"pg": [1.0, 1, 2, 2], "pb": [5.0, 5, 0, 0], "pm": [0.0] * 4, "pv": [1.0] * 4, "n": [2, 2], "V": (2, 2, 1, 1), "B": (2,), "W": (4, 2, 3, 3)},
+        inputs="X[2,4,6,6]", outputs="Y[2,4,4,4]", sink=("SHARED", "it would reach the same constant on two ways")),
     "a picture without elements": Guard("b = Mul(X, k) Y = GlobalMaxPool(b)", {"k": LAID}, inputs="X[N,3,0,6]", outputs="Y[N,3,1,1]",
         sink=("PADDING", "a window of GlobalMaxPool -> 'Y' may hold nothing but padding")),
     "nothing to reduce": Guard("b = Mul(X, k) Y = ReduceMax<axes=[1]>(b)", {"k": [0.5]}, inputs="X[2,0]", outputs="Y[2,1]",

@@ -66,6 +66,7 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
     agenda: list[Errand] = [(direction, tensor, affine)]
     while agenda:
         way, at, carried = agenda.pop()
+        require(way == direction or at is not tensor, "SHARED", f"it would come back to '{at.name}', where it starts")
         if way == "return":
             visible.require_returned_once(at)
         else:
