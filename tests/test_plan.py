@@ -12,7 +12,7 @@ from bnfold import fold
 from bnfold.algebra.affine import Affine, Refused
 from bnfold.folding import branches, plan
 from bnfold.folding.plan import MANY, readers, require_in_range
-from bnfold.folding.rules import linear
+from bnfold.folding.rules import linear, pooling
 from bnfold.graph import edits
 from tests.build import BN, bn, build, operators
 
@@ -208,3 +208,10 @@ def test_a_normalization_takes_an_affine_by_its_scale():
     assert refusal(linear.hoist_batch_normalization, laid, 0, affine) == ("VARIES", words)
     shares = linear.hoist_batch_normalization(node("BatchNormalization", (1, 4), np.ones(4), np.ones(1)), 0, affine)
     assert shares[1].scale.tolist() == shares[2].scale.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("channels", [3, "C"])
+def test_an_axis_of_unknown_length_keeps_it_where_its_scale_says_so(channels):
+    upsampled = node("Upsample", ("N", channels, "H", "W"), scales=[1.0, 1.0, 2.0, 2.0])
+    upsampled.opset, upsampled.outputs[0].shape = 7, ("N", channels, "A", "B")
+    assert pooling.resized_axes(upsampled) == [2, 3]

@@ -348,6 +348,16 @@ def test_statistics_that_are_no_numbers_are_an_error(parameter, value):
         fold(model)
 
 
+@pytest.mark.parametrize("parameter", ["pg", "pb", "pm", "pv"])
+def test_statistics_of_other_lengths_are_an_error(parameter):
+    """One number would broadcast."""
+    model = conv_bn()
+    tensor = next(t for t in model.graph.initializer if t.name == parameter)
+    tensor.CopyFrom(numpy_helper.from_array(np.array([1.0]), parameter))
+    with pytest.raises(ModelProblem, match=r"scale, B, mean and var of .* have .*1.* values"):
+        fold(model)
+
+
 def test_an_operator_of_another_domain_is_another_operator():
     model = conv_bn()
     model.graph.node[0].domain = "my.domain"
