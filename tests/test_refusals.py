@@ -262,7 +262,7 @@ LARGE = {  # where 1000 numbers may be computed
     "a row that receives a column": Guard("b = Mul(X, k) Y = Mul(b, r)", {"k": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
     "a column times a row": Guard("b = Add(X, k) Y = Mul(b, r)", {"k": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
     "a column divided by a row": Guard("b = Add(X, k) Y = Div(b, r)", {"k": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
-    "a column compared with a row": Guard("b = Mul(X, kv) Y = Max(b, r)", {"kv": (40, 1), "r": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
+    "a column compared with a row": Guard("b = Mul(X, kv) Y = Max(b, r)", {"kv": (40, 1), "r": [0.0] * 40}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
     "signs of a column, slopes of a row": Guard("b = Mul(X, k) Y = PRelu(b, rv)", {"k": (40, 1), "rv": (40,)}, **SQUARE, sink=("TOO_LARGE", OF_1600)),
     "blocks without end": Guard("b = Mul(X, k) Y = SpaceToDepth<blocksize=4096>(b)", {"k": LAID}, inputs="X[N,3,H,V]", outputs="Y[N,A,B,C]",
         sink=("TOO_LARGE", "an axis would have 50331648 elements")),
