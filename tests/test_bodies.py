@@ -348,3 +348,10 @@ def test_what_a_body_returns_has_the_lengths_of_the_affine(shape, fits):
     else:
         with pytest.raises(Refused, match="'o', which If 'n' returns, has another shape outside"):
             RETURN["If"](node, 0, affine)
+
+
+def test_what_a_loop_begins_with_stays():
+    model = looping("Identity(c)", before="b = Neg(X)")
+    next(n for n in model.graph.node if n.op_type == "Loop").input[2] = "b"
+    (kept,) = fold(model).kept
+    assert (kept.not_sunk.code, kept.not_sunk.words) == ("NO_RULE", "it cannot move on through Loop -> 'Z'")
