@@ -29,7 +29,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("test_refusals.py", "test_branches.py", "test_traps*.py", "test_laws.py", "test_crossings.py")
+TESTS = [
+    f"test_{name}.py" for name in ("refusals", "branches", "traps*", "laws", "crossings", "plan", "bodies", "windows")
+]
 SECONDS = 600
 NOTICED, UNNOTICED, NOTHING_TO_RUN = (1, 2, 124), 0, 5  # exit codes of pytest, and of a run out of time
 

@@ -28,6 +28,13 @@ def test_student_quantile_is_that_of_the_tables(freedom: int) -> None:
     assert student_cdf(-T_TABLE[freedom], freedom) == pytest.approx(0.025, abs=2e-6)
 
 
+@pytest.mark.parametrize("freedom", [1, 2, 3, 8, 29, 30, 1000])
+@pytest.mark.parametrize("probability", [0.6, 0.975, 0.995, 0.9995])
+def test_student_quantile_is_that_of_scipy(probability: float, freedom: int) -> None:
+    special = pytest.importorskip("scipy.special")
+    assert student_quantile(probability, freedom) == pytest.approx(special.stdtrit(freedom, probability), rel=1e-12)
+
+
 def test_the_interval_is_the_t_interval_of_the_logarithms() -> None:
     found = speedup([0.1, 0.2, 0.3])
     half = 4.302653 * 0.1 / math.sqrt(3)

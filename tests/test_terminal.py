@@ -48,6 +48,22 @@ def test_a_table_fits_or_is_stacked(room):
     assert "".join(NAME.split()) in "".join("".join(lines).split()) or given is not None
 
 
+def test_where_columns_do_not_fit_rich_cuts_words_that_are_whole_here(capsys):
+    """Why tables are not rich's: were this to fail, they could be."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    names, row = ("node", "operator", "why not"), (NAME, "BatchNormalization", f"Relu '{NAME}' is not linear")
+    assert tables.widths([names, row], 40) is None
+    assert "BatchNormalization" in "\n".join(tables.stacked(names, row, 40)).split()
+    drawn = Table(*(Column(name, overflow="fold") for name in names), box=None)
+    drawn.add_row(*row)
+    Console(width=40).print(drawn)
+    words = capsys.readouterr().out.split()
+    assert "operator" in words
+    assert "BatchNormalization" not in words
+
+
 def test_columns_without_a_cell_are_not_drawn(capfd, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")

@@ -1,4 +1,7 @@
-"""How results are shown: a line where Python prints them, a small table where a notebook does."""
+"""How results are shown: a line where Python prints them, a small table where a notebook does.
+
+The table is HTML of our own, in 20 lines: in a notebook Rich draws text in a fixed width, which no browser wraps.
+"""
 
 from __future__ import annotations
 
