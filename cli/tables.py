@@ -1,6 +1,6 @@
 """Rows and columns as text: in the width of a terminal, where no word is broken that can be whole, or in any width.
 
-Rich, which draws the bars, has tables, too. Where the columns do not fit Rich cuts words and names anywhere; these
+Rich, which shows progress, has tables, too. Where the columns do not fit Rich cuts words and names anywhere; these
 set each row as a paragraph (`pytest tests/test_terminal.py -k rich`); and elsewhere than at a terminal a table is
 written without importing rich.
 """
