@@ -38,11 +38,11 @@ def is_stated(shape: Any) -> bool:
 
 
 def nodes_at_any_depth(graph: gs.Graph) -> Iterator[Any]:
-    """Every node of a graph, and of the bodies in it."""
+    """Every node of a graph, after those of its bodies."""
     for node in graph.nodes:
-        yield node
         for body in node.subgraphs():
             yield from nodes_at_any_depth(body)
+        yield node
 
 
 def stating(bare: ModelProto, values: dict[str, Array]) -> ModelProto:
