@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,25 +21,25 @@ FEW = 64  # numbers of a tensor that are looked at
 
 
 class Lengths:
-    """Shapes of tensors, settled one by one: those of inputs when they are first read, others by who goes through.
+    """Shapes of tensors, settled one by one, those that no node makes first; then each axis has a length or a Product.
 
-    A settled shape has a length or a Product for each axis. `numbers` are small tensors of whole numbers.
+    `numbers` are small tensors of whole numbers.
     """
 
-    def __init__(self, tensors: Iterable[gs.Tensor]) -> None:
+    def __init__(self, tensors: Sequence[gs.Tensor]) -> None:
         shapes = (x.shape or () for x in tensors)
         self._fresh = FreshNames({n for shape in shapes for n in shape if isinstance(n, str)})
         self._settled: set[int] = set()
         self._numbers: dict[int, Array] = {}
+        for tensor in tensors:
+            if not tensor.inputs and isinstance(tensor, gs.Variable) and id(tensor) not in self._settled:
+                self.settle(tensor, None)
 
     def dims(self, tensor: gs.Tensor) -> Shape | None:
         """What is known by now of a shape; None if not even the rank is."""
         shape = shape_of(tensor)
         if shape is None or id(tensor) in self._settled or all(isinstance(n, int) for n in shape):
             return shape
-        if not tensor.inputs:
-            self.settle(tensor, None)
-            return tuple(tensor.shape)
         return tuple(n if isinstance(n, int) else None for n in shape)
 
     def settle(self, tensor: gs.Tensor, found: Shape | None) -> None:

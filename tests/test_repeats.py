@@ -1,0 +1,72 @@
+"""Coefficients that repeat along an axis of several times a length that is open: heads that join a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+import bnfold
+from bnfold.folding.plan import REPEATING
+from tests.build import BN, bn, build, operators
+from tests.reference import evaluate
+
+JOINED = {"W": (8, 3, 1), "there": [-1, 4, 5], "back": [-1, 8, 5], **bn("p", 8)}  # [N, 8, 5] <-> [2*N, 4, 5]
+BETWEEN = {  # from h to k, both [2*N, 4, 5]
+    "Add": "r = Reshape(Z, there) k = Add(h, r)",
+    "Cast": "k = Cast<to = 11>(h)",
+    "CastLike": "k = CastLike(h, X)",
+    "Concat": "r = Reshape(Z, there) b = Concat<axis = 2>(h, r) k, rest = Split<axis = 2>(b, fives)",
+    "Dropout": "k = Dropout(h)",
+    "Flatten": "f = Flatten(h) k = Reshape(f, there)",
+    "Identity": "k = Identity(h)",
+    "LeakyRelu": "k = LeakyRelu(h)",
+    "MatMul": "r = Reshape(Z, there) t = Transpose<perm = [0, 2, 1]>(r) A = MatMul(t, r) k = MatMul(h, A)",
+    "Mean": "r = Reshape(Z, there) k = Mean(h, r)",
+    "Neg": "k = Neg(h)",
+    "Relu": "k = Relu(h)",
+    "Reshape": "f = Reshape(h, flat) k = Reshape(f, there)",
+    "Split": "a, b = Split<axis = 1>(h, twos) r = Reshape(Z, there) n, m = Split<axis = 1>(r, twos) k = Concat<axis = 1>(n, b)",
+    "Squeeze": "u = Unsqueeze(h, two) k = Squeeze(u, two)",
+    "Sub": "r = Reshape(Z, there) k = Sub(h, r)",
+    "Sum": "r = Reshape(Z, there) k = Sum(r, h)",
+    "Transpose": "t = Transpose<perm = [2, 0, 1]>(h) k = Transpose<perm = [1, 2, 0]>(t)",
+    "Unsqueeze": "u = Unsqueeze(h, one) k = Squeeze(u, one)",
+}
+
+
+def heads(between: str) -> onnx.ModelProto:
+    """Conv, heads, something, back, BatchNormalization."""
+    body = f"c = Conv(X, W) Z = Conv(X, W2) h = Reshape(c, there) {between} o = Reshape(k, back) Y = {BN('o', 'p')}"
+    constants = {"W2": (8, 3, 1), "one": [1], "two": [2], "flat": [-1, 20], "fives": [5, 5], "twos": [2, 2]}
+    return build(body, "X[N,3,5]", "Y[B,8,5]", {**JOINED, **constants}, opset=18)
+
+
+def same(original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
+    """Both compute the same for batches of any size."""
+    onnx.checker.check_model(folded, full_check=True)
+    for batch in (1, 2, 3):
+        rng = np.random.default_rng(batch)
+        feeds = {"X": rng.standard_normal((batch, 3, 5))}
+        for want, got in zip(evaluate(original, feeds), evaluate(folded, feeds), strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_every_operator_that_lets_repetitions_by_has_a_row() -> None:
+    assert BETWEEN.keys() == REPEATING
+
+
+@pytest.mark.parametrize("operator", BETWEEN)
+def test_what_repeats_along_the_batch_moves_on_as_what_does_not(operator: str) -> None:
+    model = heads(BETWEEN[operator])
+    for tensor in (t for t in model.graph.initializer if t.name == "pg"):
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.linspace(0.5, 2, 8), "pg"))
+    if operator in ("Relu", "LeakyRelu"):  # which let no shift by
+        body = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
+        body.CopyFrom(helper.make_node("Mul", [body.input[0], "k_"], list(body.output)))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.linspace(0.5, 2, 8).reshape(8, 1), "k_"))
+    result = bnfold.fold(model)
+    assert [f.operator for f in result.folded][-1:] in (["BatchNormalization"], ["Mul"]), result.kept
+    assert "BatchNormalization" not in operators(result.model)
+    same(model, result.model)
