@@ -9,9 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import helper
 
+import bnfold
 from bnfold.graph.products import Dim, Product
 from bnfold.graph.view import import_view, skeleton
+from tests.build import build
 from tests.symbolic_graphs import INPUTS, draw
 
 RUNS = [  # sizes of N and M of each input: a file may lie, and give one name to different lengths
@@ -76,3 +79,77 @@ def test_what_is_said_of_lengths_holds_in_every_run(seeds: range) -> None:
                 tally["products"] += check(said, shapes)
     assert tally["runs"] > 2 * len(seeds)
     assert tally["products"] > len(seeds)
+
+
+def kept(reshaped: str, inputs: str, stated: dict[str, list[int | str]] | None = None) -> list[str]:
+    """Why a product with a constant for each channel is kept, in a file that says such shapes."""
+    constants = {"W": (4, 4, 1), "k": (4, 1), "same": [0, 0, -1]}
+    model = build(f"c = Conv(X, W) {reshaped} Y = Mul(t, k)", inputs, "Y[N,4,M]", constants)
+    for name, shape in (stated or {}).items():
+        model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, shape))
+    return [k.not_hoisted.code for k in bnfold.fold(model).kept]
+
+
+def test_what_a_file_says_of_lengths_is_not_believed_but_what_follows_is() -> None:
+    """[M, 4, N] may lie behind the names [N, 4, M]; two inputs, too, may have other lengths than their names say."""
+    lie: dict[str, list[int | str]] = {"s": [3], "c": ["N", 4, "M"], "t": ["N", 4, "M"]}
+    assert kept("s = Cast<to = 7>(S) t = Reshape(c, s)", "X[N,4,M]; S[3]", lie) == ["SHAPE_UNKNOWN"]
+    assert kept("s = Shape(Z) t = Reshape(c, s)", "X[N,4,M]; Z[N,4,M]") == ["SHAPE_UNKNOWN"]
+    assert kept("s = Shape(X) t = Reshape(c, s)", "X[N,4,M]; Z[N,4,M]") == []
+    assert kept("t = Reshape(c, same)", "X[N,4,M]") == []
+
+
+def test_a_length_that_may_be_zero_may_stand_for_another() -> None:
+    """In [6, 4] reshaped to [N, -1], a run with N = 0 reads the 0 as: as many as before."""
+    model = build(
+        "s = Shape(Z) n = Concat<axis = 0>(s, o) t = Reshape(X, n) Y = Relu(t)", "X[6,4]; Z[N]", "Y[A,B]", {"o": [-1]}
+    )
+    claimed = claims(model)
+    (length,) = claimed["Z"]
+    assert length not in claimed["t"]
+    model.graph.node[2].attribute.append(helper.make_attribute("allowzero", 1))
+    assert length in claims(model)["t"]
+
+
+RANKS = {  # what is made of a tensor of which nothing is known, and the rank that it must have
+    "Transpose": ("Y = Transpose<perm = [0, 2, 1]>(x)", 3),
+    "Conv": ("Y = Conv(x, W)", 3),
+    "Relu, Conv": ("y = Relu(x) Y = Conv(y, W)", 3),
+    "Einsum": ('Y = Einsum<equation = "nc,ck->nk">(x, V)', 2),
+    "Unsqueeze": ("y = Unsqueeze(x, ones) Y = Transpose<perm = [0, 1, 2, 3]>(y)", 3),
+    "Squeeze": ("y = Squeeze(x, ones) Y = Transpose<perm = [0, 1]>(y)", 3),
+    "MatMul": ("y = MatMul(x, V) Y = Transpose<perm = [0, 2, 1]>(y)", 3),
+    "Gather": ("y = Gather(x, zero) Y = Transpose<perm = [0, 1]>(y)", 3),
+    "Concat": ("Y = Concat<axis = 0>(x, K)", 3),
+    "Add": ("y = Add(x, b) Y = Transpose<perm = [0, 2, 1]>(y)", 3),
+    "Pad": ("Y = Pad(x, pads)", 3),
+    "Tile": ("Y = Tile(x, thrice)", 3),
+    "ReduceMean": ("y = ReduceMean<axes = [1], keepdims = 0>(x) Y = Transpose<perm = [0, 1]>(y)", 3),
+    "Gemm": ("Y = Gemm(x, V)", 2),
+    "Split": ("y, z = Split<axis = 0>(x) w = Relu(z) Y = Conv(w, W)", 3),
+    "Slice": ("y = Slice(x, zeros, ones) w = Identity(y) Y = Conv(w, W)", 3),
+}
+STORED = {
+    "W": (4, 4, 1), "V": (4, 4), "K": (1, 4, 4), "b": (4,), "ones": [1], "zeros": [0], "zero": 0,
+    "pads": [0, 0, 0, 0, 0, 0], "thrice": [1, 1, 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operator", RANKS)
+def test_the_rank_of_what_an_operator_reads_follows(operator: str) -> None:
+    body, rank = RANKS[operator]
+    model = build(f"x = my.unknown(X) {body}", "X[N,4]", "Y[A]", STORED)
+    model.opset_import.add(domain="my", version=1)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.node[0].domain, model.graph.node[0].op_type = "my", "unknown"
+    assert len(claims(model)["x"]) == rank
+
+
+@pytest.mark.parametrize("body", ["n = Shape(X) Y = Reshape(x, n)", "Y = Reshape(x, thrice)", "Y = Flatten(x)"])
+def test_the_rank_of_what_a_reshape_makes_is_how_many_lengths_it_reads(body: str) -> None:
+    model = build(f"x = my.unknown(X) {body}", "X[N,4]", "Y[A]", STORED)
+    model.opset_import.add(domain="my", version=1)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    said = claims(model)
+    assert "x" not in said
+    assert len(said["Y"]) == (3 if "thrice" in body else 2)

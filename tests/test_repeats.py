@@ -40,6 +40,15 @@ def heads(between: str) -> onnx.ModelProto:
     """Conv, heads, something, back, BatchNormalization."""
     body = f"c = Conv(X, W) Z = Conv(X, W2) h = Reshape(c, there) {between} o = Reshape(k, back) Y = {BN('o', 'p')}"
     constants = {"W2": (8, 3, 1), "one": [1], "two": [2], "flat": [-1, 20], "fives": [5, 5], "twos": [2, 2]}
+    constants |= {
+        "zero": 0,
+        "zero_axis": [0],
+        "last": [-1],
+        "first": [-(2**62)],
+        "minus": [-1],
+        "one_each": (1, 4, 1),
+        "parts": [-1, 20, 1],
+    }
     return build(body, "X[N,3,5]", "Y[B,8,5]", {**JOINED, **constants}, opset=18)
 
 
@@ -70,3 +79,41 @@ def test_what_repeats_along_the_batch_moves_on_as_what_does_not(operator: str) -
     assert [f.operator for f in result.folded][-1:] in (["BatchNormalization"], ["Mul"]), result.kept
     assert "BatchNormalization" not in operators(result.model)
     same(model, result.model)
+
+
+def test_a_shift_that_would_have_to_repeat_stays_as_an_add_in_the_place_of_the_node() -> None:
+    attention = "t = Transpose<perm = [0, 2, 1]>(r) m = MatMul(t, r) A = Softmax(m) k = MatMul(h, A)"
+    model = heads(f"r = Reshape(Z, there) {attention}")
+    result = bnfold.fold(model)
+    assert operators(result.model)[-3:] == ["MatMul", "Reshape", "Add"]
+    assert not result.batch_norms_kept
+    same(model, result.model)
+
+
+def test_towards_the_outputs_as_well() -> None:
+    body = f"b = {BN('X', 'q')} h = Reshape(b, there) k = Neg(h) o = Reshape(k, back) Y = Conv(o, W)"
+    model = build(body, "X[N,8,5]", "Y[N,3,5]", {**JOINED, "W": (3, 8, 1), **bn("q", 8)})
+    result = bnfold.fold(model)
+    assert operators(result.model) == ["Conv"]  # the Reshapes cancel out
+    for batch in (1, 2, 3):
+        feeds = {"X": np.random.default_rng(batch).standard_normal((batch, 8, 5))}
+        np.testing.assert_allclose(evaluate(result.model, feeds)[0], evaluate(model, feeds)[0], atol=1e-9)
+
+
+REFUSED = {
+    "a constant": ("v = Sigmoid(h) k = Add(v, one_each)", "REPEATS"),  # which cannot be as long as the batch
+    "what mixes the batch": ("k = CumSum(h, zero)", "REPEATS"),
+    "from last to first": ("k = Slice(h, last, first, zero_axis, minus)", "SHAPE_UNKNOWN"),
+    "another order": (
+        "a = Reshape(h, parts) b = Transpose<perm = [1, 0, 2]>(a) k = Reshape(b, there)",
+        "SHAPE_UNKNOWN",
+    ),
+}
+
+
+@pytest.mark.parametrize("between", REFUSED)
+def test_what_does_not_let_repetitions_by(between: str) -> None:
+    code = REFUSED[between][1]
+    model = heads(REFUSED[between][0])
+    result = bnfold.fold(model)
+    assert [kept.not_hoisted.code for kept in result.batch_norms_kept] == [code]

@@ -18,10 +18,12 @@ Rule = Callable[[gs.Node, Lengths], Found | list[Found]]
 FAR = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the end of an axis
 
 
-def lengths_of(node: gs.Node, known: Lengths) -> list[Found]:
-    """The shapes of the outputs, of the first ones at least; None where nothing follows."""
+def lengths_of(node: gs.Node, known: Lengths) -> list[Found] | None:
+    """The shapes of the outputs, of the first ones at least; None for an operator that has no rule here."""
     rule = LENGTHS.get(node.op) if node.domain in (None, "", "ai.onnx") else None
-    if rule is None or any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()):
+    if rule is None:
+        return None
+    if any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()):
         return []
     try:
         found = rule(node, known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Array
 from .constants import is_evaluable, value_of
-from .products import OPEN, Dim, symbol
+from .products import OPEN, Dim, Product, symbol
 from .ranks import shape_of
 from .shadows import FreshNames
 
@@ -33,7 +33,7 @@ class Lengths:
         self._numbers: dict[int, Array] = {}
         for tensor in tensors:
             if not tensor.inputs and isinstance(tensor, gs.Variable) and id(tensor) not in self._settled:
-                self.settle(tensor, None)
+                self.settle(tensor, None, {n for n in tensor.shape or () if isinstance(n, str)})
 
     def dims(self, tensor: gs.Tensor) -> Shape | None:
         """What is known by now of a shape; None if not even the rank is."""
@@ -42,21 +42,25 @@ class Lengths:
             return shape
         return tuple(n if isinstance(n, int) else None for n in shape)
 
-    def settle(self, tensor: gs.Tensor, found: Shape | None) -> None:
-        """Write down a shape: numbers count first, then what was `found`, then the name that onnx found."""
+    def settle(self, tensor: gs.Tensor, found: Shape | None, names: Collection[str] = ()) -> None:
+        """Write down a shape: numbers count first, then what was `found`, then a name that is one of `names`."""
         stated = found if tensor.shape is None else tensor.shape
         self._settled.add(id(tensor))
         if stated is None or tensor.is_empty():
             return
         if found is None or len(found) != len(stated):
             found = (None,) * len(stated)
-        tensor.shape = tuple(self._length(n, m) for n, m in zip(stated, found, strict=True))
+        tensor.shape = tuple(self._length(n, m, names) for n, m in zip(stated, found, strict=True))
 
-    def _length(self, stated: Any, found: Dim) -> Dim:
+    def _length(self, stated: Any, found: Dim, names: Collection[str]) -> Dim:
         if isinstance(stated, int) and not isinstance(found, int):
             return stated
-        named = stated if isinstance(stated, str) and stated else None
-        return symbol(named or self._fresh.name(OPEN)) if found is None else found
+        return symbol(stated if stated in names and stated else self._fresh.name(OPEN)) if found is None else found
+
+    def symbols(self, tensors: Sequence[gs.Tensor]) -> set[str]:
+        """What occurs in the shapes of some tensors."""
+        lengths = (n for tensor in tensors for n in self.dims(tensor) or ())
+        return {name for n in lengths if isinstance(n, Product) for name in n.symbols}
 
     def note(self, tensor: gs.Tensor, numbers: Array | None) -> None:
         """Remember the numbers that a tensor holds."""
