@@ -153,3 +153,20 @@ def test_the_rank_of_what_a_reshape_makes_is_how_many_lengths_it_reads(body: str
     said = claims(model)
     assert "x" not in said
     assert len(said["Y"]) == (3 if "thrice" in body else 2)
+
+
+INSIDE = "m = MatMul(r, W) t = Transpose<perm = [0, 2, 1]>(m) b = BatchNormalization(t, g, g, g, v) y = Relu(b)"
+NUMBERS = "float[4,2] W = {1,2,3,4,5,6,7,8}, float[2] g = {2,3}, float[2] v = {2,3}"
+
+
+def test_ranks_follow_in_bodies_and_functions_as_well() -> None:
+    head = '<ir_version: 8, opset_import: ["": 18, "f": 1]> m (float[N,L,4] X, bool c, int64[K] s) => (float[A,B,D] Y)'
+    branches = f"then_branch = g1 () => (y) {{ {INSIDE} }}, else_branch = g2 () => (z) {{ z = Identity(X) }}"
+    body = onnx.parser.parse_model(f"{head} <{NUMBERS}> {{ r = Reshape(X, s) Y = If(c) <{branches}> }}")
+    stored = " ".join(
+        f"{n.split()[1]} = Constant<value = {n.replace(n.split()[1], '', 1)}>()" for n in NUMBERS.split(", ")
+    )
+    call = '{ r = Reshape(X, s) Y = f.block(r) } <domain: "f", opset_import: ["": 18]> block (r) => (y)'
+    function = onnx.parser.parse_model(f"{head} {call} {{ {stored} {INSIDE} }}")
+    for model in (body, function):
+        assert not bnfold.fold(model).batch_norms_kept

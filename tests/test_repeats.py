@@ -117,3 +117,11 @@ def test_what_does_not_let_repetitions_by(between: str) -> None:
     model = heads(REFUSED[between][0])
     result = bnfold.fold(model)
     assert [kept.not_hoisted.code for kept in result.batch_norms_kept] == [code]
+
+
+def test_a_bias_that_a_product_of_matrices_might_get_is_not_as_long_either() -> None:
+    """What repeats along the rows of [2*N, 4] @ V has no place in the bias of the Gemm that it may become."""
+    body = "c = Sigmoid(X) h = Reshape(c, there) k = MatMul(h, V) o = Reshape(k, back) Y = Add(o, shift)"
+    shift = np.repeat([1.0, 2.0], 4)
+    model = build(body, "X[N,8]", "Y[N,8]", {"there": [-1, 4], "back": [-1, 8], "V": (4, 4), "shift": shift})
+    assert [kept.not_hoisted.code for kept in bnfold.fold(model).kept] == ["REPEATS"]

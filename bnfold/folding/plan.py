@@ -101,10 +101,12 @@ def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list
 def require_onward(node: gs.Node, way: str, shares: Shares) -> None:
     """Refuse where coefficients that repeat reach a constant, or what may not be as long as their repetitions."""
     for index in (index for index, share in shares.items() if not share.is_identity):
-        on = node.outputs[OUT - index] if index <= OUT else node.inputs[index]
-        left = (way != "sink" and index <= OUT) or on.is_empty() or is_constant(on)
+        if index <= OUT:
+            on = node.outputs[OUT - index] if way == "sink" else None
+        else:
+            on = node.inputs[index] if has(node, index) and not is_constant(node.inputs[index]) else None
         words = f"{REPEATS}, and {label(node)} has no constant that is as long"
-        require(not left and fits(shares[index], dims(on)), "REPEATS", words)
+        require(on is not None and fits(shares[index], dims(on)), "REPEATS", words)
 
 
 def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
