@@ -170,3 +170,12 @@ def test_ranks_follow_in_bodies_and_functions_as_well() -> None:
     function = onnx.parser.parse_model(f"{head} {call} {{ {stored} {INSIDE} }}")
     for model in (body, function):
         assert not bnfold.fold(model).batch_norms_kept
+
+
+def test_what_a_file_says_of_an_operator_that_nobody_knows_is_not_believed() -> None:
+    model = build("y = my.unknown(X) Y = Relu(y)", "X[N,4]", "Y[N,4]", {})
+    model.opset_import.add(domain="my", version=1)
+    model.graph.node[0].domain, model.graph.node[0].op_type = "my", "unknown"
+    model.graph.value_info.append(helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, ["N", 4]))
+    said = claims(model)
+    assert said["X"][0] not in (*said["y"], *said["Y"])
