@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OPEN = "?"  # how symbols begin that stand for lengths without a name
-UNNAMED = (OPEN, "unk__")  # and those that inference makes up
+MADE_UP = "unk__"  # how those begin that onnx's inference makes up
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Product:
     symbols: tuple[str, ...]
 
     def __str__(self) -> str:
-        names = ("?" if name.startswith(UNNAMED) else name for name in self.symbols)
+        names = ("?" if name.startswith((OPEN, MADE_UP)) else name for name in self.symbols)
         return "*".join([str(self.factor)] * (self.factor != 1) + list(names))
 
 

@@ -71,17 +71,15 @@ def taken_apart(node: gs.Node, coefficients: Array, shape: Sequence[Dim]) -> Arr
     for n, length in zip(coefficients.shape, shape, strict=True):
         *first, last = halves(length)
         times = last // n if first and n > 1 and isinstance(last, int) else 1
-        fits = not first or n == 1 or n * times == last
-        require_even(node, fits, length)
+        require_even(node, not first or n == 1 or n * times == last, length)
         extents += [*[1] * len(first), n]
         copies += [*[1] * len(first), times]
     return np.tile(coefficients.reshape(extents), copies)
 
 
 def require_even(node: gs.Node, repeats: bool, length: Dim) -> None:
-    require(
-        repeats, "VARIES", f"it does not repeat along an axis of {length} elements that {label(node)} reads or makes"
-    )
+    words = f"it does not repeat along an axis of {length} elements that {label(node)} reads or makes"
+    require(repeats, "VARIES", words)
 
 
 def put_together(node: gs.Node, coefficients: Array, shape: Sequence[Dim]) -> Array:
