@@ -179,3 +179,18 @@ def test_what_a_file_says_of_an_operator_that_nobody_knows_is_not_believed() -> 
     model.graph.value_info.append(helper.make_tensor_value_info("y", onnx.TensorProto.DOUBLE, ["N", 4]))
     said = claims(model)
     assert said["X"][0] not in (*said["y"], *said["Y"])
+
+
+@pytest.mark.parametrize("first", ["N", 3])
+def test_numbers_that_are_squared_over_and_over_are_not_followed_for_ever(first: str | int) -> None:
+    squares = " ".join(f"n{i + 1} = Mul(n{i}, n{i})" for i in range(60))
+    body = f"s = Shape(X) n0 = Gather(s, zeros) {squares} t = Reshape(X, n60) z = Shape(Z) q = Mul(n60, z) Y = Reshape(t, q)"
+    claimed = claims(build(body, f"X[{first},4]; Z[M]", "Y[A]", STORED))
+    assert len(claimed["Y"]) == 1
+
+
+def test_sums_that_are_doubled_over_and_over_neither() -> None:
+    doubles = " ".join(f"x{i + 1} = Concat<axis = 0>(x{i}, x{i})" for i in range(100))
+    claimed = claims(build(f"{doubles} Y = Relu(x100)", "x0[N,4]", "Y[A,4]", {}))
+    assert claimed["x3"][0] == Product(8, ("N",))
+    assert claimed["Y"][0] not in (None, 8)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from .lengths import Found, Lengths, Shape
-from .products import Dim, Product, product, quotient
+from .products import Dim, Product, made, parted, product, quotient
 from .ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
 from .window_lengths import convolution, global_pool, pool
 
@@ -147,12 +147,12 @@ def total(lengths: Iterable[Dim]) -> Dim:
     for n in lengths:
         if n is None:
             return None
-        symbols = n.symbols if isinstance(n, Product) else ()
-        factors[symbols] = factors.get(symbols, 0) + (n.factor if isinstance(n, Product) else n)
+        factor, symbols = parted(n)
+        factors[symbols] = factors.get(symbols, 0) + factor
     if len(factors) > 1:
         return None
     ((symbols, factor),) = factors.items()
-    return Product(factor, symbols) if symbols else factor
+    return made(factor, symbols)
 
 
 def split(node: gs.Node, known: Lengths) -> list[Found]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OPEN = "?"  # how symbols begin that stand for lengths without a name
+LARGEST = 2**62  # factor
+MANY = 32  # symbols of one Product
 MADE_UP = "unk__"  # how those begin that onnx's inference makes up
 
 
@@ -38,8 +40,9 @@ def product(numbers: Iterable[Dim]) -> Dim:
     for number in numbers:
         if number is None:
             return None
-        factor *= number if isinstance(number, int) else number.factor
-        symbols += () if isinstance(number, int) else number.symbols
+        by, more = parted(number)
+        factor *= by
+        symbols += more
     return made(factor, symbols)
 
 
@@ -71,7 +74,8 @@ def parted(number: int | Product) -> tuple[int, tuple[str, ...]]:
 
 
 def made(factor: int, symbols: Iterable[str]) -> Dim:
-    named = tuple(sorted(symbols))
-    if not named or not factor:
-        return factor
-    return Product(factor, named) if factor > 0 else None
+    """A number or a Product; None for what is too large, which may overflow in a run, or has too many symbols."""
+    named = tuple(sorted(symbols)) if factor else ()
+    if abs(factor) > LARGEST or len(named) > MANY or (named and factor < 0):
+        return None
+    return Product(factor, named) if named else factor
