@@ -161,7 +161,11 @@ def test_a_scale_that_either_factor_could_take_goes_to_the_stored_one(body):
 
 def test_a_constant_is_reached_once():
     conv, other = node("Conv", (1, 4)), node("Conv", (1, 4))
-    twice = [plan.SetConstant(conv, 1, SCALED), plan.InsertAdd(conv, np.ones(1)), plan.SetConstant(conv, 1, SCALED)]
+    twice = [
+        plan.SetConstant(conv, 1, SCALED),
+        plan.InsertAdd(conv, np.ones(1), np.dtype(np.float32)),
+        plan.SetConstant(conv, 1, SCALED),
+    ]
     words = "it would reach the same constant on two ways"
     assert refusal(plan.require_once, plan.Plan(twice)) == ("SHARED", words)
     apart = [plan.SetConstant(conv, 1, SCALED), plan.SetConstant(conv, 2, SCALED), plan.SetConstant(other, 1, SCALED)]

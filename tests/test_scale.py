@@ -135,7 +135,16 @@ def steps(call: Callable[[], object]) -> int:
     return count
 
 
-@pytest.mark.parametrize("made", [mixed, passed_through, norms, read_by_all, joined, branching])
+def heads(nodes: int) -> onnx.ModelProto:
+    """Channels that join a batch whose size is open, by computed sizes, and come back; over and over."""
+    round_ = "s{i} = Shape(x{i}) n{i} = Gather(s{i}, first) m{i} = Mul(n{i}, two) t{i} = Concat<axis = 0>(m{i}, rest)"
+    round_ += " h{i} = Reshape(x{i}, t{i}) k{i} = Neg(h{i}) o{i} = Reshape(k{i}, back) c{i} = Conv(o{i}, W) b{i} = BN x{j} = Relu(b{i})"
+    body = " ".join(round_.replace("BN", BN("c{i}", "p")).format(i=i, j=i + 1) for i in range(nodes // 10))
+    sizes = {"first": [0], "two": [2], "rest": [4, 5], "back": [-1, 8, 5]}
+    return build(f"{body} Y = Relu(x{nodes // 10})", "x0[N,8,5]", "Y[N,8,5]", {"W": (8, 8, 1), **sizes, **bn("p", 8)})
+
+
+@pytest.mark.parametrize("made", [mixed, passed_through, norms, read_by_all, joined, branching, heads])
 def test_three_times_the_nodes_take_three_times_the_steps(made: Callable[[int], onnx.ModelProto]) -> None:
     few, many = (steps(partial(bnfold.fold, model)) for model in (made(100), made(300)))
     assert many < 3.6 * few

@@ -52,7 +52,8 @@ class Affine:
     """x -> scale * x + shift.
 
     Both arrays are float64 and keep the rank of the tensor they act on, with length 1 along every axis on which they
-    do not vary: a BatchNormalization over (N, C, H, W) has coefficients of shape (1, C, 1, 1).
+    do not vary: a BatchNormalization over (N, C, H, W) has coefficients of shape (1, C, 1, 1). Along an axis of 4*N
+    elements, where only a run knows N, they may have length 4: they repeat.
     """
 
     scale: Array

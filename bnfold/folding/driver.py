@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ..algebra.affine import Affine, Refused, require
+from ..algebra.affine import Refused, require
 from ..algebra.rounding import holds
 from ..errors import BnfoldError
 from ..graph.editor import Editor
@@ -26,7 +26,7 @@ from ..system.limits import PLANNING, timed
 from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge, may_merge
 from .cleanup import cancel
-from .plan import Direction, Plan, Way, make_plan
+from .plan import Direction, Plan, Way, make_plan, make_split
 from .result import Explanation as Explanation
 from .result import Folded as Folded
 from .result import FoldResult as FoldResult
@@ -142,7 +142,19 @@ def splits(editor: Editor) -> Iterator[Outcome]:
     """The last resort for a BatchNormalization: its scale moves on; of its shift an Add stays."""
     for node in filter(is_batch_normalization, editor.alive()):
         with suppress(Refused):
-            yield node, carry_out(editor, "hoist", node, node.inputs[0], batch_normalization(node), room=1)
+            yield node, split(editor, node)
+
+
+def split(editor: Editor, node: gs.Node) -> Folded:
+    """The shift goes as far as it can, unless it is to repeat there: an Add in the place of the node can have it."""
+    source, affine = node.inputs[0], batch_normalization(node)
+    try:
+        plan = make_plan(editor.visible, "hoist", source, affine, 1)
+    except Refused as refused:
+        if refused.code != "REPEATS":
+            raise
+        plan = make_split(editor.visible, source, affine)
+    return carry_out(editor, "hoist", node, source, plan)
 
 
 Outcome = tuple[gs.Node, Folded | Reason]
@@ -155,7 +167,10 @@ def attempts(editor: Editor, direction: Direction) -> Iterator[Outcome]:
         try:
             read = affine_of(node)
             if read is not None:
-                yield node, carry_out(editor, direction, node, *read)
+                source, affine = read
+                tensor = source if direction == "hoist" else node.outputs[0]
+                plan = make_plan(editor.visible, direction, tensor, affine)
+                yield node, carry_out(editor, direction, node, source, plan)
         except Refused as refused:
             yield node, Reason(refused.code, str(refused))
 
@@ -178,12 +193,8 @@ def carry_out_merge(editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, 
     return outcomes
 
 
-def carry_out(
-    editor: Editor, direction: Direction, node: gs.Node, source: gs.Tensor, affine: Affine, room: int = 0
-) -> Folded:
-    """Fold one affine node one way; raises Refused, with nothing changed, if any part of it finds no home."""
-    tensor = source if direction == "hoist" else node.outputs[0]
-    plan = make_plan(editor.visible, direction, tensor, affine, room)
+def carry_out(editor: Editor, direction: Direction, node: gs.Node, source: gs.Tensor, plan: Plan) -> Folded:
+    """Fold one affine node one way; raises Refused, with nothing changed, where it would be rounded as it was not."""
     if direction == "hoist":
         require_rounded_again(editor.visible, plan, node.outputs[0])
     outcome = described(node, direction, plan)

@@ -15,7 +15,7 @@ from ..algebra.affine import Affine, Array, Refused, require, require_room_to_br
 from ..algebra.rounding import TINY, rounded
 from ..graph.constants import value_of
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
-from ..graph.queries import algebra, dims, dtype, has, is_constant, label, onto, operator
+from ..graph.queries import algebra, dims, dtype, fits, has, is_constant, is_repeated, label, onto, operator
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
 from .rules import HOIST, OUT, SINK, Shares
@@ -33,6 +33,11 @@ FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("PRelu", 1),
 }
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
+REPEATS = "it repeats along an axis whose length is not known before run time"
+REPEATING = {  # operators whose laws hold for coefficients that repeat along an axis, too
+    *("Add", "Cast", "CastLike", "Concat", "Dropout", "Flatten", "Identity", "LeakyRelu", "MatMul", "Mean", "Neg"),
+    *("Relu", "Reshape", "Split", "Squeeze", "Sub", "Sum", "Transpose", "Unsqueeze"),
+}
 BECOMES = {"MatMul": "Gemm"}  # what an operator turns into when it is given an input it does not have
 
 
@@ -55,7 +60,7 @@ class Plan:
         return list({id(e.node): e.node for e in self.edits}.values())
 
 
-def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int) -> Plan:
+def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int = 0) -> Plan:
     """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
 
     `room` is how many Add nodes may be made for shifts that no operator on the way has room for. Raises Refused, with
@@ -82,13 +87,28 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
 
 def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list[Errand]:
     """Past one node, or into its constants: edits for the plan, and where the search goes on."""
+    repeats = is_repeated(affine, node.inputs[port] if way == "sink" else node.outputs[port])
+    require(not repeats or operator(node) in REPEATING, "REPEATS", f"{REPEATS}, which is not for {label(node)}")
     if way != "sink" and operator(node) in RETURN:
         with algebra(node):
             return [("return", x, share) for x, share in RETURN[operator(node)](node, port, affine)]
     shares = ask("sink" if way == "sink" else "hoist", node, port, affine)
+    if repeats:
+        require_onward(node, way, shares)
     if way != "sink" and OUT in shares:
         leave(plan, node, shares.pop(OUT))
     return step(plan, node, shares)
+
+
+def require_onward(node: gs.Node, way: str, shares: Shares) -> None:
+    """Refuse where coefficients that repeat reach a constant, or what may not be as long as their repetitions."""
+    for index in (index for index, share in shares.items() if not share.is_identity):
+        if index <= OUT:
+            on = node.outputs[OUT - index] if way == "sink" else None
+        else:
+            on = node.inputs[index] if has(node, index) and not is_constant(node.inputs[index]) else None
+        words = f"{REPEATS}, and {label(node)} has no constant that is as long"
+        require(on is not None and fits(shares[index], dims(on)), "REPEATS", words)
 
 
 def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
@@ -101,7 +121,16 @@ def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
         "NO_BIAS",
         f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
     )
-    plan.add(InsertAdd(node, left.shift))
+    plan.add(InsertAdd(node, left.shift, floating_kind(node, 1)))
+
+
+def make_split(visible: Visible, source: gs.Tensor, affine: Affine) -> Plan:
+    """The edits after which `source` holds affine(source), by an Add in its place for the shift. Raises Refused."""
+    plan = make_plan(visible, "hoist", source, affine.scaling)
+    maker = source.inputs[0]
+    require(maker.outputs[0] is source, "NO_BIAS", f"'{source.name}' is not the first output of {label(maker)}")
+    plan.add(InsertAdd(maker, affine.shift, dtype(source)))
+    return plan
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
@@ -178,7 +207,7 @@ def require_storable(edit: Edit) -> None:
     elif isinstance(edit, Replace):
         require_in_range(edit.node, edit.index, edit.value)
     elif isinstance(edit, InsertAdd):
-        require_in_range(edit.node, 1, edit.shift)
+        require_in_range(edit.node, 1, edit.shift, edit.kind)
 
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
@@ -193,9 +222,9 @@ def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     require_in_range(node, index, share(np.zeros(()) if tensor is None else value_of(tensor)))
 
 
-def require_in_range(node: gs.Node, index: int, value: Array) -> None:
+def require_in_range(node: gs.Node, index: int, value: Array, kind: np.dtype[Any] | None = None) -> None:
     """Refuse new values of a constant where one overflows, or one that multiplies whole tensors loses its digits."""
-    kind = floating_kind(node, index)
+    kind = floating_kind(node, index) if kind is None else kind
     new = rounded(value, kind)[0].astype(np.float64)
     finite = np.isfinite(new).all()
     require(finite, "OVERFLOW", f"the folded constant of {label(node)} would overflow {kind} or is not a number")

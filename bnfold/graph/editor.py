@@ -19,7 +19,7 @@ from ..model.storage import Storage
 from .constants import value_of
 from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .links import adopt
-from .queries import dtype, stored
+from .queries import dtype, is_floating, stored
 from .scopes import Scope, homes, scopes_of, visibility
 from .shadows import FreshNames
 from .stored import StoredConstant
@@ -160,7 +160,7 @@ class Editor:
         """The node's first output gets a new name; the sum takes over the old one."""
         maker, result = edit.node, edit.node.outputs[0]
         scope = self._scope[id(maker)]
-        constant = self._new(self._fresh.name(self._stem(maker)), dtype(maker.inputs[1]), edit.shift)
+        constant = self._new(self._fresh.name(self._stem(maker)), edit.kind, edit.shift)
         self._store(constant, scope)
         self._edited[id(constant)] = constant
         inner = gs.Variable(self._fresh.name(result.name), result.dtype, result.shape)
@@ -181,8 +181,9 @@ class Editor:
         message.input[index] = tensor.name
 
     def _stem(self, node: gs.Node) -> str:
-        """A name for the bias of a node that had none, after its weight."""
-        weight = str(node.inputs[1].name)
+        """A name for the bias of a node that had none, after its weight, or what it makes if it has no weight."""
+        has_weight = len(node.inputs) > 1 and is_floating(node.inputs[1])
+        weight = str((node.inputs[1] if has_weight else node.outputs[0]).name)
         return f"{weight.removesuffix('.weight').removesuffix('.kernel')}.bias"
 
     def bypass(self, node: gs.Node, source: gs.Tensor, keep_name: bool) -> gs.Tensor:

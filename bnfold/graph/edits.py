@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Affine, Array
@@ -37,10 +39,11 @@ class Replace:
 
 @dataclass(frozen=True, eq=False)
 class InsertAdd:
-    """Add a constant (float64) to the first output of one node, under the name that output had."""
+    """Add a constant (float64), stored as `kind`, to the first output of one node, under the name that output had."""
 
     node: gs.Node
     shift: Array
+    kind: np.dtype[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,10 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from ..model.messages import bodies, inner_graphs
+from .products import MADE_UP
 from .scopes import every_name
 
 BODIES = 200  # nodes with bodies in one piece
-MADE_UP = "unk__"  # how the names begin that inference gives to lengths
 TAKEN = "the names that inference gave to lengths so far"  # an input that has them
 
 

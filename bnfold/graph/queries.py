@@ -13,8 +13,9 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import Affine, Array, Refused, require
 from ..algebra.rounding import TINY
 from .constants import is_evaluable, value_of
+from .products import Dim as Dim
+from .products import Product, repeats
 
-Dim = int | str | None
 LONGEST_AXIS = 1 << 24  # elements along an axis: such a vector of coefficients has 128 MB
 
 
@@ -117,27 +118,12 @@ def is_floating(tensor: gs.Tensor) -> bool:
 
 
 def dims(tensor: gs.Tensor) -> tuple[Dim, ...]:
-    """The dimensions: an int where static, a name or None where not. Refuses if not even the rank is known."""
+    """The dimensions: an int where static, a Product where not. Refuses if not even the rank is known."""
     known = tensor.shape is not None
     if is_constant(tensor) and not (known and all(isinstance(n, int) for n in tensor.shape)):
         return value_of(tensor).shape
-    if known:
-        return tuple(tensor.shape)
-    r = rank_by_neighbours(tensor)
-    require(r is not None, "SHAPE_UNKNOWN", f"the rank of '{tensor.name}' is not known before run time")
-    return (None,) * int(r or 0)
-
-
-def rank_by_neighbours(tensor: gs.Tensor | None) -> int | None:
-    """The rank as a convolution beside the tensor shows it, where shape inference had nothing to go by."""
-    while tensor is not None:
-        readers = [n for n in tensor.outputs if n.inputs[0] is tensor]
-        for node in [*tensor.inputs, *readers]:
-            kernel = stored(node.inputs[1]).shape if operator(node) in ("Conv", "ConvTranspose") else None
-            if kernel is not None:
-                return len(kernel)
-        tensor = next((n.outputs[0] for n in readers if operator(n) == "BatchNormalization"), None)
-    return None
+    require(known, "SHAPE_UNKNOWN", f"the rank of '{tensor.name}' is not known before run time")
+    return tuple(tensor.shape)
 
 
 def rank(tensor: gs.Tensor) -> int:
@@ -172,9 +158,17 @@ def carries_data(port: int, node: gs.Node) -> None:
 
 
 def fits(affine: Affine, axes: tuple[Dim, ...]) -> bool:
-    """Whether a tensor with these dimensions has every axis on which the affine varies."""
+    """Whether a tensor with these dimensions has every axis on which the affine varies, or repeats."""
     own = (None,) * (affine.rank - len(axes)) + axes
-    return all(n == 1 or n == m for n, m in zip(affine.extent, own[len(own) - affine.rank :], strict=True))
+    pairs = zip(affine.extent, own[len(own) - affine.rank :], strict=True)
+    return all(n == 1 or n == m or repeats(n, m) for n, m in pairs)
+
+
+def is_repeated(affine: Affine, tensor: gs.Tensor) -> bool:
+    """Whether the affine repeats along an axis of the tensor: it varies, but not along all of it."""
+    if tensor.shape is None or not any(isinstance(n, Product) for n in tensor.shape):
+        return False
+    return any(map(repeats, affine.extent[::-1], tensor.shape[::-1]))
 
 
 def onto(affine: Affine, tensor: gs.Tensor) -> Affine:

@@ -16,6 +16,7 @@ from ..model.messages import inner_graphs
 from ..model.tensors import to_tensor
 from ..system.limits import current, within
 from .constants import is_evaluable, value_of
+from .products import MADE_UP
 
 SMALL = 1024  # elements up to which shape inference is given the values of a tensor
 
@@ -34,15 +35,15 @@ def unseen(view: gs.Graph) -> dict[str, Array]:
 
 def is_stated(shape: Any) -> bool:
     """Whether a shape has a length for each axis, or a name that the file gives it: inference makes up unk__0, .."""
-    return shape is not None and all(isinstance(n, int) or (n and not n.startswith("unk__")) for n in shape)
+    return shape is not None and all(isinstance(n, int) or (n and not n.startswith(MADE_UP)) for n in shape)
 
 
 def nodes_at_any_depth(graph: gs.Graph) -> Iterator[Any]:
-    """Every node of a graph, and of the bodies in it."""
+    """Every node of a graph, after those of its bodies."""
     for node in graph.nodes:
-        yield node
         for body in node.subgraphs():
             yield from nodes_at_any_depth(body)
+        yield node
 
 
 def stating(bare: ModelProto, values: dict[str, Array]) -> ModelProto:

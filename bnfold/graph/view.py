@@ -17,12 +17,15 @@ from .importing import graph_of
 from .inference import inferred
 from .shadows import declare, restore, unshadowed
 from .shapes import SMALL, adopt_shapes, stating, unseen
+from .symbols import complete, disbelieve
 
 
 def import_view(bare: ModelProto) -> gs.Graph:
     """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
     names = unshadowed(bare)
-    if not states_shapes(bare):
+    whole = states_shapes(bare)
+    disbelieve(bare)
+    if not whole:
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
     declare(bare)
@@ -33,6 +36,7 @@ def import_view(bare: ModelProto) -> gs.Graph:
             stated = stating(bare, values)
             adopt_shapes(bare, ModelProto.FromString(guarded("shape inference", lambda: inferred(stated))))
             view = imported(bare)
+    complete(view)
     for graph in [view, *view.functions] if names else ():
         restore(graph, names)
     return view

@@ -256,6 +256,7 @@ BOUNDS: Mapping[Any, int] = {other_layers.clip: 2, other_layers.prelu: 1, other_
 PRODUCTS: Mapping[Any, int] = {linear_layers.matmul: 1}
 MOVES: Mapping[Any, int] = {moving_layers.transpose: 2, moving_layers.reshape: 1, moving_layers.unsqueezed: 1}
 NORMS: Mapping[Any, int] = {affine_layers.bn: 1}
+HEADS: Mapping[Any, int] = {moving_layers.heads: 1}
 PLANS: list[list[Mapping[Any, int]]] = [
     *[[LINEAR, CUTS, AFFINE], [AFFINE, CUTS, AFFINE], [AFFINE, CUTS, LINEAR], [LINEAR, WINDOWS, AFFINE]] * 2,
     *[[LINEAR, WINDOWS, BOUNDS, AFFINE], [AFFINE, WINDOWS, LINEAR], [PRODUCTS, MOVES, NORMS], [PRODUCTS, NORMS]],
@@ -273,5 +274,6 @@ PLANS: list[list[Mapping[Any, int]]] = [
         [LINEAR, AFFINE, CROSSED, AFFINE],
         [AFFINE, CROSSED, AFFINE, CROSSED, LINEAR],
     ],
+    *[[LINEAR, HEADS, NORMS], [LINEAR, HEADS, MOVES, AFFINE], [AFFINE, HEADS, CROSSED, LINEAR]],
     *[[LINEAR, AFFINE, LINEAR, AFFINE], [LINEAR, affine_layers.KEEP_SHAPE, affine_layers.KEEP_SHAPE]],
 ]

@@ -8,7 +8,7 @@ import numpy as np
 
 from .constants import const
 from .net import BOOL, F32, F64, I64, Scope, Value, need
-from .stores import cast, ints, plain, unsqueeze
+from .stores import cast, ints, known, plain, unsqueeze
 
 
 def any_axis(g: Scope, x: Value, since: int = 11) -> int:
@@ -40,6 +40,32 @@ def reshape(g: Scope, x: Value) -> Value:
     said = {"allowzero": 1} if f.opset >= 14 and (0 not in wanted or n == 0) and f.chance(0.1) else {}
     need(not (0 in wanted and -1 in wanted and said))
     return g.emit("Reshape", [x, ints(g, wanted)], **said)[0]
+
+
+def heads(g: Scope, x: Value) -> Value:
+    """Channels that join the batch, as the heads of an attention do, at times past products of matrices, and back."""
+    f = g.file
+    need(x.rank >= 3 and min(x.shape) > 0)
+    n, channels, *rest = x.shape
+    k = f.pick([k for k in range(1, channels + 1) if channels % k == 0])
+    apart = g.emit("Reshape", [x, sizes(g, x, [n * k, channels // k, *rest])])[0]
+    if f.chance(0.5):
+        last = [*range(apart.rank - 2), apart.rank - 1, apart.rank - 2]
+        other = g.emit("Transpose", [apart], perm=last)[0]
+        products = g.emit("MatMul", [apart, other])[0]
+        apart = g.emit("MatMul", [products, apart])[0]
+    if f.chance(0.3):
+        g.live.append(apart)
+    return g.emit("Reshape", [apart, sizes(g, x, [n, channels, *rest])])[0]
+
+
+def sizes(g: Scope, x: Value, wanted: list[int]) -> Value:
+    """Lengths of which the first is some times the batch of x: stored as -1, or computed."""
+    if g.file.chance(0.5):
+        return ints(g, [-1, *wanted[1:]])
+    batch = g.emit("Gather", [g.emit("Shape", [x])[0], plain(g, [0], I64)])[0]
+    many = g.emit("Mul", [batch, plain(g, [wanted[0] // x.shape[0]], I64)])[0]
+    return known(g.emit("Concat", [many, plain(g, wanted[1:], I64)], axis=0)[0], np.asarray(wanted, np.int64))
 
 
 def flatten(g: Scope, x: Value) -> Value:

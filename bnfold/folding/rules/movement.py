@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, Array, compress, require, require_room
-from ...graph.queries import Dim, argument, attribute, bounded, dims, label, rank, size
+from ...algebra.affine import Affine, require
+from ...graph.queries import argument, attribute, bounded, dims, label, rank, size
 from . import OUT, Shares, hoist, sink
+from .reflow import reflow
 
 
 @hoist("Transpose")
@@ -38,69 +37,6 @@ def hoist_reshape(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_reshape(node: gs.Node, port: int, affine: Affine) -> Shares:
     """reshape(s * x + t) == reshape(s) * reshape(x) + reshape(t)"""
     return {OUT: reflow(affine, node, dims(node.inputs[0]), dims(node.outputs[0]))}
-
-
-def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple[Dim, ...]) -> Affine:
-    """Carry coefficients from a tensor of shape `source` to its reshape to `target`.
-
-    Row-major order keeps equal leading axes, and equal trailing axes, in place: only what lies between is rearranged.
-    """
-    head, tail = kept_in_place(source, target)
-    before, after = source[head : len(source) - tail], target[head : len(target) - tail]
-
-    def carry(c: Array) -> Array:
-        first, between, last = c.shape[:head], c.shape[head : c.ndim - tail], c.shape[c.ndim - tail :]
-        if all(n == 1 for n in between):
-            return c.reshape((*first, *[1] * len(after), *last))
-        require(
-            is_static(before) and is_static(after),
-            "SHAPE_UNKNOWN",
-            f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}, "
-            "not all known before run time",
-        )
-        require_room(*first, *lengths(before), *last)
-        whole = np.broadcast_to(c, (*first, *lengths(before), *last))
-        return compress(whole.reshape((*first, *lengths(after), *last)))
-
-    return affine.map(carry)
-
-
-def spelled(tensor: gs.Tensor) -> str:
-    """[N, 4, ?]"""
-    return f"[{', '.join('?' if n is None else str(n) for n in dims(tensor))}]"
-
-
-def kept_in_place(source: tuple[Dim, ...], target: tuple[Dim, ...]) -> tuple[int, int]:
-    """How many leading and how many trailing axes two shapes of as many elements have in common."""
-    head = common(source, target)
-    if head < min(len(source), len(target)) and rest_is_equal(source[head:], target[head:]):
-        head += 1
-    tail = common(source[head:][::-1], target[head:][::-1])
-    if tail < min(len(source), len(target)) - head and rest_is_equal(
-        source[head:][::-1][tail:], target[head:][::-1][tail:]
-    ):
-        tail += 1
-    return head, tail
-
-
-def common(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> int:
-    """The number of leading axes that are certainly equal: the same number or the same name."""
-    pairs = zip(a, b, strict=False)
-    return next((i for i, (n, m) in enumerate(pairs) if n is None or n != m), min(len(a), len(b)))
-
-
-def rest_is_equal(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
-    """Whether all but the first axis are static and as many elements, so that the first ones are equal too."""
-    return is_static(a[1:]) and is_static(b[1:]) and math.prod(lengths(a[1:])) == math.prod(lengths(b[1:])) != 0
-
-
-def lengths(axes: tuple[Dim, ...]) -> tuple[int, ...]:
-    """The static ones among the axes."""
-    return tuple(n for n in axes if isinstance(n, int))
-
-
-def is_static(axes: tuple[Dim, ...]) -> bool:
-    return len(lengths(axes)) == len(axes)
 
 
 @hoist("Squeeze")

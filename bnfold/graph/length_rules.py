@@ -1,0 +1,287 @@
+"""The shape of what each operator makes, as far as it follows from the shapes that it reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .lengths import Found, Lengths, Shape
+from .products import Dim, Product, made, parted, product, quotient
+from .ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
+from .window_lengths import convolution, global_pool, pool
+
+Rule = Callable[[gs.Node, Lengths], Found | list[Found]]
+FAR = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the end of an axis
+
+
+def lengths_of(node: gs.Node, known: Lengths) -> list[Found] | None:
+    """The shapes of the outputs, of the first ones at least; None for an operator that has no rule here."""
+    rule = LENGTHS.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+    if rule is None:
+        return None
+    if any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()):
+        return []
+    try:
+        found = rule(node, known)
+    except (IndexError, TypeError, ValueError, KeyError, ArithmeticError):  # not what its operator asks for
+        return []
+    return found if isinstance(found, list) else [found]
+
+
+def listed(node: gs.Node, known: Lengths, name: str, index: int) -> list[Dim] | None:
+    """The numbers of a setting that is an attribute or an input; None where it is left out, or not known at all."""
+    if name in node.attrs:
+        return list(np.ravel(node.attrs[name]).tolist())
+    if index >= len(node.inputs) or node.inputs[index].is_empty():
+        return None
+    numbers = known.numbers(node.inputs[index])
+    return None if numbers is None else list(numbers.ravel())
+
+
+def is_given(node: gs.Node, name: str, index: int) -> bool:
+    return name in node.attrs or (index < len(node.inputs) and not node.inputs[index].is_empty())
+
+
+def axes_of(node: gs.Node, known: Lengths, rank: int, index: int) -> list[int] | None:
+    """The setting `axes`, counted from the front."""
+    axes = listed(node, known, "axes", index)
+    return None if axes is None else [int(a) % rank for a in axes]  # type: ignore[arg-type]
+
+
+def elementwise(node: gs.Node, known: Lengths) -> Found:
+    return known.dims(node.inputs[0])
+
+
+def broadcast(node: gs.Node, known: Lengths) -> Found:
+    if node.opset < 7:
+        return elementwise(node, known)
+    shapes = [known.dims(x) for x in node.inputs]
+    return None if None in shapes else broadcast_shapes(shapes)  # type: ignore[arg-type]
+
+
+def broadcast_shapes(shapes: Iterable[Shape]) -> Shape:
+    """Axes are aligned from the last; those that a shape lacks have length 1."""
+    columns = zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)
+    return tuple(broadcast_lengths(column) for column in columns)[::-1]
+
+
+def broadcast_lengths(lengths: Iterable[Dim]) -> Dim:
+    """Of two lengths that are not both 1 the result has that which is not: a number, or the only other one."""
+    others = {n for n in lengths if n != 1}
+    numbers = {n for n in others if isinstance(n, int)}
+    found = numbers or others or {1}
+    return found.pop() if len(found) == 1 else None
+
+
+def transpose(node: gs.Node, known: Lengths) -> Found:
+    source = known.dims(node.inputs[0])
+    if source is None:
+        return None
+    return tuple(source[i] for i in node.attrs.get("perm") or reversed(range(len(source))))
+
+
+def reshape(node: gs.Node, known: Lengths) -> Found:
+    """As many elements as before: of one length that is not said, or not known, they leave open none.
+
+    A length that is a product of symbols may be 0 in a run, which stands for a length of the input. It is as it says
+    where the input has the symbols, too, for then nothing has any element.
+    """
+    source, wanted = known.dims(node.inputs[0]), listed(node, known, "shape", 1)
+    if wanted is None:
+        return None
+    literal = bool(node.attrs.get("allowzero", 0))
+    target = [said(i, n, source, literal) for i, n in enumerate(wanted)]
+    open_ones = [i for i, n in enumerate(target) if n is None]
+    if source is not None and len(open_ones) == 1:
+        target[open_ones[0]] = quotient(product(source), product(n for n in target if n is not None))
+    return tuple(target)
+
+
+def said(axis: int, number: Dim, source: Found, literal: bool) -> Dim:
+    """The length that an entry of the second input of a Reshape stands for."""
+    if isinstance(number, Product):
+        there = {name for n in source or () if isinstance(n, Product) for name in n.symbols}
+        return number if literal or there.issuperset(number.symbols) else None
+    if number == 0 and not literal:
+        return source[axis] if source is not None else None
+    return number if number is not None and number >= 0 else None
+
+
+def flatten(node: gs.Node, known: Lengths) -> Found:
+    source, axis = known.dims(node.inputs[0]), node.attrs.get("axis", 1)
+    return None if source is None else (product(source[:axis]), product(source[axis:]))
+
+
+def squeeze(node: gs.Node, known: Lengths) -> Found:
+    source = known.dims(node.inputs[0])
+    axes = None if source is None else axes_of(node, known, len(source), 1)
+    if source is None or axes is None:
+        return None
+    return tuple(n for i, n in enumerate(source) if i not in axes)
+
+
+def unsqueeze(node: gs.Node, known: Lengths) -> Found:
+    source, given = known.dims(node.inputs[0]), listed(node, known, "axes", 1)
+    if source is None or given is None:
+        return None
+    rest, axes = iter(source), axes_of(node, known, len(source) + len(given), 1) or ()
+    return tuple(1 if i in axes else next(rest) for i in range(len(source) + len(given)))
+
+
+def concat(node: gs.Node, known: Lengths) -> Found:
+    shapes = [known.dims(x) for x in node.inputs]
+    if None in shapes:
+        return None
+    columns = list(zip(*shapes, strict=True))
+    axis = node.attrs.get("axis", 1) % len(columns)
+    return tuple(total(c) if i == axis else (c[0] if len({*c}) == 1 else None) for i, c in enumerate(columns))
+
+
+def total(lengths: Iterable[Dim]) -> Dim:
+    """The sum, if it is a number, or a multiple of one product of symbols."""
+    factors: dict[tuple[str, ...], int] = {}
+    for n in lengths:
+        if n is None:
+            return None
+        factor, symbols = parted(n)
+        factors[symbols] = factors.get(symbols, 0) + factor
+    if len(factors) > 1:
+        return None
+    ((symbols, factor),) = factors.items()
+    return made(factor, symbols)
+
+
+def split(node: gs.Node, known: Lengths) -> list[Found]:
+    source = known.dims(node.inputs[0])
+    if source is None:
+        return []
+    axis, count = node.attrs.get("axis", 0) % len(source), len(node.outputs)
+    sizes = listed(node, known, "split", 1) if is_given(node, "split", 1) else [quotient(source[axis], count)] * count
+    return [(*source[:axis], n, *source[axis + 1 :]) for n in sizes or [None] * count]
+
+
+def slices(node: gs.Node, known: Lengths) -> Found:
+    """Axes that are not cut keep their length."""
+    source, starts, ends = known.dims(node.inputs[0]), listed(node, known, "starts", 1), listed(node, known, "ends", 2)
+    if source is None or starts is None or ends is None:
+        return None
+    axes = axes_of(node, known, len(source), 3) if is_given(node, "axes", 3) else range(len(starts))
+    steps = listed(node, known, "steps", 4) if is_given(node, "steps", 4) else [1] * len(starts)
+    settings = zip(axes or (), starts, ends, steps or (), strict=True)
+    cut = {a for a, start, end, step in settings if (start, step) != (0, 1) or not isinstance(end, int) or end < FAR}
+    return tuple(None if i in cut else n for i, n in enumerate(source))
+
+
+def gather(node: gs.Node, known: Lengths) -> Found:
+    source, indices = known.dims(node.inputs[0]), known.dims(node.inputs[1])
+    if source is None or indices is None:
+        return None
+    axis = node.attrs.get("axis", 0) % len(source)
+    return (*source[:axis], *indices, *source[axis + 1 :])
+
+
+def matmul(node: gs.Node, known: Lengths) -> Found:
+    a, b = (known.dims(x) for x in node.inputs[:2])
+    if a is None or b is None or min(len(a), len(b)) < 2:
+        return None
+    return (*broadcast_shapes([a[:-2], b[:-2]]), a[-2], b[-1])
+
+
+def gemm(node: gs.Node, known: Lengths) -> Found:
+    a, b = (known.dims(x) or (None, None) for x in node.inputs[:2])
+    return (a[1 if node.attrs.get("transA", 0) else 0], b[0 if node.attrs.get("transB", 0) else 1])
+
+
+def expand(node: gs.Node, known: Lengths) -> Found:
+    source, wanted = known.dims(node.inputs[0]), listed(node, known, "shape", 1)
+    if source is None or wanted is None:
+        return None
+    return broadcast_shapes([source, tuple(None if isinstance(n, int) and n < 0 else n for n in wanted)])
+
+
+def reduction(node: gs.Node, known: Lengths) -> Found:
+    source = known.dims(node.inputs[0])
+    if source is None:
+        return None
+    one = node.op.startswith("Arg")
+    axes = [node.attrs.get("axis", 0) % len(source)] if one else axes_of(node, known, len(source), 1)
+    if not axes and not one and (is_given(node, "axes", 1) or node.attrs.get("noop_with_empty_axes", 0)):
+        return None
+    keep = node.attrs.get("keepdims", 1)
+    reduced = axes or range(len(source))
+    return tuple(1 if i in reduced else n for i, n in enumerate(source) if keep or i not in reduced)
+
+
+def pad(node: gs.Node, known: Lengths) -> Found:
+    source, pads = known.dims(node.inputs[0]), listed(node, known, "pads", 1)
+    if source is None or pads is None or is_given(node, "axes", 3):
+        return None
+    before, after = pads[: len(source)], pads[len(source) :]
+    return tuple(n if a == b == 0 else None for n, a, b in zip(source, before, after, strict=True))
+
+
+def tile(node: gs.Node, known: Lengths) -> Found:
+    source, repeats = known.dims(node.inputs[0]), listed(node, known, "repeats", 1) if node.opset > 5 else None
+    return None if source is None or repeats is None else tuple(map(product, zip(source, repeats, strict=True)))
+
+
+def resize(node: gs.Node, known: Lengths) -> Found:
+    """Axes that are not scaled keep their length."""
+    source, place = known.dims(node.inputs[0]), 2 if node.opset > 10 else 1
+    given = node.attrs["scales"] if "scales" in node.attrs else known.constant(node.inputs[place])
+    cropped = node.attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize" or "axes" in node.attrs
+    if source is None or given is None or len(given) != len(source) or cropped:
+        return None
+    return tuple(n if scale == 1 else None for n, scale in zip(source, given, strict=True))
+
+
+def einsum(node: gs.Node, known: Lengths) -> Found:
+    *terms, result = re.split(",|->", str(node.attrs["equation"]).replace(" ", ""))
+    lengths: dict[str, list[Dim]] = {}
+    for tensor, letters in zip(node.inputs, terms, strict=True):
+        for letter, n in zip(letters, known.dims(tensor) or [None] * len(letters), strict=True):
+            lengths.setdefault(letter, []).append(n)
+    return None if "." in result else tuple(broadcast_lengths(lengths[letter]) for letter in result)
+
+
+def branches(node: gs.Node, known: Lengths) -> list[Found]:
+    """Lengths on which both branches of an If agree."""
+    pairs = zip(*(map(known.dims, node.attrs[name].outputs) for name in ("then_branch", "else_branch")), strict=True)
+    return [common(a, b) for a, b in pairs]
+
+
+def common(a: Found, b: Found) -> Found:
+    if a is None or b is None or len(a) != len(b):
+        return None
+    return tuple(n if n == m else None for n, m in zip(a, b, strict=True))
+
+
+LENGTHS: dict[str, Rule] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise),
+    **dict.fromkeys(BROADCAST, broadcast),
+    **dict.fromkeys(REDUCTIONS, reduction),
+    **dict.fromkeys(POOLS, pool),
+    **dict.fromkeys(GLOBAL_POOLS, global_pool),
+    **dict.fromkeys(("Conv", "ConvTranspose"), convolution),
+    **dict.fromkeys(("Resize", "Upsample"), resize),
+    "Concat": concat,
+    "Einsum": einsum,
+    "Expand": expand,
+    "Flatten": flatten,
+    "Gather": gather,
+    "Gemm": gemm,
+    "If": branches,
+    "MatMul": matmul,
+    "Pad": pad,
+    "Reshape": reshape,
+    "Slice": slices,
+    "Split": split,
+    "Squeeze": squeeze,
+    "Tile": tile,
+    "Transpose": transpose,
+    "Unsqueeze": unsqueeze,
+}

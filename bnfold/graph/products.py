@@ -1,0 +1,81 @@
+"""Lengths known up to symbols: products of a number and of lengths that only a run knows, like 4*batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+OPEN = "?"  # how symbols begin that stand for lengths without a name
+LARGEST = 2**62  # factor
+MANY = 32  # symbols of one Product
+MADE_UP = "unk__"  # how those begin that onnx's inference makes up
+
+
+@dataclass(frozen=True)
+class Product:
+    """A factor of at least 1 and one or more symbols, sorted, of which each is one length of the model.
+
+    Two that are equal are the same number in every run. A symbol may be 0 in a run.
+    """
+
+    factor: int
+    symbols: tuple[str, ...]
+
+    def __str__(self) -> str:
+        names = ("?" if name.startswith((OPEN, MADE_UP)) else name for name in self.symbols)
+        return "*".join([str(self.factor)] * (self.factor != 1) + list(names))
+
+
+Dim = int | Product | None  # the length of an axis, or any other whole number; None where nothing is known of it
+
+
+def symbol(name: str) -> Product:
+    return Product(1, (name,))
+
+
+def product(numbers: Iterable[Dim]) -> Dim:
+    """The product, if it is a number, or a positive one times symbols."""
+    factor, symbols = 1, list[str]()
+    for number in numbers:
+        if number is None:
+            return None
+        by, more = parted(number)
+        factor *= by
+        symbols += more
+    return made(factor, symbols)
+
+
+def quotient(whole: Dim, part: Dim) -> Dim:
+    """What times `part` is `whole`, where it follows: if no symbol of `part` is 0."""
+    if whole is None or not part:
+        return None
+    (of, named), (by, known) = parted(whole), parted(part)
+    left = Counter(named)
+    left.subtract(known)
+    return made(of // by, left.elements()) if of % by == 0 and min(left.values(), default=0) >= 0 else None
+
+
+def may_become(part: Dim, whole: Dim) -> bool:
+    """Whether it may be `whole` times some more numbers or symbols: it has none that `whole` lacks, and is less."""
+    if part is None or whole is None:
+        return False
+    (a, few), (b, many) = parted(part), parted(whole)
+    return not Counter(few) - Counter(many) and (len(few) < len(many) or a < b)
+
+
+def repeats(period: int, length: Dim) -> bool:
+    """Whether an axis of a length that only a run knows is certainly several times as long as one of `period`."""
+    return isinstance(length, Product) and period > 1 and length.factor % period == 0
+
+
+def parted(number: int | Product) -> tuple[int, tuple[str, ...]]:
+    return (number, ()) if isinstance(number, int) else (number.factor, number.symbols)
+
+
+def made(factor: int, symbols: Iterable[str]) -> Dim:
+    """A number or a Product; None for what is too large, which may overflow in a run, or has too many symbols."""
+    named = tuple(sorted(symbols)) if factor else ()
+    if abs(factor) > LARGEST or len(named) > MANY or (named and factor < 0):
+        return None
+    return Product(factor, named) if named else factor
