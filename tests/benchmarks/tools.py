@@ -92,7 +92,10 @@ def floor(source: str, target: str) -> None:
 
 TOOLS: dict[str, Callable[[str, str], None]] = {
     "load and save": load_save,
-    **{tool.__name__: tool for tool in (bnfold, floor, onnxruntime, onnxruntime_extended, onnxsim, onnxslim, onnxoptimizer, onnxscript)},
+    **{
+        tool.__name__: tool
+        for tool in (bnfold, floor, onnxruntime, onnxruntime_extended, onnxsim, onnxslim, onnxoptimizer, onnxscript)
+    },
 }
 
 

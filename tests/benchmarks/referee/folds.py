@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 from tests.benchmarks.children import ROOT
-from tests.benchmarks.peers import PEERS, version
+from tests.benchmarks.peers import PEERS, Missing, version
 from tests.data import DATA
 
 FILES = (
@@ -25,7 +25,15 @@ class NoFold(Exception):
 
 
 def versions(python: str) -> dict[str, str]:
-    return {tool: version(tool, python) for tool in PEERS}
+    """Of the tools, and of torch; in words where one is missing, whose folds are then missing, too."""
+    return {f"{tool} (peer)": version_of(tool, python) for tool in PEERS} | {"torch": version_of("torch")}
+
+
+def version_of(tool: str, python: str = sys.executable) -> str:
+    try:
+        return version(tool, python)
+    except Missing:
+        return "missing"
 
 
 def folded(file: str, tool: str, folder: Path, python: str = sys.executable) -> tuple[Path, Path]:

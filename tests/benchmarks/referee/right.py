@@ -8,7 +8,21 @@ import numpy as np
 import onnx
 from onnx import ModelProto, helper, inliner, numpy_helper, version_converter
 
-from tests.benchmarks.referee_edits import Change, Edit, become, both, bypass, dimension, find, insert, of_input, put, swap, tensor
+from .edits import (
+    Change,
+    Edit,
+    become,
+    both,
+    bypass,
+    dimension,
+    find,
+    insert,
+    of_input,
+    other_branches,
+    put,
+    swap,
+    tensor,
+)  # fmt: skip
 
 RNG = 7
 
@@ -78,6 +92,12 @@ def with_gemm_of(alpha: float) -> Change:
     return both(put("Gemm", 1, alpha=alpha), of_input("Gemm", 1, lambda w: w / alpha, 1))
 
 
+def relu_as_max(model: ModelProto) -> None:
+    become("Relu", "Max")(model)
+    find(model, "Max").input.append("nil")
+    model.graph.initializer.append(tensor(np.array(0.0), "nil"))
+
+
 def dead_nodes(model: ModelProto) -> None:
     model.graph.node.append(helper.make_node("Relu", ["x"], ["nobody"]))
 
@@ -141,8 +161,7 @@ _NO_EFFECT = (
     Edit("no effect", "summands swapped", "residual", swap("Add")),
     Edit("no effect", "storage_order without indices", "max pool", put("MaxPool", storage_order=1)),
     Edit("no effect", "a default that is said", "square", put("Gemm", 1, beta=1.0, alpha=1.0, transA=0)),
-    Edit("no effect", "branches swapped with their condition", "if usual", both(
-        insert("on", "out = Not (x)"), lambda m: [setattr(a, "name", {"then_branch": "else_branch", "else_branch": "then_branch"}[a.name]) for a in find(m, "If").attribute])),
+    Edit("no effect", "branches swapped with their condition", "if usual", both(insert("on", "out = Not (x)"), other_branches)),
 )  # fmt: skip
 _OTHER_WORDS = (
     Edit("other nodes", "Constant nodes for initializers", "plain", as_constants),
@@ -150,8 +169,8 @@ _OTHER_WORDS = (
     Edit("other nodes", "all tensors renamed, with bodies", "residual", renamed),
     Edit("other nodes", "another order", "concat", another_order),
     Edit("other nodes", "an Identity put in", "plain", insert("r", "out = Identity (x)")),
-    Edit("other nodes", "two Transposes put in", "plain", insert("r", "t2 = Transpose <perm = [1,0,2,3]> (x) out = Transpose <perm = [1,0,2,3]> (t2)")),
-    Edit("other nodes", "Relu as Max", "plain", lambda m: [become("Relu", "Max")(m), find(m, "Max").input.append("nil"), m.graph.initializer.append(tensor(np.array(0.0), "nil"))]),
+    Edit("other nodes", "two Transposes put in", "plain", insert("r", "s = Transpose <perm = [1,0,2,3]> (x) out = Transpose <perm = [1,0,2,3]> (s)")),
+    Edit("other nodes", "Relu as Max", "plain", relu_as_max),
     Edit("other nodes", "bias in an Add", "wide", bias_apart),
     Edit("other nodes", "Gemm as MatMul and Add", "square", through_gemm),
     Edit("other nodes", "alpha of Gemm worked into its weights", "square", with_gemm_of(0.5)),
@@ -179,6 +198,7 @@ _FILE_ONLY = (
     Edit("file only", "sizes of an output that were unknown", "annotated", both(*(dimension("y", axis, size) for axis, size in enumerate(("N", 5, 6, 6))))),
     Edit("file only", "numbers as lists", "annotated", as_floats),
     Edit("file only", "all of that", "annotated", both(
-        clear("metadata_props", "doc_string", "producer_name", "domain"), each_node(name="", doc_string=""), of_graph("value_info"), unused, everywhere("N", "batch"))),
+        clear("metadata_props", "doc_string", "producer_name", "domain"), each_node(name="", doc_string=""),
+        of_graph("value_info"), unused, everywhere("N", "batch"))),
 )  # fmt: skip
 RIGHT = (*_NO_EFFECT, *_OTHER_WORDS, *_FILE_ONLY)

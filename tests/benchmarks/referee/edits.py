@@ -167,3 +167,37 @@ def dimension(name: str, axis: int, size: str | int) -> Change:
         setattr(dim, "dim_param" if isinstance(size, str) else "dim_value", size)
 
     return change
+
+
+def output_as(kind: int) -> Change:
+    """The output `y` in another type."""
+
+    def change(model: ModelProto) -> None:
+        maker = next(n for n in model.graph.node if "y" in n.output)
+        maker.output[:] = ["y_own" if n == "y" else n for n in maker.output]
+        model.graph.node.append(helper.make_node("Cast", ["y_own"], ["y"], to=kind))
+        next(v for v in model.graph.output if v.name == "y").type.tensor_type.elem_type = kind
+
+    return change
+
+
+def opset(version: int) -> Change:
+    """Another version of the operators, which are not converted."""
+    return lambda model: setattr(model.opset_import[0], "version", version)
+
+
+def other_branches(model: ModelProto) -> None:
+    """The two bodies of an If in each other's place."""
+    other = {"then_branch": "else_branch", "else_branch": "then_branch"}
+    for attribute in find(model, "If").attribute:
+        attribute.name = other[attribute.name]
+
+
+def image(value: float, batch: int = 1) -> dict[str, Any]:
+    """An image of one value."""
+    return {"x": np.full((batch, 3, 8, 8), value, np.float32)}
+
+
+def sized(*shape: int, name: str = "x") -> dict[str, Any]:
+    """Normal numbers."""
+    return {name: np.random.default_rng(5).standard_normal(shape).astype(np.float32)}

@@ -12,8 +12,9 @@ import onnx.parser
 from onnx import ModelProto
 
 import bnfold
-from tests.benchmarks.referee_edits import tensor
 from tests.build import BN, bn, values
+
+from .edits import tensor
 
 IMAGE, SAME = "float[N,3,8,8] x", "float[N,4,8,8] y"
 STEM = f"t = Conv <pads = [1,1,1,1]> (x, w, b) n = {BN('t', 'n')} r = Relu (n)"
@@ -228,7 +229,9 @@ _NETS: Mapping[str, Any] = {
         "float[N,4,6] x", out(3), "m = MatMul (x, w) a = Mul (m, s) y = Softmax <axis = 1> (a)", {"w": (6, 6), "s": np.full(6, 1.5)}, 12
     ),
     "rounded": lambda: image("h = Round (x) i = ReduceSum <keepdims = 1> (h, m) y = Mul (r, i)", m=np.array([1])),
-    "tie of bounds": lambda: image("g = Greater (x, k) i = Where (g, x, l) j = ReduceSum <keepdims = 1> (i, m) y = Mul (r, j)", k=np.array(0.5), l=np.array(2.0), m=np.array([1])),
+    "tie of bounds": lambda: image(
+        "g = Greater (x, k) i = Where (g, x, l) j = ReduceSum <keepdims = 1> (i, m) y = Mul (r, j)", k=np.array(0.5), l=np.array(2.0), m=np.array([1])
+    ),
     "tie of classes": lambda: image("y2 = Tanh (r) y = ArgMax <axis = 1, keepdims = 0> (x)", f"{out(3, kind='int64')}, {out(4, 'y2')}"),
 }  # fmt: skip
 
