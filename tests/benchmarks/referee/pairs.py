@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -70,7 +71,7 @@ def of_mutations(names: Sequence[str]) -> Iterator[Pair]:
             yield Pair(f"weights: {kind}", f"{name} {site}", lambda folder, m=models: m, {"levels": ["off"]})
 
 
-def of_tools(python: str) -> Iterator[Pair]:
+def of_tools(python: str = sys.executable) -> Iterator[Pair]:
     """What other tools make, with the versions that the Python of an environment has, and torch."""
     for tool in folds.TOOLS:
         for file in folds.FILES:
