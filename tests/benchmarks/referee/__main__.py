@@ -28,7 +28,7 @@ from tests.zoo import line
 
 from . import folds
 from .judging import COLUMNS, is_false_alarm, is_miss, judgements, table
-from .pairs import Pair, edits, of_mutations, of_tools
+from .pairs import Pair, edits, in_folds, of_mutations, of_tools
 
 SCHEMA = "bnfold.referee/1"
 
@@ -50,7 +50,7 @@ def chosen(options: argparse.Namespace, known: Container[tuple[str, str]]) -> It
         return any(words in kind for words in options.only)
 
     models = (*mutations.REAL, *mutations.ZOO) if any(wanted(f"weights: {kind}") for kind in mutations.KINDS) else ()
-    pairs = chain(edits(), of_tools(options.peers), of_mutations(models))
+    pairs = chain(edits(), of_tools(options.peers), in_folds(options.peers), of_mutations(models))
     return (pair for pair in pairs if wanted(pair.kind) and (pair.kind, pair.name) not in known)
 
 

@@ -193,6 +193,18 @@ def other_branches(model: ModelProto) -> None:
         attribute.name = other[attribute.name]
 
 
+def renamed(model: ModelProto) -> None:
+    """Every tensor and constant but inputs and outputs by another name."""
+    graph = model.graph
+    kept = {v.name for v in (*graph.input, *graph.output)} | {""}
+    del graph.value_info[:]
+    for stored in graph.initializer:
+        stored.name = stored.name if stored.name in kept else f"own_{stored.name}"
+    for node in graph.node:
+        node.input[:] = [n if n in kept else f"own_{n}" for n in node.input]
+        node.output[:] = [n if n in kept else f"own_{n}" for n in node.output]
+
+
 def image(value: float, batch: int = 1) -> dict[str, Any]:
     """An image of one value."""
     return {"x": np.full((batch, 3, 8, 8), value, np.float32)}

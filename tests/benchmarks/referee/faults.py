@@ -9,21 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from .edits import (
-    Edit,
-    become,
-    bypass,
-    drop,
-    find,
-    image,
-    insert,
-    of_input,
-    one,
-    opset,
-    output_as,
-    put,
-    sized,
-    swap,
-    values,
+    Edit, become, both, bypass, drop, find, image, insert, of_input, one, opset, output_as, put, renamed, sized, swap, values,
 )  # fmt: skip
 
 
@@ -154,4 +140,15 @@ _SHAPES = (
     Edit("indices", "select_last_index, many ties", "argmax of ties", put("ArgMax", select_last_index=1)),
     Edit("indices", "opset without its conversion", "softmax 12", opset(13)),
 )  # fmt: skip
-NUMBERS = (*_WINDOWS, *_VALUES, *_SHAPES)
+_RENAMED = (
+    Edit("renamed", "one weight x 1.0001", "wide", both(of_input("Conv", 1, one(1.0001), 1), renamed)),
+    Edit("renamed", "one channel of the fold site x 1.001", "wide", both(of_input("Conv", 1, one(1.001)), renamed)),
+    Edit("renamed", "one bias x 1.001", "wide", both(of_input("Conv", 2, one(1.001), 1), renamed)),
+    Edit("renamed", "weights rounded to float16", "wide", both(of_input("Conv", 1, lambda w: w.astype(np.float16), 1), renamed)),
+    Edit("renamed", "channels swapped", "wide", both(of_input("Conv", 1, lambda w: w[[1, 0, 2, 3]]), renamed)),
+    Edit("renamed", "a residual sum is one branch", "residual", both(bypass("Add"), renamed)),
+    Edit("renamed", "epsilon of LayerNormalization 1e-6", "layer norm", both(put("LayerNormalization", epsilon=1e-6), renamed)),
+    Edit("renamed", "Max(x, -5000) put before the Conv", "plain", both(insert("x", "out = Max (x, cap)", cap=-5000.0), renamed), image(-1e4)),
+    Edit("renamed", "one row of a table of 5000 words", "words", both(of_input("Gather", 0, one(1.5, 4711)), renamed), {"ids": np.array([[4711]])}),
+)  # fmt: skip
+NUMBERS = (*_WINDOWS, *_VALUES, *_SHAPES, *_RENAMED)

@@ -13,6 +13,7 @@ from onnx import ModelProto
 
 import bnfold
 from tests.build import BN, bn, values
+from tests.data import DATA
 
 from .edits import tensor
 
@@ -238,12 +239,13 @@ _NETS: Mapping[str, Any] = {
 
 @cache
 def _made(name: str) -> tuple[ModelProto, ModelProto]:
-    original = _NETS[name]()
+    kind, _, file = name.partition(" ")
+    original = onnx.load(DATA / "onnx" / f"{file}.onnx") if kind == "file" else _NETS[name]()
     return original, bnfold.fold(original).model
 
 
 def pair(name: str) -> tuple[ModelProto, ModelProto]:
-    """A network and its faultless fold, each a copy to change."""
+    """A network (or a real file, as `file NAME`) and its faultless fold, each a copy to change."""
     copies = ModelProto(), ModelProto()
     for copy, model in zip(copies, _made(name), strict=True):
         copy.CopyFrom(model)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import onnx
 
 from tests.benchmarks import mutations
 
 from . import folds, nets, truth
-from .edits import Edit
+from .edits import Change, Edit
 from .faults import NUMBERS
 from .interface import BODIES, EXTERNAL, INTERFACE, Bytes, external
 from .rare import RARE
+from .real import IN_FOLDS, REAL
 from .right import RIGHT
 
 FAULT, SAME = "fault", "right"
-FAULTS = (*NUMBERS, *RARE, *BODIES, *INTERFACE)
+FAULTS = (*NUMBERS, *RARE, *BODIES, *INTERFACE, *REAL)
 Judged = tuple[Any, Any, str, str]  # two models; whether it is a fault or right; how that is known
 
 
@@ -78,6 +82,23 @@ def of_tools(python: str = sys.executable) -> Iterator[Pair]:
             yield Pair(f"folds by {tool}", file, partial(_fold, partial(folds.folded, file, tool, python=python)))
     for name in folds.NETS:
         yield Pair("folds by torch", name, partial(_fold, partial(folds.exported, name)))
+
+
+def in_folds(python: str = sys.executable) -> Iterator[Pair]:
+    """Faults planted into what other tools made."""
+    for tool, file in product(folds.TOOLS, folds.FILES[:2]):
+        make = partial(folds.folded, file, tool, python=python)
+        for name, change in IN_FOLDS.items():
+            yield Pair(f"faults in folds by {tool}", f"{name} ({file})", partial(_in_fold, make, change))
+
+
+def _in_fold(make: Callable[..., tuple[Path, Path]], change: Change, folder: Path) -> Judged:
+    source, target = make(folder=folder)
+    original, right, other = onnx.load(source), onnx.load(target), onnx.load(target)
+    change(other)
+    if not truth.shows(original, right, other, truth.normal(original)):
+        raise AssertionError("outputs do not differ")
+    return source, other, FAULT, "outputs differ"
 
 
 def _fold(make: Callable[..., tuple[Path, Path]], folder: Path) -> Judged:

@@ -9,19 +9,7 @@ import onnx
 from onnx import ModelProto, helper, inliner, numpy_helper, version_converter
 
 from .edits import (
-    Change,
-    Edit,
-    become,
-    both,
-    bypass,
-    dimension,
-    find,
-    insert,
-    of_input,
-    other_branches,
-    put,
-    swap,
-    tensor,
+    Change, Edit, become, both, bypass, dimension, find, insert, of_input, other_branches, put, renamed, stored, swap, tensor,
 )  # fmt: skip
 
 RNG = 7
@@ -43,18 +31,6 @@ def as_constants(model: ModelProto) -> None:
     rest = list(model.graph.node)
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend([*nodes, *rest])
-
-
-def renamed(model: ModelProto) -> None:
-    """Every tensor and constant but inputs and outputs by another name."""
-    graph = model.graph
-    kept = {v.name for v in (*graph.input, *graph.output)} | {""}
-    del graph.value_info[:]
-    for stored in graph.initializer:
-        stored.name = stored.name if stored.name in kept else f"own_{stored.name}"
-    for node in graph.node:
-        node.input[:] = [n if n in kept else f"own_{n}" for n in node.input]
-        node.output[:] = [n if n in kept else f"own_{n}" for n in node.output]
 
 
 def another_order(model: ModelProto) -> None:
