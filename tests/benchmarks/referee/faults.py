@@ -9,7 +9,23 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 
 from .edits import (
-    Edit, become, both, bypass, drop, find, image, insert, of_input, one, opset, output_as, put, renamed, sized, swap, values,
+    Edit,
+    become,
+    both,
+    bypass,
+    drop,
+    find,
+    image,
+    insert,
+    of_input,
+    one,
+    opset,
+    output_as,
+    put,
+    renamed,
+    sized,
+    swap,
+    values,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from .edits import Change, Edit, Values, become, bypass, of_input, one, put, stored, swap, values
+from .edits import Change, Edit, Values, become, bypass, of_input, one, put, swap, values
 
 
 def outputs_swapped(model: ModelProto) -> None:

@@ -9,7 +9,20 @@ import onnx
 from onnx import ModelProto, helper, inliner, numpy_helper, version_converter
 
 from .edits import (
-    Change, Edit, become, both, bypass, dimension, find, insert, of_input, other_branches, put, renamed, stored, swap, tensor,
+    Change,
+    Edit,
+    become,
+    both,
+    bypass,
+    dimension,
+    find,
+    insert,
+    of_input,
+    other_branches,
+    put,
+    renamed,
+    swap,
+    tensor,
 )  # fmt: skip
 
 RNG = 7
