@@ -13,7 +13,7 @@ from tests.data import DATA
 
 FILES = (
     "fsanet_1x1", "burn_mnist", "gtcrn_stream_simple", "dnnv_dronet", "polygraphy_residual_block",
-    "ultraface_slim320_nopost", "mesonet_tf2onnx", "caml_vae",
+    "ultraface_slim320_nopost", "mesonet_tf2onnx", "ort_fuse_conv_bn_no_bias",
 )  # fmt: skip
 TOOLS = (*PEERS, "onnxruntime_extended")
 NETS = ("unet", "pointnet")

@@ -81,10 +81,20 @@ def wrong(original: Path, other: Path) -> str:
     """Why the fold of a tool is wrong; empty for a right one."""
     try:
         before, after = onnx.load(original), onnx.load(other)
-        onnx.checker.check_model(after, full_check=True)
-    except Exception as problem:  # of protobuf and of onnx's checker
+    except Exception as problem:  # of protobuf
         return f"invalid: {problem}".splitlines()[0]
+    if (why := invalid(after)) and not invalid(before):
+        return why
     return next(_wrong(before, after, original, other), "")
+
+
+def invalid(model: ModelProto) -> str:
+    """What onnx's checker says against a model, in a line."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as problem:  # of several unrelated classes
+        return f"invalid: {problem}".splitlines()[0]
+    return ""
 
 
 def _wrong(before: ModelProto, after: ModelProto, original: Path, other: Path) -> Iterator[str]:
