@@ -57,7 +57,7 @@ def chosen(options: argparse.Namespace, known: Container[tuple[str, str]]) -> It
 def main() -> int:
     options = arguments()
     known = json.loads(options.json.read_text())["rows"] if options.resume and options.json.exists() else []
-    record = {"schema": SCHEMA, "environment": environment() | folds.versions(options.peers), "rows": known}
+    record = {"schema": SCHEMA, "seed": 0, "environment": environment() | folds.versions(options.peers), "rows": known}
     for row in judgements(chosen(options, {(row["kind"], row["name"]) for row in known}), options.jobs):
         known.append(row)
         mark = "  MISS" * is_miss(row) + "  FALSE ALARM" * is_false_alarm(row)
