@@ -152,8 +152,8 @@ def insert(name: str, body: str, **constants: Any) -> Change:
 
 
 def tensor(value: Any, name: str) -> TensorProto:
-    """A stored constant; what is not made of integers or truth values is float32."""
-    array = np.asarray(value)
+    """A stored constant; what is not made of integers, truth values or words is float32."""
+    array = np.asarray(value, object if isinstance(value, list) else None)
     return numpy_helper.from_array(array.astype(np.float32) if array.dtype == np.float64 else array, name)
 
 

@@ -38,6 +38,9 @@ def plus(number: float, *at: int) -> Callable[[np.ndarray], Any]:
     return change
 
 
+SIX = np.random.default_rng(1).standard_normal((200, 6)).astype(np.float32)  # every class
+
+
 def in_training(model: ModelProto) -> None:
     put("BatchNormalization", training_mode=1)(model)
     find(model, "BatchNormalization").output.extend(["mean of the batch", "variance of the batch"])
@@ -156,6 +159,14 @@ _SHAPES = (
     Edit("indices", "select_last_index, many ties", "argmax of ties", put("ArgMax", select_last_index=1)),
     Edit("indices", "opset without its conversion", "softmax 12", opset(13)),
 )  # fmt: skip
+_TYPES = (
+    Edit("other types", "one weight of float64 x (1 + 1e-9)", "float64", of_input("MatMul", 1, lambda w: w * (1 + 1e-9))),
+    Edit("other types", "the fold site in float32 numbers", "float64", of_input("Gemm", 1, lambda w: w.astype(np.float32))),
+    Edit("other types", "two labels swapped", "labels", of_input("Gather", 0, lambda names: names[[1, 0, 2, 3, 4, 5]]), {"x": SIX}),
+    Edit("other types", "one label misspelled", "labels", of_input("Gather", 0, lambda names: np.where(names == "e", "E", names)), {"x": SIX}),
+    Edit("other types", "another part of a sequence", "parts", values("i", lambda i: i - 1)),
+    Edit("other types", "elements of a sequence swapped", "list", swap("SequenceConstruct")),
+)  # fmt: skip
 _RENAMED = (
     Edit("renamed", "one weight x 1.0001", "wide", both(of_input("Conv", 1, one(1.0001), 1), renamed)),
     Edit("renamed", "one channel of the fold site x 1.001", "wide", both(of_input("Conv", 1, one(1.001)), renamed)),
@@ -167,4 +178,4 @@ _RENAMED = (
     Edit("renamed", "Max(x, -5000) put before the Conv", "plain", both(insert("x", "out = Max (x, cap)", cap=-5000.0), renamed), image(-1e4)),
     Edit("renamed", "one row of a table of 5000 words", "words", both(of_input("Gather", 0, one(1.5, 4711)), renamed), {"ids": np.array([[4711]])}),
 )  # fmt: skip
-NUMBERS = (*_WINDOWS, *_VALUES, *_SHAPES, *_RENAMED)
+NUMBERS = (*_WINDOWS, *_VALUES, *_SHAPES, *_TYPES, *_RENAMED)

@@ -12,7 +12,7 @@ import onnx.parser
 from onnx import ModelProto
 
 import bnfold
-from tests.build import BN, bn, values
+from tests.build import BN, bn, build, values
 from tests.data import DATA
 
 from .edits import tensor
@@ -31,7 +31,9 @@ def net(
     domains = f'"": {opset}' + (', "own": 1' if functions else "")
     text = f"<ir_version: 9, opset_import: [{domains}]> g ({inputs}) => ({outputs}) {{ {body} }} {functions}"
     model = onnx.parser.parse_model(text)
-    model.graph.initializer.extend(tensor(v, k) for k, v in values(constants).items())
+    words = {k: v for k, v in constants.items() if isinstance(v, list)}
+    drawn = values({k: v for k, v in constants.items() if k not in words})
+    model.graph.initializer.extend(tensor(v, k) for k, v in (drawn | words).items())
     return model
 
 
@@ -224,6 +226,10 @@ _NETS: Mapping[str, Any] = {
         "float[N,6] x, int64[N,6] i", "float[N,6] y, int64[N,6] z", f"{DENSE} y = Tanh (r) j = Cast <to = 6> (i) z = Cast <to = 7> (j)", DENSES
     ),
     "same type": lambda: image("y = Cast <to = 1> (r)"),
+    "labels": lambda: deep("i = ArgMax <axis = 1, keepdims = 0> (n) y = Gather (names, i)", out(1, kind="string"), names=[*"abcdef"]),
+    "parts": lambda: deep("s = SplitToSequence <axis = 1> (r, k) y = SequenceAt (s, i)", out(2), k=np.array([2, 2, 2]), i=np.array(1)),
+    "list": lambda: deep("f = Tanh (n) g = Sigmoid (n) y = SequenceConstruct (f, g)", "seq(float[N,6]) y"),
+    "float64": lambda: build(f"{DENSE} y = MatMul (r, w2)", "x[N,6]", "y[N,5]", {**DENSES, "w2": (6, 5)}, 18),
     "any length": lambda: rows("y = Tanh (r)"),
     "positions": lambda: rows("s2 = Shape <start = 1, end = 2> (r) p = Slice (pos, k, s2) y = Add (r, p)", pos=(512, 6), k=np.array([0])),
     "softmax 12": lambda: net(

@@ -12,6 +12,15 @@ LATE = """zero = Constant <value = int64 {0}> () two = Constant <value = float {
     late = GreaterOrEqual (i, from%d) as = Constant <value_ints = [%s]> () l = Reshape (late, as) d = Mul (x, two) out = Where (l, d, x)"""
 
 
+PARTS = """n64 = Constant <value_ints = [64]> () n0 = Constant <value_ints = [0]> () far = Constant <value_ints = [1099511627776]> ()
+    a = Slice (x, n0, n64, n0) b = Slice (x, n64, far, n0) two = Constant <value = float {2.0}> () d = Mul (b, two) out = Concat <axis = 0> (a, d)"""
+BRANCH = """shape = Shape (x) first = Constant <value = int64 {0}> () size = Gather (shape, first) many = Greater (size, n64)
+    out = If (many) < then_branch = t () => (float[N,3,8,8] p) { p = Neg (x) }, else_branch = e () => (float[N,3,8,8] q) { q = Identity (x) } >"""
+EIGHTH = """zero = Constant <value = int64 {0}> () step = Constant <value = int64 {1}> () shape = Shape (x) size = Gather (shape, zero)
+    i = Range (zero, size, step) m = Mod (i, n8) late = Equal (m, n7) as = Constant <value_ints = [-1,1,1,1]> () l = Reshape (late, as)
+    d = Neg (x) out = Where (l, d, x)"""
+
+
 def late(axis: int, rank: int, start: int) -> Change:
     """Everything from an index of an axis on times two."""
     form = ",".join("-1" if a == axis else "1" for a in range(rank))
@@ -74,6 +83,9 @@ RARE = (
     Edit("ties", "select_last_index, few ties", "tie of classes", put("ArgMax", select_last_index=1), image(0.0)),
     Edit("large batches", "rows from 4 on", "plain", late(0, 4, 4), sized(8, 3, 8, 8)),
     Edit("large batches", "rows from 64 on", "plain", late(0, 4, 64), sized(70, 3, 8, 8)),
+    Edit("large batches", "rows from 64 on, by Slice and Concat", "plain", insert("x", PARTS), sized(70, 3, 8, 8)),
+    Edit("large batches", "a branch for more than 64 rows", "plain", insert("x", BRANCH, n64=64), sized(70, 3, 8, 8)),
+    Edit("large batches", "every eighth row", "plain", insert("x", EIGHTH, n8=8, n7=7), sized(8, 3, 8, 8)),
     Edit("large batches", "positions from 300 on", "any length", late(1, 3, 300), sized(1, 310, 6)),
     Edit("large batches", "position 400 of 512", "positions", values("pos", one(1.5, 400)), sized(1, 410, 6)),
     Edit("large batches", "a Loop from its round 50 on", "loop over rows", in_loop(50), sized(60, 6)),
