@@ -152,6 +152,8 @@ _NO_EFFECT = (
     Edit("no effect", "a default that is said", "square", put("Gemm", 1, beta=1.0, alpha=1.0, transA=0)),
     Edit("no effect", "branches swapped with their condition", "if usual", both(insert("on", "out = Not (x)"), other_branches)),
 )  # fmt: skip
+PARTED = """n4 = Constant <value_ints = [4]> () n0 = Constant <value_ints = [0]> () far = Constant <value_ints = [1099511627776]> ()
+    a = Slice (x, n0, n4, n0) b = Slice (x, n4, far, n0) out = Concat <axis = 0> (a, b)"""
 _OTHER_WORDS = (
     Edit("other nodes", "Constant nodes for initializers", "plain", as_constants),
     Edit("other nodes", "all tensors renamed", "plain", renamed),
@@ -159,6 +161,7 @@ _OTHER_WORDS = (
     Edit("other nodes", "another order", "concat", another_order),
     Edit("other nodes", "an Identity put in", "plain", insert("r", "out = Identity (x)")),
     Edit("other nodes", "two Transposes put in", "plain", insert("r", "s = Transpose <perm = [1,0,2,3]> (x) out = Transpose <perm = [1,0,2,3]> (s)")),
+    Edit("other nodes", "rows parted and joined", "plain", insert("x", PARTED)),
     Edit("other nodes", "Relu as Max", "plain", relu_as_max),
     Edit("other nodes", "bias in an Add", "wide", bias_apart),
     Edit("other nodes", "Gemm as MatMul and Add", "square", through_gemm),
