@@ -230,6 +230,7 @@ _NETS: Mapping[str, Any] = {
     "parts": lambda: deep("s = SplitToSequence <axis = 1> (r, k) y = SequenceAt (s, i)", out(2), k=np.array([2, 2, 2]), i=np.array(1)),
     "list": lambda: deep("f = Tanh (n) g = Sigmoid (n) y = SequenceConstruct (f, g)", "seq(float[N,6]) y"),
     "float64": lambda: build(f"{DENSE} y = MatMul (r, w2)", "x[N,6]", "y[N,5]", {**DENSES, "w2": (6, 5)}, 18),
+    "dense": lambda: deep("y = Tanh (r)", out(2)),
     "any length": lambda: rows("y = Tanh (r)"),
     "positions": lambda: rows("s2 = Shape <start = 1, end = 2> (r) p = Slice (pos, k, s2) y = Add (r, p)", pos=(512, 6), k=np.array([0])),
     "softmax 12": lambda: net(

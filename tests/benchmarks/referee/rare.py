@@ -16,6 +16,8 @@ PARTS = """n64 = Constant <value_ints = [64]> () n0 = Constant <value_ints = [0]
     a = Slice (x, n0, n64, n0) b = Slice (x, n64, far, n0) two = Constant <value = float {2.0}> () d = Mul (b, two) out = Concat <axis = 0> (a, d)"""
 BRANCH = """shape = Shape (x) first = Constant <value = int64 {0}> () size = Gather (shape, first) many = Greater (size, n64)
     out = If (many) < then_branch = t () => (float[N,3,8,8] p) { p = Neg (x) }, else_branch = e () => (float[N,3,8,8] q) { q = Identity (x) } >"""
+CLAMPED = """zero = Constant <value = int64 {0}> () step = Constant <value = int64 {1}> () last = Constant <value = int64 {63}> () shape = Shape (x)
+    size = Gather (shape, zero) i = Range (zero, size, step) c = Min (i, last) out = Gather <axis = 0> (x, c)"""
 EIGHTH = """zero = Constant <value = int64 {0}> () step = Constant <value = int64 {1}> () shape = Shape (x) size = Gather (shape, zero)
     i = Range (zero, size, step) m = Mod (i, n8) late = Equal (m, n7) as = Constant <value_ints = [-1,1,1,1]> () l = Reshape (late, as)
     d = Neg (x) out = Where (l, d, x)"""
@@ -84,6 +86,9 @@ RARE = (
     Edit("large batches", "rows from 4 on", "plain", late(0, 4, 4), sized(8, 3, 8, 8)),
     Edit("large batches", "rows from 64 on", "plain", late(0, 4, 64), sized(70, 3, 8, 8)),
     Edit("large batches", "rows from 64 on, by Slice and Concat", "plain", insert("x", PARTS), sized(70, 3, 8, 8)),
+    Edit("large batches", "rows from 64 on come first", "plain", insert("x", PARTS.replace("(a, d)", "(b, a)")), sized(70, 3, 8, 8)),
+    Edit("large batches", "rows from 64 on come first, at the end", "dense", insert("r", PARTS.replace("(a, d)", "(b, a)")), sized(70, 6)),
+    Edit("large batches", "rows from 64 on are the last one", "dense", insert("r", CLAMPED), sized(70, 6)),
     Edit("large batches", "a branch for more than 64 rows", "plain", insert("x", BRANCH, n64=64), sized(70, 3, 8, 8)),
     Edit("large batches", "every eighth row", "plain", insert("x", EIGHTH, n8=8, n7=7), sized(8, 3, 8, 8)),
     Edit("large batches", "positions from 300 on", "any length", late(1, 3, 300), sized(1, 310, 6)),
