@@ -231,6 +231,15 @@ _NETS: Mapping[str, Any] = {
     "list": lambda: deep("f = Tanh (n) g = Sigmoid (n) y = SequenceConstruct (f, g)", "seq(float[N,6]) y"),
     "float64": lambda: build(f"{DENSE} y = MatMul (r, w2)", "x[N,6]", "y[N,5]", {**DENSES, "w2": (6, 5)}, 18),
     "dense": lambda: deep("y = Tanh (r)", out(2)),
+    "one bound": lambda: image("y = Clip (n, low, high)", low=np.array(0.0), high=np.array(1e6)),
+    "two conditions": lambda: image(
+        "s = ReduceSum <keepdims = 0> (x) f = Greater (n, k) g = Less (s, big) h = And (f, g) y = Where (h, n, k)", k=np.array(0.1), big=np.array(2e4)
+    ),
+    "boxes": lambda: net(
+        "float[N,6] x, float[1,9,4] at, float[1,2,9] scores", f"{out(2)}, {out(2, 'z', 'int64')}",
+        f"{DENSE} y = Tanh (r) z = NonMaxSuppression (at, scores, most, overlap, score)",
+        {**DENSES, "most": np.array([100]), "overlap": np.array([0.9]), "score": np.array([-9.0])},
+    ),
     "any length": lambda: rows("y = Tanh (r)"),
     "positions": lambda: rows("s2 = Shape <start = 1, end = 2> (r) p = Slice (pos, k, s2) y = Add (r, p)", pos=(512, 6), k=np.array([0])),
     "softmax 12": lambda: net(

@@ -57,7 +57,15 @@ def never(model: ModelProto) -> None:
     rare.g.CopyFrom(usual.g)
 
 
+FLAT = {"x": np.ones((1, 6), np.float32)}
 WORD = {"ids": np.array([[4711]])}
+SCORES = np.random.default_rng(3).random((1, 2, 9)).astype(np.float32)
+CORNERS = np.arange(9, dtype=np.float32)[:, None] + np.array([0, 0, 0.5, 0.5], np.float32)
+BOXES = FLAT | {"at": CORNERS[None], "scores": SCORES}
+OVERLAPPING = FLAT | {
+    "at": (np.array([0, 0, 1, 1]) + np.arange(9)[:, None] * np.array([0, 0, 0.065, 0]))[None].astype(np.float32),
+    "scores": SCORES,
+}
 WHOLE = {"x": np.ones((1, 6), np.float32), "i": np.full((1, 6), -4)}
 RARE = (
     Edit("rare inputs", "Max(x, -5000) put before the Conv", "plain", insert("x", "out = Max (x, cap)", cap=-5000.0), image(-1e4)),
@@ -83,6 +91,10 @@ RARE = (
     Edit("ties", "of whole numbers", "threshold", become("Greater", "GreaterOrEqual"), WHOLE | {"i": np.full((1, 6), 3)}),
     Edit("ties", "Round becomes Floor(x + 0.5)", "rounded", floor_of_half, image(0.5)),
     Edit("ties", "select_last_index, few ties", "tie of classes", put("ArgMax", select_last_index=1), image(0.0)),
+    Edit("half rare", "upper bound of a Clip whose lower one shows", "one bound", values("high", lambda v: v / 2), image(1e6)),
+    Edit("half rare", "one of two conditions", "two conditions", values("big", lambda v: v / 2), image(80.0)),
+    Edit("half rare", "most boxes 8 for 100", "boxes", values("most", lambda v: v * 0 + 8), BOXES),
+    Edit("half rare", "overlap 0.95 for 0.9", "boxes", values("overlap", lambda v: v + 0.05), OVERLAPPING),
     Edit("large batches", "rows from 4 on", "plain", late(0, 4, 4), sized(8, 3, 8, 8)),
     Edit("large batches", "rows from 64 on", "plain", late(0, 4, 64), sized(70, 3, 8, 8)),
     Edit("large batches", "rows from 64 on, by Slice and Concat", "plain", insert("x", PARTS), sized(70, 3, 8, 8)),
