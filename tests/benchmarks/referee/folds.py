@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from threading import Lock
 
 from tests.benchmarks.children import ROOT
 from tests.benchmarks.peers import PEERS, Missing, version
@@ -18,6 +19,7 @@ FILES = (
 TOOLS = (*PEERS, "onnxruntime_extended")
 NETS = ("unet", "pointnet")
 SECONDS = 300.0
+EXPORTING = Lock()  # torch exports one network at a time
 
 
 class NoFold(Exception):
@@ -60,7 +62,7 @@ def exported(name: str, folder: Path) -> tuple[Path, Path]:
             module.running_var.uniform_(0.5, 2.0)
             module.running_mean.normal_()
     paths = folder / f"{name}.onnx", folder / f"{name}.optimized.onnx"
-    with warnings.catch_warnings():
+    with EXPORTING, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path, optimize in zip(paths, (False, True), strict=True):
             torch.onnx.export(model, (x,), path, dynamo=True, optimize=optimize, verbose=False, external_data=False)
