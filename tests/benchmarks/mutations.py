@@ -75,24 +75,30 @@ def source(name: str) -> Path:
     return DATA / "onnx" / f"{name}.onnx" if name in REAL else exported(name, CACHE)
 
 
-def planted(name: str) -> Iterator[dict[str, Any]]:
-    """Every fault at the first and at the last fold site of one model."""
+def faults(name: str) -> Iterator[tuple[str, str, onnx.ModelProto, onnx.ModelProto]]:
+    """Every fault at the first and at the last fold site of one model: site, kind, the original, the changed fold."""
     path = source(name)
     original, folded = onnx.load(path), bnfold.fold(path).model
     sites = list(folded_sites(original, folded))
-    theirs = Tolerances(original)
     for site in dict.fromkeys([sites[0].output, sites[-1].output]):
         at = next(s for s in sites if s.output == site)
         for kind, change in KINDS.items():
             new = change(at)
             if np.array_equal(new[0], at.weight) and (new[1] is None or np.array_equal(new[1], at.bias)):
                 continue  # this site cannot have this fault: no bias, one group
-            wrong = with_fault(folded, at, change)
-            found = bnfold.verify(path, wrong, levels=["off"])
-            row = {"model": name, "site": site, "fault": kind, "verdict": found.verdict}
-            row["algebra"] = any(not d.ok for d in found.derived)
-            row["numbers"] = any(level.bad for level in found.levels)
-            yield row | theirs.found(wrong)
+            yield site, kind, original, with_fault(folded, at, change)
+
+
+def planted(name: str) -> Iterator[dict[str, Any]]:
+    """What is found of every fault of one model."""
+    theirs = None
+    for site, kind, original, wrong in faults(name):
+        theirs = theirs or Tolerances(original)
+        found = bnfold.verify(original, wrong, levels=["off"])
+        row = {"model": name, "site": site, "fault": kind, "verdict": found.verdict}
+        row["algebra"] = any(not d.ok for d in found.derived)
+        row["numbers"] = any(level.bad for level in found.levels)
+        yield row | theirs.found(wrong)
 
 
 class Tolerances:

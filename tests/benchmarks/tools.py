@@ -18,15 +18,20 @@ def load_save(source: str, target: str) -> None:
     onnx.save(onnx.load(source), target)
 
 
-def onnxruntime(source: str, target: str) -> None:
+def onnxruntime(source: str, target: str, level: str = "ORT_ENABLE_BASIC") -> None:
     """At ORT_ENABLE_BASIC, the level whose result is still plain ONNX."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     options.optimized_model_filepath = target
     options.log_severity_level = 4
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def onnxruntime_extended(source: str, target: str) -> None:
+    """At ORT_ENABLE_EXTENDED, with operators of its own: for the runtime on this kind of machine."""
+    onnxruntime(source, target, "ORT_ENABLE_EXTENDED")
 
 
 def onnxsim(source: str, target: str) -> None:
@@ -87,7 +92,10 @@ def floor(source: str, target: str) -> None:
 
 TOOLS: dict[str, Callable[[str, str], None]] = {
     "load and save": load_save,
-    **{tool.__name__: tool for tool in (bnfold, floor, onnxruntime, onnxsim, onnxslim, onnxoptimizer, onnxscript)},
+    **{
+        tool.__name__: tool
+        for tool in (bnfold, floor, onnxruntime, onnxruntime_extended, onnxsim, onnxslim, onnxoptimizer, onnxscript)
+    },
 }
 
 
