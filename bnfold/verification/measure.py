@@ -70,6 +70,7 @@ class Tally:
     name: str
     axes: Sequence[int] = ()
     bounded: bool = False  # made by Sigmoid or the like: accurate to a roundoff of 1, not of its own value
+    step: bool = False  # moves in steps, and both models have the node: what enters it is compared, see `steps`
     dropped: int = 0  # low bits of a float32 number that the arithmetic leaves out: TF32 works with 13 less
     roundoff: float = 2.0**-24
     quantum: float = 0.0
@@ -104,6 +105,8 @@ class Tally:
             return
         self.runs += 1
         self.elements += original.size
+        if self.step:
+            return
         if not is_floating(original) and original.dtype.kind != "V":
             self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
             self._confirm(truth, on_cpu, lambda run, true: float(np.count_nonzero(run != true)))

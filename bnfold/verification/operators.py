@@ -140,12 +140,12 @@ class DequantizeLinear(_Standard):
 
     def _run(self, x, scale, zero_point=None, **attributes):  # type: ignore[no-untyped-def]
         axis, block = self.given("axis", 1), self.given("block_size", 0)
-        scale = _laid(scale, x.shape, axis, block)
-        zero = 0.0 if zero_point is None else _laid(zero_point.astype(np.float64), x.shape, axis, block)
+        scale = laid(scale, x.shape, axis, block)
+        zero = 0.0 if zero_point is None else laid(zero_point.astype(np.float64), x.shape, axis, block)
         return ((x.astype(np.float64) - zero) * scale,)
 
 
-def _laid(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+def laid(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
     """Quantization parameters laid out so that they broadcast against data of `shape`."""
     if block:
         return np.repeat(values, block, axis=axis).take(range(shape[axis]), axis=axis)
