@@ -195,3 +195,85 @@ class Maker:
         )
         opset = 21 if self.wide or self.code == "float8" else int(self.rng.choice([13, 17, 19, 21]))
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def changed(folded: onnx.ModelProto, name: str, change: Callable[[np.ndarray], np.ndarray]) -> onnx.ModelProto:
+    """A copy in which one stored tensor is another."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(folded)
+    for tensor in copy.graph.initializer:
+        if tensor.name == name:
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), name))
+    return copy
+
+
+def one(values: np.ndarray, factor: float) -> np.ndarray:
+    """The largest number, of codes the one in the middle, as another."""
+    found = values.copy()
+    flat = found.reshape(-1)
+    at = int(np.abs(flat.astype(np.float64)).argmax())
+    flat[at] = flat[at] * factor
+    return found
+
+
+def turned(folded: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
+    """Scales along another axis."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(folded)
+    for other in copy.graph.node:
+        if other.output == node.output:
+            for attribute in (a for a in other.attribute if a.name == "axis"):
+                attribute.i = 1 - attribute.i
+    return copy
+
+
+def faults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
+    """The fold with one fault at a time, in what it changed: scale, zero point, sign, axis, bias, one channel."""
+    stored = {tensor.name: tensor for tensor in folded.graph.initializer}
+    before = {tensor.name: tensor for tensor in original.graph.initializer}
+    made = [name for name, tensor in stored.items() if before.get(name) != tensor]
+    for name in made:
+        values = numpy_helper.to_array(stored[name])
+        yield f"{name} x 1.02", changed(folded, name, lambda v: v * np.float32(1.02))
+        yield f"one of {name} x 1.02", changed(folded, name, lambda v: one(v, 1.02))
+        yield f"sign of one of {name}", changed(folded, name, lambda v: one(v, -1))
+        if values.size > 1 and not np.array_equal(values, np.roll(values, 1, 0)):
+            yield f"{name} one channel on", changed(folded, name, lambda v: np.roll(v, 1, 0))
+    for node in folded.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[1] in made:
+            scale, codes = stored[node.input[1]], stored.get(node.input[0])
+            if len(node.input) > 2 and node.input[2] in stored:
+                yield f"zero point of {node.output[0]}", changed(folded, node.input[2], lambda v: v + 1)
+            if codes is not None and len(scale.dims) == 1 and len(set(codes.dims[:2])) == 1:
+                yield f"axis of {node.output[0]}", turned(folded, node)
+
+
+def verdict(original: onnx.ModelProto, folded: bnfold.FoldResult, model: onnx.ModelProto) -> bnfold.Verification:
+    return bnfold.verify(original, model, declared=folded.sites)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("first", type=int)
+    parser.add_argument("last", type=int)
+    parser.add_argument("--faults", action="store_true")
+    options = parser.parse_args()
+    found: Counter[str] = Counter()
+    for seed in range(options.first, options.last):
+        original = Maker(seed).model()
+        folded = bnfold.fold(original)
+        if not folded.folded:
+            continue
+        planted = faults(original, folded.model) if options.faults else [("", folded.model)]
+        for fault, model in planted:
+            result = verdict(original, folded, model)
+            found[result.verdict] += 1
+            if result.verdict != ("FAIL" if fault else "PASS"):
+                print(seed, fault, result.verdict, *result.reasons[:1], flush=True)
+    print(dict(found))
+    return int(set(found) != {"FAIL" if options.faults else "PASS"})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

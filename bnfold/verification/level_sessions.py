@@ -110,9 +110,11 @@ def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Seque
 def _as_inputs(running: Any, steps: Sequence[str]) -> dict[str, onnx.ValueInfoProto]:
     """The outputs `steps` of a session, but for those that are no tensors of numbers, as inputs of a model."""
     kinds = {value.name: (KINDS.get(value.type), len(value.shape)) for value in running.get_outputs()}
-    known = {step: kinds[step] for step in steps if kinds[step][0]}
+    known = ((step, *kinds[step]) for step in steps)
     return {
-        s: helper.make_tensor_value_info(s, kind, [None] * rank if rank else None) for s, (kind, rank) in known.items()
+        step: helper.make_tensor_value_info(step, kind, [None] * rank if rank else None)
+        for step, kind, rank in known
+        if kind is not None
     }
 
 

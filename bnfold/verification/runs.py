@@ -66,8 +66,8 @@ def _add(
     ours, value = first[name], true.get(name)
     if isinstance(ours, np.ndarray) and isinstance(folded[name], np.ndarray):
         known = isinstance(value, np.ndarray) and value.shape == ours.shape
-        others = ([run[name] for run in runs] for runs in (moved, noise))
-        tally.add(value if known else None, ours, folded[name], *others, on_cpu[name])
+        spread, differing = ([run[name] for run in runs] for runs in (moved, noise))
+        tally.add(value if known else None, ours, folded[name], spread, differing, on_cpu[name])
 
 
 def _rounded(running: LevelSessions, true: Values, first: Values, folded: Values, *others: Any) -> tuple[Any, ...]:

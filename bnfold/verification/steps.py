@@ -80,7 +80,7 @@ def either_neighbour(seed: int) -> Steer:
     """For the float64 evaluation: quantizers choose at random between the two codes next to a number.
 
     That is what integer kernels are entitled to: they round biases, scales and sums in ways of their own, but no
-    further than to one of the two.
+    further than to one of the two. Codes of 16 bits count as of 8: weights that are float become 8-bit integers.
     """
     random = np.random.default_rng(seed)
 
@@ -88,8 +88,11 @@ def either_neighbour(seed: int) -> Steer:
         if domain(node) or node.op_type not in ("QuantizeLinear", "DynamicQuantizeLinear", "Round"):
             return outputs
         code, given = outputs[0], inputs[1:] if node.op_type == "QuantizeLinear" else outputs[1:]
-        exact = rounds(node, inputs[0], *given)
-        chosen = np.floor(exact) + (random.random(exact.shape) < 0.5)
+        exact, apart = (
+            rounds(node, inputs[0], *given),
+            256 ** (code.dtype.itemsize - 1) if code.dtype.kind in "iu" else 1,
+        )
+        chosen = (np.floor(exact / apart) + (random.random(exact.shape) < 0.5)) * apart
         return [_as(chosen, code), *outputs[1:]]
 
     return steer
@@ -99,10 +102,9 @@ def _as(chosen: Array, code: Array) -> Array:
     """In the type of a code and its range; of floating point as they are, or not at all."""
     if code.dtype.kind == "f":
         return chosen
-    try:
-        limits = ml_dtypes.iinfo(code.dtype)
-    except ValueError:
+    if code.dtype.name.startswith("float"):
         return code
+    limits = ml_dtypes.iinfo(code.dtype)  # type: ignore[no-untyped-call]
     return np.clip(chosen, limits.min, limits.max).astype(code.dtype)
 
 

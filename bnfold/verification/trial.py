@@ -38,6 +38,7 @@ ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the s
 ALONE = 4_000  # elements that take as long to compare as it takes to begin with a tensor
 SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
 LARGE = 16_000_000  # elements of one input
+EXACT = {"session.x64quantprecision": "1"}  # integer kernels that do not saturate, for models as they are written
 JITTERS = 4, 2  # jittered copies, and of a large model; a channel of few elements needs many
 Pairs = dict[str, list[tuple[Any, Any]]]  # of a tensor: its value in the original and in each jittered copy
 
@@ -226,7 +227,7 @@ def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chai
         level,
         deterministic=trial.way.careful,
         threads=threads(),
-        entries={**ENTRIES, **trial.entries},
+        entries={**ENTRIES, **(EXACT if level == "off" else {}), **trial.entries},
         profile=profile,
     )
     held = for_onnxruntime(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
