@@ -18,7 +18,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.errors import BnfoldError
 
 CODES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16, "uint16": TensorProto.UINT16}
 NARROW = {"int4": TensorProto.INT4, "uint4": TensorProto.UINT4, "float8": TensorProto.FLOAT8E4M3FN}

@@ -100,7 +100,8 @@ class Tally:
 
         `again` is what further sessions of the original computed, `on_cpu` one on the CPU, graph optimization off.
         """
-        if original.shape != folded.shape or original.dtype != folded.dtype:
+        shapes = [len(run.shape) if self.step else run.shape for run in (original, folded)]  # a choice may choose more
+        if shapes[0] != shapes[1] or original.dtype != folded.dtype:
             self.misshapen = f"{original.dtype}{list(original.shape)} became {folded.dtype}{list(folded.shape)}"
             return
         self.runs += 1

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_non_max_suppression import NonMaxSuppression as Selection
 
 from .windows import Array, AveragePool, Conv, ConvTranspose, MaxPool
 
 
-class _Standard(OpRun):
+class Standard(OpRun):
     """An operator of the standard domain that knows which opset it is read with."""
 
     op_domain = ""
@@ -34,7 +35,7 @@ class _Standard(OpRun):
         return getattr(self, name) if name in stated else default
 
 
-class BatchNormalization(_Standard):
+class BatchNormalization(Standard):
     """scale * (x - mean) / sqrt(var + epsilon) + shift: inference of every opset, `spatial=0` included."""
 
     def _run(self, x, scale, shift, mean, var, **attributes):  # type: ignore[no-untyped-def]
@@ -59,7 +60,7 @@ def _normalized(x: Array, axes: tuple[int, ...]) -> Array:
     return grown / grown.sum(axis=axes, keepdims=True)  # type: ignore[no-any-return]
 
 
-class Softmax(_Standard):
+class Softmax(Standard):
     """exp(x) / sum(exp(x)) over one axis; before opset 13 over that axis and all after it."""
 
     def _axes(self, x: Array) -> tuple[int, ...]:
@@ -81,7 +82,7 @@ class LogSoftmax(Softmax):
         return (low - np.log(np.exp(low).sum(axis=axes, keepdims=True)),)
 
 
-class LRN(_Standard):
+class LRN(Standard):
     """x / (bias + alpha/size * sum of squares over `size` neighbouring channels) ** beta."""
 
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):  # type: ignore[no-untyped-def]
@@ -91,7 +92,7 @@ class LRN(_Standard):
         return (x / (bias + alpha / size * squares) ** beta,)
 
 
-class Pad(_Standard):
+class Pad(Standard):
     """Pad of every opset, negative widths included, which cut: attributes before opset 11, inputs from then on."""
 
     def _run(self, x, pads=None, value=None, axes=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
@@ -105,7 +106,7 @@ class Pad(_Standard):
         return (np.pad(x, np.maximum(widths, 0), mode=mode, **more),)
 
 
-class Flatten(_Standard):
+class Flatten(Standard):
     """All axes before `axis` as one, and all others; of a tensor without elements as well."""
 
     def _run(self, x, axis=None):  # type: ignore[no-untyped-def]
@@ -113,7 +114,7 @@ class Flatten(_Standard):
         return (x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:])),)
 
 
-class Slice(_Standard):
+class Slice(Standard):
     """Slice of every opset: starts and ends are clamped to the axis, also below its beginning where steps go back."""
 
     def _run(self, x, starts=None, ends=None, axes=None, steps=None, **attributes):  # type: ignore[no-untyped-def]
@@ -135,7 +136,7 @@ def _walk(n: int, start: int, end: int, step: int) -> range:
     return range(min(max(first, 0), n - 1), min(max(last, -1), n - 1), step)
 
 
-class DequantizeLinear(_Standard):
+class DequantizeLinear(Standard):
     """(x - zero_point) * scale: per tensor, per axis, or in blocks along an axis."""
 
     def _run(self, x, scale, zero_point=None, **attributes):  # type: ignore[no-untyped-def]
@@ -169,7 +170,7 @@ def _stretched(x: Array, axis: int, scale: float, mode: str) -> Array:
     return stretched
 
 
-class Upsample(_Standard):
+class Upsample(Standard):
     """Upsample-7 (scales are an attribute) and Upsample-9 (scales are an input)."""
 
     def _run(self, x, scales=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
@@ -183,7 +184,7 @@ class Resize10(Upsample):
     """Resize-10: Upsample that may also shrink."""
 
 
-class ImageScaler(_Standard):
+class ImageScaler(Standard):
     """scale * x + bias[channel]: an experimental operator of opset 1 that onnxmltools wrote for years."""
 
     def _run(self, x, bias=None, scale=None):  # type: ignore[no-untyped-def]
@@ -197,6 +198,18 @@ class ZipMap(OpRun):
 
     def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
         return ([dict(enumerate(row)) for row in np.atleast_2d(x)],)
+
+
+class NonMaxSuppression(Selection):
+    """Its limits may be absent, numbers, or rows of one number."""
+
+    op_domain = ""
+
+    def _run(self, boxes, scores, most=None, overlap=None, least=None, **attributes):  # type: ignore[no-untyped-def]
+        most = np.zeros(1, np.int64) if most is None else np.reshape(most, -1)
+        overlap = np.zeros(1) if overlap is None else np.reshape(overlap, -1)
+        least = None if least is None else np.reshape(least, -1)
+        return super()._run(boxes, scores, most, overlap, least, **attributes)
 
 
 REPLACED: tuple[type[OpRun], ...] = (
@@ -214,5 +227,6 @@ REPLACED: tuple[type[OpRun], ...] = (
     DequantizeLinear,
     Upsample,
     ImageScaler,
+    NonMaxSuppression,
     ZipMap,
 )

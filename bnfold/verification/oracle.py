@@ -20,6 +20,7 @@ from ..model.messages import all_nodes, bodies, inner_graphs
 from ..runtime.protos import FLOATS, called, opset
 from ..system.progress import report
 from .constant_parts import evaluate_constants
+from .loops import BODIES
 from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .windows import Array
@@ -39,7 +40,7 @@ class _Evaluator(ReferenceEvaluator):
     """ReferenceEvaluator with our operators, also inside functions and subgraphs, that names a node it fails on."""
 
     def __init__(self, proto: Any, new_ops: Any = None, **options: Any) -> None:
-        super().__init__(proto, new_ops=new_ops or list(REPLACED), **options)
+        super().__init__(proto, new_ops=new_ops or [*REPLACED, *BODIES], **options)
 
     def _load_impl(self, node: Any, *rest: Any) -> Any:
         version = self.opsets_.get("", self.opsets_.get("ai.onnx", 0))
@@ -150,7 +151,7 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for graph in (copy.graph, *inner_graphs(copy.graph.node)):
+    for graph in (copy.graph, *inner_graphs([*copy.graph.node, *(n for f in copy.functions for n in f.node)])):
         _widen_graph(graph)
     for node in all_nodes(copy):
         _widen_node(node)
