@@ -20,6 +20,8 @@ from .windows import Array
 class _WithBody(Standard):
     """An operator that reads the tensors around it."""
 
+    body: Any
+
     def need_context(self) -> bool:
         return True
 
@@ -34,7 +36,7 @@ class _WithBody(Standard):
         """What every round returned as that output of the body, along a new axis; of no rounds, in the stated shape."""
         if rows:
             return np.stack(rows, axis)
-        stated = self.body.output_types_[output].tensor_type  # type: ignore[attr-defined]
+        stated = self.body.output_types_[output].tensor_type
         sizes = [dim.dim_value for dim in stated.shape.dim]
         return np.zeros([*sizes[:axis], 0, *sizes[axis:]], helper.tensor_dtype_to_np_dtype(stated.elem_type))
 

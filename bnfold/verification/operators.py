@@ -205,11 +205,11 @@ class NonMaxSuppression(Selection):
 
     op_domain = ""
 
-    def _run(self, boxes, scores, most=None, overlap=None, least=None, **attributes):  # type: ignore[no-untyped-def]
-        most = np.zeros(1, np.int64) if most is None else np.reshape(most, -1)
-        overlap = np.zeros(1) if overlap is None else np.reshape(overlap, -1)
-        least = None if least is None else np.reshape(least, -1)
-        return super()._run(boxes, scores, most, overlap, least, **attributes)
+    def _run(self, boxes, scores, *limits, **attributes):  # type: ignore[no-untyped-def]
+        given = [None if limit is None else np.reshape(limit, -1) for limit in (*limits, None, None, None)[:3]]
+        absent = np.zeros(1, np.int64), np.zeros(1), None
+        known = [default if limit is None else limit for limit, default in zip(given, absent, strict=True)]
+        return super()._run(boxes, scores, *known, **attributes)  # type: ignore[no-untyped-call]
 
 
 REPLACED: tuple[type[OpRun], ...] = (
