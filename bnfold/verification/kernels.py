@@ -48,10 +48,10 @@ def off_by_steps(folded: onnx.GraphProto, report: Mapping[str, Any]) -> list[str
         step = step_of(folded, t["name"])
         if step and t["max_abs_original"] < step / 2 <= t["max_abs_folded"]:
             size = _size(folded, t["name"], t["max_abs_folded"])
-            place = f"output {t['name']!r} of the folded model"
+            place = f"output {t['name']!r} of the folded model is up to {size} off"
             return [
-                f"onnxruntime computes layers between quantizers in integers, with 8-bit weights, at its default: {place} "
-                f"is up to {size} off; the session entry {IN_FLOAT}=1 avoids that"
+                f"onnxruntime computes layers between quantizers in integers, with 8-bit weights, at its default: "
+                f"{place}; the session entry {IN_FLOAT}=1 avoids that"
             ]
     return []
 

@@ -139,6 +139,8 @@ def _copies(trial: Trial, names: Sequence[str]) -> int:
 
     With TF32, the original's own error is as large as what they show.
     """
+    if trial.copies:
+        return trial.copies
     if trial.moved and {*names} <= {*trial.outputs} and not trial.steps:
         return 0
     few = trial.elements >= LARGE or not trial.way.careful

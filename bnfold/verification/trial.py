@@ -40,6 +40,7 @@ SMALL = 4_000_000  # elements of one input: below, the sites are run on their ow
 LARGE = 16_000_000  # elements of one input
 EXACT = {"session.x64quantprecision": "1"}  # integer kernels that do not saturate, for models as they are written
 JITTERS = 4, 2  # jittered copies, and of a large model; a channel of few elements needs many
+MANY = 24  # copies where an error is close to its limit: what moves in one direction is hard to tell from few
 Pairs = dict[str, list[tuple[Any, Any]]]  # of a tensor: its value in the original and in each jittered copy
 
 
@@ -73,6 +74,7 @@ class Trial:
     keeps: bool = False  # another arithmetic will ask the oracle for the same
     same_graph: list[bool] = field(default_factory=list)  # what is known of it, for every arithmetic
     steps: list[str] = field(default_factory=list)  # tensors after which both models are fed what the original makes
+    copies: int = 0  # jittered ones, where it is not for the size of the model to say
     entries: Mapping[str, str] = field(default_factory=dict)  # of sessions, beyond the usual ones
 
     @property
