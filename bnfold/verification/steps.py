@@ -92,7 +92,8 @@ def either_neighbour(seed: int) -> Steer:
             rounds(node, inputs[0], *given),
             256 ** (code.dtype.itemsize - 1) if code.dtype.kind in "iu" else 1,
         )
-        chosen = (np.floor(exact / apart) + (random.random(exact.shape) < 0.5)) * apart
+        low, high = np.floor(exact / apart) * apart, np.ceil(exact / apart) * apart
+        chosen = np.where(random.random(exact.shape) < 0.5, low, high)
         return [_as(chosen, code), *outputs[1:]]
 
     return steer
