@@ -131,7 +131,11 @@ class Maker:
             y = self.add("Gemm", [x, self.weight((more, self.channels), 0), *self.bias(more)], transB=1)
         else:
             y = self.add("MatMul", [x, self.weight((self.channels, more), 1)])
-            y = self.add("Add", [y, self.bias(more)[0]]) if self.chance(0.5) and False else y
+            y = (
+                self.add("Add", [y, self.keep(np.float32(self.rng.standard_normal(more)), "b")])
+                if self.chance(0.5)
+                else y
+            )
         self.channels = more
         return y
 
@@ -139,6 +143,12 @@ class Maker:
         """A layer of integer operators that no fold touches."""
         s, z = self.keep(np.float32(3 / 127), "s"), self.keep(np.array(0), "z", TensorProto.INT8)
         w = self.keep(self.rng.integers(-100, 100, (self.channels, self.channels, 1, 1)), "w", TensorProto.INT8)
+        if self.chance(0.4):  # as dynamic quantization writes it
+            names = [self.name("dynamic") for _ in range(3)]
+            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], names, name=f"n_{names[0]}"))
+            real = self.add("Cast", [self.add("ConvInteger", [names[0], w, names[2]])], to=TensorProto.FLOAT)
+            scale = self.add("Mul", [names[1], self.keep(np.float32(1 / 150), "k")])
+            return self.norm(self.add("Mul", [real, scale]), self.channels)
         codes = self.add("QuantizeLinear", [x, s, z])
         if self.chance(0.5):
             whole = self.add("ConvInteger", [codes, w])
