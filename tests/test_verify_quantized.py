@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.runtime import sessions
-from bnfold.verification import kernels, numbers, verify
+from bnfold.verification import kernels, numbers, verify, verifying
 from bnfold.verification.steps import either_neighbour, is_step, rounds, steps
 from bnfold.verification.trial import MANY, Trial
+from bnfold_cli.main import run
 from tests import quantized
 from tests.test_providers import _in_this_process
 
@@ -177,3 +179,16 @@ def test_an_error_close_to_its_limit_is_measured_with_many_copies(
     trial = Trial(onnx.ModelProto(), onnx.ModelProto(), "fast", 0, "")
     assert numbers._level(trial, "off", ["y"])["tensors"][0]["ok"] is ok
     assert asked == ([0, MANY] if ratio < 32 else [0])
+
+
+def test_a_fold_says_of_what_its_verification_warns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folding is what makes onnxruntime choose the kernels: whoever folds has to know, not only who verifies."""
+    path = tmp_path / "m.onnx"
+    onnx.save(quantized.Maker(6).model(), path)
+    monkeypatch.setattr(verifying, "run_wrong", lambda levels: ("warning: kernels saturate", "another note"))
+    assert run(["fold", str(path), str(tmp_path / "f.onnx")]) == 0
+    words = capsys.readouterr().err
+    assert "\nwarning: kernels saturate\n" in words
+    assert "another note" not in words
