@@ -81,7 +81,7 @@ def test_the_default_level_alone_is_no_judge_of_whole_steps() -> None:
     assert verify(*layer(1 + 1e-5), levels=["default"]).verdict == "FAIL"
 
 
-def saturating(monkeypatch: pytest.MonkeyPatch, steps_off: int, cure: str) -> None:
+def saturating(monkeypatch: pytest.MonkeyPatch, steps_off: int, cure: str, few: bool = False) -> None:
     """An onnxruntime whose default level is so many steps of 0.1 off in the folded model, but for a session entry."""
     session, outputs, wrong = sessions.session, sessions.outputs, list[Any]()
 
@@ -101,15 +101,19 @@ def saturating(monkeypatch: pytest.MonkeyPatch, steps_off: int, cure: str) -> No
 
     def run(running: Any, *rest: Any) -> list[Any]:
         found = outputs(running, *rest)
-        return [value + np.float32(0.1 * steps_off) for value in found] if running in wrong else found
+        off = [np.zeros(value.shape, np.float32) for value in found]
+        for value in off:
+            value.reshape(-1)[: 1 if few else None] = 0.1 * steps_off
+        return [a + b for a, b in zip(found, off, strict=True)] if running in wrong else found
 
     monkeypatch.setattr(sessions, "session", loaded)
     monkeypatch.setattr(sessions, "outputs", run)
 
 
-def test_saturating_kernels_are_named_with_their_size_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen for real on processors with AVX2 and without VNNI."""
-    saturating(monkeypatch, 7, kernels.PRECISE)
+@pytest.mark.parametrize("few", [False, True])
+def test_saturating_kernels_are_named_with_their_size_in_steps(monkeypatch: pytest.MonkeyPatch, few: bool) -> None:
+    """Seen for real on processors with AVX2 and without VNNI: there a few elements are 192 steps off."""
+    saturating(monkeypatch, 7, kernels.PRECISE, few)
     found = verify(*layer())
     assert found.passed
     warnings = [note for note in found.notes if note.startswith("warning: ")]

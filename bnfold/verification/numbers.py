@@ -169,7 +169,8 @@ def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Ta
     """Channel by channel at fold sites: along axis 1 and, where a matrix product may be meant, along axis 2."""
     spatial = operator in ("Conv", "ConvTranspose", "BatchNormalization")
     axes = () if name not in trial.edits else (1,) if spatial else (1, 2)
-    return Tally(name, axes, operator in BOUNDED, name in running.same, dropped=trial.way.dropped_bits)
+    steps = running.level == "default" and is_quantized(trial.original.graph)
+    return Tally(name, axes, operator in BOUNDED, name in running.same, steps, trial.way.dropped_bits)
 
 
 def _run_cases(trial: Trial, running: LevelSessions, tallies: Tallies) -> list[Case]:
