@@ -114,8 +114,9 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Something that a careful reader wants to know."""
-    words.line(text, "note:", "bold")
+    """Something that a careful reader wants to know; where it begins with `warning: `, everybody."""
+    plain = text.removeprefix("warning: ")
+    words.line(plain, "note:" if plain == text else "warning:", "bold")
 
 
 def fail(text: str) -> None:

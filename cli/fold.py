@@ -264,6 +264,8 @@ def print_rest(report: FoldReport) -> None:
         console.note(f"{counted(report.result.flushed, 'subnormal number')} became zero")
     if report.verification:
         say(f"verified: {report.verification.in_a_line()}")
+        for text in (note for note in report.verification.notes if note.startswith("warning: ")):
+            console.note(text)
         for reason in report.verification.reasons if console.detailed else ():
             say(f"  {reason}")
     if report.unchanged:

@@ -783,9 +783,9 @@ def test_what_constants_move_is_measured_on_the_cpu_in_units_of_the_arithmetic(
 def test_the_float64_evaluation_is_made_once_for_all_arithmetics(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, evaluate = [], Oracle.evaluate
 
-    def counted(self: Oracle, feeds: Any, names: Any = None) -> Any:
+    def counted(self: Oracle, *rest: Any) -> Any:
         asked.append(self.rounds)  # other oracles, of pieces, expect none
-        return evaluate(self, feeds, names)
+        return evaluate(self, *rest)
 
     monkeypatch.setattr(Oracle, "evaluate", counted)
     weights = CONV.weights(0)

@@ -292,3 +292,13 @@ def test_a_self_test_of_a_site_of_one_channel_without_a_bias() -> None:
     assert found.passed
     assert {p.fault for p in found.planted if p.size is None} == {"epsilon forgotten"}
     assert len(found.rows()) == len(found.planted)
+
+
+@pytest.mark.parametrize("places", [("output",), ("input",), ("input", "output")])
+def test_inputs_and_outputs_of_unknown_rank_are_folded_and_verified(places: tuple[str, ...]) -> None:
+    """ONNX allows them, and onnxruntime runs them; onnx's checker does not."""
+    body = "c = Conv (x, w)  n = BatchNormalization (c, s, b, m, v)  y = Relu (n)"
+    model = parse(body, outputs="float[N,4,a,d] y", w=f32(4, 3, 3, 3), **bn(4))
+    for place in places:
+        getattr(model.graph, place)[0].type.tensor_type.ClearField("shape")
+    assert folded(model)[1].passed

@@ -117,10 +117,16 @@ def _refuse(name: object, answer: Callable[[], bytes]) -> None:
 
 
 def _bare(record: ModelProto) -> ModelProto:
-    """A copy, its nodes sorted, in which tensors that are large, or lie elsewhere, are empty ones."""
+    """A copy, its nodes sorted, in which no shape is left out, and tensors that are large or lie elsewhere are empty.
+
+    ONNX allows inputs and outputs of unknown rank, and onnxruntime runs them; only its checker does not.
+    """
     bare = ModelProto()
     bare.CopyFrom(record)
     sort_nodes(bare)
+    for value in chain(bare.graph.input, bare.graph.output):
+        if value.type.tensor_type.elem_type:
+            value.type.tensor_type.shape.SetInParent()
     for tensor in all_tensors(bare):
         if uses_external_data(tensor) or _is_large_and_whole(tensor):
             tensor.CopyFrom(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=[0]))

@@ -23,6 +23,8 @@ SESSION_ENTRIES = frozenset(
         "session.intra_op.allow_spinning",
         "session.inter_op.allow_spinning",
         "session.set_denormal_as_zero",
+        "session.x64quantprecision",
+        "session.disable_quant_qdq",
         "optimization.disable_specified_optimizers",
     }
 )

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..runtime.inputs import Case
-from .level_sessions import MOVED, LevelSessions, outputs
+from .level_sessions import MOVED, LevelSessions
 from .measure import is_floating, is_unsteady
 from .trial import Pairs, Trial
 from .windows import Array
@@ -36,8 +36,8 @@ def measured(
     if not running.jittered:
         return trial.moved.get(case, {})
     here = running.still is running.original
-    still = first if here else outputs(running.still, names, values, "the original on the CPU")
-    moved = [outputs(each, names, values, MOVED) for each in running.jittered]
+    still = first if here else running.outputs(running.still, names, values, "the original on the CPU")
+    moved = [running.outputs(each, names, values, MOVED) for each in running.jittered]
     found = {name: [(still[i], run[i]) for run in moved] for i, name in enumerate(names)}
     trial.moved[case] = {name: found[name] for name in names if name in trial.outputs}
     return found
@@ -47,11 +47,13 @@ def transferred(pairs: Pairs, names: Sequence[str], original: Sequence[Any]) -> 
     """Jittered copies, as far from the original as `pairs` are; an output that no node makes does not move."""
     copies = max(map(len, pairs.values()), default=0)
     still = zip(names, original, strict=True)
-    moved = ([_moved(value, *pair) for pair in pairs.get(name, [(value, value)] * copies)] for name, value in still)
+    moved = (
+        [moved_alike(value, *pair) for pair in pairs.get(name, [(value, value)] * copies)] for name, value in still
+    )
     return [list(run) for run in zip(*moved, strict=True)]
 
 
-def _moved(value: Any, still: Any, moved: Any) -> Any:
+def moved_alike(value: Any, still: Any, moved: Any) -> Any:
     """A tensor as far from `value` as `moved` is from `still`: where numbers are no floats, those that moved."""
     if value is still or not isinstance(value, np.ndarray) or value.shape != still.shape:
         return moved

@@ -56,6 +56,11 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
 _KINDS = (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
+def uncut(name: str) -> str:
+    """What a tensor is called as its node makes it, where it is cut: those that read it read an input of that name."""
+    return f"{name}/uncut"
+
+
 def cut(model: onnx.ModelProto, cuts: Mapping[str, onnx.ValueInfoProto], outputs: Collection[str]) -> onnx.ModelProto:
     """A copy in which the tensors `cuts` are inputs and `outputs` are returned, without the nodes this leaves idle."""
     copy = onnx.ModelProto()
@@ -64,7 +69,7 @@ def cut(model: onnx.ModelProto, cuts: Mapping[str, onnx.ValueInfoProto], outputs
     for node in graph.node:
         for i, name in enumerate(node.output):
             if name in cuts:
-                node.output[i] = f"{name}/uncut"
+                node.output[i] = uncut(name)
     kept = _needed(graph, outputs)
     nodes = [node for node in graph.node if not kept.isdisjoint(node.output)]
     del graph.node[:], graph.output[:]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import TensorProto, helper
 
 from ..process.child import stage
 from ..runtime import providers, sessions
@@ -19,6 +20,8 @@ from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
+from .isolate import cut, uncut
+from .steps import Ruler, rulers, touched
 from .trial import JITTERS, LARGE, Trial, session
 from .windows import Array
 
@@ -26,18 +29,49 @@ _numbers = itertools.count()  # sessions that start within a second would name t
 QUICK_KERNELS = "sessions took cuDNN's default kernels; with effort full it tries all out, as onnxruntime serves"
 AS_SERVED = ": here in the two of optimization default"
 FOLDED = "the folded model"
+FEEDABLE = ("cpu", "cuda")  # of others, an engine is made for the shapes of inputs that are known
+KINDS = {
+    f"tensor({name})": kind
+    for kind, name in {
+        **{TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "double"},
+        **{
+            TensorProto.INT8: "int8",
+            TensorProto.INT16: "int16",
+            TensorProto.INT32: "int32",
+            TensorProto.INT64: "int64",
+        },
+        **{TensorProto.UINT8: "uint8", TensorProto.UINT16: "uint16", TensorProto.UINT32: "uint32"},
+        **{TensorProto.UINT64: "uint64", TensorProto.BOOL: "bool"},
+    }.items()
+}  # as onnxruntime calls them
 MOVED = "the original with its constants moved by one unit of rounding"
 
 
 @dataclass(frozen=True)
 class LevelSessions:
-    """Sessions that return the same tensors."""
+    """Sessions that return the same tensors; all but `original` are `fed` what that makes of some of them."""
 
     original: Any
     folded: Any
     again: list[Any]
     still: Any  # the original where its conditioning is measured: on the CPU, or `original` itself
     jittered: list[Any]  # copies of it with constants moved
+    level: str
+    fed: frozenset[str] = frozenset()
+    same: frozenset[str] = frozenset()  # of these, what the fold left alone
+    rulers: Mapping[str, tuple[Ruler, Ruler]] = field(default_factory=dict)  # of the others, quantizers
+
+    def read(self, names: Sequence[str], which: int) -> list[str]:
+        """`names`, and what the quantizers that the fold changed read in the original (0) or the folded model (1)."""
+        return list(dict.fromkeys([*names, *(pair[which].reads for pair in self.rulers.values())]))
+
+    def outputs(self, running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
+        """One run of a session other than `original`, which `label` names. Raises `CannotRun`."""
+        stage(f"onnxruntime, running {label}")
+        try:
+            return sessions.outputs(running, [uncut(name) if name in self.fed else name for name in names], values)
+        except CannotRun as why:
+            raise CannotRun(f"{label} does not run: {why}") from why
 
 
 def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> LevelSessions:
@@ -50,17 +84,43 @@ def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Seque
     Raises `CannotRun` naming the one that does not load.
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
-    original, folded = exposed(trial.original, names), exposed(trial.folded, names)
+    steps = [step for step in trial.steps if step in names] if level == "off" and trial.way.provider in FEEDABLE else []
+    edited = touched(trial.folded.graph, steps, trial.edits)
+    changed = rulers(trial.original.graph, trial.folded.graph, edited)
+    ours, theirs = ([*names, *(pair[which].reads for pair in changed.values())] for which in (0, 1))
+    original = exposed(trial.original, ours)
     served = "" if level == "default" and trial.effort == "full" else QUICK
     if trial.way == Way("cuda") and level == "default":
         trial.notes.append(f"{QUICK_KERNELS}{'' if served else AS_SERVED}")
     first = _load(trial, level, "the original", original, runs, served, proved=True)
+    inputs = _as_inputs(first, steps)
+    again, folded = _fed(original, ours, inputs), _fed(exposed(trial.folded, theirs), theirs, inputs)
     return LevelSessions(
         first,
         _load(trial, level, FOLDED, folded, runs, served, proved=True),
-        [] if trial.way.careful else [_load(trial, level, "the original, loaded again,", original, runs, QUICK)],
-        *_conditioning(trial, level, original, first, runs, _copies(trial, names)),
+        [] if trial.way.careful else [_load(trial, level, "the original, loaded again,", again, runs, QUICK)],
+        *_conditioning(trial, level, again, first, runs, _copies(trial, names)),
+        level,
+        frozenset(inputs),
+        frozenset(inputs.keys() - edited),
+        changed,
     )
+
+
+def _as_inputs(running: Any, steps: Sequence[str]) -> dict[str, onnx.ValueInfoProto]:
+    """The outputs `steps` of a session, but for those that are no tensors of numbers, as inputs of a model."""
+    kinds = {value.name: (KINDS.get(value.type), len(value.shape)) for value in running.get_outputs()}
+    known = ((step, *kinds[step]) for step in steps)
+    return {
+        step: helper.make_tensor_value_info(step, kind, [None] * rank if rank else None)
+        for step, kind, rank in known
+        if kind is not None
+    }
+
+
+def _fed(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, onnx.ValueInfoProto]) -> onnx.ModelProto:
+    """The model, in which what reads a tensor of `inputs` is given it by the caller."""
+    return cut(model, inputs, [uncut(name) if name in inputs else name for name in names]) if inputs else model
 
 
 def _conditioning(
@@ -74,21 +134,14 @@ def _conditioning(
     return still, [_load(where, level, MOVED, each, runs, QUICK) for each in moved]
 
 
-def outputs(running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
-    """One run of the session that `label` names. Raises `CannotRun`."""
-    stage(f"onnxruntime, running {label}")
-    try:
-        return sessions.outputs(running, names, values)
-    except CannotRun as why:
-        raise CannotRun(f"{label} does not run: {why}") from why
-
-
 def _copies(trial: Trial, names: Sequence[str]) -> int:
     """How many jittered copies there are, none where it is known how they move the outputs.
 
     With TF32, the original's own error is as large as what they show.
     """
-    if trial.moved and {*names} <= {*trial.outputs}:
+    if trial.copies:
+        return trial.copies
+    if trial.moved and {*names} <= {*trial.outputs} and not trial.steps:
         return 0
     few = trial.elements >= LARGE or not trial.way.careful
     return JITTERS[few]

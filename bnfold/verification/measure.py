@@ -70,11 +70,13 @@ class Tally:
     name: str
     axes: Sequence[int] = ()
     bounded: bool = False  # made by Sigmoid or the like: accurate to a roundoff of 1, not of its own value
+    step: bool = False  # moves in steps, and both models have the node: what enters it is compared, see `steps`
+    whole_steps: bool = False  # its noise is that of whole steps, which bounds each element as well
     dropped: int = 0  # low bits of a float32 number that the arithmetic leaves out: TF32 works with 13 less
     roundoff: float = 2.0**-24
     quantum: float = 0.0
     sums: dict[int | None, Array] = field(default_factory=dict)
-    largest: list[float] = field(default_factory=lambda: [0.0, 0.0])  # largest absolute error: original, folded
+    largest: list[float] = field(default_factory=lambda: [0.0] * 3)  # absolute error: original, folded; and noise
     runs: int = 0
     elements: int = 0
     excluded: int = 0  # not finite in the original either: nothing can be learned there
@@ -99,11 +101,14 @@ class Tally:
 
         `again` is what further sessions of the original computed, `on_cpu` one on the CPU, graph optimization off.
         """
-        if original.shape != folded.shape or original.dtype != folded.dtype:
+        shapes = [len(run.shape) if self.step else run.shape for run in (original, folded)]  # a choice may choose more
+        if shapes[0] != shapes[1] or original.dtype != folded.dtype:
             self.misshapen = f"{original.dtype}{list(original.shape)} became {folded.dtype}{list(folded.shape)}"
             return
         self.runs += 1
         self.elements += original.size
+        if self.step:
+            return
         if not is_floating(original) and original.dtype.kind != "V":
             self._count_flips(original if truth is None else truth, original, folded, (*jittered, *again))
             self._confirm(truth, on_cpu, lambda run, true: float(np.count_nonzero(run != true)))
@@ -127,11 +132,9 @@ class Tally:
             errors[2:] = [errors[1] - errors[0], *(e - errors[0] for e in errors[2:])]
             if not all(np.isfinite(np.vdot(e, e)) for e in errors):
                 truth, errors = self._finite(truth, original, folded, errors)
-        for which in (ORIGINAL, FOLDED):
-            error = errors[which]
-            self.largest[which] = max(
-                self.largest[which], float(error.max(initial=0.0)), -float(error.min(initial=0.0))
-            )
+        for place, those in enumerate((errors[:1], errors[1:2], errors[3 + jittered :])):
+            ends = (end for e in those for end in (float(e.max(initial=0.0)), -float(e.min(initial=0.0))))
+            self.largest[place] = max(self.largest[place], *ends, 0.0)
         low, high = float(truth.min(initial=np.inf)), float(truth.max(initial=-np.inf))
         self.span = [min(self.span[0], low), max(self.span[1], high)]
         self._look_for_life(truth)
@@ -250,6 +253,14 @@ class Tally:
         own = 0.0 if self.miscomputed == "original" else sums[ORIGINAL] + sums[NOISE]
         whole = max(own, self._allowed(None)[0])
         return float(whole / sums[TRUTH]) if sums[TRUTH] > 0 else 0.0
+
+    @property
+    def outlying(self) -> bool:
+        """Some element is further off than whole steps explain: a few that saturate hide in a mean."""
+        original, folded, noise = self.largest
+        return self.whole_steps and folded > OUTPUT_LIMIT * max(
+            original, noise, self.roundoff * max(map(abs, self.span))
+        )
 
     @property
     def tipped(self) -> bool:

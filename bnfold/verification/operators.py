@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_non_max_suppression import NonMaxSuppression as Selection
 
 from .windows import Array, AveragePool, Conv, ConvTranspose, MaxPool
 
 EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that states none: attributes are float32
 
 
-class _Standard(OpRun):
+class Standard(OpRun):
     """An operator of the standard domain that knows which opset it is read with."""
 
     op_domain = ""
@@ -36,7 +37,7 @@ class _Standard(OpRun):
         return getattr(self, name) if name in stated else default
 
 
-class BatchNormalization(_Standard):
+class BatchNormalization(Standard):
     """scale * (x - mean) / sqrt(var + epsilon) + shift: inference of every opset, `spatial=0` included."""
 
     def _run(self, x, scale, shift, mean, var, **attributes):  # type: ignore[no-untyped-def]
@@ -61,7 +62,7 @@ def _normalized(x: Array, axes: tuple[int, ...]) -> Array:
     return grown / grown.sum(axis=axes, keepdims=True)  # type: ignore[no-any-return]
 
 
-class Softmax(_Standard):
+class Softmax(Standard):
     """exp(x) / sum(exp(x)) over one axis; before opset 13 over that axis and all after it."""
 
     def _axes(self, x: Array) -> tuple[int, ...]:
@@ -83,7 +84,7 @@ class LogSoftmax(Softmax):
         return (low - np.log(np.exp(low).sum(axis=axes, keepdims=True)),)
 
 
-class LRN(_Standard):
+class LRN(Standard):
     """x / (bias + alpha/size * sum of squares over `size` neighbouring channels) ** beta."""
 
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):  # type: ignore[no-untyped-def]
@@ -93,7 +94,7 @@ class LRN(_Standard):
         return (x / (bias + alpha / size * squares) ** beta,)
 
 
-class Pad(_Standard):
+class Pad(Standard):
     """Pad of every opset, negative widths included, which cut: attributes before opset 11, inputs from then on."""
 
     def _run(self, x, pads=None, value=None, axes=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
@@ -107,7 +108,7 @@ class Pad(_Standard):
         return (np.pad(x, np.maximum(widths, 0), mode=mode, **more),)
 
 
-class Flatten(_Standard):
+class Flatten(Standard):
     """All axes before `axis` as one, and all others; of a tensor without elements as well."""
 
     def _run(self, x, axis=None):  # type: ignore[no-untyped-def]
@@ -115,7 +116,7 @@ class Flatten(_Standard):
         return (x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:])),)
 
 
-class Slice(_Standard):
+class Slice(Standard):
     """Slice of every opset: starts and ends are clamped to the axis, also below its beginning where steps go back."""
 
     def _run(self, x, starts=None, ends=None, axes=None, steps=None, **attributes):  # type: ignore[no-untyped-def]
@@ -137,17 +138,17 @@ def _walk(n: int, start: int, end: int, step: int) -> range:
     return range(min(max(first, 0), n - 1), min(max(last, -1), n - 1), step)
 
 
-class DequantizeLinear(_Standard):
+class DequantizeLinear(Standard):
     """(x - zero_point) * scale: per tensor, per axis, or in blocks along an axis."""
 
     def _run(self, x, scale, zero_point=None, **attributes):  # type: ignore[no-untyped-def]
         axis, block = self.given("axis", 1), self.given("block_size", 0)
-        scale = _laid(scale, x.shape, axis, block)
-        zero = 0.0 if zero_point is None else _laid(zero_point.astype(np.float64), x.shape, axis, block)
+        scale = laid(scale, x.shape, axis, block)
+        zero = 0.0 if zero_point is None else laid(zero_point.astype(np.float64), x.shape, axis, block)
         return ((x.astype(np.float64) - zero) * scale,)
 
 
-def _laid(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
+def laid(values: Array, shape: tuple[int, ...], axis: int, block: int) -> Array:
     """Quantization parameters laid out so that they broadcast against data of `shape`."""
     if block:
         return np.repeat(values, block, axis=axis).take(range(shape[axis]), axis=axis)
@@ -171,7 +172,7 @@ def _stretched(x: Array, axis: int, scale: float, mode: str) -> Array:
     return stretched
 
 
-class Upsample(_Standard):
+class Upsample(Standard):
     """Upsample-7 (scales are an attribute) and Upsample-9 (scales are an input)."""
 
     def _run(self, x, scales=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
@@ -185,7 +186,7 @@ class Resize10(Upsample):
     """Resize-10: Upsample that may also shrink."""
 
 
-class ImageScaler(_Standard):
+class ImageScaler(Standard):
     """scale * x + bias[channel]: an experimental operator of opset 1 that onnxmltools wrote for years."""
 
     def _run(self, x, bias=None, scale=None):  # type: ignore[no-untyped-def]
@@ -199,6 +200,18 @@ class ZipMap(OpRun):
 
     def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
         return ([dict(enumerate(row)) for row in np.atleast_2d(x)],)
+
+
+class NonMaxSuppression(Selection):
+    """Its limits may be absent, numbers, or rows of one number."""
+
+    op_domain = ""
+
+    def _run(self, boxes, scores, *limits, **attributes):  # type: ignore[no-untyped-def]
+        given = [None if limit is None else np.reshape(limit, -1) for limit in (*limits, None, None, None)[:3]]
+        absent = np.zeros(1, np.int64), np.zeros(1), None
+        known = [default if limit is None else limit for limit, default in zip(given, absent, strict=True)]
+        return super()._run(boxes, scores, *known, **attributes)  # type: ignore[no-untyped-call]
 
 
 REPLACED: tuple[type[OpRun], ...] = (
@@ -216,5 +229,6 @@ REPLACED: tuple[type[OpRun], ...] = (
     DequantizeLinear,
     Upsample,
     ImageScaler,
+    NonMaxSuppression,
     ZipMap,
 )

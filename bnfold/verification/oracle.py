@@ -7,7 +7,7 @@ operators replaced that it is known to get wrong or slow. Where it still cannot 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,12 @@ from ..model.messages import all_nodes, bodies, inner_graphs
 from ..runtime.protos import FLOATS, called, opset
 from ..system.progress import report
 from .constant_parts import evaluate_constants
+from .loops import BODIES
 from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .windows import Array
+
+Steer = Callable[[onnx.NodeProto, Sequence[Any], Sequence[Any]], Sequence[Any]]  # outputs of a node, given its inputs
 
 
 class CannotEvaluate(Exception):
@@ -37,7 +40,7 @@ class _Evaluator(ReferenceEvaluator):
     """ReferenceEvaluator with our operators, also inside functions and subgraphs, that names a node it fails on."""
 
     def __init__(self, proto: Any, new_ops: Any = None, **options: Any) -> None:
-        super().__init__(proto, new_ops=new_ops or list(REPLACED), **options)
+        super().__init__(proto, new_ops=new_ops or [*REPLACED, *BODIES], **options)
 
     def _load_impl(self, node: Any, *rest: Any) -> Any:
         version = self.opsets_.get("", self.opsets_.get("ai.onnx", 0))
@@ -68,10 +71,13 @@ class Oracle:
         self._graph = wide.graph
         self._opset = opset(model)
 
-    def evaluate(self, feeds: Mapping[str, Array], names: Iterable[str] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self, feeds: Mapping[str, Array], names: Iterable[str] | None = None, steer: Steer | None = None
+    ) -> dict[str, Any]:
         """The tensors called `names` (default: the graph's outputs) for the inputs `feeds`, floating point as float64.
 
         Values that nobody needs any more are dropped on the way, so memory holds `names` and what is being worked on.
+        `steer` says what those that read the outputs of a node are given instead of them.
         """
         wanted = set(names) if names is not None else {output.name for output in self._graph.output}
         values: dict[str, Any] = {"": None, **self._evaluator.rt_inits_}
@@ -81,7 +87,7 @@ class Oracle:
         with np.errstate(all="ignore"):
             for node in nodes:
                 self._tell(len(nodes))
-                self._step(node, values)
+                self._step(node, values, steer)
                 self._drop(node.onnx_node, values, left, wanted)
         return {name: values[name] for name in wanted if name in values}
 
@@ -91,7 +97,7 @@ class Oracle:
         if self.rounds:
             report("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
 
-    def _step(self, node: Any, values: dict[str, Any]) -> None:
+    def _step(self, node: Any, values: dict[str, Any], steer: Steer | None) -> None:
         inputs = [values.get(name) for name in node.input]
         context = {"context": values} if node.need_context() else {}
         try:
@@ -100,6 +106,8 @@ class Oracle:
             raise
         except Exception as why:  # any numpy error of any operator: it is the operator that is named
             raise CannotEvaluate(called(node.onnx_node), _cause(why)) from why
+        if steer is not None:
+            outputs = steer(node.onnx_node, inputs, outputs)
         values.update(zip(node.output, outputs, strict=False))
 
     def _drop(self, node: onnx.NodeProto, values: dict[str, Any], left: Counter[str], wanted: set[str]) -> None:
@@ -143,7 +151,7 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for graph in (copy.graph, *inner_graphs(copy.graph.node)):
+    for graph in (copy.graph, *inner_graphs([*copy.graph.node, *(n for f in copy.functions for n in f.node)])):
         _widen_graph(graph)
     for node in all_nodes(copy):
         _widen_node(node)

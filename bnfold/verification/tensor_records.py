@@ -26,7 +26,7 @@ def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, A
         "operator": operator,
         "output": output,
         "site": site,
-        "ok": not (tally.misshapen or tally.broken or tally.tipped or over),
+        "ok": not (tally.misshapen or tally.broken or tally.tipped or tally.outlying or over),
         "why": _why(tally, ratio, limit),
         "ratio": finite(ratio),
         "tensor_ratio": finite(whole),
@@ -55,6 +55,8 @@ def _why(tally: Tally, ratio: float, limit: float) -> str:
         return f"{tally.broken} values became NaN or Inf, or another of these"
     if tally.tipped:
         return f"{tally.flips[1]} of {tally.elements} integers are wrong (original: {tally.flips[0]})"
+    if tally.outlying and ratio <= limit:
+        return f"its largest error is {tally.largest[1]:.3g}, where whole steps explain {tally.largest[2]:.3g}"
     return f"its error is {ratio:.3g} times what rounding explains (limit {limit:g})"
 
 

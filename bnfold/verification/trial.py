@@ -27,9 +27,10 @@ from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .oracle import CannotEvaluate, Oracle
+from .oracle import CannotEvaluate, Oracle, Steer
 from .regions import MOVES, edited, shared
 from .results import Derived
+from .steps import is_narrow, steps
 from .windows import Array
 
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
@@ -38,7 +39,9 @@ ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the s
 ALONE = 4_000  # elements that take as long to compare as it takes to begin with a tensor
 SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
 LARGE = 16_000_000  # elements of one input
+EXACT = {"session.x64quantprecision": "1"}  # integer kernels that do not saturate, for models as they are written
 JITTERS = 4, 2  # jittered copies, and of a large model; a channel of few elements needs many
+MANY = 24  # copies where an error is close to its limit: what moves in one direction is hard to tell from few
 Pairs = dict[str, list[tuple[Any, Any]]]  # of a tensor: its value in the original and in each jittered copy
 
 
@@ -71,6 +74,9 @@ class Trial:
     )  # what the oracle said, while it may be asked again
     keeps: bool = False  # another arithmetic will ask the oracle for the same
     same_graph: list[bool] = field(default_factory=list)  # what is known of it, for every arithmetic
+    steps: list[str] = field(default_factory=list)  # tensors after which both models are fed what the original makes
+    copies: int = 0  # jittered ones, where it is not for the size of the model to say
+    entries: Mapping[str, str] = field(default_factory=dict)  # of sessions, beyond the usual ones
 
     @property
     def late(self) -> bool:
@@ -180,8 +186,13 @@ def attempts(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
 def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     """Outputs and fold sites always; other shared tensors, evenly spread, until there are too many elements."""
     names = shared(trial.original.graph, trial.folded.graph)
-    counts = {name: np.size(value) for name, value in truth(trial, case, values, names).items()}
+    true = truth(trial, case, values, names)
+    narrow = {name for name, value in true.items() if is_narrow(value)}
+    names = [name for name in names if name not in narrow]
+    counts = {name: np.size(value) for name, value in true.items()}
+    trial.steps = steps(trial.original.graph, trial.folded.graph, narrow) if true else []
     needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial), *_entering(trial), *_moved_on(trial)}
+    needed |= {*trial.steps, *_entering_steps(trial)}
     others = [n for n in names if n not in needed]
     every = max(1, -(-sum(ALONE + counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
     chosen = needed | set(others[::every])
@@ -195,6 +206,12 @@ def _entering(trial: Trial) -> set[str]:
     """What the edited nodes read: where a fold site can be cut out of its network."""
     nodes = produced(trial.folded.graph)
     return {name for site in trial.edits if site in nodes for name in nodes[site].input}
+
+
+def _entering_steps(trial: Trial) -> set[str]:
+    """What steps read: a step that the fold left alone is compared by it."""
+    nodes = produced(trial.folded.graph)
+    return {name for step in trial.steps for name in nodes[step].input}
 
 
 def _moved_on(trial: Trial) -> set[str]:
@@ -215,26 +232,34 @@ def _behind_outputs(trial: Trial) -> set[str]:
 def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
     """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
-        level, deterministic=trial.way.careful, threads=threads(), entries=ENTRIES, profile=profile
+        level,
+        deterministic=trial.way.careful,
+        threads=threads(),
+        entries={**ENTRIES, **(EXACT if level == "off" else {}), **trial.entries},
+        profile=profile,
     )
     held = for_onnxruntime(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
     return sessions.session(held, options, chain)
 
 
-def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str]) -> dict[str, Any]:
+def truth(
+    trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str], steer: Steer | None = None
+) -> dict[str, Any]:
     """What the oracle says. An oracle that fails is given up, in words; what may be asked again is remembered."""
     if trial.oracle is None:
         return {}
-    if case in trial.truths and all(name in trial.truths[case] for name in names):
+    if steer is None and case in trial.truths and all(name in trial.truths[case] for name in names):
         answer = trial.truths[case]
     else:
         stage("the float64 evaluation of the original")
         try:
-            answer = trial.oracle.evaluate(values, {*names, *trial.outputs})
+            answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, steer)
         except CannotEvaluate as why:
             trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
+    if steer is not None:
+        return answer
     kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
     trial.truths[case] = {name: answer[name] for name in kept if name in answer}
     return answer

@@ -1,0 +1,72 @@
+"""What onnxruntime's integer arithmetic does to a quantized model at the default level, said in words.
+
+A convolution between DequantizeLinear and QuantizeLinear is made an integer one (QLinearConv) where nothing stands in
+between; folding a BatchNormalization clears the way. On x86 processors without VNNI the kernels for unsigned inputs
+and signed weights add pairs of products in 16 bits, which saturate, unless `session.x64quantprecision` is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from ..display.display import counted
+from ..runtime.protos import produced, stored
+from .regions import MOVES
+
+PRECISE, IN_FLOAT = "session.x64quantprecision", "session.disable_quant_qdq"
+KEEPS_STEPS = MOVES | {"Relu", "Clip", "MaxPool", "Concat"}
+
+
+def entry(report: Mapping[str, Any]) -> str:
+    """The session entry with which a level that found something may find nothing; none where it found nothing."""
+    if report["broken"] or not report["ran"]:
+        return IN_FLOAT
+    return "" if all(t["ok"] for t in report["tensors"]) else PRECISE
+
+
+def warning(folded: onnx.GraphProto, report: Mapping[str, Any], name: str) -> str:
+    """What a level says without the session entry `name`, with which nothing is wrong."""
+    if name == IN_FLOAT:
+        return f"warning: {report['why']}; with the session entry {name}=1, as compared here, both models load and run"
+    worst = max(report["tensors"], key=lambda t: float(t["ratio"]))
+    size = _size(folded, worst["name"], worst["max_abs_folded"])
+    return (
+        f"warning: onnxruntime's 8-bit kernels saturate on this processor: at its default graph optimization output "
+        f"{worst['name']!r} of the folded model is up to {size} off. Folding is what makes it choose them. The session "
+        f"entry {name}=1, with which both models were compared, or graph optimization off avoids that"
+    )
+
+
+def off_by_steps(folded: onnx.GraphProto, report: Mapping[str, Any]) -> list[str]:
+    """A sentence about the first output that is whole steps off in the folded model alone."""
+    for t in report["tensors"]:
+        step = step_of(folded, t["name"])
+        if step and t["max_abs_original"] < step / 2 <= t["max_abs_folded"]:
+            size = _size(folded, t["name"], t["max_abs_folded"])
+            place = f"output {t['name']!r} of the folded model is up to {size} off"
+            return [
+                f"onnxruntime computes layers between quantizers in integers, with 8-bit weights, at its default: "
+                f"{place}; the session entry {IN_FLOAT}=1 avoids that"
+            ]
+    return []
+
+
+def _size(folded: onnx.GraphProto, name: str, error: float) -> str:
+    step = step_of(folded, name)
+    return f"{counted(round(error / step), 'quantization step')} ({error:.3g})" if step else f"{error:.3g}"
+
+
+def step_of(graph: onnx.GraphProto, name: str) -> float:
+    """The smallest distance between two values of a tensor that a DequantizeLinear makes; 0 where none does."""
+    makers, constants = produced(graph), stored(graph)
+    while name in makers and makers[name].op_type in KEEPS_STEPS:
+        name = makers[name].input[0]
+    node = makers.get(name)
+    if node is None or node.op_type != "DequantizeLinear" or node.input[1] not in constants:
+        return 0.0
+    return float(np.abs(numpy_helper.to_array(constants[node.input[1]])).astype(np.float64).min(initial=np.inf))
