@@ -193,7 +193,7 @@ def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
 def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where a constant has neither the lengths along which the share varies, nor is repeated along them; and
     where it would become too large, as a row does that receives a column."""
-    own = [n for n in dims(node.inputs[index]) if isinstance(n, int)] if has(node, index) else []
+    own = tuple(n for n in dims(node.inputs[index]) if isinstance(n, int)) if has(node, index) else ()
     fit = all(1 in (n, m) or n == m for n, m in zip(share.extent[::-1], own[::-1], strict=False))
     require(fit, "MALFORMED", f"input {index} of {label(node)} does not have the shape that the operator needs")
     require_room_to_broadcast(share.extent, own)
