@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..display.display import counted
-from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Level, Structure
+from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Influence, Level, Structure
 
+MOST = 4  # nodes that reasons name
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
 
 
 def judge(
-    structure: Structure | None, levels: Sequence[Level], blocked: Sequence[str], derived: Sequence[Derived] = ()
+    structure: Structure | None,
+    levels: Sequence[Level],
+    blocked: Sequence[str],
+    derived: Sequence[Derived] = (),
+    influence: Sequence[Influence] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
     wrong = (*_wrong(structure, levels), *_off(derived))
@@ -19,7 +24,7 @@ def judge(
         return FAIL, wrong
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (*_unsure(levels), *_unjudged(levels, derived))
+    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_unseen(influence))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
     return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_kept(structure), *_praise(levels), *_proved(derived)))
@@ -66,6 +71,12 @@ def _proved(derived: Sequence[Derived]) -> tuple[str, ...]:
     proof = ": with the structure unchanged, a proof for all inputs" if exact and len(whole) == len(derived) else ""
     sites = f"{len(whole)} of {len(derived)} fold sites"
     return (f"algebra: every weight of {sites}, derived from the original, is {how}{proof}",)
+
+
+def _unseen(influence: Sequence[Influence]) -> list[str]:
+    """The first nodes that changed and of which no input showed what they do."""
+    found = [words for each in influence for words in each.unseen]
+    return found[:MOST] + [f"so of {len(found) - MOST} more"] * (len(found) > MOST)
 
 
 def _misplaced(levels: Sequence[Level]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ..display.display import Shown, Table
+from ..display.display import Shown, Table, counted
 from ..display.junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
 from ..runtime.placement import Placement
 from ..runtime.providers import Way
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
+GRADES = PROVED, MEASURED = "proved", "measured"  # for all inputs; on those that were tried
 SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more
 SCHEMA = "bnfold.verify/1"
 
@@ -179,6 +181,11 @@ class Derived:
         return self.ratio <= SITE_LIMIT * self.roundings
 
     @property
+    def covered(self) -> bool:
+        """All of its weights were looked at, and none is further off than rounding explains."""
+        return self.ok and not self.why and self.share == 1 and self.responses > 0
+
+    @property
     def proved(self) -> bool:
         """All of its weights are the correctly rounded ones: right for any input."""
         return self.exact and self.share == 1 and self.responses > 0
@@ -190,16 +197,57 @@ class Derived:
 
 
 @dataclass(frozen=True)
+class Influence:
+    """What is known of the nodes that one model has and the other has not."""
+
+    proved: bool = False  # the structure and the algebra of the fold sites show all outputs equal, for all inputs
+    changed: int = 0  # nodes of either model that no fold site covers
+    unseen: tuple[str, ...] = ()  # of which no input showed what they do, in words
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Influence:
+        """From JSON, which knows no tuples."""
+        return cls(**{**plain, "unseen": tuple(plain["unseen"])})
+
+
+@dataclass(frozen=True)
+class Change:
+    """One kind of what is other in the file beside what the model computes: how often, and the first in words."""
+
+    kind: str
+    count: int
+    words: tuple[str, ...]
+
+    MOST: ClassVar = 4  # that are said in words
+
+    @classmethod
+    def of(cls, kind: str, words: Sequence[str]) -> Change:
+        """From all of them in words."""
+        return cls(kind, len(words), tuple(words[: cls.MOST]))
+
+    def in_a_line(self) -> str:
+        return self.words[0] + (f" ({self.count - 1} more)" if self.count > 1 else "")
+
+
+@dataclass(frozen=True)
 class Structure:
     """Everything about the models that can be compared without running them."""
 
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # what fails: what makes the model invalid first, then its interface
     notes: tuple[str, ...]
+    changes: tuple[Change, ...]  # of the file beside what it computes; problems as well where nothing may be touched
     identical: bool  # the same model to the last byte, external data included
     untouched: int  # messages of the folded model (nodes, constants, shapes) that are the original's to the last byte
     edited: int  # and those that are not
     original: dict[str, int]
     folded: dict[str, int]
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Structure:
+        """From JSON, which knows no tuples."""
+        changes = tuple(Change(**{**each, "words": tuple(each["words"])}) for each in plain["changes"])
+        found = {part: tuple(plain[part]) for part in ("problems", "notes")}
+        return cls(**{**plain, **found, "changes": changes})
 
 
 @dataclass(frozen=True, repr=False)
@@ -214,6 +262,7 @@ class Verification(Shown):
     derived: tuple[Derived, ...]
     models: dict[str, dict[str, Any]]
     seconds: float
+    influence: tuple[Influence, ...] = ()  # of each provider with careful arithmetic
 
     WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
     COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
@@ -241,10 +290,10 @@ class Verification(Shown):
         """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
         ran = [t.ratio for level in self.levels for t in level.tensors if not (t.moved or t.disputed)]
         if not self.passed or not ran:
-            return f"{self.verdict}: {self.reasons[0]}" if self.reasons else self.verdict
+            return f"{self.said}: {self.reasons[0]}" if self.reasons else self.said
         proved = sum(site.proved for site in self.derived)
         proof = f"; {proved} of {len(self.derived)} fold sites proved for all inputs" if self.derived else ""
-        return f"{self.verdict}: largest error {max(ran):.2g} times what rounding explains{proof}"
+        return f"{self.said}: largest error {max(ran):.2g} times what rounding explains{proof}"
 
     @property
     def tone(self) -> str:
@@ -257,6 +306,23 @@ class Verification(Shown):
     @property
     def passed(self) -> bool:
         return self.verdict == PASS
+
+    @property
+    def grade(self) -> str:
+        """Of a PASS: `proved` by structure and algebra, for all inputs, or `measured`; nothing of other verdicts."""
+        whole = (self.structure and self.structure.identical) or any(each.proved for each in self.influence)
+        return "" if not self.passed else PROVED if whole else MEASURED
+
+    @property
+    def said_grade(self) -> str:
+        """The grade in words: `proved for all inputs`, `measured on 3 inputs`."""
+        inputs = {case for level in self.levels if level.ran for case in level.cases}
+        return "proved for all inputs" if self.grade == PROVED else f"measured on {counted(len(inputs), 'input')}"
+
+    @property
+    def said(self) -> str:
+        """The verdict; a PASS with its grade."""
+        return f"{self.verdict}, {self.said_grade}" if self.passed else self.verdict
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -287,6 +353,7 @@ class Verification(Shown):
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
+            "grade": self.grade,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
             "models": self.models,
@@ -294,5 +361,6 @@ class Verification(Shown):
             "worst_error": dict(zip(("original", "folded"), self.errors, strict=True)),
             "levels": levels,
             "algebra": [asdict(site) for site in self.derived],
+            "influence": [asdict(each) for each in self.influence],
             "seconds": round(self.seconds, 3),
         }

@@ -1,0 +1,221 @@
+"""Which changed nodes no proof covers, and whether what they do showed on any input.
+
+A comparison of outputs says nothing of a branch that never ran, nor of a node that did nothing to the inputs tried. So
+each changed node that the algebra of the fold sites leaves open, in either model, is done without: where one of its
+inputs in its place, or other values, leave every output as it was on all inputs, nothing is known of that node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx.inliner import inline_local_functions
+
+from ..model.messages import every_node, inner_graphs
+from ..process.child import stage
+from ..runtime import providers, sessions
+from ..runtime.copies import exposed
+from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.protos import Array, produced
+from ..runtime.providers import Way
+from ..runtime.sessions import CannotRun
+from .bypass import SWITCH, Bypass, bypasses, switchable
+from .constant_parts import evaluate_constants
+from .meaning import Meanings, Place
+from .measure import is_floating, roundoff
+from .results import Influence
+from .trial import Trial, session
+
+SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
+
+
+class Side(NamedTuple):
+    """One of the models, its constant parts computed and its functions inlined, and the nodes it does not share."""
+
+    name: str
+    model: onnx.ModelProto
+    places: list[Place]
+    changed: list[int]  # places in `places`
+
+
+def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
+    """What is proved of the outputs, and of which changed nodes nothing showed; `tensors` were compared as written."""
+    stage("which nodes changed")
+    original, folded = (_plain(model) for model in (trial.original, trial.folded))
+    ours = Meanings(original)
+    sure = {site.name for site in trial.derived if site.proved}
+    if Meanings(folded, _means(ours, sure)).outputs() == ours.outputs():
+        return Influence(proved=True)
+    good = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
+    theirs = Meanings(folded, _means(ours, good))
+    known = {site.name for site in trial.derived if site.covered}
+    sides = [_side(*each, good, known) for each in (("A", ours, theirs), ("B", theirs, ours))]
+    unseen = [words for side in sides if side.changed for words in _unseen(trial, side)]
+    return Influence(False, sum(len(side.changed) for side in sides), tuple(unseen))
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    return evaluate_constants(inline_local_functions(model) if model.functions else model)
+
+
+def _means(other: Meanings, names: Collection[str]) -> dict[str, bytes]:
+    return {name: other.scope[name] for name in names if name in other.scope}
+
+
+def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], known: Collection[str]) -> Side:
+    """The nodes of one model that an output depends on, the other has not, and no derived fold site covers."""
+    shared = {meaning for place in other.places for meaning in place.means} | {*other.scope.values()}
+    covered = _inside(own.model.graph, known, good)
+    alive = _alive(own.model.graph)
+    changed = [
+        i
+        for i, place in enumerate(own.places)
+        if not shared.issuperset(place.means)
+        and (place.where or (alive.intersection(place.node.output) and covered.isdisjoint(place.node.output)))
+    ]
+    return Side(name, own.model, own.places, changed)
+
+
+def _inside(graph: onnx.GraphProto, sites: Collection[str], cuts: Collection[str]) -> set[str]:
+    """What is computed on the way from `cuts` to `sites`, these included."""
+    makers, agenda, found = produced(graph), [*sites], set[str]()
+    while agenda:
+        name = agenda.pop()
+        if name in makers and name not in found:
+            found.add(name)
+            agenda += [read for read in makers[name].input if read not in cuts]
+    return found
+
+
+def _alive(graph: onnx.GraphProto) -> set[str]:
+    """Every name that an output depends on."""
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input, (name for inner in every_node([node]) for name in inner.input))
+            needed.update(output.name for body in inner_graphs([node]) for output in body.output)
+    return needed
+
+
+def _unseen(trial: Trial, side: Side) -> Iterator[str]:
+    """A sentence for each changed node that was done without, and no output changed on any input."""
+    stage(f"onnxruntime, running {side.name} without nodes that changed")
+    try:
+        ways, types = _ways(trial, side)
+        running = session(trial, switchable(side.model, ways, types), "off", providers.chain(Way()))
+    except CannotRun as why:
+        yield f"what the nodes that changed in {side.name} do could not be shown: {why}"
+        return
+    results = _Outputs(trial, running)
+    for i in side.changed:
+        place = side.places[i]
+        if not ways[i] or trial.late:
+            yield f"what {_words(place)} of {side.name} does was not tried"
+        elif missed := results.missed(ways[i]):
+            yield f"no input shows what {_words(place)} of {side.name} does: {_without(missed)}"
+
+
+def _without(bypass: Bypass) -> str:
+    instead = f"{bypass.instead!r} in its place" if bypass.instead else "other values in its place"
+    return f"with {instead} every output stays the same"
+
+
+def _words(place: Place) -> str:
+    where = f" in {place.where}" if place.where else ""
+    return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
+
+
+def _ways(trial: Trial, side: Side) -> tuple[dict[int, list[Bypass]], dict[str, int]]:
+    """The bypasses of every changed node, and the types of tensors."""
+    types, constants = _types(trial, side), _constants(side.model)
+    ways: dict[int, list[Bypass]] = {}
+    for i in side.changed:
+        first = 1 + sum(map(len, ways.values()))
+        ways[i] = bypasses(side.places[i].node, types, constants, first)
+    return ways, types
+
+
+def _constants(model: onnx.ModelProto) -> frozenset[str]:
+    made = (name for node in every_node(model.graph.node) if node.op_type == "Constant" for name in node.output)
+    return frozenset([*(tensor.name for tensor in model.graph.initializer), *made])
+
+
+def _types(trial: Trial, side: Side) -> dict[str, int]:
+    """The element types that onnx infers, and those of the tensors that it cannot, as they are when the model runs."""
+    inferred = onnx.shape_inference.infer_shapes(side.model)
+    graphs = (inferred.graph, *inner_graphs(inferred.graph.node))
+    values = (value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info))
+    found = {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
+    places = (side.places[i] for i in side.changed)
+    names = {name for place in places if not place.where for name in (*place.node.input, *place.node.output) if name}
+    missing = sorted(names & produced(side.model.graph).keys() - found.keys())
+    if missing:
+        running = session(trial, exposed(side.model, missing), "off", providers.chain(Way()))
+        values_now = feeds(trial.original.graph, trial.planned[0], trial.sizes)
+        for name, value in zip(missing, sessions.outputs(running, missing, values_now), strict=True):
+            if isinstance(value, np.ndarray):
+                found[name] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    return found
+
+
+class _Outputs:
+    """What a session gives, input by input, with and without nodes."""
+
+    def __init__(self, trial: Trial, running: Any) -> None:
+        self.running, self.names = running, trial.outputs
+        self.inputs: list[tuple[dict[str, Array], list[Any]]] = []
+        for case in trial.planned:
+            self._add(trial, case)
+        if not self.inputs:
+            raise CannotRun("no input runs")
+
+    def _add(self, trial: Trial, case: Case) -> None:
+        try:
+            values = feeds(trial.original.graph, case, trial.sizes)
+            self.inputs.append((values, self.run(values, 0)))
+        except (CannotRun, CannotFeed):
+            return
+
+    def run(self, values: Mapping[str, Array], switch: int) -> list[Any]:
+        return list(sessions.outputs(self.running, self.names, {**values, SWITCH: np.array(switch)}))
+
+    def missed(self, ways: Sequence[Bypass]) -> Bypass | None:
+        """The bypass that no output shows; other values are tried where no input can stand in for the node."""
+        tried = [self._shows(way) for way in ways if way.instead]
+        if False in tried:
+            return [way for way in ways if way.instead][tried.index(False)]
+        if True in tried:
+            return None
+        return next((way for way in ways if not way.instead and self._shows(way) is False), None)
+
+    def _shows(self, way: Bypass) -> bool | None:
+        """Whether an output changes on some input; None where the bypass never runs, as with an input of another shape.
+
+        Where other values make the model stop, they count.
+        """
+        ran = False
+        for values, usual in self.inputs:
+            try:
+                found = self.run(values, way.number)
+            except CannotRun:
+                if not way.instead:
+                    return True
+                continue
+            ran = True
+            if any(map(differ, usual, found)):
+                return True
+        return False if ran else None
+
+
+def differ(usual: Any, found: Any) -> bool:
+    """Whether an output changed beyond what rounding could do."""
+    if not isinstance(usual, np.ndarray) or usual.shape != np.shape(found) or not is_floating(usual):
+        return bool(not np.array_equal(usual, found)) if isinstance(usual, np.ndarray) else repr(usual) != repr(found)
+    with np.errstate(all="ignore"):
+        before, after = (np.asarray(each, np.float64) for each in (usual, found))
+        size = np.sqrt(np.mean(np.square(before[np.isfinite(before)]))) if before.size else 0.0
+        off = np.abs(after - before) > SHOWN * roundoff(usual.dtype) * np.maximum(np.abs(before), size)
+    return bool((off | (np.isfinite(before) != np.isfinite(after))).any())
