@@ -40,6 +40,13 @@ Budget = Annotated[
     float | None, typer.Option(min=1.0, metavar="SECONDS", help="Begin nothing more after this; say what was skipped.")
 ]
 Planted = Annotated[bool, typer.Option("--self-test", help="Also plant faults into B, and show which are found.")]
+Untouched = Annotated[
+    bool, typer.Option("--untouched", help="Also fail if anything else in the file changed, as metadata or shapes.")
+]
+Freeze = Annotated[
+    bool, typer.Option("--freeze-initializers", help="Callers need not be able to override initializers of B.")
+]
+Require = Annotated[str, typer.Option(help="The grade that a PASS must have: measured or proved (for all inputs).")]
 Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 Outside = Annotated[
@@ -61,6 +68,9 @@ def verify(
     dim: Dim = None,
     budget: Budget = None,
     seed: Seed = 0,
+    require: Require = "measured",
+    untouched: Untouched = False,
+    freeze_initializers: Freeze = False,
     allow_external_outside: Outside = False,
     self_test: Planted = False,
     limit: Limit = None,
@@ -69,11 +79,12 @@ def verify(
 ) -> int:
     """Decide whether B computes what A computes, up to rounding.
 
-    Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A; inputs,
-    outputs, operator sets and metadata must be the same. A GPU provider runs them with strict float32 arithmetic and
-    with its default, and where each node ran is proved; cuDNN tries all kernels out, as onnxruntime serves, only with
-    effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS (the comparison could not have
-    failed) and INCONCLUSIVE.
+    Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A. B must accept
+    every input that A accepts, and give the same outputs. What else changed in the file is listed, and fails only with
+    --untouched. A PASS is proved for all inputs, or measured on those that were tried. A GPU provider runs both with
+    strict float32 arithmetic and with its default, and where each node ran is proved; cuDNN tries all kernels out, as
+    onnxruntime serves, only with effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS
+    (the comparison could not have failed), INCONCLUSIVE, and a PASS that is not of the grade required.
     """
     from bnfold.verification import self_test as plant
     from bnfold.verification import verify as run
@@ -81,6 +92,7 @@ def verify(
     require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
     ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
+    ways |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
     with limited(limit or ()):
         found = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
         planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
@@ -99,8 +111,9 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
 def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
     if "-" not in (json, junit):
-        errors, _ = found.tables()
-        console.table(errors.title, errors.columns, errors.rows)
+        for each in (found.errors_table(), found.changes_table()):
+            if each.rows:
+                console.table(each.title, each.columns, each.rows)
         if console.detailed:
             console.table("Worst of the outputs and fold sites", found.WORST, found.worst())
         if planted:
@@ -116,4 +129,4 @@ def print_result(found: Verification, planted: SelfTest | None, json: str | None
     if planted and not planted.passed:
         console.fail("self-test: a planted fault was not found")
     if "-" not in (json, junit):
-        console.verdict(found.verdict)
+        console.verdict(found.verdict, found.said_grade if found.passed else "")

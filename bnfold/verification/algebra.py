@@ -8,9 +8,9 @@ further from it than the unit roundoff. Neither fold nor onnxruntime takes part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,8 @@ def derive(pair: Pair, site: str) -> Derived:
         return Derived(site, operator, why=str(why))
     inside = tuple(name for node in trial.pieces[1].nodes for name in node.output)
     limit = roundings(pair, trial.pieces[1], site)
-    return Derived(site, operator, trial.responses, share, finite(trial.ratio), limit, inside)
+    ratios = finite(trial.ratio), limit, inside
+    return Derived(site, operator, trial.responses, share, *ratios, effect=finite(trial.effect))
 
 
 def power_below(values: Array) -> Array:
@@ -128,9 +129,9 @@ class _Trial:
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]
-        self.oracles, self.sizes = [Oracle(model) for model in made], Oracle(of_sizes(made[1]))
+        self.oracles, self.sizes = [Oracle(model) for model in made], [Oracle(of_sizes(model)) for model in made]
         self.dtype = pair.examples[site].dtype
-        self.ratio, self.responses = 0.0, 0
+        self.ratio, self.effect, self.responses = 0.0, 0.0, 0
         self.single = len(pieces[1].nodes) == 1  # a response is one constant, not a sum or product of several
 
     def run(self) -> float:
@@ -151,16 +152,18 @@ class _Trial:
     def feed(self, name: str, probe: Impulses) -> float:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
         base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
-        sizes = np.asarray(self.answer(self.sizes, self.pieces[1], name, nothing))
-        self.judge(base[0], base[1], sizes, sizes)
+        sums, sizes = (self.answer(o, p, name, nothing) for o, p in zip(self.sizes, self.pieces, strict=True))
+        self.judge(base[0], base[1], sizes, sizes, lambda: sums)
         chosen = self.drawn(probe, max(base[0].size, prod(probe.shape)))
         batch = max(1, BLOCK // prod(probe.shape))
         for start in range(0, len(chosen), batch):
-            answers = self.responses_to(name, probe.batch(chosen[start : start + batch]))
+            fed = probe.batch(chosen[start : start + batch])
+            answers = self.responses_to(name, fed)
             if answers[0].shape[1:] != base[0].shape[1:]:
                 raise NotDerived("its pieces take one size of batch only")
             found = answers[1] - base[1]
-            self.judge(answers[0] - base[0], found, np.abs(base[0]) + np.abs(answers[0]), np.abs(found))
+            summed = np.abs(base[0]) + np.abs(answers[0])
+            self.judge(answers[0] - base[0], found, summed, np.abs(found), partial(self.sums, name, fed, sums))
         return len(chosen) / probe.count
 
     def drawn(self, probe: Impulses, elements: int) -> Array:
@@ -188,11 +191,16 @@ class _Trial:
         same = shape[1:] == other[1:] or len(usual) != len(shape)
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])
 
-    def judge(self, expected: Array, got: Array, summed: Array, sizes: Array) -> None:
+    def sums(self, name: str, value: Array, silent: Array) -> Array:
+        """How large the numbers are that the original's response is the sum of."""
+        return self.answer(self.sizes[0], self.pieces[0], name, np.abs(value)) - silent
+
+    def judge(self, expected: Array, got: Array, summed: Array, sizes: Array, in_original: Callable[[], Array]) -> None:
         """The difference in roundoffs of what the folded model's response is made of, float64's own noise taken off.
 
         A response that is one rounded constant is the right one up to half the distance to its neighbour. Where a bias
-        and a mean cancel, what is left is as good as they are.
+        and a mean cancel, what is left is as good as they are. The effect is the same difference in roundoffs of what
+        the original's response is the sum of: what a fold that rounds on the way is entitled to.
         """
         with np.errstate(all="ignore"):
             off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(self.dtype)
@@ -200,5 +208,11 @@ class _Trial:
                 off > 0, off / (roundoff(self.dtype) * (power_below(sizes) if self.single else sizes)), 0.0
             )
         worst = float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
-        self.ratio = max(self.ratio, worst if np.isfinite(got).all() else np.inf)
+        worst = worst if np.isfinite(got).all() else np.inf
+        if worst > max(1.0, self.effect):
+            with np.errstate(all="ignore"):
+                units = np.where(off > 0, off / (roundoff(self.dtype) * in_original()), 0.0)
+            effect = float(np.nan_to_num(units, nan=np.inf).max(initial=0.0))
+            self.effect = max(self.effect, min(worst, effect) if np.isfinite(got).all() else np.inf)
+        self.ratio = max(self.ratio, worst)
         self.responses += int(np.count_nonzero(expected))

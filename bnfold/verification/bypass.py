@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -30,10 +30,13 @@ class Bypass:
     instead: str = ""
 
 
-def bypasses(node: onnx.NodeProto, types: Types, constants: frozenset[str], first: int) -> list[Bypass]:
-    """The ways to do without a node, numbered from `first`; other values only of types that can be changed."""
+def bypasses(node: onnx.NodeProto, types: Types, fixed: Collection[str], first: int) -> list[Bypass]:
+    """The ways to do without a node, numbered from `first`; other values only of types that can be changed.
+
+    What is `fixed`, of constants and sizes alone, stands in for nothing: sizes are alike by chance.
+    """
     outputs = [name for name in node.output if name and name in types]
-    data = [name for name in node.input if name and name not in constants]
+    data = [name for name in node.input if name and name not in fixed]
     pairs = [(outputs[0], name) for name in dict.fromkeys(data) if outputs and types.get(name) == types[outputs[0]]]
     pairs = [] if node.op_type in STILL and domain(node) == "" else pairs
     pairs += [(name, "") for name in outputs if types[name] in (*_FLOATS, *_NARROW, *_WIDE, TensorProto.BOOL)]
@@ -80,7 +83,7 @@ def _choice(bypass: Bypass, kept: str, types: Types) -> list[onnx.NodeProto]:
     number = helper.make_tensor("", TensorProto.INT64, [], [bypass.number])
     as_it_is = _branch([helper.make_node("Identity", [kept], [f"{stem}/as it is"])], kind)
     if bypass.instead:
-        other = _branch([helper.make_node("Identity", [bypass.instead], [f"{stem}/instead"])], kind)
+        other = _branch([*_of_any_shape(bypass.instead, stem)], kind)
     else:
         other = _branch([*_other_values(kept, kind, stem)], kind)
     return [
@@ -94,6 +97,15 @@ def _branch(nodes: Sequence[onnx.NodeProto], kind: int) -> onnx.GraphProto:
     result = onnx.ValueInfoProto(name=nodes[-1].output[0])
     result.type.tensor_type.elem_type = kind
     return onnx.GraphProto(name="branch", node=nodes, output=[result])
+
+
+def _of_any_shape(name: str, stem: str) -> Iterator[onnx.NodeProto]:
+    """The same values; what they would be reshaped to is not inferred, so that no other shape is refused beforehand."""
+    sizes = [f"{stem}/{word}" for word in ("sizes", "numbers", "shape")]
+    yield helper.make_node("Shape", [name], sizes[:1])
+    yield helper.make_node("Cast", sizes[:1], sizes[1:2], to=TensorProto.FLOAT)
+    yield helper.make_node("Cast", sizes[1:2], sizes[2:], to=TensorProto.INT64)
+    yield helper.make_node("Reshape", [name, sizes[2]], [f"{stem}/instead"])
 
 
 def _other_values(name: str, kind: int, stem: str) -> Iterator[onnx.NodeProto]:

@@ -17,7 +17,7 @@ from onnx.inliner import inline_local_functions
 from ..model.messages import every_node, inner_graphs
 from ..process.child import stage
 from ..runtime import providers, sessions
-from ..runtime.copies import exposed
+from ..runtime.copies import exposed, without_data
 from ..runtime.inputs import CannotFeed, Case, feeds
 from ..runtime.protos import Array, produced
 from ..runtime.providers import Way
@@ -46,11 +46,12 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     stage("which nodes changed")
     original, folded = (_plain(model) for model in (trial.original, trial.folded))
     ours = Meanings(original)
-    sure = {site.name for site in trial.derived if site.proved}
-    if Meanings(folded, _means(ours, sure)).outputs() == ours.outputs():
-        return Influence(proved=True)
     good = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
-    theirs = Meanings(folded, _means(ours, good))
+    graphs = original.graph, folded.graph
+    sure = {s.name: set().union(*(_reached(g, [s.name], good)[1] for g in graphs)) for s in trial.derived if s.proved}
+    if Meanings(folded, ours, sure).outputs() == ours.outputs():
+        return Influence(proved=True)
+    theirs = Meanings(folded, ours, dict.fromkeys(good, ()))
     known = {site.name for site in trial.derived if site.covered}
     sides = [_side(*each, good, known) for each in (("A", ours, theirs), ("B", theirs, ours))]
     unseen = [words for side in sides if side.changed for words in _unseen(trial, side)]
@@ -61,33 +62,34 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return evaluate_constants(inline_local_functions(model) if model.functions else model)
 
 
-def _means(other: Meanings, names: Collection[str]) -> dict[str, bytes]:
-    return {name: other.scope[name] for name in names if name in other.scope}
-
-
 def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], known: Collection[str]) -> Side:
-    """The nodes of one model that an output depends on, the other has not, and no derived fold site covers."""
+    """The nodes of one model that an output depends on, the other has not, and no derived fold site covers.
+
+    What constants and sizes alone make shows in the nodes that read it.
+    """
+    graph = own.model.graph
     shared = {meaning for place in other.places for meaning in place.means} | {*other.scope.values()}
-    covered = _inside(own.model.graph, known, good)
-    alive = _alive(own.model.graph)
+    asked = _alive(graph) - _reached(graph, known, good)[0] - without_data(graph)
     changed = [
         i
         for i, place in enumerate(own.places)
         if not shared.issuperset(place.means)
-        and (place.where or (alive.intersection(place.node.output) and covered.isdisjoint(place.node.output)))
+        and (place.node.op_type != "Constant" if place.where else not asked.isdisjoint(place.node.output))
     ]
     return Side(name, own.model, own.places, changed)
 
 
-def _inside(graph: onnx.GraphProto, sites: Collection[str], cuts: Collection[str]) -> set[str]:
-    """What is computed on the way from `cuts` to `sites`, these included."""
-    makers, agenda, found = produced(graph), [*sites], set[str]()
+def _reached(graph: onnx.GraphProto, sites: Collection[str], cuts: Collection[str]) -> tuple[set[str], set[str]]:
+    """What is computed on the way from `cuts` to `sites`, these included; and those of the cuts where it begins."""
+    makers, agenda, found, entering = produced(graph), [*sites], set[str](), set[str]()
+    inputs = {value.name for value in graph.input}
     while agenda:
         name = agenda.pop()
         if name in makers and name not in found:
             found.add(name)
+            entering.update(read for read in makers[name].input if read in cuts or read in inputs)
             agenda += [read for read in makers[name].input if read not in cuts]
-    return found
+    return found, entering
 
 
 def _alive(graph: onnx.GraphProto) -> set[str]:
@@ -130,17 +132,18 @@ def _words(place: Place) -> str:
 
 def _ways(trial: Trial, side: Side) -> tuple[dict[int, list[Bypass]], dict[str, int]]:
     """The bypasses of every changed node, and the types of tensors."""
-    types, constants = _types(trial, side), _constants(side.model)
+    types, fixed = _types(trial, side), without_data(side.model.graph) | _constants(side.model)
     ways: dict[int, list[Bypass]] = {}
     for i in side.changed:
         first = 1 + sum(map(len, ways.values()))
-        ways[i] = bypasses(side.places[i].node, types, constants, first)
+        ways[i] = bypasses(side.places[i].node, types, fixed, first)
     return ways, types
 
 
-def _constants(model: onnx.ModelProto) -> frozenset[str]:
-    made = (name for node in every_node(model.graph.node) if node.op_type == "Constant" for name in node.output)
-    return frozenset([*(tensor.name for tensor in model.graph.initializer), *made])
+def _constants(model: onnx.ModelProto) -> set[str]:
+    """Those of bodies as well."""
+    stored = {tensor.name for body in inner_graphs(model.graph.node) for tensor in body.initializer}
+    return stored.union(*(node.output for node in every_node(model.graph.node) if node.op_type == "Constant"))
 
 
 def _types(trial: Trial, side: Side) -> dict[str, int]:

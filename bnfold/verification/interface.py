@@ -59,7 +59,8 @@ def _contradicts(old: onnx.TypeProto, new: onnx.TypeProto, accepting: bool) -> b
 
 
 def _other_shape(old: Dims | None, new: Dims | None, accepting: bool) -> bool:
-    if new is None or (old is None and not accepting):
+    """Exporters declare outputs scalars whose shape they do not know; of what shape an output is shows when it runs."""
+    if new is None or (not old and not accepting):
         return False
     if old is None or len(old) != len(new):
         return True

@@ -55,8 +55,8 @@ def _off(derived: Sequence[Derived]) -> list[str]:
     bad = [site for site in derived if not site.ok]
     more = f" ({len(bad) - 1} more sites)" if len(bad) > 1 else ""
     return [
-        f"algebra: fold site {site.name!r} ({site.operator}): a weight is {site.ratio:.3g} unit roundoffs off what the "
-        f"original's make (limit {SITE_LIMIT * site.roundings:g}){more}"
+        f"algebra: fold site {site.name!r} ({site.operator}): a weight is {site.effect:.3g} unit roundoffs off what "
+        f"the original's make (limit {SITE_LIMIT * site.roundings:g}){more}"
         for site in bad[:1]
     ]
 

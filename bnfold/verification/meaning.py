@@ -34,11 +34,13 @@ class Place:
 class Meanings:
     """Every node of a model, in the order of `every_node`, and what every name of the main graph means.
 
-    `same` are tensors of the main graph that are known to hold what another model's mean. Functions have to be inlined.
+    `same` are tensors of the main graph that are known to hold what those of another model mean, each if the tensors
+    that it names do. Functions have to be inlined.
     """
 
     model: onnx.ModelProto
-    same: Mapping[str, bytes] = field(default_factory=dict)
+    other: Meanings | None = None
+    same: Mapping[str, Collection[str]] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     scope: Scope = field(default_factory=dict)
     bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
@@ -76,7 +78,12 @@ class Meanings:
         means = tuple(constant or _hash(whole, i) for i in range(len(node.output)))
         self.places[at] = Place(node, where, means)
         for name, meaning in zip(node.output, means, strict=True):
-            scope[name] = meaning if where else self.same.get(name, meaning)
+            scope[name] = self.other.scope[name] if self.other and not where and self._is_same(name) else meaning
+
+    def _is_same(self, name: str) -> bool:
+        theirs = self.other.scope if self.other else {}
+        known = (each in theirs and self.scope.get(each) == theirs[each] for each in self.same.get(name, ()))
+        return name in self.same and name in theirs and all(known)
 
     def _schema(self, node: onnx.NodeProto) -> OpSchema | None:
         try:

@@ -175,10 +175,12 @@ class Derived:
     roundings: float = 1.0
     inside: tuple[str, ...] = ()  # tensors that were derived along with it
     why: str = ""  # it could not be derived
+    effect: float = 0.0  # as `ratio`, in roundoffs of what the original's weights are the sums of; 0 where that is 1
 
     @property
     def ok(self) -> bool:
-        return self.ratio <= SITE_LIMIT * self.roundings
+        """No weight is further off than a fold that rounds on the way makes it, as in the type of the model."""
+        return min(self.ratio, self.effect) <= SITE_LIMIT * self.roundings
 
     @property
     def covered(self) -> bool:
@@ -301,7 +303,17 @@ class Verification(Shown):
 
     def tables(self) -> tuple[Table, ...]:
         rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
-        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()), rest
+        return self.errors_table(), self.changes_table(), rest
+
+    def errors_table(self) -> Table:
+        """The errors of both models, one line per level."""
+        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows())
+
+    def changes_table(self) -> Table:
+        """What else changed in the file, the worst first."""
+        changes = self.structure.changes if self.structure else ()
+        rows = [(each.kind, str(each.count), "; ".join(each.words)) for each in changes]
+        return Table("What else changed in the file", ("what", "changes", "the first of them"), rows)
 
     @property
     def passed(self) -> bool:

@@ -83,9 +83,10 @@ def verify(
     What is other in the file beside what it computes (metadata, documentation, shapes of tensors, operator sets, order)
     is in `structure.changes`, and no failure unless the file has to be `untouched`: then everything beside the fold
     sites is the same to the last byte. These are `declared` (`FoldResult.sites`, which implies `untouched`), or
-    whatever nodes differ. With `freeze_initializers`, callers need not be able to override initializers any more. A PASS has a
-    `grade`: `proved` for all inputs, or `measured` on those that were tried; with `require` proved it has to be the
-    first. `allow_external_outside` reads external data also outside of the models' folders.
+    whatever nodes differ. With `freeze_initializers`, callers need not be able to override initializers any more. A
+    PASS has a `grade`: `proved` for all inputs, or `measured` on those that were tried; where the one that is required
+    (`require`) is proved, it has to be that. `allow_external_outside` reads external data also outside of the models'
+    folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
