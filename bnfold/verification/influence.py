@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 
 from ..model.messages import every_node, inner_graphs
@@ -24,7 +25,7 @@ from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from .bypass import SWITCH, Bypass, bypasses, switchable
 from .constant_parts import evaluate_constants
-from .meaning import Meanings, Place
+from .meaning import Meanings, Place, of_tensor
 from .measure import is_floating, roundoff
 from .results import Influence
 from .trial import Trial, session
@@ -51,9 +52,9 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     sure = {s.name: set().union(*(_reached(g, [s.name], good)[1] for g in graphs)) for s in trial.derived if s.proved}
     if Meanings(folded, ours, sure).outputs() == ours.outputs():
         return Influence(proved=True)
-    theirs = Meanings(folded, ours, dict.fromkeys(good, ()))
-    known = {site.name for site in trial.derived if site.covered}
-    sides = [_side(*each, good, known) for each in (("A", ours, theirs), ("B", theirs, ours))]
+    sides = _sides(trial, original, folded, good)
+    if any(side.changed for side in sides):
+        sides = _sides(trial, original, folded, good, sized=True)
     unseen = [words for side in sides if side.changed for words in _unseen(trial, side)]
     return Influence(False, sum(len(side.changed) for side in sides), tuple(unseen))
 
@@ -62,13 +63,41 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return evaluate_constants(inline_local_functions(model) if model.functions else model)
 
 
+def _sides(
+    trial: Trial, original: onnx.ModelProto, folded: onnx.ModelProto, good: Collection[str], sized: bool = False
+) -> list[Side]:
+    """What changed; `sized`: with the numbers that sizes make, which two models may make otherwise."""
+    values = [_sizes(trial, model) if sized else {} for model in (original, folded)]
+    ours = Meanings(original, values=values[0])
+    theirs = Meanings(folded, ours, dict.fromkeys(good, ()), values[1])
+    known = {site.name for site in trial.derived if site.covered}
+    return [_side(*each, good, known) for each in (("A", ours, theirs), ("B", theirs, ours))]
+
+
+def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, bytes]:
+    """The values that nodes which depend on data read of those that sizes make."""
+    fixed = without_data(model.graph)
+    read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
+    names = sorted(read & fixed & produced(model.graph).keys())
+    if not names:
+        return {}
+    found = zip(names, _run_first(trial, model, names), strict=True)
+    return {name: of_tensor(numpy_helper.from_array(v)) for name, v in found if isinstance(v, np.ndarray)}
+
+
+def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> list[Any]:
+    """Tensors of a model for the first input."""
+    running = session(trial, exposed(model, names), "off", providers.chain(Way()))
+    return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
+
+
 def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], known: Collection[str]) -> Side:
     """The nodes of one model that an output depends on, the other has not, and no derived fold site covers.
 
     What constants and sizes alone make shows in the nodes that read it.
     """
     graph = own.model.graph
-    shared = {meaning for place in other.places for meaning in place.means} | {*other.scope.values()}
+    shared = {meaning for place in other.places for meaning in place.means}
     asked = _alive(graph) - _reached(graph, known, good)[0] - without_data(graph)
     changed = [
         i
@@ -156,9 +185,7 @@ def _types(trial: Trial, side: Side) -> dict[str, int]:
     names = {name for place in places if not place.where for name in (*place.node.input, *place.node.output) if name}
     missing = sorted(names & produced(side.model.graph).keys() - found.keys())
     if missing:
-        running = session(trial, exposed(side.model, missing), "off", providers.chain(Way()))
-        values_now = feeds(trial.original.graph, trial.planned[0], trial.sizes)
-        for name, value in zip(missing, sessions.outputs(running, missing, values_now), strict=True):
+        for name, value in zip(missing, _run_first(trial, side.model, missing), strict=True):
             if isinstance(value, np.ndarray):
                 found[name] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
     return found

@@ -35,12 +35,13 @@ class Meanings:
     """Every node of a model, in the order of `every_node`, and what every name of the main graph means.
 
     `same` are tensors of the main graph that are known to hold what those of another model mean, each if the tensors
-    that it names do. Functions have to be inlined.
+    that it names do; `values` are numbers of tensors that are known, as meanings. Functions have to be inlined.
     """
 
     model: onnx.ModelProto
     other: Meanings | None = None
     same: Mapping[str, Collection[str]] = field(default_factory=dict)
+    values: Mapping[str, bytes] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     scope: Scope = field(default_factory=dict)
     bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
@@ -78,12 +79,15 @@ class Meanings:
         means = tuple(constant or _hash(whole, i) for i in range(len(node.output)))
         self.places[at] = Place(node, where, means)
         for name, meaning in zip(node.output, means, strict=True):
-            scope[name] = self.other.scope[name] if self.other and not where and self._is_same(name) else meaning
+            scope[name] = meaning if where else self.values.get(name) or self._same(name) or meaning
 
-    def _is_same(self, name: str) -> bool:
-        theirs = self.other.scope if self.other else {}
-        known = (each in theirs and self.scope.get(each) == theirs[each] for each in self.same.get(name, ()))
-        return name in self.same and name in theirs and all(known)
+    def _same(self, name: str) -> bytes | None:
+        """What a tensor means in the other model, where it is known to be the same."""
+        if self.other is None or name not in self.same:
+            return None
+        theirs = self.other.scope
+        known = all(each in theirs and self.scope.get(each) == theirs[each] for each in self.same[name])
+        return theirs.get(name) if known else None
 
     def _schema(self, node: onnx.NodeProto) -> OpSchema | None:
         try:
