@@ -86,7 +86,7 @@ def derive(pair: Pair, site: str) -> Derived:
     """Compare the responses of one site, or say why that cannot be done."""
     operator = produced(pair.folded.graph)[site].op_type
     try:
-        trial = _Trial(pair, site, [piece(model.graph, pair.cuts, site) for model in (pair.original, pair.folded)])
+        trial = _Trial(pair, site, pieces(pair, site))
         share = trial.run()
     except (NotDerived, CannotEvaluate) as why:
         return Derived(site, operator, why=str(why))
@@ -94,6 +94,17 @@ def derive(pair: Pair, site: str) -> Derived:
     limit = roundings(pair, trial.pieces[1], site)
     ratios = finite(trial.ratio), limit, inside
     return Derived(site, operator, trial.responses, share, *ratios, effect=finite(trial.effect))
+
+
+def pieces(pair: Pair, site: str) -> list[Piece]:
+    """Both pieces of a site, cut at the same tensors: one that only one of the models uses on the way is no cut."""
+    cuts = pair.cuts
+    while True:
+        found = [piece(model.graph, cuts, site) for model in (pair.original, pair.folded)]
+        uneven = cuts & ({*found[0].entering} ^ {*found[1].entering})
+        if not uneven:
+            return found
+        cuts -= uneven
 
 
 def power_below(values: Array) -> Array:

@@ -12,8 +12,8 @@ from ..model.messages import bodies
 from ..runtime.protos import FLOATS, domain
 
 SWITCH = "bnfold/switch"  # the input that says which bypass is taken; 0: none
-STILL = frozenset(  # operators that hand on an input of the same shape and type as it is
-    ["Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "CastLike", "Expand"]
+STILL = frozenset(  # operators that hand on an input as it is, whatever its values
+    ["Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "CastLike", "Expand"]
 )
 _FLOATS = (*FLOATS, TensorProto.DOUBLE)
 _NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)

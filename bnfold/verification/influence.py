@@ -7,12 +7,11 @@ inputs in its place, or other values, leave every output as it was on all inputs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnx.inliner import inline_local_functions
 
 from ..model.messages import every_node, inner_graphs
@@ -24,22 +23,15 @@ from ..runtime.protos import Array, produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from .bypass import SWITCH, Bypass, bypasses, switchable
+from .changed_nodes import Side, sides
 from .constant_parts import evaluate_constants
-from .meaning import Meanings, Place, of_tensor
+from .meaning import Meanings, Place
 from .measure import is_floating, roundoff
+from .regions import reached
 from .results import Influence
 from .trial import Trial, session
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
-
-
-class Side(NamedTuple):
-    """One of the models, its constant parts computed and its functions inlined, and the nodes it does not share."""
-
-    name: str
-    model: onnx.ModelProto
-    places: list[Place]
-    changed: list[int]  # places in `places`
 
 
 def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
@@ -49,32 +41,22 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     ours = Meanings(original)
     good = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
     graphs = original.graph, folded.graph
-    sure = {s.name: set().union(*(_reached(g, [s.name], good)[1] for g in graphs)) for s in trial.derived if s.proved}
+    sure = {s.name: set().union(*(reached(g, [s.name], good)[1] for g in graphs)) for s in trial.derived if s.proved}
     if Meanings(folded, ours, sure).outputs() == ours.outputs():
         return Influence(proved=True)
-    sides = _sides(trial, original, folded, good)
-    if any(side.changed for side in sides):
-        sides = _sides(trial, original, folded, good, sized=True)
-    unseen = [words for side in sides if side.changed for words in _unseen(trial, side)]
-    return Influence(False, sum(len(side.changed) for side in sides), tuple(unseen))
+    covered = {site.name for site in trial.derived if site.covered}
+    found = sides((original, folded), ({}, {}), good, covered)
+    if any(side.changed for side in found):
+        found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
+    unseen = [words for side in found if side.changed for words in _unseen(trial, side)]
+    return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return evaluate_constants(inline_local_functions(model) if model.functions else model)
 
 
-def _sides(
-    trial: Trial, original: onnx.ModelProto, folded: onnx.ModelProto, good: Collection[str], sized: bool = False
-) -> list[Side]:
-    """What changed; `sized`: with the numbers that sizes make, which two models may make otherwise."""
-    values = [_sizes(trial, model) if sized else {} for model in (original, folded)]
-    ours = Meanings(original, values=values[0])
-    theirs = Meanings(folded, ours, dict.fromkeys(good, ()), values[1])
-    known = {site.name for site in trial.derived if site.covered}
-    return [_side(*each, good, known) for each in (("A", ours, theirs), ("B", theirs, ours))]
-
-
-def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, bytes]:
+def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
     """The values that nodes which depend on data read of those that sizes make."""
     fixed = without_data(model.graph)
     read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
@@ -82,53 +64,13 @@ def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, bytes]:
     if not names:
         return {}
     found = zip(names, _run_first(trial, model, names), strict=True)
-    return {name: of_tensor(numpy_helper.from_array(v)) for name, v in found if isinstance(v, np.ndarray)}
+    return {name: value for name, value in found if isinstance(value, np.ndarray)}
 
 
 def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> list[Any]:
     """Tensors of a model for the first input."""
     running = session(trial, exposed(model, names), "off", providers.chain(Way()))
     return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
-
-
-def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], known: Collection[str]) -> Side:
-    """The nodes of one model that an output depends on, the other has not, and no derived fold site covers.
-
-    What constants and sizes alone make shows in the nodes that read it.
-    """
-    graph = own.model.graph
-    shared = {meaning for place in other.places for meaning in place.means}
-    asked = _alive(graph) - _reached(graph, known, good)[0] - without_data(graph)
-    changed = [
-        i
-        for i, place in enumerate(own.places)
-        if not shared.issuperset(place.means)
-        and (place.node.op_type != "Constant" if place.where else not asked.isdisjoint(place.node.output))
-    ]
-    return Side(name, own.model, own.places, changed)
-
-
-def _reached(graph: onnx.GraphProto, sites: Collection[str], cuts: Collection[str]) -> tuple[set[str], set[str]]:
-    """What is computed on the way from `cuts` to `sites`, these included; and those of the cuts where it begins."""
-    makers, agenda, found, entering = produced(graph), [*sites], set[str](), set[str]()
-    inputs = {value.name for value in graph.input}
-    while agenda:
-        name = agenda.pop()
-        if name in makers and name not in found:
-            found.add(name)
-            entering.update(read for read in makers[name].input if read in cuts or read in inputs)
-            agenda += [read for read in makers[name].input if read not in cuts]
-    return found, entering
-
-
-def _alive(graph: onnx.GraphProto) -> set[str]:
-    """Every name that an output depends on."""
-    needed = {output.name for output in graph.output}
-    for node in reversed(graph.node):
-        if not needed.isdisjoint(node.output):
-            needed.update(node.input, (name for inner in every_node([node]) for name in inner.input))
-            needed.update(output.name for body in inner_graphs([node]) for output in body.output)
-    return needed
 
 
 def _unseen(trial: Trial, side: Side) -> Iterator[str]:

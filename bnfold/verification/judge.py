@@ -19,26 +19,42 @@ def judge(
     influence: Sequence[Influence] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
-    wrong = (*_wrong(structure, levels), *_off(derived))
+    wrong = (*_wrong(structure, levels, derived), *_off(derived))
     if wrong:
         return FAIL, wrong
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_unseen(influence))
+    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_only_alone(levels, derived), *_unseen(influence))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
-    return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_kept(structure), *_praise(levels), *_proved(derived)))
+    if unsure:
+        return INCONCLUSIVE, unsure
+    return PASS, (*_kept(structure), *_praise(levels), *_proved(derived, any(each.proved for each in influence)))
 
 
-def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
+def _wrong(structure: Structure | None, levels: Sequence[Level], derived: Sequence[Derived]) -> tuple[str, ...]:
     found = list(structure.problems) if structure else []
     found += [f"{level.where}: {level.why}" for level in levels if level.broken]
     found += _misplaced(levels)
+    unlike = _unlike_any_input(derived)
     for level in levels:
-        if level.bad:
-            more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
-            found.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
+        bad = [t for t in level.bad if not (level.level == "isolated" and t.name in unlike)]
+        if bad:
+            more = f" ({len(bad) - 1} more behind it)" if len(bad) > 1 else ""
+            found.append(f"{level.where}: {bad[0].place()}: {bad[0].why}{more}")
     return tuple(found)
+
+
+def _unlike_any_input(derived: Sequence[Derived]) -> set[str]:
+    """Sites that are not linear: cut out and fed numbers of its own, one may meet what no input of the model makes."""
+    return {site.name for site in derived if site.why}
+
+
+def _only_alone(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
+    """The first site that is other on numbers of its own alone."""
+    unlike = _unlike_any_input(derived)
+    found = [(lv, t) for lv in levels if lv.level == "isolated" for t in lv.bad if t.name in unlike]
+    return [f"{lv.where}: {t.place()}: {t.why}, but only on numbers that no input made" for lv, t in found[:1]]
 
 
 def _kept(structure: Structure | None) -> list[str]:
@@ -47,7 +63,7 @@ def _kept(structure: Structure | None) -> list[str]:
         return []
     same, all_of_them = structure.untouched, structure.untouched + structure.edited
     found = f"structure: {same} of {all_of_them} nodes, tensors and shapes are the original's, byte for byte"
-    return [f"{found}; the others belong to fold sites"]
+    return [found if structure.changes else f"{found}; the others belong to fold sites"]
 
 
 def _off(derived: Sequence[Derived]) -> list[str]:
@@ -61,14 +77,14 @@ def _off(derived: Sequence[Derived]) -> list[str]:
     ]
 
 
-def _proved(derived: Sequence[Derived]) -> tuple[str, ...]:
+def _proved(derived: Sequence[Derived], of_outputs: bool) -> tuple[str, ...]:
     """What the algebra of the fold sites adds to a PASS."""
     whole = [site for site in derived if site.responses and site.share == 1]
     if not whole:
         return ()
     exact = all(site.exact for site in whole)
-    how = "the correctly rounded one" if exact else f"{max(s.ratio for s in whole):.2g} unit roundoffs off at most"
-    proof = ": with the structure unchanged, a proof for all inputs" if exact and len(whole) == len(derived) else ""
+    how = "the correctly rounded one" if exact else _rounded(whole)
+    proof = ": with the structure unchanged, a proof for all inputs" if of_outputs else ""
     sites = f"{len(whole)} of {len(derived)} fold sites"
     return (f"algebra: every weight of {sites}, derived from the original, is {how}{proof}",)
 
@@ -77,6 +93,13 @@ def _unseen(influence: Sequence[Influence]) -> list[str]:
     """The first nodes that changed and of which no input showed what they do."""
     found = [words for each in influence for words in each.unseen]
     return found[:MOST] + [f"so of {len(found) - MOST} more"] * (len(found) > MOST)
+
+
+def _rounded(sites: Sequence[Derived]) -> str:
+    """Of weights that are rounded more than once, or not correctly."""
+    off, effect = (max(getattr(site, which) for site in sites) for which in ("ratio", "effect"))
+    of_sums = f", {effect:.2g} of what they are the sums of: rounded on the way" if effect < off else ""
+    return f"{off:.2g} unit roundoffs off at most{of_sums}"
 
 
 def _misplaced(levels: Sequence[Level]) -> list[str]:

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from onnx.defs import OpSchema
 
 from ..model.messages import graphs
-from ..runtime.protos import domain, overridable
+from ..runtime.copies import without_data
+from ..runtime.protos import Array, domain, overridable
 
 Scope = dict[str, bytes]  # of each name its meaning
 
@@ -28,6 +29,7 @@ class Place:
     node: onnx.NodeProto
     where: str  # `then_branch of If 'a'`, nothing in the main graph
     means: tuple[bytes, ...]
+    acts: bytes = b""  # what it does, whatever tensors it reads: its operator, attributes and constants
 
 
 @dataclass
@@ -35,19 +37,20 @@ class Meanings:
     """Every node of a model, in the order of `every_node`, and what every name of the main graph means.
 
     `same` are tensors of the main graph that are known to hold what those of another model mean, each if the tensors
-    that it names do; `values` are numbers of tensors that are known, as meanings. Functions have to be inlined.
+    that it names do; `values` are numbers of tensors that are known. Functions have to be inlined.
     """
 
     model: onnx.ModelProto
     other: Meanings | None = None
     same: Mapping[str, Collection[str]] = field(default_factory=dict)
-    values: Mapping[str, bytes] = field(default_factory=dict)
+    values: Mapping[str, Array] = field(default_factory=dict)
     places: list[Place] = field(default_factory=list)
     scope: Scope = field(default_factory=dict)
     bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
 
     def __post_init__(self) -> None:
         self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in self.model.opset_import}
+        self._fixed = without_data(self.model.graph)
         free = overridable(self.model)
         self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
@@ -71,18 +74,24 @@ class Meanings:
         known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in names]
         schema = self._schema(node)
         version = schema.since_version if schema else self._versions.get(domain(node), 0)
-        head = _hash(domain(node), node.op_type, version, *known)
+        kind = domain(node), node.op_type, version
+        head = _hash(*kind, *known)
         at = len(self.places)
         self.places.append(Place(node, where, ()))
-        whole = _hash(head, *sorted(self._attributes(node, schema, scope, head)))
+        stated = sorted(self._attributes(node, schema, scope, head))
+        whole = _hash(head, *stated)
+        constants = (meaning if name in self._fixed else b"data" for name, meaning in zip(names, known, strict=True))
+        acts = _hash(*kind, *stated, "constants", *constants)
         constant = _constant(node)
         means = tuple(constant or _hash(whole, i) for i in range(len(node.output)))
-        self.places[at] = Place(node, where, means)
+        self.places[at] = Place(node, where, means, acts)
         for name, meaning in zip(node.output, means, strict=True):
-            scope[name] = meaning if where else self.values.get(name) or self._same(name) or meaning
+            scope[name] = meaning if where else self._known(name) or meaning
 
-    def _same(self, name: str) -> bytes | None:
-        """What a tensor means in the other model, where it is known to be the same."""
+    def _known(self, name: str) -> bytes | None:
+        """What the numbers of a tensor mean or what it means in the other model, where it is known to be the same."""
+        if name in self.values:
+            return of_tensor(numpy_helper.from_array(self.values[name]))
         if self.other is None or name not in self.same:
             return None
         theirs = self.other.scope

@@ -54,8 +54,8 @@ def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
 
 
 def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the nodes that changed do, where nothing was found wrong."""
-    ran = [level for level in levels if level["ran"]]
+    """What the nodes that changed do, where nothing was found wrong in the whole models."""
+    ran = [level for level in levels if level["ran"] and level["level"] != "isolated"]
     if not ran or not trial.way.careful or not all(entry["ok"] for level in ran for entry in level["tensors"]):
         return []
     return [asdict(influence(trial, ran[0]["tensors"]))]
