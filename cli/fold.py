@@ -140,9 +140,8 @@ def fold(
     from bnfold.folding.pipeline import Options
 
     require_places({"--junit": junit, "--json": json, "--report": report}, taken(paths, out_dir), made=out_dir)
-    options = Options(
-        verify, force, dry_run, freeze_initializers, keep_failed, external, allow_external_outside, require
-    )
+    rest = keep_failed, external, allow_external_outside, require
+    options = Options(verify, force, dry_run, freeze_initializers, *rest)
     reports = Reports(strict, junit, json, report)
     with failure_noted(junit), limited(limit or ()):
         if out_dir:

@@ -86,18 +86,22 @@ def verify(
     onnxruntime serves, only with effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS
     (the comparison could not have failed), INCONCLUSIVE, and a PASS that is not of the grade required.
     """
-    from bnfold.verification import self_test as plant
-    from bnfold.verification import verify as run
-
     require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
-    ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
-    ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
-    ways |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
+    asked = {"effort": effort, "seed": seed, "placement": placement, "inputs": inputs or (), "budget_s": budget}
+    asked |= {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
+    asked |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
+    asked |= {"allow_external_outside": allow_external_outside} | sizes(shape or (), dim or ())
     with limited(limit or ()):
-        found = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
-        planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
-    print_result(found, planted, json, junit)
-    return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
+        found, planted = decide(original, folded, asked, self_test)
+    return print_result(found, planted, json, junit)
+
+
+def decide(original: str, folded: str, asked: dict[str, Any], planted: bool) -> tuple[Verification, SelfTest | None]:
+    """The verification and, if faults are to be `planted`, the self-test."""
+    from bnfold.verification import self_test, verify
+
+    found = verify(original, folded, **asked)
+    return found, self_test(original, folded, effort=asked["effort"], seed=asked["seed"]) if planted else None
 
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
@@ -108,8 +112,8 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
     return {"shapes": shapes, "dims": dict(map(parse_dim, dim))}
 
 
-def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
-    """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
+def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
+    """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr. Returns the exit code."""
     if "-" not in (json, junit):
         for each in (found.errors_table(), found.changes_table()):
             if each.rows:
@@ -130,3 +134,4 @@ def print_result(found: Verification, planted: SelfTest | None, json: str | None
         console.fail("self-test: a planted fault was not found")
     if "-" not in (json, junit):
         console.verdict(found.verdict, found.said_grade if found.passed else "")
+    return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.verification import Verification, verify
 from bnfold.verification.judge import judge
-from bnfold.verification.results import Compared, Level
+from bnfold.verification.level_results import Compared, Level
 from tests.test_verify_inputs import parse
 from tests.verify_nets import CONV, GEMM, Weights, chain, run_here
 

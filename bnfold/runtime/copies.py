@@ -30,15 +30,16 @@ def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     for node in all_nodes(copy):
         while node.output and not node.output[-1]:
             node.output.pop()
-    held = [node.output[0] for node in copy.graph.node if _is_random(node)]
+    held = [node.output[0] for node in copy.graph.node if is_random(node)]
     if held:
-        nodes = [still for node in copy.graph.node for still in (_held(node) if _is_random(node) else [node])]
+        nodes = [still for node in copy.graph.node for still in (_held(node) if is_random(node) else [node])]
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
     return copy, [f"random operators were held at 0.5: {', '.join(held)}"] if held else []
 
 
-def _is_random(node: onnx.NodeProto) -> bool:
+def is_random(node: onnx.NodeProto) -> bool:
+    """Whether two runs of a node differ."""
     return node.op_type in RANDOM and domain(node) == ""
 
 

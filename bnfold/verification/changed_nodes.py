@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from ..model.messages import every_node, inner_graphs
 from ..runtime.copies import without_data
-from ..runtime.protos import Array, domain, stored
+from ..runtime.protos import Array, domain, produced, stored
 from .bypass import STILL
 from .meaning import Meanings, Place
 from .regions import reached
@@ -54,7 +54,7 @@ def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], know
     constants = Neutral(own)
     alike = {place.node.output[0]: place.acts for place in other.places if not place.where}
     shared = {meaning for place in other.places for meaning in place.means}
-    asked = alive_names(graph) - reached(graph, known, good)[0] - without_data(graph)
+    asked = alive_names(graph) - reached(produced(graph), known, good)[0] - without_data(graph)
     changed = [
         i
         for i, place in enumerate(own.places)

@@ -7,7 +7,7 @@ inputs in its place, or other values, leave every output as it was on all inputs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,7 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     original, folded = (_plain(model) for model in (trial.original, trial.folded))
     ours = Meanings(original)
     good = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
-    graphs = original.graph, folded.graph
-    sure = {s.name: set().union(*(reached(g, [s.name], good)[1] for g in graphs)) for s in trial.derived if s.proved}
-    if Meanings(folded, ours, sure).outputs() == ours.outputs():
+    if Meanings(folded, ours, _proved(trial, (original, folded), good)).outputs() == ours.outputs():
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
     found = sides((original, folded), ({}, {}), good, covered)
@@ -50,6 +48,14 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
         found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
     unseen = [words for side in found if side.changed for words in _unseen(trial, side)]
     return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
+
+
+def _proved(trial: Trial, models: Sequence[onnx.ModelProto], good: Collection[str]) -> dict[str, set[str]]:
+    """The fold sites that are proved, each if what enters it is the same in both models."""
+    makers = [produced(model.graph) for model in models]
+    cuts = {*good, *(value.name for value in models[0].graph.input)}
+    proved = (site.name for site in trial.derived if site.proved)
+    return {name: set().union(*(reached(each, [name], cuts)[1] for each in makers)) for name in proved}
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:

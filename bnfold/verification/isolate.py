@@ -55,9 +55,9 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
 
 def _even(trial: Trial, sites: Collection[str], cuts: dict[str, onnx.ValueInfoProto]) -> dict[str, onnx.ValueInfoProto]:
     """The cuts by which both models reach a site: two that are of each other would be fed numbers that do not fit."""
-    graphs = trial.original.graph, trial.folded.graph
+    makers = [produced(model.graph) for model in (trial.original, trial.folded)]
     while True:
-        entering = [[reached(graph, [site], cuts.keys())[1] for graph in graphs] for site in sites]
+        entering = [[reached(each, [site], cuts.keys())[1] for each in makers] for site in sites]
         uneven = {name for ours, theirs in entering for name in ours ^ theirs} & cuts.keys()
         if not uneven:
             return cuts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..display.display import counted
-from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Influence, Level, Structure
+from .level_results import Compared, Level
+from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Structure
 
 MOST = 4  # nodes that reasons name
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"

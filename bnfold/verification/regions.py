@@ -86,15 +86,16 @@ def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
         yield from (output.name for output in graph.output)
 
 
-def reached(graph: onnx.GraphProto, sites: Collection[str], cuts: Collection[str]) -> tuple[set[str], set[str]]:
+def reached(
+    makers: Mapping[str, onnx.NodeProto], sites: Collection[str], cuts: Collection[str]
+) -> tuple[set[str], set[str]]:
     """What is computed on the way from `cuts` to `sites`, these included; and those of the cuts where it begins."""
-    makers, agenda, found, entering = produced(graph), [*sites], set[str](), set[str]()
-    inputs = {value.name for value in graph.input}
+    agenda, found, entering = [*sites], set[str](), set[str]()
     while agenda:
         name = agenda.pop()
         if name in makers and name not in found:
             found.add(name)
-            entering.update(read for read in makers[name].input if read in cuts or read in inputs)
+            entering.update(read for read in makers[name].input if read in cuts)
             agenda += [read for read in makers[name].input if read not in cuts]
     return found, entering
 

@@ -8,10 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 import onnx
+from onnx import helper
 
 from ..errors import first_line
-from ..model.messages import counts
+from ..model.messages import all_nodes, counts
 from ..process.child import stage
+from ..runtime.copies import is_random
 from ..runtime.loading import load
 from ..runtime.protos import caller_inputs
 from .file_changes import file_changes
@@ -33,7 +35,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     changes = file_changes(original, folded, messages, request.get("declared"))
     before = _checked("the original", request["original"])
     after = _checked("the folded model", request["folded"])
-    problems, notes = [*_names(original, folded)], []
+    problems, notes = [*_names(original, folded), *_random(original, folded)], []
     if after and not before:
         problems.insert(0, f"onnx.checker accepts the original but not the folded model: {after}")
     elif before:
@@ -54,6 +56,24 @@ def _names(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
     already = _repeated(original)
     for name in sorted(_repeated(folded) - already):
         yield f"the name {name!r} is defined more than once"
+
+
+def _random(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
+    """Random operators, which are not run as such: each draws as it did."""
+    drawn = [Counter(_draws(node) for node in all_nodes(model) if is_random(node)) for model in (original, folded)]
+    if drawn[0] != drawn[1]:
+        yield f"what random operators draw changed from {_listed(drawn[0])} to {_listed(drawn[1])}"
+
+
+def _draws(node: onnx.NodeProto) -> str:
+    """`RandomNormal (mean 0.0, scale 1.0)`: all but the seed, and where numbers are taken from."""
+    known = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name not in ("seed", "dtype")}
+    stated = {"mean": 0.0, "scale": 1.0} if "Normal" in node.op_type else {"low": 0.0, "high": 1.0}
+    return f"{node.op_type} ({', '.join(f'{name} {value}' for name, value in sorted((stated | known).items()))})"
+
+
+def _listed(drawn: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(drawn.items())) or "none"
 
 
 def _repeated(model: onnx.ModelProto) -> set[str]:

@@ -25,19 +25,8 @@ from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
 from .judge import judge, run_wrong
-from .results import (
-    GRADES,
-    INCONCLUSIVE,
-    MEASURED,
-    PASS,
-    ChannelErrors,
-    Compared,
-    Derived,
-    Influence,
-    Level,
-    Structure,
-    Verification,
-)
+from .level_results import ChannelErrors, Compared, Level
+from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
 LEVELS = ("off", "default")
@@ -59,8 +48,7 @@ def verify(
     dims: Mapping[str, Sequence[int]] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
-    untouched: bool = False,
-    declared: Collection[str] | None = None,
+    untouched: bool | Collection[str] = False,
     freeze_initializers: bool = False,
     require: str = MEASURED,
     allow_external_outside: bool = False,
@@ -82,11 +70,10 @@ def verify(
 
     What is other in the file beside what it computes (metadata, documentation, shapes of tensors, operator sets, order)
     is in `structure.changes`, and no failure unless the file has to be `untouched`: then everything beside the fold
-    sites is the same to the last byte. These are `declared` (`FoldResult.sites`, which implies `untouched`), or
-    whatever nodes differ. With `freeze_initializers`, callers need not be able to override initializers any more. A
-    PASS has a `grade`: `proved` for all inputs, or `measured` on those that were tried; where the one that is required
-    (`require`) is proved, it has to be that. `allow_external_outside` reads external data also outside of the models'
-    folders.
+    sites, those that are named (`FoldResult.sites`) or whatever nodes differ, is the same to the last byte. With
+    `freeze_initializers`, callers need not be able to override initializers any more. A PASS has a `grade`: `proved`
+    for all inputs, or `measured` on those that were tried; where `require` is proved, it has to be that.
+    `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -94,19 +81,29 @@ def verify(
     request = _asked(effort, seed, levels, placement, allow_external_outside)
     require_grade(require)
     served, started = ways(providers, maths), time.perf_counter()
-    request.update(_data(inputs, dims or {}, shapes or {}), declared=None if declared is None else list(declared))
-    request.update(untouched=untouched or declared is not None, frozen=freeze_initializers)
+    request.update(_data(inputs, dims or {}, shapes or {}), **_file(untouched, freeze_initializers))
     request["deadline"] = _deadline(budget_s)
     with locate(original) as first, locate(folded) as second:
         models = {"original": describe(first), "folded": describe(second)}
         require_providers(way.provider for way in served if way.gpu)
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
-    same = structure is not None and structure.identical
-    judged = (PASS, _SAME) if same else judge(structure, *numbers.judged())
+    return with_grade(_verification(structure, numbers, models, started), require)
+
+
+def _verification(
+    structure: Structure | None, numbers: _Numbers, models: dict[str, dict[str, Any]], started: float
+) -> Verification:
+    """The verdict on what was found."""
+    judged = (PASS, _SAME) if structure and structure.identical else judge(structure, *numbers.judged())
     notes = (*(structure.notes if structure else ()), *numbers.notes, *run_wrong(numbers.levels))
-    seconds = time.perf_counter() - started
-    found = Verification(*judged, notes, structure, numbers.levels, numbers.derived, models, seconds, numbers.influence)
-    return with_grade(found, require)
+    seconds, parts = time.perf_counter() - started, (numbers.levels, numbers.derived)
+    return Verification(*judged, notes, structure, *parts, models, seconds, numbers.influence)
+
+
+def _file(untouched: bool | Collection[str], frozen: bool) -> dict[str, Any]:
+    """What is asked of the file beside its numbers."""
+    declared = None if isinstance(untouched, bool) else list(untouched)
+    return {"untouched": declared is not None or untouched, "declared": declared, "frozen": frozen}
 
 
 def require_grade(wanted: str) -> None:
