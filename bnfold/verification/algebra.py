@@ -131,6 +131,8 @@ class _Trial:
         self.entering = sorted({name for each in pieces for name in each.entering})
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
+        if any(pair.examples[name].ndim < 2 for name in self.entering):
+            raise NotDerived("it reads a tensor that has no axis beside that of the batch")
         shapes = [
             *(pair.examples[n].shape for n in self.entering),
             *(t.dims for each in pieces for t in each.constants),

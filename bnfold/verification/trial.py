@@ -14,7 +14,7 @@ import onnx
 from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import providers, sessions
-from ..runtime.copies import tamed
+from ..runtime.copies import override, tamed
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
@@ -86,6 +86,8 @@ def prepare(request: Mapping[str, Any], folder: str) -> Trial:
     outside = request.get("outside", False)
     original, notes = tamed(load(request["original"], outside))
     folded, _ = tamed(load(request["folded"], outside))
+    if names := [] if request.get("frozen") else override(original, folded):
+        notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     for model in (original, folded):
         named(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
