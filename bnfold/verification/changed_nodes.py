@@ -26,9 +26,16 @@ class Side(NamedTuple):
     """One of the models, its constant parts computed and its functions inlined, and the nodes it does not share."""
 
     name: str
-    model: onnx.ModelProto
-    places: list[Place]
+    meanings: Meanings
     changed: list[int]  # places in `places`
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.meanings.model
+
+    @property
+    def places(self) -> list[Place]:
+        return self.meanings.places
 
 
 def sides(
@@ -63,7 +70,7 @@ def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], know
         and not constants.leave_alone(place.node)
         and (place.node.op_type != "Constant" if place.where else not asked.isdisjoint(place.node.output))
     ]
-    return Side(name, own.model, own.places, changed)
+    return Side(name, own, changed)
 
 
 def alive_names(graph: onnx.GraphProto) -> set[str]:

@@ -29,6 +29,7 @@ from .meaning import Meanings, Place
 from .measure import is_floating, roundoff
 from .regions import reached
 from .results import Influence
+from .thresholds import moved_thresholds
 from .trial import Trial, session
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
@@ -46,7 +47,9 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     found = sides((original, folded), ({}, {}), good, covered)
     if any(side.changed for side in found):
         found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
-    unseen = [words for side in found if side.changed for words in _unseen(trial, side)]
+    between = moved_thresholds(found[0].meanings, found[1].meanings, good)
+    unseen = [f"no input lies between what {_words(place)} compares with in A and in B" for place in between]
+    unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
     return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
 
 
