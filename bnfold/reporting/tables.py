@@ -77,9 +77,19 @@ def proof(data: Plain) -> Element:
         heading,
         tag("ul", *(tag("li", words(reason)) for reason in found["reasons"]), class_="reasons"),
         table(columns, rows, "Comparisons on onnxruntime", class_="numbers") if rows else None,
+        _changes((found.get("structure") or {}).get("changes", [])),
         _notes(found["notes"]),
         _notes((data["fold"] or {"notes": []})["notes"]),
     )
+
+
+def _changes(changes: list[Plain]) -> Element | None:
+    """What is other in the file beside what the model computes."""
+    if not changes:
+        return None
+    columns: list[Child] = ["What else changed in the file", "Changes", "The first of them"]
+    rows: list[list[Child]] = [[each["kind"], str(each["count"]), words("; ".join(each["words"]))] for each in changes]
+    return table(columns, rows, "What else changed in the file")
 
 
 def _level(level: Plain) -> Iterator[Child]:

@@ -152,7 +152,7 @@ class Verification(Shown):
         if not self.passed or not ran:
             return f"{self.said}: {self.reasons[0]}" if self.reasons else self.said
         proved = sum(site.proved for site in self.derived)
-        proof = f"; {proved} of {len(self.derived)} fold sites proved for all inputs" if self.derived else ""
+        proof = f"; {proved} of {len(self.derived)} fold sites proved" if self.derived else ""
         return f"{self.said}: largest error {max(ran):.2g} times what rounding explains{proof}"
 
     @property
