@@ -131,6 +131,19 @@ def test_the_body_of_a_loop_without_trips_is_named() -> None:
     assert "(Neg) in body of Loop 'again' of B" in " ".join(found.reasons)
 
 
+def test_an_output_that_nobody_reads_is_not_asked_for() -> None:
+    """The order of the places that MaxPool gives is another; nobody reads them."""
+    original = model(
+        "c = Conv (x, w) p, i = MaxPool <kernel_shape = [2,2], strides = [2,2]> (c) y = Add (p, k)",
+        k=R.random((4, 2, 2)),
+    )
+    other = copied(original)
+    other.graph.node[1].attribute.append(helper.make_attribute("storage_order", 1))
+    other.graph.node[1].output[1] = "places"
+    found = verify(original, other)
+    assert (found.verdict, found.grade) == ("PASS", "measured"), found.reasons
+
+
 SAME: dict[str, Callable[[onnx.ModelProto], object]] = {
     "a node renamed": lambda m: setattr(m.graph.node[0], "name", "other"),
     "a default written out": lambda m: m.graph.node[0].attribute.append(helper.make_attribute("group", 1)),

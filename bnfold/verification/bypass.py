@@ -30,12 +30,15 @@ class Bypass:
     instead: str = ""
 
 
-def bypasses(node: onnx.NodeProto, types: Types, fixed: Collection[str], first: int) -> list[Bypass]:
+def bypasses(
+    node: onnx.NodeProto, types: Types, fixed: Collection[str], first: int, read: Collection[str]
+) -> list[Bypass]:
     """The ways to do without a node, numbered from `first`; other values only of types that can be changed.
 
-    What is `fixed`, of constants and sizes alone, stands in for nothing: sizes are alike by chance.
+    Of its outputs those that are `read` count. What is `fixed`, of constants and sizes alone, stands in for nothing:
+    sizes are alike by chance.
     """
-    outputs = [name for name in node.output if name and name in types]
+    outputs = [name for name in node.output if name in read and name in types]
     data = [name for name in node.input if name and name not in fixed]
     pairs = [(outputs[0], name) for name in dict.fromkeys(data) if outputs and types.get(name) == types[outputs[0]]]
     pairs = [] if node.op_type in STILL and domain(node) == "" else pairs

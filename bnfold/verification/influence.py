@@ -23,7 +23,7 @@ from ..runtime.protos import Array, produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from .bypass import SWITCH, Bypass, bypasses, switchable
-from .changed_nodes import Side, sides
+from .changed_nodes import Side, alive_names, sides
 from .constant_parts import evaluate_constants
 from .meaning import Meanings, Place
 from .measure import is_floating, roundoff
@@ -113,10 +113,11 @@ def _words(place: Place) -> str:
 def _ways(trial: Trial, side: Side) -> tuple[dict[int, list[Bypass]], dict[str, int]]:
     """The bypasses of every changed node, and the types of tensors."""
     types, fixed = _types(trial, side), without_data(side.model.graph) | _constants(side.model)
+    read = alive_names(side.model.graph)
     ways: dict[int, list[Bypass]] = {}
     for i in side.changed:
         first = 1 + sum(map(len, ways.values()))
-        ways[i] = bypasses(side.places[i].node, types, fixed, first)
+        ways[i] = bypasses(side.places[i].node, types, fixed, first, read)
     return ways, types
 
 
