@@ -20,12 +20,12 @@ def judge(
     influence: Sequence[Influence] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
-    wrong = (*_wrong(structure, levels, derived), *_off(derived))
+    wrong = (*_wrong(structure, levels), *_off(derived))
     if wrong:
         return FAIL, wrong
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_only_alone(levels, derived), *_unseen(influence))
+    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_unseen(influence))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
     if unsure:
@@ -33,29 +33,15 @@ def judge(
     return PASS, (*_kept(structure), *_praise(levels), *_proved(derived, any(each.proved for each in influence)))
 
 
-def _wrong(structure: Structure | None, levels: Sequence[Level], derived: Sequence[Derived]) -> tuple[str, ...]:
+def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
     found = list(structure.problems) if structure else []
     found += [f"{level.where}: {level.why}" for level in levels if level.broken]
     found += _misplaced(levels)
-    unlike = _unlike_any_input(derived)
     for level in levels:
-        bad = [t for t in level.bad if not (level.level == "isolated" and t.name in unlike)]
-        if bad:
-            more = f" ({len(bad) - 1} more behind it)" if len(bad) > 1 else ""
-            found.append(f"{level.where}: {bad[0].place()}: {bad[0].why}{more}")
+        if level.bad:
+            more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
+            found.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
     return tuple(found)
-
-
-def _unlike_any_input(derived: Sequence[Derived]) -> set[str]:
-    """Sites that are not linear: cut out and fed numbers of its own, one may meet what no input of the model makes."""
-    return {site.name for site in derived if site.why}
-
-
-def _only_alone(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
-    """The first site that is other on numbers of its own alone."""
-    unlike = _unlike_any_input(derived)
-    found = [(lv, t) for lv in levels if lv.level == "isolated" for t in lv.bad if t.name in unlike]
-    return [f"{lv.where}: {t.place()}: {t.why}, but only on numbers that no input made" for lv, t in found[:1]]
 
 
 def _kept(structure: Structure | None) -> list[str]:
