@@ -138,7 +138,7 @@ def _insist(text: object, label: str, style: str) -> None:
 
 def verdict(name: str, rest: str = "") -> None:
     """The last line on stdout: a verdict, and what it means."""
-    data.line(f"{name}{rest}", style="" if rest else TONES.get(name, ""))
+    data.line(rest, f"{name}," if rest else name, TONES.get(name, ""))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

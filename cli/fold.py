@@ -50,6 +50,7 @@ EngineName = Annotated[
     str, typer.Option("--engine", help="What folds many models: local (processes of this machine) or ray (a cluster).")
 ]
 Verify = Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")]
+Require = Annotated[str, typer.Option(help="The grade the proof must have: measured or proved (for all inputs).")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization is kept.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")]
@@ -115,6 +116,7 @@ def fold(
     jobs: Jobs = None,
     engine: EngineName = "local",
     verify: Verify = "fast",
+    require: Require = "measured",
     strict: Strict = False,
     force: Force = False,
     dry_run: DryRun = False,
@@ -138,7 +140,8 @@ def fold(
     from bnfold.folding.pipeline import Options
 
     require_places({"--junit": junit, "--json": json, "--report": report}, taken(paths, out_dir), made=out_dir)
-    options = Options(verify, force, dry_run, freeze_initializers, keep_failed, external, allow_external_outside)
+    rest = keep_failed, external, allow_external_outside, require
+    options = Options(verify, force, dry_run, freeze_initializers, *rest)
     reports = Reports(strict, junit, json, report)
     with failure_noted(junit), limited(limit or ()):
         if out_dir:

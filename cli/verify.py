@@ -40,6 +40,13 @@ Budget = Annotated[
     float | None, typer.Option(min=1.0, metavar="SECONDS", help="Begin nothing more after this; say what was skipped.")
 ]
 Planted = Annotated[bool, typer.Option("--self-test", help="Also plant faults into B, and show which are found.")]
+Untouched = Annotated[
+    bool, typer.Option("--untouched", help="Also fail if anything else in the file changed, as metadata or shapes.")
+]
+Freeze = Annotated[
+    bool, typer.Option("--freeze-initializers", help="Callers need not be able to override initializers of B.")
+]
+Require = Annotated[str, typer.Option(help="The grade that a PASS must have: measured or proved (for all inputs).")]
 Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 Outside = Annotated[
@@ -61,6 +68,9 @@ def verify(
     dim: Dim = None,
     budget: Budget = None,
     seed: Seed = 0,
+    require: Require = "measured",
+    untouched: Untouched = False,
+    freeze_initializers: Freeze = False,
     allow_external_outside: Outside = False,
     self_test: Planted = False,
     limit: Limit = None,
@@ -69,23 +79,29 @@ def verify(
 ) -> int:
     """Decide whether B computes what A computes, up to rounding.
 
-    Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A; inputs,
-    outputs, operator sets and metadata must be the same. A GPU provider runs them with strict float32 arithmetic and
-    with its default, and where each node ran is proved; cuDNN tries all kernels out, as onnxruntime serves, only with
-    effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS (the comparison could not have
-    failed) and INCONCLUSIVE.
+    Both run on onnxruntime, graph optimization off and at its default, against a float64 evaluation of A. B must accept
+    every input that A accepts, and give the same outputs. What else changed in the file is listed, and fails only with
+    --untouched. A PASS is proved for all inputs, or measured on those that were tried. A GPU provider runs both with
+    strict float32 arithmetic and with its default, and where each node ran is proved; cuDNN tries all kernels out, as
+    onnxruntime serves, only with effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS
+    (the comparison could not have failed), INCONCLUSIVE, and a PASS that is not of the grade required.
     """
-    from bnfold.verification import self_test as plant
-    from bnfold.verification import verify as run
-
     require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
-    ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
-    ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
+    asked = {"effort": effort, "seed": seed, "placement": placement, "inputs": inputs or (), "budget_s": budget}
+    asked |= {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
+    asked |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
+    asked |= {"allow_external_outside": allow_external_outside} | sizes(shape or (), dim or ())
     with limited(limit or ()):
-        result = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
-        planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
-    print_result(result, planted, json, junit)
-    return EXIT["FAIL"] if planted and not planted.passed else EXIT[result.verdict]
+        found, planted = decide(original, folded, asked, self_test)
+    return print_result(found, planted, json, junit)
+
+
+def decide(original: str, folded: str, asked: dict[str, Any], planted: bool) -> tuple[Verification, SelfTest | None]:
+    """The verification and, if faults are to be `planted`, the self-test."""
+    from bnfold.verification import self_test, verify
+
+    found = verify(original, folded, **asked)
+    return found, self_test(original, folded, effort=asked["effort"], seed=asked["seed"]) if planted else None
 
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
@@ -96,24 +112,26 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
     return {"shapes": shapes, "dims": dict(map(parse_dim, dim))}
 
 
-def print_result(result: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
-    """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
+def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
+    """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr. Returns the exit code."""
     if "-" not in (json, junit):
-        errors, _ = result.tables()
-        console.table(errors.title, errors.columns, errors.rows)
+        for each in (found.errors_table(), found.changes_table()):
+            if each.rows:
+                console.table(each.title, each.columns, each.rows)
         if console.detailed:
-            console.table("Worst of the outputs and fold sites", result.WORST, result.worst())
+            console.table("Worst of the outputs and fold sites", found.WORST, found.worst())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())
     if junit:
-        console.write_junit("bnfold verify", result.checks(), result.seconds, junit)
+        console.write_junit("bnfold verify", found.checks(), found.seconds, junit)
     if json:
-        console.write_json({**result.to_json(), "self_test": planted.to_json() if planted else None}, json)
-    for text in result.notes:
+        console.write_json({**found.to_json(), "self_test": planted.to_json() if planted else None}, json)
+    for text in found.notes:
         console.note(text)
-    for reason in result.reasons:
-        console.say(reason) if result.passed else console.fail(reason)
+    for reason in found.reasons:
+        console.say(reason) if found.passed else console.fail(reason)
     if planted and not planted.passed:
         console.fail("self-test: a planted fault was not found")
     if "-" not in (json, junit):
-        console.verdict(result.verdict)
+        console.verdict(found.verdict, found.said_grade if found.passed else "")
+    return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]

@@ -259,7 +259,7 @@ def faults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple
 
 
 def verdict(original: onnx.ModelProto, folded: bnfold.FoldResult, model: onnx.ModelProto) -> bnfold.Verification:
-    return bnfold.verify(original, model, declared=folded.sites)
+    return bnfold.verify(original, model, untouched=folded.sites)
 
 
 def main() -> int:

@@ -293,7 +293,7 @@ def test_what_bodies_call_by_one_name_is_told_apart(tmp_path: Path):
     assert list(Messages(model, result.model).unasked(result.sites)) == []
     del result.model.graph.node[0].attribute[1].g.initializer[:]
     assert list(Messages(model, result.model).unasked(result.sites)) == [
-        f"initializer '{k}' is gone" for k in sorted(bn("p", 4))
+        ("initializer", f"initializer '{k}' is gone") for k in sorted(bn("p", 4))
     ]
 
 

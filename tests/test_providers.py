@@ -358,7 +358,7 @@ def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cpu_for_cuda(monkeypatch: pytest.MonkeyPatch, _in_this_process: None) -> None:
     """A CUDA that is the CPU under another name."""
-    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(verifying, "require_providers", lambda names: None)
     monkeypatch.setattr(providers, "chain", lambda *asked, **options: [(CPU, {})])
     monkeypatch.setattr(placement, "CPU", "no provider")
     monkeypatch.setitem(providers.PROVIDERS, "cuda", CPU)
@@ -603,7 +603,7 @@ def test_an_oracle_that_the_cpu_denies_excuses_no_fold(monkeypatch: pytest.Monke
 
 def test_a_provider_that_quietly_ran_on_the_cpu_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
-    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(verifying, "require_providers", lambda names: None)
     monkeypatch.setattr(providers, "chain", lambda *asked, **options: [(CPU, {})])
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])
@@ -649,7 +649,7 @@ def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch
             return empty(request)
         raise Failed("not asked for here")
 
-    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(verifying, "require_providers", lambda names: None)
     monkeypatch.setattr(verifying.launcher, "run", answer)
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cpu", "cuda", "tensorrt"])
@@ -668,7 +668,7 @@ def test_what_one_arithmetic_does_not_survive_the_other_may(monkeypatch: pytest.
             raise Failed("the runtime crashed (SIGSEGV)")
         return empty(request)
 
-    monkeypatch.setattr(verifying, "require", lambda names: None)
+    monkeypatch.setattr(verifying, "require_providers", lambda names: None)
     monkeypatch.setattr(verifying.launcher, "run", answer)
     weights = CONV.weights(0)
     found = verify(CONV.original(weights), CONV.folded(CONV.fold(weights)), providers=["cuda"])

@@ -28,7 +28,7 @@ SIGNATURES = {
     "load": "model",
     "recalibrate": "model batches * method batch_size memory_limit provider watch",
     "save": "model path source_folder",
-    "verify": "original folded * effort seed levels providers maths placement inputs dims shapes budget_s declared "
+    "verify": "original folded * effort seed levels providers maths placement inputs dims shapes budget_s untouched freeze_initializers require "
     "allow_external_outside",
 }
 RESULTS = ("Benchmark", "Explanation", "FoldResult", "Recalibration", "Verification")

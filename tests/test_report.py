@@ -92,12 +92,22 @@ def test_a_fold_has_a_page(pair, capsys):
     text = (pair / "fold.html").read_text()
     data, seen = data_of(text), Seen(text)
     assert "49 of 50 BatchNormalization nodes are folded, 1 is kept" in seen.text
-    assert "and the result computes what the original computes" in seen.text
+    assert "and the result computes what the original computes, up to rounding: proved for all inputs." in seen.text
     assert [entry["result"] for entry in data["nodes"]] == ["hoist"] * 49 + ["kept"]
     assert data["fold"]["folded"] == json.loads((pair / "fold.json").read_text())["folded"]
     assert data["verification"]["verdict"] == "PASS"
     assert {r["code"] for r in data["nodes"][-1]["reasons"]} == {"NONLINEAR"}
     assert "bnfold bench m.onnx m.folded.onnx --json bench.json" in seen.text  # what would give what is not there
+
+
+def test_what_else_changed_in_the_file_is_on_the_page(pair):
+    model = onnx.load("m.folded.onnx")
+    model.doc_string = "slimmed"
+    onnx.save(model, "slim.onnx")
+    assert run(["report", "m.onnx", "slim.onnx", "-o", "slim.html"]) == 0
+    seen = Seen((pair / "slim.html").read_text())
+    assert "What else changed in the file" in seen.text
+    assert "doc_string changed from '' to 'slimmed'" in seen.text
 
 
 def test_every_folded_node_knows_its_home(pair):

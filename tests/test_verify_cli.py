@@ -31,7 +31,7 @@ def test_pass_is_exit_0_with_the_verdict_last_on_stdout(
 ) -> None:
     assert run(["verify", files["original"], files["folded"]]) == 0
     out, err = capsys.readouterr()
-    assert out.strip().splitlines()[-1] == "PASS"
+    assert out.strip().splitlines()[-1] == "PASS, proved for all inputs"
     assert "times what rounding explains" in err
 
 
@@ -50,6 +50,44 @@ def test_json_on_stdout_replaces_the_table(files: dict[str, str], capsys: pytest
 def test_a_comparison_of_one_file_with_itself_passes(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", files["original"], files["original"]]) == 0
     assert "the two models are the same" in capsys.readouterr().err
+
+
+def test_what_else_changed_is_a_table_and_fails_with_untouched(
+    files: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(files["folded"])
+    model.doc_string, model.producer_name = "slimmed", "a tool"
+    onnx.save(model, files["folded"])
+    assert run(["verify", files["original"], files["folded"]]) == 0
+    table = capsys.readouterr().out.split("What else changed in the file\n")[1].splitlines()
+    assert [line.split()[:2] for line in table[:3]] == [["what", "changes"], ["version", "1"], ["documentation", "1"]]
+    assert run(["verify", files["original"], files["folded"], "--untouched", "--json", "-"]) == 1
+    out, err = capsys.readouterr()
+    assert [each["kind"] for each in json.loads(out)["structure"]["changes"]] == ["version", "documentation"]
+    assert "failed: not untouched: producer_name changed from '' to 'a tool'" in err
+
+
+def test_a_grade_can_be_required(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", files["original"], files["folded"], "--require", "proved"]) == 0
+    model = onnx.load(files["folded"])
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    relu.op_type = "LeakyRelu"
+    relu.attribute.append(onnx.helper.make_attribute("alpha", 0.0))
+    onnx.save(model, files["folded"])
+    assert run(["verify", files["original"], files["folded"], "--json", str(tmp_path / "j.json")]) == 0
+    assert capsys.readouterr().out.strip().splitlines()[-1] == "PASS, measured on 3 inputs"
+    assert json.loads((tmp_path / "j.json").read_text())["grade"] == "measured"
+    assert run(["verify", files["original"], files["folded"], "--require", "proved"]) == 5
+    out, err = capsys.readouterr()
+    assert out.strip().splitlines()[-1] == "INCONCLUSIVE"
+    assert "failed: the models agree, but that is measured on 3 inputs, not proved for all" in err
+
+
+def test_fold_can_require_it_too(files: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["fold", files["original"], str(tmp_path / "out.onnx"), "--require", "proved"]) == 0
+    assert "verified: PASS, proved for all inputs: " in capsys.readouterr().err
+    off = ["--verify", "off", "--require", "proved", "--force"]
+    assert run(["fold", files["original"], str(tmp_path / "out.onnx"), *off]) == 2
 
 
 def test_models_with_nothing_in_common_fail(
@@ -76,6 +114,7 @@ def test_models_with_nothing_in_common_fail(
         (["verify", "{original}", "nowhere.onnx"], 3, "no model at nowhere.onnx"),
         (["verify", "{original}", "{folded}", "--effort", "some"], 2, "unknown effort 'some'"),
         (["verify", "{original}", "{folded}", "--opt", "most"], 2, "unknown optimization level 'most'"),
+        (["verify", "{original}", "{folded}", "--require", "certain"], 2, "unknown grade 'certain'"),
         (["bench", "{original}", "nowhere.onnx"], 3, "no model at nowhere.onnx"),
         (["bench", "{original}", "{folded}", "--dim", "N"], 2, "--dim 'N' is not NAME=SIZE"),
         (["bench", "{original}", "{folded}", "--dim", "Q=2"], 2, "no dynamic dimension 'Q'"),

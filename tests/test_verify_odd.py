@@ -38,7 +38,7 @@ def folded(model: onnx.ModelProto, **options: object) -> tuple[onnx.ModelProto, 
     """What bnfold makes of a model that has something to fold, and what verification says of it."""
     result = bnfold.fold(model)
     assert result.folded
-    return result.model, verify(model, result.model, declared=result.sites, **options)  # type: ignore[arg-type]
+    return result.model, verify(model, result.model, untouched=result.sites, **options)  # type: ignore[arg-type]
 
 
 def derived(found: Verification, name: str) -> Derived:

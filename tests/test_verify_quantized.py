@@ -33,7 +33,7 @@ def test_an_honest_fold_of_a_quantized_network_passes(seed: int, code: str) -> N
     assert maker.code == code
     folded = bnfold.fold(original)
     assert folded.folded
-    found = verify(original, folded.model, declared=folded.sites)
+    found = verify(original, folded.model, untouched=folded.sites)
     assert (found.verdict, found.reasons[:1]) == ("PASS", found.reasons[:1])
 
 
@@ -42,7 +42,7 @@ def test_a_planted_fault_does_not(seed: int) -> None:
     original = quantized.Maker(seed).model()
     folded = bnfold.fold(original)
     for fault, model in islice(quantized.faults(original, folded.model), 8):
-        found = verify(original, model, declared=folded.sites, levels=["off"])
+        found = verify(original, model, untouched=folded.sites, levels=["off"])
         assert (fault, found.verdict) == (fault, "FAIL")
 
 

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.verification import Verification, verify
 from bnfold.verification.judge import judge
-from bnfold.verification.results import Compared, Level
+from bnfold.verification.level_results import Compared, Level
 from tests.test_verify_inputs import parse
 from tests.verify_nets import CONV, GEMM, Weights, chain, run_here
 
@@ -185,23 +185,44 @@ def change(model: onnx.ModelProto, how: str) -> onnx.ModelProto:
 CHANGES = {
     "an output renamed": "the outputs changed from y to other",
     "a dimension fixed": "input 'x' changed from FLOAT[N,3,9,9] to FLOAT[1,3,9,9]",
-    "metadata lost": "metadata changed: names",
-    "another opset": "the operator sets changed",
-    "another IR version": "ir_version changed from 8 to 9",
-    "a doc string": "doc_string changed",
     "an invalid node": "onnx.checker accepts the original but not the folded model",
+}
+IN_THE_FILE = {
+    "metadata lost": ("metadata", "metadata 'names' is gone"),
+    "another opset": ("operator sets", "the operator set ai.onnx changed from 17 to 16"),
+    "another IR version": ("version", "ir_version changed from 8 to 9"),
+    "a doc string": ("documentation", "doc_string changed from '' to 'changed'"),
 }
 
 
-@pytest.mark.parametrize("how", CHANGES)
-def test_what_a_fold_must_not_touch(how: str) -> None:
+def with_metadata() -> tuple[onnx.ModelProto, onnx.ModelProto]:
     weights = CONV.weights(0)
-    original, folded = CONV.original(weights), CONV.folded(CONV.fold(weights))
-    for model in (original, folded):
+    models = CONV.original(weights), CONV.folded(CONV.fold(weights))
+    for model in models:
         helper.set_model_props(model, {"names": "cat dog"})
+    return models
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_what_callers_run_into_fails(how: str) -> None:
+    original, folded = with_metadata()
     found = verify(original, change(folded, how))
     assert found.verdict == "FAIL"
     assert CHANGES[how] in found.reasons[0]
+
+
+@pytest.mark.parametrize("how", IN_THE_FILE)
+def test_what_else_changed_in_the_file_is_listed_and_fails_where_it_must_be_untouched(how: str) -> None:
+    original, folded = with_metadata()
+    kind, words = IN_THE_FILE[how]
+    found = verify(original, change(folded, how))
+    assert found.passed, found.reasons
+    assert found.structure
+    assert [(each.kind, each.count, each.words) for each in found.structure.changes] == [(kind, 1, (words,))]
+    assert [*found.to_json()["structure"]["changes"]] == [{"kind": kind, "count": 1, "words": (words,)}]
+    strict = verify(original, folded, untouched=True)
+    assert strict.verdict == "FAIL"
+    assert strict.reasons[0] == f"not untouched: {words}"
 
 
 def test_a_provenance_stamp_is_no_change() -> None:

@@ -75,6 +75,7 @@ LAYERS = {  # x is [N, 4, 6]
     "matrix": ("c = MatMul (x, w)  d = Mul (c, s)  n = Add (d, t)", {"s": (5,), "t": (1, 1, 5), "w": (6, 5)}),
     "constants that nodes make": ("r = Transpose <perm = [1, 0]> (w)  e = Exp (s)  c = MatMul (x, r)  n = Mul (c, e)", {"s": (5,), "w": (5, 6)}),
     "moved past a Relu": ("c = Conv (x, w)  r = Relu (c)  n = Mul (r, s)", {"s": (5, 1), "w": (5, 4, 3)}),
+    "of which a shift stays after a Relu": ("c = Conv (x, w)  r = Relu (c)  n = Add (r, t)", {"w": (5, 4, 3), "t": (5, 1)}),
     "moved past a pool": (
         "c = Conv (x, w)  p = MaxPool <kernel_shape = [2]> (c)  d = Mul (p, s)  n = Add (d, t)",
         {"s": (5, 1), "t": (5, 1), "w": (5, 4, 3)},
@@ -113,7 +114,10 @@ REFUSED = {
     "it has branches": ("c = Conv <pads = [1,1]> (x, w)  n = Add (c, x)", {"w": (4, 4, 3)}),
     "more than one linear operator": ("c = Conv (x, w)  n = Conv (c, v)", {"w": (4, 4, 3), "v": (4, 4, 3)}),
     "does not change places with Sigmoid": ("c = Conv (x, w)  n = Sigmoid (c)", {"w": (4, 4, 3)}),
-    "does not change places with Relu": ("c = Conv (x, w)  r = Relu (c)  n = Add (r, t)", {"w": (5, 4, 3), "t": (5, 1)}),
+    "does not change places with Relu": (
+        "c = Conv (x, w)  r = Relu (c)  a = Add (r, t)  n = Relu (a)",
+        {"w": (5, 4, 3), "t": (5, 1)},
+    ),
     "data is not its first input": ("n = MatMul (w, x)", {"w": (5, 4)}),
     "no product with one matrix": ("n = MatMul (x, w)", {"w": (1, 6, 5)}),
 }  # fmt: skip

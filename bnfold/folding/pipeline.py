@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EFFORTS = ("fast", "full", "off")
 WAYS = ("copy", "keep")
+GRADES = ("measured", "proved")
 SCHEMA = "bnfold.fold/1"
 
 
@@ -107,7 +108,8 @@ class Options:
     """What `fold_file` is asked to do.
 
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
-    that did not pass to NAME.failed.onnx. `external` data are copied (copy), or stay where they are (keep), and the
+    that did not pass to NAME.failed.onnx. `require` is the grade that the verification must have: measured, or proved
+    (for all inputs). `external` data are copied (copy), or stay where they are (keep), and the
     result refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
     nothing is written there. Raises UsageProblem for what is none of these.
     """
@@ -119,12 +121,15 @@ class Options:
     keep_failed: bool = False
     external: str = "copy"
     allow_external_outside: bool = False
+    require: str = "measured"
 
     def __post_init__(self) -> None:
-        for name, known in (("verify", EFFORTS), ("external", WAYS)):
+        for name, known in (("verify", EFFORTS), ("external", WAYS), ("require", GRADES)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
+        if self.verify == "off" and self.require == "proved":
+            raise UsageProblem("--verify off and --require proved exclude each other", "Leave out one of them.")
         if self.allow_external_outside and self.keeps_external:
             raise UsageProblem(
                 "--external keep and --allow-external-outside exclude each other",
@@ -255,8 +260,15 @@ def verified(source: Path, draft: Path, target: Path, options: Options, sites: t
     """The verification of a draft, which tells of it as `target`."""
     from ..verification import verify
 
-    outside = options.allow_external_outside
-    found = verify(source, draft, effort=options.verify, declared=sites, allow_external_outside=outside)
+    found = verify(
+        source,
+        draft,
+        effort=options.verify,
+        untouched=True if sites is None else sites,
+        freeze_initializers=options.freeze_initializers,
+        require=options.require,
+        allow_external_outside=options.allow_external_outside,
+    )
     found.models["folded"]["path"] = str(target)
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
+from ..display.display import counted
 from ..system import sizes
 from .html import tag
 
@@ -62,7 +63,7 @@ def _done(data: Plain) -> str:
 def _right(data: Plain) -> str:
     verdict = verdict_of(data)
     ending = {
-        "PASS": ", and the result computes what the original computes, up to rounding.",
+        "PASS": f", and the result computes what the original computes, up to rounding{_grade(data)}.",
         "FAIL": ", but the result does not compute what the original computes.",
         UNCHANGED: ", and the result is a copy of the original.",
         NOT_VERIFIED: ". That the result still computes the same has not been verified.",
@@ -71,6 +72,14 @@ def _right(data: Plain) -> str:
     fold = data["fold"]
     unwritten = " It was not written." if fold and not fold["written"] else ""
     return ending.get(verdict, unsure) + unwritten
+
+
+def _grade(data: Plain) -> str:
+    """How a PASS is known."""
+    found = data["verification"] or {}
+    tried = {case for level in found.get("levels", ()) if level["ran"] for case in level["cases"]}
+    measured = f": measured on {counted(len(tried), 'input')}"
+    return {"proved": ": proved for all inputs", "measured": measured}.get(found.get("grade", ""), "")
 
 
 def figures(data: Plain) -> Iterator[Figure]:

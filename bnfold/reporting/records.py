@@ -45,10 +45,12 @@ CELL_FIELDS = {**SETTING, "ms": PAIR, "verdict": str}
 CELL_FIELDS |= {"speedup": INTERVAL, "control": INTERVAL, "log_ratios": PAIR, "log_controls": PAIR, "left": [int]}
 CELL_FIELDS |= {"times": [TIMES], "flags": [str]}
 COLD = {"provider": str, "model": str, "create_ms": NUMBER, "first_run_ms": NUMBER, "bytes": int}
+CHANGE = {"kind": str, "count": int, "words": [str]}
 BOTH = {"original": int, "folded": int}
 RECORD_KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its types
     "verify": {
         **{"verdict": str, "reasons": [str], "notes": [str], "models": dict, "seconds": NUMBER},
+        **{"grade?": str, "structure?": ({"changes?": [CHANGE]}, None)},
         **{"worst_error": {"original": NUMBER, "folded": NUMBER}, "algebra": [{"name": str, "ratio": NUMBER}]},
         "levels": [{**LEVEL, "tensors_compared": int, "tensors": [TENSOR]}],
     },

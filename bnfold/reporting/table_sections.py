@@ -77,9 +77,21 @@ def proof_section(data: Plain) -> Element:
         heading,
         tag("ul", *(tag("li", prose(reason)) for reason in verification["reasons"]), class_="reasons"),
         table(columns, rows, "Comparisons on onnxruntime", class_="numbers") if rows else None,
+        _changes((verification.get("structure") or {}).get("changes", [])),
         _notes(verification["notes"]),
         _notes((data["fold"] or {"notes": []})["notes"]),
     )
+
+
+def _changes(changes: list[Plain]) -> Element | None:
+    """What is other in the file beside what the model computes."""
+    if not changes:
+        return None
+    columns: list[Content] = ["What else changed in the file", "Changes", "The first of them"]
+    rows: list[list[Content]] = [
+        [each["kind"], str(each["count"]), prose("; ".join(each["words"]))] for each in changes
+    ]
+    return table(columns, rows, "What else changed in the file")
 
 
 def _level(level: Plain) -> Iterator[Content]:

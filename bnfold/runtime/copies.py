@@ -10,9 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from ..model.messages import all_nodes, bodies
-from .protos import FLOATS, Array, domain, stored
+from .protos import FLOATS, Array, domain, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
+GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
 LINEAR = frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
     ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"]
     + ["GroupNormalization", "Mul", "Add", "Sub", "Div", "PRelu", "DequantizeLinear", "GRU", "LSTM", "RNN"]
@@ -30,15 +31,16 @@ def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     for node in all_nodes(copy):
         while node.output and not node.output[-1]:
             node.output.pop()
-    held = [node.output[0] for node in copy.graph.node if _is_random(node)]
+    held = [node.output[0] for node in copy.graph.node if is_random(node)]
     if held:
-        nodes = [still for node in copy.graph.node for still in (_held(node) if _is_random(node) else [node])]
+        nodes = [still for node in copy.graph.node for still in (_held(node) if is_random(node) else [node])]
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
     return copy, [f"random operators were held at 0.5: {', '.join(held)}"] if held else []
 
 
-def _is_random(node: onnx.NodeProto) -> bool:
+def is_random(node: onnx.NodeProto) -> bool:
+    """Whether two runs of a node differ."""
     return node.op_type in RANDOM and domain(node) == ""
 
 
@@ -55,6 +57,24 @@ def _held(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     else:
         ask = helper.make_node("Shape", [node.input[0]], [sizes])
     return [ask, helper.make_node("ConstantOfShape", [sizes], [node.output[0]], value=half)]
+
+
+def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
+    """Give both models, in place, other values of what callers may override; the names.
+
+    So it shows where a model has worked a default into other constants. Only initializers that linear operators read:
+    others may be sizes.
+    """
+    both = overridable(original).keys() & overridable(folded).keys() & _movable(original.graph)
+    names = [
+        t.name for t in original.graph.initializer if t.name in both and t.data_type in (*FLOATS, TensorProto.DOUBLE)
+    ]
+    for tensor in (*original.graph.initializer, *folded.graph.initializer):
+        if tensor.name in names:
+            values = np.asarray(numpy_helper.to_array(tensor))
+            factors = 1 + (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
+            tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(values.dtype), tensor.name))
+    return names
 
 
 def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:

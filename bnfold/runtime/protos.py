@@ -31,6 +31,17 @@ def caller_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in initial]
 
 
+def overridable(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The initializers that a caller may replace, because they are inputs as well.
+
+    Not up to IR version 3, which forces every initializer into the inputs; nor where all of them are listed, a habit of
+    exporters that says nothing about callers.
+    """
+    names = {value.name for value in model.graph.input}
+    found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in names}
+    return found if model.ir_version >= 4 and len(found) < len(model.graph.initializer) else {}
+
+
 def produced(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     """Which node makes each tensor of the graph itself, in topological order."""
     return {name: node for node in graph.node for name in node.output if name}

@@ -8,9 +8,10 @@ further from it than the unit roundoff. Neither fold nor onnxruntime takes part.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from typing import Any
 
@@ -25,12 +26,13 @@ from .operands import operand
 from .oracle import CannotEvaluate, Oracle
 from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
 from .regions import changed
-from .results import Derived
+from .results import SITE_LIMIT, Derived
 from .sides import Side
 from .tensor_records import finite
 from .weights import Comparison, compare, layer, roundoffs
 from .windows import Array
 
+ON_THE_WAY = 1 << 16  # unit roundoffs that a fold in float32 may be off: sums of many numbers, large means
 BLOCK = 1 << 21  # elements of one batch of impulses
 RESPONSES = {"fast": 1 << 22, "full": 1 << 40}  # of one site, for one input; of more, a share is drawn
 
@@ -72,26 +74,35 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
         except (NotDerived, CannotEvaluate) as why:
             reason = str(why)
         else:
-            folded = question.pieces[1]
-            inside = tuple(name for node in folded.nodes for name in node.output)
-            limit, ratio = roundings(pair, folded, question.site), max(found.ratio, found.at_rest)
-            derived = Derived(site, operator, found.responses, found.share, finite(ratio), limit, inside)
-            less = found.share == 1 and not derived.ok and replace(derived, ratio=found.ratio).ok
-            return derived, found.by if less and question.site == site else None
+            return _derived(pair, question, found, Derived(site, operator))
     return Derived(site, operator, why=reason), None
 
 
+def _derived(pair: Pair, question: Question, found: Comparison, site: Derived) -> tuple[Derived, Array | None]:
+    folded = question.pieces[1]
+    limit, ratio = roundings(pair, folded, question.site), max(found.ratio, found.at_rest)
+    site = replace(site, responses=found.responses, share=found.share, ratio=finite(ratio), roundings=limit)
+    inside = tuple(name for node in folded.nodes for name in node.output)
+    site = replace(site, inside=inside, effect=finite(found.effect))
+    by_constant = found.share == 1 and not site.ok and replace(site, ratio=found.ratio).ok
+    return site, found.by if by_constant and question.site == question.like else None
+
+
 def _compared(pair: Pair, question: Question) -> Comparison:
-    """Of one layer the weights themselves; what has another form is fed impulses."""
+    """Of one layer the weights themselves; what has another form, or rounded on the way, is fed impulses."""
     pieces, site, like = question
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype
     try:
         first = layer(pair.original, pieces[0], shapes, (), kind)
-        return compare(first, layer(pair.folded, pieces[1], shapes, first.made, kind), pair.examples[site])
+        found = compare(first, layer(pair.folded, pieces[1], shapes, first.made, kind), pair.examples[site])
     except NotOneLayer:
         return _Trial(pair, site, pieces, kind).run()
+    if SITE_LIMIT < found.effect < ON_THE_WAY:
+        with suppress(NotDerived, CannotEvaluate):
+            return _Trial(pair, site, pieces, kind).run()
+    return found
 
 
 def roundings(pair: Pair, folded: Piece, site: str) -> float:
@@ -113,6 +124,8 @@ class _Trial:
         self.entering = sorted({name for each in pieces for name in each.entering})
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
+        if any(pair.examples[name].ndim < 2 for name in self.entering):
+            raise NotDerived("it reads a tensor that has no axis beside that of the batch")
         shapes = [
             *(pair.examples[n].shape for n in self.entering),
             *(t.dims for each in pieces for t in each.constants),
@@ -122,15 +135,15 @@ class _Trial:
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]
-        self.oracles, self.sizes = [Oracle(model) for model in made], Oracle(of_sizes(made[1]))
-        self.ratio, self.at_rest, self.responses = 0.0, 0.0, 0
+        self.oracles, self.sizes = [Oracle(model) for model in made], [Oracle(of_sizes(model)) for model in made]
+        self.ratio, self.at_rest, self.effect, self.responses = 0.0, 0.0, 0.0, 0
         self.by: Array | None = None
         self.single = len(pieces[1].nodes) == 1  # a response is one constant, not a sum or product of several
 
     def run(self) -> Comparison:
         """Feed every tensor that enters; the share is that of all impulses that there was time for."""
         shares = [self.feed(name, probe) for name in self.entering for probe in self.probes(name)]
-        return Comparison(self.responses, min(shares, default=1.0), self.ratio, self.at_rest, self.by)
+        return Comparison(self.responses, min(shares, default=1.0), self.ratio, self.at_rest, self.by, self.effect)
 
     def probes(self, name: str) -> list[Impulses]:
         """Impulses for each operator of the folded piece that sums what it reads of `name`, element by element."""
@@ -147,18 +160,20 @@ class _Trial:
     def feed(self, name: str, probe: Impulses) -> float:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
         base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
-        sizes = np.asarray(self.answer(self.sizes, self.pieces[1], name, nothing))
-        self.at_rest = max(self.at_rest, self.judge(base[0], base[1], sizes, sizes))
+        sums, sizes = (self.answer(o, p, name, nothing) for o, p in zip(self.sizes, self.pieces, strict=True))
+        self.at_rest = max(self.at_rest, self.judge(base[0], base[1], sizes, sizes, lambda: sums))
         self.by = _constant(base[0] - base[1], self.pair.examples[self.site].shape)
         chosen = self.drawn(probe, max(base[0].size, prod(probe.shape)))
         batch = max(1, BLOCK // prod(probe.shape))
         for start in range(0, len(chosen), batch):
-            answers = self.responses_to(name, probe.batch(chosen[start : start + batch]))
+            fed = probe.batch(chosen[start : start + batch])
+            answers = self.responses_to(name, fed)
             if answers[0].shape[1:] != base[0].shape[1:]:
                 raise NotDerived("its pieces take one size of batch only")
             found = answers[1] - base[1]
             summed = np.abs(base[0]) + np.abs(answers[0])
-            self.ratio = max(self.ratio, self.judge(answers[0] - base[0], found, summed, np.abs(found)))
+            own = partial(self.sums, name, fed, sums)
+            self.ratio = max(self.ratio, self.judge(answers[0] - base[0], found, summed, np.abs(found), own))
         return len(chosen) / probe.count
 
     def drawn(self, probe: Impulses, elements: int) -> Array:
@@ -186,14 +201,26 @@ class _Trial:
         same = shape[1:] == other[1:] or len(usual) != len(shape)
         return (shape[0], *usual[1:]) if same else (shape[0], usual[1], *shape[2:])
 
-    def judge(self, expected: Array, got: Array, summed: Array, sizes: Array) -> float:
+    def sums(self, name: str, value: Array, silent: Array) -> Array:
+        """How large the numbers are that the original's response is the sum of."""
+        return self.answer(self.sizes[0], self.pieces[0], name, np.abs(value)) - silent
+
+    def judge(
+        self, expected: Array, got: Array, summed: Array, sizes: Array, in_original: Callable[[], Array]
+    ) -> float:
         """The difference in roundoffs of what the folded model's response is made of, float64's own noise taken off.
 
         A response that is one rounded constant is the right one up to half the distance to its neighbour. Where a bias
-        and a mean cancel, what is left is as good as they are.
+        and a mean cancel, what is left is as good as they are. The effect is the same difference in roundoffs of what
+        the original's response is the sum of: what a fold that rounds on the way is entitled to.
         """
         self.responses += int(np.count_nonzero(expected))
-        return roundoffs(expected, got, summed, sizes, self.kind, self.single)
+        worst = roundoffs(expected, got, summed, sizes, self.kind, self.single)
+        if worst > max(1.0, self.effect):
+            self.effect = max(
+                self.effect, min(worst, roundoffs(expected, got, summed, in_original(), self.kind, False))
+            )
+        return worst
 
 
 def _constant(values: Array, shape: tuple[int, ...]) -> Array | None:

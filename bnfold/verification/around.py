@@ -162,6 +162,7 @@ class Around(NamedTuple):
 
     affine: ScaleAndShift
     passed: tuple[Any, ...]
+    stays: Array | None = None  # a shift after a homogeneous operator that comes last: only a scale moves past it
 
 
 class Entering(NamedTuple):
@@ -213,7 +214,7 @@ def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
     shapes = [shape]
     for step in steps:
         shapes.append(shapes[-1] if step.keeps_places else step(np.zeros(shapes[-1])).shape)
-    affine, passed = ScaleAndShift.identity(shapes[-1]), tuple[Any, ...]()
+    affine, passed, stays = ScaleAndShift.identity(shapes[-1]), tuple[Any, ...](), None
     for step, entered in zip(steps, shapes, strict=False):
         passed = passed if step.is_elementwise else step.passes(passed, entered)
     for step, entered in zip(reversed(steps), shapes[-2::-1], strict=True):
@@ -221,9 +222,12 @@ def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
             own = step.affine(entered)
             affine = ScaleAndShift(affine.scale * own.scale, affine.scale * own.shift + affine.shift)
         else:
+            if step.operator in HOMOGENEOUS and stays is None:
+                stays, affine = affine.shift, ScaleAndShift(affine.scale, np.zeros(shapes[-1]))
+            stays = np.zeros(shapes[-1]) if stays is None else stays
             step.require_passed(affine)
             affine = ScaleAndShift(*(_before(step, entered, values) for values in affine))
-    return Around(affine, passed)
+    return Around(affine, passed, stays)
 
 
 def _before(step: Step, entered: tuple[int, ...], values: Array) -> Array:

@@ -28,10 +28,11 @@ from ..runtime.sessions import CannotRun
 from .algebra import Pair
 from .examples import examples
 from .induction import Induction
+from .level_results import ORIGINAL
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
 from .regions import edited
-from .results import ORIGINAL, Derived
+from .results import Derived, Influence
 from .tensor_records import record
 from .trial import Trial, attempts, session
 from .windows import Array
@@ -61,7 +62,9 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
         reports = _reports(own, levels, first)
         if reports is None:
             return None
-        answers.append({"levels": reports, "derived": [*map(asdict, derived)], "blocked": [], "notes": own.notes})
+        answer = {"levels": reports, "derived": [*map(asdict, derived)], "blocked": [], "notes": own.notes}
+        whole = Influence(proved=all(site.proved for site in derived))
+        answers.append({**answer, "influence": [asdict(whole)]})
     return answers
 
 

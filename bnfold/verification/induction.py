@@ -152,6 +152,9 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     pair = Pair(trial.original, trial.folded, examples, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
     left = known.unsettled()
+    trial.proved = (
+        not left and not known.assumed and all(site.exact for site in known.derived if site.name in known.same)
+    )
     found = [site for site in known.derived if site.name not in moved and (site.ok or site.name in left)]
     makers = pair.sides[1].makers
     covered = {site.name for site in found}.union(*(site.inside for site in found if site.proved))

@@ -16,7 +16,7 @@ from ..model.messages import bodies
 from ..runtime.copies import without_data
 from ..runtime.protos import FLOATS, produced
 from .oracle import Oracle
-from .regions import shared
+from .regions import reached, shared
 from .trial import SMALL, Trial
 
 
@@ -30,7 +30,7 @@ def isolate_sites(trial: Trial, good: Collection[str]) -> Trial | None:
     proved = {site.name for site in trial.derived if site.proved} if trial.effort == "fast" else set()
     judged = trial.edits.intersection(good) - without_data(trial.folded.graph) - proved
     sites = [name for name in shared(trial.original.graph, trial.folded.graph) if name in judged]
-    cuts = _cuts(trial, good)
+    cuts = _even(trial, sites, _cuts(trial, good))
     if not sites or not cuts:
         return None
     original, folded = (cut(model, cuts, sites) for model in (trial.original, trial.folded))
@@ -51,6 +51,17 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
             kind = helper.np_dtype_to_tensor_dtype(example.dtype)
             found[name] = helper.make_tensor_value_info(name, kind, example.shape)
     return found
+
+
+def _even(trial: Trial, sites: Collection[str], cuts: dict[str, onnx.ValueInfoProto]) -> dict[str, onnx.ValueInfoProto]:
+    """The cuts by which both models reach a site: two that are of each other would be fed numbers that do not fit."""
+    makers = [produced(model.graph) for model in (trial.original, trial.folded)]
+    while True:
+        entering = [[reached(each, [site], cuts.keys())[1] for each in makers] for site in sites]
+        uneven = {name for ours, theirs in entering for name in ours ^ theirs} & cuts.keys()
+        if not uneven:
+            return cuts
+        cuts = {name: value for name, value in cuts.items() if name not in uneven}
 
 
 _KINDS = (*FLOATS, onnx.TensorProto.DOUBLE)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..display.display import counted
-from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Compared, Derived, Level, Structure
+from .level_results import Compared, Level
+from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Structure
 
+MOST = 4  # nodes that reasons name
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
 
 
 def judge(
-    structure: Structure | None, levels: Sequence[Level], blocked: Sequence[str], derived: Sequence[Derived] = ()
+    structure: Structure | None,
+    levels: Sequence[Level],
+    blocked: Sequence[str],
+    derived: Sequence[Derived] = (),
+    influence: Sequence[Influence] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
     wrong = (*_wrong(structure, levels), *_off(derived))
@@ -19,10 +25,12 @@ def judge(
         return FAIL, wrong
     if blocked:
         return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (*_unsure(levels), *_unjudged(levels, derived))
+    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_unseen(influence))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
-    return (INCONCLUSIVE, unsure) if unsure else (PASS, (*_kept(structure), *_praise(levels), *_proved(derived)))
+    if unsure:
+        return INCONCLUSIVE, unsure
+    return PASS, (*_kept(structure), *_praise(levels), *_proved(derived, any(each.proved for each in influence)))
 
 
 def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
@@ -42,7 +50,7 @@ def _kept(structure: Structure | None) -> list[str]:
         return []
     same, all_of_them = structure.untouched, structure.untouched + structure.edited
     found = f"structure: {same} of {all_of_them} nodes, tensors and shapes are the original's, byte for byte"
-    return [f"{found}; the others belong to fold sites"]
+    return [found if structure.changes else f"{found}; the others belong to fold sites"]
 
 
 def _off(derived: Sequence[Derived]) -> list[str]:
@@ -50,22 +58,35 @@ def _off(derived: Sequence[Derived]) -> list[str]:
     bad = [site for site in derived if not site.ok]
     more = f" ({len(bad) - 1} more sites)" if len(bad) > 1 else ""
     return [
-        f"algebra: fold site {site.name!r} ({site.operator}): a weight is {site.ratio:.3g} unit roundoffs off what the "
-        f"original's make (limit {SITE_LIMIT * site.roundings:g}){more}"
+        f"algebra: fold site {site.name!r} ({site.operator}): a weight is {site.effect:.3g} unit roundoffs off what "
+        f"the original's make (limit {SITE_LIMIT * site.roundings:g}){more}"
         for site in bad[:1]
     ]
 
 
-def _proved(derived: Sequence[Derived]) -> tuple[str, ...]:
+def _proved(derived: Sequence[Derived], of_outputs: bool) -> tuple[str, ...]:
     """What the algebra of the fold sites adds to a PASS."""
     whole = [site for site in derived if site.responses and site.share == 1]
     if not whole:
         return ()
     exact = all(site.exact for site in whole)
-    how = "the correctly rounded one" if exact else f"{max(s.ratio for s in whole):.2g} unit roundoffs off at most"
-    proof = ": with the structure unchanged, a proof for all inputs" if exact and len(whole) == len(derived) else ""
+    how = "the correctly rounded one" if exact else _rounded(whole)
+    proof = ": with the structure unchanged, a proof for all inputs" if of_outputs else ""
     sites = f"{len(whole)} of {len(derived)} fold sites"
     return (f"algebra: every weight of {sites}, derived from the original, is {how}{proof}",)
+
+
+def _unseen(influence: Sequence[Influence]) -> list[str]:
+    """The first nodes that changed and of which no input showed what they do."""
+    found = [words for each in influence for words in each.unseen]
+    return found[:MOST] + [f"so of {len(found) - MOST} more"] * (len(found) > MOST)
+
+
+def _rounded(sites: Sequence[Derived]) -> str:
+    """Of weights that are rounded more than once, or not correctly."""
+    off, effect = (max(getattr(site, which) for site in sites) for which in ("ratio", "effect"))
+    of_sums = f", {effect:.2g} of what they are the sums of: rounded on the way" if effect < off else ""
+    return f"{off:.2g} unit roundoffs off at most{of_sums}"
 
 
 def _misplaced(levels: Sequence[Level]) -> list[str]:

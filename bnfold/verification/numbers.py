@@ -19,6 +19,7 @@ from . import kernels
 from .arithmetics import in_each
 from .confirm import confirmed
 from .induction import derivations
+from .influence import influence
 from .isolate import isolate_sites
 from .level_sessions import LevelSessions, open_sessions, placements
 from .measure import OUTPUT_LIMIT, Tally
@@ -50,8 +51,16 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
     found = list(_levels(trial, levels))
-    derived = [asdict(each) for each in trial.derived]
-    return {"levels": found, "derived": derived, "blocked": trial.blocked, "notes": list(dict.fromkeys(trial.notes))}
+    answer = {"levels": found, "derived": [asdict(each) for each in trial.derived], "blocked": trial.blocked}
+    return {**answer, "influence": _influence(trial, found), "notes": list(dict.fromkeys(trial.notes))}
+
+
+def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What the nodes that changed do, where nothing was found wrong in the whole models."""
+    ran = [level for level in levels if level["ran"] and level["level"] != "isolated"]
+    if not ran or not trial.way.careful or not all(entry["ok"] for level in ran for entry in level["tensors"]):
+        return []
+    return [asdict(influence(trial, ran[0]["tensors"]))]
 
 
 def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:

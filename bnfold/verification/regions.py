@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 
@@ -84,6 +84,20 @@ def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
         for inner in graph.node:
             yield from _reads(inner, seen)
         yield from (output.name for output in graph.output)
+
+
+def reached(
+    makers: Mapping[str, onnx.NodeProto], sites: Collection[str], cuts: Collection[str]
+) -> tuple[set[str], set[str]]:
+    """What is computed on the way from `cuts` to `sites`, these included; and those of the cuts where it begins."""
+    agenda, found, entering = [*sites], set[str](), set[str]()
+    while agenda:
+        name = agenda.pop()
+        if name in makers and name not in found:
+            found.add(name)
+            entering.update(read for read in makers[name].input if read in cuts)
+            agenda += [read for read in makers[name].input if read not in cuts]
+    return found, entering
 
 
 def shape_of_graph(model: onnx.ModelProto) -> list[str]:

@@ -2,160 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from ..display.display import Shown, Table
-from ..display.junit import FAILED, PASSED, SKIPPED, UNDECIDED, JUnitCase
-from ..runtime.placement import Placement
-from ..runtime.providers import Way
+from ..display.display import Shown, Table, counted
+from ..display.junit import FAILED, PASSED, UNDECIDED, JUnitCase
+from .level_results import Level
 
-FLOAT64, ORIGINAL = "float64", "original"
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
+GRADES = PROVED, MEASURED = "proved", "measured"  # for all inputs; on those that were tried
 SITE_LIMIT = 8.0  # clean folds were measured at 2.1 or less, planted faults at 42 or more
 SCHEMA = "bnfold.verify/1"
-
-
-@dataclass(frozen=True)
-class ChannelErrors:
-    """Root mean square errors of the channels of a fold site against float64, over that of its tensor's true values.
-
-    One for each channel along `axis`, in order; where a model has very many of them, not `every` one but quantiles,
-    evenly spaced from the smallest error to the largest, those of the original and of the folded model apart.
-    """
-
-    axis: int
-    channels: int
-    every: bool
-    original: tuple[float, ...]
-    folded: tuple[float, ...]
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> ChannelErrors:
-        """From JSON, which knows no tuples."""
-        return cls(**{**plain, "original": tuple(plain["original"]), "folded": tuple(plain["folded"])})
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One tensor under one level of onnxruntime's optimization.
-
-    `ratio` is the folded model's error over the error a faultless fold is entitled to, the worst of the tensor and, at
-    a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the truth.
-    """
-
-    name: str
-    operator: str
-    output: bool
-    site: bool
-    ok: bool
-    why: str
-    ratio: float
-    tensor_ratio: float
-    limit: float
-    axis: int | None
-    channel: int | None
-    max_abs_original: float
-    max_abs_folded: float
-    rms_original: float
-    rms_folded: float
-    disputed: bool
-    usable: bool
-    clear: bool  # rounding alone does not blur it so far that other values would pass
-    constant: bool
-    excluded: int
-    elements: int
-    moved: bool
-    channels: int = 0  # of a fold site
-    live: int = 0  # channels whose true values are not all the same, whatever the input
-    rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
-    by_channel: ChannelErrors | None = None
-    miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
-
-    def place(self, *, channel: bool = True) -> str:
-        """Where it is, for a sentence; without the `channel` of the largest error if that tells nothing."""
-        kind = "output" if self.output else "fold site" if self.site else "tensor"
-        at = f" channel {self.channel}" if channel and self.axis is not None and self.channel is not None else ""
-        return f"{kind} {self.name!r} ({self.operator}){at}"
-
-    def row(self) -> tuple[str, ...]:
-        """For a table: name, channel, ratio and its limit, largest errors."""
-        channel = str(self.channel) if self.axis is not None and self.channel is not None else ""
-        errors = (f"{error:.2e}" for error in (self.max_abs_original, self.max_abs_folded))
-        return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
-
-
-@dataclass(frozen=True)
-class Level:
-    """One way of running both models on onnxruntime.
-
-    `off`: as written, graph optimization off; `isolated`: likewise, but each fold site cut out and fed numbers of its
-    own; `default`: as they are served, with onnxruntime's own graph optimization. `provider` and `math` say on what
-    and with which arithmetic; the CPU has only one.
-    """
-
-    level: str
-    ran: bool
-    why: str  # why it did not run
-    broken: bool  # it is the folded model alone that does not run
-    same_graph: bool  # onnxruntime made both models the same graph: comparing them here shows nothing
-    cases: tuple[str, ...]
-    tensors: tuple[Compared, ...]
-    provider: str = "cpu"
-    math: str = "default"
-    reference: str = FLOAT64  # what errors are measured against: that, or the original itself, as it is written
-    placements: tuple[Placement, ...] = ()
-
-    @property
-    def title(self) -> str:
-        """For a table: `off`, or `cuda off, strict math`."""
-        return f"{self.provider} {self.level}, {self.math} math" if self.way.gpu else self.level
-
-    @property
-    def where(self) -> str:
-        """For a sentence."""
-        return ", ".join(filter(None, [self.way.words, f"optimization {self.level}"]))
-
-    @property
-    def way(self) -> Way:
-        return Way(self.provider, self.math)
-
-    def check(self) -> JUnitCase:
-        """As JUnit wants it."""
-        if not self.ran:
-            return JUnitCase(self.title, FAILED if self.broken else SKIPPED, self.why)
-        broken = [sentence for each in self.placements for sentence in each.broken]
-        wrong = [f"{tensor.place()}: {tensor.why}" for tensor in self.bad] + broken
-        return JUnitCase(self.title, FAILED if wrong else PASSED, "; ".join(wrong[:4]))
-
-    @property
-    def bad(self) -> tuple[Compared, ...]:
-        """Tensors over their limit, in the order of the graph."""
-        return tuple(tensor for tensor in self.tensors if not tensor.ok)
-
-    def worst(self, *, output: bool) -> Compared | None:
-        """The tensor with the largest ratio among the outputs, or among all others that count."""
-        found = [t for t in self.tensors if t.output is output and not t.moved]
-        return max(found, key=lambda t: t.ratio, default=None)
-
-    @property
-    def coverage(self) -> str:
-        """How many of the channels of all fold sites held more than one value: a fault in another may not show."""
-        channels = sum(tensor.channels for tensor in self.tensors)
-        return f"{sum(tensor.live for tensor in self.tensors)}/{channels}" if channels else ""
-
-    def row(self) -> tuple[str, ...]:
-        """For a table: inputs, tensors, live channels of fold sites, the worst ratio and its place, largest errors."""
-        if not self.ran:
-            return (self.title, "0", "0", "", "not run", "", "", "")
-        worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
-        outputs = [t for t in self.tensors if t.output] or self.tensors
-        errors = [
-            max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
-        ]
-        where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
-        counts = (str(len(self.cases)), str(len(self.tensors)), self.coverage)
-        return (self.title, *counts, *where, *(f"{e:.2e}" for e in errors))
 
 
 @dataclass(frozen=True)
@@ -175,10 +33,17 @@ class Derived:
     roundings: float = 1.0
     inside: tuple[str, ...] = ()  # tensors that were derived along with it
     why: str = ""  # it could not be derived
+    effect: float = 0.0  # as `ratio`, in roundoffs of what the original's weights are the sums of; 0 where that is 1
 
     @property
     def ok(self) -> bool:
-        return self.ratio <= SITE_LIMIT * self.roundings
+        """No weight is further off than a fold that rounds on the way makes it, as in the type of the model."""
+        return min(self.ratio, self.effect) <= SITE_LIMIT * self.roundings
+
+    @property
+    def covered(self) -> bool:
+        """All of its weights were looked at, and none is further off than rounding explains."""
+        return self.ok and not self.why and self.share == 1 and self.responses > 0
 
     @property
     def proved(self) -> bool:
@@ -192,16 +57,57 @@ class Derived:
 
 
 @dataclass(frozen=True)
+class Influence:
+    """What is known of the nodes that one model has and the other has not."""
+
+    proved: bool = False  # the structure and the algebra of the fold sites show all outputs equal, for all inputs
+    changed: int = 0  # nodes of either model that no fold site covers
+    unseen: tuple[str, ...] = ()  # of which no input showed what they do, in words
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Influence:
+        """From JSON, which knows no tuples."""
+        return cls(**{**plain, "unseen": tuple(plain["unseen"])})
+
+
+@dataclass(frozen=True)
+class Change:
+    """One kind of what is other in the file beside what the model computes: how often, and the first in words."""
+
+    kind: str
+    count: int
+    words: tuple[str, ...]
+
+    MOST: ClassVar = 4  # that are said in words
+
+    @classmethod
+    def of(cls, kind: str, words: Sequence[str]) -> Change:
+        """From all of them in words."""
+        return cls(kind, len(words), tuple(words[: cls.MOST]))
+
+    def in_a_line(self) -> str:
+        return self.words[0] + (f" ({self.count - 1} more)" if self.count > 1 else "")
+
+
+@dataclass(frozen=True)
 class Structure:
     """Everything about the models that can be compared without running them."""
 
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # what fails: what makes the model invalid first, then its interface
     notes: tuple[str, ...]
+    changes: tuple[Change, ...]  # of the file beside what it computes; problems as well where nothing may be touched
     identical: bool  # the same model to the last byte, external data included
     untouched: int  # messages of the folded model (nodes, constants, shapes) that are the original's to the last byte
     edited: int  # and those that are not
     original: dict[str, int]
     folded: dict[str, int]
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Structure:
+        """From JSON, which knows no tuples."""
+        changes = tuple(Change(**{**each, "words": tuple(each["words"])}) for each in plain["changes"])
+        found = {part: tuple(plain[part]) for part in ("problems", "notes")}
+        return cls(**{**plain, **found, "changes": changes})
 
 
 @dataclass(frozen=True, repr=False)
@@ -216,6 +122,7 @@ class Verification(Shown):
     derived: tuple[Derived, ...]
     models: dict[str, dict[str, Any]]
     seconds: float
+    influence: tuple[Influence, ...] = ()  # of each provider with careful arithmetic
 
     WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
     COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
@@ -243,10 +150,10 @@ class Verification(Shown):
         """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
         ran = [t.ratio for level in self.levels for t in level.tensors if not (t.moved or t.disputed)]
         if not self.passed or not ran:
-            return f"{self.verdict}: {self.reasons[0]}" if self.reasons else self.verdict
+            return f"{self.said}: {self.reasons[0]}" if self.reasons else self.said
         proved = sum(site.proved for site in self.derived)
-        proof = f"; {proved} of {len(self.derived)} fold sites proved for all inputs" if self.derived else ""
-        return f"{self.verdict}: largest error {max(ran):.2g} times what rounding explains{proof}"
+        proof = f"; {proved} of {len(self.derived)} fold sites proved" if self.derived else ""
+        return f"{self.said}: largest error {max(ran):.2g} times what rounding explains{proof}"
 
     @property
     def tone(self) -> str:
@@ -254,11 +161,38 @@ class Verification(Shown):
 
     def tables(self) -> tuple[Table, ...]:
         rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
-        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()), rest
+        return self.errors_table(), self.changes_table(), rest
+
+    def errors_table(self) -> Table:
+        """The errors of both models, one line per level."""
+        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows())
+
+    def changes_table(self) -> Table:
+        """What else changed in the file, the worst first."""
+        changes = self.structure.changes if self.structure else ()
+        rows = [(each.kind, str(each.count), "; ".join(each.words)) for each in changes]
+        return Table("What else changed in the file", ("what", "changes", "the first of them"), rows)
 
     @property
     def passed(self) -> bool:
         return self.verdict == PASS
+
+    @property
+    def grade(self) -> str:
+        """Of a PASS: `proved` by structure and algebra, for all inputs, or `measured`; nothing of other verdicts."""
+        whole = (self.structure and self.structure.identical) or any(each.proved for each in self.influence)
+        return "" if not self.passed else PROVED if whole else MEASURED
+
+    @property
+    def said_grade(self) -> str:
+        """The grade in words: `proved for all inputs`, `measured on 3 inputs`."""
+        inputs = {case for level in self.levels if level.ran for case in level.cases}
+        return "proved for all inputs" if self.grade == PROVED else f"measured on {counted(len(inputs), 'input')}"
+
+    @property
+    def said(self) -> str:
+        """The verdict; a PASS with its grade."""
+        return f"{self.verdict}, {self.said_grade}" if self.passed else self.verdict
 
     @property
     def errors(self) -> tuple[float, float]:
@@ -289,6 +223,7 @@ class Verification(Shown):
         return {
             "schema": SCHEMA,
             "verdict": self.verdict,
+            "grade": self.grade,
             "reasons": list(self.reasons),
             "notes": list(self.notes),
             "models": self.models,
@@ -296,5 +231,6 @@ class Verification(Shown):
             "worst_error": dict(zip(("original", "folded"), self.errors, strict=True)),
             "levels": levels,
             "algebra": [asdict(site) for site in self.derived],
+            "influence": [asdict(each) for each in self.influence],
             "seconds": round(self.seconds, 3),
         }

@@ -15,7 +15,7 @@ from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import providers, sessions
-from ..runtime.copies import tamed
+from ..runtime.copies import override, tamed
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
@@ -66,6 +66,7 @@ class Trial:
     blocked: list[str] = field(default_factory=list)  # why something could not be compared
     edits: set[str] = field(default_factory=set)
     derived: list[Derived] = field(default_factory=list)
+    proved: bool = False  # that all outputs are the same for all inputs: by the algebra
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
     on_cpu: bool = False  # the CPU runs the original, graph optimization off: its conditioning is measured there
     moved: dict[Case, Pairs] = field(default_factory=dict)  # what was measured of the outputs: it holds at every level
@@ -93,6 +94,8 @@ def prepare(request: Mapping[str, Any], folder: str) -> Trial:
     outside = request.get("outside", False)
     original, notes = tamed(load(request["original"], outside))
     folded, _ = tamed(load(request["folded"], outside))
+    if names := [] if request.get("frozen") else override(original, folded):
+        notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     for model in (original, folded):
         sort_nodes(model)
         named(model)

@@ -86,8 +86,8 @@ class Messages:
             key for key, found in self.after.items() if changed(self.before.get(key, []), found, self.inlined)
         }
 
-    def unasked(self, declared: Collection[str] | None) -> Iterator[str]:
-        """Sentences about what changed outside the fold sites.
+    def unasked(self, declared: Collection[str] | None) -> Iterator[tuple[str, str]]:
+        """What changed outside the fold sites: the kind of message, and a sentence.
 
         `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a
         constant that does, counts as one.
@@ -95,12 +95,12 @@ class Messages:
         allowed = {*_about(self.graphs[1], self.different, declared)}
         for kind, name in sorted(self.different):
             if name not in allowed:
-                yield f"{kind} {name[1]!r} changed, though it belongs to no fold site"
+                yield kind, f"{kind} {name[1]!r} {'changed' if (kind, name) in self.before else 'is new'}"
         used, left = (_mentioned(found) for found in self.graphs)
         for kind, name in sorted(self.before.keys() - self.after.keys()):
             stays = name in left and not (self.inlined and kind in STORED)
             if kind != "node" and (stays or name not in used):
-                yield f"{kind} {name[1]!r} is gone"
+                yield kind, f"{kind} {name[1]!r} is gone"
         yield from _labels(self.original, self.folded)
 
     def count(self) -> tuple[int, int]:
@@ -189,12 +189,12 @@ def _mentioned(graphs: Iterable[Graph]) -> set[Name]:
     return found
 
 
-def _labels(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
+def _labels(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """A node may be edited, but keeps its name, its documentation and its place among the others."""
     before, after = ({node.name: node for node in all_nodes(model) if node.name} for model in (original, folded))
     for name in sorted(before.keys() & after.keys()):
         old, new = (nodes[name] for nodes in (before, after))
         if (old.doc_string, *old.metadata_props) != (new.doc_string, *new.metadata_props):
-            yield f"node {name!r} lost its documentation or metadata"
+            yield "documentation", f"node {name!r} has other documentation or metadata"
     if [name for name in before if name in after] != [name for name in after if name in before]:
-        yield "the order of the nodes changed"
+        yield "order", "the order of the nodes changed"

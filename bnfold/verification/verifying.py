@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
-from ..runtime.doctor import require
+from ..runtime.doctor import require as require_providers
 from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
 from ..runtime.placement import POLICIES, Placement
@@ -24,7 +25,8 @@ from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
 from .judge import judge, run_wrong
-from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
+from .level_results import ChannelErrors, Compared, Level
+from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
 LEVELS = ("off", "default")
@@ -46,7 +48,9 @@ def verify(
     dims: Mapping[str, Sequence[int]] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
-    declared: Collection[str] | None = None,
+    untouched: bool | Collection[str] = False,
+    freeze_initializers: bool = False,
+    require: str = MEASURED,
     allow_external_outside: bool = False,
 ) -> Verification:
     """Decide whether `folded` computes what `original` computes, up to rounding.
@@ -62,25 +66,58 @@ def verify(
     takes the inputs of one shape. `inputs` are files or folders of a person's own data (.npz, .npy, ONNX test
     data), run before random ones. `dims` gives dynamic dimensions (a symbolic name, or `input/axis`) the sizes to
     try, `shapes` whole inputs theirs. After `budget_s` seconds nothing more is begun, and the notes say what was
-    skipped. `declared` are the sites of the fold (`FoldResult.sites`): everything else must be the same to
-    the last byte. `allow_external_outside` reads external data also outside of the models' folders.
+    skipped.
+
+    What is other in the file beside what it computes (metadata, documentation, shapes of tensors, operator sets, order)
+    is in `structure.changes`, and no failure unless the file has to be `untouched`: then everything beside the fold
+    sites, those that are named (`FoldResult.sites`) or whatever nodes differ, is the same to the last byte. With
+    `freeze_initializers`, callers need not be able to override initializers any more. A PASS has a `grade`: `proved`
+    for all inputs, or `measured` on those that were tried; where `require` is proved, it has to be that.
+    `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
     """
     request = _asked(effort, seed, levels, placement, allow_external_outside)
+    require_grade(require)
     served, started = ways(providers, maths), time.perf_counter()
-    request.update(_data(inputs, dims or {}, shapes or {}), declared=None if declared is None else list(declared))
+    request.update(_data(inputs, dims or {}, shapes or {}), **_file(untouched, freeze_initializers))
     request["deadline"] = _deadline(budget_s)
     with locate(original) as first, locate(folded) as second:
         models = {"original": describe(first), "folded": describe(second)}
-        require(way.provider for way in served if way.gpu)
+        require_providers(way.provider for way in served if way.gpu)
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
-    same = structure is not None and structure.identical
-    verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, numbers.blocked, numbers.derived)
+    return with_grade(_verification(structure, numbers, models, started), require)
+
+
+def _verification(
+    structure: Structure | None, numbers: _Numbers, models: dict[str, dict[str, Any]], started: float
+) -> Verification:
+    """The verdict on what was found."""
+    judged = (PASS, _SAME) if structure and structure.identical else judge(structure, *numbers.judged())
     notes = (*(structure.notes if structure else ()), *numbers.notes, *run_wrong(numbers.levels))
-    seconds = time.perf_counter() - started
-    return Verification(verdict, reasons, notes, structure, numbers.levels, numbers.derived, models, seconds)
+    seconds, parts = time.perf_counter() - started, (numbers.levels, numbers.derived)
+    return Verification(*judged, notes, structure, *parts, models, seconds, numbers.influence)
+
+
+def _file(untouched: bool | Collection[str], frozen: bool) -> dict[str, Any]:
+    """What is asked of the file beside its numbers."""
+    declared = None if isinstance(untouched, bool) else list(untouched)
+    return {"untouched": declared is not None or untouched, "declared": declared, "frozen": frozen}
+
+
+def require_grade(wanted: str) -> None:
+    """Raises UsageProblem for a grade that there is not."""
+    if wanted not in GRADES:
+        raise UsageProblem(f"unknown grade {wanted!r}", f"Choose one of: {', '.join(GRADES)}.")
+
+
+def with_grade(found: Verification, wanted: str) -> Verification:
+    """The same; INCONCLUSIVE where it passed with another grade than proved, and that one is `wanted`."""
+    if not found.passed or wanted == MEASURED or found.grade == wanted:
+        return found
+    reason = f"the models agree, but that is {found.said_grade}, not proved for all"
+    return replace(found, verdict=INCONCLUSIVE, reasons=(reason, *found.reasons))
 
 
 def _asked(effort: str, seed: int, levels: Sequence[str], placement: str, outside: bool) -> dict[str, Any]:
@@ -146,6 +183,11 @@ class _Numbers(NamedTuple):
     blocked: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     derived: tuple[Derived, ...] = ()
+    influence: tuple[Influence, ...] = ()
+
+    def judged(self) -> tuple[Any, ...]:
+        """What `judge` is given."""
+        return self.levels, self.blocked, self.derived, self.influence
 
 
 @job
@@ -171,12 +213,14 @@ def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure
     except Failed as why:
         structure, crash = None, [str(why)]
     else:
-        structure, crash = Structure(**{**answer, **{part: tuple(answer[part]) for part in ("problems", "notes")}}), []
+        structure, crash = Structure.of(answer), []
         if structure.identical:
             return structure, _Numbers()
     found = [answer for _, group in groupby(served, _child) for answer in _numbers(request, list(group))]
-    levels, blocked, notes, derived = (tuple(chain.from_iterable(parts)) for parts in zip(*found, strict=True))
-    return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived)
+    levels, blocked, notes, derived, influence = (
+        tuple(chain.from_iterable(parts)) for parts in zip(*found, strict=True)
+    )
+    return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived, influence)
 
 
 def _child(way: Way) -> tuple[str, dict[str, str]]:
@@ -202,7 +246,8 @@ def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers
 def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
     blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
     derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
-    return _Numbers(tuple(map(_level, answer["levels"])), blocked, notes, tuple(derived))
+    influence = tuple(map(Influence.of, answer["influence"]))
+    return _Numbers(tuple(map(_level, answer["levels"])), blocked, notes, tuple(derived), influence)
 
 
 def _of(way: Way, sentence: str) -> str:

@@ -48,6 +48,7 @@ class Layer:
     shift: Array  # of their sum
     after: ScaleAndShift
     passed: tuple[Any, ...]  # operators after it that no affine is
+    stays: Array  # a shift after these, of (outputs of all groups,)
     made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
     kinds: tuple[Any, Any]  # types in which the weight, and the rest, were rounded
@@ -121,7 +122,9 @@ def layer(
         raise NotOneLayer("its weight is for another number of channels")
     bias, alone = _bias(step.node, values, groups * outputs), len(piece.nodes) == 1
     kinds = [piece.rounded([name]) or kind for name in (*step.node.input[1:3], "")[:2]]
-    return Layer(operator, padded, weight, bias, terms, sums, affine, after.passed, made, alone, (kinds[0], kinds[1]))
+    stays = np.zeros(groups * outputs) if after.stays is None else along(axis, after.stays)
+    around = terms, sums, affine, after.passed, stays
+    return Layer(operator, padded, weight, bias, *around, made, alone, (kinds[0], kinds[1]))
 
 
 def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
@@ -195,6 +198,7 @@ class Comparison(NamedTuple):
     ratio: float  # the largest difference of what data is multiplied by, in unit roundoffs
     at_rest: float  # likewise, of what is left where all that enters is zero
     by: Array | None  # the latter in the original less that in the folded model, if it is the same for every data
+    effect: float  # the largest difference in unit roundoffs of what the original's numbers are the sum of
 
 
 def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
@@ -206,11 +210,14 @@ def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
         raise NotOneLayer("other tensors enter the two models")
     rests, sizes = (original.rest(), folded.rest()), folded.sizes()
     rest = roundoffs(*rests, sizes, sizes, folded.kinds[1], folded.alone)
+    stays = original.stays, folded.stays
+    rest = max(rest, roundoffs(*stays, np.abs(stays[1]), np.abs(stays[1]), folded.kinds[1], False))
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
     worst = max(roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs)
     channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
     by = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
-    return Comparison(original.weight.size * len(original.before) + rests[0].size, 1.0, worst, rest, by)
+    count = original.weight.size * len(original.before) + rests[0].size
+    return Comparison(count, 1.0, worst, rest, by, max(worst, rest))
 
 
 def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:

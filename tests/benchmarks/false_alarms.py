@@ -35,7 +35,7 @@ def rows(name: str, path: Path) -> dict[str, Any] | None:
         return None
     if not result.folded:
         return None
-    found = [bnfold.verify(path, result.model, seed=seed, declared=result.sites) for seed in SEEDS]
+    found = [bnfold.verify(path, result.model, seed=seed, untouched=result.sites) for seed in SEEDS]
     worst = max(
         (t.ratio / t.limit for v in found for level in v.levels for t in level.tensors if not t.moved), default=0.0
     )

@@ -1,0 +1,150 @@
+"""Which nodes two models do not share: no node of the other means the same or does the same; fold sites left out.
+
+A node that reads what agrees with the other model's tensor of that name is the same node if it does the same.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import onnx
+from onnx import numpy_helper
+
+from ..model.messages import every_node, inner_graphs
+from ..runtime.copies import without_data
+from ..runtime.protos import Array, domain, produced, stored
+from .bypass import STILL
+from .meaning import Meanings, Place
+from .regions import reached
+
+MOVES = 8  # nodes in a row that only move, which are looked past
+
+
+class Side(NamedTuple):
+    """One of the models, its constant parts computed and its functions inlined, and the nodes it does not share."""
+
+    name: str
+    meanings: Meanings
+    changed: list[int]  # places in `places`
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self.meanings.model
+
+    @property
+    def places(self) -> list[Place]:
+        return self.meanings.places
+
+
+def sides(
+    models: Sequence[onnx.ModelProto],
+    values: Sequence[Mapping[str, Array]],
+    good: Collection[str],
+    covered: Collection[str],
+) -> list[Side]:
+    """Both models, given what sizes make in each, which tensors agree, and which fold sites the algebra covers."""
+    ours = Meanings(models[0], values=values[0])
+    theirs = Meanings(models[1], ours, dict.fromkeys(good, ()), values[1])
+    found = [_side(*each, good, covered) for each in (("A", ours, theirs), ("B", theirs, ours))]
+    return _without_moved(found)
+
+
+def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], known: Collection[str]) -> Side:
+    """The nodes of one model that an output depends on, the other has not, and no derived fold site covers.
+
+    What constants and sizes alone make shows in the nodes that read it; a node that does the same in the other model,
+    for a tensor that agrees, has changed by what it reads only.
+    """
+    graph = own.model.graph
+    constants = Neutral(own)
+    alike = {place.node.output[0]: place.acts for place in other.places if not place.where}
+    shared = {meaning for place in other.places for meaning in place.means}
+    asked = alive_names(graph) - reached(produced(graph), known, good)[0] - without_data(graph)
+    changed = [
+        i
+        for i, place in enumerate(own.places)
+        if not shared.issuperset(place.means)
+        and not (place.node.output[0] in good and alike.get(place.node.output[0]) == place.acts and not place.where)
+        and not constants.leave_alone(place.node)
+        and (place.node.op_type != "Constant" if place.where else not asked.isdisjoint(place.node.output))
+    ]
+    return Side(name, own, changed)
+
+
+def alive_names(graph: onnx.GraphProto) -> set[str]:
+    """Every name that an output depends on."""
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input, (name for inner in every_node([node]) for name in inner.input))
+            needed.update(output.name for body in inner_graphs([node]) for output in body.output)
+    return needed
+
+
+NEUTRAL = {"Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1)}  # which operand, and its value
+
+
+class Neutral:
+    """Constants that leave what they are added to, or multiplied with, as it is."""
+
+    def __init__(self, meanings: Meanings) -> None:
+        self._values, self._stored = meanings.values, stored(meanings.model.graph)
+
+    def leave_alone(self, node: onnx.NodeProto) -> bool:
+        """Whether a node does nothing, whatever it reads."""
+        ports, value = NEUTRAL.get(node.op_type, ((), 0)) if domain(node) == "" else ((), 0)
+        return any(self._all(node.input[port], value) for port in ports)
+
+    def _all(self, name: str, value: int) -> bool:
+        tensor = self._stored.get(name)
+        numbers = numpy_helper.to_array(tensor) if tensor else self._values.get(name)
+        return numbers is not None and bool((numbers == value).all())
+
+
+def _without_moved(found: list[Side]) -> list[Side]:
+    """Leave out the nodes of which each model has as many, that do the same between nodes that do the same."""
+    around = [_around(side) for side in found]
+    counts = [Counter(each.values()) for each in around]
+    return [
+        side._replace(changed=[i for i in side.changed if i not in own or counts[0][own[i]] != counts[1][own[i]]])
+        for side, own in zip(found, around, strict=True)
+    ]
+
+
+def _around(side: Side) -> dict[int, tuple[bytes, ...]]:
+    """What each changed node of the main graph does, and those before it and after it; what only moves left out."""
+    makers = {name: place for place in side.places if not place.where for name in place.node.output if name}
+    readers: dict[str, list[Place]] = {}
+    for place in side.places:
+        for name in place.node.input:
+            readers.setdefault(name, []).append(place)
+
+    def before(name: str, most: int = MOVES) -> bytes:
+        place = makers.get(name)
+        if place and most and _moves(place.node):
+            return before(place.node.input[0], most - 1)
+        return place.acts if place else name.encode()
+
+    def after(name: str, most: int = MOVES) -> Iterator[bytes]:
+        for place in readers.get(name, ()):
+            if most and _moves(place.node):
+                yield from after(place.node.output[0], most - 1)
+            else:
+                yield place.acts
+
+    fixed = without_data(side.model.graph)
+    return {
+        i: (
+            place.acts,
+            *sorted(before(name) for name in place.node.input if name not in fixed),
+            *sorted(acts for name in place.node.output for acts in after(name)),
+        )
+        for i in side.changed
+        if not (place := side.places[i]).where
+    }
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    return node.op_type in STILL and domain(node) == ""

@@ -1,0 +1,217 @@
+"""Which changed nodes no proof covers, and whether what they do showed on any input.
+
+A comparison of outputs says nothing of a branch that never ran, nor of a node that did nothing to the inputs tried. So
+each changed node that the algebra of the fold sites leaves open, in either model, is done without: where one of its
+inputs in its place, or other values, leave every output as it was on all inputs, nothing is known of that node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.inliner import inline_local_functions
+
+from ..model.messages import every_node, inner_graphs
+from ..process.child import stage
+from ..runtime import providers, sessions
+from ..runtime.copies import exposed, without_data
+from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.protos import Array, produced
+from ..runtime.providers import Way
+from ..runtime.sessions import CannotRun
+from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
+from .changed_nodes import Side, alive_names, sides
+from .constant_parts import evaluate_constants
+from .meaning import Meanings, Place
+from .measure import is_floating, roundoff
+from .regions import reached
+from .results import Influence
+from .thresholds import moved_thresholds
+from .trial import Trial, session
+
+SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
+
+
+def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
+    """What is proved of the outputs, and of which changed nodes nothing showed; `tensors` were compared as written."""
+    if trial.proved:
+        return Influence(proved=True)
+    stage("which nodes changed")
+    original, folded = (_plain(model) for model in (trial.original, trial.folded))
+    ours = Meanings(original)
+    good = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
+    if Meanings(folded, ours, _proved(trial, (original, folded), good)).outputs() == ours.outputs():
+        return Influence(proved=True)
+    covered = {site.name for site in trial.derived if site.covered}
+    found = sides((original, folded), ({}, {}), good, covered)
+    if any(side.changed for side in found):
+        found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
+    between = moved_thresholds(found[0].meanings, found[1].meanings, good)
+    unseen = [f"no input lies between what {_words(place)} compares with in A and in B" for place in between]
+    unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
+    return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
+
+
+def _proved(trial: Trial, models: Sequence[onnx.ModelProto], good: Collection[str]) -> dict[str, set[str]]:
+    """The fold sites that are proved, each if what enters it is the same in both models."""
+    makers = [produced(model.graph) for model in models]
+    cuts = {*good, *(value.name for value in models[0].graph.input)}
+    proved = (site.name for site in trial.derived if site.proved)
+    return {name: set().union(*(reached(each, [name], cuts)[1] for each in makers)) for name in proved}
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    return evaluate_constants(inline_local_functions(model) if model.functions else model)
+
+
+def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
+    """The values that nodes which depend on data read of those that sizes make."""
+    fixed = without_data(model.graph)
+    read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
+    names = sorted(read & fixed & produced(model.graph).keys())
+    if not names:
+        return {}
+    found = zip(names, _run_first(trial, model, names), strict=True)
+    return {name: value for name, value in found if isinstance(value, np.ndarray)}
+
+
+def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> list[Any]:
+    """Tensors of a model for the first input."""
+    running = session(trial, exposed(model, names), "off", providers.chain(Way()))
+    return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
+
+
+def _unseen(trial: Trial, side: Side) -> Iterator[str]:
+    """A sentence for each changed node that was done without, and no output changed on any input."""
+    stage(f"onnxruntime, running {side.name} without nodes that changed")
+    try:
+        types = _types(trial, side)
+        at = {i: _place(side, types, i) for i in side.changed}
+        ways = _ways(side, types, at.values())
+        running = session(trial, switchable(side.model, ways, types), "off", providers.chain(Way()))
+    except CannotRun as why:
+        yield f"what the nodes that changed in {side.name} do could not be shown: {why}"
+        return
+    results = _Outputs(trial, running)
+    for i in side.changed:
+        place = side.places[i]
+        if not ways[at[i]] or trial.late:
+            yield f"what {_words(place)} of {side.name} does was not tried"
+        elif missed := results.missed(ways[at[i]]):
+            yield f"no input shows what {_words(place)} of {side.name} does: {_without(missed)}"
+
+
+def _without(bypass: Bypass) -> str:
+    instead = f"{bypass.instead!r} in its place" if bypass.instead else "other values in its place"
+    return f"with {instead} every output stays the same"
+
+
+def _words(place: Place) -> str:
+    where = f" in {place.where}" if place.where else ""
+    return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
+
+
+def _place(side: Side, types: Mapping[str, int], i: int) -> int:
+    """Where a changed node is switched off: one that makes 4-bit or float8 codes at the only node that reads them."""
+    codes = side.places[i].node.output[0]
+    if types.get(codes) in CHANGEABLE:
+        return i
+    readers = [j for j, place in enumerate(side.places) if codes in place.node.input]
+    return readers[0] if len(readers) == 1 else i
+
+
+def _ways(side: Side, types: Mapping[str, int], places: Iterable[int]) -> dict[int, list[Bypass]]:
+    """The bypasses of the nodes at some places."""
+    fixed = without_data(side.model.graph) | _constants(side.model)
+    read = alive_names(side.model.graph)
+    ways: dict[int, list[Bypass]] = {}
+    for i in sorted({*places}):
+        first = 1 + sum(map(len, ways.values()))
+        ways[i] = bypasses(side.places[i].node, types, fixed, first, read)
+    return ways
+
+
+def _constants(model: onnx.ModelProto) -> set[str]:
+    """Those of bodies as well."""
+    stored = {tensor.name for body in inner_graphs(model.graph.node) for tensor in body.initializer}
+    return stored.union(*(node.output for node in every_node(model.graph.node) if node.op_type == "Constant"))
+
+
+def _types(trial: Trial, side: Side) -> dict[str, int]:
+    """The element types that onnx infers, and those of the tensors that it cannot, as they are when the model runs."""
+    inferred = onnx.shape_inference.infer_shapes(side.model)
+    graphs = (inferred.graph, *inner_graphs(inferred.graph.node))
+    values = (value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info))
+    found = {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
+    places = (side.places[i] for i in side.changed)
+    names = {name for place in places if not place.where for name in (*place.node.input, *place.node.output) if name}
+    names |= {o for n in side.model.graph.node if not names.isdisjoint(n.input) for o in n.output if o}
+    missing = sorted(names & produced(side.model.graph).keys() - found.keys())
+    if missing:
+        for name, value in zip(missing, _run_first(trial, side.model, missing), strict=True):
+            if isinstance(value, np.ndarray):
+                found[name] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    return found
+
+
+class _Outputs:
+    """What a session gives, input by input, with and without nodes."""
+
+    def __init__(self, trial: Trial, running: Any) -> None:
+        self.running, self.names = running, trial.outputs
+        self.inputs: list[tuple[dict[str, Array], list[Any]]] = []
+        for case in trial.planned:
+            self._add(trial, case)
+        if not self.inputs:
+            raise CannotRun("no input runs")
+
+    def _add(self, trial: Trial, case: Case) -> None:
+        try:
+            values = feeds(trial.original.graph, case, trial.sizes)
+            self.inputs.append((values, self.run(values, 0)))
+        except (CannotRun, CannotFeed):
+            return
+
+    def run(self, values: Mapping[str, Array], switch: int) -> list[Any]:
+        return list(sessions.outputs(self.running, self.names, {**values, SWITCH: np.array(switch)}))
+
+    def missed(self, ways: Sequence[Bypass]) -> Bypass | None:
+        """The bypass that no output shows; other values are tried where no input can stand in for the node."""
+        tried = [self._shows(way) for way in ways if way.instead]
+        if False in tried:
+            return [way for way in ways if way.instead][tried.index(False)]
+        if True in tried:
+            return None
+        return next((way for way in ways if not way.instead and self._shows(way) is False), None)
+
+    def _shows(self, way: Bypass) -> bool | None:
+        """Whether an output changes on some input; None where the bypass never runs, as with an input of another shape.
+
+        Where other values make the model stop, they count.
+        """
+        ran = False
+        for values, usual in self.inputs:
+            try:
+                found = self.run(values, way.number)
+            except CannotRun:
+                if not way.instead:
+                    return True
+                continue
+            ran = True
+            if any(map(differ, usual, found)):
+                return True
+        return False if ran else None
+
+
+def differ(usual: Any, found: Any) -> bool:
+    """Whether an output changed beyond what rounding could do."""
+    if not isinstance(usual, np.ndarray) or usual.shape != np.shape(found) or not is_floating(usual):
+        return bool(not np.array_equal(usual, found)) if isinstance(usual, np.ndarray) else repr(usual) != repr(found)
+    with np.errstate(all="ignore"):
+        before, after = (np.asarray(each, np.float64) for each in (usual, found))
+        size = np.sqrt(np.mean(np.square(before[np.isfinite(before)]))) if before.size else 0.0
+        off = np.abs(after - before) > SHOWN * roundoff(usual.dtype) * np.maximum(np.abs(before), size)
+    return bool((off | (np.isfinite(before) != np.isfinite(after))).any())

@@ -1,0 +1,150 @@
+"""What callers see of a model: B has to accept every input that A accepts, and to give the same outputs.
+
+Names, order and types of inputs and outputs are the same. The shape of an input may become less particular, never more;
+that of an output may be known better or less well, but not be another. Symbols of dimensions may have other names as
+long as the same dimensions are equal. An input with a default, an initializer that callers may override (IR version 4
+or later), keeps its default and stays overridable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+
+from ..runtime.protos import caller_inputs, overridable
+from .meaning import of_tensor
+
+Dims = list[int | str | None]
+Values = list[onnx.ValueInfoProto]
+
+
+def differences(original: onnx.ModelProto, folded: onnx.ModelProto, frozen: bool = False) -> Iterator[str]:
+    """What a caller of the original runs into; `frozen` initializers need not be overridable any more."""
+    ours, theirs = original.graph, folded.graph
+    yield from _side("input", caller_inputs(ours), caller_inputs(theirs))
+    yield from _side("output", list(ours.output), list(theirs.output))
+    if not frozen:
+        yield from _defaults(original, folded)
+    yield from _equalities(original, folded)
+
+
+def _side(what: str, old: Values, new: Values) -> Iterator[str]:
+    if [v.name for v in old] != [v.name for v in new]:
+        yield f"the {what}s changed from {_list(old)} to {_list(new)}"
+        return
+    for before, after in zip(old, new, strict=True):
+        if _contradicts(before.type, after.type, accepting=what == "input"):
+            yield f"{what} {before.name!r} changed from {in_words(before.type)} to {in_words(after.type)}"
+
+
+def _list(values: Values) -> str:
+    return ", ".join(value.name for value in values) or "none"
+
+
+def _contradicts(old: onnx.TypeProto, new: onnx.TypeProto, accepting: bool) -> bool:
+    """Whether a type is another; of an input also where it takes less."""
+    kind: str | None = old.WhichOneof("value")
+    if kind != new.WhichOneof("value") or kind is None:
+        return kind is not None
+    before, after = getattr(old, kind), getattr(new, kind)
+    if kind in ("sequence_type", "optional_type"):
+        return _contradicts(before.elem_type, after.elem_type, accepting)
+    if kind == "map_type":
+        return before.key_type != after.key_type or _contradicts(before.value_type, after.value_type, accepting)
+    if kind == "opaque_type":
+        return bool(before != after)
+    return before.elem_type != after.elem_type or _other_shape(_dims(before), _dims(after), accepting)
+
+
+def _other_shape(old: Dims | None, new: Dims | None, accepting: bool) -> bool:
+    """Exporters declare outputs scalars whose shape they do not know; of what shape an output is shows when it runs."""
+    if new is None or (not old and not accepting):
+        return False
+    if old is None or len(old) != len(new):
+        return True
+    return any(_other_size(*pair, accepting) for pair in zip(old, new, strict=True))
+
+
+def _other_size(old: int | str | None, new: int | str | None, accepting: bool) -> bool:
+    """An input that took any size may not take one alone; a size of an output that was unknown may become known."""
+    if not isinstance(new, int):
+        return False
+    return old != new if isinstance(old, int) else accepting
+
+
+def _dims(tensor: Any) -> Dims | None:
+    if not tensor.HasField("shape"):
+        return None
+    fixed = (d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim)
+    return [d.dim_value if known else d.dim_param or None for d, known in zip(tensor.shape.dim, fixed, strict=True)]
+
+
+def in_words(kind: onnx.TypeProto) -> str:
+    """`FLOAT[N,3]`, `sequence of INT64[?]`"""
+    which: str = kind.WhichOneof("value") or "no type"
+    held: Any = getattr(kind, which, None)
+    if which == "map_type":
+        return f"map from {onnx.TensorProto.DataType.Name(held.key_type)} to {in_words(held.value_type)}"
+    if which in ("sequence_type", "optional_type"):
+        return f"{which.removesuffix('_type')} of {in_words(held.elem_type)}"
+    if held is None or which == "opaque_type":
+        return which.replace("_", " ")
+    dims = _dims(held)
+    shape = "" if dims is None else f"[{','.join('?' if d is None else str(d) for d in dims)}]"
+    return f"{onnx.TensorProto.DataType.Name(held.elem_type)}{shape or ' of any shape'}"
+
+
+def _equalities(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
+    """Dimensions of one symbol are equal: where they have one in both models, it is one symbol in both or in neither.
+
+    An output may be known to be as large as something that it was not known to be as large as before.
+    """
+    symbols = [_symbols(model.graph) for model in (original, folded)]
+    there: dict[str, tuple[str, str]] = {}  # the symbol in the other model, and where
+    back: dict[str, tuple[str, str]] = {}
+    for place, old in symbols[0].items():
+        new = symbols[1].get(place)
+        if new is None:
+            continue
+        known, first = there.setdefault(old, (new, place))
+        if known != new:
+            yield f"{first} and {place} had one size {old!r}, now {known!r} and {new!r}"
+        known, first = back.setdefault(new, (old, place))
+        if known != old and place.startswith("input"):
+            yield f"{first} and {place} could have sizes of their own, {known!r} and {old!r}, and now have one, {new!r}"
+
+
+def _symbols(graph: onnx.GraphProto) -> dict[str, str]:
+    """Where each symbol stands: inputs first."""
+    sides = (("input", caller_inputs(graph)), ("output", graph.output))
+    dims = ((f"{side} {v.name!r}", _dims(v.type.tensor_type)) for side, values in sides for v in values)
+    return {
+        f"{where} axis {axis}": size
+        for where, sizes in dims
+        for axis, size in enumerate(sizes or ())
+        if isinstance(size, str)
+    }
+
+
+def _defaults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
+    before, after = overridable(original), overridable(folded)
+    gone = [name for name in before if name not in after]
+    if gone:
+        yield f"callers can no longer override {_few(gone)}"
+    kept = {name: tensor for name, tensor in before.items() if name in after}
+    other = [name for name, tensor in kept.items() if of_tensor(tensor) != of_tensor(after[name])]
+    if other:
+        yield f"another default of {_few(other)}, which callers may override"
+    yield from _side("input", *(_typed(model.graph, kept) for model in (original, folded)))
+
+
+def _typed(graph: onnx.GraphProto, names: Mapping[str, object]) -> Values:
+    """Some inputs, in the order of their names: of those that have a default nobody counts on their place."""
+    return sorted((value for value in graph.input if value.name in names), key=lambda value: value.name)
+
+
+def _few(names: list[str]) -> str:
+    noun = "initializer" if len(names) == 1 else "initializers"
+    return f"{len(names)} {noun}: {', '.join(names[:4])}{', ...' if names[4:] else ''}"

@@ -1,0 +1,154 @@
+"""What was measured of a tensor, and of a level: one way of running both models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..display.junit import FAILED, PASSED, SKIPPED, JUnitCase
+from ..runtime.placement import Placement
+from ..runtime.providers import Way
+
+FLOAT64, ORIGINAL = "float64", "original"
+
+
+@dataclass(frozen=True)
+class ChannelErrors:
+    """Root mean square errors of the channels of a fold site against float64, over that of its tensor's true values.
+
+    One for each channel along `axis`, in order; where a model has very many of them, not `every` one but quantiles,
+    evenly spaced from the smallest error to the largest, those of the original and of the folded model apart.
+    """
+
+    axis: int
+    channels: int
+    every: bool
+    original: tuple[float, ...]
+    folded: tuple[float, ...]
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> ChannelErrors:
+        """From JSON, which knows no tuples."""
+        return cls(**{**plain, "original": tuple(plain["original"]), "folded": tuple(plain["folded"])})
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One tensor under one level of onnxruntime's optimization.
+
+    `ratio` is the folded model's error over the error a faultless fold is entitled to, the worst of the tensor and, at
+    a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the truth.
+    """
+
+    name: str
+    operator: str
+    output: bool
+    site: bool
+    ok: bool
+    why: str
+    ratio: float
+    tensor_ratio: float
+    limit: float
+    axis: int | None
+    channel: int | None
+    max_abs_original: float
+    max_abs_folded: float
+    rms_original: float
+    rms_folded: float
+    disputed: bool
+    usable: bool
+    clear: bool  # rounding alone does not blur it so far that other values would pass
+    constant: bool
+    excluded: int
+    elements: int
+    moved: bool
+    channels: int = 0  # of a fold site
+    live: int = 0  # channels whose true values are not all the same, whatever the input
+    rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
+    by_channel: ChannelErrors | None = None
+    miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
+
+    def place(self, *, channel: bool = True) -> str:
+        """Where it is, for a sentence; without the `channel` of the largest error if that tells nothing."""
+        kind = "output" if self.output else "fold site" if self.site else "tensor"
+        at = f" channel {self.channel}" if channel and self.axis is not None and self.channel is not None else ""
+        return f"{kind} {self.name!r} ({self.operator}){at}"
+
+    def row(self) -> tuple[str, ...]:
+        """For a table: name, channel, ratio and its limit, largest errors."""
+        channel = str(self.channel) if self.axis is not None and self.channel is not None else ""
+        errors = (f"{error:.2e}" for error in (self.max_abs_original, self.max_abs_folded))
+        return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One way of running both models on onnxruntime.
+
+    `off`: as written, graph optimization off; `isolated`: likewise, but each fold site cut out and fed numbers of its
+    own; `default`: as they are served, with onnxruntime's own graph optimization. `provider` and `math` say on what
+    and with which arithmetic; the CPU has only one.
+    """
+
+    level: str
+    ran: bool
+    why: str  # why it did not run
+    broken: bool  # it is the folded model alone that does not run
+    same_graph: bool  # onnxruntime made both models the same graph: comparing them here shows nothing
+    cases: tuple[str, ...]
+    tensors: tuple[Compared, ...]
+    provider: str = "cpu"
+    math: str = "default"
+    reference: str = FLOAT64  # what errors are measured against: that, or the original itself, as it is written
+    placements: tuple[Placement, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """For a table: `off`, or `cuda off, strict math`."""
+        return f"{self.provider} {self.level}, {self.math} math" if self.way.gpu else self.level
+
+    @property
+    def where(self) -> str:
+        """For a sentence."""
+        return ", ".join(filter(None, [self.way.words, f"optimization {self.level}"]))
+
+    @property
+    def way(self) -> Way:
+        return Way(self.provider, self.math)
+
+    def check(self) -> JUnitCase:
+        """As JUnit wants it."""
+        if not self.ran:
+            return JUnitCase(self.title, FAILED if self.broken else SKIPPED, self.why)
+        broken = [sentence for each in self.placements for sentence in each.broken]
+        wrong = [f"{tensor.place()}: {tensor.why}" for tensor in self.bad] + broken
+        return JUnitCase(self.title, FAILED if wrong else PASSED, "; ".join(wrong[:4]))
+
+    @property
+    def bad(self) -> tuple[Compared, ...]:
+        """Tensors over their limit, in the order of the graph."""
+        return tuple(tensor for tensor in self.tensors if not tensor.ok)
+
+    def worst(self, *, output: bool) -> Compared | None:
+        """The tensor with the largest ratio among the outputs, or among all others that count."""
+        found = [t for t in self.tensors if t.output is output and not t.moved]
+        return max(found, key=lambda t: t.ratio, default=None)
+
+    @property
+    def coverage(self) -> str:
+        """How many of the channels of all fold sites held more than one value: a fault in another may not show."""
+        channels = sum(tensor.channels for tensor in self.tensors)
+        return f"{sum(tensor.live for tensor in self.tensors)}/{channels}" if channels else ""
+
+    def row(self) -> tuple[str, ...]:
+        """For a table: inputs, tensors, live channels of fold sites, the worst ratio and its place, largest errors."""
+        if not self.ran:
+            return (self.title, "0", "0", "", "not run", "", "", "")
+        worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
+        outputs = [t for t in self.tensors if t.output] or self.tensors
+        errors = [
+            max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
+        ]
+        where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
+        counts = (str(len(self.cases)), str(len(self.tensors)), self.coverage)
+        return (self.title, *counts, *where, *(f"{e:.2e}" for e in errors))

@@ -1,0 +1,171 @@
+"""What each tensor of a model means: the operators, attributes and constants that make it of the inputs, without names.
+
+Two tensors of one meaning hold the same values for every input. So nodes that were renamed, sorted anew or written with
+their defaults, constants in other encodings, and opset versions that leave an operator as it was, are no changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.defs import OpSchema
+
+from ..model.messages import attribute_graphs
+from ..runtime.copies import without_data
+from ..runtime.protos import Array, domain, overridable
+
+Scope = dict[str, bytes]  # of each name its meaning
+
+
+@dataclass(frozen=True)
+class Place:
+    """A node of a model, where it stands, and what its outputs mean."""
+
+    node: onnx.NodeProto
+    where: str  # `then_branch of If 'a'`, nothing in the main graph
+    means: tuple[bytes, ...]
+    acts: bytes = b""  # what it does, whatever tensors it reads: its operator, attributes and constants
+
+
+@dataclass
+class Meanings:
+    """Every node of a model, in the order of `every_node`, and what every name of the main graph means.
+
+    `same` are tensors of the main graph that are known to hold what those of another model mean, each if the tensors
+    that it names do; `values` are numbers of tensors that are known. Functions have to be inlined.
+    """
+
+    model: onnx.ModelProto
+    other: Meanings | None = None
+    same: Mapping[str, Collection[str]] = field(default_factory=dict)
+    values: Mapping[str, Array] = field(default_factory=dict)
+    places: list[Place] = field(default_factory=list)
+    scope: Scope = field(default_factory=dict)
+    bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
+
+    def __post_init__(self) -> None:
+        self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in self.model.opset_import}
+        self._fixed = without_data(self.model.graph)
+        free = overridable(self.model)
+        self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
+        stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
+        self.scope.update((tensor.name, of_tensor(tensor)) for tensor in stored)
+        self._graph(self.model.graph, self.scope, "")
+
+    def outputs(self) -> list[bytes]:
+        return [self.scope.get(output.name, b"") for output in self.model.graph.output]
+
+    def _graph(self, graph: onnx.GraphProto, scope: Scope, where: str) -> list[bytes]:
+        for sparse in graph.sparse_initializer:
+            scope[sparse.values.name] = _hash("sparse", sparse.SerializeToString(deterministic=True))
+        for node in graph.node:
+            self._node(node, scope, where)
+        return [scope.get(output.name, b"") for output in graph.output]
+
+    def _node(self, node: onnx.NodeProto, scope: Scope, where: str) -> None:
+        names = list(node.input)
+        while names and not names[-1]:
+            names.pop()
+        known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in names]
+        schema = self._schema(node)
+        version = schema.since_version if schema else self._versions.get(domain(node), 0)
+        kind = domain(node), node.op_type, version
+        head = _hash(*kind, *known)
+        at = len(self.places)
+        self.places.append(Place(node, where, ()))
+        stated = sorted(self._attributes(node, schema, scope, head))
+        whole = _hash(head, *stated)
+        constants = (meaning if name in self._fixed else b"data" for name, meaning in zip(names, known, strict=True))
+        acts = _hash(*kind, *stated, "constants", *constants)
+        constant = _constant(node)
+        means = tuple(constant or _hash(whole, i) for i in range(len(node.output)))
+        self.places[at] = Place(node, where, means, acts)
+        for name, meaning in zip(node.output, means, strict=True):
+            scope[name] = meaning if where else self._known(name) or meaning
+
+    def _known(self, name: str) -> bytes | None:
+        """What the numbers of a tensor mean or what it means in the other model, where it is known to be the same."""
+        if name in self.values:
+            return of_tensor(numpy_helper.from_array(self.values[name]))
+        if self.other is None or name not in self.same:
+            return None
+        theirs = self.other.scope
+        known = all(each in theirs and self.scope.get(each) == theirs[each] for each in self.same[name])
+        return theirs.get(name) if known else None
+
+    def _schema(self, node: onnx.NodeProto) -> OpSchema | None:
+        try:
+            return onnx.defs.get_schema(node.op_type, self._versions.get(domain(node), 0), domain(node))
+        except onnx.defs.SchemaError:
+            return None
+
+    def _attributes(self, node: onnx.NodeProto, schema: OpSchema | None, scope: Scope, head: bytes) -> Iterator[bytes]:
+        stated = {attribute.name: attribute for attribute in node.attribute}
+        for name, known in schema.attributes.items() if schema else ():
+            if name not in stated and known.default_value.name:
+                yield _of_attribute(known.default_value)
+        for name, attribute in stated.items():
+            bodies = [self._body(node, name, body, scope, head) for body in attribute_graphs(attribute)]
+            yield _hash(name, *bodies) if bodies else _of_attribute(attribute)
+
+    def _body(self, node: onnx.NodeProto, name: str, body: onnx.GraphProto, outer: Scope, head: bytes) -> bytes:
+        """A body hands out what it makes of its inputs and of the tensors around it."""
+        where = f"{name} of {node.op_type} {node.name or node.output[0]!r}"
+        inner = {**outer, **{value.name: _hash(head, name, i) for i, value in enumerate(body.input)}}
+        inner.update((tensor.name, of_tensor(tensor)) for tensor in body.initializer)
+        found = _hash(head, name, *self._graph(body, inner, where))
+        self.bodies[found] = where
+        return found
+
+
+def _hash(*parts: object) -> bytes:
+    plain = (part if isinstance(part, bytes) else repr(part).encode(errors="surrogatepass") for part in parts)
+    return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in plain)).digest()
+
+
+def of_tensor(tensor: onnx.TensorProto) -> bytes:
+    """The meaning of stored numbers, however they are encoded."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return _hash("strings", list(tensor.dims), *tensor.string_data)
+    values = np.ascontiguousarray(numpy_helper.to_array(tensor))
+    return _hash("stored", tensor.data_type, list(tensor.dims), values.tobytes())
+
+
+def _constant(node: onnx.NodeProto) -> bytes:
+    """A Constant means what an initializer with its numbers does."""
+    if node.op_type != "Constant" or domain(node) or len(node.attribute) != 1:
+        return b""
+    (attribute,) = node.attribute
+    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+    if attribute.name == "value":
+        return of_tensor(attribute.t)
+    if attribute.name not in kinds:
+        return b""
+    return of_tensor(
+        numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]))
+    )
+
+
+def _of_attribute(attribute: onnx.AttributeProto) -> bytes:
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return _hash(attribute.name, of_tensor(attribute.t))
+    bare = onnx.AttributeProto()
+    bare.CopyFrom(attribute)
+    bare.ClearField("doc_string")
+    bare.type = attribute.type
+    return _hash(attribute.name, bare.SerializeToString(deterministic=True))
+
+
+def live(graph: onnx.GraphProto, reads: Mapping[int, Collection[str]]) -> set[int]:
+    """Which nodes of the main graph, by their place, an output depends on; `reads` are the names that each reads."""
+    needed, found = {output.name for output in graph.output}, set[int]()
+    for i in reversed(range(len(graph.node))):
+        if not needed.isdisjoint(graph.node[i].output):
+            found.add(i)
+            needed.update(reads[i])
+    return found

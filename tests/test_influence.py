@@ -1,0 +1,197 @@
+"""A node or body of which no input shows what it does is named, and the verdict is INCONCLUSIVE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bnfold import fold
+from bnfold.verification import verify
+from tests.verify_nets import CONV, Weights, run_here
+
+R = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+
+
+def model(lines: str, **constants: object) -> onnx.ModelProto:
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6,6] x) => (float[N,4,O,O] y) {{ {lines} }}'
+    made = onnx.parser.parse_model(text)
+    w = R.standard_normal((4, 3, 3, 3))
+    stored: Weights = {"w": w, **{k: np.asarray(v) for k, v in constants.items()}}
+    made.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    return made
+
+
+def copied(original: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(original)
+    return copy
+
+
+BRANCH = "g () => (float[N,4,O,O] {0}) {{ {0} = {1} (c) }}"
+
+
+def branching() -> onnx.ModelProto:
+    """A branch that no random input takes, behind a BatchNormalization."""
+    parameters = {k: R.uniform(0.5, 2, 4) for k in ("scale", "shift", "mean", "var")}
+    made = model(
+        "p = Conv (x, w) c = BatchNormalization (p, scale, shift, mean, var) s = ReduceSum <keepdims = 0> (x) "
+        "b = Greater (s, big) y = Identity (c)",
+        big=20000.0,
+        **parameters,
+    )
+    bodies = {
+        f"{name}_branch": onnx.parser.parse_graph(BRANCH.format(name, op))
+        for name, op in (("then", "Relu"), ("else", "Tanh"))
+    }
+    made.graph.node[-1].CopyFrom(helper.make_node("If", ["b"], ["y"], name="which", **bodies))
+    return made
+
+
+def then_does(operator: str, made: onnx.ModelProto) -> onnx.ModelProto:
+    next(a for a in made.graph.node[-1].attribute if a.name == "then_branch").g.node[0].op_type = operator
+    return made
+
+
+def test_a_faithful_fold_in_front_of_a_rare_branch_is_proved() -> None:
+    original = branching()
+    found = verify(original, fold(original).model)
+    assert (found.verdict, found.grade) == ("PASS", "proved"), found.reasons
+
+
+def test_a_rare_branch_that_changed_is_named() -> None:
+    original = branching()
+    found = verify(original, then_does("Neg", fold(original).model))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "node 'then' (Neg) in then_branch of If 'which' of B" in " ".join(found.reasons)
+
+
+def test_a_changed_branch_that_runs_is_wrong() -> None:
+    original = branching()
+    folded = fold(original).model
+    next(a for a in folded.graph.node[-1].attribute if a.name == "else_branch").g.node[0].op_type = "Neg"
+    assert verify(original, folded).verdict == "FAIL"
+
+
+PLAIN = "c = Conv (x, w) y = Tanh (c)"
+RARE: dict[str, tuple[str, str, dict[str, object], str]] = {
+    "a cap put in front": (PLAIN, "m = Max (x, k) c = Conv (m, w) y = Tanh (c)", {"k": -5000.0}, "node 'm' (Max) of B"),
+    "a cap taken away": ("m = Max (x, k) c = Conv (m, w) y = Tanh (c)", PLAIN, {"k": -5000.0}, "node 'm' (Max) of A"),
+    "a cap at the end taken away": (
+        "p = Conv (x, w) c = Max (p, k) y = Tanh (c)", PLAIN, {"k": -5e6}, "node 'c' (Max) of A",
+    ),
+    "another bound": (
+        "p = Conv (x, w) c = Clip (p, z, k) y = Tanh (c)", "p = Conv (x, w) c = Clip (p, z, q) y = Tanh (c)",
+        {"z": 0.0, "k": 6e6, "q": 7e6}, "node 'c' (Clip) compares with in A and in B",
+    ),
+    "high rows of a batch": (
+        PLAIN,
+        "s = Shape <start = 0, end = 1> (x) h = Squeeze (s) o = Constant <value_int = 0> () i = Constant <value_int = 1> () "
+        "r = Range (o, h, i) t = Constant <value_int = 64> () l = Less (r, t) a = Constant <value_ints = [1,2,3]> () "
+        "u = Unsqueeze (l, a) c = Conv (x, w) e = Where (u, c, z) y = Tanh (e)",
+        {"z": 0.0}, "node 'e' (Where) of B",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", RARE)
+def test_what_acts_on_rare_inputs_only_is_named(kind: str) -> None:
+    first, second, constants, words = RARE[kind]
+    original = model(first, **constants)
+    other = model(second, **constants)
+    next(t for t in other.graph.initializer if t.name == "w").CopyFrom(original.graph.initializer[0])
+    found = verify(original, other)
+    assert found.verdict == "INCONCLUSIVE", (found.verdict, found.reasons)
+    assert words in " ".join(found.reasons)
+
+
+def test_the_body_of_a_loop_without_trips_is_named() -> None:
+    """It runs as often as a number that random inputs never make positive."""
+    loop = "body (int64 i, bool on, float[N,4,O,O] a) => (bool more, float[N,4,O,O] b) {{ more = Identity (on) b = {} (a) }}"
+    models = []
+    for operator in ("Relu", "Neg"):
+        made = model(
+            "c = Conv (x, w) s = ReduceMax <keepdims = 0> (x) f = Div (s, k) t = Cast <to = 7> (f) y = Tanh (c)", k=1e9
+        )
+        body = onnx.parser.parse_graph(loop.format(operator))
+        made.graph.node[-1].CopyFrom(helper.make_node("Loop", ["t", "", "c"], ["y"], name="again", body=body))
+        models.append(made)
+    models[1].graph.initializer[0].CopyFrom(models[0].graph.initializer[0])
+    found = verify(*models)
+    assert found.verdict == "INCONCLUSIVE", (found.verdict, found.reasons)
+    assert "(Neg) in body of Loop 'again' of B" in " ".join(found.reasons)
+
+
+def test_an_output_that_nobody_reads_is_not_asked_for() -> None:
+    """The order of the places that MaxPool gives is another; nobody reads them."""
+    original = model(
+        "c = Conv (x, w) p, i = MaxPool <kernel_shape = [2,2], strides = [2,2]> (c) y = Add (p, k)",
+        k=R.random((4, 2, 2)),
+    )
+    other = copied(original)
+    other.graph.node[1].attribute.append(helper.make_attribute("storage_order", 1))
+    other.graph.node[1].output[1] = "places"
+    found = verify(original, other)
+    assert (found.verdict, found.grade) == ("PASS", "measured"), found.reasons
+
+
+SAME: dict[str, Callable[[onnx.ModelProto], object]] = {
+    "a node renamed": lambda m: setattr(m.graph.node[0], "name", "other"),
+    "a default written out": lambda m: m.graph.node[0].attribute.append(helper.make_attribute("group", 1)),
+    "a constant in another encoding": lambda m: m.graph.initializer[0].CopyFrom(
+        helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 3, 3], numpy_helper.to_array(m.graph.initializer[0]).ravel())
+    ),
+    "an opset that leaves the operators alone": lambda m: setattr(m.opset_import[0], "version", 18),
+    "an unused initializer": lambda m: m.graph.initializer.append(numpy_helper.from_array(np.float32([1]), "more")),
+}
+
+
+@pytest.mark.parametrize("how", SAME)
+def test_what_means_the_same_is_proved(how: str) -> None:
+    original = model(PLAIN)
+    other = copied(original)
+    SAME[how](other)
+    found = verify(original, other)
+    assert (found.verdict, found.grade) == ("PASS", "proved"), found.reasons
+    assert "proved for all inputs" in found.in_a_line()
+
+
+def test_a_pass_by_numbers_alone_is_measured_and_may_not_be_enough() -> None:
+    softsign = model("c = Conv (x, w) a = Abs (c) b = Add (a, one) y = Div (c, b)", one=1.0)
+    direct = model("c = Conv (x, w) y = Softsign (c)")
+    direct.graph.initializer[0].CopyFrom(softsign.graph.initializer[0])
+    found = verify(direct, softsign)
+    assert (found.verdict, found.grade) == ("PASS", "measured"), found.reasons
+    assert found.said == "PASS, measured on 3 inputs"
+    strict = verify(direct, softsign, require="proved")
+    assert (strict.verdict, strict.grade) == ("INCONCLUSIVE", "")
+    assert strict.reasons[0] == "the models agree, but that is measured on 3 inputs, not proved for all"
+
+
+def test_a_fold_in_float32_is_judged_by_its_effect() -> None:
+    """Where a bias and a mean cancel, the correctly rounded bias is far better than one computed in float32."""
+    weights = CONV.weights(0)
+    weights["mean"] = weights["b"] + np.float32(1e-3) * R.standard_normal(8).astype(np.float32)
+    weights["shift"] = np.zeros(8, np.float32)
+    s = weights["scale"] / np.sqrt(weights["var"] + np.float32(1e-5))
+    rounded = {
+        **CONV.fold(weights),
+        "b": weights["b"] * s - weights["mean"] * s,
+        "w": weights["w"] * s[:, None, None, None],
+    }
+    found = verify(CONV.original(weights), CONV.folded(rounded))
+    assert found.passed, found.reasons
+    (site,) = found.derived
+    assert site.ratio > 8 * site.roundings > site.effect
+    assert "rounded on the way" in " ".join(found.reasons)
+    wrong = verify(CONV.original(weights), CONV.folded({**rounded, "b": rounded["b"] * np.float32(1.01)}))
+    assert wrong.verdict == "FAIL"
