@@ -21,8 +21,9 @@ from ..algebra.affine import Array
 from ..algebra.rounding import rows_at_once, spans
 from ..errors import ModelProblem, first_line
 from ..system.limits import current
-from . import datafiles
+from . import datafiles, external
 from .storage import Place, Storage
+from .wire import LARGE
 
 DATA_FIELDS = (
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
@@ -32,7 +33,7 @@ DATA_FIELDS = (
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A tensor that is stored in the model file, from which it is read on demand. It stays what it was read as."""
+    """A tensor that lies in a file, from which it is read on demand. It stays what it was read as."""
 
     name: str
     kind: int  # of TensorProto.DataType
@@ -86,10 +87,19 @@ def stored(tensor: TensorProto, storage: Storage) -> TensorProto | Elsewhere:
     return tensor
 
 
+def located(base: TensorProto | Elsewhere, storage: Storage) -> TensorProto | Elsewhere:
+    """What is stored; a large tensor in a data file as what is read from there. Raises ModelProblem if it cannot be."""
+    if isinstance(base, Elsewhere) or not uses_external_data(base) or external.size(base) < LARGE:
+        return base
+    return Elsewhere(base.name, base.data_type, tuple(base.dims), external.place(base, storage))
+
+
 def parts(
     base: TensorProto | Elsewhere | Array, storage: Storage, shape: tuple[int, ...]
 ) -> Iterator[tuple[slice, Array]]:
     """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
+    if isinstance(base, TensorProto):
+        base = located(base, storage)
     if isinstance(base, Elsewhere) and base.lies_plain:
         yield from base.rows(shape)
         return
@@ -100,7 +110,7 @@ def parts(
 
 def read(tensor: TensorProto | Elsewhere, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    base = stored(tensor, storage) if isinstance(tensor, TensorProto) else tensor
+    base = located(stored(tensor, storage), storage) if isinstance(tensor, TensorProto) else tensor
     if isinstance(base, Elsewhere):
         return base.mapped()
     with reading(base.name):
