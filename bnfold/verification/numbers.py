@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..process.child import stage
-from ..runtime import libraries, providers, sessions
+from ..runtime import detached, libraries, providers, sessions
 from ..runtime.inputs import CannotFeed, Case, feeds
 from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
+from ..system.sizes import words
 from .algebra import derivations
 from .arithmetics import in_each
 from .conditioning import arbiters, measured, steady, transferred
@@ -31,6 +32,7 @@ from .trial import WORK, Trial, find_sizes, folded_alone, prepare, require_drawn
 Tallies = tuple[
     Mapping[str, Tally], Mapping[str, Tally]
 ]  # of steady inputs, and of others, where no steady one is left
+COPIED = 2  # times the bytes of the largest constant that may be copied
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
@@ -43,7 +45,9 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     with TemporaryDirectory(prefix="bnfold-") as folder:
         trial = prepare(request, folder)
         levels = request["levels"] if find_sizes(trial) else []
-        return {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
+        found = {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
+    detached.require_unchanged()
+    return found
 
 
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
@@ -55,10 +59,25 @@ def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
 def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The levels asked for; after `off` the algebra of the fold sites and, if nothing was wrong, each on its own."""
     for level in levels:
+        if level == "default" and _is_copied(trial):
+            continue
         report = _level(trial, level, trial.names if level == "off" else trial.outputs)
         yield report
         if level == "off" and trial.way.careful and report["ran"]:
             yield from _at_sites(trial, report["tensors"])
+
+
+def _is_copied(trial: Trial) -> bool:
+    """Whether onnxruntime would hold constants at its default level that, all together, take much more than the
+    largest: a note says so."""
+    size, most = (of(trial.original) for of in (detached.length, detached.largest))
+    if trial.effort != "fast" or size <= COPIED * most:
+        return False
+    trial.notes.append(
+        f"optimization default was not compared: onnxruntime may copy there what it folds, up to {words(size)} of "
+        "constants; effort full compares it"
+    )
+    return True
 
 
 def _on_no_input(trial: Trial, report: dict[str, Any]) -> None:
@@ -116,6 +135,9 @@ def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
         report["placements"] = [asdict(each) for each in placements(trial, running)]
     except CannotRun as why:
         report["why"], report["broken"] = str(why), str(why).startswith("the folded model")
+        if trial.seen and detached.length(trial.original) and not report["broken"]:
+            trial.notes.append(f"optimization {level} was not compared: {why}")
+            report["why"] = ""
         return report
     report["ran"] = True
     best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
@@ -207,7 +229,12 @@ def _compared(tally: Tally) -> bool:
 
 
 def _same_graph(trial: Trial) -> bool:
-    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing."""
+    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing.
+
+    Of large models, which would have to be written to be seen, it is not known.
+    """
+    if detached.length(trial.original):
+        return False
     if not trial.same_graph:
         stage("onnxruntime, optimizing the models with graph optimization default")
         trial.same_graph.append(_made_the_same(trial))

@@ -15,6 +15,7 @@ from ..errors import ModelProblem
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import tamed
+from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
@@ -26,7 +27,7 @@ from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .oracle import CannotEvaluate, Oracle
+from .oracle import CannotEvaluate, Oracle, TooLarge
 from .regions import MOVES, edited, shared
 from .results import Derived
 from .windows import Array
@@ -206,7 +207,9 @@ def _behind_outputs(trial: Trial) -> set[str]:
     return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
-def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
+def session(
+    trial: Trial, model: onnx.ModelProto | str | bytes | Skeleton, level: str, chain: Chain, profile: str = ""
+) -> Any:
     """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
         level, deterministic=trial.way.careful, threads=threads(), entries=ENTRIES, profile=profile
@@ -226,7 +229,8 @@ def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence
         try:
             answer = trial.oracle.evaluate(values, {*names, *trial.outputs})
         except CannotEvaluate as why:
-            trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
+            where = trial.notes if isinstance(why, TooLarge) else trial.blocked
+            where.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
     kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
