@@ -11,7 +11,6 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
-from ..model.tensors import copied
 from . import detached
 from .protos import FLOATS, Array, domain, is_constant, stored
 
@@ -66,13 +65,19 @@ def _taken(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """The constants of a graph that lie in files, under the names that nodes read; the graph has them no more."""
     stored = [i for i, tensor in enumerate(graph.initializer) if detached.stays(tensor)]
     made = [i for i, node in enumerate(graph.node) if is_constant(node) and any(map(detached.stays, _tensors(node)))]
-    found = [copied(graph.initializer[i]) for i in stored]
+    found = [_copied(graph.initializer[i]) for i in stored]
     for node in (graph.node[i] for i in made):
-        found.append(copied(_tensors(node)[0]))
+        found.append(_copied(_tensors(node)[0]))
         found[-1].name = node.output[0]
     drop(graph.initializer, stored)
     drop(graph.node, made)
     return found
+
+
+def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    return copy
 
 
 def _tensors(node: onnx.NodeProto) -> list[onnx.TensorProto]:

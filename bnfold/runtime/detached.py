@@ -2,7 +2,8 @@
 
 In the place of its data such a constant has a handle (see `wire`), a number of a table that this process has. Data that
 are the same have the same number, in whichever file they lie. So messages are equal where their data are, and may be
-copied, cut, compared and serialized without a look at them.
+copied, cut, compared and serialized without a look at them. Where data lie is found as onnx itself finds it, and what
+`wire` finds in a model's file is confirmed by protobuf: a place that the fold reads wrong is not read wrong here.
 """
 
 from __future__ import annotations
@@ -11,23 +12,48 @@ import hashlib
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import FunctionProto, ModelProto, TensorProto, helper, numpy_helper
-from onnx.external_data_helper import uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from ..model import external, onnx_io
+from ..errors import ModelProblem
+from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
-from ..model.storage import Place
-from ..model.tensors import Elsewhere
-from ..model.wire import LARGE, handle_of, set_handle
+from ..model.wire import LARGE, Span, Unreadable, Window, detach, handle_of, set_handle
 from .protos import Array, is_constant
 
 WHOLE = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
 BLOCK = 1 << 24  # bytes of a file that are read at a time
 PAGE = mmap.PAGESIZE
 SHARE = 16  # of so many pages of a large constant one is changed, in the place of all
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data lie: in a file of a `folder`, or in one that may be anywhere."""
+
+    file: Path
+    offset: int
+    length: int
+    folder: Path | None = None
+
+    def opened(self) -> BufferedReader:
+        """The file. See `datafiles`."""
+        if self.folder is None:
+            return datafiles.opened(self.file)
+        return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
+
+    def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
+        """The bytes, in mapped memory."""
+        before = self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.opened() as file:
+            mapping = mmap.mmap(file.fileno(), before + self.length, access=access, offset=self.offset - before)
+        return np.frombuffer(mapping, np.uint8, self.length, before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,33 +65,68 @@ class Changed:
 
 
 _table: list[Place | Changed] = []
-_known: dict[object, int] = {}  # numbers of data, by place and by digest, and of what they were changed to
-_stamps: dict[Path, str] = {}  # of the files, when they were read
+_known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
 
 
 def is_large(model: ModelProto, path: Path) -> bool:
     """Whether a model, read without its data files, is too large to be read whole."""
-    outer = sum(map(external.size, filter(uses_external_data, all_tensors(model))))
-    return path.stat().st_size + outer > WHOLE
+    return path.stat().st_size + sum(map(size, filter(uses_external_data, all_tensors(model)))) > WHOLE
+
+
+def size(tensor: TensorProto) -> int:
+    """Bytes of the values of a tensor in memory."""
+    return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
 
 def read(path: Path, outside: bool = False) -> ModelProto:
     """A model without the data of its large constants; any other tensor has its own.
 
-    Raises ModelProblem as `onnx_io.load` does, and where data are missing, or are not what type and shape need.
+    Raises what `datafiles` and protobuf raise, and ModelProblem where data are not as many as type and shape need.
     """
-    model, storage = onnx_io.detached(path)
-    external.require_data(model, storage, outside)
+    with datafiles.opened(path) as stream:
+        try:
+            found, spans = detach(Window(stream))
+        except Unreadable:
+            stream.seek(0)
+            found, spans = stream.read(), []
+    model = ModelProto()
+    model.ParseFromString(found)
     may_stay = list(constants(model))
     chosen = set(map(id, may_stay))  # protobuf keeps the object of a message while somebody has it
     for tensor in list(filter(uses_external_data, all_tensors(model))):
-        place = external.place(tensor, storage, outside)
-        if id(tensor) in chosen and place.length >= LARGE:
+        span = handle_of(tensor.raw_data)
+        place = _named(tensor, path.parent, outside) if span is None else _confirmed(tensor, path, spans[span])
+        if id(tensor) in chosen and place.length == size(tensor) >= LARGE:
             tensor.ClearField("external_data")
             set_handle(tensor, _number(place))
         else:
             _fill(tensor, place)
     return model
+
+
+def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
+    """The place that a message names, as onnx reads it: without a length, the data go to the end of the file."""
+    info = ExternalDataInfo(tensor)
+    place = Place(folder / info.location, info.offset or 0, info.length or 0, None if outside else folder)
+    with place.opened() as file:
+        end = file.seek(0, 2)
+    length = place.length or max(0, end - place.offset) * bool(prod(tensor.dims))
+    if place.offset + length > end:
+        raise ModelProblem(
+            f"{place.file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
+        )
+    return Place(place.file, place.offset, length, place.folder)
+
+
+def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
+    """Where data lie in the model's file, once protobuf reads the same there, in a message of that name and shape."""
+    (start, stop), (first, last) = span.message, span.data
+    found = TensorProto.FromString(Place(path, start, stop - start).mapped().data)
+    place = Place(path, first, last - first)
+    same = [(t.name, t.data_type, *t.dims) for t in (tensor, found)]
+    if same[0] != same[1] or hashlib.sha256(found.raw_data).digest() != _digest(place):
+        raise ModelProblem(f"the data of '{tensor.name}' are not found in {path}", "Is the file complete?")
+    return place
 
 
 def _fill(tensor: TensorProto, place: Place) -> None:
@@ -86,13 +147,10 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 def _number(place: Place) -> int:
     """That of the data at a place."""
-    _stamps.setdefault(place.file, external.stamp(place.file))
-    here = (place.inode, place.offset, place.length, _stamps[place.file])
-    if here not in _known:
-        _known[here] = _known.setdefault((place.length, _digest(place)), len(_table))
-        if _known[here] == len(_table):
-            _table.append(place)
-    return _known[here]
+    found = _known.setdefault((place.length, _digest(place)), len(_table))
+    if found == len(_table):
+        _table.append(place)
+    return found
 
 
 def _digest(place: Place) -> bytes:
@@ -103,13 +161,6 @@ def _digest(place: Place) -> bytes:
             found.update(block)
             left -= len(block)
     return found.digest()
-
-
-def require_unchanged() -> None:
-    """Raises ModelProblem if somebody wrote to a file whose data is mapped: what was read may be anything."""
-    for file, stamp in _stamps.items():
-        external.require_unchanged(file, stamp)
-    _stamps.clear()
 
 
 def number(tensor: TensorProto) -> int | None:
@@ -130,17 +181,17 @@ def values(tensor: TensorProto) -> Array:
     entry = _table[at]
     if isinstance(entry, Changed):
         return entry.values
-    return Elsewhere(tensor.name, tensor.data_type, tuple(tensor.dims), entry).mapped()
+    return entry.mapped().view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
 
 
 def length(model: ModelProto) -> int:
     """Bytes of the constants of the main graph that lie in files."""
-    return sum(external.size(tensor) for tensor in model.graph.initializer if stays(tensor))
+    return sum(size(tensor) for tensor in model.graph.initializer if stays(tensor))
 
 
 def largest(model: ModelProto) -> int:
     """Bytes of the largest of them."""
-    return max((external.size(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
+    return max((size(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
 
 
 def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) -> None:
@@ -153,20 +204,12 @@ def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) 
     assert isinstance(entry, Place)
     key = (at, tensor.data_type, tuple(tensor.dims), seed)
     if key not in _known:
-        flat, first = _private(entry, kind)
+        flat, first = entry.mapped(mmap.ACCESS_COPY).view(kind), -entry.offset % PAGE // kind.itemsize
         for rows in _pages(flat.size, first, PAGE // kind.itemsize, np.random.default_rng([seed, len(_table)])):
             flat[rows] = by(flat[rows], rows)
         _known[key] = len(_table)
         _table.append(Changed(entry, flat.reshape(tuple(tensor.dims))))
     set_handle(tensor, _known[key])
-
-
-def _private(place: Place, kind: np.dtype[np.generic]) -> tuple[Array, int]:
-    """The numbers at a place, of which this process may write others; and which is the first of a page."""
-    before = place.offset % mmap.ALLOCATIONGRANULARITY
-    with place.opened() as file:
-        mapping = mmap.mmap(file.fileno(), before + place.length, access=mmap.ACCESS_COPY, offset=place.offset - before)
-    return np.frombuffer(mapping, np.uint8, place.length, before).view(kind), -before % PAGE // kind.itemsize
 
 
 def _pages(count: int, first: int, size: int, random: np.random.Generator) -> Iterator[Array]:
@@ -193,7 +236,7 @@ class Skeleton:
 
 def skeleton(model: ModelProto) -> Skeleton:
     """A model of which only constants of the main graph lie in files."""
-    copy, changed, root = onnx_io.copied(model), {}, ""
+    copy, changed, root = _copied(model), {}, ""
     for tensor in filter(stays, copy.graph.initializer):
         entry = _table[number(tensor) or 0]
         if isinstance(entry, Changed):
@@ -202,19 +245,32 @@ def skeleton(model: ModelProto) -> Skeleton:
         path = place.file.resolve()
         root = path.anchor
         where = path.relative_to(root).as_posix()
-        external.point(tensor, location=where, offset=str(place.offset), length=str(place.length))
+        _point(tensor, location=where, offset=place.offset, length=place.length)
     return Skeleton(copy.SerializeToString(), root, changed)
 
 
 def without_data(model: ModelProto, folder: str) -> str:
     """A file in `folder` for onnx's checker, which does not look at data that lie in files; "" for another model."""
-    copy = onnx_io.copied(model)
+    copy = _copied(model)
     tensors = list(filter(stays, constants(copy)))
     for tensor in tensors:
-        external.point(tensor, location="data")
+        _point(tensor, location="data")
     if not tensors:
         return ""
     Path(folder, "data").touch()
     path = Path(folder, "model.onnx")
     path.write_bytes(copy.SerializeToString())
     return str(path)
+
+
+def _copied(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _point(tensor: TensorProto, **entries: Any) -> None:
+    """Say, as ONNX does, where the data of a tensor lies."""
+    tensor.ClearField("raw_data")
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))

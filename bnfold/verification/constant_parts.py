@@ -12,7 +12,6 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..model.external import size
 from ..runtime import detached
 from ..runtime.protos import caller_inputs, domain, stored
 from .operators import Slice
@@ -68,7 +67,7 @@ class _Values:
         names = [name for name in node.input if name]
         if not names or any(name not in self.stored and name not in self.made for name in names):
             return False
-        if sum(size(self.stored[name]) for name in names if name in self.stored) > MOST:
+        if sum(detached.size(self.stored[name]) for name in names if name in self.stored) > MOST:
             return False
         try:
             results = self.run(node, {name: self.value(name) for name in names})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..model import datafiles
 from ..process.child import stage
 from ..runtime import detached, libraries, providers, sessions
 from ..runtime.inputs import CannotFeed, Case, feeds
@@ -36,6 +37,7 @@ COPIED = 2  # times the bytes of the largest constant that may be copied
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
+@datafiles.unchanged()
 def compare(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`.
 
@@ -46,7 +48,7 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
         trial = prepare(request, folder)
         levels = request["levels"] if find_sizes(trial) else []
         found = {"ways": [_way(own, levels) for own in in_each(trial, request["maths"])]}
-    detached.require_unchanged()
+    datafiles.require_unchanged()
     return found
 
 

@@ -20,12 +20,10 @@ from ..model.messages import all_nodes, bodies, inner_graphs
 from ..runtime import detached
 from ..runtime.protos import FLOATS, called, opset
 from ..system.progress import report
-from ..system.sizes import words
 from .constant_parts import evaluate_constants
 from .measure import is_floating
 from .operators import REPLACED, Resize10
-from .products import BLOCK, in_blocks
-from .regions import MOVES
+from .products import Stored, TooLarge, reading, widened
 from .windows import Array
 
 TIMES = 3  # the bytes of the largest constant, in memory
@@ -39,8 +37,8 @@ class CannotEvaluate(Exception):
         self.operator = operator
 
 
-class TooLarge(CannotEvaluate):
-    """A node needs a constant whole, in float64, for which there is no memory."""
+class NeedsMemory(CannotEvaluate):
+    """There is no memory for the constants of a node in float64."""
 
 
 class _Evaluator(ReferenceEvaluator):
@@ -50,7 +48,7 @@ class _Evaluator(ReferenceEvaluator):
         super().__init__(proto, new_ops=new_ops or list(REPLACED), **options)
 
     def retrieve_external_data(self, tensor: TensorProto) -> Array:
-        return detached.values(tensor)
+        return detached.values(tensor).view(Stored)
 
     def _load_impl(self, node: Any, *rest: Any) -> Any:
         version = self.opsets_.get("", self.opsets_.get("ai.onnx", 0))
@@ -64,6 +62,20 @@ class _Evaluator(ReferenceEvaluator):
             raise CannotEvaluate(called(node), why) from why
 
 
+def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
+    """What evaluates a model: one of which constants lie in files with operators that read these."""
+    if not detached.length(model):
+        return _Evaluator
+    memory = max(detached.WHOLE, TIMES * detached.largest(model))
+
+    class Evaluator(_Evaluator):
+        def _load_impl(self, node: Any, *rest: Any) -> Any:
+            found = super()._load_impl(node, *rest)
+            return reading(found, memory) if isinstance(found, type) else found
+
+    return Evaluator
+
+
 class Oracle:
     """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
 
@@ -72,7 +84,7 @@ class Oracle:
         order = {key: place for place, key in enumerate(expanded(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
-            self._evaluator = _Evaluator(wide)
+            self._evaluator = _evaluator(model)(wide)
         except CannotEvaluate:
             raise
         except Exception as why:  # whatever an operator does not find in its node
@@ -80,8 +92,6 @@ class Oracle:
         self.rounds, self._begun = 0, 0  # evaluations that are expected, where somebody wants to know; nodes so far
         self._graph = wide.graph
         self._opset = opset(model)
-        self._stored = {tensor.name for tensor in wide.graph.initializer if detached.stays(tensor)}
-        self._memory = max(detached.WHOLE, TIMES * detached.largest(model))
 
     def evaluate(self, feeds: Mapping[str, Array], names: Iterable[str] | None = None) -> dict[str, Any]:
         """The tensors called `names` (default: the graph's outputs) for the inputs `feeds`, floating point as float64.
@@ -98,9 +108,7 @@ class Oracle:
                 self._tell(len(nodes))
                 self._step(node, values)
                 self._drop(node.onnx_node, values, left, wanted)
-        return {
-            name: _wide(values[name]) if name in self._stored else values[name] for name in wanted if name in values
-        }
+        return {name: widened(values[name]) for name in wanted if name in values}
 
     def _tell(self, nodes: int) -> None:
         """How far all evaluations are."""
@@ -110,39 +118,22 @@ class Oracle:
 
     def _step(self, node: Any, values: dict[str, Any]) -> None:
         inputs = [values.get(name) for name in node.input]
+        context = {"context": values} if node.need_context() else {}
         try:
-            outputs = self._of_stored(node, inputs, values) or _run(node, inputs, values)
+            outputs = node.run(*inputs, **context)
         except CannotEvaluate:
             raise
+        except TooLarge as why:
+            raise NeedsMemory(*str(why).split(": ", 1)) from why
         except Exception as why:  # any numpy error of any operator: it is the operator that is named
             raise CannotEvaluate(called(node.onnx_node), _cause(why)) from why
         values.update(zip(node.output, outputs, strict=False))
-
-    def _of_stored(self, node: Any, inputs: list[Any], values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """The outputs of a node that reads constants which lie in files; none of another one."""
-        names = self._stored.intersection(_reads(node.onnx_node))
-        if not names:
-            return ()
-        small = {name: _wide(values[name]) for name in names if values[name].size <= BLOCK}
-        large = [i for i, name in enumerate(node.input) if name in names and name not in small]
-        made = in_blocks(node, [small.get(n, value) for n, value in zip(node.input, inputs, strict=True)], large)
-        if made is not None:
-            return (made,)
-        needed = sum(8 * values[name].size for name in names) * (1 if node.onnx_node.op_type in MOVES else 2)
-        if needed > self._memory:
-            raise TooLarge(called(node.onnx_node), f"in float64 its constants take {words(needed)} of memory")
-        wide = {**values, **small, **{name: _wide(values[name]) for name in names - small.keys()}}
-        return tuple(_run(node, [wide.get(name) for name in node.input], wide))
 
     def _drop(self, node: onnx.NodeProto, values: dict[str, Any], left: Counter[str], wanted: set[str]) -> None:
         left.subtract(_reads(node))
         for name in (*_reads(node), *node.output):
             if name and left[name] <= 0 and name not in wanted:
                 values.pop(name, None)
-
-
-def _run(node: Any, inputs: list[Any], values: Mapping[str, Any]) -> Any:
-    return node.run(*inputs, **({"context": values} if node.need_context() else {}))
 
 
 def _cause(why: BaseException) -> BaseException:

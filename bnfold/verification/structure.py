@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 
 from ..errors import first_line
+from ..model import datafiles
 from ..model.messages import counts
 from ..process.child import stage
 from ..runtime import detached
@@ -20,6 +21,7 @@ from .untouched import Messages
 STAMP = "bnfold"  # the one metadata key a fold may add
 
 
+@datafiles.unchanged()
 def check(request: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the interfaces of two models (paths) and check both; `problems` fail, `notes` inform.
 
@@ -35,7 +37,7 @@ def check(request: Mapping[str, Any]) -> dict[str, Any]:
     notes = _overridable(original, folded)
     before = _checked("the original", original, request["original"])
     after = _checked("the folded model", folded, request["folded"])
-    detached.require_unchanged()
+    datafiles.require_unchanged()
     if after and not before:
         problems.append(f"onnx.checker accepts the original but not the folded model: {after}")
     elif before:

@@ -27,7 +27,7 @@ from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .oracle import CannotEvaluate, Oracle, TooLarge
+from .oracle import CannotEvaluate, NeedsMemory, Oracle
 from .regions import MOVES, edited, shared
 from .results import Derived
 from .windows import Array
@@ -229,7 +229,7 @@ def truth(trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence
         try:
             answer = trial.oracle.evaluate(values, {*names, *trial.outputs})
         except CannotEvaluate as why:
-            where = trial.notes if isinstance(why, TooLarge) else trial.blocked
+            where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
             where.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
