@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold
 from bnfold.errors import ModelProblem
 from bnfold.folding.pipeline import Options, fold_file
-from bnfold.model import wire
+from bnfold.model import onnx_io, wire
 from bnfold.runtime import copies, detached, loading
 from bnfold.system.limits import memory_of
 from bnfold.verification import products, structure
@@ -257,6 +257,22 @@ def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, mo
     assert far[1] == pytest.approx(far[0], rel=0.1)
     again = copies.jittered(split, 0).graph.initializer[0]
     assert detached.number(again) == detached.number(copies.jittered(split, 0).graph.initializer[0])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_fold_that_one_file_cannot_hold_has_a_data_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = folded(tmp_path, inline)
+    monkeypatch.setattr(onnx_io, "LIMIT", 100_000)
+    report = fold_file(first, tmp_path / "split.onnx")
+    assert report.verification is not None
+    assert report.verification.passed
+    assert (tmp_path / "split.onnx").stat().st_size < 10_000
+    assert report.after.bytes == sum(path.stat().st_size for path in tmp_path.glob("split.onnx*"))
+    assert loading.load(str(tmp_path / "split.onnx")) == loading.load(str(second))
+    bnfold.save(onnx.load(second), tmp_path / "saved.onnx")  # of which all is in memory
+    assert loading.load(str(tmp_path / "saved.onnx")) == loading.load(str(second))
+    with pytest.raises(ModelProblem, match="would exceed the 2 GiB that one ONNX file may hold"):
+        fold_file(first, tmp_path / "kept.onnx", Options(verify="off", external="keep"))
 
 
 @pytest.fixture
