@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from onnx import FunctionProto, ModelProto, TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
@@ -76,6 +78,16 @@ def is_large(model: ModelProto, path: Path) -> bool:
 def size(tensor: TensorProto) -> int:
     """Bytes of the values of a tensor in memory."""
     return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def bytes_of(path: Path) -> int:
+    """Bytes that a model and its data files have, where it can be read."""
+    with suppress(OSError, ValueError, KeyError, DecodeError, Unreadable), datafiles.opened(path) as stream:
+        model = ModelProto()
+        model.ParseFromString(detach(Window(stream))[0])
+        outer = (size(t) for t in all_tensors(model) if uses_external_data(t) and handle_of(t.raw_data) is None)
+        return path.stat().st_size + sum(outer)
+    return 0
 
 
 def read(path: Path, outside: bool = False) -> ModelProto:

@@ -16,6 +16,7 @@ from ..model.models import Model, given
 from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
+from ..runtime.detached import bytes_of
 from ..runtime.doctor import require
 from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
@@ -27,6 +28,7 @@ from .judge import judge, run_wrong
 from .results import PASS, ChannelErrors, Compared, Derived, Level, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
+READ = 10e6  # bytes of a model for which a child has a second more
 LEVELS = ("off", "default")
 LAST_SEED = (1 << 63) - 1
 _SAME: tuple[str, ...] = ("the two models are the same, stored numbers included: there is nothing to compare",)
@@ -75,6 +77,7 @@ def verify(
     with locate(original) as first, locate(folded) as second:
         models = {"original": describe(first), "folded": describe(second)}
         require(way.provider for way in served if way.gpu)
+        request["seconds"] = SECONDS[effort] + sum(map(bytes_of, (first, second))) / READ
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
     same = structure is not None and structure.identical
     verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, numbers.blocked, numbers.derived)
@@ -167,7 +170,7 @@ def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
     try:
-        answer = launcher.run(check_structure, request, seconds=SECONDS[request["effort"]])
+        answer = launcher.run(check_structure, request, seconds=request["seconds"])
     except Failed as why:
         structure, crash = None, [str(why)]
     else:
@@ -186,7 +189,7 @@ def _child(way: Way) -> tuple[str, dict[str, str]]:
 
 def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers]:
     """An answer for each way. Where the child does not survive, each is tried in one of its own."""
-    first, seconds = served[0], SECONDS[request["effort"]] * len(served)
+    first, seconds = served[0], request["seconds"] * len(served)
     asked = {**request, "provider": first.provider, "maths": [way.math for way in served]}
     try:
         answer = launcher.run(
