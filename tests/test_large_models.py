@@ -14,12 +14,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.benchmarking import preflight
 from bnfold.errors import ModelProblem
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.model import onnx_io, wire
 from bnfold.runtime import copies, detached, loading
 from bnfold.system.limits import memory_of
-from bnfold.verification import products, structure
+from bnfold.verification import products, self_test, structure
 from tests.verify_nets import run_here
 
 OFF = Options(verify="off")
@@ -218,6 +219,16 @@ def test_what_takes_too_much_memory_in_float64_is_said_and_the_rest_decides(tmp_
         found = bnfold.verify(*folded(tmp_path, make))
     assert found.passed, found.reasons
     assert "the float64 oracle cannot evaluate Mul: in float64 its constants take 640 kB of memory" in found.notes
+
+
+@pytest.mark.usefixtures("small")
+def test_what_would_need_copies_is_refused(tmp_path: Path) -> None:
+    pair = folded(tmp_path, inline)
+    with pytest.raises(ModelProblem, match="the model is too large for a self-test"):
+        self_test(*pair)
+    request = {"original": str(pair[0]), "folded": str(pair[1]), "folder": str(tmp_path)}
+    with pytest.raises(ModelProblem, match="the model is too large for a conversion to float16"):
+        preflight._in("float16", request)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

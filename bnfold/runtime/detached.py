@@ -27,6 +27,7 @@ from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
 from ..model.wire import LARGE, Span, Unreadable, Window, detach, handle_of, set_handle
+from ..system.sizes import words
 from .protos import Array, is_constant
 
 WHOLE = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
@@ -139,6 +140,12 @@ def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
     if same[0] != same[1] or hashlib.sha256(found.raw_data).digest() != _digest(place):
         raise ModelProblem(f"the data of '{tensor.name}' are not found in {path}", "Is the file complete?")
     return place
+
+
+def require_whole(model: ModelProto, what: str) -> None:
+    """Raises ModelProblem for a large model, of which `what` would need a copy."""
+    if any(map(stays, constants(model))):
+        raise ModelProblem(f"the model is too large for {what}", f"Models of up to {words(WHOLE)} can have it.")
 
 
 def _fill(tensor: TensorProto, place: Place) -> None:

@@ -74,9 +74,10 @@ def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skelet
         return detached.skeleton(model)
     with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
-    name = f"copy{next(_numbers)}"
-    path = Path(folder, f"{name}.onnx")
-    onnx.save(model, str(path), save_as_external_data=True, location=f"{name}.data")
+    from ..model.onnx_io import save  # which few models need
+
+    path = Path(folder, f"copy{next(_numbers)}.onnx")
+    save(model, path)
     return str(path)
 
 
