@@ -147,6 +147,8 @@ def test_a_fold_passes_and_large_constants_stay_in_their_files(
     pair = folded(tmp_path, make)
     found = bnfold.verify(*pair)
     assert found.passed, found.reasons
+    assert [level.level for level in found.levels if level.level == "default"] == []
+    assert any(note.startswith("optimization default was not compared") for note in found.notes)
     for path in pair:
         read = loading.load(str(path))
         large = [t for t in detached.constants(read) if np.prod(t.dims) >= N * N]
@@ -155,6 +157,13 @@ def test_a_fold_passes_and_large_constants_stay_in_their_files(
         assert len(read.SerializeToString()) < 30_000
         lifted = copies.lifted(read)
         assert not any(map(detached.stays, (a.t for n in copies.all_nodes(lifted) for a in n.attribute)))
+
+
+@pytest.mark.usefixtures("small")
+def test_with_effort_full_the_default_level_is_compared(tmp_path: Path) -> None:
+    found = bnfold.verify(*folded(tmp_path, many_files), effort="full")
+    assert found.passed, found.reasons
+    assert [level.level for level in found.levels if level.ran and level.level != "isolated"] == ["off", "default"]
 
 
 @pytest.mark.usefixtures("small")
