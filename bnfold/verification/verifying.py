@@ -77,7 +77,6 @@ def verify(
     with locate(original) as first, locate(folded) as second:
         models = {"original": describe(first), "folded": describe(second)}
         require(way.provider for way in served if way.gpu)
-        request["seconds"] = SECONDS[effort] + sum(map(bytes_of, (first, second))) / READ
         structure, numbers = _found({**request, "original": str(first), "folded": str(second)}, served)
     same = structure is not None and structure.identical
     verdict, reasons = (PASS, _SAME) if same else judge(structure, numbers.levels, numbers.blocked, numbers.derived)
@@ -169,6 +168,8 @@ def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
 
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
+    size = sum(bytes_of(Path(request[name])) for name in ("original", "folded"))
+    request = {**request, "seconds": SECONDS[request["effort"]] + size / READ}
     try:
         answer = launcher.run(check_structure, request, seconds=request["seconds"])
     except Failed as why:
