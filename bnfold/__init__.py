@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# From 1.29 on, onnxruntime tells its maker about the models it opens, unless this says no before it is first imported.
+# From 1.29 on, onnxruntime sends telemetry about the models it opens, unless this is set before its first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_HOME = {  # public name: the room it lives in, imported when it is first asked for
+_HOME = {  # public name: its module, which is imported at the first use of the name
     "Benchmark": "benchmarking",
     "Explanation": "folding.driver",
     "FoldResult": "folding.driver",
@@ -50,4 +50,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return [*__all__, "__version__"]

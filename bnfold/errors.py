@@ -1,4 +1,4 @@
-"""What can go wrong, in one line each: a message, what to do about it, and the exit code of the command line."""
+"""The errors that bnfold raises on purpose: each has a message, a hint what to do, and an exit code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BnfoldError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of another package says, in one line; of the system's errors the words alone."""
+    """The message of an exception of another package, in one line; of OSError only its words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -87,7 +87,7 @@ def printable(text: str, longest: int = SENTENCE_LENGTH) -> str:
 
 
 def _cut_words(text: str) -> str:
-    return re.sub(rf"\S{{{NAME_LENGTH + 1},}}", lambda found: _cut(found[0], NAME_LENGTH), text)
+    return re.sub(rf"\S{{{NAME_LENGTH + 1},}}", lambda match: _cut(match[0], NAME_LENGTH), text)
 
 
 def _cut(text: str, longest: int) -> str:

@@ -110,8 +110,8 @@ def bench(
     how |= {"launches": launches, "budget_s": budget, "cold": cold is not False}
     how |= _parsed(margin, dim or [], ep, opt)
     how |= {} if precision is None else {"precisions": precision.split(",")}
-    found = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
-    return print_result(found, gates, json, raw, plot)
+    result = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
+    return print_result(result, gates, json, raw, plot)
 
 
 def parsed_gates(conditions: list[str]) -> list[Gate]:
@@ -122,7 +122,7 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
 
 
 def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
-    """What is written as text, as `benchmark` takes it."""
+    """Options that are written as text, as `benchmark` takes them."""
     from bnfold.benchmarking.gate import percent
     from bnfold.runtime.input_options import parse_dim
 
@@ -131,7 +131,7 @@ def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
 
 
 def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
-    """The same with little effort; what was asked for in so many words stays."""
+    """The same with little effort; options that the command names stay."""
     search = how["cudnn_search"] or ("heuristic" if "cuda" in how["providers"] else None)
     less = {"launches": min(how["launches"], 3), "budget_s": min(how["budget_s"], 6.0), "cold": bool(cold)}
     return how | less | {"cudnn_search": search}
@@ -145,34 +145,35 @@ def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[s
         return benchmark(original, folded, **how)
 
 
-def _write(found: Benchmark, raw: Path | None, plot: Path | None) -> None:
+def _write(result: Benchmark, raw: Path | None, plot: Path | None) -> None:
     from bnfold.benchmarking import outputs
 
     if raw:
-        outputs.write_raw(found, raw)
+        outputs.write_raw(result, raw)
     if plot:
-        outputs.write_plot(found, plot)
+        outputs.write_plot(result, plot)
     for path in filter(None, (raw, plot)):
         console.say(f"wrote {path}")
 
 
-def print_result(found: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
+def print_result(result: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
     """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
     from bnfold.benchmarking.gate import failures
 
-    _write(found, raw, plot)
-    failed = failures(found, gates)
+    _write(result, raw, plot)
+    failed = failures(result, gates)
     if json != "-":
-        for one in filter(lambda table: table.rows, found.tables()[:3]):
+        for one in filter(lambda table: table.rows, result.tables()[:3]):
             console.table(one.title, one.columns, one.rows)
     if json:
-        console.write_json({**found.to_json(), "failed": failed}, json)
-    for text in found.notes:
+        console.write_json({**result.to_json(), "failed": failed}, json)
+    for text in result.notes:
         console.note(text)
     for sentence in failed:
         console.fail(sentence)
     if json != "-":
-        console.verdict(found.summary())
+        console.verdict(result.summary())
     if console.detailed:
-        console.say(f"{found.launches} launches, {found.environment['threads']} threads, {found.seconds:.1f} s in all")
-    return 5 if found.verdict == "UNTRUSTED" else int(bool(failed))
+        threads = result.environment["threads"]
+        console.say(f"{result.launches} launches, {threads} threads, {result.seconds:.1f} s in all")
+    return 5 if result.verdict == "UNTRUSTED" else int(bool(failed))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnfold.display.display import shown
+from bnfold.display.display import cell_text
 from bnfold.errors import printable
 from bnfold_cli import tables
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-    from bnfold.display.junit import Check
+    from bnfold.display.junit import JUnitCase
 
 TONES = {
     **dict.fromkeys(("PASS", "FASTER"), "bold green"),
@@ -49,7 +49,7 @@ class Stream:
 
     @property
     def rich(self) -> Console:
-        """For what only a terminal can show."""
+        """The rich console, for what only a terminal can show."""
         from rich.console import Console
 
         return Console(stderr=self.name == "stderr", highlight=False, emoji=False, soft_wrap=True, quiet=self.quiet)
@@ -94,7 +94,7 @@ class Stream:
 
 
 def nothing() -> None:
-    """What has to go before something is written, where there is no bar."""
+    """The default of `erase`, while there is no progress bar to erase before something is written."""
 
 
 data, words = Stream("stdout"), Stream("stderr")
@@ -103,7 +103,7 @@ detailed = False  # more is said than usual: -v
 
 
 def speak_as_one() -> None:
-    """Of the processes that torchrun started, only the first one speaks: they all have the same to say."""
+    """Let only the first of the processes that torchrun started write: all of them would write the same."""
     if os.environ.get("RANK", "0") != "0":
         data.quiet = words.quiet = True
 
@@ -119,7 +119,7 @@ def note(text: str) -> None:
 
 
 def fail(text: str) -> None:
-    """Why the exit code is not 0, where there is an answer all the same: said even if little is to be said."""
+    """Say why the exit code is not 0 although there is a result: also with --quiet."""
     _insist(text, "failed:", "bold red")
 
 
@@ -144,12 +144,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     """One table on stdout: in the width of a terminal; elsewhere a line for each row, its columns two blanks apart."""
     if data.quiet:
         return
-    cells = [[shown(cell) for cell in row] for row in rows]
+    cells = [[cell_text(cell) for cell in row] for row in rows]
     if data.is_terminal:
-        _draw(shown(title), columns, cells)
+        _draw(cell_text(title), columns, cells)
     else:
         lines = (line for row in tables.aligned([columns, *cells]) for line in row)
-        data.lines([shown(title), *lines])
+        data.lines([cell_text(title), *lines])
 
 
 def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -159,15 +159,15 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     width = data.rich.width
     used = [i for i in range(len(columns)) if not rows or any(row[i] for row in rows)]
     columns, rows = [columns[i] for i in used], [[row[i] for i in used] for row in rows]
-    given = tables.widths([columns, *rows], width)
+    widths = tables.widths([columns, *rows], width)
     above = Text("\n".join(tables.wrapped(title, width)), style="bold")
-    if given is None:
+    if widths is None:
         paragraphs = ("\n".join(tables.stacked(columns, row, width)) for row in rows)
         data.draw(above, Text("\n".join(paragraphs) + "\n"))
         return
-    head, *body = tables.aligned([columns, *rows], given)
+    head, *body = tables.aligned([columns, *rows], widths)
     names = Text("\n".join(head), style="bold")
-    rule = Text("─" * min(width, sum(given) + tables.GAP * (len(given) - 1)), style="dim")
+    rule = Text("─" * min(width, sum(widths) + tables.GAP * (len(widths) - 1)), style="dim")
     data.draw(above, names, rule, Text("\n".join(line for row in body for line in row) + "\n"))
 
 
@@ -176,7 +176,7 @@ def write_json(payload: Mapping[str, Any], target: str) -> None:
     write_text(json.dumps(payload, indent=2, allow_nan=False) + "\n", target)
 
 
-def write_junit(suite: str, checks: Iterable[Check], seconds: float, target: str) -> None:
+def write_junit(suite: str, checks: Iterable[JUnitCase], seconds: float, target: str) -> None:
     """JUnit XML to stdout (`-`) or, atomically, to a file."""
     from bnfold.display.junit import to_xml
 
@@ -190,4 +190,4 @@ def write_text(text: str, target: str) -> None:
         return
     from bnfold.system import staging
 
-    staging.write(Path(target), text.encode(errors="backslashreplace"))
+    staging.write_file(Path(target), text.encode(errors="backslashreplace"))

@@ -24,15 +24,15 @@ def doctor(
 
     require_places({"--json": json})
     wanted = dict.fromkeys(way.provider for way in ways(ep.split(",")))
-    found = look()
+    result = look()
     if json != "-":
-        console.table("Execution providers", found.COLUMNS, found.rows())
+        console.table("Execution providers", result.COLUMNS, result.rows())
         if console.detailed:
-            console.table("Installed", ("provider", "wheel", "version"), found.installed())
-        for health in found.providers:
+            console.table("Installed", ("provider", "wheel", "version"), result.installed())
+        for health in result.providers:
             if not health.works:
                 console.data.line(f"{health.provider}: {health.why}")
                 console.data.line(f"hint: {health.fix}")
     if json:
-        console.write_json(found.to_json(), json)
-    found.require(wanted)
+        console.write_json(result.to_json(), json)
+    result.require(wanted)

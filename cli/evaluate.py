@@ -50,14 +50,14 @@ def evaluate(
 
     require_places({"--json": json}, [*models, data])
     with limited(limit or ()):
-        found = evaluate(models, data, crops=crops, data_dir=data_dir, provider=ep)
-    _print_result(found, json)
+        result = evaluate(models, data, crops=crops, data_dir=data_dir, provider=ep)
+    _print_result(result, json)
 
 
-def _print_result(found: Evaluation, json: str | None) -> None:
+def _print_result(result: Evaluation, json: str | None) -> None:
     if json:
-        console.write_json(found.to_json(), json)
+        console.write_json(result.to_json(), json)
     if json != "-":
-        console.table(f"Accuracy on {found.basis}", found.COLUMNS, found.rows())
-    for text in found.notes:
+        console.table(f"Accuracy on {result.basis}", result.COLUMNS, result.rows())
+    for text in result.notes:
         console.note(text)

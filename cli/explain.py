@@ -26,26 +26,26 @@ def explain(
     """Show for every affine node where `fold` would put it, or why it is kept."""
     from dataclasses import asdict
 
-    from bnfold.folding.driver import explain as ask
+    from bnfold.folding.driver import explain as explain_model
     from bnfold.system.limits import limited
 
     require_places({"--json": json}, [model])
     with limited(limit or ()):
-        found = ask(model, freeze_initializers=freeze_initializers)
+        result = explain_model(model, freeze_initializers=freeze_initializers)
     if json:
-        rows = {"folded": [asdict(f) for f in found.folded], "kept": [asdict(k) for k in found.kept]}
+        rows = {"folded": [asdict(f) for f in result.folded], "kept": [asdict(k) for k in result.kept]}
         console.write_json({"schema": "bnfold.explain/1", "model": str(model), **rows}, json)
     if json != "-":
-        show(found)
+        show(result)
 
 
-def show(found: Explanation) -> None:
+def show(result: Explanation) -> None:
     """A table of what folds, one of what is kept and why, and how many."""
     from bnfold.folding.result import folded_table, kept_table
 
-    for one in (folded_table(found.folded, console.detailed), kept_table(found.kept, console.detailed)):
+    for one in (folded_table(result.folded, console.detailed), kept_table(result.kept, console.detailed)):
         if one.rows:
             console.table(one.title, one.columns, one.rows)
-    console.say(found.in_a_line())
-    if found.kept and not console.detailed:
+    console.say(result.in_a_line())
+    if result.kept and not console.detailed:
         console.say("-v adds the code of each reason; README.md says what can be done about it")

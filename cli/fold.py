@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from bnfold.display.display import counted
-from bnfold.display.junit import Check, broken_off
+from bnfold.display.junit import JUnitCase, broken_off
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.system.limits import limited
 from bnfold_cli import console
@@ -83,7 +83,7 @@ class Reports(NamedTuple):
     json: str | None
     page: str | None = None
 
-    def write(self, payload: dict[str, Any], checks: list[Check], seconds: float) -> bool:
+    def write(self, payload: dict[str, Any], checks: list[JUnitCase], seconds: float) -> bool:
         """Write them; returns whether stdout is free for tables."""
         if self.junit:
             write_junit(SUITE, checks, seconds, self.junit)
@@ -96,17 +96,17 @@ class Reports(NamedTuple):
         """The page of the fold that the block puts into the list, or of one that did not pass."""
         from bnfold_cli.report import write
 
-        found: list[Any] = []
+        reports: list[Any] = []
         try:
-            yield found
+            yield reports
         except BnfoldError as problem:
-            found = [problem.evidence] if problem.evidence else []
+            reports = [problem.evidence] if problem.evidence else []
             raise
         finally:
-            if self.page and found:
+            if self.page and reports:
                 from bnfold.reporting import of_fold
 
-                write(of_fold(found[0]), self.page)
+                write(of_fold(reports[0]), self.page)
 
 
 def fold(
@@ -174,9 +174,9 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     """`fold IN [OUT]`"""
     from bnfold.folding.pipeline import fold_file
 
-    with reports.shown() as found:
+    with reports.shown() as shown:
         report = fold_file(model, out, options)
-        found.append(report)
+        shown.append(report)
     if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
         show(report)
     print_rest(report)
@@ -197,12 +197,12 @@ def fold_many(
         raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
     chosen = selected(paths, out_dir)
     planned = tasks(chosen.models, out_dir, options, reports.strict)
-    found = fold_all(planned, jobs=jobs, engine=engine, on_outcome=print_outcome)
-    if reports.write({**found.to_json(), "skipped": chosen.counts()}, found.checks(), found.seconds):
-        table(f"Folded to {out_dir}", found.COLUMNS, found.rows())
+    result = fold_all(planned, jobs=jobs, engine=engine, on_outcome=print_outcome)
+    if reports.write({**result.to_json(), "skipped": chosen.counts()}, result.checks(), result.seconds):
+        table(f"Folded to {out_dir}", result.COLUMNS, result.rows())
     print_skipped(chosen)
-    say(found.summary())
-    return found.exit_code
+    say(result.summary())
+    return result.exit_code
 
 
 def print_skipped(chosen: Selection) -> None:
@@ -247,7 +247,7 @@ def show(report: FoldReport) -> None:
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
-    """What can be counted, before the fold and after it."""
+    """Rows of counts before the fold and after it."""
     before, after = report.before, report.after
     yield "BatchNormalization", before.batch_normalizations, after.batch_normalizations
     yield "nodes", before.nodes, after.nodes
@@ -257,7 +257,7 @@ def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
 
 
 def print_rest(report: FoldReport) -> None:
-    """What a person wants to know in addition to the table."""
+    """Notes and reasons that are not in the table."""
     for text in report.result.notes:
         console.note(text)
     if report.result.flushed:

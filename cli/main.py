@@ -48,7 +48,7 @@ def options(
 
 
 def parser(arguments: list[str]) -> typer.Typer:
-    """The commands, each a function of its own file: the one that is asked for alone, which saves time, or all."""
+    """The commands, each a function of its own file: only the one that is called, which saves time, or else all."""
     app = typer.Typer(
         name="bnfold",
         help=f"{HELP}\n\n{EXIT_CODES}",
@@ -57,8 +57,8 @@ def parser(arguments: list[str]) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(options)
-    asked = next((word for word in arguments if not word.startswith("-")), None)
-    for name in [asked] if asked in COMMANDS else COMMANDS:
+    command = next((word for word in arguments if not word.startswith("-")), None)
+    for name in [command] if command in COMMANDS else COMMANDS:
         app.command(name)(with_verbosity(getattr(import_module(f"bnfold_cli.{name}"), name)))
     return app
 

@@ -1,4 +1,4 @@
-"""Where the outputs of a command go: looked at before any work, so that no mistyped path comes to light after it."""
+"""Where the outputs of a command go: checked before any work, so that a mistyped path is an error at once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def require_places(
                     _require_writable(Path(target))
             taken.append(Path(target))
         if option == "--plot":
-            plots.require(Path(target))
+            plots.require_plot(Path(target))
 
 
 def _require_free(option: str, path: Path, taken: Iterable[Path], force: bool) -> None:
@@ -73,7 +73,7 @@ def _same(path: Path, other: Path) -> bool:
 
 
 def _with_data(taken: Iterable[Path], path: Path) -> Iterator[Path]:
-    """Files, and those that hold the data of models among them, which are asked for only where something is there."""
+    """Files, and those that hold the data of models among them, which are looked up only where something is there."""
     for each in taken:
         yield each
         if os.path.exists(path) and each.suffix == ".onnx" and os.path.isfile(each):

@@ -89,8 +89,8 @@ def recalibrate(
 
     Calibration data should carry the augmentation that the model was trained with. The report says of each
     BatchNormalization how far the mean moved, how the variance changed, and which channels are dead. --check runs the
-    model as it is: exit code 1 if its statistics do not fit the data, 5 if so few samples cannot tell. Whatever runs
-    the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
+    model as it is: exit code 1 if its statistics do not fit the data, 5 if the samples are too few to decide. Whatever
+    runs the model, the statistics are added up in float64; exit code 4 if the provider of --ep cannot run here.
     """
     from bnfold.recalibration.options import Options, parse_memory
     from bnfold.recalibration.pipeline import check_file, default_target, recalibrate_file
@@ -126,21 +126,22 @@ def _print_result(written: Written, json: str | None, plot: Path | None) -> int:
     return 0
 
 
-def _print_check(found: Check, json: str | None, plot: Path | None) -> int:
+def _print_check(result: Check, json: str | None, plot: Path | None) -> int:
     if json:
-        console.write_json(found.to_json(), json)
-    title, drifts = f"{counted(found.samples, 'sample')}, against the statistics stored", [f.drift for f in found.fits]
+        console.write_json(result.to_json(), json)
+    title = f"{counted(result.samples, 'sample')}, against the statistics stored"
+    drifts = [fit.drift for fit in result.fits]
     if json != "-":
-        _table(title, drifts, [fit.off for fit in found.fits])
-    _notes(found.notes)
+        _table(title, drifts, [fit.off for fit in result.fits])
+    _notes(result.notes)
     if plot:
-        _draw(plot, drifts, f"{found.verdict}: {title}", found.threshold)
-    (console.say if found.verdict == "PASS" else console.fail)(found.reason)
-    if found.verdict == "FAIL":
+        _draw(plot, drifts, f"{result.verdict}: {title}", result.threshold)
+    (console.say if result.verdict == "PASS" else console.fail)(result.reason)
+    if result.verdict == "FAIL":
         console.say("next: without --check, `bnfold recalibrate` writes a model with the statistics of the data")
     if json != "-":
-        console.verdict(found.verdict)
-    return EXIT[found.verdict]
+        console.verdict(result.verdict)
+    return EXIT[result.verdict]
 
 
 def _table(title: str, drifts: Sequence[Drift], off: Sequence[int] = ()) -> None:
@@ -157,9 +158,9 @@ def _table(title: str, drifts: Sequence[Drift], off: Sequence[int] = ()) -> None
 
 
 def _draw(path: Path, drifts: Sequence[Drift], title: str, threshold: float | None = None) -> None:
-    from bnfold.recalibration.picture import draw
+    from bnfold.recalibration.picture import draw_drifts
 
-    draw(drifts, title, path, threshold)
+    draw_drifts(drifts, title, path, threshold)
     console.say(f"wrote {path}")
 
 

@@ -27,7 +27,9 @@ Verify = Annotated[
 ]
 Fold = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="What `fold --json` wrote: where each node went. Else bnfold's rules are asked."),
+    typer.Option(
+        metavar="FILE", help="What `fold --json` wrote: where each node went. Else the fold is planned again."
+    ),
 ]
 Bench = Annotated[
     str | None, typer.Option(metavar="run|FILE", help="Measure latency now, or take what `bench --json` wrote.")

@@ -19,7 +19,7 @@ class Steady(io.FileIO):
     lost: OSError | None = None  # why
 
     def write(self, data: Any, /) -> int:
-        """All of the data, also where the file takes them bit by bit."""
+        """Write all of the data, also where the file takes them piece by piece."""
         left = memoryview(data).cast("B")
         while left and not self.lost:
             try:
@@ -29,7 +29,7 @@ class Steady(io.FileIO):
         return len(data)
 
     def _waited(self) -> int:
-        """For the reader of a pipe that was made not to wait."""
+        """Wait for the reader of a non-blocking pipe."""
         select.select([], [self], [])
         return 0
 
@@ -46,7 +46,7 @@ def steady() -> None:
 
 
 def _open(name: str) -> None:
-    """Nobody listens: as with the null device, which also keeps the number of the stream from other files."""
+    """Open the null device as a stream that is closed, so that no other file gets its number."""
     number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: as a rule the stream's
     os.set_inheritable(number, True)
     setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", encoding="utf-8", closefd=False))
@@ -58,7 +58,7 @@ def _raw(stream: Any) -> Any:
 
 
 def widen() -> None:
-    """Of a terminal with hardly any columns say that it has some: it breaks the lines itself."""
+    """Let a terminal with hardly any columns count as one of NARROWEST columns: it breaks the lines itself."""
     sizes = [int(stated)] if (stated := os.environ.get("COLUMNS", "")).isdecimal() else []
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):

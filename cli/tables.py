@@ -1,4 +1,9 @@
-"""Rows and columns as text: in the width of a terminal, where no word is broken that can be whole, or in any width."""
+"""Rows and columns as text: in the width of a terminal, where no word is broken that can be whole, or in any width.
+
+Rich, which draws the bars, has tables, too. Where the columns do not fit they cut words and names anywhere, and these
+set each row as a paragraph (`pytest tests/test_terminal.py -k rich`); and elsewhere than at a terminal a table is
+written without importing rich.
+"""
 
 from __future__ import annotations
 
@@ -19,53 +24,53 @@ def lines_of(cell: object) -> list[str]:
 
 def wrapped(text: str, width: int) -> list[str]:
     """Lines of at most `width` characters; only a word without a place to break is broken anywhere."""
-    found: list[str] = []
+    lines: list[str] = []
     for line in text.splitlines() or [""]:
         rest = ""
         for piece in re.findall(PIECE, line):
             if len(rest) + len(piece.rstrip()) > width and rest.strip():
-                found.append(rest.rstrip())
+                lines.append(rest.rstrip())
                 rest = ""
             rest = (rest + piece).lstrip()
             while len(rest.rstrip()) > width:
-                found.append(rest[:width])
+                lines.append(rest[:width])
                 rest = rest[width:]
-        found.append(rest.rstrip())
-    return found
+        lines.append(rest.rstrip())
+    return lines
 
 
 def widths(rows: Sequence[Sequence[object]], room: int) -> list[int] | None:
     """A width for each column such that all fit into `room`; None where that would break words."""
     columns = list(zip(*rows, strict=True))
-    found = [max(len(line) for cell in column for line in lines_of(cell)) for column in columns]
+    chosen = [max(len(line) for cell in column for line in lines_of(cell)) for column in columns]
     least = [max(_longest(str(cell)) for cell in column) for column in columns]
     room -= GAP * (len(columns) - 1)
     if sum(least) > room:
         return None
-    while (over := sum(found) - room) > 0:
-        widest, second = _two_widest(found, least)
-        found[widest] -= max(1, min(over, found[widest] - max(second, least[widest])))
-    return found
+    while (over := sum(chosen) - room) > 0:
+        widest, second = _two_widest(chosen, least)
+        chosen[widest] -= max(1, min(over, chosen[widest] - max(second, least[widest])))
+    return chosen
 
 
-def _two_widest(found: list[int], least: list[int]) -> tuple[int, int]:
+def _two_widest(chosen: list[int], least: list[int]) -> tuple[int, int]:
     """The widest column that may become narrower, and the width of the next."""
-    order = sorted((i for i in range(len(found)) if found[i] > least[i]), key=lambda i: -found[i])
-    return order[0], found[order[1]] if order[1:] else 0
+    order = sorted((i for i in range(len(chosen)) if chosen[i] > least[i]), key=lambda i: -chosen[i])
+    return order[0], chosen[order[1]] if order[1:] else 0
 
 
 def _longest(text: str) -> int:
     return max((len(piece) for piece in re.findall(PIECE, text) if piece.strip()), default=0)
 
 
-def aligned(rows: Sequence[Sequence[object]], given: Sequence[int] | None = None) -> Iterator[list[str]]:
+def aligned(rows: Sequence[Sequence[object]], width_of: Sequence[int] | None = None) -> Iterator[list[str]]:
     """The lines of each row, its columns two blanks apart and as wide as needed, or as `given`; then cells are wrapped
     and numbers set to the right."""
     columns = list(zip(*rows, strict=True))
-    wide = given or [max(len(line) for cell in column for line in lines_of(cell)) for column in columns]
-    right = [bool(given) and _numeric(column[1:]) for column in columns]
+    wide = width_of or [max(len(line) for cell in column for line in lines_of(cell)) for column in columns]
+    right = [bool(width_of) and _numeric(column[1:]) for column in columns]
     for row in rows:
-        cells = [wrapped(str(cell), w) if given else lines_of(cell) for cell, w in zip(row, wide, strict=True)]
+        cells = [wrapped(str(cell), w) if width_of else lines_of(cell) for cell, w in zip(row, wide, strict=True)]
         yield [_line(line, wide, right) for line in zip_longest(*cells, fillvalue="")]
 
 

@@ -39,7 +39,7 @@ PANELS = {  # of the help, with their options in this order
 }
 
 
-def train(**given: Any) -> None:
+def train(**stated: Any) -> None:
     """Train a network with BatchNorm; end with population statistics.
 
     A run is a folder with config.json, metrics.jsonl and checkpoint.pt. With --resume, options that are not given
@@ -49,8 +49,8 @@ def train(**given: Any) -> None:
     from bnfold.train import train
 
     speak_as_one()
-    plot = given.pop("plot") is not False
-    options = TrainOptions(**{name: value for name, value in given.items() if value is not None})
+    plot = stated.pop("plot") is not False
+    options = TrainOptions(**{name: value for name, value in stated.items() if value is not None})
     result = train(options, watch)
     if plot:
         _draw(result.run)
@@ -68,11 +68,11 @@ def watch(event: Event) -> None:
 
 def _draw(run: Path) -> None:
     """Draw the curves on rank 0; without matplotlib, a note says why there are none."""
-    from bnfold.train.curves import draw
+    from bnfold.train.curves import draw_curves
 
     if os.environ.get("RANK", "0") == "0":
         try:
-            console.say(f"wrote {draw(run)}")
+            console.say(f"wrote {draw_curves(run)}")
         except EnvironmentProblem as problem:
             console.note(f"no curves: {problem} ({problem.hint})")
 

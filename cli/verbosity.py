@@ -22,7 +22,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: detail
 
 
 def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The command, with `--quiet` and `--verbose`, and bars while it works."""
+    """The command, with `--quiet` and `--verbose`, and a progress bar while it works."""
     plain = inspect.signature(command, eval_str=True)
     more = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
@@ -30,12 +30,12 @@ def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
     ]
 
     @wraps(command)
-    def run(*, quiet: bool, verbose: bool, **asked: Any) -> Any:
+    def run(*, quiet: bool, verbose: bool, **options: Any) -> Any:
         set_verbosity(quiet, verbose)
         notice()
         began = time.perf_counter()
         with progress_shown(), notifying(console.note):
-            code = command(**asked)
+            code = command(**options)
         if console.detailed:
             console.say(f"{versions()}; {time.perf_counter() - began:.1f} s")
         return code
@@ -47,7 +47,7 @@ def with_verbosity(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def progress_shown() -> AbstractContextManager[None]:
-    """Bars, where there is somebody to see them."""
+    """A progress bar for each step, on a terminal."""
     if not sys.stderr.isatty():
         return nullcontext()
     from bnfold_cli import progress_bar
@@ -67,21 +67,21 @@ def notice() -> None:
     """A note where two runtimes are installed that overwrite each other: pip does not say so."""
     from bnfold.system.installed import mixture
 
-    if found := mixture():
-        console.note(found[0])
-        console.words.line(found[1], "hint:", "bold cyan")
+    if warning := mixture():
+        console.note(warning[0])
+        console.words.line(warning[1], "hint:", "bold cyan")
 
 
 def versions() -> str:
-    """Those of the installed packages that do the work."""
+    """The versions of the installed packages that do the work."""
     from importlib.metadata import PackageNotFoundError, version
 
     from bnfold.system.installed import runtimes
 
-    found = [f"bnfold {__version__}"]
+    words = [f"bnfold {__version__}"]
     for name in ("onnx", *runtimes(), "numpy", "torch"):
         try:
-            found.append(f"{name} {version(name)}")
+            words.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(words)

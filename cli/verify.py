@@ -82,38 +82,38 @@ def verify(
     ways: dict[str, Any] = {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     ways |= sizes(shape or (), dim or ()) | {"inputs": inputs or (), "budget_s": budget, "placement": placement}
     with limited(limit or ()):
-        found = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
+        result = run(original, folded, effort=effort, seed=seed, allow_external_outside=allow_external_outside, **ways)
         planted = plant(original, folded, effort=effort, seed=seed) if self_test else None
-    print_result(found, planted, json, junit)
-    return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
+    print_result(result, planted, json, junit)
+    return EXIT["FAIL"] if planted and not planted.passed else EXIT[result.verdict]
 
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
-    """The shapes and dimensions that are asked for."""
+    """The shapes and dimensions in the options."""
     from bnfold.runtime.input_options import parse_dim, parse_shape
 
     shapes = {name: sizes for text in shape for name, sizes in parse_shape(text).items()}
     return {"shapes": shapes, "dims": dict(map(parse_dim, dim))}
 
 
-def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
+def print_result(result: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> None:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr."""
     if "-" not in (json, junit):
-        errors, _ = found.tables()
+        errors, _ = result.tables()
         console.table(errors.title, errors.columns, errors.rows)
         if console.detailed:
-            console.table("Worst of the outputs and fold sites", found.WORST, found.worst())
+            console.table("Worst of the outputs and fold sites", result.WORST, result.worst())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())
     if junit:
-        console.write_junit("bnfold verify", found.checks(), found.seconds, junit)
+        console.write_junit("bnfold verify", result.checks(), result.seconds, junit)
     if json:
-        console.write_json({**found.to_json(), "self_test": planted.to_json() if planted else None}, json)
-    for text in found.notes:
+        console.write_json({**result.to_json(), "self_test": planted.to_json() if planted else None}, json)
+    for text in result.notes:
         console.note(text)
-    for reason in found.reasons:
-        console.say(reason) if found.passed else console.fail(reason)
+    for reason in result.reasons:
+        console.say(reason) if result.passed else console.fail(reason)
     if planted and not planted.passed:
         console.fail("self-test: a planted fault was not found")
     if "-" not in (json, junit):
-        console.verdict(found.verdict)
+        console.verdict(result.verdict)

@@ -29,7 +29,9 @@ from types import CodeType, FrameType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ("test_refusals.py", "test_branches.py", "test_traps*.py", "test_laws.py", "test_crossings.py")
+TESTS = [
+    f"test_{name}.py" for name in ("refusals", "branches", "traps*", "laws", "crossings", "plan", "bodies", "windows")
+]
 SECONDS = 600
 NOTICED, UNNOTICED, NOTHING_TO_RUN = (1, 2, 124), 0, 5  # exit codes of pytest, and of a run out of time
 
@@ -238,7 +240,7 @@ def report(project: Path, found: list[Guard], jobs: int) -> int:
     for name in baseline.red:
         print(f"left out, since it fails anyway: {name}", flush=True)
     tried, missed = 0, 0
-    for mark, words in told(project, baseline, found, jobs):
+    for mark, words in outcomes(project, baseline, found, jobs):
         tried += 1
         missed += mark == "-"
         if mark == "-":
@@ -248,7 +250,7 @@ def report(project: Path, found: list[Guard], jobs: int) -> int:
     return missed > 0
 
 
-def told(project: Path, baseline: Baseline, found: list[Guard], jobs: int) -> Iterator[tuple[str, str]]:
+def outcomes(project: Path, baseline: Baseline, found: list[Guard], jobs: int) -> Iterator[tuple[str, str]]:
     """What the workers report, each on its share of the guards."""
     source, sink = os.pipe()
     for i in range(jobs):
@@ -273,18 +275,18 @@ def main() -> int:
         "--match", default="", metavar="REGEX", help="only the guards in whose line of the list it occurs"
     )
     parser.add_argument("--list", action="store_true", help="only list the guards")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     import onnx.reference  # noqa: F401  imported once here, and in every fork of this process
     import onnx_graphsurgeon  # noqa: F401
 
     with tempfile.TemporaryDirectory() as folder:  # the project as it is now, whoever edits it meanwhile
         project = copied(ROOT, Path(folder).resolve())
-        found = [g for file in asked.files or default_files() for g in guards(project, file)]
-        found = [g for g in found if re.search(asked.match, str(g))]
-        if asked.list:
+        found = [g for file in options.files or default_files() for g in guards(project, file)]
+        found = [g for g in found if re.search(options.match, str(g))]
+        if options.list:
             print(*found, sep="\n")
             return 0
-        return report(project, found, asked.jobs)
+        return report(project, found, options.jobs)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Which changes of the code does no test notice? `python -m tests.mutants [--sample N] [--match REGEX] [FILE...]`
 
-Makes small faults in bnfold/folding/rules/, bnfold/folding/plan.py and bnfold/model/onnx_io.py, one at a time, and runs the tests that reach
-the changed lines, the fastest first, until one fails. Prints each fault that goes unnoticed, then a table: mutants,
-killed, survived, equivalent and score = killed / (mutants - equivalent) of each file. Exits with 1 below 90 %.
+Makes small faults in bnfold/folding/rules/, in affine_nodes.py, branches.py and plan.py of bnfold/folding/, and in
+bnfold/model/onnx_io.py, one at a time, and runs the tests that reach the changed lines, the fastest first, until one
+fails. Prints each fault that goes unnoticed, then a table: mutants, killed, survived, equivalent and
+score = killed / (mutants - equivalent) of each file. Exits with 1 below 90 %.
 
 A fault is another comparison, and for or, another operator of arithmetic, a number plus one, an empty text, a flipped
 truth value, a negated condition, a statement or `return` value taken out, break for continue, any for all, max for min,
@@ -41,10 +42,12 @@ from tests.faults import Fault, faults, source_of
 
 FILES = [
     *sorted(ROOT.glob("bnfold/folding/rules/*.py")),
-    ROOT / "bnfold" / "folding" / "plan.py",
+    *(ROOT / "bnfold" / "folding" / f"{name}.py" for name in ("affine_nodes", "branches", "plan")),
     ROOT / "bnfold" / "model" / "onnx_io.py",
 ]
-OF_THE_ALGEBRA = "refusals branches traps* laws crossings affine_nodes algebra dtypes scenarios exact plan"
+OF_THE_ALGEBRA = (
+    "refusals branches traps* laws crossings affine_nodes algebra dtypes scenarios exact plan bodies windows"
+)
 OF_FILES = "onnx_io scopes lossless wire scale untouched"
 EQUIVALENT = ROOT / "tests" / "equivalent_mutants.txt"
 LEAST = 0.9  # of the faults that are not equivalent
@@ -52,9 +55,10 @@ SECONDS, MEMORY = 600, 12 << 30  # of one fork
 KILLED, SURVIVED = 1, 0
 
 
-def files_of_tests() -> list[str]:
+def files_of_tests(match: str = "") -> list[str]:
     names = [f"test_{name}.py" for name in f"{OF_THE_ALGEBRA} {OF_FILES}".split()] + ["attacks/test_*.py"]
-    return [str(path) for name in names for path in sorted((ROOT / "tests").glob(name))]
+    found = [str(path) for name in names for path in sorted((ROOT / "tests").glob(name))]
+    return [path for path in found if re.search(match, path)]
 
 
 def modules(*packages: str) -> list[Any]:
@@ -221,8 +225,8 @@ def equivalent() -> dict[str, str]:
     return {name: why for name, _, why in pairs}
 
 
-def hunt(tried: list[Fault], patience: float, notes: Path, say: Callable[[str], None]) -> list[Fault]:
-    """The faults that go unnoticed."""
+def hunt(tests: list[str], tried: list[Fault], patience: float, notes: Path, say: Callable[[str], None]) -> list[Fault]:
+    """The faults that go unnoticed by the tests in some files."""
     import pytest
     from hypothesis import Phase, settings
 
@@ -230,7 +234,7 @@ def hunt(tried: list[Fault], patience: float, notes: Path, say: Callable[[str], 
     settings.register_profile("mutants", derandomize=True, database=None, deadline=None, phases=phases)
     settings.load_profile("mutants")
     plugin = Hunt(tried, patience, notes, say)
-    pytest.main(["-q", "-p", "no:cacheprovider", "--tb=no", "--assert=plain", *files_of_tests()], plugins=[plugin])
+    pytest.main(["-q", "-p", "no:cacheprovider", "--tb=no", "--assert=plain", *tests], plugins=[plugin])
     assert plugin.notes.seconds, "the tests were not collected"
     return plugin.survivors
 
@@ -251,6 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, default=1, metavar="N", help="every Nth fault of each file")
     parser.add_argument("--first", type=int, default=0, metavar="K", help="of them, starting with the Kth")
     parser.add_argument("--match", default="", metavar="REGEX", help="only the faults in whose name it occurs")
+    parser.add_argument("--tests", default="", metavar="REGEX", help="only by tests in whose file's name it occurs")
     parser.add_argument("--patience", type=float, default=60, metavar="SECONDS", help="of tests for one fault")
     parser.add_argument("--notes", type=Path, metavar="FILE", help="of the first run; made if it is not there")
     parser.add_argument("--list", action="store_true", help="only list the faults")
@@ -258,23 +263,24 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    asked = arguments()
-    files = asked.files or [str(path.relative_to(ROOT)) for path in FILES]
+    options = arguments()
+    files = options.files or [str(path.relative_to(ROOT)) for path in FILES]
     every = [fault for file in files for fault in faults(ROOT, file)]
     known = equivalent()
-    gone = {*known} - {f.name for f in every} if not asked.files else set()
+    gone = {*known} - {f.name for f in every} if not options.files else set()
     assert not gone, f"{EQUIVALENT.name} lists what does not exist: {sorted(gone)}"
-    found = [f for file in files for f in [*(f for f in every if f.file == file)][asked.first :: asked.sample]]
-    found = [f for f in found if re.search(asked.match, str(f))]
-    if asked.list:
+    found = [f for file in files for f in [*(f for f in every if f.file == file)][options.first :: options.sample]]
+    found = [f for f in found if re.search(options.match, str(f))]
+    if options.list:
         print(*found, sep="\n")
         return 0
     tried, spared = ([f for f in found if (f.name in known) == same] for same in (False, True))
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # pytest has nothing to say
     with tempfile.TemporaryDirectory() as folder:
-        notes = (asked.notes or Path(folder) / "notes.json").resolve()
-        survivors = hunt(tried, asked.patience, notes, lambda words: print(words, file=out))
+        notes = (options.notes or Path(folder) / "notes.json").resolve()
+        tests = files_of_tests(options.tests)
+        survivors = hunt(tests, tried, options.patience, notes, lambda words: print(words, file=out))
     print(*table(tried, survivors, spared), sep="\n", file=out)
     return len(tried) - len(survivors) < LEAST * len(tried)
 

@@ -23,7 +23,9 @@ from bnfold.system import staging
 from tests.zoo_models import exported
 
 HOME = Path(__file__).resolve().parents[1] / "samples" / "01_fold_a_model"
-PICTURES: dict[str, tuple[str, str, str, str]] = {  # file: model, colour scheme, fate of the chosen node, first element
+PICTURES: dict[
+    str, tuple[str, str, str, str]
+] = {  # file: model, colour scheme, result of the chosen node, first element
     "report_light.png": ("unet", "light", "kept", "body"),
     "report_dark.png": ("repghostnet_050", "dark", "merge", "#network"),
 }
@@ -40,11 +42,11 @@ def page_of(name: str, folder: Path) -> Path:
     return target
 
 
-def taken(page: Page, path: Path, fate: str, first: str) -> bytes:
-    """A page from one element down to the network, which is shown whole, the first node of a fate chosen."""
+def taken(page: Page, path: Path, result: str, first: str) -> bytes:
+    """A page from one element down to the network, which is shown whole, the first node with this result chosen."""
     page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]")
-    page.evaluate(f"bn.chooseEntry(bn.data.nodes.findIndex((entry) => entry.fate === '{fate}'))")
+    page.evaluate(f"bn.chooseEntry(bn.data.nodes.findIndex((entry) => entry.result === '{result}'))")
     page.click("#fit")
     page.evaluate(
         "document.activeElement.blur(); scrollTo(0, 0); document.querySelector('nav').style.position = 'static'"
@@ -72,12 +74,12 @@ def main() -> None:
     options: dict[str, Any] = {"executable_path": os.environ.get("BNFOLD_CHROMIUM") or shutil.which("chromium")}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(**options, args=["--no-sandbox", "--disable-gpu"])
-        for file, (model, scheme, fate, first) in PICTURES.items():
+        for file, (model, scheme, result, first) in PICTURES.items():
             path = page_of(model, Path(folder))
             page = browser.new_page(viewport=SIZE, color_scheme=scheme, reduced_motion="reduce")
-            picture = small(taken(page, path, fate, first))
+            picture = small(taken(page, path, result, first))
             assert len(picture) < LARGEST, (file, len(picture))
-            staging.write(out / file, picture)
+            staging.write_file(out / file, picture)
             print(f"{out / file}: {len(picture)} bytes")
 
 

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import fold
 from bnfold.errors import ModelProblem
+from bnfold.folding.affine_nodes import affine_of
 from tests.build import BN, assert_same, bn, build, operators, values
 from tests.rows import Graph
 from tests.test_dtypes import in_type
@@ -79,6 +81,14 @@ def test_old_broadcasting_stands_at_an_axis():
     weight = constants["W"].astype(np.float32) * k[:, None, None, None]
     np.testing.assert_array_equal(made["W"], weight.astype(np.float32))
     np.testing.assert_array_equal(made["W.bias"], j.astype(np.float32))
+
+
+@pytest.mark.parametrize(("opset", "extent"), [(6, (1, 3, 1, 1)), (7, (1, 1, 1, 3))])
+def test_from_opset_7_on_operands_are_aligned_as_numpy_does(opset, extent):
+    read = [gs.Variable("x", np.dtype(np.float32), (2, 3, 4, 3)), gs.Constant("k", np.float32([2, 3, 4]))]
+    node = gs.Node("Mul", "n", {"axis": 1, "broadcast": 1}, read, [gs.Variable("y")])
+    node.opset = opset
+    assert affine_of(node)[1].extent == extent
 
 
 def old(**attributes) -> onnx.ModelProto:

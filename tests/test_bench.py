@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from bnfold.benchmarking import benchmark
 from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.results import Benchmark
-from bnfold.benchmarking.statistics import Interval, paired, speedup, steady, student_cdf, student_quantile, verdict
+from bnfold.benchmarking.statistics import Interval, is_steady, paired, speedup, student_cdf, student_quantile, verdict
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
 from bnfold.runtime.input_options import parse_dim
 
@@ -26,6 +26,13 @@ T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 6: 2.4469, 9: 2.2622, 10
 def test_student_quantile_is_that_of_the_tables(freedom: int) -> None:
     assert student_quantile(0.975, freedom) == pytest.approx(T_TABLE[freedom], abs=6e-5)
     assert student_cdf(-T_TABLE[freedom], freedom) == pytest.approx(0.025, abs=2e-6)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 8, 29, 30, 1000])
+@pytest.mark.parametrize("probability", [0.6, 0.975, 0.995, 0.9995])
+def test_student_quantile_is_that_of_scipy(probability: float, freedom: int) -> None:
+    special = pytest.importorskip("scipy.special")
+    assert student_quantile(probability, freedom) == pytest.approx(special.stdtrit(freedom, probability), rel=1e-12)
 
 
 def test_the_interval_is_the_t_interval_of_the_logarithms() -> None:
@@ -97,9 +104,9 @@ def test_verdicts(low: float, high: float, expected: str) -> None:
 
 
 def test_steady_waits_until_warming_up_is_over() -> None:
-    assert not steady([1.0] * 14)
-    assert steady([5.0] * 5 + [1.0] * 15)
-    assert not steady([2.0] * 5 + [1.5] * 5 + [1.0] * 5)
+    assert not is_steady([1.0] * 14)
+    assert is_steady([5.0] * 5 + [1.0] * 15)
+    assert not is_steady([2.0] * 5 + [1.5] * 5 + [1.0] * 5)
 
 
 def test_outliers_within_a_block_do_not_matter() -> None:

@@ -198,7 +198,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
     cuda.during = full
     found = benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
     assert found.launches == 3
-    (note,) = (note for note in found.notes if note.startswith(measurement.APART))
+    (note,) = (note for note in found.notes if note.startswith(measurement.ONE_AFTER_ANOTHER))
     assert note.endswith("out of memory")
 
     def always(job: str, request: Mapping[str, Any]) -> None:
@@ -256,10 +256,10 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
         found = benchmark(dense(2), dense(1), **how, cudnn_search=search)
         models = [(cold.cudnn_search, cold.model) for cold in found.cold]
         assert models == [(s, model) for s in (search, other) for model in ("original", "folded")]
-        asked = [
+        searches = [
             request["cells"][0]["setting"]["cudnn_search"] for job, request in cuda.children if job == "cold_start"
         ]
-        assert asked == [search] * 2 + [other] * 2
+        assert searches == [search] * 2 + [other] * 2
         seconds = [request["seconds"] for job, request in cuda.children if job == "cold_start"]
         assert min(seconds[:2]) >= 300
         assert max(seconds[2:]) == measurement.LEAST_START

@@ -20,14 +20,14 @@ from bnfold.benchmarking import Benchmark, answers, benchmark, environment, gate
 from bnfold.benchmarking.results import Block, Cell
 from bnfold.benchmarking.runner import Runner, calls, run_options
 from bnfold.benchmarking.settings import Setting, settings
-from bnfold.benchmarking.statistics import Interval, judged, paired, rank, speedup, times, trusted
+from bnfold.benchmarking.statistics import Interval, judged, nearest_rank, paired, speedup, times, trusted
 from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.process.endings import Failed
 from bnfold.process.jobs import Job
 from bnfold.runtime import nvml, sessions
 from bnfold.runtime.input_options import parse_dim
-from bnfold.system.installed import install
+from bnfold.system.installed import install_command
 from bnfold_cli.main import run
 from tests.test_bench import dense
 
@@ -145,12 +145,14 @@ def test_warming_up_takes_time_and_runs_until_it_is_steady_or_the_deadline_is_ov
 
 
 def test_percentiles_wait_for_their_floors() -> None:
-    def told(count: int) -> tuple[bool, bool]:
+    def percentiles_shown(count: int) -> tuple[bool, bool]:
         found = times([1e-3 * (i + 1) for i in range(count)])
         return found.p90 is not None, found.p99 is not None
 
-    assert [told(n) for n in (1, 63, 64, 661, 662)] == [(False,) * 2] * 2 + [(True, False)] * 2 + [(True, True)]
-    assert [rank([*range(1, 101)], share) for share in (0.5, 0.9, 0.99)] == [50, 90, 99]
+    assert [percentiles_shown(n) for n in (1, 63, 64, 661, 662)] == [(False,) * 2] * 2 + [(True, False)] * 2 + [
+        (True, True)
+    ]
+    assert [nearest_rank([*range(1, 101)], share) for share in (0.5, 0.9, 0.99)] == [50, 90, 99]
     found = times([1e-3] * 50 + [3e-3] * 50)
     assert (found.p50, found.iqr, found.unstable) == (pytest.approx(1), pytest.approx(2), True)
     assert found.cv == pytest.approx(0.5, rel=0.02)
@@ -309,7 +311,7 @@ def test_without_matplotlib_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch,
     assert run(["bench", "a.onnx", "b.onnx", "--plot", "x.png"]) == 4
     said, hint = capsys.readouterr().err.splitlines()
     assert said.startswith("error: a picture needs the package matplotlib, which cannot be imported here (")
-    assert hint == f"hint: {install('plot')}"
+    assert hint == f"hint: {install_command('plot')}"
 
 
 @pytest.mark.parametrize(
@@ -555,10 +557,10 @@ def test_a_model_that_loads_and_does_not_run_is_no_measurement(tmp_path: Path) -
 
 
 def test_the_most_memory_is_known_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = launch._peak()
+    peak = launch._peak()
     monkeypatch.setattr(Path, "read_text", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
-    assert told is not None
-    assert 0.5 < launch._peak() / told < 2
+    assert peak is not None
+    assert 0.5 < launch._peak() / peak < 2
     monkeypatch.setattr(sys, "platform", "win32")
     assert launch._peak() is None
 

@@ -329,3 +329,29 @@ def test_nodes_that_are_not_what_they_should_be_are_refused(node, code, words):
     with pytest.raises(Refused, match=re.escape(words)) as refused:
         RETURN[node.op](node, 0, affine)
     assert refused.value.code == code
+
+
+def test_a_scan_has_no_batches_from_opset_9_on():
+    affine = Affine.of(np.full((1,) * 5, 2.0))
+    ((tensor, share),) = RETURN["Scan"](control("Scan", 5, opset=9, num_scan_inputs=2), 0, affine)
+    assert (tensor.name, share.extent) == ("o", (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((1, 4, 3, 3), True), ((1, "C", 3, 3), True), ((1, 5, 3, 3), False)])
+def test_what_a_body_returns_has_the_lengths_of_the_affine(shape, fits):
+    affine = Affine.of(np.arange(1.0, 5).reshape(1, 4, 1, 1))
+    node = control("If", 4)
+    for body in node.attrs.values():
+        body.outputs = [gs.Variable("o", np.float32, shape)]
+    if fits:
+        assert [share.extent for _, share in RETURN["If"](node, 0, affine)] == [affine.extent] * 2
+    else:
+        with pytest.raises(Refused, match="'o', which If 'n' returns, has another shape outside"):
+            RETURN["If"](node, 0, affine)
+
+
+def test_what_a_loop_begins_with_stays():
+    model = looping("Identity(c)", before="b = Neg(X)")
+    next(n for n in model.graph.node if n.op_type == "Loop").input[2] = "b"
+    (kept,) = fold(model).kept
+    assert (kept.not_sunk.code, kept.not_sunk.words) == ("NO_RULE", "it cannot move on through Loop -> 'Z'")

@@ -268,13 +268,13 @@ def test_bytes_are_counted_with_data_files_before_and_after(here, capfd, keep):
     model = single(build(body, "X[N,3,6,6]", "Y[N,4,4,4]", {"W": (4, 3, 3, 3), "V": (4, 4, 4), **bn("p", 4)}))
     onnx.save(model, "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
     assert run(["fold", "m.onnx", "out.onnx", "--verify", "off", "--json", "-", *["--external", "keep"] * keep]) == 0
-    told = json.loads(capfd.readouterr().out)
+    output = json.loads(capfd.readouterr().out)
     lengths = {path.name: path.stat().st_size for path in here.iterdir()}
-    assert told["before"]["bytes"] == lengths["m.onnx"] + lengths["w.bin"]
+    assert output["before"]["bytes"] == lengths["m.onnx"] + lengths["w.bin"]
     entries = [e for t in onnx.load("out.onnx", load_external_data=False).graph.initializer for e in t.external_data]
     data = {entry.value for entry in entries if entry.key == "location"}
     assert data == {"w.bin" if keep else "out.onnx.data"}
-    assert told["after"]["bytes"] == lengths["out.onnx"] + sum(lengths[name] for name in data)
+    assert output["after"]["bytes"] == lengths["out.onnx"] + sum(lengths[name] for name in data)
 
 
 def test_a_fold_that_fails_its_check_writes_nothing(here, capfd, monkeypatch):
@@ -344,9 +344,9 @@ def test_a_defect_of_bnfold_is_said_to_be_one(here, capfd, monkeypatch):
 
 def test_without_a_command_there_is_help_and_a_word(capfd):
     assert run([]) == 2
-    told = capfd.readouterr()
-    assert "Commands" in told.out + told.err
-    assert told.err.startswith("error: no command is given\nhint: Run ")
+    output = capfd.readouterr()
+    assert "Commands" in output.out + output.err
+    assert output.err.startswith("error: no command is given\nhint: Run ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -57,8 +57,10 @@ def expected(source: Path) -> bytes:
 
 
 def test_two_processes_write_what_one_does(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    doing_what, really = [], native.begun
-    monkeypatch.setattr(native, "begun", lambda doing, *rest: (doing_what.append(doing), really(doing, *rest))[1])
+    doing_what, really = [], native.start_guarded
+    monkeypatch.setattr(
+        native, "start_guarded", lambda doing, *rest: (doing_what.append(doing), really(doing, *rest))[1]
+    )
     fold_file(source, source.with_name("out.onnx"), UNVERIFIED)
     assert "writing new constants" in doing_what
     assert source.with_name("out.onnx").read_bytes() == expected(source)
@@ -138,14 +140,14 @@ def test_a_file_that_became_shorter_is_said(source: Path) -> None:
 
 
 def test_the_disk_is_told_of_every_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = []
+    advised = []
     monkeypatch.setattr(staging, "STEP", 1000)
-    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: told.append((start, length)))
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: advised.append((start, length)))
     (tmp_path / "m").write_bytes(bytes(5000))
     with staging.Sink(tmp_path / "m", "r+b", 500) as sink:
         for _ in range(4):
             sink.write(bytes(600))
-    assert told == [(500, 1200), (1700, 1200)]
+    assert advised == [(500, 1200), (1700, 1200)]
     monkeypatch.delattr(os, "posix_fadvise")
     with staging.Sink(tmp_path / "m") as sink:
         sink.write(b"1" * 5000)

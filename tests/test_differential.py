@@ -28,17 +28,17 @@ def test_bnfold_is_faultless_and_folds_most(rows):
     labels = [tool.label for tool in tools(["bnfold", "onnxslim", "onnxruntime"])]
     own, *peers = labels
     assert (own, peers) == ("bnfold", [f"onnxslim {onnxslim.__version__}", f"onnxruntime {onnxruntime.__version__}"])
-    told = summary(rows, labels)
+    figures = summary(rows, labels)
     assert [f for f in findings(rows, labels) if f["tool"] == "bnfold"] == []
-    assert told["unjudged"] == 0
-    assert told["worst_second_opinion"] < 1e-9
-    totals = told["tools"]
-    assert totals["bnfold"]["folded"] >= 0.45 * told["batch_normalizations"]
+    assert figures["unjudged"] == 0
+    assert figures["worst_second_opinion"] < 1e-9
+    totals = figures["tools"]
+    assert totals["bnfold"]["folded"] >= 0.45 * figures["batch_normalizations"]
     assert totals["bnfold"]["folded"] > max(totals[peer]["folded"] for peer in peers) > 0
     assert totals[peers[0]]["agree"] > 10
     for peer in peers:
         assert totals[peer]["bnfold right"] == totals[peer]["disagree"]
-    assert "| bnfold |" in table(told)
+    assert "| bnfold |" in table(figures)
 
 
 def test_graphs_are_reproducible_valid_and_of_every_kind():

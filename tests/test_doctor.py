@@ -21,7 +21,7 @@ from bnfold.runtime.doctor import diagnose, doctor, examine, missing, require
 from bnfold.runtime.nvml import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
-from bnfold.system.installed import install, pip, runtimes
+from bnfold.system.installed import install_command, pip, runtimes
 from bnfold_cli.main import run
 from tests.crash import crash
 
@@ -59,12 +59,12 @@ DIAGNOSES = {
     "a wheel": (
         {"libraries": {CURAND: ABSENT.format(CURAND), "libc.so.6": ""}, "driver": GPU},
         "libcurand.so.10 (wheel nvidia-curand) is missing",
-        f"{install('cuda')}.",
+        f"{install_command('cuda')}.",
     ),
     "a wheel and the driver": (
         {"libraries": {CURAND: ABSENT.format(CURAND), CUDA: ABSENT.format(CUDA)}},
         "libcurand.so.10 (wheel nvidia-curand) and libcuda.so.1 (the NVIDIA driver) are missing",
-        f"Install the NVIDIA driver, on a machine with an NVIDIA GPU; {install('cuda')}.",
+        f"Install the NVIDIA driver, on a machine with an NVIDIA GPU; {install_command('cuda')}.",
     ),
     "the driver": (
         {"libraries": {CUDA: ABSENT.format(CUDA)}},
@@ -74,12 +74,12 @@ DIAGNOSES = {
     "a library of another version": (
         {"libraries": {CURAND: "version `LIBC_9' not found"}, "driver": GPU},
         "libcurand.so.10 does not load: version `LIBC_9' not found",
-        f"{install('cuda')}.",
+        f"{install_command('cuda')}.",
     ),
     "an onnxruntime for the CPU": (
         {"offered": False},
         "onnxruntime 1.31.1 is installed without it",
-        f"{pip('uninstall', '-y', *runtimes())}, then {install('cuda')}.",
+        f"{pip('uninstall', '-y', *runtimes())}, then {install_command('cuda')}.",
     ),
     "no onnxruntime": (
         {"offered": False, "versions": {}, "said": "onnxruntime cannot be imported: no libc", "fix": "Mend it."},
@@ -108,7 +108,7 @@ DIAGNOSES = {
     "a silent fall back to the CPU": (
         {"ran_on": ["CPUExecutionProvider"]},
         "a one-node session ran on CPUExecutionProvider, and onnxruntime does not say why",
-        install("cuda"),
+        install_command("cuda"),
     ),
 }
 
@@ -138,7 +138,7 @@ def test_a_wheel_whose_files_are_damaged_is_installed_again(monkeypatch: pytest.
     monkeypatch.setattr(doctoring, "installed", lambda starts: {"nvidia-curand": "10.4"} if starts else {})
     _, fix = diagnose("cuda", found_by_probe(libraries={CURAND: ABSENT.format(CURAND)}, driver=GPU))
     again = pip("install", "--force-reinstall", "--no-deps", "nvidia-curand==10.4")
-    assert fix == f"{install('cuda')}, and if that changes nothing {again}."
+    assert fix == f"{install_command('cuda')}, and if that changes nothing {again}."
 
 
 @pytest.mark.usefixtures("no_wheels")
@@ -146,7 +146,7 @@ def test_tensorrt_is_repaired_with_all_that_it_needs() -> None:
     broken = {CURAND: ABSENT.format(CURAND), INFER: ABSENT.format(INFER), CUDA: ABSENT.format(CUDA)}
     why, fix = diagnose("tensorrt", found_by_probe(libraries=broken, driver=GPU))
     assert why.startswith("libcurand.so.10 (wheel nvidia-curand), libnvinfer.so.10 (wheel tensorrt-cu13) and libcuda")
-    assert f"{install('cuda', 'tensorrt')}" in fix
+    assert f"{install_command('cuda', 'tensorrt')}" in fix
 
 
 def test_missing_and_broken_are_told_apart() -> None:
@@ -235,7 +235,7 @@ def test_an_onnxruntime_that_cannot_be_imported_is_no_traceback(monkeypatch: pyt
     assert "needs onnxruntime, and " in why
     assert "pip install" in fix
     monkeypatch.setattr(doctoring, "runtimes", dict)
-    assert diagnose("cuda", found) == (why, install("cuda"))
+    assert diagnose("cuda", found) == (why, install_command("cuda"))
 
 
 FAKE = """
@@ -295,7 +295,7 @@ def test_an_unknown_provider_is_a_usage_problem() -> None:
 
 
 def health(provider: str, works: bool) -> doctoring.Health:
-    words = ("", "") if works else ("it is broken", install("cuda"))
+    words = ("", "") if works else ("it is broken", install_command("cuda"))
     ran = (PROVIDERS[provider],) if works else ()
     return doctoring.Health(provider, PROVIDERS[provider], works, *words, ran, {}, {}, {"onnxruntime": "1"}, GPU)
 
@@ -311,7 +311,7 @@ def test_the_command_says_what_works_and_what_to_do(capsys: pytest.CaptureFixtur
     assert run(["doctor"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert f"cuda: it is broken\nhint: {install('cuda')}\n" in out
+    assert f"cuda: it is broken\nhint: {install_command('cuda')}\n" in out
     assert "driver 580.1" in " ".join(out.split())
 
 
@@ -322,7 +322,7 @@ def test_a_provider_that_must_work_and_does_not_is_exit_4(capsys: pytest.Capture
     assert [each["works"] for each in json.loads(out)["providers"]] == [name == "cpu" for name in PROVIDERS]
     assert err.splitlines() == [
         "error: CUDAExecutionProvider cannot run here: it is broken",
-        f"hint: {install('cuda')}",
+        f"hint: {install_command('cuda')}",
     ]
 
 

@@ -313,8 +313,8 @@ def test_bad_input_is_one_error_and_one_hint(capfd, name):
         saved("d.npz", **data)
     elif data:
         Path("d.npz").write_bytes(data)
-    asked = options if "--data" in options else [*options, "--data", "d.npz"]
-    assert run(["evaluate", *paths, *asked]) == code
+    arguments = options if "--data" in options else [*options, "--data", "d.npz"]
+    assert run(["evaluate", *paths, *arguments]) == code
     out, err = capfd.readouterr()
     error, hint = err.strip().splitlines()
     assert out == ""

@@ -25,7 +25,7 @@ from bnfold.folding import engines, fleet
 from bnfold.folding.pipeline import Options
 from bnfold.folding.selection import selected
 from bnfold.folding.worker import fold_apart
-from bnfold.system.installed import install
+from bnfold.system.installed import install_command
 from bnfold.system.processors import threads
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
@@ -366,7 +366,7 @@ def test_without_ray_one_is_told_what_to_install(models, capfd, monkeypatch):
     assert run(["fold", "a.onnx", "--out-dir", "out", "--engine", "ray"]) == 4
     said, hint = capfd.readouterr().err.splitlines()
     assert said.startswith("error: --engine ray needs the package ray, which cannot be imported here (")
-    assert hint == f"hint: {install('fleet')}"
+    assert hint == f"hint: {install_command('fleet')}"
     assert listing(models) == before
 
 

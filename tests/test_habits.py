@@ -97,8 +97,8 @@ NAMED = {"sklearn": "scikit-learn"}
 def requirements() -> dict[str, str]:
     """Every package that pyproject.toml names, extras included, with its bounds."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
-    found = (re.match(r"([\w-]+)(?:\[[\w,]+\])?([^;]*)", each) for each in asked)
+    stated = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    found = (re.match(r"([\w-]+)(?:\[[\w,]+\])?([^;]*)", each) for each in stated)
     return {match[1]: match[2].strip() for match in found if match[1] != "bnfold"}
 
 

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from bnfold.errors import EnvironmentProblem
 from bnfold.system import installed
-from bnfold.system.installed import ALONE, PACKAGES, install, need, pip
+from bnfold.system.installed import OWN_PACKAGE, PACKAGES, install_command, need, pip
 from bnfold_cli.main import run
 from tests.shape_of_the_code import ROOT
 from tests.test_cli import conv_bn, here, written  # noqa: F401
@@ -65,7 +65,7 @@ def test_hints_name_what_the_extras_bring():
         assert sorted(map(bare, packages)) == sorted(bare(str(each).partition(";")[0]) for each in stated), extra
 
 
-@pytest.mark.parametrize(("module", "package"), ALONE.items())
+@pytest.mark.parametrize(("module", "package"), OWN_PACKAGE.items())
 def test_data_need_no_pytorch(monkeypatch: pytest.MonkeyPatch, module: str, package: str):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentProblem) as raised:
@@ -76,11 +76,14 @@ def test_data_need_no_pytorch(monkeypatch: pytest.MonkeyPatch, module: str, pack
 def test_a_command_is_for_the_environment_that_bnfold_is_in(monkeypatch: pytest.MonkeyPatch):
     own = Path(sys.executable).parent
     monkeypatch.setattr(installed.shutil, "which", lambda name: str(own / name))
-    assert install("cuda", "tensorrt") == '`pip install "onnxruntime-gpu[cuda,cudnn]" "tensorrt-cu13>=10,<11"`'
+    assert install_command("cuda", "tensorrt") == '`pip install "onnxruntime-gpu[cuda,cudnn]" "tensorrt-cu13>=10,<11"`'
     monkeypatch.setattr(installed.shutil, "which", lambda name: f"/elsewhere/{name}")
-    assert install("plot") == f"`{sys.executable} -m pip install matplotlib`"
+    assert install_command("plot") == f"`{sys.executable} -m pip install matplotlib`"
     monkeypatch.setattr(installed, "find_spec", lambda name: None)
-    assert install("plot", "train", "plot") == "`uv pip install matplotlib torch torchvision onnxscript scikit-learn`"
+    assert (
+        install_command("plot", "train", "plot")
+        == "`uv pip install matplotlib torch torchvision onnxscript scikit-learn`"
+    )
     monkeypatch.setattr(sys, "executable", "C:\\Program Files\\python.exe")
     monkeypatch.setattr(installed, "find_spec", lambda name: name)
     assert pip("install", "x") == '`"C:\\Program Files\\python.exe" -m pip install x`'
@@ -200,7 +203,7 @@ def test_without_a_runtime_one_is_told_what_to_install_and_nothing_is_begun(
     said, hint = err.splitlines()
     assert out == ""
     assert said.endswith(" needs onnxruntime, and none is installed")
-    assert all(f"{install(extra)}" in hint for extra in ("gpu", "cpu"))
+    assert all(f"{install_command(extra)}" in hint for extra in ("gpu", "cpu"))
     assert ("--verify off" in hint) == command.startswith("fold")
     assert sorted(here.rglob("*")) == before
 
@@ -263,7 +266,7 @@ def test_a_broken_runtime_is_exit_4_also_where_a_child_meets_it(
 @pytest.mark.slow
 @pytest.mark.parametrize("extras", [*((name,) for name in PACKAGES), ("cuda", "tensorrt")], ids="-".join)
 def test_what_hints_install_can_be_had(extras: tuple[str, ...], tmp_path: Path):
-    words = shlex.split(install(*extras).strip("`"))
+    words = shlex.split(install_command(*extras).strip("`"))
     words = words[words.index("install") :]
     done = subprocess.run(
         [

@@ -16,7 +16,7 @@ from bnfold.process import launcher
 from bnfold.process.endings import Failed
 from bnfold.recalibration.options import parse_memory
 from bnfold.system import limits
-from bnfold.system.limits import DEFAULTS, Limits, Watch, current, parse_limits, timed, within
+from bnfold.system.limits import DEFAULTS, Limits, ProcessWatch, current, parse_limits, timed, within
 from bnfold_cli.main import run
 from tests.attacks.bombs import ladder
 from tests.attacks.hostile import chain, changed
@@ -26,8 +26,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="what a process holds
 
 
 def test_limits_are_said_in_words():
-    asked = parse_limits(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
-    assert asked == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
+    options = parse_limits(["nodes=1000", "memory=1.5GB", "seconds=0.5", "elements=2MB"])
+    assert options == Limits(nodes=1000, memory=1_500_000_000, seconds=0.5, elements=2_000_000)
     assert parse_limits(["memory=4GB"]) == parse_limits(["memory=4G"]) == Limits(memory=4 * 10**9)
     assert parse_limits(["memory=4GiB"]) == parse_limits(["memory=4 gi"]) == Limits(memory=4 << 30)
     assert (parse_memory("4GB"), parse_memory("4GiB")) == (4 * 10**9, 4 << 30)  # --memory-limit reads the same
@@ -95,8 +95,8 @@ def test_an_alarm_goes_on_behind_others():
 def test_a_fold_that_takes_too_long_leaves_nothing(tmp_path, capsys):
     path = changed(ladder(1000))(tmp_path)
     assert run(["fold", str(path), "--limit", "seconds=1.5"]) == 4
-    assert "error: the fold of" in (told := capsys.readouterr().err)
-    assert "took longer than 1.5 s and was stopped" in told
+    assert "error: the fold of" in (words := capsys.readouterr().err)
+    assert "took longer than 1.5 s and was stopped" in words
     assert [each.name for each in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -123,23 +123,23 @@ def test_a_process_is_watched():
         [sys.executable, "-c", "x = bytearray(b'1') * 100_000_000; input()"], stdin=subprocess.PIPE
     )
     try:
-        watch = Watch(process.pid, 60, 50_000_000)
+        watch = ProcessWatch(process.pid, 60, 50_000_000)
         while not (why := watch.broken()) and time.monotonic() - watch.started < 30:
             time.sleep(0.02)
-        assert why == "held more than 50 MB of memory and was stopped"
-        assert Watch(process.pid, 60, 10**9).broken() == ""
-        assert Watch(process.pid, 0, 10**9).broken() == "took longer than 0 s and was stopped"
+        assert why == "used more than 50 MB of memory and was stopped"
+        assert ProcessWatch(process.pid, 60, 10**9).broken() == ""
+        assert ProcessWatch(process.pid, 0, 10**9).broken() == "took longer than 0 s and was stopped"
     finally:
         process.kill()
         process.communicate()
-    assert Watch(process.pid, 60, 1).broken() == ""  # it is gone
+    assert ProcessWatch(process.pid, 60, 1).broken() == ""  # it is gone
 
 
 @linux
 def test_a_child_that_reserves_memory_is_watched_but_not_capped():
-    asked = {"bytes": 2**30}
-    with within(Limits(memory=2**29)), pytest.raises(Failed, match=r"held more than 537 MB of memory and was"):
-        launcher.run(crash, asked, seconds=60, reserves=True)
+    options = {"bytes": 2**30}
+    with within(Limits(memory=2**29)), pytest.raises(Failed, match=r"used more than 537 MB of memory and was"):
+        launcher.run(crash, options, seconds=60, reserves=True)
 
 
 def test_children_are_told_the_limits(monkeypatch):

@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.display.junit import FAILED, PASSED, Check, to_xml
+from bnfold.display.junit import FAILED, PASSED, JUnitCase, to_xml
 from bnfold.errors import NAME_LENGTH, SENTENCE_LENGTH, ModelProblem, printable
-from bnfold.reporting.page import bounded
+from bnfold.reporting.page import shortened
 from bnfold_cli import console
 from bnfold_cli.main import run
 from tests.attacks.named import NAMES, named
@@ -114,7 +114,7 @@ def test_a_file_name_that_is_no_text_is_shown_and_recorded(folder, capfd):
 
 
 def test_junit_of_names_with_what_xml_lacks():
-    text = to_xml("s", [Check("\x00\ufffe\ud800", FAILED, "\uffff\n\x0b"), Check("b", PASSED, "\x1b")], 0.0)
+    text = to_xml("s", [JUnitCase("\x00\ufffe\ud800", FAILED, "\uffff\n\x0b"), JUnitCase("b", PASSED, "\x1b")], 0.0)
     cases = ElementTree.fromstring(text.encode()).findall(".//testcase")
     assert [case.attrib["name"] for case in cases] == [r"\x00\ufffe\ud800", "b"]
 
@@ -127,7 +127,7 @@ def test_nine_names_of_a_megabyte_make_a_page_of_a_few(folder):
 
 def test_cut_names_differ_as_the_whole_ones_do():
     long = "N" * 5000
-    one, other = (bounded({f"{long}{c}{long}": [f"{long}{c}{long}", 1.5]}) for c in "ab")
+    one, other = (shortened({f"{long}{c}{long}": [f"{long}{c}{long}", 1.5]}) for c in "ab")
     assert one != other
     assert one == {key: [key, 1.5] for key in one}
 

@@ -18,7 +18,7 @@ import bnfold
 from bnfold.errors import ModelProblem
 from bnfold.model.validity import checked
 from bnfold.process import native
-from bnfold.process.native import Failed, begun, guarded
+from bnfold.process.native import Failed, guarded, start_guarded
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn
 from tests.test_fleet import offspring, processes, until
@@ -60,8 +60,8 @@ def test_a_crash_a_hang_and_hunger_are_sentences() -> None:
 @pytest.mark.usefixtures("alone")
 def test_a_fork_ends_when_its_answer_is_not_wanted_or_not_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     before = offspring(os.getpid())
-    assert begun("a rest", lambda: time.sleep(60))(wanted=False) == b""
-    finish = begun("a rest", lambda: time.sleep(60))
+    assert start_guarded("a rest", lambda: time.sleep(60))(wanted=False) == b""
+    finish = start_guarded("a rest", lambda: time.sleep(60))
     monkeypatch.setattr(native, "_read", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         finish()

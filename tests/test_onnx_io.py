@@ -117,25 +117,25 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, beside: bool) -> None:
-    with staging.staged(tmp_path / "m.onnx", beside=beside) as draft:
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_a_draft_takes_its_place_with_its_data(tmp_path: Path, in_folder: bool) -> None:
+    with staging.staged(tmp_path / "m.onnx", in_folder=in_folder) as draft:
         assert draft.suffix == ".onnx"
-        assert draft.name.startswith(".bnfold-" if beside else "m.onnx")
-        assert tmp_path.samefile(draft.parent) == beside
+        assert draft.name.startswith(".bnfold-" if in_folder else "m.onnx")
+        assert tmp_path.samefile(draft.parent) == in_folder
         assert {name[:8] for name in names(tmp_path)} == {".bnfold-"}
         draft.write_text("model")
-        if not beside:  # which refers to data files that are there
+        if not in_folder:  # which refers to data files that are there
             draft.with_name(f"{draft.name}.data").write_text("data")
-    assert names(tmp_path) == ["m.onnx", *["m.onnx.data"] * (not beside)]
-    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["model", *["data"] * (not beside)]
+    assert names(tmp_path) == ["m.onnx", *["m.onnx.data"] * (not in_folder)]
+    assert [(tmp_path / name).read_text() for name in names(tmp_path)] == ["model", *["data"] * (not in_folder)]
 
 
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("in_folder", [True, False])
 @pytest.mark.parametrize(("keep", "problem"), [(False, None), (True, KeyboardInterrupt), (True, ValueError)])
-def test_a_draft_that_is_not_wanted_leaves_nothing(tmp_path: Path, beside: bool, keep: bool, problem) -> None:
+def test_a_draft_that_is_not_wanted_leaves_nothing(tmp_path: Path, in_folder: bool, keep: bool, problem) -> None:
     def draw_up() -> None:
-        with staging.staged(tmp_path / "m.onnx", keep=keep, beside=beside) as draft:
+        with staging.staged(tmp_path / "m.onnx", keep=keep, in_folder=in_folder) as draft:
             draft.write_text("new")
             if problem:
                 raise problem
@@ -179,7 +179,7 @@ def test_a_message_may_have_2_GiB_less_a_byte(tmp_path: Path, monkeypatch) -> No
 
 
 def test_a_message_that_protobuf_finds_too_large_is_said(tmp_path: Path, monkeypatch) -> None:
-    def fails(*_: object) -> list[wire.Piece]:
+    def fails(*_: object) -> list[wire.Part]:
         raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
 
     monkeypatch.setattr(wire, "attach", fails)
@@ -278,7 +278,7 @@ def test_data_are_copied_where_the_system_cannot_do_it_or_not_all_of_it(
     (tmp_path / "source").write_bytes(data)
     with staging.Sink(tmp_path / "sink") as sink:
         sink.write(b"before")
-        external.copy(external.Place(tmp_path / "source", 10, 90_000), sink)
+        external.copy_range(external.Place(tmp_path / "source", 10, 90_000), sink)
         sink.write(b"after")
     assert (tmp_path / "sink").read_bytes() == b"before" + data[10:90_010] + b"after"
 
@@ -294,7 +294,7 @@ def test_what_is_a_hole_stays_one(tmp_path: Path, offset: int, length: int) -> N
             file.write(b"data" * 2500)
     with staging.Sink(tmp_path / "sink") as sink:
         sink.write(b"before")
-        external.copy(external.Place(tmp_path / "source", offset, length), sink)
+        external.copy_range(external.Place(tmp_path / "source", offset, length), sink)
         sink.write(b"after")
     assert (tmp_path / "sink").stat().st_blocks * 512 < 1 << 20
     found, wanted = (tmp_path / "sink").open("rb"), (tmp_path / "source").open("rb")
@@ -309,10 +309,10 @@ def test_what_is_a_hole_stays_one(tmp_path: Path, offset: int, length: int) -> N
 def test_a_file_that_becomes_shorter_while_it_is_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(1000))
     with staging.Sink(tmp_path / "sink") as sink, pytest.raises(ModelProblem, match="became shorter while it was read"):
-        external.copy(external.Place(tmp_path / "source", 500, 501), sink)
+        external.copy_range(external.Place(tmp_path / "source", 500, 501), sink)
 
 
 def test_a_type_that_nobody_knows_has_no_size() -> None:
-    assert external.size(TensorProto(dims=[3], data_type=99)) == 0
-    assert external.size(TensorProto(dims=[3], data_type=TensorProto.INT4)) == 2
-    assert external.size(TensorProto(dims=[3, 2], data_type=TensorProto.BFLOAT16)) == 12
+    assert external.data_length(TensorProto(dims=[3], data_type=99)) == 0
+    assert external.data_length(TensorProto(dims=[3], data_type=TensorProto.INT4)) == 2
+    assert external.data_length(TensorProto(dims=[3, 2], data_type=TensorProto.BFLOAT16)) == 12

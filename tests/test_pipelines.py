@@ -145,9 +145,9 @@ def test_a_model_that_changes_while_it_is_verified_is_to_blame_itself(folder, ca
 @pytest.mark.parametrize("command", [["fold", "folds.onnx"], ["verify", "folds.onnx", "keeps.onnx"]])
 def test_two_reports_do_not_mingle_on_stdout(folder, capfd, command):
     assert run([*command, "--json", "-", "--junit", "-"]) == 2
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert "two reports cannot both go to stdout" in told.err
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "two reports cannot both go to stdout" in output.err
     assert outputs(folder) == []
 
 

@@ -10,27 +10,31 @@ import pytest
 
 from bnfold import fold
 from bnfold.algebra.affine import Affine, Refused
-from bnfold.folding import plan
+from bnfold.folding import branches, plan
 from bnfold.folding.plan import MANY, readers, require_in_range
-from bnfold.folding.rules import linear
+from bnfold.folding.rules import linear, pooling
 from bnfold.graph import edits
 from tests.build import BN, bn, build, operators
 
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
 
 
-@pytest.mark.parametrize("name", [*EDITS, "Visible"])
+def kind_of(name: str) -> type:
+    return {**vars(edits), **vars(plan), **vars(branches)}[name]
+
+
+@pytest.mark.parametrize("name", [*EDITS, "Visible", "Branch"])
 def test_what_a_plan_says_does_not_change(name):
-    kind = {**vars(edits), **vars(plan)}[name]
+    kind = kind_of(name)
     names = [f.name for f in fields(kind)]
     made = kind(*names)
     with pytest.raises(FrozenInstanceError):
         setattr(made, names[0], None)
 
 
-@pytest.mark.parametrize("name", EDITS)
+@pytest.mark.parametrize("name", [*EDITS, "Branch"])
 def test_edits_hold_arrays_and_are_told_apart_by_identity(name):
-    kind = {**vars(edits), **vars(plan)}[name]
+    kind = kind_of(name)
     values = [np.zeros(2) for _ in fields(kind)]
     assert kind(*values) != kind(*values)
     assert len({kind(*values), kind(*values)}) == 2
@@ -204,3 +208,10 @@ def test_a_normalization_takes_an_affine_by_its_scale():
     assert refusal(linear.hoist_batch_normalization, laid, 0, affine) == ("VARIES", words)
     shares = linear.hoist_batch_normalization(node("BatchNormalization", (1, 4), np.ones(4), np.ones(1)), 0, affine)
     assert shares[1].scale.tolist() == shares[2].scale.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("channels", [3, "C"])
+def test_an_axis_of_unknown_length_keeps_it_where_its_scale_says_so(channels):
+    upsampled = node("Upsample", ("N", channels, "H", "W"), scales=[1.0, 1.0, 2.0, 2.0])
+    upsampled.opset, upsampled.outputs[0].shape = 7, ("N", channels, "A", "B")
+    assert pooling.resized_axes(upsampled) == [2, 3]

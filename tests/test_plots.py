@@ -11,8 +11,8 @@ import pytest
 from bnfold.display import plots
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.recalibration.drift import Drift
-from bnfold.recalibration.picture import draw as draw_drift
-from bnfold.system.installed import install
+from bnfold.recalibration.picture import draw_drifts
+from bnfold.system.installed import install_command
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 
@@ -45,14 +45,14 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_drifts_can_be_drawn_whatever_they_are(tmp_path, name):
     path = tmp_path / "drift.png"
-    draw_drift(CASES[name], "title", path, 0.5)
+    draw_drifts(CASES[name], "title", path, 0.5)
     assert path.read_bytes().startswith(START[".png"])
 
 
 @pytest.mark.parametrize("suffix", plots.FORMATS)
 def test_a_picture_is_the_same_each_time(tmp_path, suffix):
     for name in "ab":
-        draw_drift(CASES["few"], "title", tmp_path / f"{name}{suffix}")
+        draw_drifts(CASES["few"], "title", tmp_path / f"{name}{suffix}")
     first, second = ((tmp_path / f"{name}{suffix}").read_bytes() for name in "ab")
     assert first.startswith(START[suffix])
     assert first == second
@@ -60,11 +60,11 @@ def test_a_picture_is_the_same_each_time(tmp_path, suffix):
 
 def test_what_cannot_be_drawn_is_said_first(tmp_path, monkeypatch):
     with pytest.raises(UsageProblem, match=r"'\.gif' is not a format of pictures"):
-        plots.require(tmp_path / "a.gif")
+        plots.require_plot(tmp_path / "a.gif")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(EnvironmentProblem, match="a picture needs the package matplotlib") as raised:
-        plots.require(tmp_path / "a.png")
-    assert raised.value.hint == install("plot")
+        plots.require_plot(tmp_path / "a.png")
+    assert raised.value.hint == install_command("plot")
 
 
 def test_recalibrate_draws(here, capfd):  # noqa: F811
@@ -82,12 +82,12 @@ def test_recalibrate_draws(here, capfd):  # noqa: F811
 
 
 def test_curves_of_a_run_that_is_finished_or_not(tmp_path):
-    from bnfold.train.curves import PICTURE, draw
+    from bnfold.train.curves import PICTURE, draw_curves
 
     rows = [{"step": s, "loss": 1 / s, "lr": 0.1, "accuracy_moving_average": 0.5} for s in (1, 2, 3)]
     for end in ([], [{"step": 3, "accuracy": 0.6, "accuracy_moving_average": 0.5}]):
         (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows + end))
-        assert draw(tmp_path) == tmp_path / PICTURE
+        assert draw_curves(tmp_path) == tmp_path / PICTURE
         assert (tmp_path / PICTURE).read_bytes().startswith(START[".png"])
 
 

@@ -34,7 +34,7 @@ from bnfold.runtime import libraries, placement, plugins, probe, providers, sess
 from bnfold.runtime.doctor import diagnose
 from bnfold.runtime.plugins import PLUGINS, Plugin
 from bnfold.runtime.providers import Way, chain
-from bnfold.system.installed import install, pip, runtimes
+from bnfold.system.installed import install_command, pip, runtimes
 from bnfold.verification import verifying
 from bnfold_cli.main import run
 from tests.test_doctor import GPU, found_by_probe
@@ -111,7 +111,7 @@ def test_no_device_and_an_old_onnxruntime_are_different_sentences(fake: Any) -> 
     old = fake(device(FAKE.name), version="1.23.2")
     with pytest.raises(EnvironmentProblem, match="needs onnxruntime 1.24 or later, and this is 1.23.2") as caught:
         plugins.devices(FAKE)
-    assert caught.value.hint == f"{pip('install', *(f'{name}>=1.24' for name in runtimes()))}."
+    assert caught.value.hint == f"{pip('install_command', *(f'{name}>=1.24' for name in runtimes()))}."
     assert old.registered == []
 
 
@@ -127,7 +127,7 @@ def test_options_are_checked_against_the_version_that_is_installed(monkeypatch: 
     FAKE.check({"a": "1"})
     with pytest.raises(UsageProblem, match="bnfold-fake-plugin 2.9.1 has no option 'b', which 2.10 has") as caught:
         FAKE.check({"b": "1"})
-    assert caught.value.hint == f"{pip('install', 'bnfold-fake-plugin==2.10')}."
+    assert caught.value.hint == f"{pip('install_command', 'bnfold-fake-plugin==2.10')}."
     installed["bnfold-fake-plugin"] = "3.0"
     FAKE.check({"b": "1"})
     with pytest.raises(UsageProblem, match="bnfold-fake-plugin 3.0 has no option 'a', which 1.0 has"):
@@ -170,11 +170,11 @@ def test_a_plugin_that_is_not_installed_brings_onnxruntime_only_where_there_is_n
 ) -> None:
     why, fix = diagnose("tensorrt-rtx", found_by_probe(offered=False))
     assert why == "its package, onnxruntime-ep-nv-tensorrt-rtx, is not installed"
-    assert fix == f"{install('tensorrt-rtx')}."
+    assert fix == f"{install_command('tensorrt-rtx')}."
     monkeypatch.setattr(doctoring, "runtimes", dict)
-    assert diagnose("tensorrt-rtx", found_by_probe(offered=False))[1] == f"{install('gpu', 'tensorrt-rtx')}."
+    assert diagnose("tensorrt-rtx", found_by_probe(offered=False))[1] == f"{install_command('gpu', 'tensorrt-rtx')}."
     gone = found_by_probe(offered=False, versions={}, said="none", fix="Install it.")
-    assert diagnose("tensorrt-rtx", gone) == ("none", install("gpu", "tensorrt-rtx"))
+    assert diagnose("tensorrt-rtx", gone) == ("none", install_command("gpu", "tensorrt-rtx"))
 
 
 def test_a_device_that_a_plugin_does_not_serve_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_other_words_of_a_plugin_are_quoted(monkeypatch: pytest.MonkeyPatch) -> 
     why, fix = diagnose("tensorrt-rtx", found_by_probe(said="undefined symbol: it", devices=None, driver=GPU))
     assert (why, fix) == (
         "undefined symbol: it",
-        f"{pip('install', '--force-reinstall', '--no-deps', 'a-wheel==1.0')}.",
+        f"{pip('install_command', '--force-reinstall', '--no-deps', 'a-wheel==1.0')}.",
     )
 
 
@@ -223,7 +223,7 @@ def test_a_damaged_package_is_installed_again_as_far_as_it_is_known(
 ) -> None:
     """Files without metadata, metadata without files, metadata that are empty."""
     monkeypatch.setattr(Plugin, "installed", installed)
-    command = f"{pip('install', *target.split())}."
+    command = f"{pip('install_command', *target.split())}."
     assert diagnose("tensorrt-rtx", found_by_probe(said="no such thing", devices=None, driver=GPU))[1] == command
     assert diagnose("tensorrt-rtx", found_by_probe(offered=False))[1] == command
 
@@ -260,7 +260,7 @@ def test_without_the_package_commands_are_exit_4_and_the_command_that_installs_i
         assert run([*command, "--ep", "tensorrt-rtx"]) == 4
         err = capsys.readouterr().err
         assert f"error: {RTX.name} cannot run here: its package, onnxruntime-ep-nv-tensorrt-rtx, is not" in err
-        assert f"hint: {install('tensorrt-rtx')}." in err
+        assert f"hint: {install_command('tensorrt-rtx')}." in err
 
 
 # With the package of TensorRT RTX

@@ -17,7 +17,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.display.display import MOST
+from bnfold.display.display import MOST_ROWS
 from bnfold.errors import ModelProblem
 from tests.test_cli import conv_bn
 
@@ -37,7 +37,7 @@ HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m"
 
 def test_names():
     assert sorted([*SIGNATURES, *RESULTS]) == bnfold.__all__
-    assert dir(bnfold) == bnfold.__all__
+    assert dir(bnfold) == sorted([*bnfold.__all__, "__version__"])
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
@@ -143,14 +143,14 @@ def test_data_of_onnx_ir_in_other_files_comes_along(path, tmp_path):
     onnx_ir = pytest.importorskip("onnx_ir")
     inside = bnfold.fold(path).model.SerializeToString(deterministic=True)
     onnx.save(onnx.load(path), tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0, location="e.data")
-    held = onnx_ir.load(tmp_path / "e.onnx")
-    values = [value.const_value for value in held.graph.initializers.values()]
+    stored = onnx_ir.load(tmp_path / "e.onnx")
+    values = [value.const_value for value in stored.graph.initializers.values()]
     assert all(isinstance(value, onnx_ir.ExternalTensor) for value in values)
-    result = bnfold.fold(held)
+    result = bnfold.fold(stored)
     assert [numpy_helper.to_array(t).tolist() for t in result.model.graph.initializer] == [
         numpy_helper.to_array(t).tolist() for t in onnx.load_from_string(inside).graph.initializer
     ]
-    assert [value.const_value for value in held.graph.initializers.values()] == values
+    assert [value.const_value for value in stored.graph.initializers.values()] == values
     (tmp_path / "e.data").unlink()
     with pytest.raises(ModelProblem, match=r"the Model of onnx_ir cannot be converted: ") as raised:
         bnfold.fold(onnx_ir.load(tmp_path / "e.onnx"))
@@ -160,9 +160,9 @@ def test_data_of_onnx_ir_in_other_files_comes_along(path, tmp_path):
 @pytest.mark.parametrize("function", ["fold", "explain", "verify", "recalibrate", "benchmark"])
 def test_a_model_in_memory_with_data_elsewhere_is_refused(path, tmp_path, function):
     onnx.save(onnx.load(path), tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0, location="e.data")
-    held = onnx.load(tmp_path / "e.onnx", load_external_data=False)
+    stored = onnx.load(tmp_path / "e.onnx", load_external_data=False)
     more = {"verify": [path], "benchmark": [path], "recalibrate": [[]]}.get(function, [])
-    for given in (held, held.SerializeToString()):
+    for given in (stored, stored.SerializeToString()):
         with pytest.raises(ModelProblem, match=r"is in another file, and a model in memory has no folder") as raised:
             getattr(bnfold, function)(given, *more)
         assert raised.value.hint == "Give the path of the model, or what onnx.load(path) returns."
@@ -198,22 +198,22 @@ def test_bytes_that_hold_no_model_are_refused(data):
 
 def plain(html: str) -> str:
     """The text of a piece of HTML, whose tags must all be closed."""
-    text, opened = [], []
+    text, open_tags = [], []
 
     class Reader(HTMLParser):
         def handle_starttag(self, tag, attrs):
             assert tag in ("div", "b", "table", "tr", "th", "td"), tag
             assert [name for name, _ in attrs] in ([], ["style"])
-            opened.append(tag)
+            open_tags.append(tag)
 
         def handle_endtag(self, tag):
-            assert opened.pop() == tag
+            assert open_tags.pop() == tag
 
         def handle_data(self, data):
             text.append(data)
 
     Reader(convert_charrefs=True).feed(html)
-    assert opened == []
+    assert open_tags == []
     return " ".join(text)
 
 
@@ -239,8 +239,8 @@ def test_a_table_of_many_rows_is_short():
     result = hostile()
     many = replace(result, kept=result.kept * 100)
     html = many._repr_html_()
-    assert html.count("<tr") == 1 + MOST
-    assert f"and {100 - MOST} more" in html
+    assert html.count("<tr") == 1 + MOST_ROWS
+    assert f"and {100 - MOST_ROWS} more" in html
     assert len(html) < 40_000
 
 

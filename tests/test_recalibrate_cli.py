@@ -93,7 +93,7 @@ def test_check_writes_nothing_and_its_exit_code_is_the_answer(here, capfd):  # n
     assert run(["recalibrate", "m.recalibrated.onnx", "--data", "data.npz", "--check"]) == 0
     assert "PASS\n" in capfd.readouterr().out
     assert run(["recalibrate", "m.recalibrated.onnx", "--data", "two.npz", "--check"]) == 5
-    assert "2 samples cannot tell a drift below " in capfd.readouterr().err
+    assert "2 samples cannot distinguish a drift below " in capfd.readouterr().err
     assert run(["recalibrate", "m.onnx", "--data", "data.npz", "--check", "--threshold", "1e6", "--json", "-"]) == 0
     assert json.loads(capfd.readouterr().out)["verdict"] == "PASS"
     assert listing(here) == before

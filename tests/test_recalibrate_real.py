@@ -72,7 +72,7 @@ def drawn(model: onnx.ModelProto, size: int, seed: int) -> dict[str, np.ndarray]
 
 def mnist(part: str, count: int) -> tuple[np.ndarray, np.ndarray]:
     folder = data_path("mnist")
-    images, labels = (idx.read(folder / f"{part}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
+    images, labels = (idx.read_idx(folder / f"{part}-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
     return images[:count, None].astype(np.float32) / 255, labels[:count]
 
 

@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.folding import pipeline
 from bnfold.model.storage import Storage
-from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, tables
+from bnfold.reporting import assets, channels, collecting, drawing, latency, node_results, page, records, table_sections
 from bnfold.reporting.figures import figures, sentence
-from bnfold.reporting.html import name, shown, tag, written
+from bnfold.reporting.html import name_tag, shown, tag, written
 from bnfold.system import sizes
 from bnfold.verification import tensor_records
 from bnfold.verification.measure import Tally
@@ -93,7 +93,7 @@ def test_a_fold_has_a_page(pair, capsys):
     data, seen = data_of(text), Seen(text)
     assert "49 of 50 BatchNormalization nodes are folded, 1 is kept" in seen.text
     assert "and the result computes what the original computes" in seen.text
-    assert [entry["fate"] for entry in data["nodes"]] == ["hoist"] * 49 + ["kept"]
+    assert [entry["result"] for entry in data["nodes"]] == ["hoist"] * 49 + ["kept"]
     assert data["fold"]["folded"] == json.loads((pair / "fold.json").read_text())["folded"]
     assert data["verification"]["verdict"] == "PASS"
     assert {r["code"] for r in data["nodes"][-1]["reasons"]} == {"NONLINEAR"}
@@ -154,8 +154,8 @@ def test_what_another_tool_folded_is_told_by_the_nodes(here):
     stored(here / "b.onnx", other)
     data = collecting.collect(here / "a.onnx", here / "b.onnx", verify="off")
     by_name = {entry["node"]: entry for entry in data["nodes"]}
-    assert by_name["block49/norm"]["fate"] == "gone"
-    assert {entry["fate"] for key, entry in by_name.items() if key != "block49/norm"} == {"left"}
+    assert by_name["block49/norm"]["result"] == "gone"
+    assert {entry["result"] for key, entry in by_name.items() if key != "block49/norm"} == {"left"}
     assert by_name["block0/norm"]["after"] is not None
 
 
@@ -198,7 +198,7 @@ def test_a_dry_run_has_a_page(here):
     stored(here / "m.onnx", conv_bn())
     assert run(["fold", "m.onnx", "--dry-run", "--report", "m.html"]) == 0
     data = data_of((here / "m.html").read_text())
-    assert (data["fold"]["written"], data["nodes"][0]["fate"]) == (False, "hoist")
+    assert (data["fold"]["written"], data["nodes"][0]["result"]) == (False, "hoist")
     assert sorted(p.name for p in here.iterdir()) == ["m.html", "m.onnx"]
 
 
@@ -214,9 +214,9 @@ def test_a_model_in_which_nothing_folds_has_a_page(here):
 def test_the_page_goes_to_stdout(here, capsys):
     stored(here / "m.onnx", conv_bn())
     assert run(["fold", "m.onnx", "--report", "-"]) == 0
-    told = capsys.readouterr()
-    assert told.out.startswith("<!doctype html>")
-    assert told.out.endswith("</html>\n")
+    output = capsys.readouterr()
+    assert output.out.startswith("<!doctype html>")
+    assert output.out.endswith("</html>\n")
     assert run(["fold", "m.onnx", "--force", "--report", "-", "--json", "-"]) == 2
     assert run(["report", "m.onnx", "m.folded.onnx", "-o", "-", "--verify", "off"]) == 0
 
@@ -257,7 +257,7 @@ def test_hostile_names_stay_text(here):
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_a_name_is_one_element_of_text(text):
-    seen = Seen(written(tag("p", name(text), title=shown(text))))
+    seen = Seen(written(tag("p", name_tag(text), title=shown(text))))
     assert [kind for kind, _ in seen.tags] == ["p", "code"]
     assert seen.tags[0][1]["title"] == shown(text)
     assert seen.text.strip() == shown(text)
@@ -369,10 +369,10 @@ def test_errors_of_channels_are_those_of_the_tensor(pair):
     sites = [tensor for tensor in off["tensors"] if tensor["site"]]
     assert len(sites) >= 49
     for tensor in sites:
-        told = tensor["by_channel"]
-        assert (told["channels"], told["every"], len(told["original"])) == (4, True, 4)
+        by_channel = tensor["by_channel"]
+        assert (by_channel["channels"], by_channel["every"], len(by_channel["original"])) == (4, True, 4)
         for which in ("original", "folded"):
-            assert np.sqrt(np.mean(np.square(told[which]))) == pytest.approx(tensor[f"rms_{which}"], rel=0.02)
+            assert np.sqrt(np.mean(np.square(by_channel[which]))) == pytest.approx(tensor[f"rms_{which}"], rel=0.02)
 
 
 def blocks(**changed) -> list[dict]:
@@ -390,24 +390,24 @@ def test_errors_of_very_many_channels_are_quantiles():
     tally = Tally("y", (1,))
     truth = rng.standard_normal((2, tensor_records.MOST + 1))
     tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
-    told = tensor_records.by_channel([tally])["y"]
-    assert (told["every"], told["channels"], len(told["folded"])) == (
+    by_channel = tensor_records.by_channel([tally])["y"]
+    assert (by_channel["every"], by_channel["channels"], len(by_channel["folded"])) == (
         False,
         tensor_records.MOST + 1,
         tensor_records.QUANTILES,
     )
-    assert told["folded"] == sorted(told["folded"])
-    assert told["folded"][-1] > told["original"][-1]
+    assert by_channel["folded"] == sorted(by_channel["folded"])
+    assert by_channel["folded"][-1] > by_channel["original"][-1]
 
 
 def test_runs_are_condensed():
     found = latency.condense(blocks())
     assert len(found) == 1
     models = found[0]["models"]
-    assert {key: told["runs"] for key, told in models.items()} == {"original": 150, "folded": 150}
-    for told in models.values():
-        assert sum(told["counts"]) + told["beyond"] == 150
-        assert len(told["launches"]) == 3
+    assert {key: times["runs"] for key, times in models.items()} == {"original": 150, "folded": 150}
+    for times in models.values():
+        assert sum(times["counts"]) + times["beyond"] == 150
+        assert len(times["launches"]) == 3
     assert models["folded"]["launches"][0][2] == pytest.approx(1.245, rel=0.01)  # median, in milliseconds
 
 
@@ -416,8 +416,8 @@ def test_runs_of_another_precision_or_search_are_apart():
     assert [each.get("precision") for each in found] == ["float32", "float16", None]
     words = "default, cuda, float16, device, N=1, CUDA graph, heuristic cuDNN search"
     more = {"provider": "cuda", "mode": "device", "cuda_graph": True, "cudnn_search": "heuristic"}
-    assert tables.setting(blocks(**more, precision="float16")[0]) == words
-    assert tables.setting(blocks()[0]) == "default, cpu, e2e, N=1"
+    assert table_sections.setting_words(blocks(**more, precision="float16")[0]) == words
+    assert table_sections.setting_words(blocks()[0]) == "default, cpu, e2e, N=1"
 
 
 BAD_RAW = [
@@ -447,9 +447,16 @@ def bench_record(data: dict, **changed) -> dict:
     cell |= {"log_ratios": [0.4], "log_controls": [0.0], "left": [1, 0], "times": [times, times], "flags": []}
     counts = {key: {"original": data["before"][key], "folded": data["after"][key]} for key in ("nodes",)}
     norms = {"original": data["before"]["batch_normalizations"], "folded": data["after"]["batch_normalizations"]}
-    told = {"schema": "bnfold.bench/1", "verdict": "FASTER", "summary": "FASTER", "cells": [cell], "cold": [], **counts}
-    told |= {"batch_normalization": norms, "left_by_onnxruntime": norms, "same_graph": False, "notes": []}
-    return told | {
+    record = {
+        "schema": "bnfold.bench/1",
+        "verdict": "FASTER",
+        "summary": "FASTER",
+        "cells": [cell],
+        "cold": [],
+        **counts,
+    }
+    record |= {"batch_normalization": norms, "left_by_onnxruntime": norms, "same_graph": False, "notes": []}
+    return record | {
         "launches": 1,
         "margin": 0.01,
         "environment": {"processor": "<b>"},
@@ -563,15 +570,15 @@ def test_a_model_that_broke_something_once_has_a_page(path):
 
 
 def test_kinds_of_plain_data():
-    assert records.fits({"a": [1, 2], "more": None}, {"a": [int]})
-    assert records.fits({}, {"a?": int})
-    assert not records.fits({"a": "1"}, {"a?": int})
-    assert records.fits([None, 1, 1.5], [(*records.NUMBER, None)])
-    assert not records.fits(None, records.NUMBER)
-    assert not records.fits({"a": [1, "2"]}, {"a": [int]})
-    assert not records.fits({}, {"a": int})
-    assert not records.fits(True, int)
-    assert not records.fits([], {"a": int})
+    assert records.matches_kind({"a": [1, 2], "more": None}, {"a": [int]})
+    assert records.matches_kind({}, {"a?": int})
+    assert not records.matches_kind({"a": "1"}, {"a?": int})
+    assert records.matches_kind([None, 1, 1.5], [(*records.NUMBER, None)])
+    assert not records.matches_kind(None, records.NUMBER)
+    assert not records.matches_kind({"a": [1, "2"]}, {"a": [int]})
+    assert not records.matches_kind({}, {"a": int})
+    assert not records.matches_kind(True, int)
+    assert not records.matches_kind([], {"a": int})
 
 
 def test_libraries_are_as_their_makers_published_them():
@@ -582,8 +589,8 @@ def test_libraries_are_as_their_makers_published_them():
         content = (folder / f"{library}.min.js").read_bytes()
         assert hashlib.sha256(content).hexdigest() == about["sha256"], library
         assert b"</script" not in content.lower()
-        assert "opyright" in assets.text(f"licenses/{library}.txt")
-        assert assets.text(f"licenses/{library}.txt").strip() in assets.library(library)
+        assert "opyright" in assets.asset_text(f"licenses/{library}.txt")
+        assert assets.asset_text(f"licenses/{library}.txt").strip() in assets.library(library)
 
 
 def test_all_assets_are_shipped():
@@ -596,8 +603,8 @@ def test_all_assets_are_shipped():
 
 def test_our_scripts_are_small():
     for script in (*assets.SCRIPTS, assets.LAYOUT, "page.css"):
-        assert len(assets.text(script).splitlines()) < 300, script
-        assert "innerHTML" not in assets.text(script), script
+        assert len(assets.asset_text(script).splitlines()) < 300, script
+        assert "innerHTML" not in assets.asset_text(script), script
 
 
 @pytest.mark.parametrize(

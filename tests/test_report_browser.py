@@ -44,7 +44,7 @@ def pages(tmp_path_factory):
 
 
 @pytest.fixture
-def opened(browser, pages):
+def open_page(browser, pages):
     """Opens a page; what it says on the console, and whatever it asks the network for, is an error in the end."""
     contexts, wrong = [], []
 
@@ -71,12 +71,12 @@ def opened(browser, pages):
 
 
 def column(page, number):
-    return page.locator(f"#fates tbody tr:not([hidden]) > :nth-child({number})").all_inner_texts()
+    return page.locator(f"#results tbody tr:not([hidden]) > :nth-child({number})").all_inner_texts()
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_fits_at_any_width(opened, width):
-    page = opened(width=width, color_scheme="light")
+def test_it_fits_at_any_width(open_page, width):
+    page = open_page(width=width, color_scheme="light")
     assert_fits(page, "light")
     ink = page.evaluate("bn.cy.nodes()[1].style('color')")
     page.emulate_media(color_scheme="dark")
@@ -87,7 +87,7 @@ def test_it_fits_at_any_width(opened, width):
 def assert_fits(page, scheme):
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert page.locator("h1").inner_text().startswith("PASS 49 of 50 BatchNormalization nodes are folded, 1 is kept")
-    for name in ("#graph", "#sites svg", "#ratios svg", "#channels svg", "#factors svg", "#variances svg", "#fates"):
+    for name in ("#graph", "#sites svg", "#ratios svg", "#channels svg", "#factors svg", "#variances svg", "#results"):
         box = page.locator(name).first.bounding_box()
         assert box["width"] > 200, name
         assert box["height"] > 100, name
@@ -95,8 +95,8 @@ def assert_fits(page, scheme):
     assert (sum(map(int, paper[4:-1].split(","))) < 200) == (scheme == "dark")
 
 
-def test_the_table_is_searched_and_sorted(opened):
-    page = opened()
+def test_the_table_is_searched_and_sorted(open_page):
+    page = open_page()
     assert len(column(page, 2)) == 50
     page.fill("#filter", "block4")
     assert len(column(page, 2)) == 11
@@ -106,25 +106,25 @@ def test_the_table_is_searched_and_sorted(opened):
     page.fill("#filter", "nothing at all")
     assert column(page, 2) == []
     page.fill("#filter", "")
-    page.select_option("#fate", "kept")
+    page.select_option("#result", "kept")
     assert column(page, 2) == ["block49/norm"]
-    page.select_option("#fate", "")
-    page.click("#fates thead th:nth-child(2) button")
+    page.select_option("#result", "")
+    page.click("#results thead th:nth-child(2) button")
     names = [f"block{i}/norm" for i in range(50)]
     assert column(page, 2) == names
-    page.click("#fates thead th:nth-child(2) button")
+    page.click("#results thead th:nth-child(2) button")
     assert column(page, 2) == names[::-1]
-    assert page.locator("#fates thead th:nth-child(2)").get_attribute("aria-sort") == "descending"
-    page.focus("#fates thead th:nth-child(6) button")
+    assert page.locator("#results thead th:nth-child(2)").get_attribute("aria-sort") == "descending"
+    page.focus("#results thead th:nth-child(6) button")
     page.keyboard.press("Enter")
     ratios = [float(text or -1) for text in column(page, 6)]
     assert ratios == sorted(ratios)
     assert ratios[1] > 0
 
 
-def test_details_open_by_click(opened):
-    page = opened()
-    page.click("#fates tbody tr:has-text('block49/norm') td:nth-child(3)")
+def test_details_open_by_click(open_page):
+    page = open_page()
+    page.click("#results tbody tr:has-text('block49/norm') td:nth-child(3)")
     details = page.locator("#details").inner_text()
     assert "BatchNormalization" in details
     assert "Relu 'block49/early' is not linear: a scale may cross it, but no shift" in details
@@ -134,7 +134,7 @@ def test_details_open_by_click(opened):
     assert "block3/norm" in details
     assert "Its constants are now in\nConv block3/conv" in details
     assert "times what rounding explains; limit 8" in details
-    assert page.locator("#fates tr.chosen").inner_text().split()[1] == "block3/norm"
+    assert page.locator("#results tr.chosen").inner_text().split()[1] == "block3/norm"
     page.evaluate("async () => { while (bn.cy.animated()) await new Promise(requestAnimationFrame); }")
     where = page.evaluate("(() => { const p = bn.cy.$id('n5').renderedPosition(); return [p.x, p.y]; })()")
     box = page.locator("#graph").bounding_box()
@@ -143,8 +143,8 @@ def test_details_open_by_click(opened):
     assert node["name"] in page.locator("#details").inner_text()
 
 
-def test_details_open_by_keyboard(opened):
-    page = opened()
+def test_details_open_by_keyboard(open_page):
+    page = open_page()
     page.focus("#graph")
     page.keyboard.press("n")
     assert "block0/norm" in page.locator("#details").inner_text()
@@ -160,13 +160,13 @@ def test_details_open_by_keyboard(opened):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Enter")
     assert "block1/norm" in page.locator("#details").inner_text()
-    page.focus("#fates tbody tr:nth-child(5) a")
+    page.focus("#results tbody tr:nth-child(5) a")
     page.keyboard.press("Enter")
     assert "block4/norm" in page.locator("#details").inner_text()
 
 
-def test_before_and_after(opened):
-    page = opened()
+def test_before_and_after(open_page):
+    page = open_page()
     page.click(".strip [data-entry='2']")
     count = "bn.cy.nodes().length"
     before = page.evaluate(count)
@@ -180,8 +180,8 @@ def test_before_and_after(opened):
     assert page.evaluate(count) == before
 
 
-def test_the_graph_is_zoomed_and_searched(opened):
-    page = opened()
+def test_the_graph_is_zoomed_and_searched(open_page):
+    page = open_page()
     zoom = page.evaluate("bn.cy.zoom()")
     page.click("#zoom-in")
     assert page.evaluate("bn.cy.zoom()") > zoom
@@ -200,15 +200,15 @@ def test_the_graph_is_zoomed_and_searched(opened):
     assert page.evaluate("bn.cy.pan().x") == pytest.approx(pan["x"] + 60, abs=12)
     page.click("#fit")
     page.fill("#find", "block17/")
-    assert page.locator("#found").inner_text() == "4 found"
+    assert page.locator("#matches").inner_text() == "4 found"
     page.press("#find", "Enter")
-    assert page.locator("#found").inner_text() == "1 of 4"
+    assert page.locator("#matches").inner_text() == "1 of 4"
     assert "block17/conv" in page.locator("#details").inner_text()
     assert page.evaluate("bn.cy.nodes('.dim').length") == page.evaluate("bn.cy.nodes().length") - 4
 
 
-def test_no_two_nodes_lie_on_each_other(opened):
-    page = opened()
+def test_no_two_nodes_lie_on_each_other(open_page):
+    page = open_page()
     for key in ("before", "after"):
         page.click(f"button[data-graph='{key}']")
         page.wait_for_selector(f"button[data-graph='{key}'][aria-pressed='true']")
@@ -223,16 +223,16 @@ def test_no_two_nodes_lie_on_each_other(opened):
         assert close == []
 
 
-def test_a_site_shows_its_channels(opened):
-    page = opened()
+def test_a_site_shows_its_channels(open_page):
+    page = open_page()
     page.click(".strip [data-entry='7']")
     page.click("#details a:text-is('Channel by channel')")
     assert page.locator("#site").input_value() == page.evaluate("bn.sitesOf(bn.data.nodes[7])[0].name")
     assert "Each of the 4 channels" in page.locator("#channels").inner_text()
 
 
-def test_the_data_can_be_downloaded(opened, tmp_path):
-    page = opened()
+def test_the_data_can_be_downloaded(open_page, tmp_path):
+    page = open_page()
     with page.expect_download() as waiting:
         page.click("#download")
     waiting.value.save_as(tmp_path / "data.json")
@@ -241,8 +241,8 @@ def test_the_data_can_be_downloaded(opened, tmp_path):
     assert data["after"]["batch_normalizations"] == 1
 
 
-def test_hostile_names_do_nothing(opened):
-    page = opened("hostile")
+def test_hostile_names_do_nothing(open_page):
+    page = open_page("hostile")
     title = page.title()
     assert title == "hostile.onnx: PASS"
     elements = "document.querySelectorAll('img, iframe, object, [onerror], [onmouseover]').length"
@@ -253,17 +253,17 @@ def test_hostile_names_do_nothing(opened):
     page.fill("#filter", "</script>")
     assert len(column(page, 2)) == 1
     page.fill("#find", "שלום")
-    assert page.locator("#found").inner_text() == "4 found"
-    page.hover("#fates tbody tr a")
+    assert page.locator("#matches").inner_text() == "4 found"
+    page.hover("#results tbody tr a")
     assert page.title() == title
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0, width
 
 
-def test_it_is_printed(opened):
+def test_it_is_printed(open_page):
     """On paper, also from the dark: light, with all rows, the whole network as a picture, and nothing to click."""
-    page = opened(color_scheme="dark")
+    page = open_page(color_scheme="dark")
     page.click(".strip [data-entry='49']")
     page.emulate_media(media="print")
     page.wait_for_selector("#still")
@@ -283,14 +283,14 @@ def test_without_scripts_the_facts_are_there(browser, pages):
     page = context.new_page()
     page.goto(f"{Path(pages, 'wide').as_uri()}.html")
     assert "49 of 50 BatchNormalization nodes are folded" in page.locator("h1").inner_text()
-    assert page.locator("#fates tbody tr").count() == 50
+    assert page.locator("#results tbody tr").count() == 50
     assert "all tables are here without" in page.locator("noscript").inner_text()
     context.close()
 
 
-def test_a_reader_of_screens_finds_its_way(opened):
+def test_a_reader_of_screens_finds_its_way(open_page):
     """Names for everything that can be used, one h1, no id twice."""
-    page = opened()
+    page = open_page()
     bare = """[...document.querySelectorAll('button, input, select, a[href], [role=application], svg[role=img]')].filter((e) =>
       !(e.getAttribute('aria-label') || e.textContent.trim() || e.title || (e.labels && e.labels.length))).map((e) => e.outerHTML.slice(0, 80))"""
     assert page.evaluate(bare) == []
@@ -304,8 +304,8 @@ def test_a_reader_of_screens_finds_its_way(opened):
 @pytest.mark.skipif("BNFOLD_AXE" not in os.environ, reason="BNFOLD_AXE names no axe.min.js (npm pack axe-core)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_axe_finds_nothing(opened, scheme, width):
-    page = opened(color_scheme=scheme, width=width, bypass_csp=True)
+def test_axe_finds_nothing(open_page, scheme, width):
+    page = open_page(color_scheme=scheme, width=width, bypass_csp=True)
     page.click(".strip [data-entry='3']")
     page.evaluate(Path(os.environ["BNFOLD_AXE"]).read_text() + "; 0")
     found = page.evaluate("axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'best-practice'] })")

@@ -48,6 +48,22 @@ def test_a_table_fits_or_is_stacked(room):
     assert "".join(NAME.split()) in "".join("".join(lines).split()) or given is not None
 
 
+def test_where_columns_do_not_fit_rich_cuts_words_that_are_whole_here(capsys):
+    """Why tables are not rich's: were this to fail, they could be."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    names, row = ("node", "operator", "why not"), (NAME, "BatchNormalization", f"Relu '{NAME}' is not linear")
+    assert tables.widths([names, row], 40) is None
+    assert "BatchNormalization" in "\n".join(tables.stacked(names, row, 40)).split()
+    drawn = Table(*(Column(name, overflow="fold") for name in names), box=None)
+    drawn.add_row(*row)
+    Console(width=40).print(drawn)
+    words = capsys.readouterr().out.split()
+    assert "operator" in words
+    assert "BatchNormalization" not in words
+
+
 def test_columns_without_a_cell_are_not_drawn(capfd, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "80")
@@ -173,7 +189,7 @@ def test_a_step_under_a_second_has_no_bar(monkeypatch):
 
 def test_whoever_listens_is_told():
     heard = []
-    with progress.reporting_to(lambda *told: heard.append(told)):
+    with progress.reporting_to(lambda *report: heard.append(report)):
         assert [*progress.each("ab", "letters", 2)] == ["a", "b"]
     progress.report("nobody", 1, 1)
     assert heard == [("letters", 0, 2, ""), ("letters", 1, 2, ""), ("letters", 2, 2, "")]
@@ -182,10 +198,10 @@ def test_whoever_listens_is_told():
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(("typed", "offered"), [("bnfold rec", "recalibrate"), ("bnfold fold --str", "--strict")])
 def test_the_shell_completes(shell, typed, offered):
-    asked = {"_BNFOLD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    asked |= {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_TYPER_COMPLETE_ARGS": typed}
+    request = {"_BNFOLD_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    request |= {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")), "_TYPER_COMPLETE_ARGS": typed}
     command = str(Path(sys.executable).with_name("bnfold"))
-    done = subprocess.run([command], env=os.environ | asked, capture_output=True, text=True)
+    done = subprocess.run([command], env=os.environ | request, capture_output=True, text=True)
     assert done.returncode == 0
     assert offered in done.stdout
     assert "--json" not in done.stdout

@@ -36,7 +36,7 @@ def stop_at(step: int) -> Callable[[Event], None]:
 
 def same(one: Path, other: Path) -> bool:
     """Metrics equal to the byte, and every tensor of the checkpoints to the bit."""
-    a, b = runs.load(one), runs.load(other)
+    a, b = runs.load_checkpoint(one), runs.load_checkpoint(other)
     pairs = [(a.model, b.model), (a.statistics, b.statistics), (a.rng, b.rng)]
     equal = all(x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x) for x, y in pairs)
     text = [(run / runs.METRICS).read_bytes() for run in (one, other)]
@@ -73,7 +73,9 @@ def test_an_evaluation_shows_the_network_itself(whole: TrainResult, tmp_path: Pa
         if event.network is not None:
             before = event.network.hidden1.linear.weight.clone()
             copy.deepcopy(event.network).train()(torch.zeros(60, 1, 8, 8))
-            moved.append(bool(torch.equal(before, runs.load(tmp_path / "run").model["hidden1.linear.weight"])))
+            moved.append(
+                bool(torch.equal(before, runs.load_checkpoint(tmp_path / "run").model["hidden1.linear.weight"]))
+            )
 
     train(short(tmp_path / "run"), watch)
     assert moved == [True] * 30
@@ -146,7 +148,7 @@ def test_metrics_hold_both_accuracies(whole: TrainResult) -> None:
 
 
 def test_population_statistics_replace_the_moving_averages(whole: TrainResult) -> None:
-    checkpoint = runs.load(whole.run)
+    checkpoint = runs.load_checkpoint(whole.run)
     assert len(checkpoint.statistics) == 6
     assert all(not torch.equal(value, checkpoint.model[name]) for name, value in checkpoint.statistics.items())
 
@@ -168,17 +170,19 @@ def test_the_mini_batches_of_statistics_have_a_size_of_their_own(tmp_path: Path)
     run = tmp_path / "run"
     small = train(short(run, statistics="alg2", statistics_batch=7))
     assert small.statistics == "alg2, mini-batches of 7"
-    moments = runs.load(run).statistics
+    moments = runs.load_checkpoint(run).statistics
     assert train(TrainOptions(out=run, resume=True)) == small
     large = train(TrainOptions(out=run, resume=True, statistics="alg2"))
     assert large.statistics == "alg2, mini-batches of 60", "the mini-batches of another method are not kept"
-    assert not torch.equal(runs.load(run).statistics["hidden1.norm.running_mean"], moments["hidden1.norm.running_mean"])
+    assert not torch.equal(
+        runs.load_checkpoint(run).statistics["hidden1.norm.running_mean"], moments["hidden1.norm.running_mean"]
+    )
 
 
 def test_ema_keeps_the_moving_averages(tmp_path: Path) -> None:
     result = train(short(tmp_path / "run", statistics="ema"))
     assert result.accuracy == result.accuracy_moving_average
-    checkpoint = runs.load(tmp_path / "run")
+    checkpoint = runs.load_checkpoint(tmp_path / "run")
     assert all(torch.equal(value, checkpoint.model[name]) for name, value in checkpoint.statistics.items())
 
 
@@ -231,7 +235,7 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(
 ) -> None:
     with pytest.raises(CheckFailed, match=f"training diverged: {words}"):
         train(short(tmp_path / "run", **changed))
-    assert all(bool(torch.isfinite(w).all()) for w in runs.load(tmp_path / "run").model.values())
+    assert all(bool(torch.isfinite(w).all()) for w in runs.load_checkpoint(tmp_path / "run").model.values())
 
 
 def test_metrics_cut_off_in_the_middle_of_a_line(tmp_path: Path, whole: TrainResult) -> None:

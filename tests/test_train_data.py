@@ -13,13 +13,13 @@ from PIL import Image
 
 from bnfold.errors import EnvironmentProblem, ModelProblem, UsageProblem
 from bnfold.train import idx, sources
-from bnfold.train.data import batches, load
+from bnfold.train.data import batches, load_dataset
 from bnfold.train.pixels import Normalization
 from tests.data import data_path
 
 
 def test_digits_are_split_the_same_way_each_time_and_in_proportion() -> None:
-    one, two = load("digits", None), load("digits", None)
+    one, two = load_dataset("digits", None), load_dataset("digits", None)
     assert np.array_equal(one.test.images, two.test.images)
     assert len(one.train) + len(one.test) == 1797
     assert one.shape == (1, 8, 8)
@@ -30,7 +30,7 @@ def test_digits_are_split_the_same_way_each_time_and_in_proportion() -> None:
 def test_no_digit_is_in_both_parts() -> None:
     from sklearn.datasets import load_digits
 
-    data = load("digits", None)
+    data = load_dataset("digits", None)
     both = np.concatenate([data.train.images, data.test.images]).reshape(1797, -1)
     assert sorted(map(bytes, both)) == sorted(map(bytes, load_digits().data.astype(np.uint8)))
 
@@ -71,12 +71,12 @@ def test_batches_are_full_disjoint_and_decided_by_seed_and_epoch() -> None:
 @pytest.mark.parametrize(("name", "near"), [("mnits", "mnist"), ("cifar", "cifar10"), ("fashion", "fashion-mnist")])
 def test_an_unknown_name_has_its_nearest_in_the_hint(name: str, near: str) -> None:
     with pytest.raises(UsageProblem, match="unknown data set") as caught:
-        load(name, None)
+        load_dataset(name, None)
     assert near in caught.value.hint
 
 
 def test_mnist() -> None:
-    data = load("mnist", data_path("mnist"))
+    data = load_dataset("mnist", data_path("mnist"))
     assert data.train.images.shape == (60000, 1, 28, 28)
     assert data.test.images.shape == (10000, 1, 28, 28)
     assert data.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
@@ -85,7 +85,7 @@ def test_mnist() -> None:
 
 
 def test_cifar10() -> None:
-    data = load("cifar10", data_path("cifar10"))
+    data = load_dataset("cifar10", data_path("cifar10"))
     assert data.shape == (3, 32, 32)
     assert (len(data.train), len(data.test)) == (4000, 1000)
     assert data.classes[data.train.labels[0]] == "frog"
@@ -109,7 +109,7 @@ def little_mnist(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_idx_files_with_and_without_gz(little_mnist: Path, name: str) -> None:
-    data = load(name, little_mnist)
+    data = load_dataset(name, little_mnist)
     assert (len(data.train), len(data.test), len(data.classes)) == (20, 10, 10)
 
 
@@ -134,7 +134,7 @@ def test_a_damaged_idx_file_is_named(little_mnist: Path, file: str, content: byt
     if content is not None:
         (little_mnist / file).write_bytes(content)
     with pytest.raises(ModelProblem, match=words) as caught:
-        load("mnist", little_mnist)
+        load_dataset("mnist", little_mnist)
     assert str(little_mnist / file) in str(caught.value)
 
 
@@ -142,7 +142,7 @@ def test_an_empty_data_set_is_refused(little_mnist: Path) -> None:
     write_idx(little_mnist / IMAGES, np.zeros((0, 28, 28), np.uint8))
     write_idx(little_mnist / LABELS, np.zeros(0, np.uint8))
     with pytest.raises(ModelProblem, match="0 labels for 0 images"):
-        load("mnist", little_mnist)
+        load_dataset("mnist", little_mnist)
 
 
 def test_a_download_without_a_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_download_without_a_network_says_what_to_do(tmp_path: Path, monkeypatc
     monkeypatch.setattr(sources, "CACHE", tmp_path)
     monkeypatch.setattr(datasets, "MNIST", offline)
     with pytest.raises(EnvironmentProblem, match="cannot be downloaded") as caught:
-        load("mnist", None)
+        load_dataset("mnist", None)
     assert "--data-dir" in caught.value.hint
 
 
@@ -170,7 +170,7 @@ def test_what_torchvision_downloads_is_read(little_mnist: Path, monkeypatch: pyt
     monkeypatch.setattr(datasets, "MNIST", downloads)
     monkeypatch.setattr(sources, "CACHE", cache)
     monkeypatch.setattr(idx, "CACHE", cache)
-    assert len(load("mnist", None).train) == 20
+    assert len(load_dataset("mnist", None).train) == 20
 
 
 def write_npz(path: Path, **changed: object) -> Path:
@@ -196,23 +196,23 @@ BAD_CIFAR = {
 @pytest.mark.parametrize(("changed", "words"), BAD_CIFAR.values(), ids=BAD_CIFAR.keys())
 def test_a_bad_cifar_file_is_named(tmp_path: Path, changed: dict[str, object], words: str) -> None:
     with pytest.raises(ModelProblem, match=words) as caught:
-        load("cifar10", write_npz(tmp_path, **changed))
+        load_dataset("cifar10", write_npz(tmp_path, **changed))
     assert "cifar.npz" in str(caught.value)
 
 
 def test_a_cut_cifar_file_and_a_folder_without_one(tmp_path: Path) -> None:
     with pytest.raises(ModelProblem, match="no intact CIFAR-10"):
-        load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
     file = write_npz(tmp_path) / "cifar.npz"
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(ModelProblem, match=r"cifar\.npz cannot be read"):
-        load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
 
 
 def test_an_empty_cifar_file_is_refused(tmp_path: Path) -> None:
     write_npz(tmp_path, x_test=np.zeros((0, 32, 32, 3), np.uint8), y_test=np.zeros(0, np.int64))
     with pytest.raises(ModelProblem, match="0 labels for 0 images"):
-        load("cifar10", tmp_path)
+        load_dataset("cifar10", tmp_path)
 
 
 def test_the_original_files_of_cifar_are_read_by_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_the_original_files_of_cifar_are_read_by_torchvision(tmp_path: Path, mon
             self.data, self.targets = np.full((6, 32, 32, 3), [1, 2, 3], np.uint8), [9 if train else 4] * 6
 
     monkeypatch.setattr(datasets, "CIFAR10", Batches)
-    data = load("cifar10", tmp_path)
+    data = load_dataset("cifar10", tmp_path)
     assert data.train.images[0, :, 0, 0].tolist() == [1, 2, 3]
     assert (set(data.train.labels), set(data.test.labels)) == ({9}, {4})
 
@@ -245,7 +245,7 @@ def pets(tmp_path: Path) -> Path:
 
 def test_a_folder_of_grey_images(pets: Path) -> None:
     (pets / "cat" / "notes.txt").write_text("not an image")
-    data = load(f"folder:{pets}", None)
+    data = load_dataset(f"folder:{pets}", None)
     assert data.classes == ("cat", "dog")
     assert data.shape == (1, 4, 6)
     assert (len(data.train), len(data.test)) == (8, 2)
@@ -254,34 +254,34 @@ def test_a_folder_of_grey_images(pets: Path) -> None:
 
 def test_other_sizes_and_colours_are_brought_together(pets: Path) -> None:
     draw(pets / "dog" / "9.png", 200, size=(50, 70), mode="RGB")
-    assert load(f"folder:{pets}", None).shape == (3, 64, 64)
+    assert load_dataset(f"folder:{pets}", None).shape == (3, 64, 64)
 
 
 def test_train_and_test_folders_are_kept_apart(pets: Path) -> None:
     for part, grey in (("train", 10), ("test", 20)):
         for name in ("cat", "dog"):
             draw(pets / "both" / part / name / "a.png", grey)
-    data = load(f"folder:{pets / 'both'}", None)
+    data = load_dataset(f"folder:{pets / 'both'}", None)
     assert set(data.train.images.ravel()) == {10}
     assert set(data.test.images.ravel()) == {20}
     draw(pets / "both" / "test" / "bird" / "a.png", 1)
     with pytest.raises(ModelProblem, match="different classes"):
-        load(f"folder:{pets / 'both'}", None)
+        load_dataset(f"folder:{pets / 'both'}", None)
 
 
 def test_folders_that_cannot_be_learned_from(pets: Path) -> None:
     with pytest.raises(ModelProblem, match="no folder"):
-        load(f"folder:{pets / 'nowhere'}", None)
+        load_dataset(f"folder:{pets / 'nowhere'}", None)
     with pytest.raises(ModelProblem, match="0 folders of classes"):
-        load(f"folder:{pets / 'cat'}", None)
+        load_dataset(f"folder:{pets / 'cat'}", None)
     for name in ("a", "b"):
         (pets / "none" / name).mkdir(parents=True)
     with pytest.raises(ModelProblem, match="has no images"):
-        load(f"folder:{pets / 'none'}", None)
+        load_dataset(f"folder:{pets / 'none'}", None)
     (pets / "none").rename(pets.parent / "none")
     draw(pets / "bird" / "only.png", 1)
     with pytest.raises(ModelProblem, match="'bird' has 1 image"):
-        load(f"folder:{pets}", None)
+        load_dataset(f"folder:{pets}", None)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "cut"])
@@ -289,11 +289,11 @@ def test_a_corrupt_image_is_named(pets: Path, content: bytes | None) -> None:
     file = pets / "cat" / "0.png"
     file.write_bytes(file.read_bytes()[:-30] if content is None else content)
     with pytest.raises(ModelProblem, match="not a readable image") as caught:
-        load(f"folder:{pets}", None)
+        load_dataset(f"folder:{pets}", None)
     assert str(file) in str(caught.value)
 
 
 def test_deep_images_are_not_clipped_silently(pets: Path) -> None:
     draw(pets / "cat" / "0.png", 3000, mode="I;16")
     with pytest.raises(ModelProblem, match="more than 8 bits"):
-        load(f"folder:{pets}", None)
+        load_dataset(f"folder:{pets}", None)

@@ -18,7 +18,7 @@ import torch
 from bnfold.errors import UsageProblem
 from bnfold.train import TrainOptions, runs, train
 from bnfold.train.population import population_statistics
-from bnfold.train.ranks import ALONE, Ranks, process_group
+from bnfold.train.ranks import ONE_PROCESS, Ranks, process_group
 from bnfold.train.runs import read_config
 from bnfold.train.session import network
 from tests import two_ranks
@@ -74,10 +74,10 @@ def results(folder: Path) -> Iterator[dict[str, Any]]:
 
 def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
     """Exact ones whatever the threads; float32 sums, of alg2 and pooled, are compared where as many threads add."""
-    exact, threads = two_ranks.statistics(ALONE), torch.get_num_threads()
+    exact, threads = two_ranks.statistics(ONE_PROCESS), torch.get_num_threads()
     torch.set_num_threads(1)  # as the two have
     try:
-        alike = two_ranks.statistics(ALONE)
+        alike = two_ranks.statistics(ONE_PROCESS)
     finally:
         torch.set_num_threads(threads)
     expected = {name: (alike if {"alg2", "pooled"} & {*name.split()} else exact)[name] for name in exact}
@@ -89,7 +89,7 @@ def test_two_processes_take_the_statistics_of_one(two: Path) -> None:
 
 
 def test_a_process_without_images_takes_part(two: Path) -> None:
-    expected = two_ranks.of_one_image(ALONE)
+    expected = two_ranks.of_one_image(ONE_PROCESS)
     for here in results(two):
         assert all(torch.equal(here["one image"][name][0], mean) for name, (mean, _) in expected.items())
 
@@ -124,8 +124,8 @@ def test_torchrun_with_synchronized_batch_norm_trains_as_one_process(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held-out images") == 1
     assert done.stderr.count("step 30/30") == 1
-    one, both = train(TrainOptions(arch="mlp", steps=30, out=tmp_path / "one")), runs.load(run)
-    for name, weights in runs.load(one.run).model.items():
+    one, both = train(TrainOptions(arch="mlp", steps=30, out=tmp_path / "one")), runs.load_checkpoint(run)
+    for name, weights in runs.load_checkpoint(one.run).model.items():
         torch.testing.assert_close(both.model[name], weights, rtol=1e-3, atol=1e-4)
     again = population_statistics(network(read_config(run), both.model, run), [digits()])
     for name, (mean, var) in bits(again).items():
@@ -169,11 +169,11 @@ def test_nobody_waits_for_a_process_that_was_killed(tmp_path: Path) -> None:
     assert killed[0] == -signal.SIGKILL
     assert code == 4, err
     assert "error: another process of this run has stopped" in err
-    assert runs.load(run).step > 0
+    assert runs.load_checkpoint(run).step > 0
 
 
 def test_one_process_is_alone() -> None:
     with process_group() as ranks:
-        assert ranks is ALONE
+        assert ranks is ONE_PROCESS
     assert ranks.gather(3) == [3]
     assert torch.equal(ranks.sum(torch.ones(2)), torch.ones(2))

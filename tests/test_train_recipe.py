@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.system.installed import install
+from bnfold.system.installed import install_command
 from bnfold.train import Interrupted, TrainOptions, runs, train
-from bnfold.train.augmentation import KINDS, augmented, distort, draws
+from bnfold.train.augmentation import AUGMENTATIONS, augmented, distort, draws
 from bnfold.train.data import batches
 from bnfold.train.descent import Descent, learning_rate, optimizer
 from bnfold.train.recipe import Settings
@@ -102,7 +102,7 @@ def test_a_run_resumes_to_the_same_bits_whatever_its_recipe(tmp_path: Path, opti
         train(short(tmp_path / "run", **options), stop_at(options["steps"] - 3))
     train(TrainOptions(out=tmp_path / "run", resume=True))
     assert same(tmp_path / "whole", tmp_path / "run")
-    states = [runs.load(tmp_path / name).optimizer["state"] for name in ("whole", "run")]
+    states = [runs.load_checkpoint(tmp_path / name).optimizer["state"] for name in ("whole", "run")]
     assert all(
         torch.equal(states[0][i][k], states[1][i][k])
         for i in states[0]
@@ -121,7 +121,7 @@ def test_a_cosine_schedule_ends_where_the_run_ends(tmp_path: Path) -> None:
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), np.uint8)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", AUGMENTATIONS)
 def test_what_happens_to_an_image_depends_on_seed_epoch_and_index_alone(kind: str) -> None:
     def changed(chosen: Any, seed: int = 1, epoch: int = 2) -> Any:
         return augmented(IMAGES[chosen], kind, draws(seed, epoch, len(IMAGES))[chosen])
@@ -169,15 +169,17 @@ def test_statistics_are_of_images_as_training_sees_them(tmp_path: Path) -> None:
         train(short(tmp_path / name, augment=name, steps=1, lr=1e-12)).run for name in ("none", "crop-flip")
     )
     name = "hidden1.norm.running_mean"
-    assert not torch.allclose(runs.load(plain).statistics[name], runs.load(other).statistics[name], atol=1e-3)
+    assert not torch.allclose(
+        runs.load_checkpoint(plain).statistics[name], runs.load_checkpoint(other).statistics[name], atol=1e-3
+    )
 
 
 def test_channels_last_is_the_same_network(tmp_path: Path) -> None:
     plain, other = (
         train(short(tmp_path / str(last), arch="convnet", channels_last=last, steps=3)).run for last in (False, True)
     )
-    for name, weights in runs.load(plain).model.items():
-        torch.testing.assert_close(runs.load(other).model[name], weights, rtol=1e-3, atol=1e-4)
+    for name, weights in runs.load_checkpoint(plain).model.items():
+        torch.testing.assert_close(runs.load_checkpoint(other).model[name], weights, rtol=1e-3, atol=1e-4)
 
 
 def test_bfloat16_trains_in_lower_precision(tmp_path: Path) -> None:
@@ -210,7 +212,7 @@ def test_float16_on_a_gpu_resumes_with_its_scale(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         train(short(tmp_path / "run", **options), stop_at(25))
     resumed = train(TrainOptions(out=tmp_path / "run", resume=True, device="cuda"))
-    assert runs.load(resumed.run).scaler == runs.load(whole.run).scaler != {}
+    assert runs.load_checkpoint(resumed.run).scaler == runs.load_checkpoint(whole.run).scaler != {}
     assert resumed.accuracy == pytest.approx(whole.accuracy, abs=0.05)
 
 
@@ -254,7 +256,7 @@ def test_tensorboard_that_is_not_there(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     with pytest.raises(EnvironmentProblem, match="needs the package tensorboard") as caught:
         train(short(tmp_path / "run", tensorboard=True))
-    assert caught.value.hint == install("tensorboard")
+    assert caught.value.hint == install_command("tensorboard")
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ import torch
 
 import bnfold.train
 from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem
-from bnfold.system.installed import install, need
+from bnfold.system.installed import install_command, need
 from bnfold.train import TrainOptions, TrainResult, runs, train
 from bnfold.train.export import export
 from bnfold.train.runs import VERSION
@@ -80,7 +80,7 @@ def test_resuming_with_another_setting_is_refused(finished: TrainResult) -> None
 def test_resuming_on_other_data_is_refused(finished: TrainResult, monkeypatch: pytest.MonkeyPatch) -> None:
     from bnfold.train import data
 
-    digits = data.load("digits", None)
+    digits = data.load_dataset("digits", None)
     monkeypatch.setitem(data.DATASETS, "digits", lambda _: replace(digits, train=digits.test))
     with pytest.raises(ModelProblem, match="is not what .* was trained on"):
         train(TrainOptions(out=finished.run, resume=True))
@@ -98,7 +98,7 @@ def break_checkpoint(run: Path, how: str) -> None:
     """Damage the checkpoint of a run in one way."""
     path = run / runs.CHECKPOINT
     content = path.read_bytes()
-    checkpoint = {"version": VERSION, **vars(runs.load(run))}
+    checkpoint = {"version": VERSION, **vars(runs.load_checkpoint(run))}
     if how == "missing":
         path.unlink()
     elif how in {"empty", "text", "cut", "flipped"}:
@@ -174,7 +174,7 @@ def test_an_onnxruntime_that_is_too_old_for_the_file_says_so(finished: TrainResu
 def test_a_package_that_is_missing_says_how_to_install_it() -> None:
     with pytest.raises(EnvironmentProblem, match="needs the package no_such_package") as caught:
         need("no_such_package")
-    assert caught.value.hint == install("train")
+    assert caught.value.hint == install_command("train")
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_without_torch(call: str) -> None:
         f"try: {call}\nexcept EnvironmentProblem as e: print(e.hint)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{install('train')}\n"
+    assert done.stdout == f"{install_command('train')}\n"
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from bnfold.train import sequential as module
 from bnfold.train.architectures import build
-from bnfold.train.data import load
+from bnfold.train.data import load_dataset
 from bnfold.train.population import Statistics, install, population_statistics
-from bnfold.train.ranks import ALONE
+from bnfold.train.ranks import ONE_PROCESS
 from bnfold.train.recipe import Network
 from tests.data import data_path
 
@@ -24,7 +24,7 @@ ARCHS = ("mlp", "convnet")
 
 @cache
 def digits() -> Tensor:
-    data = load("digits", None)
+    data = load_dataset("digits", None)
     return torch.from_numpy(data.normalization(data.train.images))
 
 
@@ -54,7 +54,7 @@ def same(one: Bits, other: Bits) -> bool:
 
 def sparing(net: nn.Module, batches: Iterable[Tensor]) -> Bits:
     """The statistics, taken in memory for no more than a few images"""
-    statistics = module.sequential(net, batches, ALONE, memory=10**6)
+    statistics = module.sequential(net, batches, ONE_PROCESS, memory=10**6)
     return {
         name: (torch.from_numpy(m.mean).float(), torch.from_numpy(m.variance).float()) for name, m in statistics.items()
     }
@@ -165,7 +165,7 @@ def test_a_network_in_half_precision_is_given_what_it_will_store() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "count"), [("mlp", 60000), ("convnet", 3000)])
 def test_mnist(arch: str, count: int) -> None:
-    data = load("mnist", data_path("mnist"))
+    data = load_dataset("mnist", data_path("mnist"))
     x = torch.from_numpy(data.normalization(data.train.images[:count]))
     net = network(arch, x)
     expected = bits(population_statistics(net, [x]))

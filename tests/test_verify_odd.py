@@ -278,7 +278,7 @@ def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "bytes", lambda data: (_ for _ in ()).throw(ValueError("too large")), raising=False)
         patch.setattr(onnx_io, "LIMIT", model.ByteSize())
-        patch.setattr(external, "LARGE", 100)
+        patch.setattr(external, "DETACHED_FROM", 100)
         before = model.SerializeToString()
         where = loading.for_onnxruntime(model, str(tmp_path))
     assert model.SerializeToString() == before  # it lost its weights

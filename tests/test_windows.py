@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from itertools import product
 
+import onnx_graphsurgeon as gs
 import pytest
 
 from bnfold import fold
-from bnfold.folding.rules.windows import FARTHEST, reached
+from bnfold.algebra.affine import Refused
+from bnfold.folding.rules.windows import FARTHEST, reached, require_elements
 from tests.build import BN, assert_same, bn, build, operators
 
 MODES = ("", "CEIL", "SAME_UPPER", "SAME_LOWER")
@@ -62,3 +64,15 @@ def test_ordinary_pools_are_crossed(name):
     assert "BatchNormalization" not in operators(result.model)
     if before[0].isdigit():
         assert_same(model, result.model)
+
+
+def test_of_a_pool_whose_input_has_no_known_rank_every_size_is_looked_at():
+    near = gs.Node(
+        "MaxPool", "n", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, [gs.Variable("x")], [gs.Variable("y")]
+    )
+    assert require_elements(near) is None
+    far = gs.Node(
+        "MaxPool", "n", near.attrs | {"dilations": [3, 3], "pads": [7] * 4}, [gs.Variable("x")], [gs.Variable("y")]
+    )
+    with pytest.raises(Refused, match="a window of MaxPool 'n' may hold nothing but padding"):
+        require_elements(far)

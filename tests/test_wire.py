@@ -23,7 +23,7 @@ from bnfold.model import external, onnx_io, wire
 from bnfold.model.storage import Deferred, Place
 from bnfold_cli.main import run
 
-LARGE = wire.LARGE // 4  # elements of float32
+LARGE = wire.DETACHED_FROM // 4  # elements of float32
 OFF = Options(verify="off")
 
 
@@ -80,8 +80,8 @@ def test_unknown_fields_and_any_order_of_fields_survive_in_untouched_tensors(tmp
     model = everywhere()
     tensors, found = list(model.graph.initializer), b""
     del model.graph.initializer[:]
-    for held in tensors:
-        plain = held.SerializeToString()
+    for tensor in tensors:
+        plain = tensor.SerializeToString()
         fields = [plain[tag:end] for _, tag, _, end in wire.fields(plain, 0, len(plain))]
         odd = b"".join(reversed(fields)) + wire.head(99, 3) + b"new" + b"\xa8\x06\x01"  # fields 99 and 101
         found += wire.head(5, len(odd)) + odd
@@ -174,8 +174,10 @@ def wide_conv_bn() -> onnx.ModelProto:
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.random.default_rng(1).standard_normal((512, 3, 3, 3)).astype(np.float32), "w")
     )
-    for held in model.graph.initializer[1:5]:
-        held.CopyFrom(numpy_helper.from_array(np.random.default_rng(2).random(512).astype(np.float32) + 0.5, held.name))
+    for tensor in model.graph.initializer[1:5]:
+        tensor.CopyFrom(
+            numpy_helper.from_array(np.random.default_rng(2).random(512).astype(np.float32) + 0.5, tensor.name)
+        )
     del model.graph.output[0].type.tensor_type.shape.dim[:]
     return model
 
@@ -320,8 +322,8 @@ def memory_of_a_fold(path: Path) -> int:
         "import sys; from pathlib import Path; from bnfold_cli.main import run; code = run(sys.argv[1:]);"
         "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]); sys.exit(code)"
     )
-    asked = ["fold", str(path), "--verify", "off", "--json", str(path.with_name("r.json"))]
-    done = subprocess.run([sys.executable, "-c", script, *asked], capture_output=True, text=True, check=True)
+    arguments = ["fold", str(path), "--verify", "off", "--json", str(path.with_name("r.json"))]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 

@@ -1,12 +1,14 @@
-"""Every sentence that bnfold stops with: of one make, and of the same words for the same things."""
+"""Plain words: in every sentence that bnfold stops with, in names, docstrings and comments."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.words import Said, sentences
+from tests.shape_of_the_code import ROOT
+from tests.words import NOT_IN_NAMES, NOT_IN_PROSE, Said, looked_at, prose, sentences, words_of_names
 
 ALL = [said for said in sentences() if said.message != "{...}"]
 # what may begin with a capital letter: names of things
@@ -46,3 +48,48 @@ def test_an_error_is_a_clause_and_a_hint_a_sentence(said: Said):
 def test_things_have_one_name(said: Said):
     for wrong, right in INSTEAD.items():
         assert not re.search(wrong, f"{said.message} {said.hint}"), right
+
+
+def place(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", looked_at(), ids=place)
+def test_names_and_prose_are_plain(path: Path):
+    assert unplain(path.read_text(encoding="utf-8")) == []
+
+
+def unplain(source: str) -> list[str]:
+    """The words of a module that have a plainer one, each with its line and with what to say."""
+    names = [f"{n}: {name}: {NOT_IN_NAMES[word]}" for n, name, word in words_of_names(source) if word in NOT_IN_NAMES]
+    lines = [(n, text, say) for n, text in prose(source) for word, say in NOT_IN_PROSE.items() if re.search(word, text)]
+    return names + [f"{n}: {text.strip()}: {say}" for n, text, say in lines]
+
+
+SCRIPTS = [
+    path
+    for suffix in ("js", "css")
+    for path in sorted((ROOT / "bnfold/reporting/assets").glob(f"*.{suffix}"))
+    if ".min." not in path.name
+]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=place)
+def test_the_scripts_of_the_page_are_plain(path: Path):
+    text = path.read_text(encoding="utf-8")
+    assert [word for word in NOT_IN_PROSE if "bars" not in word and re.search(word, text)] == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["found = 1", "f(asked=1)", "class Held: ...", "def tell_disk(): ...", "x = 1  # what is told", '"""beside it"""'],
+)
+def test_a_word_with_a_plainer_one_is_seen(line: str):
+    assert unplain(line)
+
+
+def test_what_is_plain_is_not():
+    assert (
+        unplain('"""held-out images, asked for"""\nfile.tell()  # FileNotFoundError: not found\nFileNotFoundError')
+        == []
+    )

@@ -60,21 +60,21 @@ def test_the_decomposed_normalizations_are_folded(cache):
 
 def test_a_model_that_cannot_be_built_is_listed(capsys, tmp_path):
     assert zoo.main(["no_such_net", "--cache", str(tmp_path)]) == 1
-    told = capsys.readouterr().out
-    assert "| no_such_net |" in told
-    assert "Unknown model (no_such_net)" in told
-    assert "0 of 1 measured" in told
+    output = capsys.readouterr().out
+    assert "| no_such_net |" in output
+    assert "Unknown model (no_such_net)" in output
+    assert "0 of 1 measured" in output
 
 
 def test_the_table_and_its_record(capsys, cache, tmp_path):
     path = tmp_path / "zoo.json"
     assert zoo.main(["tdnn", "--peers", "--cache", str(cache), "--json", str(path)]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     (row,) = json.loads(path.read_text())["rows"]
     assert (row["batch_norms"], row["best_peer"]) == ([5, 1], 5)
-    assert "| tdnn | 5 | 1 | 5 | 24 | 20 |" in told
-    assert "Relu(Conv1) -> BatchNormalization -> " in told
-    assert "all models: 1 of 1 measured, 5 BatchNormalization, 1 kept, best peer 5" in told
+    assert "| tdnn | 5 | 1 | 5 | 24 | 20 |" in output
+    assert "Relu(Conv1) -> BatchNormalization -> " in output
+    assert "all models: 1 of 1 measured, 5 BatchNormalization, 1 kept, best peer 5" in output
 
 
 @pytest.mark.zoo

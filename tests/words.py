@@ -1,14 +1,79 @@
-"""Every sentence that bnfold can stop with, as it stands in the code: `python -m tests.words`"""
+"""The words of the package: every sentence that it can stop with, as it stands in the code (`python -m tests.words`),
+and the words that neither its names nor its prose have."""
 
 from __future__ import annotations
 
 import ast
+import io
+import re
+import tokenize
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
+from tests.one_meaning import LATER
 from tests.shape_of_the_code import ROOT, files
 
 KINDS = ("CheckFailed", "UsageProblem", "ModelProblem", "EnvironmentProblem", "Inconclusive", "Interrupted")
+
+NOT_IN_NAMES = {  # of a word that no name of code has, what to say
+    "ask": "options, call",
+    "asked": "options",
+    "asks": "options, call",
+    "bars": "progress_bar",
+    "behind": "after",
+    "beside": "next to, in the same folder",
+    "fat": "attach",
+    "fate": "result",
+    "fates": "results",
+    "found": "what it is: result, report, answer, matches",
+    "gathered": "what it is",
+    "given": "what it is: options, arguments, stated",
+    "heard": "report, notify",
+    "held": "what it is: stored, kept",
+    "opened": "open, or what it is",
+    "promise": "what it is: deferred",
+    "promises": "what it is: deferred",
+    "settle": "finalize, compute",
+    "tamed": "what was changed",
+    "tell": "report, notify",
+    "tells": "report, notify",
+    "thin": "detach",
+    "told": "what it is: result, report",
+    "voice": "verbosity",
+    "workbench": "editor",
+}
+NOT_IN_PROSE = {  # of words that no docstring, comment or message has, what to say
+    r"\b(told|tells?)\b": "say, show, distinguish",
+    r"\bbeside\b": "next to",
+    r"\bbehind\b": "after",
+    r"\bheld\b(?!-out| out)": "kept, stored",
+    r"\bfates?\b": "result",
+    r"\bgathered\b": "collected",
+    r"\basked\b(?! for)": "called with, set",
+    r"\b(voice|bars|thin|fat|tamed|workbench|settled?|promised?|promises)\b": "the table of words in CONTRIBUTING.md",
+    r"\b(under the hammer|of one mind|last words)\b": "what it is, without an image",
+}
+CAMEL = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
+
+
+def looked_at() -> list[Path]:
+    """The files whose words are plain already: all but those of rooms that are gone through later."""
+    return [path for path in files() if path.relative_to(ROOT).parts[1] not in LATER]
+
+
+def words_of_names(source: str) -> Iterator[tuple[int, str, str]]:
+    """Line, name and word of each name in the code, but for errors of Python and methods of its files."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME and not token.string.endswith("Error") and token.string != "tell":
+            yield from ((token.start[0], token.string, word.lower()) for word in CAMEL.split(token.string))
+
+
+def prose(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each comment and string."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield from ((token.start[0] + i, line) for i, line in enumerate(token.string.splitlines()))
 
 
 class Said(NamedTuple):

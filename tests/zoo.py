@@ -198,8 +198,8 @@ def totals(title: str, rows: Sequence[Row]) -> Iterator[str]:
     good = [row for row in rows if row.nodes[0]]
     before, after = (sum(row.batch_norms[i] for row in good) for i in (0, 1))
     peer = sum(row.best_peer or 0 for row in good)
-    asked = f", best peer {peer}" if any(row.peers for row in good) else ""
-    yield f"{title}: {len(good)} of {len(rows)} measured, {before} BatchNormalization, {after} kept{asked}"
+    best_peer = f", best peer {peer}" if any(row.peers for row in good) else ""
+    yield f"{title}: {len(good)} of {len(rows)} measured, {before} BatchNormalization, {after} kept{best_peer}"
     for row in rows:
         if row.problem:
             yield f"- {row.name}: {row.problem}"

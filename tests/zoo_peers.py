@@ -39,11 +39,11 @@ TOOLS = {"onnxslim": slimmed, "onnxruntime": optimized}
 def left(path: Path) -> dict[str, int | str]:
     """BatchNormalization nodes that each tool leaves, or in words why it gave no model; remembered beside the model."""
     memory = path.with_suffix(".peers.json")
-    asked = {tool: version(tool) for tool in TOOLS}
+    versions = {tool: version(tool) for tool in TOOLS}
     known = json.loads(memory.read_text()) if memory.exists() else {}
     fresh = memory.exists() and memory.stat().st_mtime >= path.stat().st_mtime
-    if not fresh or known["versions"] != asked:
-        known = {"versions": asked, "left": {tool: left_by(tool, path) for tool in TOOLS}}
+    if not fresh or known["versions"] != versions:
+        known = {"versions": versions, "left": {tool: left_by(tool, path) for tool in TOOLS}}
         memory.write_text(json.dumps(known))
     return known["left"]
 

@@ -40,6 +40,13 @@ def require_room(*lengths: int) -> None:
     require(elements <= most, "TOO_LARGE", f"{elements} numbers would have to be computed; the limit is {most}")
 
 
+def require_room_to_broadcast(*shapes: tuple[int, ...]) -> None:
+    """Refuse to make of several arrays one that is larger than each of them, and than the limit: a column and a row."""
+    whole = np.broadcast_shapes(*shapes)
+    if math.prod(whole) > max(map(math.prod, shapes)):
+        require_room(*whole)
+
+
 @dataclass(frozen=True, eq=False)
 class Affine:
     """x -> scale * x + shift.

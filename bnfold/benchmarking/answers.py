@@ -13,31 +13,31 @@ from .settings import Setting
 from .statistics import UNTRUSTED, judged, speedup, times
 
 BUSY = 0.5  # load per processor, before we start, above which a note is due
-APART = 0.05  # of outputs, relative to the largest: beyond, models may not compute the same
+NOTED_DIFFERENCE = 0.05  # of outputs, relative to the largest: beyond, models may not compute the same
 THROTTLED = ("SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
 
 
-def cell(setting: Setting, found: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
-    """One setting, from what each launch found."""
-    ratios, controls = (tuple(entry[key] for entry in found) for key in ("log_ratio", "log_control"))
-    runs = {name: [t for entry in found for block in entry["blocks"][name] for t in block] for name in MODELS}
+def cell(setting: Setting, answers: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], margin: float) -> Cell:
+    """The cell of one setting, from the answer of each launch."""
+    ratios, controls = (tuple(entry[key] for entry in answers) for key in ("log_ratio", "log_control"))
+    runs = {name: [t for entry in answers for block in entry["blocks"][name] for t in block] for name in MODELS}
     left = facts["batch_normalization" if setting.level == "off" else "left_by_onnxruntime"]
-    submitted = [entry["enqueue_ms"] for entry in found if None not in entry["enqueue_ms"]]
+    submitted = [entry["enqueue_ms"] for entry in answers if None not in entry["enqueue_ms"]]
     return Cell(
         setting,
-        ms=medians([[_middle_ms(entry["blocks"][name]) for name in MODELS] for entry in found]),
+        ms=medians([[_middle_ms(entry["blocks"][name]) for name in MODELS] for entry in answers]),
         speedup=speedup(ratios),
         control=speedup(controls),
         verdict=judged(ratios, controls, margin),
         log_ratios=ratios,
         log_controls=controls,
         times=(times(runs["original"]), times(runs["folded"])),
-        create_ms=medians([entry["create_ms"] for entry in found]),
-        first_run_ms=medians([entry["first_run_ms"] for entry in found]),
+        create_ms=medians([entry["create_ms"] for entry in answers]),
+        first_run_ms=medians([entry["first_run_ms"] for entry in answers]),
         enqueue_ms=medians(submitted) if submitted else None,
         left=(left["original"], left["folded"]),
-        placed=(found[0]["placed"][0], found[0]["placed"][1]),
-        difference=_worst([entry["difference"] for entry in found]),
+        placed=(answers[0]["placed"][0], answers[0]["placed"][1]),
+        difference=_worst([entry["difference"] for entry in answers]),
     )
 
 
@@ -50,19 +50,19 @@ def _middle_ms(blocks: Sequence[Sequence[float]]) -> float:
     return 1e3 * median(t for block in blocks for t in block)
 
 
-def blocks(asked: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
-    """Everything that was timed."""
+def all_blocks(settings: Sequence[Setting], answers: Sequence[Sequence[Mapping[str, Any]]]) -> tuple[Block, ...]:
+    """The timed blocks of all launches."""
     return tuple(
         Block(number, setting, name, tuple(runs))
         for number, launch in enumerate(answers)
-        for setting, entry in zip(asked, launch, strict=True)
+        for setting, entry in zip(settings, launch, strict=True)
         for name, timed in entry["blocks"].items()
         for runs in timed
     )
 
 
 def notes(around: Mapping[str, Any], precisions: Mapping[str, Any], cells: Sequence[Cell]) -> tuple[str, ...]:
-    """What a reader of the figures should know."""
+    """Notes that a reader of the figures should know."""
     return tuple([*_busy(around), *_models(precisions), *_throttled(around), *_judged(cells)])
 
 
@@ -90,9 +90,9 @@ def _throttled(around: Mapping[str, Any]) -> Iterator[str]:
         for gpu in around.get(key, ())
         for reason in gpu["clocks_event_reasons"]
     }
-    found = [reason for reason in THROTTLED if reason in seen]
-    if found:
-        yield f"the GPU was held back ({', '.join(found)}): `nvidia-smi -lgc` would hold its clocks"
+    reasons = [reason for reason in THROTTLED if reason in seen]
+    if reasons:
+        yield f"the GPU was throttled ({', '.join(reasons)}): `nvidia-smi -lgc` would fix its clocks"
 
 
 def _judged(cells: Sequence[Cell]) -> Iterator[str]:
@@ -104,7 +104,7 @@ def _judged(cells: Sequence[Cell]) -> Iterator[str]:
             yield f"{words}: submission takes most of the time; a CUDA graph or a larger batch would show the device"
         if each.setting.way.gpu and any(CPU in counts for counts in each.placed):
             yield f"{words}: some nodes sit on the CPU; `bnfold verify` says which"
-        if each.difference is None or each.difference > APART:
+        if each.difference is None or each.difference > NOTED_DIFFERENCE:
             unknown = "cannot be compared: they are not finite, or of other names or shapes"
             how = unknown if each.difference is None else f"are {each.difference:.2g} of the largest apart"
-            yield f"{words}: the outputs of the models {how}; `bnfold verify` tells rounding from faults"
+            yield f"{words}: the outputs of the models {how}; `bnfold verify` separates rounding from faults"

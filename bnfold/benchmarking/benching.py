@@ -11,7 +11,7 @@ from ..runtime.nvml import states
 from ..system import processors, temporary
 from ..system.installed import require_runtime
 from ..verification.verifying import describe, locate
-from .answers import blocks, cell, notes
+from .answers import all_blocks, cell, notes
 from .measurement import LEAST_SECONDS, Measurement
 from .results import Benchmark
 from .settings import LEVELS, Dims, settings
@@ -66,7 +66,7 @@ def _require(launches: int, budget_s: float, threads: int | None, margin: float)
     """Raises UsageProblem for numbers out of range, EnvironmentProblem without onnxruntime."""
     require_within("--launches", launches, 2, 1000)
     require_within("--budget", budget_s, LEAST_SECONDS, FOREVER)
-    require_within("--threads", 1 if threads is None else threads, 1, processors.MOST)
+    require_within("--threads", 1 if threads is None else threads, 1, processors.MOST_THREADS)
     require_within("--margin", margin, 0, 1)
     require_runtime("a benchmark")
 
@@ -92,6 +92,6 @@ def _report(session: Measurement, margin: float, seconds: float) -> Benchmark:
         margin=margin,
         notes=(*notes(around, precisions, cells), *session.notes),
         seconds=seconds,
-        blocks=blocks(session.settings, session.answers),
+        blocks=all_blocks(session.settings, session.answers),
         models=session.models,
     )

@@ -13,7 +13,7 @@ from ..system.processors import threads
 
 
 def environment() -> dict[str, Any]:
-    """Processor, its use by others, and the versions of what runs on it; None where the system does not tell."""
+    """Processor, its use by others, and the versions of what runs on it; None where the system does not say."""
     return {
         "processor": _processor(),
         "processors_usable": threads(),

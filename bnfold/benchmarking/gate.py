@@ -35,9 +35,9 @@ def gate(text: str) -> Gate:
     raise UsageProblem(f"--fail-if {text!r} is not a condition", "For example: --fail-if slower:2%, or 'speedup<1.05'.")
 
 
-def failures(found: Benchmark, gates: Sequence[Gate]) -> list[str]:
+def failures(benchmark: Benchmark, gates: Sequence[Gate]) -> list[str]:
     """In words, each condition that holds in a cell at the level that users serve with and can be trusted."""
-    cells = [cell for cell in found.headlines if cell.verdict != UNTRUSTED]
+    cells = [cell for cell in benchmark.headlines if cell.verdict != UNTRUSTED]
     return [
         f"{one.text}: {cell.setting.words()} is at {cell.speedup.estimate:.3f}x, {cell.speedup.high:.3f}x at best"
         for one in gates

@@ -30,13 +30,13 @@ from .runner import (
     MODELS,
     ORIGINAL,
     Runner,
-    Task,
+    TimedCell,
     bytes_of,
     calls,
     memory,
     placement_counts,
     runners,
-    task,
+    timed_cell,
 )
 from .settings import Setting
 from .statistics import paired
@@ -60,10 +60,10 @@ def launch(request: Mapping[str, Any]) -> dict[str, Any]:
     if "turn" in request:
         ready = [_ready(request, numbers, order) for numbers in groups]
         turns.wait(*request["turn"])
-        found = [pair for each in ready for pair in timed(each)]
+        pairs = [pair for each in ready for pair in timed(each)]
     else:
-        found = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
-    cells = [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
+        pairs = [pair for numbers in groups for pair in timed(_ready(request, numbers, order))]
+    cells = [answer for _, answer in sorted(pairs, key=lambda pair: pair[0])]
     return {"cells": cells, "gpus": states(), **_served({Setting.of(each["setting"]) for each in request["cells"]})}
 
 
@@ -90,7 +90,7 @@ def _groups(cells: Cells) -> list[list[int]]:
 class Ready:
     """One cell with everything loaded, and run once."""
 
-    task: Task
+    task: TimedCell
     runners: dict[str, Runner]
 
 
@@ -102,7 +102,7 @@ def _ready(request: Mapping[str, Any], numbers: list[int], order: random.Random)
     at the same time, too, but for those that capture a CUDA graph: CUDA then allows nothing else.
     """
     order.shuffle(numbers)
-    tasks = [task(request, number) for number in numbers]
+    tasks = [timed_cell(request, number) for number in numbers]
     names = [*MODELS, COPY]
     order.shuffle(names)
     made = [runners(request, tasks, name) for name in names]
@@ -126,7 +126,7 @@ def _figures(ready: Ready, seconds: float, order: random.Random) -> dict[str, An
     stage(f"onnxruntime, timing the models: {ready.task.setting.words()}")
     for each in made.values():
         each.warm(time.perf_counter() + seconds / 8)
-    blocks(list(made.values()), deadline, order)
+    time_blocks(list(made.values()), deadline, order)
     pair = [made[name] for name in MODELS]
     return {
         "log_ratio": paired(made[ORIGINAL].blocks, made[FOLDED].blocks),
@@ -160,7 +160,7 @@ def difference(original: Mapping[str, Array], folded: Mapping[str, Array]) -> fl
 @job
 def cold_start(request: Mapping[str, Any]) -> dict[str, Any]:
     """What it costs to load and to run one model, in a process that does nothing else, nothing being cached."""
-    only = task(request, 0)
+    only = timed_cell(request, 0)
     made = next(runners(request, [only], request["model"]))
     return {
         "create_ms": made.create_ms,
@@ -173,7 +173,7 @@ def cold_start(request: Mapping[str, Any]) -> dict[str, Any]:
 @job
 def capture_graph(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run both models in the CUDA graph of the one cell, which onnxruntime captures first. Raises ModelProblem."""
-    only = task(request, 0)
+    only = timed_cell(request, 0)
     for name in MODELS:
         made = next(runners(request, [only], name))
         for _ in range(CAPTURED):
@@ -182,9 +182,9 @@ def capture_graph(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _peak() -> int | None:
-    """The most memory this process has held, in bytes; None where the system does not tell.
+    """The most memory this process has had, in bytes; None where the system does not say.
 
-    (Linux counts what the parent held before the child became this program, too, unless it is asked this way.)
+    (On Linux getrusage also counts memory of the parent, from before the child became this program; VmHWM does not.)
     """
     with suppress(OSError, IndexError, ValueError):
         return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
@@ -196,8 +196,8 @@ def _peak() -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _enqueue_ms(made: Runner, of: Task) -> float | None:
-    """Milliseconds of a submission alone, where it can be told from the run: on a GPU, outside of a CUDA graph."""
+def _enqueue_ms(made: Runner, of: TimedCell) -> float | None:
+    """Milliseconds of a submission alone, where it can be separated from the run: on a GPU, outside of a CUDA graph."""
     if not of.setting.way.gpu or of.setting.mode != "device" or of.setting.cuda_graph:
         return None
     other = Runner(made.session, *calls(made.session, replace(of.setting, mode="enqueue"), of.values, of.outputs))
@@ -205,7 +205,7 @@ def _enqueue_ms(made: Runner, of: Task) -> float | None:
     return 1e3 * median(other.blocks[0])
 
 
-def blocks(runners: list[Runner], deadline: float, order: random.Random) -> None:
+def time_blocks(runners: list[Runner], deadline: float, order: random.Random) -> None:
     """Blocks in which all take a turn, in random order, each long enough that the clock does not matter."""
     longest = max(each.typical() for each in runners)
     count = max(1, round(BLOCK_SECONDS / max(longest, 1e-6)))

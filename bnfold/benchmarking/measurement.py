@@ -27,14 +27,14 @@ from .runner import MODELS
 from .settings import Setting
 from .statistics import speedup
 
-NARROW = 0.005  # half-width of the interval at which more launches would tell nothing new
+NARROW_ENOUGH = 0.005  # half-width of the interval at which more launches would show nothing new
 FEWEST = 3
 LEAST_SECONDS = 0.2  # of timing in one launch
 LEAST_START = 8.0  # seconds that a cold start with another search may take, whatever the budget
 OTHER = {"exhaustive": "default", "heuristic": "exhaustive", "default": "exhaustive"}  # search of cuDNN to compare
-PATIENCE = {"cpu": 60.0, "cuda": 300.0}  # seconds after which a child is stopped
+CHILD_SECONDS = {"cpu": 60.0, "cuda": 300.0}  # seconds after which a child is stopped
 COMPILING = 1800.0  # the same, of a provider that compiles graphs: engines take minutes
-APART = "launches got ready one after another: when they did so at the same time, one failed"
+ONE_AFTER_ANOTHER = "launches got ready one after another: when they did so at the same time, one failed"
 
 _VARIED = ("dims", "precision")
 
@@ -46,7 +46,7 @@ GRAPHS_NEED = (
 
 @dataclass
 class Measurement:
-    """What is to be measured, what is known, the answers so far."""
+    """A benchmark under way: what is to be measured, facts about it, the answers so far."""
 
     request: dict[str, Any]
     settings: Sequence[Setting]
@@ -82,7 +82,7 @@ class Measurement:
         self._launch()
 
     def _preflight(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The facts, found while the providers are tried: whether these run comes first."""
+        """The facts, collected while the providers are tried: whether these run comes first."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
             tried = pool.submit(copy_context().run, require, self.gpus)
@@ -141,7 +141,7 @@ class Measurement:
     def _launch(self) -> None:
         """At least `FEWEST` (or all that were asked for), then more while intervals are wide and time is left."""
         size = FEWEST if self._may_get_ready_together else 1
-        lasted, around = 0.0, self.longest  # of the last launches: all of it, and what of it was not timing
+        lasted, around = 0.0, self.longest  # seconds of the last launches: in all, and those that were not timing
         while (done := len(self.answers)) < self.launches:
             report("bench: launches", done, self.launches)
             left, count = self.deadline - time.perf_counter(), min(size, self.launches - done)
@@ -155,7 +155,7 @@ class Measurement:
                 if count == 1:
                     raise
                 size = 1
-                self.notes.append(f"{APART}: {why}")
+                self.notes.append(f"{ONE_AFTER_ANOTHER}: {why}")
             lasted = time.perf_counter() - started
             around = max(0.0, lasted - count * seconds)
 
@@ -165,7 +165,7 @@ class Measurement:
         return all(each.provider == "cuda" and each.cudnn_search != "exhaustive" for each in self.settings)
 
     def _timed(self, numbers: Sequence[int], seconds: float) -> None:
-        """One launch each, got ready at the same time if there are several, and timed one after another."""
+        """A launch for each number; several get ready at the same time and are timed one after another."""
         patient = max((each.provider for each in self.settings), key=patience_of)
         seeds = [self.request["seed"] * 1000 + number for number in numbers]
         plain: list[dict[str, Any]] = [{"cells": self.cells, "seconds": seconds, "seed": seed} for seed in seeds]
@@ -174,16 +174,16 @@ class Measurement:
             return self.child(launch, patient, {**request, **turn}, seconds * len(plain))
 
         several = len(plain) > 1
-        found = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
-        self.answers += [answer["cells"] for answer in found]
-        self.around |= {"loaded": found[0]["loaded"], "gpus_timing": found[0]["gpus"]}
-        self.notes += [note for note in found[0]["notes"] if note not in self.notes]
+        answers = turns.together([partial(start, each) for each in plain]) if several else [start(plain[0])]
+        self.answers += [answer["cells"] for answer in answers]
+        self.around |= {"loaded": answers[0]["loaded"], "gpus_timing": answers[0]["gpus"]}
+        self.notes += [note for note in answers[0]["notes"] if note not in self.notes]
 
     def _narrow(self) -> bool:
         """Are the intervals of all settings, and of their controls, narrow?"""
         keys = ("log_ratio", "log_control")
         columns = ([one[key] for one in each] for each in zip(*self.answers, strict=True) for key in keys)
-        return all(speedup(ratios).half_width <= NARROW for ratios in columns)
+        return all(speedup(ratios).half_width <= NARROW_ENOUGH for ratios in columns)
 
     @property
     def gpus(self) -> list[str]:
@@ -210,4 +210,4 @@ class Measurement:
 
 def patience_of(provider: str) -> float:
     """Seconds after which a child on this provider is usually stopped."""
-    return PATIENCE.get(provider, COMPILING)
+    return CHILD_SECONDS.get(provider, COMPILING)

@@ -15,29 +15,33 @@ from .results import Benchmark, Cell
 from .statistics import Interval
 
 
-def write_raw(found: Benchmark, path: Path) -> None:
+def write_raw(benchmark: Benchmark, path: Path) -> None:
     """Every block of runs as a line of JSON. Raises EnvironmentProblem."""
-    lines = "".join(json.dumps(block.to_json()) + "\n" for block in found.blocks)
-    staging.write(path, lines.encode())
+    lines = "".join(json.dumps(block.to_json()) + "\n" for block in benchmark.blocks)
+    staging.write_file(path, lines.encode())
 
 
-def write_plot(found: Benchmark, path: Path) -> None:
+def write_plot(benchmark: Benchmark, path: Path) -> None:
     """Per setting the speed-up with its interval and a point for each launch, and the A/A control below it."""
-    figure = plots.figure(8, 2.0 + 0.8 * len(found.cells))
+    figure = plots.figure(8, 2.0 + 0.8 * len(benchmark.cells))
     axes = figure.subplots()
     axes.axvspan(
-        1 - found.margin, 1 + found.margin, color="0.92", zorder=0, label=f"no difference (within {found.margin:.0%})"
+        1 - benchmark.margin,
+        1 + benchmark.margin,
+        color="0.92",
+        zorder=0,
+        label=f"no difference (within {benchmark.margin:.0%})",
     )
     axes.axvline(1, color=plots.GREY, linewidth=1)
-    for number, cell in enumerate(found.cells):
+    for number, cell in enumerate(benchmark.cells):
         _draw(axes, cell, number)
-    axes.set_yticks(range(len(found.cells)), [_name(cell) for cell in found.cells], parse_math=False)
-    axes.set_ylim(len(found.cells) - 0.5, -0.5)
+    axes.set_yticks(range(len(benchmark.cells)), [_name(cell) for cell in benchmark.cells], parse_math=False)
+    axes.set_ylim(len(benchmark.cells) - 0.5, -0.5)
     axes.set_xlabel("how many times as fast as the original: above 1 the folded model is faster")
-    axes.set_title("\n".join(wrap(found.summary(), 80)), loc="left", fontsize=10, parse_math=False)
+    axes.set_title("\n".join(wrap(benchmark.summary(), 80)), loc="left", fontsize=10, parse_math=False)
     plots.bare(axes, "x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    plots.write(figure, path)
+    plots.write_figure(figure, path)
 
 
 def _name(cell: Cell) -> str:

@@ -18,7 +18,7 @@ from ..errors import ModelProblem, UsageProblem, first_line
 from ..model.messages import all_nodes, every_node, inner_graphs
 from ..runtime.protos import domain, stored
 
-LARGEST, SMALLEST = 65504.0, 5.96e-08  # magnitudes of float16; the converter clips to them
+LARGEST_HALF, SMALLEST_HALF = 65504.0, 5.96e-08  # magnitudes of float16; the converter clips to them
 KNOWN = ("", "com.microsoft")  # domains whose operators mostly have kernels for float16
 BY_HAND = "Convert it with a tool of your own, and leave --precision out: a model is then timed as it is."
 
@@ -58,7 +58,7 @@ def to_float16(model: onnx.ModelProto, path: str) -> tuple[onnx.ModelProto, list
 
 
 def _graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    """The graph, and those in it."""
+    """The graph, and all graphs in it."""
     yield model.graph
     yield from inner_graphs(model.graph.node)
 
@@ -71,9 +71,9 @@ def _tensors(model: onnx.ModelProto, kind: int) -> Iterator[tuple[str, TensorPro
 
 def _clipped(path: str, values: list[np.ndarray]) -> Iterator[str]:
     sizes = [np.abs(each) for each in values]
-    large = sum(int(np.count_nonzero(np.isfinite(each) & (each > LARGEST))) for each in sizes)
-    small = sum(int(np.count_nonzero((each > 0) & (each < SMALLEST))) for each in sizes)
-    for count, where, bound in ((large, "above", LARGEST), (small, "below", SMALLEST)):
+    large = sum(int(np.count_nonzero(np.isfinite(each) & (each > LARGEST_HALF))) for each in sizes)
+    small = sum(int(np.count_nonzero((each > 0) & (each < SMALLEST_HALF))) for each in sizes)
+    for count, where, bound in ((large, "above", LARGEST_HALF), (small, "below", SMALLEST_HALF)):
         if count:
             yield f"float16: {counted(count, 'number')} in {path}, {where} {bound:g} in magnitude, clipped to that"
 
@@ -114,5 +114,5 @@ def _order(graph: onnx.GraphProto) -> None:
 
 
 def _reads(node: NodeProto) -> set[str]:
-    """What a node reads, also from within the graphs in its attributes."""
+    """The tensors that a node reads, also in the graphs of its attributes."""
     return {name for each in every_node([node]) for name in each.input if name}

@@ -1,4 +1,4 @@
-"""What is known before timing: sizes with which the original runs, and what onnxruntime folds by itself."""
+"""Facts that are collected before timing: sizes with which the original runs, and what onnxruntime folds by itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 def preflight(request: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes, shapes, outputs for each of `request["dims"]`, and facts about the models in each precision.
 
-    The CPU tells them all: a GPU, which takes seconds to start, does so for models that only it can run.
+    All of it is computed on the CPU: a GPU, which takes seconds to start, is used for models that only it can run.
     """
     return {
         "sized": _sizes(request),
@@ -43,7 +43,7 @@ def preflight(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
-    """What is found on the CPU, or else on the GPU. Raises ModelProblem."""
+    """What `find` returns on the CPU, or else on the GPU. Raises ModelProblem."""
     try:
         return find(Setting("default"))
     except ModelProblem:
@@ -54,7 +54,7 @@ def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
 
 
 def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the models lie in this precision, what is in them, and what of it onnxruntime itself takes out."""
+    """The paths of the models in this precision, their nodes, and what of these onnxruntime itself takes out."""
     models, notes = {name: load(request[name]) for name in MODELS}, []
     paths, read = {name: request[name] for name in MODELS}, {name: counts(models[name]) for name in MODELS}
     for name in MODELS if precision else ():

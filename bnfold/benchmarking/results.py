@@ -1,4 +1,4 @@
-"""What a benchmark found, as values: frozen, and ready to print or to write as JSON."""
+"""The results of a benchmark: frozen values, ready to print or to write as JSON."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Cell:
         return ("UNSTABLE",) * any(t.unstable for t in self.times) + ("LAUNCH_BOUND",) * bool(bound)
 
     def row(self, differing: Collection[str]) -> tuple[str, ...]:
-        """For a table: times in milliseconds, the speed-up and its interval, the noise, the verdict.
+        """The row of a table: times in milliseconds, the speed-up and its interval, the noise, the verdict.
 
         Of the setting only what is `differing` between the cells of the table is named.
         """
@@ -60,9 +60,9 @@ class Cell:
         return [(words, name, str(left), *_scatter(times), flags) for name, left, times in models]
 
 
-def _scatter(found: Times) -> tuple[str, ...]:
-    tails = ["" if value is None else f"{value:.3f}" for value in (found.p90, found.p99)]
-    return (str(found.count), f"{found.p50:.3f}", *tails, f"{found.iqr:.3f}", f"{100 * found.cv:.1f} %")
+def _scatter(times: Times) -> tuple[str, ...]:
+    tails = ["" if value is None else f"{value:.3f}" for value in (times.p90, times.p99)]
+    return (str(times.count), f"{times.p50:.3f}", *tails, f"{times.iqr:.3f}", f"{100 * times.cv:.1f} %")
 
 
 def span(interval: Interval) -> str:
@@ -83,7 +83,7 @@ class Cold:
     cudnn_search: str = ""
 
     def row(self) -> tuple[str, ...]:
-        """For a table."""
+        """The row of a table."""
         peak = f"{self.peak_bytes / 1e6:.0f}" if self.peak_bytes else "unknown"
         costs = (f"{self.create_ms:.1f}", f"{self.first_run_ms:.1f}", f"{self.bytes / 1e6:.2f}", peak)
         search = f", {self.cudnn_search} cuDNN search" if self.cudnn_search else ""
@@ -138,13 +138,13 @@ class Benchmark(Shown):
 
     @property
     def _differing(self) -> set[str]:
-        """What of a setting is not the same in all cells; the level is always said."""
+        """The parts of the settings that differ between cells; the level is always among them."""
         parts = [cell.setting.parts() for cell in self.cells]
         return {"level"} | {name for name in parts[0] if len({part[name] for part in parts}) > 1}
 
     @property
     def common(self) -> str:
-        """What of the settings is the same in all cells: `cpu, e2e`."""
+        """The parts of the settings that are the same in all cells: `cpu, e2e`."""
         parts = self.cells[0].setting.parts()
         return self.cells[0].setting.words({*parts} - self._differing)
 

@@ -23,11 +23,11 @@ from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
 from .settings import Setting
-from .statistics import steady
+from .statistics import is_steady
 
 MODELS = ORIGINAL, FOLDED = "original", "folded"
 COPY = "copy"  # the original once more, in a session of its own: what differs between these two is noise
-SETTLE = 2  # runs at the start of each turn that are not counted: the other session's threads come to rest
+REST_RUNS = 2  # runs at the start of each turn that are not counted: the other session's threads come to rest
 WARM_RUNS, WARM_SECONDS = 20, 0.2
 Outputs = Mapping[str, tuple[Sequence[int], str]]  # shape and dtype of those that are tensors
 
@@ -67,11 +67,11 @@ class Runner:
             times.append(self.whole())
 
     def _is_warm(self, times: Sequence[float]) -> bool:
-        return len(times) >= WARM_RUNS and sum(times) >= WARM_SECONDS and steady(times)
+        return len(times) >= WARM_RUNS and sum(times) >= WARM_SECONDS and is_steady(times)
 
     def block(self, count: int) -> None:
-        """One more block of `count` runs."""
-        for _ in range(SETTLE):
+        """Time one more block of `count` runs."""
+        for _ in range(REST_RUNS):
             self.submit()
         self.finish()
         self.blocks.append([self.once() for _ in range(count)])
@@ -83,7 +83,7 @@ class Runner:
 
 
 @dataclass(frozen=True)
-class Task:
+class TimedCell:
     """One cell of a benchmark: its number, the setting, the models, the inputs, and shape and dtype of the outputs."""
 
     number: int
@@ -93,15 +93,15 @@ class Task:
     outputs: Outputs
 
 
-def task(request: Mapping[str, Any], number: int) -> Task:
+def timed_cell(request: Mapping[str, Any], number: int) -> TimedCell:
     """The cell of this number in `request["cells"]`."""
     cell = request["cells"][number]
     graph = onnx.load(request["original"], load_external_data=False).graph
     values = feeds(graph, Case("normal", 0, 1), cell["sizes"])
-    return Task(number, Setting.of(cell["setting"]), cell["models"], values, cell["outputs"])
+    return TimedCell(number, Setting.of(cell["setting"]), cell["models"], values, cell["outputs"])
 
 
-def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Iterator[Runner]:
+def runners(request: Mapping[str, Any], tasks: Sequence[TimedCell], name: str) -> Iterator[Runner]:
     """One session of the model `name` for all `tasks`, after its first run of each, one by one. Raises ModelProblem."""
     setting = tasks[0].setting
     stage(f"onnxruntime, loading the {name} model: {setting.words()}")
@@ -113,7 +113,7 @@ def runners(request: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Ite
         yield _runner(session, name, each, 1e3 * created)
 
 
-def _runner(session: Any, name: str, of: Task, create_ms: float) -> Runner:
+def _runner(session: Any, name: str, of: TimedCell, create_ms: float) -> Runner:
     made = Runner(session, *calls(session, of.setting, of.values, of.outputs), create_ms)
     try:
         made.first_ms = 1e3 * made.whole()
@@ -140,7 +140,7 @@ def open_session(
 
 
 def cannot_load(path: str, why: CannotRun) -> ModelProblem:
-    """What to say of a model that onnxruntime does not load."""
+    """The error for a model that onnxruntime does not load."""
     return ModelProblem(f"onnxruntime cannot load {path}: {why}", _SAYS_MORE)
 
 
@@ -148,7 +148,7 @@ _ENTRIES = {"session.record_ep_graph_assignment_info": "1"}
 
 
 def _engine(request: Mapping[str, Any], name: str, setting: Setting, values: Mapping[str, Array]) -> dict[str, str]:
-    """What a provider that compiles is asked for: engines are kept under names of their own, timings in one file."""
+    """Options of a provider that compiles: engines are kept under names of their own, timings in one file."""
     key = hashlib.sha256(f"{name} {setting.words()}".encode()).hexdigest()[:16]
     shapes = {name: x.shape for name, x in values.items()}
     return providers.profile(setting.way, [shapes]) | providers.cached(setting.way, request["folder"], key)
@@ -157,7 +157,7 @@ def _engine(request: Mapping[str, Any], name: str, setting: Setting, values: Map
 def calls(
     session: Any, setting: Setting, values: Mapping[str, Array], outputs: Outputs
 ) -> tuple[Callable[[], Any], Callable[[], Any], Callable[[], dict[str, Array]]]:
-    """What starts a run in the mode of `setting`, what waits for its end, and what gives its outputs."""
+    """Three functions: one starts a run in the mode of `setting`, one waits for its end, one gives its outputs."""
     names = [output.name for output in session.get_outputs()]
 
     def numbers(made: Sequence[Any]) -> dict[str, Array]:
@@ -172,11 +172,11 @@ def calls(
 
 
 def _nothing() -> None:
-    """There is nothing to wait for."""
+    """A `finish` that has nothing to wait for."""
 
 
 def run_options(mode: str) -> Any:
-    """In mode enqueue a run returns before the device is done."""
+    """The options of a run: in mode enqueue it returns before the device is done."""
     made = runtime().RunOptions()
     if mode == "enqueue":
         made.add_run_config_entry("disable_synchronize_execution_providers", "1")
@@ -225,7 +225,7 @@ def _dtype(name: str) -> Any:
 
 
 def placement_counts(session: Any) -> dict[str, int]:
-    """How many nodes each provider got, where this onnxruntime tells."""
+    """How many nodes each provider got, where this onnxruntime says so."""
     counts: dict[str, int] = {}
     for node in placement.assigned(session):
         counts[node.provider] = counts.get(node.provider, 0) + 1

@@ -42,7 +42,7 @@ class Setting:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Setting:
-        """From JSON, which knows no tuples."""
+        """The setting that `to_json` gave; JSON has no tuples."""
         return cls(**{**plain, "dims": tuple((name, size) for name, size in plain["dims"])})
 
     @property
@@ -103,15 +103,15 @@ def settings(
     _known("search of cuDNN", [cudnn_search] if cudnn_search else ["default"], tuple(SEARCHES))
     _known("precision", [FLOAT32] if list(precisions) == [""] else precisions, PRECISIONS)
     _possible(providers, mode, cuda_graph, cudnn_search)
-    several = require_dims({name: _several(given) for name, given in dims.items()})
+    several = require_dims({name: _several(size) for name, size in dims.items()})
     sizes = [[(name, size) for size in each] for name, each in several.items()]
-    found = itertools.product(
+    combinations = itertools.product(
         dict.fromkeys(providers), dict.fromkeys(precisions), itertools.product(*sizes), GRAPHS[cuda_graph], levels
     )
     search = cudnn_search or "exhaustive"
     return [
         Setting(level, provider, mode or _usual(provider), each, graph, search if _on_cuda(provider) else "", precision)
-        for provider, precision, each, graph, level in found
+        for provider, precision, each, graph, level in combinations
     ]
 
 
@@ -119,12 +119,12 @@ def _usual(provider: str) -> str:
     return "e2e" if provider == "cpu" else "device"
 
 
-def _several(given: int | Sequence[int]) -> Sequence[int]:
-    return tuple(dict.fromkeys(given)) if isinstance(given, Sequence) else (given,)
+def _several(sizes: int | Sequence[int]) -> Sequence[int]:
+    return tuple(dict.fromkeys(sizes)) if isinstance(sizes, Sequence) else (sizes,)
 
 
-def _known(what: str, given: Sequence[str], choice: Sequence[str]) -> None:
-    for name in given or [""]:
+def _known(what: str, names: Sequence[str], choice: Sequence[str]) -> None:
+    for name in names or [""]:
         if name not in choice:
             raise UsageProblem(f"unknown {what} {name!r}", f"Choose from: {', '.join(choice)}.")
 

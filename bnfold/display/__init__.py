@@ -1,1 +1,1 @@
-"""How anything shows itself: tables, pictures, JUnit."""
+"""How results are shown: tables, pictures, JUnit."""

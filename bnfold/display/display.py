@@ -1,4 +1,7 @@
-"""How results show themselves: a line where Python prints them, a small table where a notebook does."""
+"""How results are shown: a line where Python prints them, a small table where a notebook does.
+
+The table is HTML of our own, in 20 lines: in a notebook Rich draws text in a fixed width, which no browser wraps.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,20 @@ from dataclasses import dataclass
 
 from ..errors import printable
 
-MOST = 12  # rows of a table in a notebook
+MOST_ROWS = 12  # rows of a table in a notebook
 COLOURS = {  # of a verdict; each stands out on white and on black
     "good": "#1f9d55",
     "bad": "#e0483e",
     "open": "#c98a00",
     "": "#808080",
 }
-CELL = "padding:2px 14px 2px 0;text-align:left;vertical-align:top;border:0;background:none;white-space:pre-wrap"
-RULE = "border-bottom:1px solid rgba(128,128,128,.5)"
+CELL_STYLE = "padding:2px 14px 2px 0;text-align:left;vertical-align:top;border:0;background:none;white-space:pre-wrap"
+RULE_STYLE = "border-bottom:1px solid rgba(128,128,128,.5)"
 
 
 @dataclass(frozen=True)
 class Table:
-    """What a result holds, in rows."""
+    """A part of a result, in rows."""
 
     title: str
     columns: Sequence[str]
@@ -56,19 +59,19 @@ class Shown:
 def _html(table: Table) -> str:
     if not table.rows:
         return ""
-    head = _row("th", table.columns, f"{CELL};{RULE};font-weight:600")
-    rows = "".join(_row("td", row, CELL) for row in table.rows[:MOST])
-    more = f"<div>and {len(table.rows) - MOST} more</div>" if table.rows[MOST:] else ""
+    head = _row("th", table.columns, f"{CELL_STYLE};{RULE_STYLE};font-weight:600")
+    rows = "".join(_row("td", row, CELL_STYLE) for row in table.rows[:MOST_ROWS])
+    more = f"<div>and {len(table.rows) - MOST_ROWS} more</div>" if table.rows[MOST_ROWS:] else ""
     title = f'<div style="margin-top:8px">{_safe(table.title)}</div>'
     return f'{title}<table style="border-collapse:collapse;border:0">{head}{rows}</table>{more}'
 
 
 def _row(kind: str, cells: Sequence[object], style: str) -> str:
-    found = "".join(f'<{kind} style="{style}">{_safe(cell)}</{kind}>' for cell in cells)
-    return f'<tr style="background:none">{found}</tr>'
+    text = "".join(f'<{kind} style="{style}">{_safe(cell)}</{kind}>' for cell in cells)
+    return f'<tr style="background:none">{text}</tr>'
 
 
-def shown(cell: object) -> str:
+def cell_text(cell: object) -> str:
     """The text of a cell: a `printable` line, or one for each part of a tuple."""
     return "\n".join(printable(str(line)) for line in (cell if isinstance(cell, tuple) else (cell,)))
 
@@ -76,7 +79,7 @@ def shown(cell: object) -> str:
 def _safe(cell: object) -> str:
     from html import escape  # whose table of names is large, and seldom needed
 
-    return escape(shown(cell))
+    return escape(cell_text(cell))
 
 
 def counted(number: int, one: str, many: str = "") -> str:

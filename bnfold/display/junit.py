@@ -7,26 +7,28 @@ from dataclasses import dataclass
 
 from ..errors import BnfoldError, CheckFailed, printable
 
-WORDS_LENGTH = 20_000  # characters of what was found: a reason for each of many nodes
+WORDS_LENGTH = 20_000  # characters of a result, which may be a reason for each of many nodes
 PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
 COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
 
 
 @dataclass(frozen=True)
-class Check:
-    """One thing that was checked; `words` say what was found."""
+class JUnitCase:
+    """One thing that was checked; `words` are its result."""
 
     name: str
     outcome: str
     words: str = ""
 
 
-def broken_off(name: str, problem: BnfoldError) -> Check:
-    """What was to be checked ended with an error."""
-    return Check(name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}")
+def broken_off(name: str, problem: BnfoldError) -> JUnitCase:
+    """The case of a check that ended with an error."""
+    return JUnitCase(
+        name, FAILED if isinstance(problem, CheckFailed) else UNDECIDED, f"{problem}; hint: {problem.hint}"
+    )
 
 
-def to_xml(suite: str, checks: Iterable[Check], seconds: float) -> str:
+def to_xml(suite: str, checks: Iterable[JUnitCase], seconds: float) -> str:
     """A JUnit report of one suite, whose names and words are made printable, so that it is XML whatever they are."""
     from xml.etree import ElementTree
 

@@ -18,7 +18,7 @@ BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#2
 DOTS = 150  # per inch of a PNG
 
 
-def require(path: Path) -> None:
+def require_plot(path: Path) -> None:
     """Before anything is computed: a format that can be drawn, and matplotlib. Raises."""
     if path.suffix.lower() not in FORMATS:
         raise UsageProblem(f"--plot {path}: {path.suffix!r} is not a format of pictures", f"Use {', '.join(FORMATS)}.")
@@ -34,7 +34,7 @@ def figure(width: float, height: float) -> Any:
 
 
 def bare(axes: Any, grid: str) -> None:
-    """Leave what helps to read: two edges, and a grid."""
+    """Show only what helps to read: two edges, and a grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -51,7 +51,7 @@ def ratios(axes: Any, low: float, high: float) -> None:
     axes.set_xlim(2.0**first / 1.1, 2.0**last * 1.1)
 
 
-def write(drawn: Any, path: Path) -> None:
+def write_figure(drawn: Any, path: Path) -> None:
     """Write a figure whole or not at all, in the format of its name, with the same bytes each time."""
     from matplotlib import rc_context
 
@@ -60,4 +60,4 @@ def write(drawn: Any, path: Path) -> None:
     with rc_context({"svg.hashsalt": "bnfold"}), catch_warnings():
         simplefilter("ignore")  # a name may have letters that the font lacks
         drawn.savefig(picture, format=suffix, dpi=DOTS, metadata=metadata)
-    staging.write(path, picture.getvalue())
+    staging.write_file(path, picture.getvalue())

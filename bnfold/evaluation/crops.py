@@ -32,18 +32,18 @@ def require_possible(number: int, height: int, width: int) -> None:
         raise UsageProblem(
             f"144 crops are cut from squares, and the model takes {height}x{width}", "Use --crops 10, 5 or 1."
         )
-    if number > 1 and scaled(min(height, width), SCALES[0]) == min(height, width):
+    if number > 1 and scaled_side(min(height, width), SCALES[0]) == min(height, width):
         raise UsageProblem(f"images of {height}x{width} are too small for {number} crops", "Use --crops 1.")
 
 
 def preparation(number: int, height: int, width: int) -> str:
     """What is done to an image before crops are cut: a network that never saw the like may lose by it."""
     side = min(height, width)
-    sides = ", ".join(str(scaled(side, scale)) for scale in (SCALES if number == 144 else SCALES[:1]))
+    sides = ", ".join(str(scaled_side(side, scale)) for scale in (SCALES if number == 144 else SCALES[:1]))
     return f"the shorter side of every image is brought to {sides} before crops of {height}x{width} are cut"
 
 
-def scaled(size: int, side: int) -> int:
+def scaled_side(size: int, side: int) -> int:
     """The shorter side of the image that a network of this size sees where one of 224 sees `side`."""
     return round(size * side / SIDE)
 
@@ -54,13 +54,13 @@ def crops(image: Array, number: int, height: int, width: int) -> Array:
         return image[None]
     if number == 144:
         return np.stack([*_of_all_scales(image, height)])
-    large = shorter_to(image, scaled(min(height, width), SCALES[0]))
+    large = shorter_to(image, scaled_side(min(height, width), SCALES[0]))
     if large.shape[1] < height or large.shape[2] < width:
         large = covering(large, height, width)
     if number == 1:
         return middle(large, height, width)[None]
-    found = [*_five(large, height, width)]
-    return np.stack(found + [crop[:, :, ::-1] for crop in found] if number == 10 else found)
+    cut = [*_five(large, height, width)]
+    return np.stack(cut + [crop[:, :, ::-1] for crop in cut] if number == 10 else cut)
 
 
 def _five(image: Array, height: int, width: int) -> Iterator[Array]:
@@ -72,7 +72,7 @@ def _five(image: Array, height: int, width: int) -> Iterator[Array]:
 
 def _of_all_scales(image: Array, size: int) -> Iterator[Array]:
     for side in SCALES:
-        for square in _squares(shorter_to(image, scaled(size, side))):
+        for square in _squares(shorter_to(image, scaled_side(size, side))):
             for crop in (*_five(square, size, size), resized(square, size, size)):
                 yield crop
                 yield crop[:, :, ::-1]

@@ -16,9 +16,9 @@ from ..runtime.host import Host
 from ..runtime.providers import DEFAULT, ways
 from ..system.installed import require_runtime
 from ..system.progress import report
+from .classifier import Classifier, Probabilities
 from .crops import preparation, require_possible
 from .labelled import Labelled, labelled, require_labels
-from .network import Network, Probabilities
 
 TOP = 5
 SCHEMA = "bnfold.evaluate/1"
@@ -49,7 +49,7 @@ class Evaluation(Shown):
 
     @property
     def scores(self) -> tuple[Score, ...]:
-        """Of each model, and last of all together."""
+        """The score of each model, and last that of all together."""
         return (*self.models, *([self.ensemble] if self.ensemble else []))
 
     @property
@@ -93,7 +93,7 @@ def evaluate(
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
     host = Host.ready(ways([provider], [DEFAULT])[0])
     require_runtime("evaluation")
-    networks = [Network.of(Path(path), host) for path in models]
+    networks = [Classifier.of(Path(path), host) for path in models]
     _require_alike(networks)
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
@@ -106,8 +106,8 @@ def evaluate(
     return Evaluation(samples.name, len(samples.labels), crops, tuple(scores), together, words, provider)
 
 
-def _croppable(network: Network, crops: int) -> list[str]:
-    """What a reader should know of the crops. Raises UsageProblem where they cannot be cut."""
+def _croppable(network: Classifier, crops: int) -> list[str]:
+    """Notes about the crops. Raises UsageProblem where they cannot be cut."""
     if crops == 1 and not network.card.sees_images:
         return []
     _, height, width = network.card.image_shape
@@ -115,24 +115,24 @@ def _croppable(network: Network, crops: int) -> list[str]:
     return [preparation(crops, height, width)] if crops > 1 else []
 
 
-def _ranks(networks: list[Network], data: Labelled, crops: int) -> list[Any]:
-    """How many classes each model, and last their mean, holds likelier than the right one; of every sample."""
-    found: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
+def _ranks(networks: list[Classifier], data: Labelled, crops: int) -> list[Any]:
+    """For each model, and last for their mean: of every sample, how many classes are likelier than the right one."""
+    ranks: list[list[Any]] = [[] for _ in range(len(networks) + 1)]
     done = 0
     for batch in data.batches():
         each = [network.probabilities(batch, data, crops) for network in networks]
         if not done:
             _require_classes(networks, each, data)
         labels = data.labels[done : done + len(each[0])]
-        for place, probabilities in zip(found, [*each, np.mean(each, axis=0)], strict=True):
+        for place, probabilities in zip(ranks, [*each, np.mean(each, axis=0)], strict=True):
             place.append(_rank(probabilities, labels))
         done += len(labels)
         report("evaluate", done, len(data.labels))
-    return [np.concatenate(place) for place in found]
+    return [np.concatenate(place) for place in ranks]
 
 
 def _rank(probabilities: Probabilities, labels: Any) -> Any:
-    """Of equal ones the first class wins, as in argmax."""
+    """For each sample, how many classes are likelier than its own; of equal ones the first counts, as in argmax."""
     own = probabilities[np.arange(len(labels)), labels][:, None]
     before = np.arange(probabilities.shape[1]) < labels[:, None]
     return ((probabilities > own) | ((probabilities == own) & before)).sum(axis=1)
@@ -142,7 +142,7 @@ def _tops(ranks: Any) -> tuple[float, float]:
     return float((ranks < 1).mean()), float((ranks < TOP).mean())
 
 
-def _require_alike(networks: list[Network]) -> None:
+def _require_alike(networks: list[Classifier]) -> None:
     first = networks[0]
     for other in networks[1:]:
         if first.card.classes and other.card.classes and first.card.classes != other.card.classes:
@@ -161,13 +161,13 @@ def named_first(names: Sequence[str]) -> str:
     return ", ".join([*names[:5], *["and more"] * (len(names) > 5)])
 
 
-def _require_normalization(networks: list[Network], data: Labelled) -> None:
+def _require_normalization(networks: list[Classifier], data: Labelled) -> None:
     for network in networks:
         if data.pixels and data.normalization is None:
             network.card.pixels(data.name)
 
 
-def _require_classes(networks: list[Network], each: list[Probabilities], data: Labelled) -> None:
+def _require_classes(networks: list[Classifier], each: list[Probabilities], data: Labelled) -> None:
     widths = [probabilities.shape[1] for probabilities in each]
     if len(set(widths)) > 1:
         raise ModelProblem(f"the models have different numbers of classes: {widths}", "Give models for one task.")
@@ -181,9 +181,9 @@ def _require_classes(networks: list[Network], each: list[Probabilities], data: L
         )
 
 
-def _notes(network: Network, data: Labelled) -> list[str]:
+def _notes(network: Classifier, data: Labelled) -> list[str]:
     answers = "logits: softmax was applied" if network.softmax else "probabilities"
-    found = [f"{network.path.name} answers with {answers}"]
+    notes = [f"{network.path.name} answers with {answers}"]
     if data.pixels and network.normalization is None:
-        found.append(f"{network.path.name} says nothing of normalization: that of {data.name} was used")
-    return found
+        notes.append(f"{network.path.name} says nothing of normalization: that of {data.name} was used")
+    return notes

@@ -18,8 +18,8 @@ from ..recalibration.feeds.card import Array, Card
 from ..train.pixels import Normalization
 
 LABELS = "labels"
-ROWS = 64  # samples at a time
-Batch = dict[str, Sequence[Array]]  # by input name; samples may be images of different sizes
+SAMPLES_AT_ONCE = 64  # samples at a time
+SampleBatch = dict[str, Sequence[Array]]  # by input name; samples may be images of different sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,14 +28,14 @@ class Labelled:
 
     name: str
     labels: npt.NDArray[np.int64]
-    batches: Callable[[], Iterator[Batch]]
+    batches: Callable[[], Iterator[SampleBatch]]
     pixels: bool
     classes: tuple[str, ...] = ()
     normalization: Normalization | None = None
 
 
 def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
-    """What `data` names. Raises ModelProblem, or UsageProblem for a name that nobody knows."""
+    """The data that `data` names. Raises ModelProblem, or UsageProblem for an unknown name."""
     path = Path(data)
     if path.suffix == ".npz":
         return _from_archive(path, card)
@@ -47,14 +47,14 @@ def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
 
 
 def _by_name(name: str, data_dir: Path | None, card: Card) -> Labelled:
-    from ..train.data import load
+    from ..train.data import load_dataset
 
-    data = load(name, data_dir)
+    data = load_dataset(name, data_dir)
     images, key = data.test.images, card.image().name
 
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(images), ROWS):
-            yield {key: images[start : start + ROWS]}  # type: ignore[dict-item]
+    def batches() -> Iterator[SampleBatch]:
+        for start in range(0, len(images), SAMPLES_AT_ONCE):
+            yield {key: images[start : start + SAMPLES_AT_ONCE]}  # type: ignore[dict-item]
 
     return Labelled(name, data.test.labels, batches, True, data.classes, data.normalization)
 
@@ -66,11 +66,11 @@ def _from_archive(path: Path, card: Card) -> Labelled:
         raise ModelProblem(
             f"{path} has no '{LABELS}', but {there}", "Save the class of each sample as an array 'labels'."
         )
-    archive.require(card.names, beside=(LABELS,))
+    archive.require(card.names, optional=(LABELS,))
     _require_one_label_each(archive)
 
-    def batches() -> Iterator[Batch]:
-        for pieces in zip(*(archive.pieces(name, ROWS) for name in card.names), strict=True):
+    def batches() -> Iterator[SampleBatch]:
+        for pieces in zip(*(archive.pieces(name, SAMPLES_AT_ONCE) for name in card.names), strict=True):
             yield dict(zip(card.names, pieces, strict=True))
 
     floating = card.inputs[0].kind.kind == "f"
@@ -81,7 +81,7 @@ def _from_archive(path: Path, card: Card) -> Labelled:
 def _require_one_label_each(archive: Archive) -> None:
     stored, lengths = archive.headers[LABELS], {(*header.shape, 0)[0] for header in archive.headers.values()}
     if len(stored.shape) != 1 or stored.kind.kind not in "iu" or len(lengths) > 1 or lengths == {0}:
-        counts = ", ".join(f"{name} {list(held.shape)} {held.kind}" for name, held in archive.headers.items())
+        counts = ", ".join(f"{name} {list(header.shape)} {header.kind}" for name, header in archive.headers.items())
         raise ModelProblem(
             f"{archive.path} must hold as many samples as whole-number labels: {counts}",
             "Give one label for each sample.",
@@ -93,7 +93,7 @@ def _from_folder(path: Path, card: Card) -> Labelled:
     files = [file for file in pictures.files(path) if len(file.relative_to(path).parts) > 1]
     if not files:
         raise ModelProblem(
-            f"{path} has no sub-folders of images", "Give PATH/CLASS/image.png: the folder tells the class."
+            f"{path} has no sub-folders of images", "Give PATH/CLASS/image.png: the folder names the class."
         )
     names = tuple(sorted({file.relative_to(path).parts[0] for file in files}))
     order = card.classes or names
@@ -104,9 +104,11 @@ def _from_folder(path: Path, card: Card) -> Labelled:
         )
     labels = np.array([order.index(file.relative_to(path).parts[0]) for file in files], np.int64)
 
-    def batches() -> Iterator[Batch]:
-        for start in range(0, len(files), ROWS):
-            yield {value.name: [pictures.read_picture(file, channels) for file in files[start : start + ROWS]]}
+    def batches() -> Iterator[SampleBatch]:
+        for start in range(0, len(files), SAMPLES_AT_ONCE):
+            yield {
+                value.name: [pictures.read_picture(file, channels) for file in files[start : start + SAMPLES_AT_ONCE]]
+            }
 
     return Labelled(str(path), labels, batches, True, order)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..algebra.affine import Affine, Array, Refused, at_rank, require
+from ..algebra.affine import Affine, Array, Refused, at_rank, require, require_room_to_broadcast
 from ..algebra.computing import HALF
 from ..algebra.rounding import rounded
 from ..errors import ModelProblem
@@ -139,7 +139,9 @@ def _sum(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     if not stored or len(stored) != len(node.inputs) - 1:
         return None
     x = next(x for x in node.inputs if not is_constant(x))
-    return _over(x, Affine.of(1.0, sum(_as_stored(node, i, 0.0) for i in stored)))
+    terms = [_as_stored(node, i, 0.0) for i in stored]
+    require_room_to_broadcast(*(term.shape for term in terms))
+    return _over(x, Affine.of(1.0, sum(terms)))
 
 
 READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg, "Sum": _sum}

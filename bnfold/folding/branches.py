@@ -22,6 +22,7 @@ from ..graph.queries import algebra, attribute, constant, has, label, operator, 
 from ..graph.scopes import Visible
 from .affine_nodes import affine_of
 from .plan import Plan
+from .rules.linear import groups
 
 SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
 
@@ -133,9 +134,7 @@ def weighted_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
 
 def conv_branch(made_by: gs.Node) -> Branch | None:
     weight = constant(made_by, 1)
-    spatial, group = weight.ndim - 2, attribute(made_by, "group", 1)
-    if group < 1 or len(weight) % group:
-        return None
+    spatial, group = weight.ndim - 2, groups(made_by, len(weight))
     pads = attribute(made_by, "pads") or [0] * (2 * spatial)
     if attribute(made_by, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or min(pads, default=0) < 0:
         return None

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..display.junit import Check
+from ..display.junit import JUnitCase
 from ..errors import EnvironmentProblem, UsageProblem
 from ..system.limits import current
 from ..system.processors import threads
@@ -102,9 +102,9 @@ class Fleet:
         """One row for each model."""
         return [each.row() for each in self.outcomes]
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[JUnitCase]:
         """What a pipeline wants to see of every model, with its name."""
-        checks = [(each.source, Check(**check)) for each in self.outcomes for check in each.checks]
+        checks = [(each.source, JUnitCase(**check)) for each in self.outcomes for check in each.checks]
         return [replace(check, name=f"{source}: {check.name}") for source, check in checks]
 
     def summary(self) -> str:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ..display.junit import FAILED, PASSED, Check
+from ..display.junit import FAILED, PASSED, JUnitCase
 from ..errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from ..model import external, onnx_io
-from ..model.datafiles import require_unchanged, size, unchanged
+from ..model.datafiles import file_size, require_unchanged, unchanged
 from ..model.messages import counts
 from ..model.storage import Storage
 from ..model.validity import checked
@@ -66,12 +66,12 @@ class FoldReport:
         """There was nothing to do: the original has no BatchNormalization, and nothing else in it folds."""
         return self.unchanged and not self.before.batch_normalizations
 
-    def checks(self, strict: bool = False) -> list[Check]:
+    def checks(self, strict: bool = False) -> list[JUnitCase]:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
         kept = "; ".join(f"{k.node or k.output}: {'; '.join(k.reasons)}" for k in self.result.batch_norms_kept)
         counts = (each.batch_normalizations for each in (self.before, self.after))
-        found = [Check("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
-        found += [Check("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
+        found = [JUnitCase("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
+        found += [JUnitCase("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
         return found + (self.verification.checks() if self.verification else [])
 
     def to_json(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
     require_places(record, source, target, failed, options)
     before = size_of(record, source, external.data_files(record, source.parent))
     with staging.staged(
-        target, keep=not options.dry_run, beside=options.keeps_external, replace=options.force
+        target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force
     ) as draft:
         outside = options.allow_external_outside
         with checked(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
@@ -248,7 +248,7 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
     """Of a model that lies at `path`, with its data files."""
-    return Size(*counts(record), sum(map(size, {path, *data})))
+    return Size(*counts(record), sum(map(file_size, {path, *data})))
 
 
 def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..algebra.affine import Affine, Array, Refused, require
+from ..algebra.affine import Affine, Array, Refused, require, require_room_to_broadcast
 from ..algebra.rounding import TINY, rounded
 from ..graph.constants import value_of
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
@@ -20,6 +20,7 @@ from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
 from .rules import HOIST, OUT, SINK, Shares
 from .rules.control import RETURN
+from .rules.movement import lengths
 from .rules.nonlinear import NONLINEAR
 
 Direction = Literal["hoist", "sink"]
@@ -65,6 +66,7 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
     agenda: list[Errand] = [(direction, tensor, affine)]
     while agenda:
         way, at, carried = agenda.pop()
+        require(way == direction or at is not tensor, "SHARED", f"it would come back to '{at.name}', where it starts")
         if way == "return":
             visible.require_returned_once(at)
         else:
@@ -161,10 +163,12 @@ def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
 
 
 def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
-    """Refuse where a constant has neither the lengths along which the share varies, nor is repeated along them."""
-    own = dims(node.inputs[index])[::-1] if has(node, index) else ()
-    fit = all(1 in (n, m) or n == m for n, m in zip(share.extent[::-1], own, strict=False))
+    """Refuse where a constant has neither the lengths along which the share varies, nor is repeated along them; and
+    where it would become too large, as a row does that receives a column."""
+    own = lengths(dims(node.inputs[index])) if has(node, index) else ()
+    fit = all(1 in (n, m) or n == m for n, m in zip(share.extent[::-1], own[::-1], strict=False))
     require(fit, "MALFORMED", f"input {index} of {label(node)} does not have the shape that the operator needs")
+    require_room_to_broadcast(share.extent, own)
 
 
 def require_storable(edit: Edit) -> None:

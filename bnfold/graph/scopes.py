@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from ..algebra.affine import require
-from ..model.messages import PLAIN, arrange, bodies, drop_named
+from ..model.messages import PLAIN_ATTRIBUTES, arrange, bodies, drop_named
 from ..model.storage import Storage
 from ..model.tensors import dense
 from .shadows import defined, mentioned
@@ -151,7 +151,7 @@ def visibility(scopes: list[Scope]) -> Visible:
     """
     outputs = [x for scope in scopes for x in scope.view.outputs]
     captured = {x.name for scope in scopes[1:] for x in scope.view.outputs if x.name not in scope.own}
-    holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN)
+    holding = (a for s in scopes for n in s.message.node for a in n.attribute if a.type not in PLAIN_ATTRIBUTES)
     unread = (g for a in holding for g in a.graphs)
     captured |= {x for graph in unread for x in every_name(graph.node)}
     return Visible(Counter(map(id, outputs)), frozenset(captured))

@@ -15,7 +15,7 @@ from ..algebra.affine import IDENTITY, Affine, Array
 from ..algebra.rounding import Room, flattened, rounded, widened
 from ..model import deferred, wire
 from ..model.storage import Deferred, Storage
-from ..model.tensors import Elsewhere, copied, parts, read, restate, stored
+from ..model.tensors import InFile, copied, parts, read, restate, source_of
 from .links import Readers
 
 NOTHING = np.empty(0)
@@ -31,7 +31,7 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
 
     shape: tuple[int, ...] = ()  # with the affine
 
-    def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | Elsewhere | Array, storage: Storage) -> None:
+    def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | InFile | Array, storage: Storage) -> None:
         self.name, self.inputs, self.outputs = (
             name,
             (),
@@ -53,9 +53,9 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     def store_in(self, home: TensorProto, storage: Storage) -> None:
         """Take the values of a message of the record, which stores the constant from now on."""
         self.home, self.storage = home, storage
-        self.replace(helper.tensor_dtype_to_np_dtype(home.data_type), stored(home, storage))
+        self.replace(helper.tensor_dtype_to_np_dtype(home.data_type), source_of(home, storage))
 
-    def replace(self, kind: np.dtype[Any], base: TensorProto | Elsewhere | Array) -> None:
+    def replace(self, kind: np.dtype[Any], base: TensorProto | InFile | Array) -> None:
         """Take other values: those of a tensor of the file, or of an array (of rank 1 for an omitted input)."""
         self.kind, self.base = kind, base
         self.shape = self.stored_shape = base.shape if isinstance(base, np.ndarray) else tuple(base.dims)
@@ -121,14 +121,14 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
         home = self.home
         assert home is not None
         entry = Deferred(self, self.storage.belongs_outside(home))
-        if defer and self.length >= wire.LARGE:
+        if defer and self.length >= wire.DETACHED_FROM:
             if isinstance(self.base, TensorProto):
                 self.base = copied(self.base)
             restate(home, self.shape, self.kind)
             self.storage.detach(home, entry)
             return 0
         sink = io.BytesIO()
-        flushed = deferred.write(self, sink)
+        flushed = deferred.write_constant(self, sink)
         restate(home, self.shape, self.kind)
         home.raw_data = sink.getvalue()
         return flushed

@@ -1,4 +1,4 @@
-"""What no model has that means well: refused in a sentence before anybody spends time or memory on it."""
+"""Bounds that no honest model exceeds: others are refused before time or memory is spent on them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..system.limits import current
 from .messages import all_nodes, all_tensors, every_node
 
 RANK = 64  # axes of an array in NumPy
-DEEPEST = 100  # functions that call functions, as onnx's checker has it
-WIDEST = 1 << 31  # elements of an axis that a window is laid over
+DEEPEST_CALL = 100  # functions that call functions, as onnx's checker has it
+WIDEST_AXIS = 1 << 31  # elements of an axis that a window is laid over
 POSITIVE = ("strides", "dilations", "kernel_shape", "group", "blocksize")
 WINDOWS = frozenset(
     ["Conv", "ConvTranspose", "ConvInteger", "QLinearConv", "DeformConv", "MaxPool", "AveragePool", "LpPool"]
@@ -45,11 +45,11 @@ def require_window(node: NodeProto, name: object) -> None:
     """Raises ModelProblem for strides of 0 and the like: no runtime can run them."""
     for attribute in node.attribute:
         if attribute.name in POSITIVE:
-            given = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
-            if any(not 0 < value < WIDEST for value in given):
+            stated = [attribute.i] if attribute.type == AttributeProto.INT else list(attribute.ints)
+            if any(not 0 < value < WIDEST_AXIS for value in stated):
                 what = f"{attribute.name} of {node.op_type} '{node.name}' in {name}"
                 raise ModelProblem(
-                    f"{what} is {given}, not from 1 to {WIDEST - 1}",
+                    f"{what} is {stated}, not from 1 to {WIDEST_AXIS - 1}",
                     "No runtime can run it: export the model again.",
                 )
 
@@ -59,12 +59,12 @@ def require_few(model: onnx.ModelProto, name: object) -> None:
 
     Every function counts once for each of its calls, as where it is called its nodes are run, and may be inlined.
     """
-    sizes = expanded(model.functions, name)
+    sizes = expanded_sizes(model.functions, name)
     nodes = sum(sizes.get(call, (1, 0))[0] for call in _calls(model.graph.node))
     depth = max((depth for _, depth in sizes.values()), default=0)
-    if depth > DEEPEST:
+    if depth > DEEPEST_CALL:
         raise ModelProblem(
-            f"{name} has functions in functions, {depth} deep; the limit is {DEEPEST}",
+            f"{name} has functions in functions, {depth} deep; the limit is {DEEPEST_CALL}",
             "onnx's checker has the same limit: let the exporter inline some of them.",
         )
     if nodes > current().nodes:
@@ -78,18 +78,18 @@ def _calls(nodes: Iterable[NodeProto]) -> list[Key]:
     return [(node.domain, node.op_type, node.overload) for node in every_node(nodes)]
 
 
-def expanded(functions: Iterable[onnx.FunctionProto], name: object = "the model") -> dict[Key, tuple[int, int]]:
+def expanded_sizes(functions: Iterable[onnx.FunctionProto], name: object = "the model") -> dict[Key, tuple[int, int]]:
     """How many nodes each function has (at least 1), and how deep it is, its calls expanded; each after those it calls.
 
     Raises ModelProblem for functions that call each other in a circle.
     """
     bodies = {(f.domain, f.name, f.overload): _calls(f.node) for f in functions}
-    found: dict[Key, tuple[int, int]] = {}
+    sizes: dict[Key, tuple[int, int]] = {}
     for first in bodies:
-        open_: dict[Key, Iterator[Key]] = {first: iter(bodies[first])} if first not in found else {}
+        open_: dict[Key, Iterator[Key]] = {first: iter(bodies[first])} if first not in sizes else {}
         while open_:
             key, calls = next(reversed(open_.items()))
-            called = next((call for call in calls if call in bodies and call not in found), None)
+            called = next((call for call in calls if call in bodies and call not in sizes), None)
             if called in open_:
                 raise ModelProblem(
                     f"{name} has a function that calls itself (Cycle detected): {called[0]}::{called[1]}",
@@ -98,7 +98,7 @@ def expanded(functions: Iterable[onnx.FunctionProto], name: object = "the model"
             if called:
                 open_[called] = iter(bodies[called])
                 continue
-            parts = [found.get(call, (1, 0)) for call in bodies[key]]
-            found[key] = max(1, sum(nodes for nodes, _ in parts)), 1 + max((depth for _, depth in parts), default=0)
+            parts = [sizes.get(call, (1, 0)) for call in bodies[key]]
+            sizes[key] = max(1, sum(nodes for nodes, _ in parts)), 1 + max((depth for _, depth in parts), default=0)
             del open_[key]
-    return found
+    return sizes

@@ -22,13 +22,13 @@ from onnx.external_data_helper import ExternalDataInfo
 from ..errors import ModelProblem
 from ..system.files import NOFOLLOW, NONBLOCK
 
-FOLDER = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0)
+FOLDER_FLAGS = getattr(os, "O_PATH", 0) | getattr(os, "O_DIRECTORY", 0)
 OUTSIDE = "outside the model's folder"
-LINK, LINKS = "which is a symbolic link", "which has multiple hard links"
+IS_LINK, HAS_LINKS = "which is a symbolic link", "which has multiple hard links"
 _seen: ContextVar[dict[Path, tuple[int, ...]] | None] = ContextVar("seen", default=None)
 
 
-class Elsewhere(OSError):
+class LocationError(OSError):
     """A file is not, or not only, where it is said to be; the text finishes the sentence "it refers to this file, "."""
 
 
@@ -41,7 +41,7 @@ def unchanged() -> Iterator[None]:
         yield
     except OSError as problem:
         if isinstance(problem.filename, str | Path) and Path(problem.filename) in seen:
-            raise changed(Path(problem.filename)) from problem
+            raise changed_error(Path(problem.filename)) from problem
         raise
     finally:
         _seen.reset(token)
@@ -54,15 +54,15 @@ def require_unchanged() -> None:
             _require_same(path, os.stat(path))
 
 
-def size(path: Path) -> int:
+def file_size(path: Path) -> int:
     """Bytes of a file that was there. Raises ModelProblem where it is there no more."""
     try:
         return os.stat(path).st_size
     except OSError as problem:
-        raise changed(path) from problem
+        raise changed_error(path) from problem
 
 
-def opened(path: Path) -> BufferedReader:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file, to be read; links are followed. Raises OSError for anything else, ModelProblem if it changed.
 
     A pipe would be waited for, and a device never ends.
@@ -80,7 +80,7 @@ def inside(folder: Path, location: str) -> BufferedReader:
     with _once(path):
         try:
             return _regular(_walked(folder, Path(location).parts), path, most=1)
-        except Elsewhere:
+        except LocationError:
             raise
         except OSError as problem:
             raise (_elsewhere(path, folder, location) or problem) from problem
@@ -88,13 +88,13 @@ def inside(folder: Path, location: str) -> BufferedReader:
 
 @contextmanager
 def _once(path: Path) -> Iterator[None]:
-    """Where a file that was there cannot be opened any more, it has changed."""
+    """Raises ModelProblem where the block cannot open a file that it could open before: it has changed."""
     try:
         yield
     except OSError as problem:
-        moved = isinstance(problem, Elsewhere) or problem.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+        moved = isinstance(problem, LocationError) or problem.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
         if moved and path in (_seen.get() or ()):
-            raise changed(path) from problem
+            raise changed_error(path) from problem
         raise
 
 
@@ -103,42 +103,42 @@ def data(tensor: TensorProto, folder: Path, outside: bool = False) -> bytes:
     info = ExternalDataInfo(tensor)
     if not math.prod(tensor.dims):
         return b""
-    with opened(folder / info.location) if outside else inside(folder, info.location) as file:
+    with open_regular(folder / info.location) if outside else inside(folder, info.location) as file:
         file.seek(info.offset or 0)
         return file.read(info.length or -1)
 
 
 def _walked(folder: Path, parts: tuple[str, ...]) -> int:
-    """What a path leads to, opened from folder to folder, each in the one before."""
+    """A descriptor of what a path leads to, opened from folder to folder, each in the one before."""
     if not parts or os.path.isabs(parts[0]) or parts[-1] == ".." or "\0" in "".join(parts):
-        raise Elsewhere(OUTSIDE)
+        raise LocationError(OUTSIDE)
     if os.open not in os.supports_dir_fd:
         if why := _elsewhere(folder.joinpath(*parts), folder, os.path.join(*parts)):
             raise why
         return os.open(folder.joinpath(*parts), os.O_RDONLY)
     with ExitStack() as stack:
-        way = [os.open(folder, os.O_RDONLY | FOLDER)]
+        way = [os.open(folder, os.O_RDONLY | FOLDER_FLAGS)]
         stack.callback(os.close, way[0])
         for part in parts[:-1]:
             if part != "..":
-                way.append(os.open(part, os.O_RDONLY | FOLDER | NOFOLLOW, dir_fd=way[-1]))
+                way.append(os.open(part, os.O_RDONLY | FOLDER_FLAGS | NOFOLLOW, dir_fd=way[-1]))
                 stack.callback(os.close, way[-1])
             elif len(way) > 1:
                 way.pop()
             else:
-                raise Elsewhere(OUTSIDE)
+                raise LocationError(OUTSIDE)
         return os.open(parts[-1], os.O_RDONLY | NONBLOCK | NOFOLLOW, dir_fd=way[-1])
 
 
-def _elsewhere(path: Path, folder: Path, location: str) -> Elsewhere | None:
+def _elsewhere(path: Path, folder: Path, location: str) -> LocationError | None:
     """The words for a link on the way, or for a way that leads out; None where there is neither."""
     try:
-        true, found, within = os.path.realpath(folder), os.path.realpath(path), os.path.normpath(location)
+        true, real, within = os.path.realpath(folder), os.path.realpath(path), os.path.normpath(location)
     except OSError:  # what was a link is none any more
-        return Elsewhere(LINK)
-    if Path(within).parts[:1] == ("..",) or not Path(found).is_relative_to(true):
-        return Elsewhere(OUTSIDE)
-    return None if found == os.path.join(true, within) else Elsewhere(LINK)
+        return LocationError(IS_LINK)
+    if Path(within).parts[:1] == ("..",) or not Path(real).is_relative_to(true):
+        return LocationError(OUTSIDE)
+    return None if real == os.path.join(true, within) else LocationError(IS_LINK)
 
 
 def _regular(number: int, path: Path, most: float = math.inf) -> BufferedReader:
@@ -150,7 +150,7 @@ def _regular(number: int, path: Path, most: float = math.inf) -> BufferedReader:
         if not stat.S_ISREG(state.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if state.st_nlink > most:
-            raise Elsewhere(LINKS)
+            raise LocationError(HAS_LINKS)
         _require_same(path, state)
     except BaseException:
         os.close(number)
@@ -162,9 +162,9 @@ def _require_same(path: Path, state: os.stat_result) -> None:
     """Raises ModelProblem where a file is not what it was when it was opened first."""
     stamp, seen = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns), _seen.get()
     if seen is not None and seen.setdefault(path, stamp) != stamp:
-        raise changed(path)
+        raise changed_error(path)
 
 
-def changed(path: Path) -> ModelProblem:
+def changed_error(path: Path) -> ModelProblem:
     """The error about a file that somebody wrote to."""
     return ModelProblem(f"{path} changed while it was read", "Fold it again when nobody writes to it.")

@@ -19,7 +19,7 @@ from ..system.staging import Sink
 from .storage import Computed
 
 MUCH = 1 << 24  # bytes of new constants
-SECONDS = 600.0  # which a fork has to write them
+WRITING_SECONDS = 600.0  # which a fork has to write them
 Places = list[tuple[Computed, int]]  # constants, and where in a file they belong
 
 
@@ -29,8 +29,12 @@ def write_all(file: Path, places: Places) -> int:
     Where there is much, a fork writes half: threads would wait for each other. What the fork does not do, for whatever
     reason, is done here.
     """
-    here, there = shared(places)
-    finish = native.begun("writing new constants", partial(write_some, file, there), SECONDS) if there else None
+    here, there = halved(places)
+    finish = (
+        native.start_guarded("writing new constants", partial(write_some, file, there), WRITING_SECONDS)
+        if there
+        else None
+    )
     try:
         flushed = int(write_some(file, here))
     except BaseException:
@@ -42,8 +46,8 @@ def write_all(file: Path, places: Places) -> int:
     return flushed
 
 
-def shared(places: Places) -> tuple[Places, Places]:
-    """Two lists of about as many bytes; one, where it is not worth the time of a fork."""
+def halved(places: Places) -> tuple[Places, Places]:
+    """Two lists of about as many bytes each; the second is empty where a fork is not worth its time."""
     sizes = [*accumulate(constant.length for constant, _ in places)]
     if not sizes or sizes[-1] < MUCH:
         return places, []
@@ -57,12 +61,12 @@ def write_some(file: Path, places: Places) -> bytes:
     with Sink(file, "r+b", places[0][1] if places else 0) as sink:
         for constant, at in places:
             sink.seek(at)
-            flushed += write(constant, sink)
+            flushed += write_constant(constant, sink)
     return b"%d" % flushed
 
 
 def _answer(finish: Callable[[], bytes]) -> bytes:
-    """What a fork says, if it did what it should."""
+    """The answer of a fork; nothing where it failed."""
     try:
         answer = finish()
     except native.Failed:
@@ -70,7 +74,7 @@ def _answer(finish: Callable[[], bytes]) -> bytes:
     return answer if answer.isdigit() else b""
 
 
-def write(constant: Computed, sink: BinaryIO) -> int:
+def write_constant(constant: Computed, sink: BinaryIO) -> int:
     """Write rounded values as ONNX stores them; how many became zero."""
     flushed = 0
     for part, small in constant.rounded():

@@ -22,18 +22,18 @@ from ..system.staging import Sink
 from . import datafiles, deferred
 from .messages import all_tensors
 from .storage import Deferred, Place, Storage
-from .wire import LARGE
+from .wire import DETACHED_FROM
 
-BLOCK = 1 << 24
-NARROW = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
-DIGITS = 40  # of a place in a file, at most
+COPY_LENGTH = 1 << 24
+BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
+OFFSET_DIGITS = 40  # of a place in a file, at most
 PAGE = 4096  # bytes: at such places data can be mapped into memory
-TOGETHER = "Keep data files beside the model."
-ALLOW = f"{TOGETHER} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data beside it."
+DATA_HINT = "Keep data files next to the model."
+ALLOW = f"{DATA_HINT} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data next to it."
 
 
 def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place:
-    """Where the data of an external tensor lies. Raises ModelProblem where they cannot, or not all of them.
+    """Where the data of an external tensor lies. Raises ModelProblem where they cannot be read whole.
 
     That is in the model's folder, in a file of one name, unless it may be `outside`. Without a length, the data go to
     the end of the file.
@@ -41,7 +41,7 @@ def place(tensor: TensorProto, storage: Storage, outside: bool = False) -> Place
     entry = storage.entry(tensor)
     at = entry if isinstance(entry, Place) else _named(tensor, storage.folder, outside)
     state = _state(tensor, at)
-    if not at.length and size(tensor):
+    if not at.length and data_length(tensor):
         at = replace(at, length=max(0, state.st_size - at.offset))
     if at.offset + at.length > state.st_size:
         raise ModelProblem(
@@ -60,14 +60,14 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
 
 
 def _state(tensor: TensorProto, at: Place) -> os.stat_result:
-    """That of a data file. Raises ModelProblem where it cannot be read, or may not be."""
+    """The state of a data file. Raises ModelProblem where it cannot be read, or may not be."""
     try:
-        with at.opened() as file:
+        with at.open() as file:
             return os.fstat(file.fileno())
-    except datafiles.Elsewhere as why:
+    except datafiles.LocationError as why:
         raise ModelProblem(f"'{tensor.name}' refers to {at.location[:200]!r}, {why}", ALLOW) from why
     except (OSError, ValueError) as why:  # also a name that the system refuses
-        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(at.file)[:200]}", TOGETHER) from why
+        raise ModelProblem(f"the data of '{tensor.name}' cannot be read from {str(at.file)[:200]}", DATA_HINT) from why
 
 
 def require_length(tensor: TensorProto, length: int) -> None:
@@ -77,7 +77,7 @@ def require_length(tensor: TensorProto, length: int) -> None:
             f"'{tensor.name}' is of type {tensor.data_type}, which onnx {onnx.__version__} does not know",
             "Upgrade the onnx package, or export for an older version.",
         )
-    if length != (needed := size(tensor)):
+    if length != (needed := data_length(tensor)):
         raise ModelProblem(
             f"'{tensor.name}' holds {length} bytes of data; its type and shape need {needed}",
             "The file is damaged; make it again.",
@@ -85,7 +85,7 @@ def require_length(tensor: TensorProto, length: int) -> None:
 
 
 def _entries(tensor: TensorProto) -> dict[str, str]:
-    """What a tensor says about its data: each thing once, or readers would not agree."""
+    """The entries of a tensor about its data; each key once, or readers would not agree."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     if len(entries) < len(tensor.external_data):
         raise ModelProblem(f"'{tensor.name}' says twice where its data lies", "Export the model again.")
@@ -93,22 +93,22 @@ def _entries(tensor: TensorProto) -> dict[str, str]:
 
 
 def _number(tensor: TensorProto, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS):
-        what = "not a number" if len(text) <= DIGITS else "no place in a file"
-        raise ModelProblem(f"'{tensor.name}' refers to its data by {text[:60]!r}, which is {what}", TOGETHER)
+    if not (text.isascii() and text.isdecimal() and len(text) <= OFFSET_DIGITS):
+        what = "not a number" if len(text) <= OFFSET_DIGITS else "no place in a file"
+        raise ModelProblem(f"'{tensor.name}' refers to its data by {text[:60]!r}, which is {what}", DATA_HINT)
     return int(text)
 
 
-def size(tensor: TensorProto) -> int:
+def data_length(tensor: TensorProto) -> int:
     """Bytes that the data of a tensor take by its type and shape; 0 if its type is unknown."""
     return int(-(-math.prod(tensor.dims) * _bits(tensor.data_type) // 8))
 
 
 @cache
 def _bits(kind: int) -> int:
-    """Of one number of a type; 0 if there is no such type."""
+    """Bits of one number of a type; 0 if there is no such type."""
     try:
-        return NARROW.get(TensorProto.DataType.Name(kind)) or 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize
+        return BITS.get(TensorProto.DataType.Name(kind)) or 8 * helper.tensor_dtype_to_np_dtype(kind).itemsize
     except (KeyError, ValueError):
         return 0
 
@@ -133,8 +133,8 @@ def require_data(model: ModelProto, storage: Storage, outside: bool = False) -> 
 def _require_apart(places: Iterable[tuple[Place, TensorProto]]) -> None:
     """Raises ModelProblem where data of tensors overlap but are not the same."""
     order = sorted((at.inode, at.offset, at.length, tensor.name, at.file) for at, tensor in places if at.length)
-    for (first, start, length, one, file), (second, behind, more, other, _) in pairwise(order):
-        if first == second and (start, length) != (behind, more) and start + length > behind:
+    for (first, start, length, one, file), (second, begin, more, other, _) in pairwise(order):
+        if first == second and (start, length) != (begin, more) and start + length > begin:
             raise ModelProblem(
                 f"the data of '{one}' and '{other}' overlap in {file}",
                 "Tensors share all of their data or none; export the model again.",
@@ -145,17 +145,17 @@ def _require_digest(at: Place, digest: str) -> None:
     """Raises ModelProblem unless a file has this SHA-1, as the specification of ONNX has it for `checksum`."""
     import hashlib
 
-    with at.opened() as stream:
-        found = hashlib.file_digest(stream, "sha1").hexdigest()
-    if found != digest.strip().lower():
+    with at.open() as stream:
+        digest_read = hashlib.file_digest(stream, "sha1").hexdigest()
+    if digest_read != digest.strip().lower():
         raise ModelProblem(
-            f"{at.file} has the checksum {found}; the model states {digest[:60]!r}",
+            f"{at.file} has the checksum {digest_read}; the model states {digest[:60]!r}",
             "The data file is damaged, or is that of another model.",
         )
 
 
 def _trust(tensor: TensorProto, at: Place, storage: Storage) -> None:
-    """From now on a tensor is read where its data was found, wherever that is."""
+    """Let a tensor be read from where its data is, wherever that is."""
     if at.length:
         storage.detach(tensor, replace(at, file=at.file.resolve(), folder=None, stamp=stamp(at.file)))
     else:
@@ -167,8 +167,8 @@ def _trust(tensor: TensorProto, at: Place, storage: Storage) -> None:
 def data_files(model: ModelProto, folder: Path) -> set[Path]:
     """The data files of a model that are there."""
     entries = (entry for t in filter(uses_external_data, all_tensors(model)) for entry in t.external_data)
-    found = {folder / entry.value for entry in entries if entry.key == "location"}
-    return set(filter(os.path.isfile, found))
+    paths = {folder / entry.value for entry in entries if entry.key == "location"}
+    return set(filter(os.path.isfile, paths))
 
 
 def in_one_file(model: ModelProto, storage: Storage, target: Path, spill: bool = False) -> tuple[ModelProto, int]:
@@ -199,7 +199,7 @@ def _outside(model: ModelProto, storage: Storage, spill: bool) -> Iterator[Tenso
     yield from outer
     if spill:
         inner = (tensor for tensor in model.graph.initializer if not storage.belongs_outside(tensor))
-        yield from (tensor for tensor in inner if storage.entry(tensor) or len(tensor.raw_data) >= LARGE)
+        yield from (tensor for tensor in inner if storage.entry(tensor) or len(tensor.raw_data) >= DETACHED_FROM)
 
 
 def _source(tensor: TensorProto, storage: Storage) -> Place | Deferred | bytes:
@@ -223,18 +223,18 @@ def _append(source: Place | Deferred | bytes, sink: Sink) -> tuple[int, int, int
     sink.seek(-(-sink.tell() // PAGE) * PAGE)
     start, flushed = sink.tell(), 0
     if isinstance(source, Place):
-        copy(source, sink)
+        copy_range(source, sink)
     elif isinstance(source, bytes):
         sink.write(source)
     else:
-        flushed = deferred.write(source.constant, sink)
+        flushed = deferred.write_constant(source.constant, sink)
     return start, sink.tell() - start, flushed
 
 
-def copy(source: Place, sink: Sink) -> None:
+def copy_range(source: Place, sink: Sink) -> None:
     """Copy a range of a file to where another one is being written: what is a hole in the file stays one."""
     place, end = sink.tell(), source.offset + source.length
-    with source.opened() as file:
+    with source.open() as file:
         whole = os.fstat(file.fileno()).st_size >= end
         for start, stop in _filled(file.fileno(), source.offset, end) if whole else ():
             sink.seek(place + start - source.offset)
@@ -247,7 +247,7 @@ def copy(source: Place, sink: Sink) -> None:
 
 
 def _filled(file: int, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts of a range of a file that are not holes, where the system tells: a file of any length takes no room."""
+    """The parts of a range of a file that are not holes, where the system shows them: a hole takes no room."""
     while at < end:
         try:
             start = os.lseek(file, at, os.SEEK_DATA)
@@ -265,24 +265,26 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
     if hasattr(os, "copy_file_range"):
         sink.flush()  # and so at its place, also where that is past the end of the file
         with suppress(OSError):  # between file systems, say: what is left is copied here
-            while at < stop and (done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, BLOCK), at)):
+            while at < stop and (
+                done := os.copy_file_range(file.fileno(), sink.fileno(), min(stop - at, COPY_LENGTH), at)
+            ):
                 at += done
-                sink.tell_disk()
+                sink.start_writeback()
         sink.seek(place + at)
     file.seek(at)
-    while at < stop and (block := file.read(min(stop - at, BLOCK))):
+    while at < stop and (block := file.read(min(stop - at, COPY_LENGTH))):
         sink.write(block)
         at += len(block)
     return at == stop
 
 
 def stamp(file: int | Path) -> str:
-    """What is another once somebody has written to a file."""
+    """A string that changes once somebody writes to the file."""
     state = os.stat(file)
     return f"{state.st_size}:{state.st_mtime_ns}"
 
 
-def require_unchanged(file: Path, known: str) -> None:
+def require_stamp(file: Path, known: str) -> None:
     """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
     if known and not (os.path.exists(file) and stamp(file) == known):
-        raise datafiles.changed(file)
+        raise datafiles.changed_error(file)

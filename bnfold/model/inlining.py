@@ -1,4 +1,4 @@
-"""Functions: where the body alone leaves nothing to fold into, because it is given its constants, the calls may not."""
+"""Inline functions with a BatchNormalization: its constants may be arguments, which only the calls know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What onnx's messages hold, and small edits of them that leave everything beside them as it was."""
+"""What onnx's messages hold, and small edits of them that leave everything else as it was."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from onnx import (
 )
 
 # Attributes of these types hold no messages, and are not searched for any: onnx's checker refuses those that do.
-PLAIN = frozenset(
+PLAIN_ATTRIBUTES = frozenset(
     AttributeProto.AttributeType.Value(f"{kind}{s}") for kind in ("INT", "FLOAT", "STRING") for s in ("", "S")
 )
 
@@ -30,12 +30,12 @@ INFERENCE = (  # what to do about a BatchNormalization in training mode
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in the attributes of a node (If, Loop, Scan)."""
     for attribute in node.attribute:
-        yield from graphs(attribute)
+        yield from attribute_graphs(attribute)
 
 
-def graphs(attribute: AttributeProto) -> list[GraphProto]:
+def attribute_graphs(attribute: AttributeProto) -> list[GraphProto]:
     """The graphs in one attribute."""
-    if attribute.type in PLAIN:
+    if attribute.type in PLAIN_ATTRIBUTES:
         return []
     return [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
@@ -75,10 +75,10 @@ def _in_sparse(tensors: Iterable[SparseTensorProto]) -> Iterator[TensorProto]:
 
 def _in_nodes(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        for attribute in (a for a in node.attribute if a.type not in PLAIN):
+        for attribute in (a for a in node.attribute if a.type not in PLAIN_ATTRIBUTES):
             yield from [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
             yield from _in_sparse([attribute.sparse_tensor, *attribute.sparse_tensors])
-            for graph in graphs(attribute):
+            for graph in attribute_graphs(attribute):
                 yield from _in_graph(graph)
 
 

@@ -1,4 +1,4 @@
-"""What a person holds as a model, as bnfold works on it: a path, or an onnx.ModelProto.
+"""From whatever the API takes as a model to what bnfold works on: a path, or an onnx.ModelProto.
 
 Bytes are read; an onnx_ir.Model and a torch.onnx.ONNXProgram are converted. Neither onnx_ir nor torch is imported here:
 where there is such an object, its package has been.
@@ -29,7 +29,7 @@ Model = ModelProto | str | PathLike[str] | bytes | IrModel | ONNXProgram
 ACCEPTED = "a path, bytes, an onnx.ModelProto, an onnx_ir.Model or a torch.onnx.ONNXProgram"
 
 
-def given(model: Model) -> Path | ModelProto:
+def path_or_proto(model: Model) -> Path | ModelProto:
     """A path, or a ModelProto: the very one that was given, or a new one of what is converted.
 
     Raises TypeError for what is no model, ModelProblem for bytes that hold none, for an object that cannot be
@@ -37,14 +37,14 @@ def given(model: Model) -> Path | ModelProto:
     """
     if isinstance(model, str | PathLike):
         return Path(model)
-    found = _message(model)
-    elsewhere = next(filter(uses_external_data, all_tensors(found)), None)
+    message = _message(model)
+    elsewhere = next(filter(uses_external_data, all_tensors(message)), None)
     if elsewhere is not None:
         raise ModelProblem(
             f"the data of '{elsewhere.name}' is in another file, and a model in memory has no folder to find it in",
             "Give the path of the model, or what onnx.load(path) returns.",
         )
-    return found
+    return message
 
 
 def _message(model: Any) -> ModelProto:
@@ -61,7 +61,7 @@ def _message(model: Any) -> ModelProto:
 
 def parsed(data: bytes, name: object) -> ModelProto:
     """The model that bytes hold; `name` is what errors call it. Raises ModelProblem if they hold no sound one."""
-    from .validity import NOT_ONNX, require_known  # which know what folding is, as the children of `verify` do not
+    from .validity import NOT_ONNX_HINT, require_known  # which know what folding is, as the children of `verify` do not
 
     if not data:
         raise ModelProblem(f"{name} is empty", "Was the export or download interrupted? Make the file again.")
@@ -69,7 +69,7 @@ def parsed(data: bytes, name: object) -> ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as problem:
-        raise ModelProblem(f"{name} is not an ONNX model, or is cut off", NOT_ONNX) from problem
+        raise ModelProblem(f"{name} is not an ONNX model, or is cut off", NOT_ONNX_HINT) from problem
     require_known(model, name)
     require_bounded(model, name)
     return model

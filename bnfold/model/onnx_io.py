@@ -19,7 +19,7 @@ from ..system.staging import Sink, data_name, staged
 from . import datafiles, deferred, external, wire
 from .bounds import require_bounded
 from .messages import all_tensors
-from .models import Model, given, parsed
+from .models import Model, parsed, path_or_proto
 from .storage import Computed, Deferred, Place, Storage
 
 LIMIT = 1 << 31  # bytes, of a protobuf message
@@ -31,7 +31,7 @@ def load(model: Model) -> ModelProto:
     Large tensors in external files stay there. Raises ModelProblem if it is no sound ONNX model, TypeError if it is no
     model at all.
     """
-    where = given(model)
+    where = path_or_proto(model)
     return parsed(_read(where, _all), where) if isinstance(where, Path) else where
 
 
@@ -43,14 +43,14 @@ def detached(path: Path) -> tuple[ModelProto, Storage]:
 
 def consumable(model: Model, *, detach: bool = False) -> tuple[ModelProto, Storage]:
     """A model that may be changed, read from its file or copied, and where its data lies. See `load`."""
-    where = given(model)
+    where = path_or_proto(model)
     if isinstance(where, Path):
         return detached(where) if detach else (load(where), Storage(where.parent))
     require_bounded(where, "the model")
-    return (where if where is not model else copied(where)), Storage()
+    return (where if where is not model else copied_model(where)), Storage()
 
 
-def copied(model: ModelProto) -> ModelProto:
+def copied_model(model: ModelProto) -> ModelProto:
     """A message of its own."""
     copy = ModelProto()
     copy.CopyFrom(model)
@@ -59,7 +59,7 @@ def copied(model: ModelProto) -> ModelProto:
 
 def _read(where: Path, bytes_of: Callable[[BinaryIO], bytes]) -> bytes:
     try:
-        with datafiles.opened(where) as stream:
+        with datafiles.open_regular(where) as stream:
             return bytes_of(stream)
     except FileNotFoundError as problem:
         raise ModelProblem(f"no model at {where}", "Paths are relative to the current directory.") from problem
@@ -80,14 +80,14 @@ def _small(stream: BinaryIO, storage: Storage, path: Path) -> bytes:
     """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
     stamp = external.stamp(stream.fileno())
     try:
-        found, spans = wire.detach(wire.Window(stream))
+        skeleton, spans = wire.detach(wire.FileBytes(stream))
     except wire.Unreadable:
         stream.seek(0)
         return stream.read()
     for span in spans:
         (start, stop), message = span.data, span.message
         storage.add(Place(path, start, stop - start, stamp=stamp, message=message))
-    return found
+    return skeleton
 
 
 def save(model: Model, path: str | PathLike[str], source_folder: str | PathLike[str] | None = None) -> None:
@@ -129,30 +129,30 @@ def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool 
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
     with Sink(draft) as stream:
-        stream.reserve(sum(map(wire.size, pieces)))
+        stream.reserve(sum(map(wire.part_length, pieces)))
         computed = [*_laid_out(pieces, stream)]
         stream.flush()
         flushed += deferred.write_all(draft, computed)
         for file, stamp in storage.files():
-            external.require_unchanged(file, stamp)
+            external.require_stamp(file, stamp)
         datafiles.require_unchanged()
     return flushed
 
 
-def _fits(pieces: list[wire.Piece]) -> bool:
+def _fits(pieces: list[wire.Part]) -> bool:
     """Whether one file may hold them."""
-    return 0 < sum(map(wire.size, pieces)) < LIMIT
+    return 0 < sum(map(wire.part_length, pieces)) < LIMIT
 
 
-def _pieces(model: ModelProto, storage: Storage) -> list[wire.Piece]:
-    """What a file of the model consists of; nothing, if protobuf finds it too large."""
+def _pieces(model: ModelProto, storage: Storage) -> list[wire.Part]:
+    """The parts of the file of a model; none if it is too large for protobuf."""
 
     def entry(number: int) -> tuple[Place | Deferred, bool]:
-        found = storage[number]
-        if isinstance(found, Deferred) or found.message is None:
-            return found, False
-        start, stop = found.message
-        return replace(found, offset=start, length=stop - start), True
+        place = storage[number]
+        if isinstance(place, Deferred) or place.message is None:
+            return place, False
+        start, stop = place.message
+        return replace(place, offset=start, length=stop - start), True
 
     try:
         return wire.attach(model.SerializeToString(deterministic=True), entry)
@@ -160,13 +160,13 @@ def _pieces(model: ModelProto, storage: Storage) -> list[wire.Piece]:
         return []
 
 
-def _laid_out(pieces: list[wire.Piece], stream: Sink) -> Iterator[tuple[Computed, int]]:
+def _laid_out(pieces: list[wire.Part], stream: Sink) -> Iterator[tuple[Computed, int]]:
     """Write what there is already, and leave room for what is computed: which constant, and where."""
     for piece in pieces:
         if isinstance(piece, bytes):
             stream.write(piece)
         elif isinstance(piece, Place):
-            external.copy(piece, stream)
+            external.copy_range(piece, stream)
         elif isinstance(piece, Deferred):
             yield piece.constant, stream.tell()
             stream.seek(piece.length, os.SEEK_CUR)
@@ -178,7 +178,7 @@ def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool =
     external.require_data(model, storage, outside)
     if keep_external or not any(map(storage.belongs_outside, all_tensors(model))):
         with Sink(draft) as sink:
-            external.copy(Place(source, 0, source.stat().st_size), sink)
+            external.copy_range(Place(source, 0, source.stat().st_size), sink)
         datafiles.require_unchanged()
     else:
         write(model, storage, draft)

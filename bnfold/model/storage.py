@@ -1,4 +1,4 @@
-"""Where the bytes of a model's tensors lie: the one table beside the record.
+"""Where the bytes of a model's tensors lie: the one table next to the record.
 
 A tensor whose bytes are not in its message has a handle there, by which this table finds them: in the model file, from
 which they were not read, or nowhere yet, since they are computed when the model is written. A copy of the message has
@@ -39,10 +39,10 @@ class Place:
     stamp: str = ""
     message: tuple[int, int] | None = None
 
-    def opened(self) -> BufferedReader:
+    def open(self) -> BufferedReader:
         """The file. See `datafiles`."""
         if self.folder is None:
-            return datafiles.opened(self.file)
+            return datafiles.open_regular(self.file)
         return datafiles.inside(self.folder, self.location)
 
 
@@ -79,7 +79,7 @@ class Storage:
         self._entries: list[Place | Deferred] = []
 
     def add(self, entry: Place | Deferred) -> int:
-        """One more entry; its number."""
+        """Add an entry; returns its number."""
         self._entries.append(entry)
         return len(self._entries) - 1
 

@@ -23,7 +23,7 @@ from ..errors import ModelProblem, first_line
 from ..system.limits import current
 from . import datafiles, external
 from .storage import Place, Storage
-from .wire import LARGE
+from .wire import DETACHED_FROM
 
 DATA_FIELDS = (
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
@@ -32,8 +32,8 @@ DATA_FIELDS = (
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """A tensor that lies in a file, from which it is read on demand. It stays what it was read as."""
+class InFile:
+    """A tensor that is read from its file on demand. Edits of its message do not change it."""
 
     name: str
     kind: int  # of TensorProto.DataType
@@ -50,16 +50,16 @@ class Elsewhere:
         return sys.byteorder != "big" and self.place.length == math.prod(self.dims) * self.dtype.itemsize
 
     @contextmanager
-    def opened(self) -> Iterator[BufferedReader]:
+    def open(self) -> Iterator[BufferedReader]:
         """The file, at the data. Raises ModelProblem where the block cannot read it."""
-        with reading(self.name), self.place.opened() as file:
+        with reading(self.name), self.place.open() as file:
             file.seek(self.place.offset)
             yield file
 
     def rows(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
         """`parts` of data that lies plain: into memory that is there, which takes less time than to map more of it."""
         room = np.empty((rows_at_once(shape), *shape[1:]), self.dtype)
-        with self.opened() as file:
+        with self.open() as file:
             for rows in spans(shape):
                 part = room[: rows.stop - rows.start]
                 if file.readinto(part.view(np.uint8).data) < part.nbytes:
@@ -70,7 +70,7 @@ class Elsewhere:
         """The values, in mapped memory; what is smaller than a byte onnx unpacks."""
         start, length = self.place.offset, self.place.length
         before = start % mmap.ALLOCATIONGRANULARITY
-        with self.opened() as file:
+        with self.open() as file:
             mapping = mmap.mmap(file.fileno(), before + length, offset=start - before, access=mmap.ACCESS_READ)
             raw = np.frombuffer(mapping, np.uint8, length, before)
             if self.lies_plain:
@@ -79,28 +79,28 @@ class Elsewhere:
             return np.asarray(numpy_helper.to_array(whole))
 
 
-def stored(tensor: TensorProto, storage: Storage) -> TensorProto | Elsewhere:
-    """What to read the values of a tensor from, also once the message has got others."""
+def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
+    """Where to read the present values of a tensor from, also after its message has new ones."""
     place = storage.entry(tensor)
     if isinstance(place, Place):
-        return Elsewhere(tensor.name, tensor.data_type, tuple(tensor.dims), place)
+        return InFile(tensor.name, tensor.data_type, tuple(tensor.dims), place)
     return tensor
 
 
-def located(base: TensorProto | Elsewhere, storage: Storage) -> TensorProto | Elsewhere:
+def located(base: TensorProto | InFile, storage: Storage) -> TensorProto | InFile:
     """What is stored; a large tensor in a data file as what is read from there. Raises ModelProblem if it cannot be."""
-    if isinstance(base, Elsewhere) or not uses_external_data(base) or external.size(base) < LARGE:
+    if isinstance(base, InFile) or not uses_external_data(base) or external.data_length(base) < DETACHED_FROM:
         return base
-    return Elsewhere(base.name, base.data_type, tuple(base.dims), external.place(base, storage))
+    return InFile(base.name, base.data_type, tuple(base.dims), external.place(base, storage))
 
 
 def parts(
-    base: TensorProto | Elsewhere | Array, storage: Storage, shape: tuple[int, ...]
+    base: TensorProto | InFile | Array, storage: Storage, shape: tuple[int, ...]
 ) -> Iterator[tuple[slice, Array]]:
-    """What is stored, in another shape, and some rows at a time, which the next ones may overwrite."""
+    """The stored values in another shape, some rows at a time; the next rows may overwrite them."""
     if isinstance(base, TensorProto):
         base = located(base, storage)
-    if isinstance(base, Elsewhere) and base.lies_plain:
+    if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return
     whole = (base if isinstance(base, np.ndarray) else read(base, storage)).reshape(shape)
@@ -108,10 +108,10 @@ def parts(
         yield rows, whole[rows]
 
 
-def read(tensor: TensorProto | Elsewhere, storage: Storage) -> Array:
+def read(tensor: TensorProto | InFile, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    base = located(stored(tensor, storage), storage) if isinstance(tensor, TensorProto) else tensor
-    if isinstance(base, Elsewhere):
+    base = located(source_of(tensor, storage), storage) if isinstance(tensor, TensorProto) else tensor
+    if isinstance(base, InFile):
         return base.mapped()
     with reading(base.name):
         whole = loaded(base, storage.folder) if uses_external_data(base) else base

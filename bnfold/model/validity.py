@@ -14,22 +14,24 @@ from onnx.external_data_helper import uses_external_data
 
 from ..algebra.affine import Refused
 from ..errors import BnfoldError, EnvironmentProblem, ModelProblem
-from ..process.native import Failed, Stopped, begun, guarded
+from ..process.native import Failed, Stopped, guarded, start_guarded
 from ..system.limits import MORE
 from . import external
 from .messages import all_nodes, all_tensors, bodies
 from .storage import Storage
 from .tensors import DATA_FIELDS
 
-LARGE = 1 << 20  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
+LENGTH_CHECKED_FROM = (
+    1 << 20
+)  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
 REPAIR = "Repair the model or export it again."
-NOT_ONNX = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
+NOT_ONNX_HINT = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
 def require_known(model: ModelProto, name: object) -> None:
     """Refuse what is no model, or is of a format or operator set that the installed onnx package does not know."""
     if not model.HasField("graph") or not model.opset_import or model.ir_version < 1:
-        raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX)
+        raise ModelProblem(f"{name} is not an ONNX model", NOT_ONNX_HINT)
     _require_text(model, name)
     if model.ir_version > onnx.IR_VERSION:
         raise ModelProblem(
@@ -57,7 +59,7 @@ def _require_text(model: ModelProto, name: object) -> None:
 
 
 def _words(model: ModelProto) -> Iterator[str | bytes]:
-    """What tensors, nodes, operators, attributes, functions and data files are called."""
+    """The names of tensors, nodes, operators, attributes, functions and data files."""
     for function in model.functions:
         yield from (function.name, function.domain, *function.input, *function.output)
     yield from _values(model.graph)
@@ -92,7 +94,7 @@ def checked(record: ModelProto, name: object, storage: Storage | None = None, ou
     """
     if storage is not None:
         external.require_data(record, storage, outside)
-    answer = begun("onnx's checker", lambda: onnx.checker.check_model(_bare(record)))
+    answer = start_guarded("onnx's checker", lambda: onnx.checker.check_model(_bare(record)))
     try:
         require_acyclic(record)
         for tensor in all_tensors(record):  # the checker does not count bytes
@@ -127,9 +129,11 @@ def _bare(record: ModelProto) -> ModelProto:
 
 def _is_large_and_whole(tensor: TensorProto) -> bool:
     """Whether a tensor has much data, of the right length and in one field, so that there is nothing to check."""
-    if len(tensor.raw_data) < LARGE or tensor.data_type == TensorProto.STRING:
+    if len(tensor.raw_data) < LENGTH_CHECKED_FROM or tensor.data_type == TensorProto.STRING:
         return False
-    return len(tensor.raw_data) == external.size(tensor) and not any(getattr(tensor, field) for field in DATA_FIELDS)
+    return len(tensor.raw_data) == external.data_length(tensor) and not any(
+        getattr(tensor, field) for field in DATA_FIELDS
+    )
 
 
 def require_acyclic(model: ModelProto) -> None:

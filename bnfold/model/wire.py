@@ -16,10 +16,10 @@ import onnx
 from google.protobuf.descriptor import Descriptor
 from onnx import TensorProto
 
-LARGE = 1 << 14  # bytes of data from which a tensor stays in the file
+DETACHED_FROM = 1 << 14  # bytes of data from which a tensor stays in the file
 MARK = b"\0bnfold:%b:" % os.urandom(16)  # starts a handle; no file can know it
 VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)  # wire types
-DEEPEST = 100  # messages within messages, as protobuf's own parser has it
+DEEPEST_MESSAGE = 100  # messages within messages, as protobuf's own parser has it
 WIDTH = {FIXED64: 8, FIXED32: 4}
 SEEN = 1 << 15  # bytes of a file that are read at a time, to look at some
 LONGEST_VARINT = 5  # bytes of a key or a length, as protobuf's own parser has it
@@ -29,8 +29,8 @@ class Unreadable(Exception):
     """Not the wire format as it is commonly written; protobuf's own parser may still read it, or say what is wrong."""
 
 
-class Window:
-    """A file as bytes, which are read where they are asked for, and around there.
+class FileBytes:
+    """A file as bytes, of which a range is read when it is used, together with bytes around it.
 
     Of a mapped file Linux counts whole megabytes around every byte as memory of the process.
     """
@@ -56,13 +56,13 @@ class Window:
 
     def _read(self, start: int, length: int) -> bytes:
         self.file.seek(start)
-        found = self.file.read(length)
-        if len(found) < length:
+        data = self.file.read(length)
+        if len(data) < length:
             raise Unreadable("the file became shorter while it was read")
-        return found
+        return data
 
 
-Buffer = bytes | Window
+Buffer = bytes | FileBytes
 
 
 @dataclass(frozen=True)
@@ -74,26 +74,28 @@ class Span:
 
 
 class Sized(Protocol):
-    """What is written in the place of bytes, of which it has so many."""
+    """Anything that is written in the place of bytes."""
 
     @property
     def length(self) -> int:
-        """How many bytes."""
+        """How many bytes it takes."""
 
 
-Piece = bytes | Sized
-Change = Callable[[Buffer, int, int], "list[Piece] | None"]  # of the message at this place; None leaves it as it is
+Part = bytes | Sized
+Rewrite = Callable[[Buffer, int, int], "list[Part] | None"]  # of the message at this place; None leaves it as it is
 
 
 def _holders() -> dict[str, dict[int, tuple[str, bool]]]:
     """For each kind of message that may hold a tensor: keys of the fields that do, their kind, whether they repeat."""
     kinds = ("ModelProto", "GraphProto", "NodeProto", "AttributeProto", "FunctionProto", "TensorProto")
-    found = {}
+    holders = {}
     for kind in kinds[:-1]:
         described: Descriptor = getattr(onnx, kind).DESCRIPTOR
         fields = ((field, field.message_type) for field in described.fields if field.message_type)
-        found[kind] = {f.number << 3 | BYTES: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds}
-    return found
+        holders[kind] = {
+            f.number << 3 | BYTES: (inner.name, f.is_repeated) for f, inner in fields if inner.name in kinds
+        }
+    return holders
 
 
 HOLDERS = _holders()
@@ -105,11 +107,13 @@ _OTHER = {number for name, number in _NUMBER.items() if name.endswith(("_data", 
 def detach(file: Buffer) -> tuple[bytes, list[Span]]:
     """A model's bytes with handles in the place of its large data, and where each of them was."""
     spans: list[Span] = []
-    pieces = rewritten(file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= LARGE, _detaching(spans))
+    pieces = rewritten(
+        file, 0, len(file), "ModelProto", lambda start, stop: stop - start >= DETACHED_FROM, _detaching(spans)
+    )
     return file[: len(file)] if pieces is None else b"".join(p for p in pieces if isinstance(p, bytes)), spans
 
 
-def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Piece]:
+def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Part]:
     """The bytes of a model in which tensors have handles.
 
     `entry` says for the number of each what belongs in its place, and whether that is a whole message or data only.
@@ -119,7 +123,7 @@ def attach(model: bytes, entry: Callable[[int], tuple[Sized, bool]]) -> list[Pie
     return [model] if pieces is None else pieces
 
 
-def size(piece: Piece) -> int:
+def part_length(piece: Part) -> int:
     """Bytes of a piece."""
     return len(piece) if isinstance(piece, bytes) else piece.length
 
@@ -140,16 +144,16 @@ def rewritten(
     stop: int,
     kind: str,
     worth: Callable[[int, int], bool],
-    change: Change,
+    change: Rewrite,
     depth: int = 0,
-) -> list[Piece] | None:
+) -> list[Part] | None:
     """The message between two places with its tensors changed, also nested ones; None if that changes nothing.
 
     Only where it is `worth` the time. Raises Unreadable.
     """
-    if depth > DEEPEST:
+    if depth > DEEPEST_MESSAGE:
         raise Unreadable("messages are nested too deeply")
-    pieces: list[Piece] = []
+    pieces: list[Part] = []
     kept, seen = start, set()
     for key, tag, body, end in fields(buffer, start, stop):
         inner, repeated = HOLDERS[kind].get(key, ("", False))
@@ -163,7 +167,7 @@ def rewritten(
         is_tensor = inner == "TensorProto"
         new = change(buffer, body, end) if is_tensor else rewritten(buffer, body, end, inner, worth, change, depth + 1)
         if new is not None:
-            pieces += [buffer[kept:tag], head(key >> 3, sum(map(size, new))), *new]
+            pieces += [buffer[kept:tag], head(key >> 3, sum(map(part_length, new))), *new]
             kept = end
     return [*pieces, buffer[kept:stop]] if pieces else None
 
@@ -179,7 +183,7 @@ def fields(buffer: Buffer, start: int, stop: int) -> Iterator[tuple[int, int, in
 
 
 def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tuple[int, int]:
-    """Begin and end of the content of the field whose key stands before `at`; the end of a group belongs to it."""
+    """Begin and end of the content of the field whose key ends at `at`; a group includes the key that ends it."""
     wire, end = key & 7, stop + 1
     if wire == VARINT:
         _, end = varint(buffer, at, stop)
@@ -188,15 +192,15 @@ def _content(buffer: Buffer, at: int, stop: int, key: int, depth: int = 0) -> tu
         end = at + length
     elif wire in WIDTH:
         end = at + WIDTH[wire]
-    elif wire == START and depth < DEEPEST:
-        end = _behind_group(buffer, at, stop, key - START + END, depth + 1)
+    elif wire == START and depth < DEEPEST_MESSAGE:
+        end = _after_group(buffer, at, stop, key - START + END, depth + 1)
     if end > stop:
         raise Unreadable("a field is cut off, or of no wire type")
     return at, end
 
 
-def _behind_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
-    """The place behind the key that ends a group of fields."""
+def _after_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) -> int:
+    """The place after the key that ends a group of fields."""
     while True:
         key, at = varint(buffer, at, stop, LONGEST_VARINT)
         if key == closing:
@@ -205,7 +209,7 @@ def _behind_group(buffer: Buffer, at: int, stop: int, closing: int, depth: int) 
 
 
 def varint(buffer: Buffer, at: int, stop: int, longest: int = 10) -> tuple[int, int]:
-    """A number in groups of seven bits, and the place behind it."""
+    """A number in groups of seven bits, and the place after it."""
     value = shift = 0
     while at < stop and shift < 7 * longest:
         byte = buffer[at]
@@ -217,25 +221,26 @@ def varint(buffer: Buffer, at: int, stop: int, longest: int = 10) -> tuple[int, 
 
 
 def head(number: int, length: int) -> bytes:
-    """What stands before the content of a field of bytes."""
+    """Key and length, which come before the content of a field of bytes."""
     return _varint(number << 3 | BYTES) + _varint(length)
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    groups = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        groups.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*found, value])
+    return bytes([*groups, value])
 
 
-def _detaching(spans: list[Span]) -> Change:
+def _detaching(spans: list[Span]) -> Rewrite:
     """Put a handle in the place of a tensor's data, if these are large and all that it has; note where they were."""
 
-    def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
-        found = list(fields(buffer, start, stop))
-        data = [entry for entry in found if entry[0] == _RAW]
-        if len(data) != 1 or data[0][3] - data[0][2] < LARGE or any(entry[0] >> 3 in _OTHER for entry in found):
+    def change(buffer: Buffer, start: int, stop: int) -> list[Part] | None:
+        entries = list(fields(buffer, start, stop))
+        data = [entry for entry in entries if entry[0] == _RAW]
+        is_plain = len(data) == 1 and not any(entry[0] >> 3 in _OTHER for entry in entries)
+        if not is_plain or data[0][3] - data[0][2] < DETACHED_FROM:
             return None
         _, tag, body, end = data[0]
         made = TensorProto()
@@ -246,21 +251,21 @@ def _detaching(spans: list[Span]) -> Change:
     return change
 
 
-def _attaching(entry: Callable[[int], tuple[Sized, bool]]) -> Change:
+def _attaching(entry: Callable[[int], tuple[Sized, bool]]) -> Rewrite:
     """Put a whole message, or data, in the place of a handle."""
 
-    def change(buffer: Buffer, start: int, stop: int) -> list[Piece] | None:
+    def change(buffer: Buffer, start: int, stop: int) -> list[Part] | None:
         tensor = TensorProto.FromString(buffer[start:stop])
         number = handle_of(tensor.raw_data)
         if number is None:
             return None
-        found, is_message = entry(number)
+        stored, is_message = entry(number)
         if is_message:
-            return [found]
+            return [stored]
         tensor.ClearField("data_location")
         tensor.raw_data = b""
         around = tensor.SerializeToString(deterministic=True)
         _, tag, _, end = next(field for field in fields(around, 0, len(around)) if field[0] == _RAW)
-        return [around[:tag], head(_NUMBER["raw_data"], found.length), found, around[end:]]
+        return [around[:tag], head(_NUMBER["raw_data"], stored.length), stored, around[end:]]
 
     return change

@@ -14,13 +14,13 @@ from ..system.limits import UNCAPPED, Limits, cap, end_with_parent, within
 from ..system.progress import Listener, reporting_to
 from . import jobs
 
-PAUSE = 0.25  # seconds between two notes of how far it is
-REQUEST, ANSWER, STAGE, NOISE, PROGRESS = "request.json", "answer.json", "stage", "noise", "progress"  # in its folder
+NOTE_PAUSE = 0.25  # seconds between two notes of how far it is
+REQUEST, ANSWER, STAGE, PRINTED, PROGRESS = "request.json", "answer.json", "stage", "noise", "progress"  # in its folder
 _stage_file: Path | None = None
 
 
 def stage(doing: str) -> None:
-    """Note what the child is about to do: its last words, should it crash."""
+    """Note what the child is about to do, for the message should it crash."""
     if _stage_file:
         _stage_file.write_text(doing, encoding="utf-8")
 
@@ -55,7 +55,7 @@ def _noted(progress: Path) -> Listener:
         nonlocal next_time
         if time.monotonic() >= next_time:
             progress.write_text(json.dumps(progressed), encoding="utf-8")
-            next_time = time.monotonic() + PAUSE
+            next_time = time.monotonic() + NOTE_PAUSE
 
     return note
 

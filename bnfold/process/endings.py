@@ -1,4 +1,4 @@
-"""How a child process or a fork ended that brings no answer, in words."""
+"""Errors that say how a child process or a fork ended that gave no answer."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import signal
 
 
 class Failed(Exception):
-    """It did not come back with an answer; the text says what it was doing and how it ended, in one line."""
+    """A child process gave no answer; the text says what it was doing and how it ended, in one line."""
 
 
 class Stopped(Failed):
-    """It met a limit of time or memory: which says nothing about the model."""
+    """It exceeded a limit of time or memory, which says nothing about the model."""
 
 
 def ending(doing: str, status: int, noise: str = "") -> Failed:
-    """What to raise for an exit status that is not 0; the last line of what it printed may say more."""
+    """The error for an exit status other than 0, with the last line of what the process printed."""
     if status == -getattr(signal, "SIGKILL", 0):
         return Stopped(f"{doing} was killed: most often memory was short")
     if status < 0:

@@ -17,7 +17,7 @@ def job(function: Job) -> Job:
 
 
 def name(function: Job) -> str:
-    """By which the child finds the same function."""
+    """The name of a job, by which a child finds the same function."""
     return f"{function.__module__}:{function.__qualname__}"
 
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from ..system import temporary
-from ..system.limits import Watch, current
+from ..system.limits import ProcessWatch, current
 from ..system.progress import report
 from . import jobs
-from .child import ANSWER, NOISE, PAUSE, PROGRESS, REQUEST, STAGE
+from .child import ANSWER, NOTE_PAUSE, PRINTED, PROGRESS, REQUEST, STAGE
 from .endings import Stopped, ending
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -52,7 +52,7 @@ def run(
     with started(job, request, seconds=seconds, environment=around, capped=not reserves) as child:
         while not child.ended:
             with suppress(subprocess.TimeoutExpired):
-                child.process.wait(PAUSE)
+                child.process.wait(NOTE_PAUSE)
             _pass_on(Path(child.folder, PROGRESS))
         return child.answer()
 
@@ -76,8 +76,8 @@ def started(
     with temporary.folder() as folder:
         Path(folder, REQUEST).write_text(json.dumps(dict(request)), encoding="utf-8")
         around = {**environment, "TMPDIR": folder}  # what it leaves goes with it
-        with _interpreter([jobs.name(job), folder, *words], Path(folder, NOISE), around, leads) as process:
-            child = Child(process, folder, Watch(process.pid, limits.time(seconds), limits.bytes()), leads)
+        with _interpreter([jobs.name(job), folder, *words], Path(folder, PRINTED), around, leads) as process:
+            child = Child(process, folder, ProcessWatch(process.pid, limits.time(seconds), limits.bytes()), leads)
             try:
                 yield child
             finally:
@@ -102,13 +102,13 @@ class Child:
 
     process: subprocess.Popen[bytes]
     folder: str
-    watch: Watch
+    watch: ProcessWatch
     leads: bool
     exceeded: str = ""
 
     @property
     def ended(self) -> bool:
-        """Whether it is over; one that exceeds its limits is ended now."""
+        """Whether the process has ended; one that exceeds its limits is killed now."""
         if self.process.poll() is None and (why := self.watch.broken()):
             self.exceeded = why
             self.send(KILL)
@@ -135,7 +135,7 @@ class Child:
         last = said.read_text(encoding="utf-8") if os.path.exists(said) else "the start of a child process"
         if self.exceeded:
             raise Stopped(f"{doing or last} {self.exceeded}")
-        raise ending(doing or last, status, Path(self.folder, NOISE).read_text(encoding="utf-8", errors="replace"))
+        raise ending(doing or last, status, Path(self.folder, PRINTED).read_text(encoding="utf-8", errors="replace"))
 
 
 def _returned(answer: dict[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,11 @@ from .endings import Failed as Failed
 from .endings import Stopped as Stopped
 from .endings import ending
 
-SECONDS = 120.0
-ANSWER, WHY, SHORT = b"+", b"-", b"!"  # the first byte of a fork's answer
+FORK_SECONDS = 120.0
+RETURNED, RAISED, SHORT_OF_MEMORY = b"+", b"-", b"!"  # the first byte of a fork's answer
 
 
-def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> bytes:
+def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = FORK_SECONDS) -> bytes:
     """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`,
     `Stopped` where it met a limit.
 
@@ -31,10 +31,10 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = SECON
     over the fork can send us no object. Where a process has several threads, or on macOS, a fork is not safe, and on
     Windows there is none: there the call is made in this process.
     """
-    return begun(doing, call, seconds)()
+    return start_guarded(doing, call, seconds)()
 
 
-def begun(doing: str, call: Callable[[], bytes | None], seconds: float = SECONDS) -> Callable[..., bytes]:
+def start_guarded(doing: str, call: Callable[[], bytes | None], seconds: float = FORK_SECONDS) -> Callable[..., bytes]:
     """`guarded` in two steps: what is returned waits for the answer, and there is time for something else meanwhile.
 
     Called with `wanted=False` it stops the fork and returns nothing. Where there can be no fork, the call is made
@@ -92,19 +92,19 @@ def _serve(call: Callable[[], bytes | None], pipe: int, parent: int) -> NoReturn
 def _outcome(call: Callable[[], bytes | None]) -> bytes:
     """ANSWER and what the call returned, or WHY and what it raised, or SHORT and that memory was."""
     try:
-        return ANSWER + (call() or b"")
+        return RETURNED + (call() or b"")
     except MemoryError:
-        return SHORT + b"there is not enough memory"
+        return SHORT_OF_MEMORY + b"there is not enough memory"
     except Exception as why:  # of onnx's checker and of protobuf, which have no class in common
-        return WHY + first_line(why).encode(errors="replace")
+        return RAISED + first_line(why).encode(errors="replace")
 
 
 def _answer(outcome: bytes) -> bytes:
-    if outcome.startswith(SHORT):
-        raise Stopped(outcome.removeprefix(SHORT).decode())
-    if not outcome.startswith(ANSWER):
-        raise Failed(outcome.removeprefix(WHY).decode(errors="replace"))
-    return outcome.removeprefix(ANSWER)
+    if outcome.startswith(SHORT_OF_MEMORY):
+        raise Stopped(outcome.removeprefix(SHORT_OF_MEMORY).decode())
+    if not outcome.startswith(RETURNED):
+        raise Failed(outcome.removeprefix(RAISED).decode(errors="replace"))
+    return outcome.removeprefix(RETURNED)
 
 
 def _read(pipe: int, deadline: float) -> bytes | None:

@@ -15,36 +15,36 @@ from ..model.tensors import read, to_tensor
 from ..runtime.protos import caller_inputs, stored
 from .norms import attribute
 
-NARROW, WIDE = TensorProto.BFLOAT16, TensorProto.FLOAT
+BFLOAT16_KIND, FLOAT_KIND = TensorProto.BFLOAT16, TensorProto.FLOAT
 
 
-def widened(model: onnx.ModelProto, storage: Storage) -> onnx.ModelProto:
+def without_bfloat16(model: onnx.ModelProto, storage: Storage) -> onnx.ModelProto:
     """bfloat16 as float32, for which onnxruntime has kernels on the CPU; the very model where it has none."""
     if not _is_narrow(model):
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for tensor in all_tensors(copy):
-        if tensor.data_type == NARROW:
+        if tensor.data_type == BFLOAT16_KIND:
             tensor.CopyFrom(to_tensor(read(tensor, storage).astype(np.float32), tensor.name))
     for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
-        if value.type.tensor_type.elem_type == NARROW:
-            value.type.tensor_type.elem_type = WIDE
+        if value.type.tensor_type.elem_type == BFLOAT16_KIND:
+            value.type.tensor_type.elem_type = FLOAT_KIND
     for entry in _kinds(copy.graph.node):
-        entry.i = WIDE
+        entry.i = FLOAT_KIND
     return copy
 
 
 def _is_narrow(model: onnx.ModelProto) -> bool:
     declared = (value.type.tensor_type.elem_type for value in model.graph.input)
     stored_kinds = (tensor.data_type for tensor in all_tensors(model))
-    return NARROW in (*declared, *stored_kinds) or any(_kinds(model.graph.node))
+    return BFLOAT16_KIND in (*declared, *stored_kinds) or any(_kinds(model.graph.node))
 
 
 def _kinds(nodes: object) -> Iterator[AttributeProto]:
     """The attributes that name bfloat16."""
     for node in nodes:  # type: ignore[attr-defined]
-        yield from (a for a in node.attribute if a.name in ("to", "dtype") and a.i == NARROW)
+        yield from (a for a in node.attribute if a.name in ("to", "dtype") and a.i == BFLOAT16_KIND)
         for body in bodies(node):
             yield from _kinds(body.node)
 

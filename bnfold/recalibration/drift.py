@@ -12,7 +12,7 @@ from .norms import Norm, Statistics
 
 DEAD = 1e-8  # variance below which a channel carries nothing
 COLUMNS = ("BatchNormalization", "channels", "shift / sd", "variance ratio", "dead")
-ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
+STANDARD_ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Drift:
         return Drift(*names, float(shift.max(initial=0)), float(low), float(high), dead, constant)
 
     def row(self) -> tuple[object, ...]:
-        """For a table with `COLUMNS`."""
+        """The row of a table with `COLUMNS`."""
         ratio = f"{self.ratio_low:.3g} to {self.ratio_high:.3g}"
         return (self.node or self.output, self.channels, f"{self.shift:.3g}", ratio, self.dead)
 
@@ -68,7 +68,7 @@ def compared(norm: Norm, new: Statistics) -> tuple[Array, Array]:
 class Fit:
     """Whether the stored statistics of one BatchNormalization fit: how many channels are off, by what was measured.
 
-    `resolution` is the drift, in standard deviations, that so few samples could not tell from chance.
+    `resolution` is the drift, in standard deviations, that so few samples may show by chance.
     """
 
     drift: Drift
@@ -81,7 +81,7 @@ class Fit:
 
 @dataclass(eq=False)
 class Sample:
-    """What one norm sees of data in a model as it is, sample by sample, so that the error of a mean can be estimated.
+    """The input of one norm in the model as it is, sample by sample, so that the error of a mean can be estimated.
 
     The places of one image are anything but independent: what counts is how much images differ.
     """
@@ -112,8 +112,8 @@ class Sample:
         shift, ratio = compared(self.norm, new)
         spread = new.var + self.norm.epsilon
         number = max(1, self.means.count)
-        chance = ERRORS * np.sqrt(self.means.variance / number / spread)
-        squares = ERRORS * np.sqrt(self.squares.variance / number) / spread
+        chance = STANDARD_ERRORS * np.sqrt(self.means.variance / number / spread)
+        squares = STANDARD_ERRORS * np.sqrt(self.squares.variance / number) / spread
         stretch = np.abs(np.log(np.maximum(ratio, 1e-300))) / 2
         off = (shift - chance > threshold) | (stretch - squares / 2 > np.log1p(threshold))
         drift = Drift.of(self.norm, new, self.moments.count)

@@ -45,8 +45,8 @@ def lay_out(record: onnx.ModelProto, run: onnx.ModelProto, storage: Storage, hos
     return Layout(norms, _stages(run, levels, norms, storage, host), notes)
 
 
-def _left_alone(record: onnx.ModelProto, found: int) -> list[str]:
-    others = sum(map(is_batch_norm, record.graph.node)) - found
+def _left_alone(record: onnx.ModelProto, count: int) -> list[str]:
+    others = sum(map(is_batch_norm, record.graph.node)) - count
     return [f"{others} BatchNormalization use no stored statistics, or see no data, and stay as they are"] * bool(
         others
     )
@@ -57,13 +57,13 @@ def _values(
 ) -> dict[str, tuple[np.dtype[np.generic], Statistics]]:
     """The stored statistics of every node by its output, and their type in the record."""
     names = list(dict.fromkeys(x for node in nodes for x in node.input[MEAN : VAR + 1]))
-    found = evaluated(run, levels, names, storage)
+    values = evaluated(run, levels, names, storage)
     kinds = {name: t.data_type for name, t in stored_tensors(record.graph).items()}
     result = {}
     for node in nodes:
-        mean, var = (as_float64(np.asarray(found[node.input[i]])) for i in (MEAN, VAR))
+        mean, var = (as_float64(np.asarray(values[node.input[i]])) for i in (MEAN, VAR))
         kind = kinds.get(node.input[MEAN])
-        dtype = found[node.input[MEAN]].dtype if kind is None else helper.tensor_dtype_to_np_dtype(kind)
+        dtype = values[node.input[MEAN]].dtype if kind is None else helper.tensor_dtype_to_np_dtype(kind)
         result[node.output[0]] = np.dtype(dtype), Statistics(mean, var)
     return result
 
@@ -84,6 +84,6 @@ def _stages(run: onnx.ModelProto, levels: Levels, norms: list[Norm], storage: St
 
 def runnable(record: onnx.ModelProto, storage: Storage) -> tuple[onnx.ModelProto, list[str]]:
     """The model as onnxruntime can run it, and what was changed for that."""
-    wide = copies.widened(record, storage)
+    wide = copies.without_bfloat16(record, storage)
     notes = ["computed in float32: onnxruntime has no bfloat16 on the CPU"] if wide is not record else []
     return wide, notes

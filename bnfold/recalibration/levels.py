@@ -15,7 +15,7 @@ from ..model.messages import is_batch_norm
 from ..runtime.protos import caller_inputs
 from .norms import reads
 
-RANDOM = ("RandomNormal", "RandomUniform")
+RANDOM_OPERATORS = ("RandomNormal", "RandomUniform")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Levels:
 
     def _place(self, node: NodeProto) -> None:
         before = [self.of[x] for x in reads(node) if x in self.of]
-        if not before and node.op_type not in RANDOM:
+        if not before and node.op_type not in RANDOM_OPERATORS:
             return
         level = max(before, default=0)
         if is_batch_norm(node) and self._is_stored(node):
@@ -60,7 +60,7 @@ class Levels:
         return node.input[0] in self.of and not any(x in self.of for x in node.input[1:])
 
     def segments(self) -> list[Segment]:
-        """One for each level that has a normalization, in order; nodes that none of these waits for are left out."""
+        """A segment for each level that has a normalization, in order; nodes that none of these needs are left out."""
         norms = [n for n in self.graph.node if n.output and n.output[0] in self.norms]
         taps = {n.input[0] for n in norms}
         needed = self._needed(taps)
@@ -72,12 +72,12 @@ class Levels:
 
     def _needed(self, wanted: set[str]) -> list[NodeProto]:
         """The nodes that compute what is wanted from data, in the order of the graph."""
-        found, wanted = [], set(wanted)
+        nodes, wanted = [], set(wanted)
         for node in reversed(self.graph.node):
             if wanted.intersection(node.output) and self._level(node) is not None:
                 wanted.update(reads(node))
-                found.append(node)
-        return found[::-1]
+                nodes.append(node)
+        return nodes[::-1]
 
     def _level(self, node: NodeProto) -> int | None:
         return next((self.of[x] for x in node.output if x in self.of), None)
@@ -95,9 +95,9 @@ class Levels:
     def constants(self, nodes: list[NodeProto]) -> tuple[list[NodeProto], set[str]]:
         """The nodes that compute constants for these, in order, and the names of all that is read and not data."""
         wanted = {x for n in nodes for x in reads(n) if x not in self.of}
-        found = []
+        needed = []
         for node in reversed(self.graph.node):
             if wanted.intersection(node.output) and self._level(node) is None:
                 wanted.update(reads(node))
-                found.append(node)
-        return found[::-1], wanted
+                needed.append(node)
+        return needed[::-1], wanted

@@ -22,11 +22,11 @@ from .norms import Norm, Statistics
 from .segments import Env, Stage
 from .store import Budget, Store
 
-Watch = Callable[[int, int], None]  # of the level, and of how many chunks of it are done
+LevelWatch = Callable[[int, int], None]  # of the level, and of how many chunks of it are done
 
 
 @dataclass(eq=False)
-class Found:
+class Measured:
     """The new statistics of every norm by its output, as they are stored, and of how many values per channel."""
 
     statistics: dict[str, Statistics] = field(default_factory=dict)
@@ -37,13 +37,13 @@ class Found:
         self.counts[norm.output] = count
 
 
-def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: Watch) -> Found:
+def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: LevelWatch) -> Measured:
     """Each segment runs once over everything; what the next ones need of it is kept in between."""
-    found, budget = Found(), Budget(limit)
+    measured, budget = Measured(), Budget(limit)
     for level, stage in enumerate(stages):
         store = Store(budget)
         try:
-            moments = _measured(stage, chunks, found, store, lambda done, level=level: watch(level, done))  # type: ignore[misc]
+            moments = _measured(stage, chunks, measured, store, lambda done, level=level: watch(level, done))  # type: ignore[misc]
         except BaseException:
             store.close()
             raise
@@ -51,17 +51,17 @@ def sequential(stages: list[Stage], chunks: Iterable[Env], limit: int, watch: Wa
         for norm in stage.norms:
             sums = moments[norm.output]
             _require_variance(norm, sums.count)
-            found.take(norm, sums.mean, sums.variance, sums.count)
+            measured.take(norm, sums.mean, sums.variance, sums.count)
         chunks = store.drained()
-    return found
+    return measured
 
 
 def _measured(
-    stage: Stage, chunks: Iterable[Env], found: Found, store: Store, watch: Callable[[int], None]
+    stage: Stage, chunks: Iterable[Env], measured: Measured, store: Store, watch: Callable[[int], None]
 ) -> dict[str, Moments]:
     moments = {norm.output: Moments.none(norm.stored.mean.size) for norm in stage.norms}
     for done, chunk in enumerate(chunks, 1):
-        env = stage.run(chunk, found.statistics)
+        env = stage.run(chunk, measured.statistics)
         for norm in stage.norms:
             moments[norm.output] += norm.moments(env[norm.source])
         store.put(stage.left(env))
@@ -71,7 +71,7 @@ def _measured(
 
 @dataclass(eq=False)
 class _Batches:
-    """What the mini-batches of one norm add up to."""
+    """The sums over the mini-batches of one norm."""
 
     whole: Moments
     number: int = 0
@@ -89,7 +89,7 @@ class _Batches:
         return self.mean / self.number, self.var / self.number
 
 
-def by_batches(stages: list[Stage], chunks: Iterable[Env], pool: bool, watch: Watch) -> Found:
+def by_batches(stages: list[Stage], chunks: Iterable[Env], pool: bool, watch: LevelWatch) -> Measured:
     """`alg2` or, if moments are to be pooled, `pooled`: every chunk is one mini-batch."""
     norms = {norm.output: norm for stage in stages for norm in stage.norms}
     batches = {name: _Batches(Moments.none(norm.stored.mean.size)) for name, norm in norms.items()}
@@ -98,10 +98,10 @@ def by_batches(stages: list[Stage], chunks: Iterable[Env], pool: bool, watch: Wa
             _require_variance(norm, moments.count)
             batches[norm.output].see(moments)
         watch(0, done)
-    found = Found()
+    measured = Measured()
     for name, seen in batches.items():
-        found.take(norms[name], *seen.statistics(pool), seen.whole.count)
-    return found
+        measured.take(norms[name], *seen.statistics(pool), seen.whole.count)
+    return measured
 
 
 def through(stages: list[Stage], env: Env, fixed: dict[str, Statistics] | None) -> Iterable[tuple[Norm, Moments]]:
@@ -127,8 +127,8 @@ def agreeing(chunks: Iterable[Env], native: Layout, freed: Layout, batch: int) -
         if halves:
             both = {name: value[: batch * len(halves)] for name, value in chunk.items()}
             apart = zip(*(_seen(native, half) for half in halves), strict=True)
-            for norm, wanted, found in zip(freed.norms, apart, _seen(freed, both), strict=True):
-                _require_agreement(norm, Moments.merged(wanted), found, batch)
+            for norm, wanted, together in zip(freed.norms, apart, _seen(freed, both), strict=True):
+                _require_agreement(norm, Moments.merged(wanted), together, batch)
         yield chunk
 
 
@@ -139,13 +139,13 @@ def _rows(env: Env) -> int:
 def _seen(layout: Layout, env: Env) -> list[Moments]:
     """The moments at every norm, in the model as it is stored."""
     stored = {norm.output: norm.stored for norm in layout.norms}
-    found = {norm.output: moments for norm, moments in through(layout.stages, env, stored)}
-    return [found[norm.output] for norm in layout.norms]
+    moments = {norm.output: moments for norm, moments in through(layout.stages, env, stored)}
+    return [moments[norm.output] for norm in layout.norms]
 
 
-def _require_agreement(norm: Norm, wanted: Moments, found: Moments, batch: int) -> None:
+def _require_agreement(norm: Norm, wanted: Moments, together: Moments, batch: int) -> None:
     spread = np.sqrt(wanted.biased_variance) + np.abs(wanted.mean) + norm.epsilon
-    if wanted.count != found.count or (np.abs(wanted.mean - found.mean) > AGREEMENT * spread).any():
+    if wanted.count != together.count or (np.abs(wanted.mean - together.mean) > AGREEMENT * spread).any():
         raise ModelProblem(
             f"{norm.name} sees other values where the model, made for batches of {batch}, runs with another size",
             "Use --method sequential, which runs the model as it is; or export it with a dynamic batch.",
@@ -161,7 +161,7 @@ def as_stored(norm: Norm, mean: Array, var: Array) -> Statistics:
         result = rounded(value, norm.kind)[0]
         bad = int((~np.isfinite(result.astype(np.float64))).sum())
         if bad and not np.isfinite(value).all():
-            raise ModelProblem(f"the {name} of {norm.name} is not a number in {bad} channels", FINITE)
+            raise ModelProblem(f"the {name} of {norm.name} is not a number in {bad} channels", FINITE_HINT)
         if bad:
             raise ModelProblem(
                 f"the {name} of {norm.name} reaches {np.abs(value).max():.3g}, more than {norm.kind} can hold",
@@ -170,7 +170,7 @@ def as_stored(norm: Norm, mean: Array, var: Array) -> Statistics:
     return Statistics(*(rounded(value, norm.kind)[0].astype(np.float64) for value in (mean, var)))
 
 
-FINITE = "Does the data hold NaN or infinity, or values far from those the model was trained on?"
+FINITE_HINT = "Does the data hold NaN or infinity, or values far from those the model was trained on?"
 
 
 def _require_variance(norm: Norm, count: int) -> None:

@@ -20,7 +20,7 @@ MEAN, VAR = 3, 4  # inputs of the operator
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """What a normalization subtracts, and the variance it divides by the root of."""
+    """The mean that a normalization subtracts, and the variance by whose root it divides."""
 
     mean: Array
     var: Array
@@ -58,7 +58,7 @@ class Norm:
         return values.reshape((*values.shape[:2], -1)) if values.ndim > 1 else values.reshape(-1, 1, 1)
 
     def moments(self, values: Array) -> Moments:
-        """Of what the node normalizes, per channel; ModelProblem where that is not the number it has statistics of."""
+        """Moments of what the node normalizes, per channel; ModelProblem if it has other channels than are stored."""
         rows = self.channels(values)
         if rows.shape[1] != self.stored.mean.size:
             raise ModelProblem(
@@ -74,7 +74,7 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
 
 
 def reads(node: NodeProto) -> list[str]:
-    """What a node reads, its bodies (If, Loop, Scan) included: any name in them may be one of the graph around."""
+    """The tensors that a node reads, also in its bodies (If, Loop, Scan), which may name some of the outer graph."""
     inner = [name for body in bodies(node) for n in body.node for name in reads(n)]
     returned = [value.name for body in bodies(node) for value in body.output]
     return [name for name in (*node.input, *inner, *returned) if name]

@@ -9,9 +9,9 @@ from ..runtime.providers import STRICT, Way, ways
 from ..system import sizes
 
 METHODS = ("sequential", "alg2", "pooled")
-PROVIDERS = ("cpu", "cuda")  # TensorRT would compile an engine for the part before every normalization
+SUPPORTED_PROVIDERS = ("cpu", "cuda")  # TensorRT would compile an engine for the part before every normalization
 GIB = 1 << 30
-SMALLEST = 1e-9  # standard deviations
+SMALLEST_THRESHOLD = 1e-9  # standard deviations
 BATCH = {"sequential": 64, "alg2": 60, "pooled": 60}
 
 
@@ -32,11 +32,11 @@ class Options:
     provider: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name, value, choice in (("--method", self.method, METHODS), ("--ep", self.provider, PROVIDERS)):
+        for name, value, choice in (("--method", self.method, METHODS), ("--ep", self.provider, SUPPORTED_PROVIDERS)):
             if value not in choice:
                 raise UsageProblem(f"unknown choice {value!r} for {name}", f"Choose one of: {', '.join(choice)}.")
         require_within("--batch-size", self.size, 1, 1 << 31)
-        require_within("--threshold", self.threshold, SMALLEST, 1 / SMALLEST)
+        require_within("--threshold", self.threshold, SMALLEST_THRESHOLD, 1 / SMALLEST_THRESHOLD)
         require_within("--memory-limit", self.memory_limit, 0, 1 << 62)
 
     @property

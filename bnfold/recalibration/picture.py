@@ -10,17 +10,17 @@ from ..display import plots
 from ..errors import printable
 from .drift import Drift
 
-MOST = 40  # layers whose names can be read
-FARTHEST = 1e6  # a shift, or a ratio and its inverse, beyond which nothing is drawn
+MOST_NAMES = 40  # layers whose names can be read
+FARTHEST_DRAWN = 1e6  # a shift, or a ratio and its inverse, beyond which nothing is drawn
 
 
-def draw(drifts: Sequence[Drift], title: str, path: Path, threshold: float | None = None) -> None:
-    """For each BatchNormalization, in the order of the graph: the largest shift of a mean, the range of variances.
+def draw_drifts(drifts: Sequence[Drift], title: str, path: Path, threshold: float | None = None) -> None:
+    """Draw the largest shift of a mean and the range of variances for each BatchNormalization, in graph order.
 
     `threshold` is the drift, in standard deviations, from which --check says that a channel does not fit.
     """
-    rows = max(3, len(drifts))  # so that a single bar is no block
-    figure = plots.figure(9.5, 2.0 + 0.24 * min(rows, MOST))
+    rows = max(3, len(drifts))  # so that a single bar is not as high as the picture
+    figure = plots.figure(9.5, 2.0 + 0.24 * min(rows, MOST_NAMES))
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(drifts))
     _means(left, drifts, places)
@@ -35,16 +35,16 @@ def draw(drifts: Sequence[Drift], title: str, path: Path, threshold: float | Non
     for axes in (left, right):
         plots.bare(axes, "x")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    plots.write(figure, path)
+    plots.write_figure(figure, path)
 
 
 def _means(axes: Any, drifts: Sequence[Drift], places: range) -> None:
-    axes.barh(places, [min(drift.shift, FARTHEST) for drift in drifts], height=0.6, color=plots.BLUE)
+    axes.barh(places, [min(drift.shift, FARTHEST_DRAWN) for drift in drifts], height=0.6, color=plots.BLUE)
     axes.set_xlabel("largest shift of a mean (standard deviations)", fontsize=9)
 
 
 def _variances(axes: Any, drifts: Sequence[Drift], places: range) -> None:
-    """From the smallest ratio of a channel to the largest."""
+    """A line for each layer from the smallest ratio of a channel to the largest."""
     low, high = ([*map(_drawable, ends)] for ends in _ends(drifts))
     axes.axvline(1, color=plots.GREY, linewidth=1)
     axes.hlines(places, low, high, color=plots.BLUE, linewidth=2)
@@ -59,11 +59,11 @@ def _ends(drifts: Sequence[Drift]) -> tuple[list[float], list[float]]:
 
 
 def _drawable(ratio: float) -> float:
-    return min(max(ratio, 1 / FARTHEST), FARTHEST)
+    return min(max(ratio, 1 / FARTHEST_DRAWN), FARTHEST_DRAWN)
 
 
 def _names(axes: Any, drifts: Sequence[Drift], places: range) -> None:
-    if len(drifts) > MOST:
+    if len(drifts) > MOST_NAMES:
         axes.set_ylabel("BatchNormalization, in the order of the graph")
         return
     axes.set_yticks(places, [_short(drift.node or drift.output) for drift in drifts], fontsize=8, parse_math=False)

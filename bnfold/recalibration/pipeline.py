@@ -18,12 +18,12 @@ from ..runtime.host import Host
 from ..system import staging
 from .feeds.calibration import from_path
 from .options import Options
-from .recalibrating import Check, Data, Recalibration, Watch, checked, in_place
+from .recalibrating import Check, Data, Recalibration, Watch, check_record, in_place
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written, and what was found on the way."""
+    """A file that was written, and the result of the recalibration."""
 
     source: Path
     target: Path
@@ -60,7 +60,7 @@ def _recalibrated(source: Path, target: Path, data: Path, options: Options, forc
 def check_file(source: Path, data: Path, options: Options, watch: Watch) -> Check:
     """Whether the statistics of the model at `source` fit `data`; nothing is written."""
     host = Host.ready(options.way)
-    return checked(*_read(source), _reader(data, options), options, host, watch)
+    return check_record(*_read(source), _reader(data, options), options, host, watch)
 
 
 def _read(source: Path) -> tuple[onnx.ModelProto, Storage]:

@@ -24,7 +24,7 @@ from .feeds.chunks import Chunks
 from .layout import Layout, lay_out, runnable
 from .methods import agreeing, by_batches, sequential
 from .options import Options
-from .writing import install, untied
+from .writing import untied, write_statistics
 
 Watch = Callable[[int, int, int], None]  # the level that is measured, of how many, and runs of it that are done
 SCHEMA = "bnfold.recalibrate/1"
@@ -54,14 +54,14 @@ class Recalibration(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
-        found = [drift.to_json() for drift in self.drifts]
+        norms = [drift.to_json() for drift in self.drifts]
         facts = {
             "method": self.method,
             "batch_size": self.batch_size,
             "samples": self.samples,
             "provider": self.provider,
         }
-        return {"schema": SCHEMA, **facts, "batch_normalizations": found, "notes": list(self.notes)}
+        return {"schema": SCHEMA, **facts, "batch_normalizations": norms, "notes": list(self.notes)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,11 +91,12 @@ class Check(Shown):
 
     @property
     def reason(self) -> str:
-        """What the verdict rests on."""
+        """The numbers that the verdict rests on, in a sentence."""
         off, channels = sum(fit.off for fit in self.fits), sum(fit.drift.channels for fit in self.fits)
         if self.verdict == "INCONCLUSIVE":
-            few = f"{counted(self.samples, 'sample')} cannot tell a drift below {self.resolution:.2g} from chance"
-            return f"{few}, and the threshold is {self.threshold:g} standard deviations"
+            samples, drift = counted(self.samples, "sample"), f"a drift below {self.resolution:.2g}"
+            threshold = f"the threshold is {self.threshold:g} standard deviations"
+            return f"{samples} cannot distinguish {drift} from chance, and {threshold}"
         return f"{off} of {channels} channels are off by more than {self.threshold:g} standard deviations"
 
     @property
@@ -108,14 +109,14 @@ class Check(Shown):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.recalibrate/1`."""
-        found = [fit.to_json() for fit in self.fits]
+        norms = [fit.to_json() for fit in self.fits]
         facts = {
             "verdict": self.verdict,
             "threshold": self.threshold,
             "samples": self.samples,
             "provider": self.provider,
         }
-        return {"schema": SCHEMA, **facts, "batch_normalizations": found, "notes": list(self.notes)}
+        return {"schema": SCHEMA, **facts, "batch_normalizations": norms, "notes": list(self.notes)}
 
 
 def recalibrate(
@@ -162,12 +163,14 @@ def in_place(
     if run is not record and batch:
         runs = agreeing(runs, lay_out(record, runnable(record, storage)[0], storage, host), layout, batch)
     if options.is_sequential:
-        found = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
+        measured = sequential(layout.stages, runs, options.memory_limit, lambda at, done: watch(at, levels, done))
     else:
-        found = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
+        measured = by_batches(layout.stages, runs, options.method == "pooled", lambda at, done: watch(at, 1, done))
     notes += untied(record, layout.norms)
-    drifts = tuple(Drift.of(norm, found.statistics[norm.output], found.counts[norm.output]) for norm in layout.norms)
-    install(record, layout.norms, found.statistics, storage)
+    drifts = tuple(
+        Drift.of(norm, measured.statistics[norm.output], measured.counts[norm.output]) for norm in layout.norms
+    )
+    write_statistics(record, layout.norms, measured.statistics, storage)
     size = None if options.is_sequential else chunks.size
     words = _notes(notes, layout, chunks, host)
     return Recalibration(record, options.method, size, chunks.samples, drifts, words, options.provider)
@@ -182,15 +185,17 @@ def check(
     provider: str = Options.provider,
     watch: Watch = lambda level, levels, done: None,
 ) -> Check:
-    """Whether the statistics that a model stores fit `batches`, by running it as it is; `provider` as above."""
+    """Whether the statistics that a model stores fit `batches`, by running it as it is. See `recalibrate`."""
     options = Options(batch_size=batch_size, threshold=threshold, provider=provider)
     host = Host.ready(options.way)
-    where = models.given(model)
+    where = models.path_or_proto(model)
     storage = Storage(where.parent if isinstance(where, Path) else None)
-    return checked(onnx_io.load(where), storage, lambda card: from_batches(batches, card), options, host, watch)
+    return check_record(onnx_io.load(where), storage, lambda card: from_batches(batches, card), options, host, watch)
 
 
-def checked(record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch) -> Check:
+def check_record(
+    record: onnx.ModelProto, storage: Storage, data: Data, options: Options, host: Host, watch: Watch
+) -> Check:
     """`check` on data that are brought to what the model takes."""
     require_runtime("the check of statistics")
     run, notes = runnable(record, storage)

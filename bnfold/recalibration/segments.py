@@ -25,7 +25,7 @@ from .levels import Levels, Segment
 from .norms import MEAN, VAR, Norm, Statistics
 
 Env = dict[str, Array]  # tensors by name
-IR = 8  # of the copies that are run
+IR = 8  # the IR version of the copies that are run
 
 
 @dataclass
@@ -47,8 +47,8 @@ class Stage:
             return env
         feeds = {name: env[name] for name in self.segment.sources}
         for norm in self.before:
-            given = statistics[norm.output]
-            feeds |= {_mean(norm): fed(given.mean, norm), _var(norm): fed(given.var, norm)}
+            stored = statistics[norm.output]
+            feeds |= {_mean(norm): fed(stored.mean, norm), _var(norm): fed(stored.var, norm)}
         try:
             if self._session is None:
                 self._session = self.host.session(self._serialized(feeds), "off")
@@ -63,13 +63,13 @@ class Stage:
         self._session = None
 
     def left(self, env: Env) -> Env:
-        """What the segments after it need. Raises ModelProblem for what is no tensor."""
+        """The tensors that the segments after it need. Raises ModelProblem for a value that is no tensor."""
         return {name: _tensor(name, env[name]) for name in self.segment.keep}
 
     def _serialized(self, feeds: Env) -> bytes:
         extra, wanted = self.levels.constants(self.segment.nodes)
         applied = {norm.output: norm for norm in self.before}
-        nodes = [*extra, *(_given(n, applied) for n in self.segment.nodes)]
+        nodes = [*extra, *(_with_inputs(n, applied) for n in self.segment.nodes)]
         return serialized(self.model, nodes, wanted - feeds.keys(), feeds, self.segment.made, self.storage)
 
 
@@ -123,7 +123,7 @@ def inline(tensor: TensorProto, storage: Storage) -> TensorProto:
     return to_tensor(read(tensor, storage), tensor.name) if uses_external_data(tensor) else tensor
 
 
-def _given(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:
+def _with_inputs(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:
     """A normalization that reads its statistics from inputs of the segment; any other node itself."""
     if not node.output or node.output[0] not in applied:
         return node
@@ -134,7 +134,7 @@ def _given(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:
 
 
 def _tidy(node: NodeProto) -> NodeProto:
-    """Without trailing empty outputs, which mean nothing and crash native code."""
+    """The node without trailing empty outputs, which mean nothing and crash native code."""
     if not node.output or node.output[-1]:
         return node
     copy = NodeProto()

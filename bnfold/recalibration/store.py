@@ -90,7 +90,7 @@ def _write(env: Env, file: IO[bytes]) -> None:
 
 
 def _read(file: IO[bytes]) -> Env:
-    """What `_write` wrote. NumPy's format does not know bfloat16 by name: the line of types does."""
+    """Read what `_write` wrote. NumPy's format does not know bfloat16 by name: the line of types does."""
     kinds = json.loads(file.readline())
     read = ((name, kind, np.lib.format.read_array(file, allow_pickle=False)) for name, kind in kinds)
     return {

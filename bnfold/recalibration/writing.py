@@ -18,18 +18,18 @@ from ..model.storage import Storage
 from ..model.tensors import read, replace_values, to_tensor
 from .norms import MEAN, VAR, Norm, Statistics, reads
 
-MANY = 5  # names in a sentence
+NAMES_SHOWN = 5  # names in a sentence
 IR_WITH_DEFAULTS = 4  # before it every initializer has to be an input
 
 
-def install(
+def write_statistics(
     record: onnx.ModelProto, norms: list[Norm], statistics: dict[str, Statistics], storage: Storage
 ) -> list[str]:
     """Write the statistics of all norms into the record; returns the names of the initializers that are new."""
     writer = _Writer(record, storage)
     for norm in norms:
-        found = statistics[norm.output]
-        for index, word, value in ((MEAN, "mean", found.mean), (VAR, "var", found.var)):
+        new = statistics[norm.output]
+        for index, word, value in ((MEAN, "mean", new.mean), (VAR, "var", new.var)):
             writer.put(norm, index, word, value.reshape(norm.stored.mean.shape).astype(norm.kind))
     writer.sweep()
     return writer.made
@@ -46,8 +46,8 @@ def untied(record: onnx.ModelProto, norms: list[Norm]) -> list[str]:
             readers.setdefault(name, []).append(norm.name)
     shared = dict.fromkeys(tuple(names) for names in readers.values() if len(names) > 1)
     return [
-        f"{' and '.join(map(repr, names[:MANY]))}{' and more' * (len(names) > MANY)} shared their statistics; "
-        "now each has those of the data that it sees"
+        f"{' and '.join(map(repr, names[:NAMES_SHOWN]))}{' and more' * (len(names) > NAMES_SHOWN)} "
+        "shared their statistics; now each has those of the data that it sees"
         for names in shared
     ]
 
@@ -65,7 +65,7 @@ class _Writer:
         self.lost: list[str] = []
 
     def put(self, norm: Norm, index: int, word: str, values: Array) -> None:
-        """One statistic: in place if this node alone can see it, else as a new initializer."""
+        """Store one statistic: in place if this node alone reads it, else as a new initializer."""
         name = norm.node.input[index]
         tensor = self.stored.get(name)
         if tensor is not None and self._is_private(name):

@@ -1,4 +1,4 @@
-"""What the page is built of: style sheet, scripts of ours, and libraries exactly as their makers publish them."""
+"""The assets of the page: style sheet, own scripts, and libraries exactly as their makers publish them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ LAYOUT = "layout.js"
 
 
 @cache
-def text(name: str) -> str:
-    """One file of the folder `assets`."""
+def asset_text(name: str) -> str:
+    """The text of a file in the folder `assets`."""
     return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
 
 
 @cache
 def manifest() -> dict[str, Any]:
     """The libraries by name: npm `package`, `version`, path `file` in it, `license`, and the `sha256` of the file."""
-    found: dict[str, Any] = json.loads(text("manifest.json"))
-    return found
+    entries: dict[str, Any] = json.loads(asset_text("manifest.json"))
+    return entries
 
 
 def library(name: str) -> str:
     """The published file, after its name, version and licence, which go wherever it goes."""
     about = manifest()[name]
-    words = f"{about['package']} {about['version']} ({about['license']})\n\n{text(f'licenses/{name}.txt')}"
-    return f"/*! {words.strip()} */\n{text(f'{name}.min.js')}"
+    words = f"{about['package']} {about['version']} ({about['license']})\n\n{asset_text(f'licenses/{name}.txt')}"
+    return f"/*! {words.strip()} */\n{asset_text(f'{name}.min.js')}"
 
 
 def policy(scripts: list[str]) -> str:

@@ -16,15 +16,15 @@ from ..model.storage import Storage
 from ..model.tensors import read
 from ..recalibration.drift import DEAD
 
-BINS = 48
+CHANNEL_BINS = 48
 LISTED = 64  # dead channels of a node that are named
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
+CHANNEL_QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 Array = np.ndarray[Any, Any]
 Constants = Mapping[str, TensorProto]
 
 
 @dataclass(frozen=True)
-class Norm:
+class NormChannels:
     """One BatchNormalization with constant parameters: per channel |scale| / sqrt(var + epsilon), and var."""
 
     node: NodeProto
@@ -40,18 +40,20 @@ class Norm:
         """Plain data: quantiles, and the first of the dead channels."""
         dead = np.flatnonzero(self.dead)
         names = {"node": self.node.name, "output": self.node.output[0], "channels": self.var.size}
-        numbers = {key: [_short(q) for q in np.quantile(getattr(self, key), QUANTILES)] for key in ("factor", "var")}
+        numbers = {
+            key: [_short(q) for q in np.quantile(getattr(self, key), CHANNEL_QUANTILES)] for key in ("factor", "var")
+        }
         return {**names, **numbers, "dead": dead.size, "dead_channels": dead[:LISTED].tolist()}
 
 
 def channels(model: ModelProto, storage: Storage) -> dict[str, Any]:
     """Per node and all together; `unread` counts nodes whose parameters are not stored, or are not numbers."""
     nodes = [*_norms(model.graph, {})]
-    found = [norm for node, constants in nodes if (norm := _norm(node, constants, storage))]
-    dead = _joined(norm.dead for norm in found).astype(bool)
-    numbers = {key: _histogram(_joined(getattr(norm, key) for norm in found), dead) for key in ("factor", "var")}
-    counts = {"channels": dead.size, "dead": int(dead.sum()), "unread": len(nodes) - len(found)}
-    return {**counts, "threshold": DEAD, "histograms": numbers, "nodes": [norm.plain() for norm in found]}
+    norms = [norm for node, constants in nodes if (norm := _norm(node, constants, storage))]
+    dead = _joined(norm.dead for norm in norms).astype(bool)
+    numbers = {key: _histogram(_joined(getattr(norm, key) for norm in norms), dead) for key in ("factor", "var")}
+    counts = {"channels": dead.size, "dead": int(dead.sum()), "unread": len(nodes) - len(norms)}
+    return {**counts, "threshold": DEAD, "histograms": numbers, "nodes": [norm.plain() for norm in norms]}
 
 
 def _norms(graph: GraphProto, around: Constants) -> Iterator[tuple[NodeProto, Constants]]:
@@ -68,8 +70,8 @@ def _norms(graph: GraphProto, around: Constants) -> Iterator[tuple[NodeProto, Co
             yield from _norms(body, constants)
 
 
-def _norm(node: NodeProto, constants: Constants, storage: Storage) -> Norm | None:
-    """None where a parameter is not stored, cannot be read, or holds what no statistics are."""
+def _norm(node: NodeProto, constants: Constants, storage: Storage) -> NormChannels | None:
+    """The channels of a node; None where a parameter is not stored, cannot be read, or has impossible values."""
     stored = [constants.get(name) for name in node.input[1:5]]
     if len(stored) < 4 or any(tensor is None for tensor in stored):
         return None
@@ -77,9 +79,9 @@ def _norm(node: NodeProto, constants: Constants, storage: Storage) -> Norm | Non
         scale, _, _, var = (read(tensor, storage).astype(np.float64).ravel() for tensor in stored if tensor is not None)
     except (ModelProblem, ValueError):
         return None
-    given = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "epsilon"), EPSILON)
-    sound = scale.size == var.size > 0 and np.isfinite([scale, var]).all() and (var + float(given) > 0).all()
-    return Norm(node, np.abs(scale) / np.sqrt(var + float(given)), np.maximum(var, 0.0)) if sound else None
+    epsilon = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "epsilon"), EPSILON)
+    sound = scale.size == var.size > 0 and np.isfinite([scale, var]).all() and (var + float(epsilon) > 0).all()
+    return NormChannels(node, np.abs(scale) / np.sqrt(var + float(epsilon)), np.maximum(var, 0.0)) if sound else None
 
 
 def _joined(parts: Iterable[Array]) -> Array:
@@ -91,7 +93,7 @@ def _histogram(values: Array, dead: Array) -> dict[str, Any]:
     positive = values > 0
     logs = np.log10(values[positive])
     low, high = (float(logs.min()), float(logs.max())) if logs.size else (0.0, 1.0)
-    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    edges = np.linspace(low, high if high > low else low + 1.0, CHANNEL_BINS + 1)
     rows = {"live": ~dead[positive], "dead": dead[positive]}
     counts = {name: np.histogram(logs[row], edges)[0].tolist() for name, row in rows.items()}
     return {"edges": [round(edge, 4) for edge in edges.tolist()], **counts, "zero": int((~positive).sum())}

@@ -28,7 +28,7 @@ Plain = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """Two models and what is known of their files: `model_files` has path, bytes and SHA-256 of each."""
 
     original: ModelProto
@@ -42,16 +42,16 @@ def of_fold(report: FoldReport) -> Plain:
     """The report of a fold, also of one that did not pass: then `fold["written"]` is false."""
     from ..verification.verifying import describe
 
-    found = report.verification.to_json() if report.verification else None
-    models = dict(found["models"]) if found else {}
+    verification = report.verification.to_json() if report.verification else None
+    models = dict(verification["models"]) if verification else {}
     models["original"] = models.get("original") or describe(report.source)
     models["folded"] = models.get("folded") or (describe(report.target) if report.written else {})
     sizes = report.before, report.after
     model_files = {"original": models["original"], "folded": {"bytes": sizes[1].bytes, **models["folded"]}}
     model_files["folded"]["path"] = str(report.target)
     original, storage = onnx_io.detached(report.source)
-    pair = Pair(original, report.result.model, storage, sizes, model_files)
-    return _payload(pair, report.to_json(), found)
+    pair = ModelPair(original, report.result.model, storage, sizes, model_files)
+    return _payload(pair, report.to_json(), verification)
 
 
 def collect(
@@ -68,7 +68,7 @@ def collect(
 
     `verify` is fast, full, off, or a file that `verify --json` wrote; without it, what `fold` says of verification
     counts, else fast. `fold` is a file of `fold --json`; without it, where each node went is derived from the original
-    and held against the nodes of the other. `bench` is `run` or a file of `bench --json`, `raw` one of `bench --raw`.
+    and compared with the nodes of the other. `bench` is `run` or a file of `bench --json`, `raw` one of `bench --raw`.
     Raises ModelProblem for files that are not what they should be, UsageProblem where two models are no pair or a
     record is about others.
     """
@@ -76,13 +76,13 @@ def collect(
     record = _fold_record(fold, pair) if fold else None
     measured, blocks = _latency(bench, raw, pair)
     if verify is None and record and record["verification"]:
-        found: Plain | None = record["verification"]
+        verification: Plain | None = record["verification"]
     else:
-        found = _verification(verify or "fast", pair, allow_external_outside)
-    return _payload(pair, record, found, measured, blocks)
+        verification = _verification(verify or "fast", pair, allow_external_outside)
+    return _payload(pair, record, verification, measured, blocks)
 
 
-def _pair(original: Path, folded: Path) -> Pair:
+def _pair(original: Path, folded: Path) -> ModelPair:
     from ..verification.verifying import describe, locate
 
     with locate(original) as first, locate(folded) as second:
@@ -92,7 +92,7 @@ def _pair(original: Path, folded: Path) -> Pair:
         sizes = tuple(size_of(model, path, external.data_files(model, path.parent)) for model, path in files)
         model_files = {"original": describe(first), "folded": describe(second)}
     _require_pair(models, sizes, (original, folded))
-    return Pair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), model_files)
+    return ModelPair(models[0], models[1], read[0][1], (sizes[0], sizes[1]), model_files)
 
 
 def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tuple[Path, Path]) -> None:
@@ -101,7 +101,7 @@ def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tupl
         names = [[value.name for value in getattr(model.graph, field)] for model in models]
         if all(names) and not set(names[0]) & set(names[1]):
             words = " and ".join(
-                f"{path} has the {field} {given[0]!r}" for path, given in zip(paths, names, strict=True)
+                f"{path} has the {field} {values[0]!r}" for path, values in zip(paths, names, strict=True)
             )
             raise UsageProblem(f"these are no two versions of one model: {words}", "Name the original, then its fold.")
     if sizes[0].batch_normalizations < sizes[1].batch_normalizations:
@@ -109,16 +109,16 @@ def _require_pair(models: list[ModelProto], sizes: tuple[Size, ...], paths: tupl
         raise UsageProblem(f"the second model has more BatchNormalization: {counts}", "The original comes first.")
 
 
-def _fold_record(path: Path, pair: Pair) -> Plain:
-    found = records.record(path, "fold")
+def _fold_record(path: Path, pair: ModelPair) -> Plain:
+    record = records.read_record(path, "fold")
     for name, size in zip(("before", "after"), pair.sizes, strict=True):
-        records.require_sizes(path, found[name], asdict(size))
-    records.require_same(path, (found["verification"] or {}).get("models", {}), pair.model_files)
-    return found
+        records.require_same_sizes(path, record[name], asdict(size))
+    records.require_same(path, (record["verification"] or {}).get("models", {}), pair.model_files)
+    return record
 
 
-def _verification(how: str, pair: Pair, outside: bool) -> Plain | None:
-    """Of a file, or made now; None if it is off."""
+def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
+    """The verification in a file, or one made now; None if it is off."""
     if how == "off":
         return None
     if how in ("fast", "full"):
@@ -126,13 +126,13 @@ def _verification(how: str, pair: Pair, outside: bool) -> Plain | None:
 
         paths = (pair.model_files[name]["path"] for name in ("original", "folded"))
         return verify(*paths, effort=how, allow_external_outside=outside).to_json()
-    found = records.record(Path(how), "verify")
-    records.require_same(Path(how), found["models"], pair.model_files)
-    return found
+    record = records.read_record(Path(how), "verify")
+    records.require_same(Path(how), record["models"], pair.model_files)
+    return record
 
 
-def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | None, list[Plain] | None]:
-    """What was measured, and the single runs, where there is something."""
+def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plain | None, list[Plain] | None]:
+    """The record of a benchmark, and its single runs; None for either that is not there."""
     if bench is None:
         if raw:
             raise UsageProblem("--raw without --bench", "Give the file that `bnfold bench --json` wrote along with it.")
@@ -140,32 +140,32 @@ def _latency(bench: str | None, raw: Path | None, pair: Pair) -> tuple[Plain | N
     if bench == "run":
         return _measured(pair, raw)
     path = Path(bench)
-    found = records.record(path, "bench")
-    records.require_same(path, found.get("models", {}), pair.model_files)
+    record = records.read_record(path, "bench")
+    records.require_same(path, record.get("models", {}), pair.model_files)
     names = dict(zip(("original", "folded"), pair.sizes, strict=True))
-    records.require_sizes(path, found["nodes"], {name: size.nodes for name, size in names.items()})
+    records.require_same_sizes(path, record["nodes"], {name: size.nodes for name, size in names.items()})
     norms = {name: size.batch_normalizations for name, size in names.items()}
-    records.require_sizes(path, found["batch_normalization"], norms)
-    return found, latency.condense(latency.lines(records.text(raw), raw)) if raw else None
+    records.require_same_sizes(path, record["batch_normalization"], norms)
+    return record, latency.condense(latency.lines(records.file_text(raw), raw)) if raw else None
 
 
-def _measured(pair: Pair, raw: Path | None) -> tuple[Plain, list[Plain]]:
+def _measured(pair: ModelPair, raw: Path | None) -> tuple[Plain, list[Plain]]:
     from ..benchmarking import benchmark
 
     if raw:
         raise UsageProblem("--raw with --bench run", "A file of raw samples goes with the file of its own benchmark.")
-    found: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
-    return found.to_json(), latency.condense(block.to_json() for block in found.blocks)
+    result: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
+    return result.to_json(), latency.condense(block.to_json() for block in result.blocks)
 
 
 def _payload(
-    pair: Pair,
+    pair: ModelPair,
     record: Mapping[str, Any] | None,
     verification: Plain | None,
     bench: Plain | None = None,
     blocks: list[Plain] | None = None,
 ) -> Plain:
-    """All of it."""
+    """The whole report."""
     from ..benchmarking.environment import environment
 
     before, after = draw_graph(pair.original), draw_graph(pair.folded)
@@ -189,12 +189,12 @@ def _payload(
     }
 
 
-def _derived(pair: Pair) -> tuple[str, Plain | None]:
-    """What bnfold would do with the original; None where it would refuse."""
+def _derived(pair: ModelPair) -> tuple[str, Plain | None]:
+    """What bnfold would do with the original; no record where it would refuse it."""
     from ..folding.driver import explain
 
     try:
-        found = explain(pair.model_files["original"]["path"])
+        explanation = explain(pair.model_files["original"]["path"])
     except BnfoldError:
         return "names", None
-    return "derived", {"folded": [*map(asdict, found.folded)], "kept": [*map(asdict, found.kept)]}
+    return "derived", {"folded": [*map(asdict, explanation.folded)], "kept": [*map(asdict, explanation.kept)]}

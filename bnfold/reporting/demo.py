@@ -12,7 +12,7 @@ from ..errors import UsageProblem
 from ..folding.pipeline import FoldReport, fold_file
 from ..system.installed import require_runtime, runtime
 from ..train import TrainOptions, TrainResult, train
-from ..train.data import load
+from ..train.data import load_dataset
 from ..train.export import ExportResult, export
 from ..train.options import Watch
 from ..verification import Verification, verify
@@ -77,7 +77,7 @@ def demo(folder: Path, say: Say, watch: Watch = lambda event: None) -> Demo:
 
 def accuracy(model: Path) -> float:
     """The share of the held-out digits that an ONNX file gets right in onnxruntime."""
-    digits = load("digits", None)
+    digits = load_dataset("digits", None)
     session = runtime().InferenceSession(model, providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {session.get_inputs()[0].name: digits.normalization(digits.test.images)})
     return float((logits.argmax(1) == digits.test.labels).mean())

@@ -11,7 +11,13 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from ..model.messages import bodies
 
 ATTRIBUTE_LENGTH = 200  # characters of an attribute
-PLAIN = {AttributeProto.INT, AttributeProto.INTS, AttributeProto.FLOAT, AttributeProto.FLOATS, AttributeProto.STRING}
+SHOWN_ATTRIBUTES = {
+    AttributeProto.INT,
+    AttributeProto.INTS,
+    AttributeProto.FLOAT,
+    AttributeProto.FLOATS,
+    AttributeProto.STRING,
+}
 
 
 @dataclass
@@ -41,9 +47,9 @@ class Drawing:
         self.constants |= {tensor.name: _described(tensor) for tensor in graph.initializer}
         stored = {tensor.name for tensor in graph.initializer}
         free = [value.name for value in graph.input if value.name not in stored]
-        given = {name: self.add("input", None, name=name, outputs=[name]) for name in free if inside is None}
+        inputs = {name: self.add("input", None, name=name, outputs=[name]) for name in free if inside is None}
         hidden = stored | set(free)
-        scope = {name: place for name, place in around.items() if name not in hidden} | given
+        scope = {name: place for name, place in around.items() if name not in hidden} | inputs
         self.add_nodes(graph.node, scope, inside)
         for value in graph.output:
             reader = self.add("output", None, name=value.name, inputs=[value.name]) if inside is None else inside
@@ -74,15 +80,15 @@ class Drawing:
 
 def draw_graph(model: ModelProto) -> Drawing:
     """The graph of a model, and the bodies of its functions."""
-    found = Drawing()
-    found.add_graph(model.graph, {}, None)
+    drawing = Drawing()
+    drawing.add_graph(model.graph, {}, None)
     for function in model.functions:
-        found.add_function(function)
-    return found
+        drawing.add_function(function)
+    return drawing
 
 
 def _fields(node: NodeProto) -> dict[str, Any]:
-    stated = {attribute.name: _short(attribute) for attribute in node.attribute if attribute.type in PLAIN}
+    stated = {attribute.name: _short(attribute) for attribute in node.attribute if attribute.type in SHOWN_ATTRIBUTES}
     names = {"op": node.op_type, "domain": node.domain, "name": node.name}
     return {**names, "inputs": [*node.input], "outputs": [*filter(None, node.output)], "attributes": stated}
 

@@ -1,4 +1,4 @@
-"""The figures that stand at the top, and the words around them."""
+"""The figures at the top of the page, and the sentences around them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOT_VERIFIED, UNCHANGED = "NOT VERIFIED", "UNCHANGED"
 
 
 class Figure(NamedTuple):
-    """What it is, its value or the values before and after, and a note."""
+    """The name of a figure, its value or its values before and after, and a note."""
 
     what: str
     value: tuple[str, ...]
@@ -27,7 +27,7 @@ def stem(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def verdict(data: Plain) -> str:
+def verdict_of(data: Plain) -> str:
     if data["verification"]:
         return str(data["verification"]["verdict"])
     return UNCHANGED if _same(data) else NOT_VERIFIED
@@ -60,7 +60,7 @@ def _done(data: Plain) -> str:
 
 
 def _right(data: Plain) -> str:
-    found = verdict(data)
+    verdict = verdict_of(data)
     ending = {
         "PASS": ", and the result computes what the original computes, up to rounding.",
         "FAIL": ", but the result does not compute what the original computes.",
@@ -70,11 +70,11 @@ def _right(data: Plain) -> str:
     unsure = ". Whether the result still computes the same could not be decided."
     fold = data["fold"]
     unwritten = " It was not written." if fold and not fold["written"] else ""
-    return ending.get(found, unsure) + unwritten
+    return ending.get(verdict, unsure) + unwritten
 
 
 def figures(data: Plain) -> Iterator[Figure]:
-    """Only what there are data for."""
+    """The figures for which there are data."""
     before, after = data["before"], data["after"]
     yield Figure("BatchNormalization", _pair("batch_normalizations", data), "nodes, before and after")
     change = after["nodes"] - before["nodes"]
@@ -97,11 +97,13 @@ def _sizes(before: int, after: int) -> tuple[str, str]:
 
 
 def _errors(data: Plain) -> Iterator[Figure]:
-    found = data["verification"]
-    tensors = [t for level in found["levels"] for t in level["tensors"] if not t["moved"]] if found else []
+    verification = data["verification"]
+    tensors = (
+        [t for level in verification["levels"] for t in level["tensors"] if not t["moved"]] if verification else []
+    )
     if not tensors:
         return
-    worst = found["worst_error"]
+    worst = verification["worst_error"]
     note = "largest absolute error of an output, original and result"
     yield Figure("Worst error", (short(worst["original"]), short(worst["folded"])), note)
     ratio, limit, site = max((t["ratio"], t["limit"], t["site"]) for t in tensors)
@@ -117,11 +119,13 @@ def _speed(data: Plain) -> Iterator[Figure]:
     cells = [cell for cell in (data["bench"] or {"cells": []})["cells"] if cell["level"] == "default"]
     for cell in cells[:1]:
         yield Figure(
-            "Times as fast", (f"{cell['speedup']['estimate']:.3f}×",), f"{span(cell['speedup'])} {cell['verdict']}"
+            "Times as fast",
+            (f"{cell['speedup']['estimate']:.3f}×",),
+            f"{interval_text(cell['speedup'])} {cell['verdict']}",
         )
 
 
-def span(interval: Plain) -> str:
+def interval_text(interval: Plain) -> str:
     """`[0.996, 1.008]`"""
     low, high = interval["low"], interval["high"]
     return f"[{low:.3f}, {high:.3f}]" if low is not None and high is not None else "one launch, no interval"
@@ -137,14 +141,14 @@ def short(value: float) -> str:
 
 def at_sites(data: Plain) -> Iterator[tuple[Plain, float | None]]:
     """Each affine node, and the worst ratio at the fold sites that took it in, where it is known."""
-    found = data["verification"] or {"levels": []}
-    levels = [level for level in found["levels"] if level["level"] != "default"]
+    verification = data["verification"] or {"levels": []}
+    levels = [level for level in verification["levels"] if level["level"] != "default"]
     ratios = {t["name"]: t["ratio"] for level in levels for t in level["tensors"] if t["site"] and not t["moved"]}
     nodes = data["graphs"]["after"]["nodes"]
     for entry in data["nodes"]:
         homes = [name for place in entry["homes"] for name in nodes[place].get("outputs", ())]
         known = [ratios[name] for name in (entry["output"], *homes) if name in ratios]
-        yield entry, max(known) if known and entry["fate"] not in ("kept", "left") else None
+        yield entry, max(known) if known and entry["result"] not in ("kept", "left") else None
 
 
 COMMANDS = {
@@ -156,8 +160,8 @@ COMMANDS = {
 }
 
 
-def missing(data: Plain, key: str) -> Element:
-    """Which command would give what is not there."""
+def no_data(data: Plain, key: str) -> Element:
+    """A sentence that says which command gives the data that are missing."""
     said, command = COMMANDS[key]
     paths = (shlex.quote(data["models"][which]["path"]) for which in ("original", "folded"))
     return tag("p", f"{said} This would: ", tag("code", command.format(a=next(paths), b=next(paths))), class_="empty")

@@ -6,19 +6,19 @@ import unicodedata
 from xml.etree.ElementTree import Element, tostring
 
 SHOWN_LENGTH = 300  # characters of a name that are shown
-Child = Element | str | None
+Content = Element | str | None
 
 
-def tag(kind: str, /, *children: Child, **attributes: str | int | None) -> Element:
+def tag(kind: str, /, *children: Content, **attributes: str | int | None) -> Element:
     """An element. `class_` is class, `data_x` data-x; an attribute that is None is left out, and so is such a child."""
-    given = {key.rstrip("_").replace("_", "-"): seen(str(v)) for key, v in attributes.items() if v is not None}
-    made = Element(kind, given)
+    stated = {key.rstrip("_").replace("_", "-"): seen(str(v)) for key, v in attributes.items() if v is not None}
+    made = Element(kind, stated)
     for child in children:
-        append(made, child)
+        append_child(made, child)
     return made
 
 
-def append(parent: Element, child: Child) -> None:
+def append_child(parent: Element, child: Content) -> None:
     """Text goes after what is there, with what cannot be seen spelled out; scripts and styles are our own."""
     if isinstance(child, Element):
         parent.append(child)
@@ -40,27 +40,27 @@ def seen(text: str) -> str:
     """Text with what cannot be seen spelled out, as the scripts of the page spell it."""
     if text.isprintable():
         return text
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN else c for c in text)
+    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in INVISIBLE else c for c in text)
 
 
-HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
-def name(text: str, kind: str = "code") -> Element:
+def name_tag(text: str, kind: str = "code") -> Element:
     """A name as its own piece of text, whichever direction its letters run in."""
     return tag(kind, shown(text), dir="auto", class_="name")
 
 
-def words(text: str) -> Element:
+def prose(text: str) -> Element:
     """A sentence that may hold names."""
     return tag("bdi", shown(text, 4 * SHOWN_LENGTH))
 
 
-def link(to: str, *children: Child) -> Element:
+def anchor(to: str, *children: Content) -> Element:
     return tag("a", *children, href=f"#{to}")
 
 
-def table(columns: list[Child], rows: list[list[Child]], caption: str, **attributes: str) -> Element:
+def table(columns: list[Content], rows: list[list[Content]], caption: str, **attributes: str) -> Element:
     """A table with a caption for those who do not see it, in a frame that scrolls by itself."""
     head = tag("thead", tag("tr", *(tag("th", column, scope="col") for column in columns)))
     body = tag("tbody", *(tag("tr", *(tag("td", cell) for cell in row)) for row in rows))
@@ -69,5 +69,5 @@ def table(columns: list[Child], rows: list[list[Child]], caption: str, **attribu
 
 
 def written(tree: Element) -> str:
-    """As text, with a document type."""
+    """The tree as text, with a document type."""
     return "<!doctype html>\n" + tostring(tree, encoding="unicode", method="html") + "\n"

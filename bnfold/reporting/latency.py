@@ -8,31 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ModelProblem
-from .records import BLOCK, SETTING, fits
+from ..errors import FOREVER, ModelProblem
+from .records import BLOCK_FIELDS, SETTING, matches_kind
 
-BINS = 60
+RUN_BINS = 60
 FENCE = 0.99  # runs slower than this quantile of either model are counted, not drawn
-FOREVER = 1e9  # seconds
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+RUN_QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 Plain = dict[str, Any]
 
 
 def lines(text: str, path: object) -> list[Plain]:
     """The blocks of a raw file. Raises ModelProblem for what is none."""
     try:
-        found = [json.loads(line) for line in text.splitlines() if line.strip()]
-        for block in found:
+        blocks = [json.loads(line) for line in text.splitlines() if line.strip()]
+        for block in blocks:
             _require_block(block)
     except (ValueError, RecursionError) as why:
         raise ModelProblem(
             f"{path} is not a file of raw samples", "`bnfold bench A B --json bench.json --raw FILE` writes one."
         ) from why
-    return found
+    return blocks
 
 
 def _require_block(block: Any) -> None:
-    if not fits(block, BLOCK) or not block["times"] or not all(0 < each < FOREVER for each in block["times"]):
+    if (
+        not matches_kind(block, BLOCK_FIELDS)
+        or not block["times"]
+        or not all(0 < each < FOREVER for each in block["times"])
+    ):
         raise ValueError("no block")
 
 
@@ -53,7 +56,7 @@ def _key(block: Mapping[str, Any]) -> str:
 def _setting(setting: Plain, models: Mapping[str, list[tuple[int, Any]]]) -> Plain:
     runs = {name: np.concatenate([times for _, times in parts]) for name, parts in models.items()}
     low, high = min(t.min() for t in runs.values()), max(np.quantile(t, FENCE) for t in runs.values())
-    edges = np.linspace(low, high if high > low else low * 1.01, BINS + 1)
+    edges = np.linspace(low, high if high > low else low * 1.01, RUN_BINS + 1)
     histograms = {name: _model(times, edges, models[name]) for name, times in runs.items()}
     return {**setting, "edges": [float(f"{edge:.5g}") for edge in edges], "models": histograms}
 
@@ -62,6 +65,6 @@ def _model(times: Any, edges: Any, parts: list[tuple[int, Any]]) -> Plain:
     inside = times[times <= edges[-1]]
     launches = sorted({launch for launch, _ in parts})
     each = [np.concatenate([t for launch, t in parts if launch == number]) for number in launches]
-    quantiles = [[float(f"{q:.5g}") for q in np.quantile(t, QUANTILES)] for t in each]
+    quantiles = [[float(f"{q:.5g}") for q in np.quantile(t, RUN_QUANTILES)] for t in each]
     counts = {"runs": times.size, "beyond": times.size - inside.size, "counts": np.histogram(inside, edges)[0].tolist()}
     return {**counts, "launches": quantiles}

@@ -1,4 +1,4 @@
-"""What became of each affine node: what a record of the fold says, or what the nodes of two models show."""
+"""The result of the fold for each affine node: as a record of the fold says, or as the nodes of two models show."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def node_results(before: Drawing, after: Drawing, record: Mapping[str, Any] | No
     stays, places, makers = match_nodes(before, after), _by_label(before), _makers(before)
     listed = [*record["folded"], *record["kept"]] if record else []
     alike = {a: b for a, b in stays.items() if before.nodes[a].get("op") == after.nodes[b].get("op")}
-    found = [_recorded(entry, _place(entry, makers, places), alike, derived) for entry in listed]
-    named = {entry["before"] for entry in found}
+    entries = [_recorded(entry, _place(entry, makers, places), alike, derived) for entry in listed]
+    named = {entry["before"] for entry in entries}
     norms = (place for place, node in enumerate(before.nodes) if _is_norm(node) and place not in named)
-    found += [_shown(before.nodes[place], place, alike.get(place)) for place in norms]
-    for entry in found:
+    entries += [_shown(before.nodes[place], place, alike.get(place)) for place in norms]
+    for entry in entries:
         entry["homes"] = [stays[p] for p in (places.get(label) for label in entry["into"]) if p in stays]
-    return sorted(found, key=lambda entry: len(before.nodes) if entry["before"] is None else entry["before"])
+    return sorted(entries, key=lambda entry: len(before.nodes) if entry["before"] is None else entry["before"])
 
 
 def match_nodes(before: Drawing, after: Drawing) -> dict[int, int]:
@@ -49,11 +49,11 @@ def match_nodes(before: Drawing, after: Drawing) -> dict[int, int]:
         lambda node: _constants(node, before) and (node.get("op"), _constants(node, before)),
         lambda node: node.get("name") and (node["kind"], node["name"]),
     )
-    found: dict[int, int] = {}
+    matches: dict[int, int] = {}
     for key in keys:
-        first, second = _unique(before, key, found.keys()), _unique(after, key, found.values())
-        found |= {place: second[value] for value, place in first.items() if value in second}
-    return found
+        first, second = _unique(before, key, matches.keys()), _unique(after, key, matches.values())
+        matches |= {place: second[value] for value, place in first.items() if value in second}
+    return matches
 
 
 def _unique(graph: Drawing, key: Callable[[Plain], Hashable | None], taken: Iterable[int]) -> dict[Hashable, int]:
@@ -74,42 +74,47 @@ def _is_norm(node: Plain) -> bool:
 
 def _makers(graph: Drawing) -> Makers:
     """Places by operator and output, in the order of the graph: bodies may use one name for what is theirs."""
-    found: Makers = {}
+    makers: Makers = {}
     for place, node in enumerate(graph.nodes):
         for name in node.get("outputs", ()):
-            found.setdefault((node.get("op", ""), name), []).append(place)
-    return found
+            makers.setdefault((node.get("op", ""), name), []).append(place)
+    return makers
 
 
 def _by_label(graph: Drawing) -> dict[str, int]:
     """Places by what a node is called in sentences (`graph.label`)."""
-    found: dict[str, int] = {}
+    places: dict[str, int] = {}
     for place, node in enumerate(graph.nodes):
         if node["kind"] == "node" and (node.get("name") or node.get("outputs")):
             name = f"'{node['name']}'" if node.get("name") else f"-> '{node['outputs'][0]}'"
-            found.setdefault(f"{node['op']} {name}", place)
-    return found
+            places.setdefault(f"{node['op']} {name}", place)
+    return places
 
 
 def _place(entry: Mapping[str, Any], makers: Makers, places: Mapping[str, int]) -> int | None:
-    """Where the node of an entry stands in the original: by its output or, where that took another name, its own.
+    """The place of the node of an entry in the original: by its output or, if that has another name now, by its own.
 
     Each place among `makers` is given out once.
     """
-    found = makers.get((entry["operator"], entry["output"]))
-    return found.pop(0) if found else places.get(f"{entry['operator']} '{entry['node']}'")
+    candidates = makers.get((entry["operator"], entry["output"]))
+    return candidates.pop(0) if candidates else places.get(f"{entry['operator']} '{entry['node']}'")
 
 
 def _recorded(entry: Mapping[str, Any], place: int | None, stays: Mapping[int, int], derived: bool) -> Plain:
     """An entry of the record, whose node stands at `place` of the original."""
     after, folded = stays.get(-1 if place is None else place), "direction" in entry
-    fate = entry["direction"] if folded else "kept"
+    result = entry["direction"] if folded else "kept"
     if derived and place is not None:
-        fate = ("left" if folded else "kept") if after is not None else fate if folded else "gone"
+        result = ("left" if folded else "kept") if after is not None else result if folded else "gone"
     names = {key: entry[key] for key in ("node", "operator", "output")}
-    into, through = ([*entry.get(key, ())] if fate in DIRECTIONS else [] for key in ("into", "through"))
-    outcome = {"fate": fate, "into": into, "through": through, "reasons": _reasons(entry) if fate == "kept" else []}
-    return {**names, **outcome, "before": place, "after": after if fate in ("kept", "left") else None}
+    into, through = ([*entry.get(key, ())] if result in DIRECTIONS else [] for key in ("into", "through"))
+    outcome = {
+        "result": result,
+        "into": into,
+        "through": through,
+        "reasons": _reasons(entry) if result == "kept" else [],
+    }
+    return {**names, **outcome, "before": place, "after": after if result in ("kept", "left") else None}
 
 
 def _reasons(entry: Mapping[str, Any]) -> list[Plain]:
@@ -120,5 +125,5 @@ def _reasons(entry: Mapping[str, Any]) -> list[Plain]:
 def _shown(node: Plain, place: int, after: int | None) -> Plain:
     """A BatchNormalization that no record names."""
     names = {"node": node.get("name", ""), "operator": node["op"], "output": (node.get("outputs") or [""])[0]}
-    fate = "gone" if after is None else "kept"
-    return {**names, "fate": fate, "into": [], "through": [], "reasons": [], "before": place, "after": after}
+    result = "gone" if after is None else "kept"
+    return {**names, "result": result, "into": [], "through": [], "reasons": [], "before": place, "after": after}

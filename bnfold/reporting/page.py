@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from . import assets, sections, tables
+from . import assets, sections, table_sections
 from .html import tag, written
 
 ENDLESS = 10_000  # characters of a string that the page holds whole
@@ -25,8 +25,8 @@ NAVIGATION = {
 
 def to_html(data: Mapping[str, Any]) -> str:
     """The page about `data` (schema `bnfold.report/1`), which it holds as well: one file that needs no other."""
-    data = bounded(data)
-    scripts = [*map(assets.library, assets.LIBRARIES), *map(assets.text, assets.SCRIPTS)]
+    data = shortened(data)
+    scripts = [*map(assets.library, assets.LIBRARIES), *map(assets.asset_text, assets.SCRIPTS)]
     page = tag("html", _head(data, scripts), _body(data, scripts), lang="en")
     return written(page)
 
@@ -41,7 +41,7 @@ def _head(data: Mapping[str, Any], scripts: list[str]) -> Element:
         tag("meta", name="generator", content=f"bnfold {data['bnfold']}"),
         tag("title", sections.title(data)),
         tag("link", rel="icon", href="data:,"),
-        tag("style", assets.text("page.css")),
+        tag("style", assets.asset_text("page.css")),
     )
 
 
@@ -54,31 +54,35 @@ def _body(data: Mapping[str, Any], scripts: list[str]) -> Element:
         tag("main", *_sections(data)),
         tag("footer", f"Made by bnfold {data['bnfold']}, {data['made']}. This page loads nothing from anywhere."),
         tag("script", embedded(data), type="application/json", id="data"),
-        tag("script", f"{assets.library(assets.WORKER)}\n{assets.text(assets.LAYOUT)}", type="text/plain", id="worker"),
+        tag(
+            "script",
+            f"{assets.library(assets.WORKER)}\n{assets.asset_text(assets.LAYOUT)}",
+            type="text/plain",
+            id="worker",
+        ),
         *(tag("script", script) for script in scripts),
     )
 
 
 def _sections(data: Mapping[str, Any]) -> list[Element]:
     return [
-        sections.verdict(data),
-        sections.network(data),
-        sections.nodes(data),
-        sections.errors(data),
-        sections.statistics(data),
-        tables.latency(data),
-        tables.proof(data),
-        tables.environment(data),
+        sections.verdict_section(data),
+        sections.network_section(data),
+        sections.nodes_section(data),
+        sections.errors_section(data),
+        sections.statistics_section(data),
+        table_sections.latency_section(data),
+        table_sections.proof_section(data),
+        table_sections.environment_section(data),
     ]
 
 
-def bounded(data: Any) -> Any:
-    """Plain data in which no string is endless. What was longer than ENDLESS has its SHA-256 in place of its middle: a
-    name is still another than all others."""
+def shortened(data: Any) -> Any:
+    """Plain data in which a string longer than ENDLESS has its SHA-256 in place of its middle: names still differ."""
     if isinstance(data, Mapping):
-        return {bounded(key): bounded(value) for key, value in data.items()}
+        return {shortened(key): shortened(value) for key, value in data.items()}
     if isinstance(data, list | tuple):
-        return [*map(bounded, data)]
+        return [*map(shortened, data)]
     if not isinstance(data, str) or len(data) <= ENDLESS:
         return data
     digest = sha256(data.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Records that other commands wrote, read again: each of the kind that it should be, and about these two models."""
+"""Read the JSON records of other commands, and check that each is of its kind and about these two models."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shlex import quote
 from typing import Any, NoReturn
 
 from ..errors import ModelProblem, UsageProblem, first_line
-from ..model.datafiles import opened
+from ..model.datafiles import open_regular
 
 Plain = dict[str, Any]
 Kind = Any  # see `fits`
 NUMBER = (int, float)
-DEEPEST, DIGITS = 20, 18  # levels of what bnfold writes, and digits of a whole number in it
+DEEPEST_LEVEL, MOST_DIGITS = 20, 18  # levels of what bnfold writes, and digits of a whole number in it
 PAIR = [NUMBER]
 TENSOR: dict[str, Kind] = {
     "name": str,
@@ -28,25 +28,25 @@ TENSOR: dict[str, Kind] = {
 }
 TENSOR |= {"ratio": NUMBER, "limit": NUMBER}
 TENSOR |= dict.fromkeys(["rms_original", "rms_folded", "max_abs_original", "max_abs_folded"], NUMBER)
-ERRORS = {"axis": int, "channels": int, "every": bool, "original": PAIR, "folded": PAIR}
-TENSOR |= {"by_channel?": (ERRORS, None)}
+ERROR_FIELDS = {"axis": int, "channels": int, "every": bool, "original": PAIR, "folded": PAIR}
+TENSOR |= {"by_channel?": (ERROR_FIELDS, None)}
 LEVEL = {"level": str, "provider": str, "math": str, "ran": bool, "why": str, "same_graph": bool, "cases": [str]}
 SIZE = {"nodes": int, "batch_normalizations": int, "bytes": int}
-FOLDED = {"node": str, "operator": str, "output": str, "direction": str, "through": [str], "into": [str]}
+FOLDED_FIELDS = {"node": str, "operator": str, "output": str, "direction": str, "through": [str], "into": [str]}
 REASON = {"code": str, "words": str}
-KEPT = {"node": str, "operator": str, "output": str, "not_hoisted": REASON, "not_sunk": REASON}
-KEPT |= {"not_merged?": (REASON, None)}
+KEPT_FIELDS = {"node": str, "operator": str, "output": str, "not_hoisted": REASON, "not_sunk": REASON}
+KEPT_FIELDS |= {"not_merged?": (REASON, None)}
 INTERVAL = {"estimate": NUMBER, "low": (*NUMBER, None), "high": (*NUMBER, None)}
 TIMES = {"count": int, "p50": NUMBER, "p90": (*NUMBER, None), "p99": (*NUMBER, None), "iqr": NUMBER}
 SETTING: dict[str, Kind] = {"level": str, "provider": str, "mode": str, "dims": [[(str, int)]], "cuda_graph": bool}
 SETTING |= {"precision?": str, "cudnn_search?": str}
-BLOCK = {**SETTING, "launch": int, "model": str, "times": PAIR}
-CELL = {**SETTING, "ms": PAIR, "verdict": str}
-CELL |= {"speedup": INTERVAL, "control": INTERVAL, "log_ratios": PAIR, "log_controls": PAIR, "left": [int]}
-CELL |= {"times": [TIMES], "flags": [str]}
+BLOCK_FIELDS = {**SETTING, "launch": int, "model": str, "times": PAIR}
+CELL_FIELDS = {**SETTING, "ms": PAIR, "verdict": str}
+CELL_FIELDS |= {"speedup": INTERVAL, "control": INTERVAL, "log_ratios": PAIR, "log_controls": PAIR, "left": [int]}
+CELL_FIELDS |= {"times": [TIMES], "flags": [str]}
 COLD = {"provider": str, "model": str, "create_ms": NUMBER, "first_run_ms": NUMBER, "bytes": int}
 BOTH = {"original": int, "folded": int}
-KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its types
+RECORD_KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its types
     "verify": {
         **{"verdict": str, "reasons": [str], "notes": [str], "models": dict, "seconds": NUMBER},
         **{"worst_error": {"original": NUMBER, "folded": NUMBER}, "algebra": [{"name": str, "ratio": NUMBER}]},
@@ -54,20 +54,20 @@ KINDS: dict[str, Plain] = {  # what of each kind of record is read, with its typ
     },
     "fold": {
         **{"source": str, "target": str, "written": bool, "before": SIZE, "after": SIZE, "notes": [str]},
-        **{"folded": [FOLDED], "kept": [KEPT], "verification": (dict, None)},
+        **{"folded": [FOLDED_FIELDS], "kept": [KEPT_FIELDS], "verification": (dict, None)},
     },
     "bench": {
-        **{"verdict": str, "summary": str, "cells": [CELL], "cold": [COLD], "nodes": BOTH, "environment": dict},
+        **{"verdict": str, "summary": str, "cells": [CELL_FIELDS], "cold": [COLD], "nodes": BOTH, "environment": dict},
         **{"batch_normalization": BOTH, "left_by_onnxruntime": BOTH, "same_graph": bool, "notes": [str]},
         **{"launches": int, "margin": NUMBER},
     },
 }
 
 
-def text(path: Path) -> str:
-    """What a file says. Raises ModelProblem where it cannot be read."""
+def file_text(path: Path) -> str:
+    """The text of a file. Raises ModelProblem where it cannot be read."""
     try:
-        with opened(path) as stream:
+        with open_regular(path) as stream:
             return stream.read().decode("utf-8")
     except FileNotFoundError as why:
         raise ModelProblem(f"no file at {path}", "Relative paths start at the current directory.") from why
@@ -77,19 +77,23 @@ def text(path: Path) -> str:
         ) from why
 
 
-def record(path: Path, kind: str) -> Plain:
+def read_record(path: Path, kind: str) -> Plain:
     """A record of `bnfold KIND --json`. Raises ModelProblem where the file is none."""
     try:
-        found = json.loads(text(path), parse_constant=_refuse, parse_float=_real, parse_int=_whole)
+        content = json.loads(file_text(path), parse_constant=_refuse, parse_float=_real, parse_int=_whole)
     except (ValueError, RecursionError):
-        found = None
-    if not shallow(found):
-        found = None
-    if not isinstance(found, dict) or found.get("schema") != f"bnfold.{kind}/1" or not fits(found, KINDS[kind]):
+        content = None
+    if not shallow(content):
+        content = None
+    if (
+        not isinstance(content, dict)
+        or content.get("schema") != f"bnfold.{kind}/1"
+        or not matches_kind(content, RECORD_KINDS[kind])
+    ):
         raise ModelProblem(f"{path} is not what `bnfold {kind} --json` writes", _anew(kind, path))
-    if kind == "fold" and found["verification"] and not fits(found["verification"], KINDS["verify"]):
+    if kind == "fold" and content["verification"] and not matches_kind(content["verification"], RECORD_KINDS["verify"]):
         raise ModelProblem(f"the verification in {path} is damaged", _anew(kind, path))
-    return found
+    return content
 
 
 def _anew(kind: str, path: Path) -> str:
@@ -97,21 +101,21 @@ def _anew(kind: str, path: Path) -> str:
     return f"Make it with `bnfold {kind} {arguments} --json {quote(str(path))}`."
 
 
-def fits(value: Any, kind: Kind) -> bool:
+def matches_kind(value: Any, kind: Kind) -> bool:
     """Whether plain data is of a kind: a type or None; one of several; a list of one kind; a dict with these keys.
 
     A dict may hold more; a key that ends in `?` may be missing.
     """
     if isinstance(kind, tuple):
-        return any(fits(value, each) for each in kind)
+        return any(matches_kind(value, each) for each in kind)
     if isinstance(kind, list):
-        return isinstance(value, list) and all(fits(each, kind[0]) for each in value)
+        return isinstance(value, list) and all(matches_kind(each, kind[0]) for each in value)
     if isinstance(kind, dict):
         return isinstance(value, dict) and all(_holds(value, key, kind[key]) for key in kind)
     return value is None if kind is None else isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
-def shallow(value: Any, levels: int = DEEPEST) -> bool:
+def shallow(value: Any, levels: int = DEEPEST_LEVEL) -> bool:
     """Whether plain data is nested in so many levels at most."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return bool(levels) and all(shallow(each, levels - 1) for each in inside)
@@ -119,7 +123,7 @@ def shallow(value: Any, levels: int = DEEPEST) -> bool:
 
 def _holds(value: Mapping[str, Any], key: str, kind: Kind) -> bool:
     name = key.removesuffix("?")
-    return fits(value[name], kind) if name in value else name != key
+    return matches_kind(value[name], kind) if name in value else name != key
 
 
 def require_same(path: Path, recorded: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> None:
@@ -132,29 +136,29 @@ def require_same(path: Path, recorded: Mapping[str, Any], models: Mapping[str, M
             )
 
 
-def require_sizes(path: Path, recorded: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
-    """Raises UsageProblem where a record tells other numbers of the models than theirs."""
+def require_same_sizes(path: Path, recorded: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Raises UsageProblem where a record states other counts of the models than theirs."""
     for name, size in sizes.items():
         if name in recorded and recorded[name] != size:
             other(path, f"there the {name} model has {recorded[name]}, here {size}")
 
 
 def other(path: Path, why: str) -> NoReturn:
-    """Raises UsageProblem."""
+    """Raises UsageProblem: the record at `path` is not about these models; `why` says what differs."""
     raise UsageProblem(
         f"{path} is about other models: {why}", "Make the record anew with the two models of the report."
     )
 
 
 def _real(digits: str) -> float:
-    """A number of a size that floats have, which JSON does not ask for."""
-    if not math.isfinite(found := float(digits)):
+    """A finite number: JSON allows larger ones than floats can be."""
+    if not math.isfinite(number := float(digits)):
         raise ValueError(digits)
-    return found
+    return number
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > DIGITS:
+    if len(digits) > MOST_DIGITS:
         raise ValueError(digits)
     return int(digits)
 

@@ -7,33 +7,38 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from . import figures
-from .html import Child, name, shown, tag, words
+from .html import Content, name_tag, prose, shown, tag
 from .node_results import RESULTS
 
 Plain = Mapping[str, Any]
-CLASSES = {"PASS": "good", "FAIL": "bad"}
-SHORT = {"hoist": "hoisted", "sink": "sunk", "merge": "merged", "gone": "gone", "kept": "kept", "left": "left"}
-SIGNS = {"hoist": "▲", "sink": "▼", "merge": "◆", "gone": "○", "kept": "■", "left": "□"}
-WAYS = {"hoist": "not into what is before it", "sink": "not into what is after it", "merge": "not merged"}
+VERDICT_CLASSES = {"PASS": "good", "FAIL": "bad"}
+SHORT_WORDS = {"hoist": "hoisted", "sink": "sunk", "merge": "merged", "gone": "gone", "kept": "kept", "left": "left"}
+RESULT_SIGNS = {"hoist": "▲", "sink": "▼", "merge": "◆", "gone": "○", "kept": "■", "left": "□"}
+REASON_WORDS = {"hoist": "not into what is before it", "sink": "not into what is after it", "merge": "not merged"}
 
 
 def title(data: Plain) -> str:
-    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.verdict(data)}")
+    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.verdict_of(data)}")
 
 
-def section(key: str, heading: str, *children: Child) -> Element:
+def section(key: str, heading: str, *children: Content) -> Element:
     """A section of the page; what has no data says so in a sentence."""
     return tag("section", tag("h2", heading, id=f"{key}-title"), *children, id=key, aria_labelledby=f"{key}-title")
 
 
-def verdict(data: Plain) -> Element:
-    """One sentence, and the figures that are its grounds."""
-    word, models = figures.verdict(data), data["models"]
-    paths = (name(figures.stem(models[which]["path"]), "span") for which in ("original", "folded"))
+def verdict_section(data: Plain) -> Element:
+    """The verdict in one sentence, and the figures that it rests on."""
+    word, models = figures.verdict_of(data), data["models"]
+    paths = (name_tag(figures.stem(models[which]["path"]), "span") for which in ("original", "folded"))
     return tag(
         "header",
         tag("p", next(paths), tag("span", " → ", aria_label=" became "), next(paths), class_="models"),
-        tag("h1", tag("span", word, class_=f"chip {CLASSES.get(word, 'open')}"), " ", words(figures.sentence(data))),
+        tag(
+            "h1",
+            tag("span", word, class_=f"chip {VERDICT_CLASSES.get(word, 'open')}"),
+            " ",
+            prose(figures.sentence(data)),
+        ),
         None if word == "PASS" else _why(data),
         tag("dl", *map(_figure, figures.figures(data)), class_="figures"),
         tag("p", *_about_errors(data), class_="note"),
@@ -42,21 +47,25 @@ def verdict(data: Plain) -> Element:
 
 
 def _why(data: Plain) -> Element | None:
-    """What stands in the way of PASS."""
-    found = data["verification"]
-    return tag("ul", *(tag("li", words(reason)) for reason in found["reasons"]), class_="reason") if found else None
+    """The reasons why the verdict is not PASS."""
+    verification = data["verification"]
+    return (
+        tag("ul", *(tag("li", prose(reason)) for reason in verification["reasons"]), class_="reason")
+        if verification
+        else None
+    )
 
 
 def _figure(figure: figures.Figure) -> Element:
     return tag("div", tag("dt", figure.what), tag("dd", tag("strong", *_arrow(figure.value)), tag("span", figure.note)))
 
 
-def _arrow(value: tuple[str, ...]) -> list[Child]:
+def _arrow(value: tuple[str, ...]) -> list[Content]:
     arrow = tag("span", " → ", class_="arrow", aria_label=" to ")
     return [value[0], arrow, value[1]] if value[1:] else [value[0]]
 
 
-def _about_errors(data: Plain) -> list[Child]:
+def _about_errors(data: Plain) -> list[Content]:
     if data["verification"] is None:
         return []
     return [
@@ -66,10 +75,10 @@ def _about_errors(data: Plain) -> list[Child]:
     ]
 
 
-def network(data: Plain) -> Element:
-    """The place of the graph, its tools, and the strip of all affine nodes."""
-    present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
-    legend = [tag("li", _badge(fate), " ", RESULTS[fate]) for fate in present]
+def network_section(data: Plain) -> Element:
+    """The frame of the graph, its tools, and the strip of all affine nodes."""
+    present = [result for result in RESULTS if any(entry["result"] == result for entry in data["nodes"])]
+    legend = [tag("li", _badge(result), " ", RESULTS[result]) for result in present]
     legend.append(tag("li", tag("span", "", class_="swatch home"), " after the fold: holds constants of a folded node"))
     strip = [_cell(number, entry) for number, entry in enumerate(data["nodes"])]
     return section(
@@ -98,7 +107,7 @@ def _tools() -> Element:
     return tag(
         "div",
         tag("span", *toggle, role="group", aria_label="Which model", class_="segments"),
-        tag("span", find, tag("output", id="found", for_="find"), class_="find"),
+        tag("span", find, tag("output", id="matches", for_="find"), class_="find"),
         tag("span", *buttons, role="group", aria_label="View", class_="segments"),
         class_="tools",
     )
@@ -114,17 +123,22 @@ def _canvas() -> Element:
 
 
 def _cell(number: int, entry: Plain) -> Element:
-    say = shown(f"{entry['operator']} {entry['node'] or entry['output']}: {RESULTS[entry['fate']]}")
-    kind = f"cell {entry['fate']}"
+    say = shown(f"{entry['operator']} {entry['node'] or entry['output']}: {RESULTS[entry['result']]}")
+    kind = f"cell {entry['result']}"
     first = "0" if number == 0 else "-1"
     return tag("button", type="button", class_=kind, data_entry=number, title=say, aria_label=say, tabindex=first)
 
 
-def _badge(fate: str) -> Element:
-    return tag("span", tag("span", SIGNS[fate], aria_hidden="true"), f" {SHORT[fate]}", class_=f"badge {fate}")
+def _badge(result: str) -> Element:
+    return tag(
+        "span",
+        tag("span", RESULT_SIGNS[result], aria_hidden="true"),
+        f" {SHORT_WORDS[result]}",
+        class_=f"badge {result}",
+    )
 
 
-def nodes(data: Plain) -> Element:
+def nodes_section(data: Plain) -> Element:
     """The table of all affine nodes."""
     source = {
         "fold": "As the fold recorded it.",
@@ -135,14 +149,14 @@ def nodes(data: Plain) -> Element:
     }
     heading = "What became of each affine node"
     merged = " Where branches merged, all nodes that went are listed." * any(
-        e["fate"] == "merge" for e in data["nodes"]
+        e["result"] == "merge" for e in data["nodes"]
     )
     if not data["nodes"]:
         return section("nodes", heading, tag("p", "The original has no BatchNormalization and no other affine node."))
     search = tag("input", type="search", id="filter", placeholder="Filter", aria_label="Filter the table")
-    present = [fate for fate in RESULTS if any(entry["fate"] == fate for entry in data["nodes"])]
-    kinds = [tag("option", f"{SHORT[fate]}", value=fate) for fate in present]
-    choice = tag("select", tag("option", "all fates", value=""), *kinds, id="fate", aria_label="Only this fate")
+    present = [result for result in RESULTS if any(entry["result"] == result for entry in data["nodes"])]
+    kinds = [tag("option", f"{SHORT_WORDS[result]}", value=result) for result in present]
+    choice = tag("select", tag("option", "all results", value=""), *kinds, id="result", aria_label="Only this result")
     count = tag("output", f"{len(data['nodes'])} nodes", id="count", for_="filter")
     return section(
         "nodes",
@@ -154,12 +168,12 @@ def nodes(data: Plain) -> Element:
 
 
 def _table(data: Plain) -> Element:
-    columns = ("#", "Node", "Operator", "Fate", "Where it went, or why it stays", "Error ratio")
+    columns = ("#", "Node", "Operator", "Result", "Where it went, or why it stays", "Error ratio")
     numeric = {"#", "Error ratio"}
     heads = [tag("th", each, scope="col", class_="number" if each in numeric else None) for each in columns]
     rows = [_row(number, entry, ratio) for number, (entry, ratio) in enumerate(figures.at_sites(data))]
     caption = tag("caption", "Affine nodes of the original and what became of them", class_="unseen")
-    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), id="fates")
+    made = tag("table", caption, tag("thead", tag("tr", *heads)), tag("tbody", *rows), id="results")
     return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label="Affine nodes")
 
 
@@ -171,33 +185,36 @@ def _row(number: int, entry: Plain, ratio: float | None) -> Element:
         tag("td", str(number + 1), class_="number"),
         tag("th", show, scope="row"),
         tag("td", shown(entry["operator"])),
-        tag("td", _badge(entry["fate"])),
+        tag("td", _badge(entry["result"])),
         tag("td", *_story(entry)),
         tag("td", "" if ratio is None else f"{ratio:.2f}", class_="number"),
         data_entry=number,
-        data_fate=entry["fate"],
+        data_result=entry["result"],
     )
 
 
-def _story(entry: Plain) -> list[Child]:
+def _story(entry: Plain) -> list[Content]:
     if entry["reasons"]:
-        return [tag("p", tag("b", f"{WAYS[r['way']]}: "), words(r["words"]), " ", _code(r)) for r in entry["reasons"]]
-    parts: list[Child] = []
+        return [
+            tag("p", tag("b", f"{REASON_WORDS[r['way']]}: "), prose(r["words"]), " ", _code(r))
+            for r in entry["reasons"]
+        ]
+    parts: list[Content] = []
     for word, labels in (("into ", entry["into"]), ("; through ", entry["through"])):
         if labels:
-            parts += [word, words(", ".join(labels[:8])), f" and {len(labels) - 8} more" if labels[8:] else None]
-    return parts or [RESULTS[entry["fate"]]]
+            parts += [word, prose(", ".join(labels[:8])), f" and {len(labels) - 8} more" if labels[8:] else None]
+    return parts or [RESULTS[entry["result"]]]
 
 
 def _code(reason: Plain) -> Element:
     return tag("code", shown(reason["code"]), class_="code")
 
 
-def errors(data: Plain) -> Element:
+def errors_section(data: Plain) -> Element:
     """Frames of the charts about errors."""
     heading = "Error against float64"
     if not any(level["tensors"] for level in (data["verification"] or {"levels": []})["levels"]):
-        return section("errors", heading, figures.missing(data, "errors"))
+        return section("errors", heading, figures.no_data(data, "errors"))
     pick = tag("select", id="site", aria_label="Fold site")
     return section(
         "errors",
@@ -208,14 +225,14 @@ def errors(data: Plain) -> Element:
     )
 
 
-def statistics(data: Plain) -> Element:
+def statistics_section(data: Plain) -> Element:
     """Frames of the charts about channels, and the table of dead ones."""
-    found = data["channels"]
+    channels = data["channels"]
     heading = "Channels of the original's BatchNormalization"
-    unread = f"{found['unread']} nodes hold no stored statistics and are left out." if found["unread"] else ""
-    if not found["nodes"]:
+    unread = f"{channels['unread']} nodes hold no stored statistics and are left out." if channels["unread"] else ""
+    if not channels["nodes"]:
         return section("statistics", heading, tag("p", f"The original has none with stored statistics. {unread}"))
-    count = f"{found['dead']:,} of {found['channels']:,} channels are" if found["dead"] else "No channel is"
-    say = f"{count} dead: with a variance below {found['threshold']:g}, or a scale factor of 0. {unread}"
+    count = f"{channels['dead']:,} of {channels['channels']:,} channels are" if channels["dead"] else "No channel is"
+    say = f"{count} dead: with a variance below {channels['threshold']:g}, or a scale factor of 0. {unread}"
     charts = tag("div", tag("figure", id="factors"), tag("figure", id="variances"), class_="charts")
     return section("statistics", heading, tag("p", say), charts, tag("div", id="dead"))

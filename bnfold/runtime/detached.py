@@ -26,7 +26,7 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
-from ..model.wire import LARGE, Span, Unreadable, Window, detach, handle_of, set_handle
+from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
 from ..system.sizes import words
 from .protos import Array, is_constant
 
@@ -48,7 +48,7 @@ class Place:
     def opened(self) -> BufferedReader:
         """The file. See `datafiles`."""
         if self.folder is None:
-            return datafiles.opened(self.file)
+            return datafiles.open_regular(self.file)
         return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
 
     def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
@@ -83,9 +83,9 @@ def size(tensor: TensorProto) -> int:
 
 def bytes_of(path: Path) -> int:
     """Bytes that a model and its data files have, where it can be read."""
-    with suppress(OSError, ValueError, KeyError, DecodeError, Unreadable), datafiles.opened(path) as stream:
+    with suppress(OSError, ValueError, KeyError, DecodeError, Unreadable), datafiles.open_regular(path) as stream:
         model = ModelProto()
-        model.ParseFromString(detach(Window(stream))[0])
+        model.ParseFromString(detach(FileBytes(stream))[0])
         outer = (size(t) for t in all_tensors(model) if uses_external_data(t) and handle_of(t.raw_data) is None)
         return path.stat().st_size + sum(outer)
     return 0
@@ -96,9 +96,9 @@ def read(path: Path, outside: bool = False) -> ModelProto:
 
     Raises what `datafiles` and protobuf raise, and ModelProblem where data are not as many as type and shape need.
     """
-    with datafiles.opened(path) as stream:
+    with datafiles.open_regular(path) as stream:
         try:
-            found, spans = detach(Window(stream))
+            found, spans = detach(FileBytes(stream))
         except Unreadable:
             stream.seek(0)
             found, spans = stream.read(), []
@@ -109,7 +109,7 @@ def read(path: Path, outside: bool = False) -> ModelProto:
     for tensor in list(filter(uses_external_data, all_tensors(model))):
         span = handle_of(tensor.raw_data)
         place = _named(tensor, path.parent, outside) if span is None else _confirmed(tensor, path, spans[span])
-        if id(tensor) in chosen and place.length == size(tensor) >= LARGE:
+        if id(tensor) in chosen and place.length == size(tensor) >= DETACHED_FROM:
             tensor.ClearField("external_data")
             set_handle(tensor, _number(place))
         else:

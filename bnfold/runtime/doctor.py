@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ..errors import EnvironmentProblem, UsageProblem
 from ..process import launcher
 from ..process.endings import Failed
-from ..system.installed import PACKAGES, install, mixture, pip, replaced, runtimes
+from ..system.installed import PACKAGES, install_command, mixture, pip, replaced, runtimes
 from .libraries import ABSENT, DEBIAN, DRIVER, SYSTEM, source
 from .plugins import PLUGINS
 from .probe import probe
@@ -140,7 +140,7 @@ def diagnose(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     if words:
         return words, _outdated(found) or _LISTED
     places = ", ".join(found["ran_on"]) or "nothing"
-    return f"a one-node session ran on {places}, and onnxruntime does not say why", install(*EXTRAS[provider])
+    return f"a one-node session ran on {places}, and onnxruntime does not say why", install_command(*EXTRAS[provider])
 
 
 def _brought(provider: str) -> str:
@@ -148,7 +148,7 @@ def _brought(provider: str) -> str:
     wheel, version = PLUGINS[provider].installed if provider in PLUGINS else ("", "")
     if wheel and runtimes():
         return pip("install", "--force-reinstall", "--no-deps", f"{wheel}=={version}" if version else wheel)
-    return install(*(["gpu"] if provider in PLUGINS and not runtimes() else []), *EXTRAS[provider])
+    return install_command(*(["gpu"] if provider in PLUGINS and not runtimes() else []), *EXTRAS[provider])
 
 
 def _refused(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
@@ -202,7 +202,7 @@ def _cure(provider: str, broken: Mapping[str, str], driver: Mapping[str, Any]) -
     if wheels:
         damaged = [f"{name}=={version}" for name, version in installed(wheels).items()]
         again = f", and if that changes nothing {pip('install', '--force-reinstall', '--no-deps', *damaged)}"
-        steps.append(install(*EXTRAS[provider]) + again * bool(damaged))
+        steps.append(install_command(*EXTRAS[provider]) + again * bool(damaged))
     return "; ".join(steps) + "."
 
 

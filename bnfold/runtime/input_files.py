@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..errors import ModelProblem, UsageProblem, first_line
-from ..model.datafiles import opened
+from ..model.datafiles import open_regular
 from .input_options import Sizes, named_sizes
 from .protos import Array, caller_inputs
 
@@ -30,7 +30,7 @@ def _read(path: Path, names: list[str]) -> dict[str, Array]:
     try:
         if os.path.isdir(path):
             return _test_data(path, names)
-        with opened(path) as stream:
+        with open_regular(path) as stream:
             held = np.load(stream, allow_pickle=False)
             if isinstance(held, np.ndarray):
                 return dict.fromkeys(names, held) if len(names) == 1 else {path.stem: held}
@@ -46,7 +46,7 @@ def _test_data(folder: Path, names: list[str]) -> dict[str, Array]:
     found = {}
     for i, name in enumerate(names):
         tensor = onnx.TensorProto()
-        with opened(folder / f"input_{i}.pb") as stream:
+        with open_regular(folder / f"input_{i}.pb") as stream:
             tensor.ParseFromString(stream.read())
         found[name] = numpy_helper.to_array(tensor)
     return found

@@ -30,7 +30,7 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
         model = _read(Path(path), outside)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
-    except (datafiles.Elsewhere, IsADirectoryError, PermissionError) as why:
+    except (datafiles.LocationError, IsADirectoryError, PermissionError) as why:
         raise ModelProblem(f"the external data of {path} cannot be read: {_first(why)}", _AT_ITS_PLACE) from why
     except (ModelProblem, MemoryError):
         raise

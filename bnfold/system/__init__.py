@@ -1,1 +1,1 @@
-"""What the operating system gives: files that appear whole, signals, limits, installed packages."""
+"""The operating system: files that appear whole, signals, limits, progress, installed packages."""

@@ -1,4 +1,4 @@
-"""Files in folders that others may change while we work: opened without following links, and held on to."""
+"""Open files without following links, in folders that other users may change meanwhile."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 from ..errors import UsageProblem
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # of a pipe, which would be waited for
+NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a pipe would wait for its other end
 
 
 def not_a_link(path: str, flags: int) -> int:
-    """An `opener` for new files, and for those that are ours."""
+    """An `opener` of files that must not be links."""
     return os.open(path, flags | NOFOLLOW, 0o666)
 
 
 @contextmanager
-def held(folder: Path, follow: bool = True) -> Iterator[Path]:
-    """A path that leads to the folder that is there now, whatever its name leads to meanwhile (on Linux).
+def folder_path(folder: Path, follow: bool = True) -> Iterator[Path]:
+    """A path that leads to this very folder, even if its name becomes that of another one meanwhile (on Linux).
 
-    For this process, and for those that it starts.
+    It is valid within the block, in this process and in those that it starts.
     """
     if sys.platform != "linux":
         yield folder
@@ -38,7 +38,10 @@ def held(folder: Path, follow: bool = True) -> Iterator[Path]:
 
 
 def stream_of(path: Path) -> int | None:
-    """A new descriptor of what is written to as it is: our own stdout or stderr, a device, a pipe that has a reader."""
+    """A new descriptor of what is written to, not replaced: our own stdout or stderr, a device, a pipe with a reader.
+
+    None for any other path. Raises OSError for a pipe without a reader.
+    """
     with suppress(OSError):
         for number in (1, 2, _numbered(path)):
             if number >= 0 and os.path.samestat(path.stat(), os.fstat(number)):
@@ -67,7 +70,7 @@ def is_special(path: Path) -> bool:
 
 
 def require_target(path: Path) -> None:
-    """Raises UsageProblem where a model cannot appear: stdout, and what stands for it or for another open file."""
+    """Raises UsageProblem where no model file can be made: stdout, and names of it or of another open file."""
     if str(path) == "-":
         raise UsageProblem("a model is not written to stdout", "Name the file to write.")
     folder = os.path.realpath(path.parent)

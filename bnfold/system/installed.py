@@ -1,4 +1,4 @@
-"""Packages that need not be there: which onnxruntime is installed, and how to install what is missing.
+"""Optional packages: which onnxruntime is installed, and how to install what is missing.
 
 No runtime is a requirement of bnfold: several distributions (onnxruntime, onnxruntime-gpu, onnxruntime-openvino, ...)
 own one folder, `onnxruntime`, so that a second one overwrites the first, and removing either breaks the other.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
 RUNTIME = "onnxruntime"
-NAMES = ("onnxruntime", "ort_", "ort-")  # begin those of all distributions of it that are known
+NAMES = ("onnxruntime", "ort_", "ort-")  # how the names of all known distributions of onnxruntime begin
 GPU_WHEELS = (("linux", "x86_64"), ("linux", "aarch64"), ("win32", "AMD64"))  # where onnxruntime-gpu has some
 PACKAGES = {  # of bnfold's extras, as pyproject.toml has them; `gpu` is onnxruntime where there is no other
     "cpu": (RUNTIME,),
@@ -37,10 +37,13 @@ PACKAGES = {  # of bnfold's extras, as pyproject.toml has them; `gpu` is onnxrun
     "fleet": ("ray",),
 }
 
-ALONE = {"PIL": "pillow", "sklearn": "scikit-learn"}  # of `train`, for what needs no PyTorch
+OWN_PACKAGE = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+}  # import name: distribution, of packages of `train` that are of use without PyTorch
 
 
-def install(*extras: str) -> str:
+def install_command(*extras: str) -> str:
     """The command that installs what these extras of bnfold bring, by its own names: bnfold may be on no index."""
     return pip("install", *dict.fromkeys(package for extra in extras for package in PACKAGES[extra]))
 
@@ -48,7 +51,7 @@ def install(*extras: str) -> str:
 def pip(verb: str, *words: str) -> str:
     """A command, in backticks, that changes the packages of this interpreter, whatever a shell has activated."""
     own = Path(sys.executable).parent
-    if (found := shutil.which("pip")) and Path(found).parent == own:
+    if (own_pip := shutil.which("pip")) and Path(own_pip).parent == own:
         command = "pip"
     elif find_spec("pip"):
         command = f"{_quoted(sys.executable)} -m pip"
@@ -58,7 +61,7 @@ def pip(verb: str, *words: str) -> str:
 
 
 def _quoted(word: str) -> str:
-    """In quotes that every shell takes, where there is need."""
+    """A word of a command, in quotes that every shell accepts where it needs them."""
     return word if not set(word) & set(" []<>;,*?&()~'") else f'"{word}"'
 
 
@@ -68,7 +71,7 @@ def need(*packages: str, extra: str = "train", what: str = "this") -> None:
         try:
             import_module(package)
         except ImportError as why:
-            hint = pip("install", ALONE[package]) if package in ALONE else install(extra)
+            hint = pip("install", OWN_PACKAGE[package]) if package in OWN_PACKAGE else install_command(extra)
             raise EnvironmentProblem(
                 f"{what} needs the package {package}, which cannot be imported here ({why})", hint
             ) from why
@@ -97,51 +100,53 @@ def _owners() -> Iterator[Distribution]:
             yield each
 
 
-def listed(found: dict[str, str]) -> str:
+def listed(distributions: dict[str, str]) -> str:
     """`onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1`"""
-    return " and ".join(f"{name} {version}" for name, version in found.items())
+    return " and ".join(f"{name} {version}" for name, version in distributions.items())
 
 
 def may_be_several() -> bool:
-    """Whether more than one distribution is called like those of onnxruntime: a look that takes no time."""
+    """Whether the names of more than one installed distribution are like onnxruntime's: quick, by file names alone."""
     names = (name.lower() for place in filter(os.path.isdir, _places()) for name in os.listdir(place))
     return sum(name.startswith(NAMES) and name.endswith("-info") for name in names) > 1
 
 
 def mixture() -> tuple[str, str] | None:
-    """What is wrong with the runtimes that are installed, and how to mend it; None where there are not several."""
-    found = runtimes() if may_be_several() else {}
-    if len(found) < 2:
+    """What is wrong where several onnxruntime distributions are installed, and how to repair it; else None."""
+    several = runtimes() if may_be_several() else {}
+    if len(several) < 2:
         return None
-    return f"{listed(found)} are both installed, in one folder: each has overwritten files of the other", _mended(found)
+    wrong = f"{listed(several)} are both installed, in one folder: each has overwritten files of the other"
+    return wrong, _repair(several)
 
 
-def _mended(found: dict[str, str]) -> str:
-    """How to come to one runtime that is whole."""
-    if len(found) == 1:
-        return pip("install", "--force-reinstall", "--no-deps", *(f"{name}=={found[name]}" for name in found))
+def _repair(distributions: dict[str, str]) -> str:
+    """The command that leaves one runtime, which is whole."""
+    if len(distributions) == 1:
+        exact = (f"{name}=={version}" for name, version in distributions.items())
+        return pip("install", "--force-reinstall", "--no-deps", *exact)
     (ours,) = PACKAGES["gpu"]
-    one = pip("install", ours if ours in found else next(iter(found)))
-    return f"{pip('uninstall', '-y', *found)}, then {one}: only one of them."
+    one = pip("install", ours if ours in distributions else next(iter(distributions)))
+    return f"{pip('uninstall', '-y', *distributions)}, then {one}: only one of them."
 
 
 def replaced(*extras: str) -> str:
-    """How to come from the runtimes that are installed to what these extras of bnfold bring."""
-    return f"{pip('uninstall', '-y', *runtimes())}, then {install(*extras)}."
+    """The commands that replace the onnxruntime distributions installed now by what these extras of bnfold bring."""
+    return f"{pip('uninstall', '-y', *runtimes())}, then {install_command(*extras)}."
 
 
 def require_runtime(what: str, otherwise: str = "") -> None:
-    """Before the work: raise EnvironmentProblem where there is no onnxruntime, which `what` needs. Imports nothing.
+    """Raise EnvironmentProblem where `what` needs onnxruntime and none is installed. Imports nothing, so it is quick.
 
-    `otherwise` is what can be done without.
+    `otherwise`, a sentence for the hint, says what can be done without onnxruntime.
     """
     spec = find_spec(RUNTIME)
     if spec is not None and spec.origin is not None:  # a folder without __init__.py is a module, too
         return
-    if found := runtimes():
-        lost = f"{what} needs {RUNTIME}, and the files of {listed(found)} are not all there"
-        raise EnvironmentProblem(lost, _mended(found))
-    either = dict.fromkeys(install(extra) for extra in ("gpu", "cpu"))
+    if broken := runtimes():
+        lost = f"{what} needs {RUNTIME}, and the files of {listed(broken)} are not all there"
+        raise EnvironmentProblem(lost, _repair(broken))
+    either = dict.fromkeys(install_command(extra) for extra in ("gpu", "cpu"))
     hint = f"{' or '.join(either)}{', not both' if len(either) > 1 else ''}."
     raise EnvironmentProblem(f"{what} needs {RUNTIME}, and none is installed", f"{hint} {otherwise}".strip())
 
@@ -152,7 +157,7 @@ def runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as why:
-        found = runtimes()
-        hint = _mended(found) if found else install("gpu")
+        broken = runtimes()
+        hint = _repair(broken) if broken else install_command("gpu")
         raise EnvironmentProblem(f"{RUNTIME} cannot be imported: {why}", hint) from why
     return onnxruntime

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end, and when."""
+"""Signals that end a process: which they are, and when they may come."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def interruptible() -> None:
-    """Let every signal that asks this process to end raise KeyboardInterrupt, as Ctrl-C does, unless it is ignored."""
+    """Let every signal that ends this process raise KeyboardInterrupt, as Ctrl-C does, unless it is ignored."""
     for number in ENDING:
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
 
 
 @contextmanager
-def deferred() -> Iterator[None]:
-    """A block that signals to end come after, where the system can hold them back."""
+def uninterrupted() -> Iterator[None]:
+    """A block that signals to end do not interrupt: they come after it, where the system can block them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -1,4 +1,4 @@
-"""What this user's bnfold is writing: an entry for each draft, in a folder that nobody else may write to.
+"""A journal of drafts that this user's processes are writing: an entry each, in a folder nobody else may write to.
 
 The folder that a draft is in may be a stranger's, so that a name in it proves nothing. What a process that was killed
 has left, and what may be done with it, is what its entry says, and nothing else. An entry is locked as long as its
@@ -61,7 +61,7 @@ class Entry:
             os.fsync(self.file)
 
     def end(self, done: bool = True) -> None:
-        """It is needed no more or, where something is left of the draft, by the next process."""
+        """Close the entry: its file goes if all is `done`, else the next process undoes what is left of the draft."""
         if self.path and done:
             self.path.unlink(missing_ok=True)
             _tidy(self.path.parent)
@@ -71,9 +71,9 @@ class Entry:
         self.path, self.file = None, -1
 
 
-def begun(key: str, name: str) -> Entry:
-    """A new entry about the draft of this `name`, for what `key` stands for."""
-    for _ in range(TRIES):  # another process may tidy the folder away
+def new_entry(key: str, name: str) -> Entry:
+    """A new entry about the draft of this `name`; `key` is what its file name begins with."""
+    for _ in range(TRIES):  # another process may remove the folder meanwhile
         with suppress(OSError):
             return Entry(name, (folder := _folder()) and folder / f"{key}{name}", os.O_CREAT | os.O_EXCL)
     return Entry(name)
@@ -103,7 +103,7 @@ def _folder() -> Path | None:
 
 
 def _tidy(folder: Path) -> None:
-    """Nothing stays in the home of a user who is writing nothing."""
+    """Remove the folder of the journal, and folders above it that were made for it, where they are empty."""
     with suppress(OSError):
         folder.rmdir()
         for path in (folder.parent, folder.parent.parent) if folder.parts[-3:-1] == (".local", "state") else ():
@@ -111,7 +111,7 @@ def _tidy(folder: Path) -> None:
 
 
 def _is_alone(state: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    """It is of this kind, this user's, and nobody else may write to it."""
+    """Whether a file is of this kind, belongs to this user, and nobody else may write to it."""
     return is_kind(state.st_mode) and state.st_uid == os.geteuid() and not state.st_mode & 0o022
 
 
@@ -129,13 +129,13 @@ def locked(file: int) -> bool | None:
 
 
 def key(target: Path) -> str:
-    """What the entries of those who write to `target` are called. Raises OSError."""
+    """How the names of entries about drafts of `target` begin. Raises OSError."""
     folder = target.parent.stat()
     return sha256(f"{folder.st_dev}:{folder.st_ino}:".encode() + os.fsencode(target.name)).hexdigest()[:32]
 
 
 def signature(file: Path) -> list[int]:
-    """What no other file has, wherever this one is moved; empty where there is none."""
+    """Device, inode, size and time of a file: they identify it, also when it is moved. Empty where there is none."""
     with suppress(FileNotFoundError):
         state = file.lstat()
         return [state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns]
@@ -143,13 +143,13 @@ def signature(file: Path) -> list[int]:
 
 
 def identity(folder: Path) -> list[int]:
-    """What no other folder has, wherever this one is moved."""
+    """Device and inode of a folder: they identify it, also when it is moved."""
     state = folder.stat()
     return [state.st_dev, state.st_ino]
 
 
 def _forget() -> None:
-    """In a fork: a lock is that of the process that made the draft, and ends with it, not with its forks."""
+    """In a fork, let go of all locks: they must end with the process that made the drafts, not with its forks."""
     while _locks:
         os.close(_locks.pop())
 

@@ -1,4 +1,4 @@
-"""What a file may cost us: it comes from a stranger. Each limit has a default that real models stay far below.
+"""Limits on what a model may cost in time and memory: it may come from a stranger. Real models stay far below them.
 
 The limits in force are a property of the context, as numpy's `errstate` is: `within` sets them for a block, `current`
 returns them, and the processes that we start get them, too. The command line says `--limit nodes=1000 --limit
@@ -22,12 +22,12 @@ from typing import Any
 from ..errors import FOREVER, EnvironmentProblem, UsageProblem, require_within
 from . import sizes
 
-SHARE = 0.8  # of the machine's memory, that one process may have unless it is said otherwise
-MOST = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
+MEMORY_SHARE = 0.8  # of the machine's memory that one process may have by default
+HIGHEST_LIMIT = {"nodes": 1 << 53, "elements": 1 << 53, "seconds": FOREVER, "memory": 1 << 62}
 PLANNING = 600.0  # seconds in which a fold is planned
 UNCAPPED = -1
 UNKNOWN = 8 << 30  # bytes, where the system does not say how much it has
-SOON = 1e-6  # seconds; a timer of none would never ring
+SOON = 1e-6  # seconds; a timer of 0 would never ring
 PR_SET_PDEATHSIG = 1  # https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html
 CONTAINER = "/sys/fs/cgroup/memory.max"  # https://docs.kernel.org/admin-guide/cgroup-v2.html
 
@@ -45,7 +45,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, MOST[each.name])
+            require_within(f"the limit of {each.name}", getattr(self, each.name), 0, HIGHEST_LIMIT[each.name])
 
     def time(self, usual: float) -> float:
         """The seconds for a task that usually has `usual`."""
@@ -77,7 +77,7 @@ def within(limits: Limits) -> Iterator[None]:
 
 @contextmanager
 def limited(texts: Sequence[str]) -> Iterator[None]:
-    """The limits that a command line asks for, this process held to those of its memory. See `parse_limits`."""
+    """The limits of a command line in force for a block, that on memory for this process, too. See `parse_limits`."""
     with within(parse_limits(texts)), capped():
         yield
 
@@ -99,13 +99,13 @@ def _parsed(text: str) -> tuple[str, Any]:
 
 
 def most_memory() -> int:
-    """What keeps one process from taking the machine down: most of its memory, or of what its container may have."""
+    """The default limit of memory, in bytes: a share of what the machine has, or of what its container may have."""
     sizes = []
     with suppress(AttributeError, ValueError, OSError):
         sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     with suppress(ValueError, OSError):  # "max" where there is no limit
         sizes.append(int(Path(CONTAINER).read_text(encoding="ascii")))
-    return int(SHARE * min(sizes, default=UNKNOWN))
+    return int(MEMORY_SHARE * min(sizes, default=UNKNOWN))
 
 
 def cap(most: int) -> int:
@@ -196,7 +196,7 @@ def end_with_parent(parent: int) -> None:
 
 
 @dataclass
-class Watch:
+class ProcessWatch:
     """Looks at a process that was just started, whether it stays within `seconds` and within `memory` bytes."""
 
     process: int
@@ -205,16 +205,16 @@ class Watch:
     started: float = field(default_factory=time.monotonic)
 
     def broken(self) -> str:
-        """What it has exceeded, to finish a sentence that starts with what it does; "" as long as all is well."""
+        """The limit it exceeded, as the end of a sentence that begins with what it does; "" where it exceeds none."""
         if time.monotonic() - self.started > self.seconds:
             return f"took longer than {self.seconds:g} s and was stopped"
         if memory_of(self.process) > self.memory:
-            return f"held more than {sizes.words(self.memory)} of memory and was stopped"
+            return f"used more than {sizes.words(self.memory)} of memory and was stopped"
         return ""
 
 
 def memory_of(process: int) -> int:
-    """The bytes of memory that a process holds, files that are mapped left out (0: the system does not tell)."""
+    """The bytes of memory that a process holds, files that are mapped left out; 0 where the system does not say."""
     with suppress(OSError, ValueError, IndexError), open(f"/proc/{process}/statm") as statm:
         _, resident, shared, *_ = map(int, statm.read().split())
         return (resident - shared) * os.sysconf("SC_PAGE_SIZE")

@@ -1,4 +1,4 @@
-"""How many processors there are for us."""
+"""How many processors this process may use."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 
 from ..errors import UsageProblem
 
-MOST = 4096  # threads that a person may ask for
+MOST_THREADS = 4096  # threads that a person may ask for
 
 
 def threads() -> int:
     """How many processors this process may use, and gives to onnxruntime. BNFOLD_THREADS lowers it."""
     affinity = getattr(os, "sched_getaffinity", None)
     usable = len(affinity(0)) if affinity else os.cpu_count() or 1
-    asked = os.environ.get("BNFOLD_THREADS", str(usable))
-    if not asked.isdecimal() or not int(asked[:9]):
-        raise UsageProblem(f"BNFOLD_THREADS={asked} is not a number of threads", "Set it to 1 or more, or not at all.")
-    return min(usable, int(asked[:9]))
+    wanted = os.environ.get("BNFOLD_THREADS", str(usable))
+    if not wanted.isdecimal() or not int(wanted[:9]):
+        raise UsageProblem(f"BNFOLD_THREADS={wanted} is not a number of threads", "Set it to 1 or more, or not at all.")
+    return min(usable, int(wanted[:9]))

@@ -1,4 +1,4 @@
-"""How far long work is: rooms report it, and a listener shows it.
+"""The progress of long work: the code that works reports it, and a listener shows it.
 
 The listener is a property of the context, as the limits are; where there is none, a report costs a look at a variable.
 """
@@ -27,14 +27,14 @@ def reporting_to(listener: Listener) -> Iterator[None]:
 
 
 def report(step: str, done: float, total: float, words: str = "") -> None:
-    """Of a `step`, say `verify`, so much is `done` of a `total`; `words` are anything else."""
+    """Report that of a `step`, say `verify`, so much is `done` of a `total`; `words` is anything else to show."""
     listener = _listener.get()
     if listener:
         listener(step, done, total, words)
 
 
 def each(items: Iterable[T], step: str, total: float, words: str = "") -> Iterator[T]:
-    """Items, as they are; before each, and after the last, is reported how many of a `total` are done."""
+    """The items; before each, and after the last, how many of a `total` are done is reported."""
     for done, item in enumerate(items):
         report(step, done, total, words)
         yield item
@@ -52,7 +52,7 @@ def notifying(person: Callable[[str], None]) -> Iterator[None]:
 
 
 def notify(text: str) -> None:
-    """Say what the work waits for, where a person reads it."""
+    """Pass a notice, such as what the work waits for, to the function of `notifying`; without one it is dropped."""
     person = _notified.get()
     if person:
         person(text)

@@ -1,8 +1,8 @@
 """Files that appear whole or not at all, whatever comes between: kill -9, a full disk, another process.
 
-What becomes OUT is made in a draft, a folder beside it that is this user's alone and has a name that nobody can guess,
+What becomes OUT is made in a draft, a folder next to it that is this user's alone and has a name that nobody can guess,
 and flushed to the disk. Then its data file, if there is one, is renamed to OUT.data, and last the draft to OUT. An OUT
-and OUT.data that are there step aside before: no model ever stands beside data that is not its own. Where a process
+and OUT.data that are there step aside before: no model ever stands next to data that is not its own. Where a process
 ends on the way, they come back, at the latest when the next one writes OUT. What it may undo it knows from the journal:
 that a name in the folder looks like a draft's, or a file in it like ours, is no proof.
 """
@@ -24,26 +24,26 @@ from typing import Any
 
 from ..errors import EnvironmentProblem, UsageProblem
 from . import journal, limits
-from .files import NOFOLLOW, NONBLOCK, held, not_a_link, stream_of
+from .files import NOFOLLOW, NONBLOCK, folder_path, not_a_link, stream_of
 from .journal import Entry
 from .progress import notify
 
 ASIDE = "aside"  # in a draft's folder: the model that is being replaced, and its data file
 KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE
-STEP = 1 << 22  # bytes after which the disk is told
-# Seconds: for which another process is waited for, after which a word is said, between two looks.
-PATIENCE, WORTH_A_WORD, PAUSE = 60.0, 1.0, 0.02
+STEP = 1 << 22  # bytes after which the system is to write them to the disk
+# Seconds to wait for another process, until a notice about that, and between two tries.
+LOCK_SECONDS, NOTICE_SECONDS, LOCK_PAUSE = 60.0, 1.0, 0.02
 
 
 class Sink(io.BufferedWriter):
     """A file that is written from `start` to its end, and goes to the disk meanwhile: fsync waits only for the rest.
 
-    That is what the advice that its pages are not needed does first of all; those not yet on the disk stay in memory.
+    The means is POSIX_FADV_DONTNEED, which begins to write pages back; those not yet on the disk stay in memory.
     """
 
     def __init__(self, path: Path, mode: str = "wb", start: int = 0) -> None:
         super().__init__(io.FileIO(path, mode, opener=not_a_link))
-        self._told = self.seek(start)
+        self._written_back = self.seek(start)
 
     def reserve(self, length: int) -> None:
         """Take room on the disk all at once, where the system can, which saves time; the file stays as long as it is.
@@ -55,20 +55,20 @@ class Sink(io.BufferedWriter):
 
     def write(self, data: Any, /) -> int:
         count = super().write(data)
-        self.tell_disk()
+        self.start_writeback()
         return count
 
-    def tell_disk(self) -> None:
-        """Say that the file was written up to its place."""
+    def start_writeback(self) -> None:
+        """Let the system write to the disk what came since the last call, once that is STEP bytes."""
         at = self.tell()
-        if at - self._told >= STEP and hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.fileno(), self._told, at - self._told, os.POSIX_FADV_DONTNEED)
-            self._told = at
+        if at - self._written_back >= STEP and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fileno(), self._written_back, at - self._written_back, os.POSIX_FADV_DONTNEED)
+            self._written_back = at
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """Where it is made: both folders by paths that lead there whatever their names lead to meanwhile."""
+    """Where it is made; `target` and `folder` lead there even if a folder is renamed meanwhile, see `folder_path`."""
 
     target: Path
     folder: Path
@@ -77,21 +77,21 @@ class _Draft:
 
 
 @contextmanager
-def staged(target: Path, *, keep: bool = True, beside: bool = False, replace: bool = True) -> Iterator[Path]:
+def staged(target: Path, *, keep: bool = True, in_folder: bool = False, replace: bool = True) -> Iterator[Path]:
     """A path to write to; when the block ends well, what was written there becomes `target`. Else nothing is left.
 
-    A file beside it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
-    A draft that refers to files of `target`'s own folder must itself be in it, `beside`, and has no data file of its
-    own. Raises EnvironmentProblem if the place cannot be written, UsageProblem if it is taken and not to `replace`,
-    also if that came in between. A link is replaced, never followed.
+    A file next to it, called `data_name` of it, becomes `target`'s data file. Without `keep` nothing becomes of either.
+    A draft that refers to files of `target`'s own folder must itself be there, `in_folder`, and has no data file
+    of its own. Raises EnvironmentProblem if the place cannot be written, UsageProblem if it is taken, also since then,
+    and not to `replace`. A link is replaced, never followed.
     """
-    with writing(target), held(target.parent) as parent, _begun(parent / target.name, target) as draft:
-        yield _beside(draft) if beside else draft.folder / target.name
+    with writing(target), folder_path(target.parent) as parent, _begun(parent / target.name, target) as draft:
+        yield _new_draft_file(draft) if in_folder else draft.folder / target.name
         if keep:
             _place(draft, draft.folder / target.name, target, replace)
 
 
-def write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
     """A whole file at once, in place of what was there, a link too. A device, a pipe, our own stdout are written to."""
     with writing(path):
         number = stream_of(path)
@@ -103,7 +103,7 @@ def write(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def append(path: Path, text: str) -> None:
+def append_text(path: Path, text: str) -> None:
     """Add to a file, which is no link, and no pipe. Raises EnvironmentProblem."""
     with writing(path):
         number = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | NOFOLLOW | NONBLOCK, 0o666)
@@ -140,21 +140,21 @@ def data_name(model: Path) -> str:
 
 def sweep(target: Path) -> None:
     """Undo what processes of this user that were killed have begun at `target`."""
-    with suppress(OSError), held(target.parent) as parent, _alone(parent, target):
+    with suppress(OSError), folder_path(target.parent) as parent, _alone(parent, target):
         _sweep(parent / target.name)
 
 
 @contextmanager
 def _begun(target: Path, called: Path) -> Iterator[_Draft]:
-    """A new draft, which goes in the end, also where a signal comes while it does; `called` is how words name it."""
+    """A new draft, removed after the block, also if a signal comes meanwhile; `called` is its target in messages."""
     name = f".bnfold-{os.urandom(8).hex()}"
     entry = Entry(name)
     try:
         with _alone(target.parent, called):
             _sweep(target)
-            entry = journal.begun(journal.key(target), name)
+            entry = journal.new_entry(journal.key(target), name)
             target.with_name(name).mkdir(0o700)
-        with held(target.with_name(name), follow=False) as folder:
+        with folder_path(target.with_name(name), follow=False) as folder:
             entry.note(folder=journal.identity(folder))
             yield _Draft(target, folder, name, entry)
     finally:
@@ -184,7 +184,7 @@ def _alone(folder: Path, target: Path) -> Iterator[None]:
 
 def _wait(file: int, target: Path) -> None:
     """Lock the folder of `target`, which is open as `file`."""
-    began, patience, said = time.monotonic(), limits.current().time(PATIENCE), False
+    began, patience, said = time.monotonic(), limits.current().time(LOCK_SECONDS), False
     while journal.locked(file) is False:
         waited = time.monotonic() - began
         if waited > patience:
@@ -192,16 +192,16 @@ def _wait(file: int, target: Path) -> None:
                 f"{target} cannot be written: another process has had its folder locked for {patience:g} s",
                 "End that process, or write to another folder; --limit seconds=3600 waits longer.",
             )
-        if waited > WORTH_A_WORD and not said:
+        if waited > NOTICE_SECONDS and not said:
             notify(f"waiting for another process, which has locked the folder of {target}")
             said = True
-        time.sleep(PAUSE)
+        time.sleep(LOCK_PAUSE)
 
 
 def _place(draft: _Draft, path: Path, target: Path, replace: bool) -> None:
     """Let a draft and its data file become `target`: one step after the other, each on the disk before the next."""
     data, parent = path.with_name(data_name(path)), draft.target.parent
-    if "beside" in draft.entry.facts:
+    if "draft" in draft.entry.facts:
         _bring_in(draft, path)
     for made in filter(os.path.lexists, (data, path)):
         _flush(made)
@@ -240,16 +240,16 @@ def _sweep(target: Path) -> None:
 
 
 def _undo(target: Path, entry: Entry) -> None:
-    """Leave nothing of a draft, as far as that can be done; what is left goes with the next one."""
+    """Remove all of a draft that can be removed; the next draft of `target` removes the rest."""
     facts = entry.facts
     folder = target.with_name(facts["name"])
-    with suppress(OSError), held(folder, follow=False) as inside:
+    with suppress(OSError), folder_path(folder, follow=False) as inside:
         if journal.identity(inside) == facts.get("folder"):
             if not os.path.lexists(target):
                 _undo_place(target, inside, facts)
-            beside = _beside_of(target, folder.name)
-            if journal.signature(beside)[:2] == facts.get("beside"):
-                beside.unlink()
+            draft = _draft_file(target, folder.name)
+            if journal.signature(draft)[:2] == facts.get("draft"):
+                draft.unlink()
             for left in inside.iterdir():
                 left.unlink()
         folder.rmdir()
@@ -273,20 +273,20 @@ def _steps_aside(target: Path, folder: Path) -> list[tuple[Path, Path]]:
     return [(target, aside), (target.with_name(data_name(target)), folder / data_name(aside))]
 
 
-def _beside(draft: _Draft) -> Path:
+def _new_draft_file(draft: _Draft) -> Path:
     """A new file for a draft that must be in `target`'s own folder."""
-    path = _beside_of(draft.target, draft.name)
+    path = _draft_file(draft.target, draft.name)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW, 0o666))
-    draft.entry.note(beside=journal.signature(path)[:2])
+    draft.entry.note(draft=journal.signature(path)[:2])
     return path
 
 
-def _beside_of(target: Path, name: str) -> Path:
+def _draft_file(target: Path, name: str) -> Path:
     return target.with_name(f"{name}.onnx")
 
 
 def _bring_in(draft: _Draft, path: Path) -> None:
     """Take a draft from `target`'s folder to where nobody else comes. Raises OSError if it is not the one made."""
-    os.replace(_beside_of(draft.target, draft.name), path)
-    if journal.signature(path)[:2] != draft.entry.facts["beside"]:
+    os.replace(_draft_file(draft.target, draft.name), path)
+    if journal.signature(path)[:2] != draft.entry.facts["draft"]:
         raise OSError(errno.ESTALE, "somebody has put another file in the place of a draft")

@@ -1,6 +1,6 @@
-"""Temporary folders, which go in the end, also where a signal ends the work.
+"""Temporary folders that are removed at the end, also where a signal ends the work.
 
-What a process that was killed has left in them goes when the next one needs such a folder: see `journal`.
+Those of a process that was killed are removed when the next one needs such a folder: see `journal`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 from ..errors import EnvironmentProblem
 from . import journal
-from .interrupts import deferred
+from .interrupts import uninterrupted
 from .journal import Entry
 
-KEY = "0" * 32  # of the entries of temporary folders, wherever they are
+KEY = "0" * 32  # of the journal's entries about temporary folders
 
 
 @contextmanager
@@ -28,9 +28,9 @@ def folder() -> Iterator[str]:
     """
     entry = Entry(f"bnfold-{os.urandom(8).hex()}")
     try:
-        with deferred():
+        with uninterrupted():
             _sweep()
-            entry = journal.begun(KEY, entry.facts["name"])
+            entry = journal.new_entry(KEY, entry.facts["name"])
             _make(entry)
         yield entry.facts["path"]
     finally:
@@ -61,7 +61,7 @@ def _sweep() -> None:
 def _remove(entry: Entry) -> None:
     """Remove a folder, if the entry proves that it is ours."""
     path = Path(entry.facts.get("path", os.devnull))
-    with deferred(), suppress(OSError):
+    with uninterrupted(), suppress(OSError):
         if not os.path.islink(path) and journal.identity(path) == entry.facts.get("folder"):
             shutil.rmtree(path, ignore_errors=True)
         path.rmdir()  # of one that was made just before

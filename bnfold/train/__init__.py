@@ -31,9 +31,9 @@ def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResu
     as `Interrupted`, on Ctrl-C: the last checkpoint is kept and `TrainOptions(resume=True)` goes on exactly.
     """
     need("torch")
-    from .loop import train
+    from .loop import run_training
 
-    return train(options, watch)
+    return run_training(options, watch)
 
 
 def __getattr__(name: str) -> Any:

@@ -37,7 +37,7 @@ def build(network: Network, shape: Shape, classes: int) -> nn.Module:
     Raises UsageProblem for an unknown name or an option that the architecture cannot honour, ModelProblem for a
     user's file that is not there or fails.
     """
-    factory = find(network.arch)
+    factory = find_builder(network.arch)
     options = {name: value for name in VARIED if (value := getattr(network, name)) is not None}
     honoured = signature(factory).parameters.keys() & options.keys()
     _require_honoured(network, {name for name in options.keys() - honoured if options[name] != getattr(Network, name)})
@@ -47,7 +47,7 @@ def build(network: Network, shape: Shape, classes: int) -> nn.Module:
     return model
 
 
-def find(arch: str) -> Callable[..., nn.Module]:
+def find_builder(arch: str) -> Callable[..., nn.Module]:
     """The function that builds `arch`; UsageProblem, with the nearest names, if there is none."""
     for pattern, factory in FAMILIES.items():
         if match := re.fullmatch(pattern, arch):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .pixels import Pixels
 
 Draws = npt.NDArray[np.float64]
-DRAWS = 6  # for each image: rows, columns, mirrored, brightness, contrast, saturation
+DRAWS_PER_IMAGE = 6  # for each image: rows, columns, mirrored, brightness, contrast, saturation
 STREAM = 1  # of random numbers; those that order the images are another one
 SHIFT = 8  # an image is moved by up to a SHIFTth of its sides
 STRENGTH = 0.4  # photometric factors are from 1 - STRENGTH to 1 + STRENGTH
@@ -24,7 +24,7 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 def augmented(images: Pixels, kind: str, draws: Draws) -> Pixels:
     """Images (N, C, H, W), each changed as its row of `draws` (N, DRAWS), uniform in [0, 1), says."""
-    for change in KINDS[kind]:
+    for change in AUGMENTATIONS[kind]:
         images = change(images, draws)
     return images
 
@@ -32,7 +32,7 @@ def augmented(images: Pixels, kind: str, draws: Draws) -> Pixels:
 @lru_cache(maxsize=2)
 def draws(seed: int, epoch: int, count: int) -> Draws:
     """Random numbers (count, DRAWS): a row for each image."""
-    return np.random.default_rng([seed, epoch, STREAM]).random((count, DRAWS))
+    return np.random.default_rng([seed, epoch, STREAM]).random((count, DRAWS_PER_IMAGE))
 
 
 def crop_flip(images: Pixels, draws: Draws) -> Pixels:
@@ -58,7 +58,7 @@ def distort(images: Pixels, draws: Draws) -> Pixels:
     return changed
 
 
-KINDS: dict[str, tuple[Callable[[Pixels, Draws], Pixels], ...]] = {
+AUGMENTATIONS: dict[str, tuple[Callable[[Pixels, Draws], Pixels], ...]] = {
     "none": (),
     "crop-flip": (crop_flip,),
     "distort": (crop_flip, distort),

@@ -15,7 +15,7 @@ from .options import Event, Watch
 PICTURE = "curves.png"
 
 
-def draw(run: Path, path: Path | None = None) -> Path:
+def draw_curves(run: Path, path: Path | None = None) -> Path:
     """Loss, accuracy and learning rate over the steps of `run`, from its metrics.jsonl; returns where the picture is.
 
     It goes to `path`, usually curves.png in the folder of the run. Raises EnvironmentProblem where matplotlib is
@@ -35,7 +35,7 @@ def draw(run: Path, path: Path | None = None) -> Path:
     rate.set_xlabel("steps (mini-batches)")
     figure.suptitle(str(run).replace("$", r"\$"), x=0.01, ha="left", fontsize=11)
     target = path or run / PICTURE
-    plots.write(figure, target)
+    plots.write_figure(figure, target)
     return target
 
 

@@ -20,10 +20,10 @@ from .pixels import Normalization, Pixels
 from .recipe import unknown
 
 Labels = npt.NDArray[np.int64]
-DIGITS = tuple("0123456789")
+DIGIT_NAMES = tuple("0123456789")
 GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 VEHICLES_AND_ANIMALS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-FOLDER = "folder:"
+FOLDER_PREFIX = "folder:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,15 @@ class Dataset:
         return channels, height, width
 
 
-def load(name: str, data_dir: Path | None) -> Dataset:
+def load_dataset(name: str, data_dir: Path | None) -> Dataset:
     """The dataset of this name, or `folder:PATH`; without `data_dir` it is downloaded or comes with a package.
 
     Raises UsageProblem for an unknown name, ModelProblem for missing or damaged files.
     """
-    if name.startswith(FOLDER):
-        return _folder(Path(name.removeprefix(FOLDER)))
+    if name.startswith(FOLDER_PREFIX):
+        return _folder(Path(name.removeprefix(FOLDER_PREFIX)))
     if name not in DATASETS:
-        raise unknown("data set", name, [*DATASETS, f"{FOLDER}PATH"])
+        raise unknown("data set", name, [*DATASETS, f"{FOLDER_PREFIX}PATH"])
     return DATASETS[name](data_dir)
 
 
@@ -106,28 +106,28 @@ def _digits(data_dir: Path | None) -> Dataset:
 
     bunch = load_digits()
     everything = Split(bunch.images[:, None].astype(np.uint8), bunch.target.astype(np.int64))
-    train, test = hold_out(everything, DIGITS)
-    return Dataset(train, test, DIGITS, Normalization.standardizing(train.images, 16))
+    train, test = hold_out(everything, DIGIT_NAMES)
+    return Dataset(train, test, DIGIT_NAMES, Normalization.standardizing(train.images, 16))
 
 
 def _mnist(data_dir: Path | None) -> Dataset:
     """Binary 28x28 images, as in section 4.1 of the paper."""
-    train, test = (Split(*part) for part in idx.load("MNIST", data_dir))
-    return Dataset(train, test, DIGITS, Normalization.binarizing(127))
+    train, test = (Split(*part) for part in idx.load_idx("MNIST", data_dir))
+    return Dataset(train, test, DIGIT_NAMES, Normalization.binarizing(127))
 
 
 def _fashion_mnist(data_dir: Path | None) -> Dataset:
-    train, test = (Split(*part) for part in idx.load("FashionMNIST", data_dir))
+    train, test = (Split(*part) for part in idx.load_idx("FashionMNIST", data_dir))
     return Dataset(train, test, GARMENTS, Normalization.standardizing(train.images, 255))
 
 
 def _cifar10(data_dir: Path | None) -> Dataset:
-    train, test = (Split(*part) for part in cifar.load(data_dir))
+    train, test = (Split(*part) for part in cifar.load_cifar(data_dir))
     return Dataset(train, test, VEHICLES_AND_ANIMALS, Normalization.standardizing(train.images, 255))
 
 
 def _folder(path: Path) -> Dataset:
-    classes, parts = folder.load(path)
+    classes, parts = folder.load_folder(path)
     splits = [Split(*part) for part in parts]
     train, test = splits if len(splits) == 2 else hold_out(splits[0], classes)
     return Dataset(train, test, classes, Normalization.standardizing(train.images, 255))

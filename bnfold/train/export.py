@@ -51,7 +51,7 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     from . import runs
 
     run = runs.newest() if run is None else run.parent if os.path.isfile(run) else run
-    config, checkpoint = runs.read_config(run), runs.load(run)
+    config, checkpoint = runs.read_config(run), runs.load_checkpoint(run)
     model = _network(run, config, checkpoint)
     proto = _proto(model, config, checkpoint, opset, dtype)
     with staged(out, replace=force) as temporary:
@@ -105,7 +105,7 @@ def _check_finite(model: nn.Module, problem: str, hint: str) -> None:
 def _proto(model: nn.Module, config: Config, checkpoint: Checkpoint, opset: int, dtype: str) -> onnx.ModelProto:
     from . import to_onnx
 
-    cast = to_onnx.cast(model, dtype)
+    cast = to_onnx.in_dtype(model, dtype)
     _check_finite(cast, f"{dtype} cannot hold", "Use --dtype float32.")
     proto = to_onnx.converted(cast, config.shape, opset, metadata(config, checkpoint))
     if any(entry.version != opset for entry in proto.opset_import if entry.domain == ""):
@@ -158,9 +158,9 @@ def metadata(config: Config, checkpoint: Checkpoint) -> dict[str, str]:
 
 def _worst_error(model: nn.Module, config: Config, path: Path, dtype: str) -> float:
     """The largest difference to PyTorch; CheckFailed if it is too large or the file is not valid."""
-    from .to_onnx import difference
+    from .to_onnx import worst_difference
 
-    error, largest = difference(model, path, config.shape, dtype)
+    error, largest = worst_difference(model, path, config.shape, dtype)
     if not error <= TOLERANCE[dtype] * max(1.0, largest):
         raise CheckFailed(
             f"the exported file differs from PyTorch by {error:.3g} on outputs up to {largest:.3g}",

@@ -15,12 +15,12 @@ from ..system.installed import need
 from .sources import Arrays
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
-GREY = {"1", "L"}
+GREY_MODES = {"1", "L"}
 DEEP = ("I", "F")
 MIXED_SIZE = (64, 64)  # width and height that images of different sizes are brought to
 
 
-def load(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
+def load_folder(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
     """Class names, and one (images (N, C, H, W), labels) or, where PATH has `train` and `test`, two of them.
 
     Images of one size keep it, others are resized to 64x64; C is 1 if all of them are grey, else 3.
@@ -66,7 +66,7 @@ def _common_format(files: list[Path]) -> tuple[tuple[int, int], str]:
     sizes, modes = {size for size, _ in formats}, {mode for _, mode in formats}
     if any(mode.startswith(DEEP) for mode in modes):
         raise ModelProblem("some of the images have more than 8 bits per channel", "Convert them to 8 bits.")
-    return sizes.pop() if len(sizes) == 1 else MIXED_SIZE, "L" if modes <= GREY else "RGB"
+    return sizes.pop() if len(sizes) == 1 else MIXED_SIZE, "L" if modes <= GREY_MODES else "RGB"
 
 
 def _arrays(listed: list[tuple[Path, int]], size: tuple[int, int], mode: str) -> Arrays:

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelProblem
-from .sources import CACHE, Arrays, download, paired
+from .sources import CACHE, Arrays, download, image_label_pairs
 
 UNSIGNED_BYTES = 8
-CLASSES = 10
+MNIST_CLASSES = 10
 
 
-def load(name: str, data_dir: Path | None) -> tuple[Arrays, Arrays]:
+def load_idx(name: str, data_dir: Path | None) -> tuple[Arrays, Arrays]:
     """Train and test (images (N, 1, H, W), labels) of torchvision's data set `name`, from `data_dir` or downloaded."""
     if data_dir is None:
         download(name)
@@ -28,7 +28,7 @@ def load(name: str, data_dir: Path | None) -> tuple[Arrays, Arrays]:
     return _part(folders, "train"), _part(folders, "t10k")
 
 
-def read(path: Path) -> npt.NDArray[np.uint8]:
+def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     """The array in one idx file, gzipped or not; ModelProblem, naming the file, if it is damaged."""
     raw = _bytes(path)
     rank = raw[3] if len(raw) >= 4 else 0
@@ -44,21 +44,21 @@ def read(path: Path) -> npt.NDArray[np.uint8]:
 
 def _part(folders: list[Path], part: str) -> Arrays:
     image_file, label_file = (_find(folders, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
-    images, labels = read(image_file), read(label_file)
+    images, labels = read_idx(image_file), read_idx(label_file)
     _require_rank(image_file, images, 3)
     _require_rank(label_file, labels, 1)
-    return paired(images[:, None], labels, CLASSES, label_file)
+    return image_label_pairs(images[:, None], labels, MNIST_CLASSES, label_file)
 
 
 def _find(folders: list[Path], stem: str) -> Path:
     candidates = [folder / f"{stem}{suffix}" for folder in folders for suffix in (".gz", "")]
-    found = [path for path in candidates if os.path.isfile(path)]
-    if not found:
+    present = [path for path in candidates if os.path.isfile(path)]
+    if not present:
         raise ModelProblem(
             f"no file {candidates[0]}",
             "--data-dir names the folder of the four idx files; without it they are downloaded.",
         )
-    return found[0]
+    return present[0]
 
 
 def _bytes(path: Path) -> bytes:

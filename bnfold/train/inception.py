@@ -19,7 +19,7 @@ from torch import nn
 
 from .layers import Shape, Style, he
 
-SMALL = 96  # images of shorter sides than this take the small first layer
+SMALL_IMAGE = 96  # images of shorter sides than this take the small first layer
 STEM = (64, 64, 192)
 DEPTH_MULTIPLIER = 8
 
@@ -71,7 +71,7 @@ def bn_inception(
     """
     style = Style(batch_norm, activation, bn_position)
     layers = _stem(shape, style, width, lrn)
-    channels = scaled(STEM[-1], width)
+    channels = scaled_channels(STEM[-1], width)
     for name, row in MODULES.items():
         layers[name] = module = Inception(channels, row, style, width)
         channels = module.channels
@@ -96,7 +96,7 @@ def inception(
     return bn_inception(shape, classes, False, activation, width=width, dropout=dropout, lrn=lrn)
 
 
-def scaled(channels: int, width: float) -> int:
+def scaled_channels(channels: int, width: float) -> int:
     """`channels` of the table times `width`, at least 4 of them; 0 stays 0."""
     return max(4, round(channels * width)) if channels else 0
 
@@ -106,9 +106,9 @@ class Inception(nn.Module):
 
     def __init__(self, n: int, row: Module, style: Style, width: float) -> None:
         super().__init__()
-        one, reduce, three = (scaled(m, width) for m in (row.one, row.three_reduce, row.three))
-        double_reduce, double = scaled(row.double_reduce, width), scaled(row.double, width)
-        projection = scaled(row.projection, width)
+        one, reduce, three = (scaled_channels(m, width) for m in (row.one, row.three_reduce, row.three))
+        double_reduce, double = scaled_channels(row.double_reduce, width), scaled_channels(row.double, width)
+        projection = scaled_channels(row.projection, width)
         towers = OrderedDict[str, nn.Module]()
         if one:
             towers["one"] = style.conv(n, one, 1)
@@ -138,9 +138,9 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
 
 def _stem(shape: Shape, style: Style, width: float, lrn: bool) -> OrderedDict[str, nn.Module]:
-    """All before 3a; local response normalization stands where GoogLeNet has it."""
-    is_small = min(shape[1:]) < SMALL
-    a, b, c = (scaled(m, width) for m in STEM)
+    """All layers before 3a; local response normalization stands where GoogLeNet has it."""
+    is_small = min(shape[1:]) < SMALL_IMAGE
+    a, b, c = (scaled_channels(m, width) for m in STEM)
     layers = {
         "1": _separable(shape[0], a, style, size=3 if is_small else 7, stride=1 if is_small else 2),
         "pool1": None if is_small else nn.MaxPool2d(3, 2, padding=1),

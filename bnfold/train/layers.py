@@ -1,4 +1,4 @@
-"""What networks are made of: a layer of weights, Batch Normalization and a nonlinearity, in the order of a style."""
+"""The parts of networks: a layer of weights, Batch Normalization and a nonlinearity, in the order of a style."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 from .recipe import ACTIVATIONS
 
 Shape = tuple[int, int, int]  # (C, H, W) of an image
-NONLINEAR: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
-assert NONLINEAR.keys() == {*ACTIVATIONS}
+NONLINEARITIES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
+assert NONLINEARITIES.keys() == {*ACTIVATIONS}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Style:
 
     def block(self, name: str, weights: nn.Module, norm: nn.Module) -> nn.Module:
         """`weights` under this name, and `norm` and the nonlinearity in the order of the style."""
-        layers = {name: weights, "norm": norm, "act": NONLINEAR[self.activation]()}
+        layers = {name: weights, "norm": norm, "act": NONLINEARITIES[self.activation]()}
         order = [name, "norm", "act"] if self.bn_position == "before" else [name, "act", "norm"]
         kept = [key for key in order if key != "norm" or self.batch_norm]
         return nn.Sequential(OrderedDict((key, layers[key]) for key in kept))

@@ -30,7 +30,7 @@ TEST_BATCH = 500
 FEW_VALUES = 60 * 28 * 28  # in a batch: up to here one thread is the fastest
 
 
-def train(options: TrainOptions, watch: Watch) -> TrainResult:
+def run_training(options: TrainOptions, watch: Watch) -> TrainResult:
     """See `bnfold.train.train`."""
     with process_group() as ranks, torch.random.fork_rng(range(torch.cuda.device_count())):
         return _train(options, watch, ranks)
@@ -88,7 +88,7 @@ def _evaluate_on_first(session: Session, checkpoint: Checkpoint, losses: list[fl
     lr = learning_rate(session.settings, session.step - 1, session.steps)
     loss, accuracy = fmean(losses), _accuracy(session)
     runs.log(session.run, {"step": session.step, "loss": loss, "lr": lr, "accuracy_moving_average": accuracy})
-    runs.save(session.run, checkpoint)
+    runs.save_checkpoint(session.run, checkpoint)
     return Event(session.step, session.steps, loss, accuracy, lr)
 
 
@@ -125,7 +125,7 @@ def _finish(session: Session) -> Checkpoint:
 
 def _save_result(session: Session, checkpoint: Checkpoint) -> None:
     runs.log(session.run, {"step": session.step, **checkpoint.scores})
-    runs.save(session.run, checkpoint)
+    runs.save_checkpoint(session.run, checkpoint)
 
 
 def _method(session: Session) -> str:
@@ -169,7 +169,7 @@ def _result(session: Session, checkpoint: Checkpoint) -> TrainResult:
 
 @contextmanager
 def _threads(session: Session) -> Iterator[None]:
-    """One thread for small batches, where more of them only wait for each other."""
+    """Use one thread for small batches, where several would mostly wait for each other."""
     before = torch.get_num_threads()
     if session.settings.batch_size * session.data.train.images[0].size <= FEW_VALUES:
         torch.set_num_threads(1)
@@ -185,7 +185,7 @@ def _resumable(session: Session) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = runs.load(session.run).step
+        kept = runs.load_checkpoint(session.run).step
         raise Interrupted(
             f"stopped at step {session.step} of {session.steps}; {session.run} keeps step {kept}",
             f"`bnfold train --resume --out {quote(str(session.run))}` goes on from there.",

@@ -19,7 +19,7 @@ def tracked_norms(model: nn.Module) -> dict[str, BatchNorm]:
 
 
 def unfrozen_norms(model: nn.Module) -> dict[str, BatchNorm]:
-    """Those whose statistics may change: all but the ones in evaluation mode while `model` is in training mode."""
+    """Every BatchNorm whose statistics may change: all but those in evaluation mode while `model` is training."""
     return {name: norm for name, norm in tracked_norms(model).items() if norm.training or not model.training}
 
 

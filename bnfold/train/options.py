@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BnfoldError
 from .recipe import Settings, option
 
-RUNS = Path("runs")
+RUNS_FOLDER = Path("runs")
 DEVICES = ("auto", "cpu", "cuda")
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..errors import ModelProblem
 
 Pixels = npt.NDArray[np.uint8]
-LARGEST = 1e9  # a mean, a standard deviation or a scale of pixels, and the inverse of the smallest
+LARGEST_SCALE = 1e9  # a mean, a standard deviation or a scale of pixels, and the inverse of the smallest
 AT_ONCE = 1024  # images summed up together, which bounds the memory
 
 
@@ -62,9 +62,9 @@ class Normalization:
         mean, std = (tuple(float(x) for x in stored[name]) for name in ("mean", "std"))
         threshold, full_scale = stored["threshold"], float(stored["full_scale"])
         sizes = [*map(abs, mean), *std, full_scale, 0.0 if threshold is None else abs(float(threshold))]
-        if not mean or len(mean) != len(std) or not all(size <= LARGEST for size in sizes):
+        if not mean or len(mean) != len(std) or not all(size <= LARGEST_SCALE for size in sizes):
             raise ValueError("no numbers for each channel")
-        if not all(size >= 1 / LARGEST for size in (*std, full_scale)):
+        if not all(size >= 1 / LARGEST_SCALE for size in (*std, full_scale)):
             raise ValueError("a scale must be positive")
         return Normalization(full_scale, mean, std, None if threshold is None else float(threshold))
 

@@ -17,7 +17,7 @@ from ..errors import ModelProblem
 from .algorithms import population
 from .by_batch import batch_moments, equal_batches
 from .norms import Batch, tracked_norms
-from .ranks import ALONE, Ranks
+from .ranks import ONE_PROCESS, Ranks
 from .recipe import METHODS, unknown
 from .sequential import sequential
 
@@ -31,7 +31,7 @@ class Statistics:
 
 
 def population_statistics(
-    model: nn.Module, batches: Iterable[Batch], method: str = "sequential", ranks: Ranks = ALONE
+    model: nn.Module, batches: Iterable[Batch], method: str = "sequential", ranks: Ranks = ONE_PROCESS
 ) -> dict[str, Statistics]:
     """The statistics of every BatchNorm of `model`, by its name, for `install`; `model` does not change.
 

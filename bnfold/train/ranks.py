@@ -81,7 +81,7 @@ class Ranks:
         return nn.parallel.DistributedDataParallel(model)
 
 
-ALONE = Ranks()
+ONE_PROCESS = Ranks()
 
 
 def _attempt(work: Callable[[], T]) -> tuple[T | None, BnfoldError | None]:
@@ -108,7 +108,7 @@ def process_group() -> Iterator[Ranks]:
     Raises EnvironmentProblem if another of them ends while this one needs it.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield ALONE
+        yield ONE_PROCESS
         return
     with _readable_errors(), nullcontext() if distributed.is_initialized() else _own_group():
         yield Ranks(distributed.get_rank(), distributed.get_world_size())

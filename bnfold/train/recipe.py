@@ -57,7 +57,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Option:
-    """What is said of an option on the command line, and which values it takes."""
+    """The help of an option on the command line, and the values it takes."""
 
     help: str
     limit: OneOf | Number | None = None
@@ -76,7 +76,7 @@ def flag(option: Field[Any]) -> str:
 
 
 COUNT = Number(lambda value: value >= 1, "Give a whole number of at least 1.")
-SHARE = Number(lambda value: 0 <= value < 1, "Give a number from 0 to below 1.")
+FRACTION = Number(lambda value: 0 <= value < 1, "Give a number from 0 to below 1.")
 
 
 def above_zero(what: str) -> Number:
@@ -100,7 +100,7 @@ class Network:
         None, "BatchNorm before or after the nonlinearity.", OneOf(("before", "after")), shown="before"
     )
     width: float | None = option(None, "Factor on the channels.", above_zero("a factor"), shown="1")
-    dropout: float | None = option(None, "Share dropped before the classifier.", SHARE, shown="0")
+    dropout: float | None = option(None, "Share dropped before the classifier.", FRACTION, shown="0")
     lrn: bool | None = option(None, "Local response normalization, as in GoogLeNet.")
     init_std: float | None = option(
         None,
@@ -112,7 +112,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the weights move. The defaults are those of section 4.1 of the paper where it names one (batches of 60)
+    """How weights are trained. The defaults are those of section 4.1 of the paper where it names one (batches of 60)
     and plain SGD at 0.1 where it does not."""
 
     batch_size: int = option(60, "Images of a mini-batch.", COUNT)
@@ -122,7 +122,7 @@ class Recipe:
     )
     optimizer: str = option("sgd", "sgd or adamw.", OneOf(("sgd", "adamw")))
     lr: float = option(0.1, "Learning rate.", above_zero("a learning rate"))
-    momentum: float = option(0.0, "Momentum of SGD.", SHARE)
+    momentum: float = option(0.0, "Momentum of SGD.", FRACTION)
     weight_decay: float = option(
         0.0,
         "L2 weight regularization.",

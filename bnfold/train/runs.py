@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelProblem, UsageProblem
-from ..system.staging import append, write, writing
+from ..system.staging import append_text, write_file, writing
 from .data import Dataset
-from .options import RUNS, TrainOptions
+from .options import RUNS_FOLDER, TrainOptions
 from .pixels import Normalization
 from .recipe import Settings
 
@@ -56,7 +56,7 @@ class Config:
 
 def write_config(run: Path, config: Config) -> None:
     """Write config.json, whole or not at all."""
-    write(run / CONFIG, f"{json.dumps({'version': VERSION, **asdict(config)}, indent=2)}\n".encode())
+    write_file(run / CONFIG, f"{json.dumps({'version': VERSION, **asdict(config)}, indent=2)}\n".encode())
 
 
 def read_config(run: Path) -> Config:
@@ -82,19 +82,19 @@ def require_version(path: Path, version: object) -> None:
 
 def resumed_settings(settings: Settings, options: TrainOptions) -> Settings:
     """The settings of a run that goes on: those that it has, of which `options` may change only FREE ones."""
-    given, stored = options.settings, asdict(settings)
+    changed, stored = options.settings, asdict(settings)
     free = FREE - ({"steps", "epochs"} if settings.schedule == "cosine" else set())  # its rate ends where the run ends
-    for name, value in given.items():
+    for name, value in changed.items():
         if name not in free and stored[name] != value:
             raise UsageProblem(
                 f"the run has {name} {stored[name]}, not {value}",
                 "Leave that option out, or start another run with --out.",
             )
-    if given.keys() & {"steps", "epochs"} & free:
+    if changed.keys() & {"steps", "epochs"} & free:
         stored |= {"steps": None, "epochs": None}
-    if "statistics" in given:
+    if "statistics" in changed:
         stored |= {"statistics_batch": None}
-    return Settings(**stored | given)
+    return Settings(**stored | changed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,25 +132,25 @@ def default_out(settings: Settings) -> Path:
     """runs/DATA-ARCH, and -no-bn without BatchNorm."""
     data = Path(settings.data.partition(":")[2] or settings.data).name
     arch = Path(settings.arch).name.replace(":", "-")
-    return RUNS / f"{data}-{arch}{'' if settings.batch_norm else '-no-bn'}"
+    return RUNS_FOLDER / f"{data}-{arch}{'' if settings.batch_norm else '-no-bn'}"
 
 
 def newest() -> Path:
     """The run under runs/ whose checkpoint was written last; UsageProblem if there is none."""
-    written = sorted(RUNS.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
+    written = sorted(RUNS_FOLDER.glob(f"*/{CHECKPOINT}"), key=lambda path: path.stat().st_mtime_ns)
     if not written:
-        raise UsageProblem(f"there is no run under {RUNS.absolute()}", "`bnfold train` makes one.")
+        raise UsageProblem(f"there is no run under {RUNS_FOLDER.absolute()}", "`bnfold train` makes one.")
     return written[-1].parent
 
 
-def save(run: Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` in place of the last one, whole or not at all."""
     buffer = io.BytesIO()
     torch.save({"version": VERSION, **vars(checkpoint)}, buffer)
-    write(run / CHECKPOINT, buffer.getvalue())
+    write_file(run / CHECKPOINT, buffer.getvalue())
 
 
-def load(run: Path) -> Checkpoint:
+def load_checkpoint(run: Path) -> Checkpoint:
     """The checkpoint of `run`, on the CPU; ModelProblem if it is missing, damaged or of another version."""
     path = run / CHECKPOINT
     if not os.path.isfile(path):
@@ -182,8 +182,8 @@ def _damaged(path: Path) -> ModelProblem:
 
 
 def log(run: Path, row: dict[str, float]) -> None:
-    """One more line of metrics."""
-    append(run / METRICS, json.dumps(row) + "\n")
+    """Add a line to the metrics."""
+    append_text(run / METRICS, json.dumps(row) + "\n")
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
@@ -196,4 +196,4 @@ def metrics(run: Path) -> list[dict[str, float]]:
 def rewind(run: Path, step: int) -> None:
     """Forget metrics after `step`, and the result of a run that now goes on."""
     rows = [row for row in metrics(run) if row["step"] <= step and "loss" in row]
-    write(run / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    write_file(run / METRICS, "".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -100,8 +100,8 @@ def _layout(net: nn.Module, norms: dict[str, nn.Module], chunk: Tensor | None) -
     return _Layout(order, max((size for _, size in inputs), default=0) // len(chunk))
 
 
-def _note(name: str, inputs: list[tuple[str, int]], norm: nn.Module, given: tuple[Any, ...]) -> None:
-    inputs.append((name, given[0].nbytes))
+def _note(name: str, inputs: list[tuple[str, int]], norm: nn.Module, arguments: tuple[Any, ...]) -> None:
+    inputs.append((name, arguments[0].nbytes))
 
 
 def _require_once(name: str, times: int) -> None:

@@ -19,7 +19,7 @@ from ..errors import EnvironmentProblem, ModelProblem, UsageProblem
 from . import runs
 from .architectures import build
 from .augmentation import augmented, draws
-from .data import Dataset, Labels, Split, batches, load
+from .data import Dataset, Labels, Split, batches, load_dataset
 from .descent import Descent, layout, learning_rate, optimizer, try_a_step
 from .options import DEVICES, TrainOptions
 from .pixels import Pixels
@@ -125,7 +125,7 @@ def _every_image(session: Session) -> list[npt.NDArray[np.intp]]:
 
 
 def _mini_batches(session: Session) -> list[npt.NDArray[np.intp]]:
-    """All of one size, in an order of their own; a short last one is left out."""
+    """Mini-batches of one size, in an order that no epoch of training has; a short last one is left out."""
     settings = session.settings
     return list(batches(settings.mini_batch, len(session.data.train), settings.seed, STATISTICS_EPOCH))
 
@@ -139,7 +139,7 @@ def start(options: TrainOptions, ranks: Ranks) -> Session:
     ranks.on_all(lambda: try_a_step(session.descent, session.data, ranks))
     checkpoint = session.checkpoint()
     ranks.on_first(lambda: runs.create(run, Config.of(settings, session.data)))
-    ranks.on_first(lambda: runs.save(run, checkpoint))
+    ranks.on_first(lambda: runs.save_checkpoint(run, checkpoint))
     return session
 
 
@@ -152,7 +152,7 @@ def _new(run: Path) -> Path:
 def resume(options: TrainOptions, ranks: Ranks) -> tuple[Session, Checkpoint]:
     """The run named by `out`, else the newest one, as its last checkpoint left it."""
     run = ranks.on_first(lambda: options.out or runs.newest())
-    config, checkpoint = ranks.on_first(lambda: (read_config(run), runs.load(run)))
+    config, checkpoint = ranks.on_first(lambda: (read_config(run), runs.load_checkpoint(run)))
     settings = ranks.on_all(lambda: resumed_settings(config.settings, options))
     data = ranks.first_then_all(lambda: _load(settings))
     session = ranks.on_all(lambda: _resumed(run, replace(config, settings=settings), data, checkpoint, options, ranks))
@@ -232,7 +232,7 @@ def _random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def _load(settings: Settings) -> Dataset:
-    return load(settings.data, Path(settings.data_dir) if settings.data_dir else None)
+    return load_dataset(settings.data, Path(settings.data_dir) if settings.data_dir else None)
 
 
 def _device(name: str, settings: Settings) -> torch.device:

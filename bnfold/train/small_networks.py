@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import UsageProblem
-from .layers import NONLINEAR, Shape, Style, he, small_gaussian
+from .layers import NONLINEARITIES, Shape, Style, he, small_gaussian
 
-HIDDEN = (100, 100, 100)  # units; section 4.1
+HIDDEN_UNITS = (100, 100, 100)  # units; section 4.1
 WEIGHT_STD = 0.1  # the paper says "small random Gaussian values"
 CHANNELS = (16, 32, 64)
 STRIDES = (1, 1, 2)
@@ -25,9 +25,9 @@ def mlp(
     """Section 4.1 of the paper: three hidden layers of 100 sigmoid units, normalized before the sigmoid."""
     style = Style(batch_norm, activation, bn_position)
     layers = OrderedDict[str, nn.Module](flatten=nn.Flatten())
-    for i, (n, m) in enumerate(pairwise((prod(shape), *HIDDEN)), start=1):
+    for i, (n, m) in enumerate(pairwise((prod(shape), *HIDDEN_UNITS)), start=1):
         layers[f"hidden{i}"] = style.block("linear", nn.Linear(n, m, bias=style.bias), nn.BatchNorm1d(m))
-    layers["output"] = nn.Linear(HIDDEN[-1], classes)
+    layers["output"] = nn.Linear(HIDDEN_UNITS[-1], classes)
     model = nn.Sequential(layers)
     small_gaussian(model, WEIGHT_STD)
     return model
@@ -81,14 +81,14 @@ def resnet(
     for stage, m in enumerate(widths):
         for i in range(n):
             before = widths[max(stage - 1, 0)] if i == 0 else m
-            layers[f"block{stage + 1}_{i + 1}"] = Block(before, m, 2 if stage and i == 0 else 1, style)
+            layers[f"block{stage + 1}_{i + 1}"] = ResidualBlock(before, m, 2 if stage and i == 0 else 1, style)
     layers |= {"pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten(), "output": nn.Linear(widths[-1], classes)}
     model = nn.Sequential(layers)
     he(model)
     return model
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """g(x + BN(W2 g(BN(W1 x)))); where sizes differ, x is every second pixel, and zeros in the new channels."""
 
     def __init__(self, n: int, m: int, stride: int, style: Style) -> None:
@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.first = style.conv(n, m, 3, stride)
         self.second = nn.Conv2d(m, m, 3, padding=1, bias=style.bias)
         self.norm = nn.BatchNorm2d(m) if style.batch_norm else nn.Identity()
-        self.act = NONLINEAR[style.activation]()
+        self.act = NONLINEARITIES[style.activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         inner: Tensor = self.norm(self.second(self.first(x)))

@@ -34,7 +34,7 @@ def download(name: str) -> list[Any]:
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]
 
 
-def paired(images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], classes: int, source: Path) -> Arrays:
+def image_label_pairs(images: npt.NDArray[np.uint8], labels: npt.NDArray[Any], classes: int, source: Path) -> Arrays:
     """Images (N, C, H, W) and labels (N,), N above 0, each label from 0 to classes - 1; else ModelProblem."""
     if len(images) != len(labels) or len(images) == 0:
         raise ModelProblem(

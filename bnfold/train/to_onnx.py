@@ -41,7 +41,7 @@ TIDY = (
 )
 
 
-def cast(model: nn.Module, dtype: str) -> nn.Module:
+def in_dtype(model: nn.Module, dtype: str) -> nn.Module:
     """A copy of `model` in this dtype."""
     return copy.deepcopy(model).to(getattr(torch, dtype))
 
@@ -98,14 +98,14 @@ def _name_norms(model: onnx_ir.Model) -> None:
             taken.add(module)
 
 
-def difference(model: nn.Module, path: Path, shape: tuple[int, ...], dtype: str) -> tuple[float, float]:
+def worst_difference(model: nn.Module, path: Path, shape: tuple[int, ...], dtype: str) -> tuple[float, float]:
     """Largest |ONNX - PyTorch in float64| over batches of 1, 2 and 5, and the largest output; NaN where there is one.
 
     onnxruntime runs the file as it is, without graph optimizations. Raises CheckFailed if the checker refuses it.
     """
     _check(path)
     session = _session(path)
-    truth = cast(model, "float64")
+    truth = in_dtype(model, "float64")
     generator = np.random.default_rng(0)
     inputs = [generator.standard_normal((n, *shape)).astype(dtype) for n in BATCHES]
     pairs = [(session.run(None, {INPUT: x})[0].astype(np.float64), _logits(truth, x)) for x in inputs]

@@ -15,7 +15,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..model.bounds import expanded
+from ..model.bounds import expanded_sizes
 from ..model.messages import all_nodes, bodies, inner_graphs
 from ..runtime import detached
 from ..runtime.protos import FLOATS, called, opset
@@ -81,7 +81,7 @@ class Oracle:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         wide = doubled(evaluate_constants(model))
-        order = {key: place for place, key in enumerate(expanded(wide.functions))}
+        order = {key: place for place, key in enumerate(expanded_sizes(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
             self._evaluator = _evaluator(model)(wide)

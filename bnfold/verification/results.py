@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from ..display.display import Shown, Table
-from ..display.junit import FAILED, PASSED, SKIPPED, UNDECIDED, Check
+from ..display.junit import FAILED, PASSED, SKIPPED, UNDECIDED, JUnitCase
 from ..runtime.placement import Placement
 from ..runtime.providers import Way
 
@@ -118,13 +118,13 @@ class Level:
     def way(self) -> Way:
         return Way(self.provider, self.math)
 
-    def check(self) -> Check:
+    def check(self) -> JUnitCase:
         """As JUnit wants it."""
         if not self.ran:
-            return Check(self.title, FAILED if self.broken else SKIPPED, self.why)
+            return JUnitCase(self.title, FAILED if self.broken else SKIPPED, self.why)
         broken = [sentence for each in self.placements for sentence in each.broken]
         wrong = [f"{tensor.place()}: {tensor.why}" for tensor in self.bad] + broken
-        return Check(self.title, FAILED if wrong else PASSED, "; ".join(wrong[:4]))
+        return JUnitCase(self.title, FAILED if wrong else PASSED, "; ".join(wrong[:4]))
 
     @property
     def bad(self) -> tuple[Compared, ...]:
@@ -267,16 +267,16 @@ class Verification(Shown):
             (t.max_abs_folded for t in outputs), default=0.0
         )
 
-    def checks(self) -> list[Check]:
+    def checks(self) -> list[JUnitCase]:
         """One for every tier, and one for the verdict, as JUnit wants it."""
         problems = self.structure.problems if self.structure else ()
         off = [site for site in self.derived if not site.ok]
-        found = [Check("structure", FAILED if problems else PASSED, "; ".join(problems))]
+        found = [JUnitCase("structure", FAILED if problems else PASSED, "; ".join(problems))]
         found += [level.check() for level in self.levels]
         if self.derived:
-            found.append(Check("algebra", FAILED if off else PASSED, ", ".join(site.name for site in off)))
+            found.append(JUnitCase("algebra", FAILED if off else PASSED, ", ".join(site.name for site in off)))
         outcome = {PASS: PASSED, FAIL: FAILED}.get(self.verdict, UNDECIDED)
-        return [*found, Check("verdict", outcome, f"{self.verdict}: {'; '.join(self.reasons)}")]
+        return [*found, JUnitCase("verdict", outcome, f"{self.verdict}: {'; '.join(self.reasons)}")]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: outputs, fold sites, and whatever else is over its limit; other tensors as a count."""

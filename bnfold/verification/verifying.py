@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import FOREVER, UsageProblem, require_within
-from ..model.models import Model, given
+from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
@@ -122,7 +122,7 @@ def _deadline(budget_s: float | None) -> float | None:
 @contextmanager
 def locate(model: Model) -> Iterator[Path]:
     """A path where a child process finds `model`: its own, or that of a temporary copy of a model in memory."""
-    where = given(model)
+    where = path_or_proto(model)
     if isinstance(where, Path):
         yield require_model_file(where)
         return

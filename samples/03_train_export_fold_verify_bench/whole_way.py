@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import bnfold
 from bnfold.train import install, population_statistics
-from bnfold.train.data import Dataset, Split, load
+from bnfold.train.data import Dataset, Split, load_dataset
 
 BATCH = 64
 Pair = tuple[Tensor, Tensor]
@@ -119,7 +119,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     arguments, started = options(), time.perf_counter()
-    network, images, labels = train_network(load("digits", None), arguments.epochs)
+    network, images, labels = train_network(load_dataset("digits", None), arguments.epochs)
     original, folded = arguments.out / "mine.onnx", arguments.out / "mine.folded.onnx"
     export(network, images[:2], original)
     bnfold.save(bnfold.fold(original).model, folded)

@@ -21,7 +21,7 @@ from bnfold.model.onnx_io import load as load_model
 from bnfold.recalibration.options import Options
 from bnfold.recalibration.pipeline import check_file, recalibrate_file
 from bnfold.train import TrainOptions, train
-from bnfold.train.data import Dataset, Split, load
+from bnfold.train.data import Dataset, Split, load_dataset
 from bnfold.train.export import export
 from bnfold.train.pixels import Normalization
 
@@ -133,7 +133,7 @@ def measure_all(
 def measure(plan: dict[str, Any], out: Path) -> dict[str, Any]:
     """The model trained here and, where there is one, a model that others trained."""
     folder = SHARED / "mnist"
-    data = load("mnist", folder if folder.is_dir() else None)
+    data = load_dataset("mnist", folder if folder.is_dir() else None)
     models = {"trained here": measure_all(train_and_export(data, plan, out), data, plan, None, out)}
     others = SHARED / "onnx" / "burn_mnist.onnx"
     if others.is_file():

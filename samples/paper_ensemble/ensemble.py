@@ -14,11 +14,11 @@ import numpy as np
 
 from bnfold.benchmarking.environment import environment
 from bnfold.evaluation import Evaluation, evaluate
-from bnfold.evaluation.crops import SCALES, scaled
+from bnfold.evaluation.crops import SCALES, scaled_side
 from bnfold.evaluation.labelled import LABELS
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.train import TrainOptions, train
-from bnfold.train.data import Dataset, load
+from bnfold.train.data import Dataset, load_dataset
 from bnfold.train.export import export
 from bnfold.train.to_onnx import INPUT
 
@@ -72,7 +72,7 @@ def network(seed: int, out: Path, quick: bool) -> dict[str, Any]:
 def with_margin(data: Dataset, path: Path) -> Path:
     """The test images with as much black around them as crops can be cut from, as training moves them into black."""
     size = data.shape[1]
-    more = scaled(size, SCALES[0]) - size
+    more = scaled_side(size, SCALES[0]) - size
     around = (more // 2, more - more // 2)
     images = np.pad(data.test.images, ((0, 0), (0, 0), around, around))
     np.savez_compressed(path, **{INPUT: images, LABELS: data.test.labels})
@@ -95,7 +95,7 @@ def measure(out: Path, count: int, quick: bool) -> dict[str, Any]:
     name, folder = given["data"], Path(given["data_dir"]) if "data_dir" in given else None
     networks = [network(seed, out, quick) for seed in range(count)]
     folded, unfolded = ([out / n["files"][kind] for n in networks] for kind in ("folded", "unfolded"))
-    margin = str(with_margin(load(name, folder), out / "margin.npz"))
+    margin = str(with_margin(load_dataset(name, folder), out / "margin.npz"))
     return {
         "environment": environment(),
         "networks": networks,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bnfold.benchmarking.environment import environment
 from bnfold.errors import CheckFailed
 from bnfold.train import TrainOptions, install, population_statistics, runs, train
-from bnfold.train.data import Dataset, load
+from bnfold.train.data import Dataset, load_dataset
 from bnfold.train.norms import tracked_norms
 from bnfold.train.options import Event
 from bnfold.train.runs import read_config
@@ -97,7 +97,7 @@ class Curve:
     def accuracy(self, moving_average: float) -> float:
         """Of the checkpoint that was just saved."""
         with torch.random.fork_rng():
-            model = network(read_config(self.run), runs.load(self.run).model, self.run)
+            model = network(read_config(self.run), runs.load_checkpoint(self.run).model, self.run)
         if not tracked_norms(model):
             return moving_average
         train, test = self.data.train.images[: self.images], self.data.test
@@ -240,7 +240,7 @@ def measure(out: Path, quick: bool) -> dict[str, Any]:
     """Everything that is shown, as plain data; one thread, so that it is the same on every machine of a kind."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    data = load("digits" if quick else "cifar10", SHARED if SHARED.is_dir() else None)
+    data = load_dataset("digits" if quick else "cifar10", SHARED if SHARED.is_dir() else None)
     results = list(every_run(data, out, quick))
     torch.set_num_threads(before)
     return {"environment": environment(), "runs": results}

@@ -17,7 +17,7 @@ import torch
 
 from bnfold.benchmarking.environment import environment
 from bnfold.train import Event, TrainOptions, train
-from bnfold.train.data import load
+from bnfold.train.data import load_dataset
 
 STEPS, BATCH, EVERY = 50_000, 60, 100
 PERCENTILES = (15, 50, 85)
@@ -66,7 +66,7 @@ def data_dir() -> Path | None:
 def run(batch_norm: bool, seed: int, steps: int, every: int, runs: Path) -> dict[str, Any]:
     """Train one network; accuracies by every kind of statistics."""
     folder = data_dir()
-    data = load("mnist", folder)
+    data = load_dataset("mnist", folder)
     probe = Probe(torch.from_numpy(data.normalization(data.train.images[:SEEN])))
     out = runs / f"{seed}-{'bn' if batch_norm else 'plain'}"
     options = TrainOptions(

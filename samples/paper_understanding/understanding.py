@@ -19,8 +19,8 @@ from summary import summary
 from sweep import DEEP, LEARNS, SHALLOW, run_of, sweep
 
 from bnfold.benchmarking.environment import environment
-from bnfold.train.data import load
-from bnfold.train.runs import load as load_run
+from bnfold.train.data import load_dataset
+from bnfold.train.runs import load_checkpoint as load_run
 from bnfold.train.session import network, read_config
 
 HERE = Path(__file__).resolve().parent
@@ -54,7 +54,7 @@ def measure(plan: dict[str, Any], seed: int, out: Path) -> dict[str, Any]:
     """The results of every experiment, by its name."""
     began = time.process_time()
     data_dir = str(CIFAR10) if plan["data"] == "cifar10" and CIFAR10.exists() else None
-    data = load(plan["data"], Path(data_dir) if data_dir else None)
+    data = load_dataset(plan["data"], Path(data_dir) if data_dir else None)
     signals = Signals(data, plan["images"], plan["depth"], seed)
     results = at_the_start(signals, plan["depths"])
     source = {"data": plan["data"], "data_dir": data_dir, "seed": seed}

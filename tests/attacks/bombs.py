@@ -82,7 +82,7 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + size + bytes([length]) + content
 
 
-def behind(*nodes: NodeProto, **constants: np.ndarray) -> Change:
+def followed_by(*nodes: NodeProto, **constants: np.ndarray) -> Change:
     """Nodes from `y`, what the BatchNormalization makes, to `q`, the output."""
 
     def change(model: ModelProto) -> None:
@@ -140,7 +140,7 @@ def sizes(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
-def thin(*dims: int) -> np.ndarray:
+def long_row(*dims: int) -> np.ndarray:
     return np.ones(dims, np.float32)
 
 
@@ -175,9 +175,13 @@ ROWS: dict[str, Row] = {
         lambda m: m.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, FAR, FAR]))
     ),
     "dims that overflow to 0": refused(set_dims("w", [2**32, 2**32, 3, 3]), "overflow"),
-    "a sum of a row and a column": weight("Add", ["row", "column"], {"row": thin(1, MANY), "column": thin(MANY, 1)}),
-    "a row expanded to a square": weight("Expand", ["column", "to"], {"column": thin(MANY, 1), "to": sizes(1, MANY)}),
-    "a row taken again and again": weight("Gather", ["row", "i"], {"row": thin(1, MANY), "i": indices(MANY)}),
+    "a sum of a row and a column": weight(
+        "Add", ["row", "column"], {"row": long_row(1, MANY), "column": long_row(MANY, 1)}
+    ),
+    "a row expanded to a square": weight(
+        "Expand", ["column", "to"], {"column": long_row(MANY, 1), "to": sizes(1, MANY)}
+    ),
+    "a row taken again and again": weight("Gather", ["row", "i"], {"row": long_row(1, MANY), "i": indices(MANY)}),
     "strides of 2^62": refused(attribute("conv", "strides", ints=[2**62] * 2, type=7), "strides of Conv 'conv' in"),
     "strides of 2^31 - 1": survived(attribute("conv", "strides", ints=[2**31 - 1] * 2, type=7)),
     "dilations of 2^62": refused(attribute("conv", "dilations", ints=[2**62] * 2, type=7), "not from 1 to 2147483647"),
@@ -203,30 +207,30 @@ LONG: dict[str, Row] = {  # seconds to minutes each: measured, and tested where 
     "thousands of scales behind thousands of Relus": survived(ladder(10_000)),
 }
 VERIFIED: dict[str, Row] = {  # folded; what runs in verification would take all memory, or for ever
-    "a Tile": survived(behind(helper.make_node("Tile", ["y", "n"], ["q"]), n=sizes(1, 1, 2**20, 2**20))),
-    "an Expand": survived(behind(helper.make_node("Expand", ["y", "n"], ["q"]), n=sizes(2**30, 1, 4, 6, 6))),
+    "a Tile": survived(followed_by(helper.make_node("Tile", ["y", "n"], ["q"]), n=sizes(1, 1, 2**20, 2**20))),
+    "an Expand": survived(followed_by(helper.make_node("Expand", ["y", "n"], ["q"]), n=sizes(2**30, 1, 4, 6, 6))),
     "a Resize": survived(
-        behind(
+        followed_by(
             helper.make_node("Resize", ["y", "", "by"], ["q"]), by=np.array([1, 1, 2**20, 2**20], np.float32)
         )
     ),
-    "a Pad": survived(behind(helper.make_node("Pad", ["y", "n"], ["q"]), n=sizes(0, 0, 0, 0, 0, 0, 2**30, 2**30))),
+    "a Pad": survived(followed_by(helper.make_node("Pad", ["y", "n"], ["q"]), n=sizes(0, 0, 0, 0, 0, 0, 2**30, 2**30))),
     "a ConstantOfShape": survived(
-        behind(
+        followed_by(
             helper.make_node("ConstantOfShape", ["n"], ["k"]), helper.make_node("ReduceMax", ["k"], ["r"]),
             helper.make_node("Add", ["y", "r"], ["q"]),
             n=sizes(2**40),
         )
     ),
     "a Range": survived(
-        behind(
+        followed_by(
             helper.make_node("Range", ["low", "high", "by"], ["k"]), helper.make_node("ReduceSum", ["k"], ["r"]),
             helper.make_node("Mul", ["y", "r"], ["q"]),
             low=np.float32(0), high=np.float32(1e12), by=np.float32(1),
         )
     ),
     "a Loop without end": survived(
-        behind(
+        followed_by(
             helper.make_node(
                 "Loop", ["n", "yes", "y"], ["q"],
                 body=helper.make_graph(

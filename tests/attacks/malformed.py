@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, TypeProto, ValueInfoProto, helper, numpy_helper
 
-from tests.attacks.bombs import Row, behind, refused, survived
+from tests.attacks.bombs import Row, followed_by, refused, survived
 from tests.attacks.hostile import (  # fmt: skip
     WIDTH,
     Change,
@@ -175,17 +175,19 @@ ROWS: dict[str, Row] = {
     "strides of 0": refused(attribute("conv", "strides", ints=[0, 0], type=7), "strides of Conv 'conv' in"),
     "a group that divides nothing": survived(attribute("conv", "group", i=3, type=2)),
     "another kernel than the weight's": survived(attribute("conv", "kernel_shape", ints=[5, 5], type=7)),
-    "a Cast to nothing": refused(behind(helper.make_node("Cast", ["y"], ["q"])), "Required attribute 'to' is missing"),
-    "a Cast to type 99": survived(behind(helper.make_node("Cast", ["y"], ["q"], to=99))),
-    "a Concat along nothing": refused(behind(helper.make_node("Concat", ["y"], ["q"])), "'axis' is missing"),
-    "a Concat along axis 99": survived(behind(helper.make_node("Concat", ["y"], ["q"], axis=99))),
+    "a Cast to nothing": refused(
+        followed_by(helper.make_node("Cast", ["y"], ["q"])), "Required attribute 'to' is missing"
+    ),
+    "a Cast to type 99": survived(followed_by(helper.make_node("Cast", ["y"], ["q"], to=99))),
+    "a Concat along nothing": refused(followed_by(helper.make_node("Concat", ["y"], ["q"])), "'axis' is missing"),
+    "a Concat along axis 99": survived(followed_by(helper.make_node("Concat", ["y"], ["q"], axis=99))),
     "a Transpose of axes that are not there": survived(
-        behind(helper.make_node("Transpose", ["y"], ["q"], perm=[7, 8]))
+        followed_by(helper.make_node("Transpose", ["y"], ["q"], perm=[7, 8]))
     ),
     "a Constant of nothing": survived(
-        behind(helper.make_node("Constant", [], ["k"]), helper.make_node("Add", ["y", "k"], ["q"]))
+        followed_by(helper.make_node("Constant", [], ["k"]), helper.make_node("Add", ["y", "k"], ["q"]))
     ),
-    "an If of no branches": refused(behind(helper.make_node("If", ["b"], ["q"])), NO_ONNX),
+    "an If of no branches": refused(followed_by(helper.make_node("If", ["b"], ["q"])), NO_ONNX),
     "statistics of rank 2": survived(every(*(shaped(name, WIDTH, 1) for name in "gbmv")), "nothing can be folded"),
     "statistics of rank 0": survived(every(*(shaped(name) for name in "gbmv")), "nothing can be folded"),
     "a weight of rank 1": survived(shaped("w", 4)),

@@ -28,20 +28,20 @@ class Measured(NamedTuple):
     code: int
     seconds: float
     bytes: int
-    told: str
+    stderr: str
     left: list[str]
 
 
 def measured(row: Row, folder: Path, *options: str) -> Measured:
     """`bnfold fold` on a row's file, which is made in an empty folder."""
     path, started = row.make(folder), time.perf_counter()
-    with tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryFile("w+") as stderr:
         command = [sys.executable, "-m", "bnfold_cli", "fold", str(path), *options]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, stdin=subprocess.DEVNULL)
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        told.seek(0)
-        words = told.read()
+        stderr.seek(0)
+        words = stderr.read()
     left = sorted(path.name for path in folder.iterdir())
     return Measured(process.returncode, time.perf_counter() - started, used.ru_maxrss * 1024, words, left)
 
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
 
 
 def line(name: str, each: Measured) -> str:
-    first = next((text for text in each.told.splitlines() if text.startswith("error")), "")
+    first = next((text for text in each.stderr.splitlines() if text.startswith("error")), "")
     return f"{each.code:3} {each.seconds:7.1f} s {each.bytes / 1e6:7.0f} MB  {name}  {first[:160]}"
 
 

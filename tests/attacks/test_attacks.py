@@ -151,9 +151,9 @@ def test_refused_in_words(name, folder, capsys):
     path = make(folder)
     before = sorted(folder.iterdir())
     assert run(["fold", str(path), "--verify", "off"]) == 3
-    told = capsys.readouterr().err
-    assert words in told
-    assert [line.partition(": ")[0] for line in told.splitlines()] == ["error", "hint"]
+    stderr = capsys.readouterr().err
+    assert words in stderr
+    assert [line.partition(": ")[0] for line in stderr.splitlines()] == ["error", "hint"]
     assert sorted(folder.iterdir()) == before
 
 

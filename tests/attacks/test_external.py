@@ -154,9 +154,9 @@ def test_refused_in_words(name: str, command: str, folder: Path, capsys: pytest.
     before = listing(folder)
     more = ["--verify", "off"] if command == "fold" else ["--data", str(folder.parent / "d.npz")]
     assert run([command, str(path), *more]) == 3
-    told = capsys.readouterr().err
-    assert words in told
-    assert [line.partition(": ")[0] for line in told.splitlines()] == ["error", "hint"]
+    stderr = capsys.readouterr().err
+    assert words in stderr
+    assert [line.partition(": ")[0] for line in stderr.splitlines()] == ["error", "hint"]
     assert listing(folder) == before
 
 
@@ -286,17 +286,17 @@ def test_a_file_that_states_a_terabyte_fills_no_disk(folder: Path, capsys: pytes
     assert "out of memory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("asked", [datafiles.size, os.stat, os.path.samefile])
-def test_a_data_file_that_goes_while_a_model_is_folded_has_changed(tmp_path, asked):
+@pytest.mark.parametrize("asked", [datafiles.file_size, os.stat, os.path.samefile])
+def test_a_data_file_that_goes_while_a_model_is_folded_has_changed(tmp_path, look_up):
     """Whoever asks about it then: once some of that was a defect of ours, exit code 70."""
     path = tmp_path / "data.bin"
     path.write_bytes(b"data")
 
     @datafiles.unchanged()
     def folding_goes_on() -> None:
-        datafiles.opened(path).close()
+        datafiles.open_regular(path).close()
         path.unlink()
-        asked(*[path] * (2 if asked is os.path.samefile else 1))
+        look_up(*[path] * (2 if look_up is os.path.samefile else 1))
 
     with pytest.raises(ModelProblem, match="data.bin changed while it was read"):
         folding_goes_on()
@@ -306,7 +306,7 @@ def test_a_link_that_is_none_any_more_is_no_defect(tmp_path, monkeypatch):
     """A folder that is swapped with a link, over and over: readlink fails where a link was a moment ago."""
     (tmp_path / "link").symlink_to(tmp_path)
     monkeypatch.setattr(os, "readlink", raising(OSError(errno.EINVAL, "Invalid argument")))
-    with pytest.raises(datafiles.Elsewhere):
+    with pytest.raises(datafiles.LocationError):
         datafiles.inside(tmp_path, "link/data.bin")
 
 

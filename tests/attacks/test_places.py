@@ -44,10 +44,10 @@ def refused(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str])
     """The error of a command with this exit code, which has a hint and says nothing else."""
     capsys.readouterr()
     assert run(arguments) == code
-    out, told = capsys.readouterr()
-    assert [line.partition(": ")[0] for line in told.splitlines()] == ["error", "hint"]
+    out, stderr = capsys.readouterr()
+    assert [line.partition(": ")[0] for line in stderr.splitlines()] == ["error", "hint"]
     assert out == ""
-    return told
+    return stderr
 
 
 def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,10 +55,10 @@ def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) ->
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
-        told = refused(made.arguments, 4, capsys)
+        stderr = refused(made.arguments, 4, capsys)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "out.onnx cannot be written: File too large" in told
+    assert "out.onnx cannot be written: File too large" in stderr
 
 
 @pytest.mark.parametrize(
@@ -68,11 +68,11 @@ def test_a_disk_that_is_full(made: Scene, capsys: pytest.CaptureFixture[str]) ->
 def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code: int) -> None:
     """Whichever call on the folder fails first: the disk is full, the quota is used up, the disk is broken."""
     honest, count, failed = getattr(os, call), 0, True
-    held = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
+    descriptors = f"/proc/{os.getpid()}/fd/"  # by which folders are named once they are open
 
     def failing(*arguments, **more):
         nonlocal count, failed
-        ours = call == "fsync" or any(word in str(arguments[0]) for word in (str(made.folder), held))
+        ours = call == "fsync" or any(word in str(arguments[0]) for word in (str(made.folder), descriptors))
         count += ours
         if ours and count == nth and not (call == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)):
             failed = True
@@ -85,12 +85,12 @@ def test_each_call_that_fails(made: Scene, capsys, monkeypatch, call: str, code:
         with monkeypatch.context() as patched:
             patched.setattr(os, call, failing)
             found = run(made.arguments)
-        told = capsys.readouterr().err
+        stderr = capsys.readouterr().err
         if failed and found:
-            read = "cannot be read" in told  # a data file of the model, or the folder that it is in
-            assert found == (3 if read else 4), told
+            read = "cannot be read" in stderr  # a data file of the model, or the folder that it is in
+            assert found == (3 if read else 4), stderr
             what = (IN, "'w'") if read else (f"cannot be written: {os.strerror(code)}",)
-            assert any(word in told for word in what), told
+            assert any(word in stderr for word in what), stderr
             assert bytes_in(made.folder) == {**made.inputs, **made.old}, nth
         else:
             assert made.state() == "after"
@@ -108,10 +108,10 @@ def test_a_folder_that_may_not_be_written(made: Scene, capsys: pytest.CaptureFix
             path.chmod(path.stat().st_mode | 0o055)
     os.seteuid(NOBODY)
     try:
-        told = refused(made.arguments, 4, capsys)
+        stderr = refused(made.arguments, 4, capsys)
     finally:
         os.seteuid(0)
-    assert "out.onnx cannot be written: Permission denied" in told
+    assert "out.onnx cannot be written: Permission denied" in stderr
 
 
 def test_another_file_system(made: Scene) -> None:
@@ -162,7 +162,7 @@ def test_two_processes_race_for_one_output(tmp_path: Path, force: bool) -> None:
 def test_threads_write_one_output(tmp_path: Path) -> None:
     """Each thread's file is whole, and nothing else is left."""
     contents = [bytes([number]) * 100_000 for number in range(8)]
-    threads = [threading.Thread(target=staging.write, args=(tmp_path / "r", content)) for content in contents]
+    threads = [threading.Thread(target=staging.write_file, args=(tmp_path / "r", content)) for content in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -202,7 +202,7 @@ def test_what_looks_like_a_draft_but_is_none_stays(tmp_path: Path) -> None:
     (tmp_path / name / "precious").write_text("mine")
     (tmp_path / "away").mkdir()
     (tmp_path / f".o.onnx.{'1' * 16}").symlink_to(tmp_path / "away")
-    staging.write(tmp_path / "o.onnx", b"new")
+    staging.write_file(tmp_path / "o.onnx", b"new")
     assert (tmp_path / name / "precious").read_text() == "mine"
     assert (tmp_path / f".o.onnx.{'1' * 16}").is_symlink()
 
@@ -222,8 +222,8 @@ def test_a_data_file_of_the_input_is_never_replaced(made: Scene, capsys, name: s
         source.write_bytes(model.SerializeToString())
         (made.folder / "m.onnx.bin").rename(made.folder / "l.onnx.data")
     before = bytes_in(made.folder)
-    told = refused(["fold", str(source), str(out), "--verify", "off", "--force"], 2, capsys)
-    assert "is a data file of the input" in told
+    stderr = refused(["fold", str(source), str(out), "--verify", "off", "--force"], 2, capsys)
+    assert "is a data file of the input" in stderr
     assert bytes_in(made.folder) == before
     for extra in ("l.onnx", "n.onnx", "l.onnx.data"):
         (made.folder / extra).unlink(missing_ok=True)
@@ -238,8 +238,8 @@ def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.C
     os.mknod(null, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     os.mknod(full, stat.S_IFCHR | 0o666, os.makedev(1, 7))
     out.symlink_to("/proc/self/fd/1")
-    told = refused([*made.arguments[:2], str(null), "--verify", "off", "--force"], 2, capsys)
-    assert "null is not a regular file" in told
+    stderr = refused([*made.arguments[:2], str(null), "--verify", "off", "--force"], 2, capsys)
+    assert "null is not a regular file" in stderr
     assert run([*made.arguments, "--json", str(full)]) == 4
     assert "full cannot be written: No space left on device" in capsys.readouterr().err
     made.reset()
@@ -253,8 +253,8 @@ def test_devices_are_written_to_but_never_replaced(made: Scene, capsys: pytest.C
 
 def test_a_pipe_is_no_output(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo(made.folder.parent / "pipe")
-    told = refused([*made.arguments[:2], str(made.folder.parent / "pipe"), "--verify", "off", "--force"], 2, capsys)
-    assert "pipe is not a regular file" in told
+    stderr = refused([*made.arguments[:2], str(made.folder.parent / "pipe"), "--verify", "off", "--force"], 2, capsys)
+    assert "pipe is not a regular file" in stderr
 
 
 @pytest.mark.parametrize("leads_to", ["real", "nowhere"])
@@ -321,9 +321,9 @@ def test_an_entry_of_another_draft_undoes_nothing(tmp_path: Path, monkeypatch: p
 
 
 @LINUX
-@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("in_folder", [True, False])
 @pytest.mark.parametrize("planted", ["link", "file"])
-def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, beside: bool, planted: str) -> None:
+def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, in_folder: bool, planted: str) -> None:
     """Whoever may write to the folder swaps the draft, or its folder, before it becomes OUT: with what lies elsewhere."""
     other = tmp_path / "other"
     other.mkdir()
@@ -331,16 +331,16 @@ def test_a_draft_whose_place_somebody_takes_is_not_installed(tmp_path: Path, bes
     target = tmp_path / "o.onnx"
 
     def written() -> None:
-        with staging.staged(target, beside=beside) as draft:
+        with staging.staged(target, in_folder=in_folder) as draft:
             draft.write_text("proved")
-            (swapped,) = tmp_path.glob(".bnfold-*.onnx" if beside else ".bnfold-*")
+            (swapped,) = tmp_path.glob(".bnfold-*.onnx" if in_folder else ".bnfold-*")
             swapped.rename(tmp_path / "aside")
             if planted == "link":
-                swapped.symlink_to(other / "o.onnx" if beside else other)
+                swapped.symlink_to(other / "o.onnx" if in_folder else other)
             else:
-                (shutil.copy if beside else shutil.copytree)(other / "o.onnx" if beside else other, swapped)
+                (shutil.copy if in_folder else shutil.copytree)(other / "o.onnx" if in_folder else other, swapped)
 
-    if beside:
+    if in_folder:
         with pytest.raises(EnvironmentProblem, match="somebody has put another file in the place of a draft"):
             written()
         assert not os.path.lexists(target)
@@ -382,7 +382,7 @@ def test_an_entry_that_no_bnfold_writes_says_nothing(tmp_path: Path, monkeypatch
     (tmp_path / "to").mkdir()
     for key in (temporary.KEY, journal.key(tmp_path / "to" / "o")):
         (tmp_path / "bnfold" / f"{key}.bnfold-0").write_text(f"{line}\n")
-    staging.write(tmp_path / "to" / "o", b"new")
+    staging.write_file(tmp_path / "to" / "o", b"new")
     with temporary.folder() as made:
         assert os.path.isdir(made)
     assert (bytes_in(tmp_path / "to"), [*tmp_path.glob("bnfold/*")]) == ({"o": b"new"}, [])
@@ -391,7 +391,7 @@ def test_an_entry_that_no_bnfold_writes_says_nothing(tmp_path: Path, monkeypatch
 @LINUX
 def test_without_a_journal_files_are_written_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
-    staging.write(tmp_path / "r", b"new")
+    staging.write_file(tmp_path / "r", b"new")
     assert bytes_in(tmp_path) == {"r": b"new"}
 
 
@@ -406,10 +406,10 @@ def test_a_folder_that_somebody_has_locked_is_not_waited_for_without_end(made: S
         assert run([*made.arguments, "--limit", "seconds=2"]) == 4
     finally:
         os.close(file)
-    told = capsys.readouterr().err.splitlines()
-    assert [line.partition(": ")[0] for line in told] == ["note", "error", "hint"]
-    assert "waiting for another process, which has locked the folder of" in told[0]
-    assert "another process has had its folder locked for 2 s" in told[1]
+    stderr = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in stderr] == ["note", "error", "hint"]
+    assert "waiting for another process, which has locked the folder of" in stderr[0]
+    assert "another process has had its folder locked for 2 s" in stderr[1]
 
 
 @LINUX
@@ -422,7 +422,7 @@ def test_nothing_is_added_to_what_a_link_leads_to(tmp_path: Path, kind: str) -> 
     else:
         os.mkfifo(tmp_path / "metrics.jsonl")
     with pytest.raises(EnvironmentProblem, match=r"metrics.jsonl cannot be written: "):
-        staging.append(tmp_path / "metrics.jsonl", "{}\n")
+        staging.append_text(tmp_path / "metrics.jsonl", "{}\n")
     assert (tmp_path / "precious").read_text() == "mine"
 
 
@@ -438,5 +438,5 @@ def test_a_pipe_without_a_reader_is_not_waited_for(made: Scene, capsys, option: 
 def test_recalibrate_never_replaces_a_data_file_of_its_input(made: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(made.folder.parent / "d.npz", np.zeros(1))
     data = ["--data", str(made.folder.parent / "d.npz"), "--force"]
-    told = refused(["recalibrate", str(made.folder / IN), str(made.folder / "m.onnx.bin"), *data], 2, capsys)
-    assert "is a data file of the input" in told
+    stderr = refused(["recalibrate", str(made.folder / IN), str(made.folder / "m.onnx.bin"), *data], 2, capsys)
+    assert "is a data file of the input" in stderr

@@ -23,12 +23,12 @@ def test_refused_in_words_or_survived(name, folder, capsys):
     path = make(folder)
     content, before = path.read_bytes(), sorted(folder.iterdir())
     assert run(["fold", str(path), "--verify", "off"]) == code, capsys.readouterr().err
-    told = capsys.readouterr().err
-    assert words in told
-    assert len(told) < 10_000
+    stderr = capsys.readouterr().err
+    assert words in stderr
+    assert len(stderr) < 10_000
     assert path.read_bytes() == content
     if code:
-        assert [line.partition(": ")[0] for line in told.splitlines()] == ["error", "hint"]
+        assert [line.partition(": ")[0] for line in stderr.splitlines()] == ["error", "hint"]
         assert sorted(folder.iterdir()) == before
     else:
         assert sorted(p.name for p in folder.iterdir()) == ["m.folded.onnx", "m.onnx"]
@@ -72,7 +72,7 @@ def test_fields_of_tomorrow_are_kept(folder):
 @pytest.mark.parametrize("name", ["a Tile", "a Loop without end"])
 def test_what_would_run_for_ever_is_stopped(name, folder):
     done = measured(bombs.VERIFIED[name], folder, "--limit", "seconds=4", "--limit", "memory=3GB")
-    assert done.code == 5, done.told
+    assert done.code == 5, done.stderr
     assert done.bytes < 3.2e9
     assert [path.name for path in folder.iterdir()] == ["m.onnx"]
 
@@ -81,7 +81,7 @@ def test_what_would_run_for_ever_is_stopped(name, folder):
 @pytest.mark.parametrize("name", bombs.VERIFIED)
 def test_verification_is_bounded(name, folder):
     done = measured(bombs.VERIFIED[name], folder, "--limit", "seconds=60", "--limit", "memory=4GB")
-    assert done.code == 5, done.told
+    assert done.code == 5, done.stderr
     assert done.bytes < 4.2e9
     assert done.seconds < 200
 
@@ -90,5 +90,5 @@ def test_verification_is_bounded(name, folder):
 @pytest.mark.parametrize("name", bombs.LONG)
 def test_large_files_are_folded_or_refused(name, folder):
     done = measured(bombs.LONG[name], folder, "--verify", "off", "--limit", "seconds=600")
-    assert done.code == bombs.LONG[name].code, done.told
-    assert bombs.LONG[name].words in done.told
+    assert done.code == bombs.LONG[name].code, done.stderr
+    assert bombs.LONG[name].words in done.stderr

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, require
+from ...algebra.affine import Affine, require, require_room_to_broadcast
 from ...algebra.rounding import holds
 from ...graph.constants import is_known
 from ...graph.queries import argument, attribute, carries_data, constant, dtype, is_floating, label, number, opset
@@ -48,6 +48,7 @@ def past_slope(node: gs.Node, affine: Affine) -> tuple[Affine, Affine]:
     if not negative.any():
         return affine, Affine.of(1.0)
     slope = constant(node, 1)
+    require_room_to_broadcast(negative.shape, slope.shape)
     require(opset(node) >= 7, "OLD_OPSET", f"{label(node)} is of opset {opset(node)}, which aligns its slope otherwise")
     require(np.all((slope > 0) | ~negative), "NEGATIVE_SCALE", f"a scale and a slope of {label(node)} are negative")
     inverted = np.where(negative, slope, 1.0)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, Array, require
+from ...algebra.affine import Affine, Array, require, require_room_to_broadcast
 from ...graph.queries import constant, has, is_constant, label
 
 
@@ -40,6 +40,7 @@ def inverse(node: gs.Node, affine: Affine) -> Affine:
 
 def unmoved(node: gs.Node, value: Array | float, affine: Affine) -> bool:
     """Whether a number in a setting or constant stays what it is: 0 if there is no shift, an infinite one if s > 0."""
+    require_room_to_broadcast(np.shape(value), affine.extent)
     with np.errstate(invalid="ignore"):
         same = bool(np.all(affine(value) == value))
     require(same or np.isfinite(value).all(), "NOT_FINITE", f"a number that {label(node)} fills in is infinite")

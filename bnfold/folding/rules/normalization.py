@@ -7,12 +7,12 @@ import onnx_graphsurgeon as gs
 
 from ...algebra.affine import Affine, require
 from ...graph.queries import attribute, carries_data, constant, label, opset, rank, size
+from ..affine_nodes import EPSILON
 from . import OUT, Shares, hoist, sink
 from .guards import no_shift, uniform
 from .linear import added
 
 SCALE, BIAS, MEAN, VAR = 1, 2, 3, 4
-EPSILON = float(np.float32(1e-5))  # the default of the ONNX specification, a float32 like every attribute
 
 
 @sink("BatchNormalization")

@@ -21,7 +21,14 @@ Moves = dict[int, Callable[[Array], Array]]  # for each axis: from the positions
 
 def taken(affine: Affine, axis: int, positions: Array) -> Affine:
     """The coefficients of what is taken along one axis, as in x.take(positions, axis)."""
-    return affine.map(lambda c: c if c.shape[axis] == 1 else c.take(positions, axis))
+
+    def take(c: Array) -> Array:
+        if c.shape[axis] == 1:
+            return c
+        require_room(*c.shape[:axis], len(positions), *c.shape[axis + 1 :])
+        return c.take(positions, axis)
+
+    return affine.map(take)
 
 
 def put_back(node: gs.Node, affine: Affine, axis: int, positions: Array, length: int) -> Affine:
@@ -193,9 +200,9 @@ def padding(node: gs.Node, affine: Affine) -> Moves:
     pads = {axis: amounts for axis, amounts in pads_of(node).items() if any(amounts) and affine.extent[axis] != 1}
     mode = attribute(node, "mode", "constant")
     repeats = mode != "constant" and min([0, *chain(*pads.values())]) == 0
-    bounded(max([0, *chain(*pads.values())]))
     require(repeats or not pads, "VARIES", f"it varies along an axis that {label(node)} pads with one number, or cuts")
-    require_room(max(map(sum, pads.values()), default=0))
+    for axis, amounts in pads.items():
+        bounded(affine.extent[axis] + sum(amounts))
     return {axis: partial(np.pad, pad_width=amounts, mode=mode) for axis, amounts in pads.items()}
 
 

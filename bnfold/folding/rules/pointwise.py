@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, Refused, at_rank, require
+from ...algebra.affine import Affine, Refused, at_rank, require, require_room_to_broadcast
 from ...graph.queries import carries_data, constant, dims, fits, is_constant, label, operator, opset, rank
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, no_shift
@@ -122,7 +122,9 @@ def sink_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t) * b == x * (s * b) + t * b; where b is not constant, (s * x) * b == s * (x * b)"""
     broadcasts(node)
     if is_constant(node.inputs[1 - port]):
-        return {1 - port: affine.scaling, OUT: at_output(node, Affine.of(1.0, affine.shift * constant(node, 1 - port)))}
+        factor = constant(node, 1 - port)
+        require_room_to_broadcast(affine.shift.shape, factor.shape)
+        return {1 - port: affine.scaling, OUT: at_output(node, Affine.of(1.0, affine.shift * factor))}
     require(not affine.has_shift, "MIXES", f"{label(node)} multiplies the shift by a tensor that is not constant")
     return {OUT: at_output(node, affine)}
 
@@ -134,7 +136,9 @@ def sink_div(node: gs.Node, port: int, affine: Affine) -> Shares:
     carries_data(port, node)
     if not affine.has_shift:
         return {OUT: at_output(node, affine)}
-    return {OUT: at_output(node, Affine.of(affine.scale, affine.shift / constant(node, 1)))}
+    divisor = constant(node, 1)
+    require_room_to_broadcast(affine.shift.shape, divisor.shape)
+    return {OUT: at_output(node, Affine.of(affine.scale, affine.shift / divisor))}
 
 
 @hoist("Neg")

@@ -55,7 +55,7 @@ def reached(length: Dim, taps: int, gap: int, step: int, before: int, after: int
     if same:
         count = -(-length // step)
         total = max(0, (count - 1) * step + span + 1 - length)
-        before = total // 2 if mode == "SAME_UPPER" else total - total // 2
+        before = total // 2  # as SAME_UPPER; the windows of SAME_LOWER are these from the other end
     else:
         room = length + before + after - span - 1
         count = (-(-room // step) if mode else room // step) + 1

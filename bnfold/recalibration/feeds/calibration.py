@@ -12,7 +12,7 @@ import numpy as np
 
 from ...errors import ModelProblem, UsageProblem
 from . import pictures
-from .arrays import ROWS, Archive
+from .arrays import ROWS_AT_ONCE, Archive
 from .card import Array, Card, Input, fitting, require_range
 
 Feed = dict[str, Array]
@@ -25,7 +25,7 @@ def from_path(path: Path, card: Card, any_range: bool = False) -> Iterator[Feed]
 
 
 def from_batches(batches: Iterable[Any], card: Card) -> Iterator[Feed]:
-    """What a caller hands over: dictionaries by input name or, for a model with one input, arrays."""
+    """The feeds in `batches`: dictionaries by input name or, for a model with one input, arrays."""
     for i, batch in enumerate(batches):
         feed = batch if isinstance(batch, Mapping) else {card.names[0]: batch}
         if set(feed) != set(card.names) or (not isinstance(batch, Mapping) and len(card.names) > 1):
@@ -35,7 +35,7 @@ def from_batches(batches: Iterable[Any], card: Card) -> Iterator[Feed]:
 
 def _from_archive(path: Path, card: Card, any_range: bool) -> Iterator[Feed]:
     archive = Archive(path)
-    archive.require(card.names, beside=("labels",))
+    archive.require(card.names, optional=("labels",))
     if not len(archive):
         raise ModelProblem(f"{path} holds no samples", "Give at least two.")
     pieces = [_pieces(archive, value, card, any_range) for value in card.inputs]
@@ -45,7 +45,7 @@ def _from_archive(path: Path, card: Card, any_range: bool) -> Iterator[Feed]:
 
 def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iterator[Array]:
     """An input, so many rows at a time that all inputs have as many pieces."""
-    for piece in archive.pieces(value.name, ROWS * (value.rows or 1)):
+    for piece in archive.pieces(value.name, ROWS_AT_ONCE * (value.rows or 1)):
         if piece.dtype == np.uint8 and card.normalization and value.kind.kind == "f" and piece.ndim == 4:
             yield fitting(value, card.normalization(piece), archive.path)
             continue

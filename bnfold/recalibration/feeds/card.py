@@ -41,7 +41,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Card:
-    """The inputs a caller feeds, and what the metadata tell about images; `classes` is empty where they do not."""
+    """The inputs a caller feeds, and what the metadata say about images; `classes` is empty where they do not."""
 
     inputs: tuple[Input, ...]
     normalization: Normalization | None
@@ -97,8 +97,8 @@ class Card:
             return None
         channels = len(self.normalization.mean)
         ends = np.array([0, self.normalization.full_scale])[:, None, None, None].repeat(channels, 1)
-        found = self.normalization(ends)
-        return float(found.min()), float(found.max())
+        ends = self.normalization(ends)
+        return float(ends.min()), float(ends.max())
 
 
 def fitting(value: Input, array: Array, where: object) -> Array:

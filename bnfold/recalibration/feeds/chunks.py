@@ -1,4 +1,4 @@
-"""Feeds cut anew, into runs of one size, whatever pieces they came in."""
+"""Cut feeds into runs of one size, whatever pieces they come in."""
 
 from __future__ import annotations
 
@@ -34,39 +34,39 @@ class Chunks:
 
     def of(self, feeds: Iterable[Feed]) -> Iterator[Feed]:
         """The runs. Raises ModelProblem for inputs with different numbers of samples, or none."""
-        held: list[Feed] = []
+        kept: list[Feed] = []
         for feed in feeds:
-            held.append(feed)
-            while self._count(held) >= 2 * self.size:
-                run, held = self._cut(held, self.size)
+            kept.append(feed)
+            while self._count(kept) >= 2 * self.size:
+                run, kept = self._cut(kept, self.size)
                 yield self._counted(run, self.size)
-        while self._count(held):
-            left = self._count(held)
+        while self._count(kept):
+            left = self._count(kept)
             take = left if left <= self.size or (left == self.size + 1 and not self.exact) else self.size
-            run, held = self._cut(held, take)
+            run, kept = self._cut(kept, take)
             if take >= self.size or not self.exact:
                 yield self._counted(run, take)
             else:
                 self.rest += take
-        self._account(held)
+        self._account(kept)
 
     def _counted(self, run: Feed, size: int) -> Feed:
         self.samples += size
         return run
 
-    def _count(self, held: list[Feed]) -> int:
-        """Whole samples that are held of every input."""
-        return min((_rows(held, name) // n for name, n in self.rows.items()), default=0)
+    def _count(self, kept: list[Feed]) -> int:
+        """How many whole samples there are of every input."""
+        return min((_rows(kept, name) // n for name, n in self.rows.items()), default=0)
 
-    def _cut(self, held: list[Feed], size: int) -> tuple[Feed, list[Feed]]:
-        whole = {name: _joined(held, name) for name in self.rows}
-        scalars = {name: value for feed in held for name, value in feed.items() if name not in self.rows}
+    def _cut(self, kept: list[Feed], size: int) -> tuple[Feed, list[Feed]]:
+        whole = {name: _joined(kept, name) for name in self.rows}
+        scalars = {name: value for feed in kept for name, value in feed.items() if name not in self.rows}
         run = {name: value[: size * self.rows[name]] for name, value in whole.items()}
         return run | scalars, [{name: value[size * self.rows[name] :] for name, value in whole.items()} | scalars]
 
-    def _account(self, held: list[Feed]) -> None:
-        """What is left must be less than one sample, of every input alike."""
-        left = {name: _rows(held, name) for name in self.rows}
+    def _account(self, kept: list[Feed]) -> None:
+        """Count the rest. Raises ModelProblem if it has a whole sample of an input, or if there were no samples."""
+        left = {name: _rows(kept, name) for name in self.rows}
         if any(left[name] >= n for name, n in self.rows.items()):
             counts = ", ".join(f"{left[name] // n} more of {name}" for name, n in self.rows.items())
             raise ModelProblem(f"the inputs have different numbers of samples: {counts}", "Give as many of each.")
@@ -80,10 +80,10 @@ class Chunks:
         self.rest += any(left.values())
 
 
-def _rows(held: list[Feed], name: str) -> int:
-    return sum(len(feed[name]) for feed in held if name in feed)
+def _rows(kept: list[Feed], name: str) -> int:
+    return sum(len(feed[name]) for feed in kept if name in feed)
 
 
-def _joined(held: list[Feed], name: str) -> Array:
-    parts = [feed[name] for feed in held if name in feed]
+def _joined(kept: list[Feed], name: str) -> Array:
+    parts = [feed[name] for feed in kept if name in feed]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -14,20 +14,20 @@ from ...model import datafiles
 from ...system.installed import need
 from ...train.folder import SUFFIXES
 
-Pixels = npt.NDArray[np.float32]  # (C, H, W), 0 to 255
+FloatPixels = npt.NDArray[np.float32]  # (C, H, W), 0 to 255
 
 
 def files(folder: Path) -> list[Path]:
     """Every image below a folder, in the order of the names. Raises ModelProblem for none."""
     if not os.path.isdir(folder):
         raise ModelProblem(f"no data at {folder}", "Give a .npz file, or a folder of images.")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p))
-    if not found:
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and os.path.isfile(p))
+    if not paths:
         raise ModelProblem(f"{folder} has no images", f"Files that count end in {', '.join(sorted(SUFFIXES))}.")
-    return found
+    return paths
 
 
-def read_picture(path: Path, channels: int) -> Pixels:
+def read_picture(path: Path, channels: int) -> FloatPixels:
     """One image as it is stored, grey for 1 channel, else RGB. Raises ModelProblem, naming the file."""
     need("PIL")
     from PIL import Image, UnidentifiedImageError
@@ -37,7 +37,7 @@ def read_picture(path: Path, channels: int) -> Pixels:
             f"the model takes images of {channels} channels, {path} has 1 or 3", "Give the data as .npz."
         )
     try:
-        with datafiles.opened(path) as stream, Image.open(stream) as image:
+        with datafiles.open_regular(path) as stream, Image.open(stream) as image:
             values = np.asarray(image.convert("L" if channels == 1 else "RGB"), np.float32)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as why:
         said = "it is of no known format" if isinstance(why, UnidentifiedImageError) else first_line(why)
@@ -45,7 +45,7 @@ def read_picture(path: Path, channels: int) -> Pixels:
     return np.atleast_3d(values).transpose(2, 0, 1)
 
 
-def resized(image: npt.NDArray[Any], height: int, width: int) -> Pixels:
+def resized(image: npt.NDArray[Any], height: int, width: int) -> FloatPixels:
     """Bilinear, with the weights of an area where it becomes smaller, in float32: pixels or what they became."""
     if image.shape[1:] == (height, width):
         return np.ascontiguousarray(image, np.float32)
@@ -56,14 +56,14 @@ def resized(image: npt.NDArray[Any], height: int, width: int) -> Pixels:
     return np.stack([np.asarray(p.resize((width, height), Image.Resampling.BILINEAR)) for p in planes])
 
 
-def shorter_to(image: npt.NDArray[Any], size: int) -> Pixels:
+def shorter_to(image: npt.NDArray[Any], size: int) -> FloatPixels:
     """The image with its shorter side at `size`, its proportions kept."""
     height, width = image.shape[1:]
     least = min(height, width)
     return resized(image, max(size, round(height * size / least)), max(size, round(width * size / least)))
 
 
-def covering(image: npt.NDArray[Any], height: int, width: int) -> Pixels:
+def covering(image: npt.NDArray[Any], height: int, width: int) -> FloatPixels:
     """The image at the smallest size, in its proportions, that covers a crop of this size."""
     factor = max(height / image.shape[1], width / image.shape[2])
     return resized(image, max(height, round(image.shape[1] * factor)), max(width, round(image.shape[2] * factor)))

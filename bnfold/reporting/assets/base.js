@@ -22,7 +22,7 @@ bn.shown = (text, longest = 300) => {
 bn.name = (text) => bn.el("code", { class: "name", dir: "auto" }, bn.shown(text));
 bn.words = (text) => bn.el("bdi", {}, bn.shown(text, 1000));
 
-bn.FATES = {
+bn.RESULTS = {
   hoist: ["▲", "hoisted", "folded into what is before it"],
   sink: ["▼", "sunk", "folded into what is after it"],
   merge: ["◆", "merged", "merged with parallel branches"],
@@ -31,7 +31,7 @@ bn.FATES = {
   left: ["□", "left", "still there, though it could be folded"],
 };
 bn.WAYS = { hoist: "not into what is before it", sink: "not into what is after it", merge: "not merged" };
-bn.badge = (fate) => bn.el("span", { class: `badge ${fate}` }, `${bn.FATES[fate][0]} ${bn.FATES[fate][1]}`);
+bn.badge = (result) => bn.el("span", { class: `badge ${result}` }, `${bn.RESULTS[result][0]} ${bn.RESULTS[result][1]}`);
 
 /** A number for people: three digits. */
 bn.number = (value) => {
@@ -62,17 +62,17 @@ bn.chooseEntry = (number, by = null) => {
 /** Tensors under a level of onnxruntime where fold sites are compared: optimization off, or each site cut out. */
 bn.sites = () => {
   const levels = bn.data.verification ? bn.data.verification.levels : [];
-  const found = new Map();
+  const sites = new Map();
   for (const level of levels.filter((each) => each.level !== "default")) {
     for (const tensor of level.tensors) {
-      const known = found.get(tensor.name);
-      if (tensor.site && !tensor.moved && !(known && known.by_channel)) found.set(tensor.name, tensor);
+      const known = sites.get(tensor.name);
+      if (tensor.site && !tensor.moved && !(known && known.by_channel)) sites.set(tensor.name, tensor);
     }
   }
-  return [...found.values()];
+  return [...sites.values()];
 };
 
-/** The tensors of fold sites that tell how wrong an affine node became. */
+/** The tensors of fold sites, which show how wrong an affine node became. */
 bn.sitesOf = (entry) => {
   const nodes = bn.data.graphs.after.nodes;
   const names = new Set([entry.output, ...entry.homes.flatMap((place) => nodes[place].outputs || [])]);

@@ -1,5 +1,5 @@
 "use strict";
-/* Beside the graph: what is known of the node that is chosen. */
+/* Next to the graph: what is known of the node that is chosen. */
 bn.ready(() => {
   const place = document.getElementById("details"), el = bn.el;
   const graphs = bn.data.graphs, nodes = bn.data.nodes;
@@ -8,15 +8,15 @@ bn.ready(() => {
   const called = (node) => `${node.op || node.kind} ${node.name || (node.outputs || [])[0] || ""}`;
   const jump = (graph, at) => el("button", { class: "jump name", type: "button", onclick: () => bn.choose(graph, at, null, "details") }, bn.shown(called(graphs[graph].nodes[at]), 120));
 
-  const fate = (entry) => {
-    const found = [el("p", {}, `${bn.FATES[entry.fate][2][0].toUpperCase()}${bn.FATES[entry.fate][2].slice(1)}.`)];
-    if (entry.homes.length) found.push(...part("Its constants are now in", list(entry.homes.map((at) => jump("after", at)))));
-    else if (entry.into.length) found.push(...part("Its constants are now in", list(entry.into.map(bn.name))));
-    if (entry.through.length) found.push(...part("On the way through", list(entry.through.slice(0, 40).map(bn.name))));
+  const result = (entry) => {
+    const parts = [el("p", {}, `${bn.RESULTS[entry.result][2][0].toUpperCase()}${bn.RESULTS[entry.result][2].slice(1)}.`)];
+    if (entry.homes.length) parts.push(...part("Its constants are now in", list(entry.homes.map((at) => jump("after", at)))));
+    else if (entry.into.length) parts.push(...part("Its constants are now in", list(entry.into.map(bn.name))));
+    if (entry.through.length) parts.push(...part("On the way through", list(entry.through.slice(0, 40).map(bn.name))));
     for (const reason of entry.reasons) {
-      found.push(...part(bn.WAYS[reason.way] + ", because", el("p", {}, bn.words(reason.words), " ", el("code", { class: "code" }, bn.shown(reason.code)))));
+      parts.push(...part(bn.WAYS[reason.way] + ", because", el("p", {}, bn.words(reason.words), " ", el("code", { class: "code" }, bn.shown(reason.code)))));
     }
-    return found;
+    return parts;
   };
 
   const errors = (entry) => bn.sitesOf(entry).flatMap((tensor) => {
@@ -30,11 +30,11 @@ bn.ready(() => {
   });
 
   const channels = (entry) => {
-    const found = bn.data.channels.nodes.find((each) => each.output === entry.output);
-    if (!found) return [];
+    const norm = bn.data.channels.nodes.find((each) => each.output === entry.output);
+    if (!norm) return [];
     const span = (q) => `${bn.number(q[0])} to ${bn.number(q[4])}, median ${bn.number(q[2])}`;
-    const dead = found.dead ? `${found.dead} of ${found.channels} are dead: ${found.dead_channels.join(", ")}${found.dead > found.dead_channels.length ? ", …" : ""}` : `${found.channels}, none dead`;
-    return part("Channels", el("p", {}, dead), el("p", {}, `scale factor: ${span(found.factor)}`), el("p", {}, `variance: ${span(found.var)}`));
+    const dead = norm.dead ? `${norm.dead} of ${norm.channels} are dead: ${norm.dead_channels.join(", ")}${norm.dead > norm.dead_channels.length ? ", …" : ""}` : `${norm.channels}, none dead`;
+    return part("Channels", el("p", {}, dead), el("p", {}, `scale factor: ${span(norm.factor)}`), el("p", {}, `variance: ${span(norm.var)}`));
   };
 
   const tensors = (graph, node) => {
@@ -52,8 +52,8 @@ bn.ready(() => {
   };
   const guests = (graph, at) => {
     if (graph !== "after") return [];
-    const held = nodes.filter((entry) => entry.homes.includes(at));
-    return held.length ? part("Holds the constants of", list(held.map((entry) => entry.before === null ? bn.name(entry.output) : jump("before", entry.before)))) : [];
+    const sources = nodes.filter((entry) => entry.homes.includes(at));
+    return sources.length ? part("Holds the constants of", list(sources.map((entry) => entry.before === null ? bn.name(entry.output) : jump("before", entry.before)))) : [];
   };
 
   const empty = () => place.classList.add("none") || place.replaceChildren(el("h3", {}, "Details"), el("p", { class: "note" }, "Choose a node: click it, or use the arrow keys in the graph, the coloured strip, or the table below."));
@@ -62,9 +62,9 @@ bn.ready(() => {
     place.classList.remove("none");
     const node = at === null ? { kind: "node", op: nodes[number].operator, name: nodes[number].node } : graphs[graph].nodes[at];
     const own = number === null ? null : nodes[number], stands = own && (own.before === at && graph === "before" || own.after === at && graph === "after");
-    const title = el("h3", {}, bn.el("bdi", {}, bn.shown(node.op || node.kind, 80)), own && (stands || at === null) ? bn.badge(own.fate) : null);
-    const told = own && (stands || at === null) ? [...fate(own), ...errors(own), ...channels(own)] : [];
-    place.replaceChildren(title, el("p", {}, bn.name(node.name || (node.outputs || [""])[0])), ...told, ...guests(graph, at), ...tensors(graph, node), ...attributes(node), ...inside(graph, node));
+    const title = el("h3", {}, bn.el("bdi", {}, bn.shown(node.op || node.kind, 80)), own && (stands || at === null) ? bn.badge(own.result) : null);
+    const facts = own && (stands || at === null) ? [...result(own), ...errors(own), ...channels(own)] : [];
+    place.replaceChildren(title, el("p", {}, bn.name(node.name || (node.outputs || [""])[0])), ...facts, ...guests(graph, at), ...tensors(graph, node), ...attributes(node), ...inside(graph, node));
     place.scrollTop = 0;
   };
   bn.listeners.push(show);

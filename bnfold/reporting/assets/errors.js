@@ -49,16 +49,16 @@ bn.ready(() => {
     ],
   })));
 
-  const told = sites.filter((tensor) => tensor.by_channel);
-  pick.append(...told.map((t) => bn.el("option", { value: t.name }, `${t.number}  ${t.operator} ${bn.shown(t.name, 60)}`)));
+  const detailed = sites.filter((tensor) => tensor.by_channel);
+  pick.append(...detailed.map((t) => bn.el("option", { value: t.name }, `${t.number}  ${t.operator} ${bn.shown(t.name, 60)}`)));
   const channels = () => {
-    const tensor = told.find((each) => each.name === pick.value);
+    const tensor = detailed.find((each) => each.name === pick.value);
     if (!tensor) return;
     const { original, folded, every } = tensor.by_channel, last = original.length - 1;
     const rows = (list, which) => list.map((error, i) => ({ which, at: every ? i : (100 * i) / last, error: Math.max(error, least) }));
     const axis = bn.log([...original, ...folded].map((error) => Math.max(error, least)));
     const say = every ? `Each of the ${original.length} channels of ${tensor.operator} ${bn.shown(tensor.name, 80)}, over the root mean square of its tensor's true values.`
-      : `So many channels that they are told by quantiles: ${tensor.by_channel.channels} of ${tensor.operator} ${bn.shown(tensor.name, 80)}, from the least error to the largest.`;
+      : `So many channels that their quantiles are shown: ${tensor.by_channel.channels} of ${tensor.operator} ${bn.shown(tensor.name, 80)}, from the least error to the largest.`;
     bn.chart("channels", "Error per channel", say, [["original", "original", ""], ["accent", "result", "full"]], (width) => Plot.plot({
       width, height: 240, marginLeft: 62, marginBottom: 40, style: { background: "none" },
       x: { label: every ? "channel" : "% of channels", ticks: every ? d3.ticks(0, Math.max(last, 1), Math.min(last + 1, width / 60)).filter(Number.isInteger) : 10, tickFormat: String }, y: axis.scale,
@@ -72,7 +72,7 @@ bn.ready(() => {
   };
   pick.addEventListener("change", channels);
   bn.showChannels = open;
-  if (told.length) open(told.reduce((worst, each) => (each.ratio > worst.ratio ? each : worst)).name);
+  if (detailed.length) open(detailed.reduce((worst, each) => (each.ratio > worst.ratio ? each : worst)).name);
   else {
     document.getElementById("channels").remove();
     pick.closest(".tools").replaceChildren(bn.el("p", { class: "empty" }, "This verification holds no errors per channel: make it anew to have them."));

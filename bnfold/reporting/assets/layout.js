@@ -20,24 +20,24 @@ const rankOf = (count, edges) => {
 
 /** The last rank of each piece. */
 const cuts = (rank, edges) => {
-  const last = rank.reduce((a, b) => Math.max(a, b), 0), held = new Array(last + 1).fill(0), steps = new Array(last + 2).fill(0);
-  for (const r of rank) held[r]++;
+  const last = rank.reduce((a, b) => Math.max(a, b), 0), counts = new Array(last + 1).fill(0), steps = new Array(last + 2).fill(0);
+  for (const r of rank) counts[r]++;
   for (const [a, b] of edges) { steps[Math.min(rank[a], rank[b])]++; steps[Math.max(rank[a], rank[b])]--; }
   let open = 0;
-  const crossing = held.map((_, r) => (open += steps[r]));
-  const found = [];
+  const crossing = counts.map((_, r) => (open += steps[r]));
+  const ranks = [];
   for (let start = 0; start <= last;) {
     let best = null, nodes = 0;
     for (let r = start; r <= last && r - start < MOST && (nodes < FULL || best === null); r++) {
-      nodes += held[r];
+      nodes += counts[r];
       const far = Math.abs(r - start + 1 - USUAL), cost = crossing[r] * 4 + far;
       if (r === last) { best = { r, cost: 0 }; break; }
       if ((r - start + 1 >= LEAST || nodes >= FULL) && (best === null || cost < best.cost)) best = { r, cost };
     }
-    found.push(best.r);
+    ranks.push(best.r);
     start = best.r + 1;
   }
-  return found;
+  return ranks;
 };
 
 /** Positions inside one piece, its first rank at y = 0, and where its edges bend. */
@@ -52,7 +52,7 @@ const placed = (nodes, edges, size) => {
   return { at: new Map(nodes.map((node) => [node, [graph.node(String(node)).x, graph.node(String(node)).y]])), bends };
 };
 
-/** Each piece: its nodes with their x and y, its height, and its left and right beside the line of the whole. */
+/** Each piece: its nodes with their x and y, its height, and its left and right from the line of the whole. */
 const pieces = ({ count, edges, size }) => {
   const rank = rankOf(count, edges), ends = cuts(rank, edges), places = new Map(), made = [];
   const piece = rank.map((r) => { let low = 0, high = ends.length - 1; while (low < high) { const mid = (low + high) >> 1; if (ends[mid] >= r) high = mid; else low = mid + 1; } return low; });

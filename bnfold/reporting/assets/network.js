@@ -14,28 +14,28 @@ bn.ready(() => {
   const laid = {};
 
   const short = (text) => { const shown = bn.shown(text, 60); return shown.length > 17 ? `${shown.slice(0, 16)}…` : shown; };
-  const label = (node, fate) => (fate ? `${bn.FATES[fate][0]} ` : "") + short(node.op === "BatchNormalization" ? "BatchNorm" : node.op || node.name);
+  const label = (node, result) => (result ? `${bn.RESULTS[result][0]} ` : "") + short(node.op === "BatchNormalization" ? "BatchNorm" : node.op || node.name);
   const elements = (key) => {
     const graph = bn.data.graphs[key];
     const nodes = graph.nodes.map((node, place) => {
-      const number = entries[key].get(place), fate = number === undefined ? "" : bn.data.nodes[number].fate;
+      const number = entries[key].get(place), result = number === undefined ? "" : bn.data.nodes[number].result;
       const home = key === "after" && homes.has(place) ? "home" : "";
-      return { data: { id: `n${place}`, place, label: label(node, fate) }, classes: `${node.kind} ${fate} ${home}`, pannable: true };
+      return { data: { id: `n${place}`, place, label: label(node, result) }, classes: `${node.kind} ${result} ${home}`, pannable: true };
     });
     const edges = graph.edges.map(([a, b], number) => ({ data: { id: `e${number}`, source: `n${a}`, target: `n${b}` }, pannable: true }));
     return { nodes, edges };
   };
 
   const style = () => {
-    const fates = Object.keys(bn.FATES).map((fate) => ({
-      selector: `node.${fate}`,
-      style: { "background-color": bn.colour(fate), color: bn.colour("on-fate"), "font-weight": 600 },
+    const results = Object.keys(bn.RESULTS).map((result) => ({
+      selector: `node.${result}`,
+      style: { "background-color": bn.colour(result), color: bn.colour("on-result"), "font-weight": 600 },
     }));
     const framed = { "border-width": 3.5, "border-color": bn.colour("home"), "font-weight": 600 };
     return [
       { selector: "node", style: { shape: "round-rectangle", width: SIZE[0], height: SIZE[1], label: "data(label)", "text-valign": "center", "font-size": 13, "font-family": "system-ui, sans-serif", color: bn.colour("ink"), "background-color": bn.colour("node"), "min-zoomed-font-size": 6 } },
       { selector: "node.input, node.output", style: { shape: "ellipse", "background-color": bn.colour("card"), "border-width": 1.5, "border-color": bn.colour("soft") } },
-      ...fates,
+      ...results,
       { selector: "node.kept, node.left", style: { shape: "cut-rectangle" } },
       { selector: "node.home", style: framed },
       { selector: "edge", style: { width: 1.6, "line-color": bn.colour("edge"), "target-arrow-color": bn.colour("edge"), "target-arrow-shape": "triangle", "arrow-scale": 0.75, "curve-style": "straight" } },
@@ -69,20 +69,20 @@ bn.ready(() => {
   };
 
   const positions = (pieces) => {
-    const { columns, widths } = wrapped(pieces), found = new Map();
+    const { columns, widths } = wrapped(pieces), places = new Map();
     let x = 0;
-    found.bends = new Map();
+    places.bends = new Map();
     columns.forEach((column, number) => {
       const left = Math.min(...column.map((p) => p.left));
       let y = 0;
       for (const piece of column) {
-        for (const [node, px, py] of piece.nodes) found.set(node, { x: x + px - left, y: y + py, column: number, gutter: x - APART / 2 });
-        for (const [a, b, points] of piece.edges) found.bends.set(`${a} ${b}`, points.map(([px, py]) => [x + px - left, y + py]));
+        for (const [node, px, py] of piece.nodes) places.set(node, { x: x + px - left, y: y + py, column: number, gutter: x - APART / 2 });
+        for (const [a, b, points] of piece.edges) places.bends.set(`${a} ${b}`, points.map(([px, py]) => [x + px - left, y + py]));
         y += piece.height + GAP;
       }
       x += widths[number] + APART;
     });
-    return found;
+    return places;
   };
 
   /** Where an edge bends: as dagre says or, to another column, dashed through the gutter before it. */
@@ -93,7 +93,7 @@ bn.ready(() => {
     return [...leave, [b.gutter, above], [b.x, above]];
   };
 
-  /** Points as cytoscape has them: how far along the line from node to node, and how far beside it. */
+  /** Points as cytoscape has them: how far along the line from node to node, and how far from it. */
   const segments = (a, b, points) => {
     const [dx, dy] = [b.x - a.x, b.y - a.y], square = dx * dx + dy * dy || 1, length = Math.sqrt(square);
     return {
@@ -218,14 +218,14 @@ bn.ready(() => {
   }
 
   /** Every node whose name, operator or tensors hold the words; Enter goes from one to the next. */
-  const find = document.getElementById("find"), told = document.getElementById("found");
+  const find = document.getElementById("find"), count = document.getElementById("matches");
   let hits = [], hit = -1;
   const search = () => {
     const word = find.value.trim().toLowerCase(), nodes = bn.data.graphs[shown].nodes;
     const has = (node) => [node.name, node.op, ...(node.inputs || []), ...(node.outputs || [])].some((each) => each && each.toLowerCase().includes(word));
     hits = word ? [...nodes.keys()].filter((place) => has(nodes[place])) : [];
     hit = -1;
-    told.textContent = word ? `${hits.length} found` : "";
+    count.textContent = word ? `${hits.length} found` : "";
     const set = new Set(hits);
     cy.batch(() => cy.nodes().forEach((node) => { node.toggleClass("dim", Boolean(word) && !set.has(node.data("place"))); }));
   };
@@ -233,7 +233,7 @@ bn.ready(() => {
   find.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || !hits.length) return;
     hit = (hit + (event.shiftKey ? hits.length - 1 : 1)) % hits.length;
-    told.textContent = `${hit + 1} of ${hits.length}`;
+    count.textContent = `${hit + 1} of ${hits.length}`;
     bn.choose(shown, hits[hit], null, "search");
   });
 

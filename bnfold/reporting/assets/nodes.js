@@ -17,7 +17,7 @@ bn.ready(() => {
     cells[next].focus();
   });
 
-  const table = document.getElementById("fates");
+  const table = document.getElementById("results");
   const rows = table ? [...table.tBodies[0].rows] : [];
   bn.listeners.push((chosen, by) => {
     for (const each of [...cells, ...rows]) each.classList.toggle("chosen", Number(each.dataset.entry) === chosen.entry);
@@ -40,19 +40,19 @@ bn.ready(() => {
 
   const text = rows.map((row) => row.textContent.toLowerCase());
   const order = new Map(rows.map((row, number) => [row, number]));
-  const filter = document.getElementById("filter"), fate = document.getElementById("fate"), count = document.getElementById("count");
+  const filter = document.getElementById("filter"), result = document.getElementById("result"), count = document.getElementById("count");
   const sieve = () => {
     const words = filter.value.trim().toLowerCase().split(/\s+/).filter(Boolean);
     let left = 0;
     for (const row of rows) {
-      const fits = words.every((word) => text[order.get(row)].includes(word)) && (!fate.value || row.dataset.fate === fate.value);
+      const fits = words.every((word) => text[order.get(row)].includes(word)) && (!result.value || row.dataset.result === result.value);
       row.hidden = !fits;
       left += fits;
     }
     count.textContent = left === rows.length ? `${left} nodes` : `${left} of ${rows.length} nodes`;
   };
   filter.addEventListener("input", sieve);
-  fate.addEventListener("change", sieve);
+  result.addEventListener("change", sieve);
 
   const key = (row, column) => {
     const cell = row.cells[column].textContent.trim();

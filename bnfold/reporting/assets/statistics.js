@@ -7,8 +7,8 @@ bn.ready(() => {
     { x1: 10 ** edges[i], x2: 10 ** edges[i + 1], y1: count, y2: count + dead[i], kind: "dead" },
   ]).filter((bar) => bar.y2 > bar.y1);
   const draw = (id, heading, words, key) => {
-    const found = histograms[key], zero = found.zero ? ` ${found.zero} are exactly 0 and have no place on this axis.` : "";
-    const shown = bars(found), axis = bn.log([10 ** found.edges[0], 10 ** found.edges[found.edges.length - 1]]);
+    const histogram = histograms[key], zero = histogram.zero ? ` ${histogram.zero} are exactly 0 and have no place on this axis.` : "";
+    const shown = bars(histogram), axis = bn.log([10 ** histogram.edges[0], 10 ** histogram.edges[histogram.edges.length - 1]]);
     bn.chart(id, heading, words + zero, [["accent", "live", "full square"], ["bad", "dead", "full square"]], (width) => Plot.plot({
       width, height: 240, marginLeft: 52, marginBottom: 40, style: { background: "none" },
       x: axis.scale,

@@ -1,4 +1,4 @@
-"""One classifier on onnxruntime: from samples to class probabilities."""
+"""A classifier on onnxruntime: it makes class probabilities of samples."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..runtime import sessions
 from ..runtime.host import Host
 from ..train.pixels import Normalization
 from .crops import crops
-from .labelled import Batch, Labelled, ready
+from .labelled import Labelled, SampleBatch, ready
 
 Probabilities = npt.NDArray[np.float64]  # (samples, classes)
-TOGETHER = 64  # crops in one run
+CROPS_AT_ONCE = 64  # crops in one run
 SUM = 1e-3  # by which probabilities may miss 1
 
 
 @dataclass(eq=False)
-class Network:
+class Classifier:
     """`softmax` says whether outputs are logits; known once there were some."""
 
     path: Path
@@ -34,7 +34,7 @@ class Network:
     softmax: bool | None = None
 
     @staticmethod
-    def of(path: Path, host: Host) -> Network:
+    def of(path: Path, host: Host) -> Classifier:
         card = Card.of(onnx_io.detached(path)[0])
         try:
             running = host.session(str(path), "default")
@@ -42,9 +42,9 @@ class Network:
             raise ModelProblem(
                 f"onnxruntime cannot load {path}: {why}", "`bnfold doctor` shows what runs here."
             ) from why
-        return Network(path, card, card.normalization, running)
+        return Classifier(path, card, card.normalization, running)
 
-    def probabilities(self, batch: Batch, data: Labelled, number: int) -> Probabilities:
+    def probabilities(self, batch: SampleBatch, data: Labelled, number: int) -> Probabilities:
         """The mean over the crops of each sample."""
         if number == 1 and not self.card.sees_images:
             feeds = {x.name: fitting(x, np.asarray(batch[x.name]), data.name) for x in self.card.inputs}
@@ -52,31 +52,31 @@ class Network:
         value, (_, height, width) = self.card.image(), self.card.image_shape
         cut = [crops(np.asarray(image), number, height, width) for image in next(iter(batch.values()))]
         images = ready(cut, (self.normalization or data.normalization) if data.pixels else None)
-        found = self._classified({value.name: fitting(value, images, data.name)})
-        return np.asarray(found.reshape(len(cut), number, -1).mean(axis=1))
+        every_crop = self._classified({value.name: fitting(value, images, data.name)})
+        return np.asarray(every_crop.reshape(len(cut), number, -1).mean(axis=1))
 
     def _classified(self, feeds: dict[str, Array]) -> Probabilities:
         rows = len(next(iter(feeds.values())))
         fixed = max((value.rows for value in self.card.inputs), default=0)
-        size = fixed or TOGETHER
+        size = fixed or CROPS_AT_ONCE
         parts = [self._run({k: v[i : i + size] for k, v in feeds.items()}, fixed) for i in range(0, rows, size)]
         return self._as_probabilities(np.concatenate(parts).astype(np.float64))
 
     def _run(self, feeds: dict[str, Array], fixed: int) -> Array:
-        """One run; where the model states its batch size, the last row makes up the number."""
+        """Run the model once; where it states a batch size, copies of the last row fill the batch."""
         rows = len(next(iter(feeds.values())))
         filled = {
             k: np.concatenate([v, v[-1:].repeat(fixed - rows, 0)]) if fixed > rows else v for k, v in feeds.items()
         }
         first = self.session.get_outputs()[0].name
         try:
-            (found,) = sessions.outputs(self.session, [first], filled)
+            (output,) = sessions.outputs(self.session, [first], filled)
         except sessions.CannotRun as why:
             raise ModelProblem(
                 f"{self.path} cannot run on this data: {why}",
                 "Check that its arrays have the names, types and shapes of the inputs of the model.",
             ) from why
-        values = np.asarray(found)
+        values = np.asarray(output)
         if values.ndim < 2 or values.size != values.shape[0] * values.shape[1] or len(values) < rows:
             raise ModelProblem(
                 f"the first output of {self.path} has the shape {list(values.shape)}, not [samples, classes]",

@@ -1,0 +1,95 @@
+"""Names that several places of the package have: files, and public functions, classes and constants of modules.
+
+`python -m tests.one_meaning` prints them. One name has one meaning: what a second place may have is in ALLOWED_FILES and
+ALLOWED_NAMES, each with the meaning that all of them share.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.rooms import ROOT
+
+ALLOWED_FILES = {
+    "__init__": "of every package",
+    "norms": "the normalizations whose statistics are computed: nodes of ONNX, layers of PyTorch",
+    "options": "what the function of this room is called with",
+    "pipeline": "the command of this room on files: IN is read, OUT appears whole or not at all",
+    "copies": "changed copies of a model, made to be run by onnxruntime",
+    "results": "what the function of this room returns",
+    "windows": "the windows that convolutions and pools slide over a tensor",
+}
+ALLOWED_NAMES = {
+    "Array": "an array of NumPy",
+    "FOLDED": "the name of the folded model, or of a folded node, in a report",
+    "INCONCLUSIVE": "the verdict of that name",
+    "LEVELS": "levels of onnxruntime's graph optimization",
+    "MEAN": "which input of BatchNormalization is the mean",
+    "METHODS": "ways to take population statistics",
+    "ORIGINAL": "the name of the original model in a report",
+    "Options": "what the function of this room is called with",
+    "Plain": "plain data, as JSON has it",
+    "SCHEMA": "the schema of the JSON that this module writes",
+    "Statistics": "mean and variance that one normalization subtracts and divides by",
+    "T": "the type variable",
+    "VAR": "which input of BatchNormalization is the variance",
+    "Watch": "what is called with the progress of the work",
+    "attribute": "an attribute of a node, or its default",
+    "default_target": "the name of OUT for a command, by that of IN",
+    "sequential": "population statistics by the method sequential",
+    "sweep": "remove what killed processes have left",
+}
+# A second meaning, in rooms that are gone through later: what is renamed there leaves this list.
+TO_RENAME = {"attach", "check", "checked", "evaluate", "load", "read", "run"}
+LATER = ("algebra", "folding", "graph", "runtime", "verification")  # a name that only these have is not looked at yet
+
+
+def twice(places: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
+    """Names that more than one place has, each with its places."""
+    known: dict[str, list[str]] = defaultdict(list)
+    for name, place in places:
+        known[name].append(place)
+    return {name: where for name, where in sorted(known.items()) if len(where) > 1}
+
+
+def files() -> Iterator[tuple[str, str]]:
+    """Every file of the package, by its name. A file of the command line has the name of the command that it is."""
+    for path in sorted((ROOT / "bnfold").rglob("*.py")):
+        yield path.stem, path.relative_to(ROOT).as_posix()
+
+
+def names() -> Iterator[tuple[str, str]]:
+    """Every public name that a module of the package defines, with the module."""
+    for _, path in files():
+        yield from ((name, path) for name in dict.fromkeys(defined(ROOT / path)))
+
+
+def defined(path: Path) -> Iterator[str]:
+    """The public functions, classes and constants of a module."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            made = [node.name]
+        else:
+            made = [name.id for target in targets(node) for name in ast.walk(target) if isinstance(name, ast.Name)]
+        yield from (name for name in made if not name.startswith("_"))
+
+
+def targets(node: ast.stmt) -> list[ast.expr]:
+    """What an assignment gives names to."""
+    return node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+
+
+def room(place: str) -> str:
+    return place.split("/")[1]
+
+
+def main() -> None:
+    for name, places in [*twice(files()).items(), *twice(names()).items()]:
+        print(f"{name}: {', '.join(places)}")
+
+
+if __name__ == "__main__":
+    main()
