@@ -11,6 +11,8 @@ import pytest
 import bnfold
 from bnfold.errors import UsageProblem
 from bnfold.system.limits import Limits
+from bnfold.verification.measure import Tally
+from bnfold.verification.results import SITE_LIMIT
 from bnfold_cli.main import run
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 
@@ -89,3 +91,16 @@ def test_no_budget_begins_nothing():
     model = conv_bn()
     found = bnfold.verify(model, bnfold.fold(model).model, budget_s=0)
     assert any("skipped" in note or "budget" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_many_channels_of_few_elements_none_is_wrong_by_chance(seed: int) -> None:
+    """Where the original's own error in a channel is small by chance, what it has in the others counts."""
+    random, shape = np.random.default_rng(seed), (1, 40_000)
+    tally = Tally("y", (1,))
+    for _ in range(2):
+        truth = random.standard_normal(shape)
+        original, folded = (truth + 1e-6 * random.standard_normal(shape) for _ in range(2))
+        moved = [original + 1e-7 * random.standard_normal(shape) for _ in range(4)]
+        tally.add(truth, *(np.float32(run) for run in (original, folded)), [np.float32(run) for run in moved])
+    assert float(tally.ratios(1).max()) < SITE_LIMIT

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
@@ -278,7 +279,12 @@ def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> 
     model = GEMM.original(GEMM.weights(0))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loading, "bytes", lambda data: (_ for _ in ()).throw(ValueError("too large")), raising=False)
+        patch.setattr(onnx_io, "LIMIT", model.ByteSize())
+        patch.setattr(external, "DETACHED_FROM", 100)
+        before = model.SerializeToString()
         where = loading.for_onnxruntime(model, str(tmp_path))
+    assert model.SerializeToString() == before  # it lost its weights
+    assert Path(f"{where}.data").exists()
     again = onnx.load(str(where))
     assert len(again.graph.initializer) == len(model.graph.initializer)
     assert again.graph.node == model.graph.node

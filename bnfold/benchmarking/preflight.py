@@ -14,6 +14,7 @@ from ..model.messages import counts
 from ..process.child import stage
 from ..process.jobs import job
 from ..runtime import libraries, sessions
+from ..runtime.detached import require_whole
 from ..runtime.dimensions import candidates
 from ..runtime.input_options import require_dynamic
 from ..runtime.inputs import Case, feeds
@@ -60,6 +61,7 @@ def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
         require_float32(models[name], request[name])
     for name in MODELS if precision == FLOAT16 else ():
         stage(f"onnxruntime, converting the {name} model to float16")
+        require_whole(models[name], "a conversion to float16")
         models[name], more = to_float16(models[name], request[name])
         notes += more
         paths[name] = str(Path(request["folder"], f"{name}.float16.onnx"))

@@ -22,6 +22,7 @@ from ..system.staging import Sink
 from . import datafiles, deferred
 from .messages import all_tensors
 from .storage import Deferred, Place, Storage
+from .wire import DETACHED_FROM
 
 COPY_LENGTH = 1 << 24
 BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
@@ -170,18 +171,17 @@ def data_files(model: ModelProto, folder: Path) -> set[Path]:
     return set(filter(os.path.isfile, paths))
 
 
-def in_one_file(model: ModelProto, storage: Storage, target: Path) -> tuple[ModelProto, int]:
+def in_one_file(model: ModelProto, storage: Storage, target: Path, spill: bool = False) -> tuple[ModelProto, int]:
     """A copy of a model whose data files became one, `target`, with their bytes and those that are computed now.
 
-    Also how many of the computed numbers became zero.
+    With `spill` also with the data of all large initializers. Also how many of the computed numbers became zero.
     """
     result, flushed = ModelProto(), 0
     result.CopyFrom(model)
     written: dict[Place, tuple[int, int]] = {}
     with Sink(target) as sink:
-        for tensor in filter(storage.belongs_outside, all_tensors(result)):
-            entry = storage.entry(tensor)
-            source = entry if isinstance(entry, Deferred) else place(tensor, storage)
+        for tensor in [*_outside(result, storage, spill)]:
+            source = _source(tensor, storage)
             if isinstance(source, Place) and source in written:
                 start, length = written[source]
             else:
@@ -193,6 +193,22 @@ def in_one_file(model: ModelProto, storage: Storage, target: Path) -> tuple[Mode
     return result, flushed
 
 
+def _outside(model: ModelProto, storage: Storage, spill: bool) -> Iterator[TensorProto]:
+    """The tensors whose data go to the data file."""
+    outer = list(filter(storage.belongs_outside, all_tensors(model)))
+    yield from outer
+    if spill:
+        inner = (tensor for tensor in model.graph.initializer if not storage.belongs_outside(tensor))
+        yield from (tensor for tensor in inner if storage.entry(tensor) or len(tensor.raw_data) >= DETACHED_FROM)
+
+
+def _source(tensor: TensorProto, storage: Storage) -> Place | Deferred | bytes:
+    entry = storage.entry(tensor)
+    if isinstance(entry, Deferred):
+        return entry
+    return place(tensor, storage) if uses_external_data(tensor) else tensor.raw_data
+
+
 def point(tensor: TensorProto, **entries: str) -> None:
     """Say, as ONNX does, where the data of a tensor lies."""
     del tensor.external_data[:]
@@ -202,12 +218,14 @@ def point(tensor: TensorProto, **entries: str) -> None:
         tensor.external_data.add(key=key, value=value)
 
 
-def _append(source: Place | Deferred, sink: Sink) -> tuple[int, int, int]:
+def _append(source: Place | Deferred | bytes, sink: Sink) -> tuple[int, int, int]:
     """Write data, or compute them, at the next page of a file: where, how long, and how many numbers became zero."""
     sink.seek(-(-sink.tell() // PAGE) * PAGE)
     start, flushed = sink.tell(), 0
     if isinstance(source, Place):
         copy_range(source, sink)
+    elif isinstance(source, bytes):
+        sink.write(source)
     else:
         flushed = deferred.write_constant(source.constant, sink)
     return start, sink.tell() - start, flushed

@@ -116,13 +116,15 @@ def save_record(record: ModelProto, storage: Storage, path: Path) -> None:
 def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool = False) -> int:
     """Write a model, and next to it the external data that it refers to; how many computed numbers became zero.
 
-    With `keep_external` the result refers to the data files of the source, and holds what is new itself.
+    With `keep_external` the result refers to the data files of the source, and holds what is new itself. Otherwise
+    large initializers go to the data file where the model's own could not hold them.
     """
-    flushed = 0
-    if not keep_external and any(map(storage.belongs_outside, all_tensors(model))):
-        model, flushed = external.in_one_file(model, storage, draft.with_name(data_name(draft)))
-    pieces = _pieces(model, storage)
-    if not 0 < sum(map(wire.part_length, pieces)) < LIMIT:
+    pieces, flushed = _pieces(model, storage), 0
+    for spill in (False, True) if not keep_external else ():
+        if not spill and any(map(storage.belongs_outside, all_tensors(model))) or (spill and not _fits(pieces)):
+            made, flushed = external.in_one_file(model, storage, draft.with_name(data_name(draft)), spill)
+            pieces = _pieces(made, storage)
+    if not _fits(pieces):
         raise ModelProblem(
             f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
         )
@@ -135,6 +137,11 @@ def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool 
             external.require_stamp(file, stamp)
         datafiles.require_unchanged()
     return flushed
+
+
+def _fits(pieces: list[wire.Part]) -> bool:
+    """Whether one file may hold them."""
+    return 0 < sum(map(wire.part_length, pieces)) < LIMIT
 
 
 def _pieces(model: ModelProto, storage: Storage) -> list[wire.Part]:

@@ -21,8 +21,9 @@ from ..algebra.affine import Array
 from ..algebra.rounding import rows_at_once, spans
 from ..errors import ModelProblem, first_line
 from ..system.limits import current
-from . import datafiles
+from . import datafiles, external
 from .storage import Place, Storage
+from .wire import DETACHED_FROM
 
 DATA_FIELDS = (
     *("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data"),
@@ -32,7 +33,7 @@ DATA_FIELDS = (
 
 @dataclass(frozen=True)
 class InFile:
-    """A tensor that is stored in the model file and read on demand. Edits of its message do not change it."""
+    """A tensor that is read from its file on demand. Edits of its message do not change it."""
 
     name: str
     kind: int  # of TensorProto.DataType
@@ -86,10 +87,19 @@ def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
     return tensor
 
 
+def located(base: TensorProto | InFile, storage: Storage) -> TensorProto | InFile:
+    """What is stored; a large tensor in a data file as what is read from there. Raises ModelProblem if it cannot be."""
+    if isinstance(base, InFile) or not uses_external_data(base) or external.data_length(base) < DETACHED_FROM:
+        return base
+    return InFile(base.name, base.data_type, tuple(base.dims), external.place(base, storage))
+
+
 def parts(
     base: TensorProto | InFile | Array, storage: Storage, shape: tuple[int, ...]
 ) -> Iterator[tuple[slice, Array]]:
     """The stored values in another shape, some rows at a time; the next rows may overwrite them."""
+    if isinstance(base, TensorProto):
+        base = located(base, storage)
     if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return
@@ -100,7 +110,7 @@ def parts(
 
 def read(tensor: TensorProto | InFile, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
-    base = source_of(tensor, storage) if isinstance(tensor, TensorProto) else tensor
+    base = located(source_of(tensor, storage), storage) if isinstance(tensor, TensorProto) else tensor
     if isinstance(base, InFile):
         return base.mapped()
     with reading(base.name):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import prod
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from ..model.messages import all_nodes, bodies
-from .protos import FLOATS, Array, domain, overridable, stored
+from ..model.messages import all_nodes, bodies, drop, inner_graphs
+from . import detached
+from .protos import FLOATS, Array, domain, is_constant, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
@@ -18,16 +20,17 @@ LINEAR = frozenset(  # operators whose constants a fold may change: those consta
     ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"]
     + ["GroupNormalization", "Mul", "Add", "Sub", "Div", "PRelu", "DequantizeLinear", "GRU", "LSTM", "RNN"]
 )
+PAGES_BY = 2  # bits: one number in 16 that moves by four units moves a sum as far as all that move by one
 
 
 def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     """A copy that can be compared, and what was done in words.
 
     Trailing empty output names are dropped (they crash native code, and mean the same), and random operators are
-    replaced by the constant 0.5, since two runs of the same random model differ already.
+    replaced by the constant 0.5, since two runs of the same random model differ already. Constants that lie in files
+    become initializers of the main graph.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = lifted(model)
     for node in all_nodes(copy):
         while node.output and not node.output[-1]:
             node.output.pop()
@@ -37,6 +40,62 @@ def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
     return copy, [f"random operators were held at 0.5: {', '.join(held)}"] if held else []
+
+
+def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose main graph has the constants of bodies and functions that lie in files, as initializers.
+
+    Those of bodies get names by what they hold: the same in two models, where that is the same.
+    """
+    copy = onnx.ModelProto()
+    inner = (tensor for function in model.functions for tensor in detached.constants(function))
+    copy.CopyFrom(inline_local_functions(model) if any(map(detached.stays, inner)) else model)
+    found = {tensor.name: tensor for tensor in _taken(copy.graph)}
+    for graph in inner_graphs(copy.graph.node):
+        names = {}
+        for tensor in _taken(graph):
+            names[tensor.name] = f"bnfold/{detached.number(tensor)}/{tensor.data_type}/{list(tensor.dims)}"
+            tensor.name = names[tensor.name]
+            found[tensor.name] = tensor
+        _rename(graph, names)
+    copy.graph.initializer.extend(found.values())
+    return copy
+
+
+def _taken(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """The constants of a graph that lie in files, under the names that nodes read; the graph has them no more."""
+    stored = [i for i, tensor in enumerate(graph.initializer) if detached.stays(tensor)]
+    made = [i for i, node in enumerate(graph.node) if is_constant(node) and any(map(detached.stays, _tensors(node)))]
+    found = [_copied(graph.initializer[i]) for i in stored]
+    for node in (graph.node[i] for i in made):
+        found.append(_copied(_tensors(node)[0]))
+        found[-1].name = node.output[0]
+    drop(graph.initializer, stored)
+    drop(graph.node, made)
+    return found
+
+
+def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    return copy
+
+
+def _tensors(node: onnx.NodeProto) -> list[onnx.TensorProto]:
+    return [attribute.t for attribute in node.attribute if attribute.name == "value"]
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Let a graph, and those in it, read other tensors."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for body in bodies(node):
+            own = {*(t.name for t in body.initializer), *(v.name for v in body.input)}
+            own.update(name for inner in body.node for name in inner.output)
+            _rename(body, {name: other for name, other in names.items() if name not in own})
+    for output in graph.output:
+        if output.name in names:
+            graph.node.append(helper.make_node("Identity", [names[output.name]], [output.name]))
 
 
 def is_random(node: onnx.NodeProto) -> bool:
@@ -100,9 +159,20 @@ def jittered(model: onnx.ModelProto, seed: int, dropped: int = 0) -> onnx.ModelP
     movable = _movable(copy.graph)
     for name, tensor in stored(copy.graph).items():
         if name in movable and tensor.data_type in (*FLOATS, TensorProto.DOUBLE):
-            moved = _moved(numpy_helper.to_array(tensor), seed, dropped if tensor.data_type == TensorProto.FLOAT else 0)
-            tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+            _jitter(tensor, seed, dropped if tensor.data_type == TensorProto.FLOAT else 0)
     return copy
+
+
+def _jitter(tensor: onnx.TensorProto, seed: int, dropped: int) -> None:
+    """Move the values of a tensor. Of one that lies in a file one page in 16, by four units: as far in all."""
+    if not detached.stays(tensor):
+        values = numpy_helper.to_array(tensor)
+        tensor.CopyFrom(numpy_helper.from_array(_moved(values, _rows(values), seed, dropped), tensor.name))
+        return
+    size = max(1, prod(tensor.dims[1:]))
+    detached.change(
+        tensor, seed, lambda some, at: _moved(some, (at // size).astype(np.uint64), seed, dropped + PAGES_BY)
+    )
 
 
 def _dense(graph: onnx.GraphProto) -> None:
@@ -137,12 +207,17 @@ def without_data(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _moved(values: Array, seed: int, dropped: int) -> Array:
+def _rows(values: Array) -> Array:
+    """In which row, along the first axis, each value stands."""
+    rows = max(1, values.shape[0] if values.ndim else 1)
+    return np.arange(values.size, dtype=np.uint64) // max(1, values.size // rows)
+
+
+def _moved(values: Array, rows: Array, seed: int, dropped: int) -> Array:
     """Each finite nonzero value moved to a neighbour of the same sign: its bit pattern counts the values up."""
     flat = np.ascontiguousarray(values).reshape(-1)
     bits = flat.view(f"u{values.itemsize}")
-    rows = np.arange(flat.size, dtype=np.uint64) // max(1, flat.size // max(1, values.shape[0] if values.ndim else 1))
-    mixed = (bits.astype(np.uint64) + rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)) * np.uint64(
+    mixed: Array = (bits.astype(np.uint64) + rows * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)) * np.uint64(
         0xD6E8FEB86659FD93
     )
     mixed = (mixed ^ (mixed >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)

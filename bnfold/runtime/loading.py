@@ -14,6 +14,8 @@ from onnx.external_data_helper import _get_all_tensors, uses_external_data
 from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.bounds import require_bounded
+from . import detached
+from .detached import Skeleton
 
 _numbers = itertools.count()
 
@@ -21,11 +23,11 @@ _numbers = itertools.count()
 def load(path: str, outside: bool = False) -> onnx.ModelProto:
     """The model at `path` with its external data, also that from `outside` its folder.
 
-    Raises ModelProblem in words, also for one beyond the limits.
+    The large constants of a model beyond `detached.WHOLE` stay in their files: `detached.values` reads them. Raises
+    ModelProblem in words, also for one beyond the limits.
     """
     try:
-        model = onnx.load(path, load_external_data=False)
-        _complete(model, Path(path).parent, outside)
+        model = _read(Path(path), outside)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
     except (datafiles.LocationError, IsADirectoryError, PermissionError) as why:
@@ -37,6 +39,14 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise ModelProblem(f"{path} holds no ONNX graph", "Is the file complete, and really ONNX?")
     require_bounded(model, path)
+    return model
+
+
+def _read(path: Path, outside: bool) -> onnx.ModelProto:
+    model = onnx.load(path, load_external_data=False) if path.stat().st_size <= detached.WHOLE else None
+    if model is None or detached.is_large(model, path):
+        return detached.read(path, outside)
+    _complete(model, path.parent, outside)
     return model
 
 
@@ -55,13 +65,19 @@ def _first(why: Exception) -> str:
     return (str(why).splitlines() or [""])[0]
 
 
-def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str:
-    """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`."""
+def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skeleton:
+    """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`.
+
+    Constants that lie in files stay there.
+    """
+    if detached.length(model):
+        return detached.skeleton(model)
     with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
-    name = f"copy{next(_numbers)}"
-    path = Path(folder, f"{name}.onnx")
-    onnx.save(model, str(path), save_as_external_data=True, location=f"{name}.data")
+    from ..model.onnx_io import save  # which few models need
+
+    path = Path(folder, f"copy{next(_numbers)}.onnx")
+    save(model, path)
     return str(path)
 
 

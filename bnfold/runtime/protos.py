@@ -20,9 +20,13 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Every tensor the graph stores by name: initializers, and Constant nodes that hold a tensor."""
     found = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and node.domain in ("", "ai.onnx"):
+        if is_constant(node):
             found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     return found
+
+
+def is_constant(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 
 def caller_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:

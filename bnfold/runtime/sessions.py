@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ..errors import UsageProblem
 from ..system.installed import runtime
 from . import plugins
+from .detached import Skeleton
+from .protos import Array
 
 LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "default": "ORT_ENABLE_ALL"}
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -129,20 +132,47 @@ def options(
     return made
 
 
-def session(model: bytes | str, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)) -> Any:
+def session(
+    model: bytes | str | Skeleton, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)
+) -> Any:
     """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
+    values = _map(made, model) if isinstance(model, Skeleton) else []
     asked = [(provider, checked(provider, options)) for provider, options in providers]
     plugin = plugins.named(asked[0][0])
     try:
         if plugin:  # onnxruntime takes devices or names, not both; what no device takes goes to the CPU
             plugins.attach(made, plugin, asked[0][1])
         named = {} if plugin else {"providers": asked}
-        running = runtime().InferenceSession(model, made, enable_fallback=0, **named)
+        data = model.model if isinstance(model, Skeleton) else model
+        running = runtime().InferenceSession(data, made, enable_fallback=0, **named)
+        running.values = values  # which onnxruntime reads, but does not keep
     except Exception as why:  # onnxruntime's exceptions have no common base
         raise CannotRun(one_line(why)) from why
     if asked[0][0] not in running.get_providers():
         raise CannotRun(f"onnxruntime left {asked[0][0]} out and offers {', '.join(running.get_providers())} instead")
     return running
+
+
+def _map(made: Any, model: Skeleton) -> list[Any]:
+    """Let onnxruntime read constants where they lie, and copy none: not to lay them out anew, nor to keep memory.
+
+    Returns what has to be there as long as the session is.
+    """
+    made.enable_cpu_mem_arena = False
+    made.add_session_config_entry("session.disable_prepacking", "1")
+    made.add_session_config_entry("session.model_external_initializers_file_folder_path", model.root)
+    found = {name: _value(array) for name, array in model.values.items()}
+    for name, value in found.items():
+        made.add_initializer(name, value)
+    return [*found.values()]
+
+
+def _value(array: Array) -> Any:
+    """An array as onnxruntime takes it, in the memory where it is."""
+    kind = runtime().OrtValue
+    if array.dtype.name == "bfloat16":
+        return kind.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), onnx.TensorProto.BFLOAT16)
+    return kind.ortvalue_from_numpy(array)
 
 
 def outputs(running: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
@@ -159,7 +189,10 @@ def finish(running: Any) -> Path:
 
 
 def optimized(
-    model: bytes | str, level: str, path: str, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)
+    model: bytes | str | Skeleton,
+    level: str,
+    path: str,
+    providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),),
 ) -> onnx.ModelProto:
     """The graph that onnxruntime really runs at `level` on `providers`, written to `path` on the way."""
     made = options(level)

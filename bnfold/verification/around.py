@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from ..runtime import detached
 from ..runtime.protos import FLOATS, called
 from .oracle import Oracle
 from .pieces import Piece
@@ -117,7 +118,7 @@ class Step:
         others = [stored.get(name) for name in self.node.input[1:] if name]
         if None in others or [self.node.input[0]] != self.data:
             raise NotOneLayer(f"what {self.operator} does depends on more than stored constants")
-        values = (numpy_helper.to_array(tensor).tolist() for tensor in others if tensor is not None)
+        values = (detached.values(tensor).tolist() for tensor in others if tensor is not None)
         return (*computation(self.node, [""]), *map(str, values))
 
     def passes(self, before: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
@@ -153,7 +154,7 @@ class Step:
         stored = {tensor.name: tensor for tensor in self.piece.constants}
         axes = given.get("axes", [])
         if len(self.node.input) > 1 and self.node.input[1] in stored:
-            axes = numpy_helper.to_array(stored[self.node.input[1]]).tolist()
+            axes = detached.values(stored[self.node.input[1]]).tolist()
         return tuple(axis % rank for axis in axes) or tuple(range(rank))
 
 

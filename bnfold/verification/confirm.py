@@ -19,7 +19,7 @@ import onnx
 from onnx.inliner import inline_local_functions
 
 from ..process.child import stage
-from ..runtime import providers, sessions
+from ..runtime import detached, providers, sessions
 from ..runtime.inputs import CannotFeed, Case, feeds, shapes
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.protos import produced
@@ -50,6 +50,8 @@ class Run:
 
 def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
     """An answer for each of `maths`, as `numbers.compare` gives them; None where there is no short answer."""
+    if detached.length(trial.original):  # onnxruntime's default level takes several times its memory
+        return None
     if trial.effort != "fast" or trial.late or any(case.path or case.given for case in trial.planned):
         return None
     first = _first_run(replace(trial, way=Way()))

@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from ..runtime import detached
 from ..runtime.protos import caller_inputs, domain, stored
 from .operators import Slice
 from .windows import Array
@@ -55,7 +56,7 @@ class _Values:
 
     def value(self, name: str) -> Array | None:
         if name in self.stored:
-            return np.asarray(numpy_helper.to_array(self.stored[name]))
+            return detached.values(self.stored[name])
         return self.made.get(name)
 
     def takes(self, node: onnx.NodeProto) -> bool:
@@ -65,6 +66,8 @@ class _Values:
         node = self.plain(node)
         names = [name for name in node.input if name]
         if not names or any(name not in self.stored and name not in self.made for name in names):
+            return False
+        if sum(detached.size(self.stored[name]) for name in names if name in self.stored) > MOST:
             return False
         try:
             results = self.run(node, {name: self.value(name) for name in names})

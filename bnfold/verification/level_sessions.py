@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
+from ..runtime.detached import Skeleton
 from ..runtime.inputs import Case, shapes
 from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
@@ -170,8 +171,10 @@ def _load(
         raise CannotRun(f"{label} does not load with graph optimization {level}: {why}") from why
 
 
-def digest(held: bytes | str) -> str:
+def digest(held: bytes | str | Skeleton) -> str:
     """The sha256 of a model as onnxruntime takes it; of a file without its external data, whose name is its own."""
+    if isinstance(held, Skeleton):
+        return hashlib.sha256(held.model).hexdigest()
     return hashlib.sha256(held if isinstance(held, bytes) else Path(held).read_bytes()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from onnx.defs import OpSchema
 
 from ..model.messages import attribute_graphs
+from ..runtime import detached
 from ..runtime.copies import without_data
 from ..runtime.protos import Array, domain, overridable
 
@@ -132,7 +133,7 @@ def of_tensor(tensor: onnx.TensorProto) -> bytes:
     """The meaning of stored numbers, however they are encoded."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return _hash("strings", list(tensor.dims), *tensor.string_data)
-    values = np.ascontiguousarray(numpy_helper.to_array(tensor))
+    values = np.ascontiguousarray(detached.values(tensor))
     return _hash("stored", tensor.data_type, list(tensor.dims), values.tobytes())
 
 

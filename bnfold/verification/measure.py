@@ -235,11 +235,18 @@ class Tally:
             return np.zeros(1)
         sums = self.sums[axis]
         error, allowed = sums[FOLDED], np.maximum(self._allowed(axis), sums[ORIGINAL] + sums[NOISE])
-        allowed = np.maximum(allowed, self._usual() * sums[TRUTH])
+        allowed = np.maximum.reduce([allowed, self._usual() * sums[TRUTH], self._expected(axis)])
         if self.disputed:
             error, allowed = sums[FOLDED if self.miscomputed == "original" else DRIFT], self._allowed(axis)
         with np.errstate(divide="ignore", invalid="ignore"):
             found: Array = np.where(error > 0, np.sqrt(error / allowed), 0.0)
+        return found
+
+    def _expected(self, axis: int | None) -> Array:
+        """Squared errors of the original, where they are to its conditioning as in the whole tensor: those that were
+        measured of a channel of few elements may be small by chance."""
+        own, moved = self.sums[None][[ORIGINAL, JITTER], 0]
+        found: Array = self.sums[axis][JITTER] * (own / moved if moved > 0 and not self.miscomputed else 0.0)
         return found
 
     @property

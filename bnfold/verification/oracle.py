@@ -17,15 +17,18 @@ from onnx.reference import ReferenceEvaluator
 
 from ..model.bounds import expanded_sizes
 from ..model.messages import all_nodes, bodies, inner_graphs
+from ..runtime import detached
 from ..runtime.protos import FLOATS, called, opset
 from ..system.progress import report
 from .constant_parts import evaluate_constants
 from .loops import BODIES
 from .measure import is_floating
 from .operators import REPLACED, Resize10
+from .products import Stored, TooLarge, reading, widened
 from .windows import Array
 
 Steer = Callable[[onnx.NodeProto, Sequence[Any], Sequence[Any]], Sequence[Any]]  # outputs of a node, given its inputs
+TIMES = 3  # the bytes of the largest constant, in memory
 
 
 class CannotEvaluate(Exception):
@@ -36,11 +39,18 @@ class CannotEvaluate(Exception):
         self.operator = operator
 
 
+class NeedsMemory(CannotEvaluate):
+    """There is no memory for the constants of a node in float64."""
+
+
 class _Evaluator(ReferenceEvaluator):
     """ReferenceEvaluator with our operators, also inside functions and subgraphs, that names a node it fails on."""
 
     def __init__(self, proto: Any, new_ops: Any = None, **options: Any) -> None:
         super().__init__(proto, new_ops=new_ops or [*REPLACED, *BODIES], **options)
+
+    def retrieve_external_data(self, tensor: TensorProto) -> Array:
+        return detached.values(tensor).view(Stored)
 
     def _load_impl(self, node: Any, *rest: Any) -> Any:
         version = self.opsets_.get("", self.opsets_.get("ai.onnx", 0))
@@ -54,6 +64,20 @@ class _Evaluator(ReferenceEvaluator):
             raise CannotEvaluate(called(node), why) from why
 
 
+def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
+    """What evaluates a model: one of which constants lie in files with operators that read these."""
+    if not detached.length(model):
+        return _Evaluator
+    memory = max(detached.WHOLE, TIMES * detached.largest(model))
+
+    class Evaluator(_Evaluator):
+        def _load_impl(self, node: Any, *rest: Any) -> Any:
+            found = super()._load_impl(node, *rest)
+            return reading(found, memory) if isinstance(found, type) else found
+
+    return Evaluator
+
+
 class Oracle:
     """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
 
@@ -62,7 +86,7 @@ class Oracle:
         order = {key: place for place, key in enumerate(expanded_sizes(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:
-            self._evaluator = _Evaluator(wide)
+            self._evaluator = _evaluator(model)(wide)
         except CannotEvaluate:
             raise
         except Exception as why:  # whatever an operator does not find in its node
@@ -89,7 +113,7 @@ class Oracle:
                 self._tell(len(nodes))
                 self._step(node, values, steer)
                 self._drop(node.onnx_node, values, left, wanted)
-        return {name: values[name] for name in wanted if name in values}
+        return {name: widened(values[name]) for name in wanted if name in values}
 
     def _tell(self, nodes: int) -> None:
         """How far all evaluations are."""
@@ -104,6 +128,8 @@ class Oracle:
             outputs = node.run(*inputs, **context)
         except CannotEvaluate:
             raise
+        except TooLarge as why:
+            raise NeedsMemory(*str(why).split(": ", 1)) from why
         except Exception as why:  # any numpy error of any operator: it is the operator that is named
             raise CannotEvaluate(called(node.onnx_node), _cause(why)) from why
         if steer is not None:
@@ -167,7 +193,7 @@ def _widen_graph(graph: onnx.GraphProto) -> None:
 
 
 def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in FLOATS:
+    if tensor.data_type in FLOATS and not detached.stays(tensor):
         wide = numpy_helper.to_array(tensor).astype(np.float64)
         tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
 

@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from ..model.messages import bodies
+from ..runtime import detached
 from ..runtime.protos import FLOATS, called, stored
 from .impulses import NotDerived
 from .measure import roundoff
@@ -76,13 +77,15 @@ class Piece:
 def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a piece's model with sizes in place of numbers: it adds up what, with signs, the piece would add up.
 
-    What it answers to zeros is how large the numbers are that the piece's answer is the sum of, cancelled or not.
+    What it answers to zeros is how large the numbers are that the piece's answer is the sum of, cancelled or not. Large
+    weights, of which zeros make zeros, are left as they are.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    for tensor in stored(copy.graph).values():
-        if tensor.data_type in FLOATING:
-            tensor.CopyFrom(numpy_helper.from_array(np.abs(numpy_helper.to_array(tensor)), tensor.name))
+    weights = {name for node in copy.graph.node if node.op_type in MIXING for name in node.input[1:2]}
+    for name, tensor in stored(copy.graph).items():
+        if tensor.data_type in FLOATING and not (detached.stays(tensor) and name in weights):
+            tensor.CopyFrom(numpy_helper.from_array(np.abs(detached.values(tensor)), tensor.name))
     nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)

@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
+from ..runtime.detached import require_whole
 from ..runtime.loading import load
 from ..runtime.protos import Array, stored
 from ..system.progress import each
@@ -100,6 +101,7 @@ def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int
     """
     with locate(original) as first, locate(folded) as second:
         before, after = load(str(first)), load(str(second))
+        require_whole(after, "a self-test, which plants faults in copies")
         sites = list(folded_sites(before, after))
         if not sites:
             raise ModelProblem(

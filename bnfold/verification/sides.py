@@ -8,9 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from ..model.messages import bodies
+from ..runtime import detached
 from ..runtime.copies import without_data
 from ..runtime.protos import called, caller_inputs, stored
 from .windows import Array
@@ -115,7 +116,7 @@ def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
 
 def _is_all(tensor: onnx.TensorProto, value: float) -> bool:
     """Whether a constant is one number, on whichever axes: it gives the result no shape of its own."""
-    return set(tensor.dims) <= {1} and len(tensor.dims) <= 1 and bool(numpy_helper.to_array(tensor).ravel()[0] == value)
+    return set(tensor.dims) <= {1} and len(tensor.dims) <= 1 and bool(detached.values(tensor).ravel()[0] == value)
 
 
 def computation(node: onnx.NodeProto, names: Sequence[str | None]) -> tuple[Any, ...]:

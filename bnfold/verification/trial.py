@@ -16,6 +16,7 @@ from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import override, tamed
+from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
@@ -27,7 +28,7 @@ from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .oracle import CannotEvaluate, Oracle, Steer
+from .oracle import CannotEvaluate, NeedsMemory, Oracle, Steer
 from .regions import MOVES, edited, shared
 from .results import Derived
 from .steps import is_narrow, steps
@@ -232,7 +233,9 @@ def _behind_outputs(trial: Trial) -> set[str]:
     return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
-def session(trial: Trial, model: onnx.ModelProto | str | bytes, level: str, chain: Chain, profile: str = "") -> Any:
+def session(
+    trial: Trial, model: onnx.ModelProto | str | bytes | Skeleton, level: str, chain: Chain, profile: str = ""
+) -> Any:
     """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
     options = sessions.options(
         level,
@@ -258,7 +261,8 @@ def truth(
         try:
             answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, steer)
         except CannotEvaluate as why:
-            trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
+            where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
+            where.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
     if steer is not None:

@@ -17,6 +17,7 @@ from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
+from ..runtime.detached import bytes_of
 from ..runtime.doctor import require as require_providers
 from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
@@ -29,6 +30,7 @@ from .level_results import ChannelErrors, Compared, Level
 from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
+READ = 10e6  # bytes of a model for which a child has a second more
 LEVELS = ("off", "default")
 LAST_SEED = (1 << 63) - 1
 _SAME: tuple[str, ...] = ("the two models are the same, stored numbers included: there is nothing to compare",)
@@ -208,8 +210,10 @@ def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
 
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
+    size = sum(bytes_of(Path(request[name])) for name in ("original", "folded"))
+    request = {**request, "seconds": SECONDS[request["effort"]] + size / READ}
     try:
-        answer = launcher.run(check_structure, request, seconds=SECONDS[request["effort"]])
+        answer = launcher.run(check_structure, request, seconds=request["seconds"])
     except Failed as why:
         structure, crash = None, [str(why)]
     else:
@@ -230,7 +234,7 @@ def _child(way: Way) -> tuple[str, dict[str, str]]:
 
 def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers]:
     """An answer for each way. Where the child does not survive, each is tried in one of its own."""
-    first, seconds = served[0], SECONDS[request["effort"]] * len(served)
+    first, seconds = served[0], request["seconds"] * len(served)
     asked = {**request, "provider": first.provider, "maths": [way.math for way in served]}
     try:
         answer = launcher.run(

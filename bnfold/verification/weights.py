@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from ..runtime import detached
 from ..runtime.protos import called, stored
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
 from .measure import quantum, roundoff
@@ -155,7 +156,7 @@ def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
     known = stored(model.graph)
-    found = {name: np.asarray(numpy_helper.to_array(known[name])) for name in names if name in known}
+    found = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
     if left := [name for name in names if name not in found]:
         fixed = Piece([n for n in piece.nodes if piece.data().keys().isdisjoint(n.output)], [], piece.constants)
         found.update(Oracle(fixed.model(model, {}, left[0])).evaluate({}, left))

@@ -1,0 +1,295 @@
+"""Constants of large models stay in their files, and are mapped into memory where they are read.
+
+In the place of its data such a constant has a handle (see `wire`), a number of a table that this process has. Data that
+are the same have the same number, in whichever file they lie. So messages are equal where their data are, and may be
+copied, cut, compared and serialized without a look at them. Where data lie is found as onnx itself finds it, and what
+`wire` finds in a model's file is confirmed by protobuf: a place that the fold reads wrong is not read wrong here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+from onnx import FunctionProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from ..errors import ModelProblem
+from ..model import datafiles
+from ..model.messages import all_tensors, inner_graphs
+from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
+from ..system.sizes import words
+from .protos import Array, is_constant
+
+WHOLE = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
+BLOCK = 1 << 24  # bytes of a file that are read at a time
+PAGE = mmap.PAGESIZE
+SHARE = 16  # of so many pages of a large constant one is changed, in the place of all
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where data lie: in a file of a `folder`, or in one that may be anywhere."""
+
+    file: Path
+    offset: int
+    length: int
+    folder: Path | None = None
+
+    def opened(self) -> BufferedReader:
+        """The file. See `datafiles`."""
+        if self.folder is None:
+            return datafiles.open_regular(self.file)
+        return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
+
+    def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
+        """The bytes, in mapped memory."""
+        before = self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.opened() as file:
+            mapping = mmap.mmap(file.fileno(), before + self.length, access=access, offset=self.offset - before)
+        return np.frombuffer(mapping, np.uint8, self.length, before)
+
+
+@dataclass(frozen=True, eq=False)
+class Changed:
+    """Numbers of which most are those at a place: of a mapping, whose pages become memory where they are written."""
+
+    place: Place
+    values: Array
+
+
+_table: list[Place | Changed] = []
+_known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
+
+
+def is_large(model: ModelProto, path: Path) -> bool:
+    """Whether a model, read without its data files, is too large to be read whole."""
+    return path.stat().st_size + sum(map(size, filter(uses_external_data, all_tensors(model)))) > WHOLE
+
+
+def size(tensor: TensorProto) -> int:
+    """Bytes of the values of a tensor in memory."""
+    return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
+
+
+def bytes_of(path: Path) -> int:
+    """Bytes that a model and its data files have, where it can be read."""
+    with suppress(OSError, ValueError, KeyError, DecodeError, Unreadable), datafiles.open_regular(path) as stream:
+        model = ModelProto()
+        model.ParseFromString(detach(FileBytes(stream))[0])
+        outer = (size(t) for t in all_tensors(model) if uses_external_data(t) and handle_of(t.raw_data) is None)
+        return path.stat().st_size + sum(outer)
+    return 0
+
+
+def read(path: Path, outside: bool = False) -> ModelProto:
+    """A model without the data of its large constants; any other tensor has its own.
+
+    Raises what `datafiles` and protobuf raise, and ModelProblem where data are not as many as type and shape need.
+    """
+    with datafiles.open_regular(path) as stream:
+        try:
+            found, spans = detach(FileBytes(stream))
+        except Unreadable:
+            stream.seek(0)
+            found, spans = stream.read(), []
+    model = ModelProto()
+    model.ParseFromString(found)
+    may_stay = list(constants(model))
+    chosen = set(map(id, may_stay))  # protobuf keeps the object of a message while somebody has it
+    for tensor in list(filter(uses_external_data, all_tensors(model))):
+        span = handle_of(tensor.raw_data)
+        place = _named(tensor, path.parent, outside) if span is None else _confirmed(tensor, path, spans[span])
+        if id(tensor) in chosen and place.length == size(tensor) >= DETACHED_FROM:
+            tensor.ClearField("external_data")
+            set_handle(tensor, _number(place))
+        else:
+            _fill(tensor, place)
+    return model
+
+
+def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
+    """The place that a message names, as onnx reads it: without a length, the data go to the end of the file."""
+    info = ExternalDataInfo(tensor)
+    place = Place(folder / info.location, info.offset or 0, info.length or 0, None if outside else folder)
+    with place.opened() as file:
+        end = file.seek(0, 2)
+    length = place.length or max(0, end - place.offset) * bool(prod(tensor.dims))
+    if place.offset + length > end:
+        raise ModelProblem(
+            f"{place.file} ends before the data of '{tensor.name}' does", "The data file is cut off; make it again."
+        )
+    return Place(place.file, place.offset, length, place.folder)
+
+
+def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
+    """Where data lie in the model's file, once protobuf reads the same there, in a message of that name and shape."""
+    (start, stop), (first, last) = span.message, span.data
+    found = TensorProto.FromString(Place(path, start, stop - start).mapped().data)
+    place = Place(path, first, last - first)
+    same = [(t.name, t.data_type, *t.dims) for t in (tensor, found)]
+    if same[0] != same[1] or hashlib.sha256(found.raw_data).digest() != _digest(place):
+        raise ModelProblem(f"the data of '{tensor.name}' are not found in {path}", "Is the file complete?")
+    return place
+
+
+def require_whole(model: ModelProto, what: str) -> None:
+    """Raises ModelProblem for a large model, of which `what` would need a copy."""
+    if any(map(stays, constants(model))):
+        raise ModelProblem(f"the model is too large for {what}", f"Models of up to {words(WHOLE)} can have it.")
+
+
+def _fill(tensor: TensorProto, place: Place) -> None:
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    with place.opened() as file:
+        file.seek(place.offset)
+        tensor.raw_data = file.read(place.length)
+
+
+def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
+    """Initializers, and values of Constant nodes; in bodies and functions, too."""
+    parts = [model.graph, *model.functions] if isinstance(model, ModelProto) else [model]
+    for part in [*parts, *(graph for each in parts for graph in inner_graphs(each.node))]:
+        yield from getattr(part, "initializer", ())
+        yield from (a.t for node in part.node if is_constant(node) for a in node.attribute if a.name == "value")
+
+
+def _number(place: Place) -> int:
+    """That of the data at a place."""
+    found = _known.setdefault((place.length, _digest(place)), len(_table))
+    if found == len(_table):
+        _table.append(place)
+    return found
+
+
+def _digest(place: Place) -> bytes:
+    left, found = place.length, hashlib.sha256()
+    with place.opened() as file:
+        file.seek(place.offset)
+        while left and (block := file.read(min(left, BLOCK))):
+            found.update(block)
+            left -= len(block)
+    return found.digest()
+
+
+def number(tensor: TensorProto) -> int | None:
+    """That of the data of a tensor; None where the message has them."""
+    return handle_of(tensor.raw_data) if uses_external_data(tensor) else None
+
+
+def stays(tensor: TensorProto) -> bool:
+    """Whether the data of a tensor lie in a file."""
+    return number(tensor) is not None
+
+
+def values(tensor: TensorProto) -> Array:
+    """The values of a tensor, mapped where they lie in a file."""
+    at = number(tensor)
+    if at is None:
+        return np.asarray(numpy_helper.to_array(tensor))
+    entry = _table[at]
+    if isinstance(entry, Changed):
+        return entry.values
+    return entry.mapped().view(helper.tensor_dtype_to_np_dtype(tensor.data_type)).reshape(tuple(tensor.dims))
+
+
+def length(model: ModelProto) -> int:
+    """Bytes of the constants of the main graph that lie in files."""
+    return sum(size(tensor) for tensor in model.graph.initializer if stays(tensor))
+
+
+def largest(model: ModelProto) -> int:
+    """Bytes of the largest of them."""
+    return max((size(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
+
+
+def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) -> None:
+    """Let a tensor have other numbers: what `by` makes of numbers and their places, in one page of `SHARE`.
+
+    The same seed changes the same numbers.
+    """
+    at, kind = number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    entry = _table[at] if at is not None else None
+    assert isinstance(entry, Place)
+    key = (at, tensor.data_type, tuple(tensor.dims), seed)
+    if key not in _known:
+        flat, first = entry.mapped(mmap.ACCESS_COPY).view(kind), -entry.offset % PAGE // kind.itemsize
+        for rows in _pages(flat.size, first, PAGE // kind.itemsize, np.random.default_rng([seed, len(_table)])):
+            flat[rows] = by(flat[rows], rows)
+        _known[key] = len(_table)
+        _table.append(Changed(entry, flat.reshape(tuple(tensor.dims))))
+    set_handle(tensor, _known[key])
+
+
+def _pages(count: int, first: int, size: int, random: np.random.Generator) -> Iterator[Array]:
+    """Places of numbers of one page, drawn from each `SHARE` pages; all, where there are no more."""
+    wide = size * SHARE
+    if count < first + wide:
+        yield np.arange(count)
+        return
+    starts = np.append(np.arange(first, count - wide, wide), first + (count - wide - first) // size * size)
+    drawn = starts + random.integers(SHARE, size=starts.size) * size
+    for some in np.array_split(drawn, -(-drawn.size * size * 8 // BLOCK)):
+        yield (some[:, None] + np.arange(size)).reshape(-1)
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model as onnxruntime takes it: its bytes, in which constants are named by their path from `root`, and those
+    that have other values than the file."""
+
+    model: bytes
+    root: str
+    values: dict[str, Array]
+
+
+def skeleton(model: ModelProto) -> Skeleton:
+    """A model of which only constants of the main graph lie in files."""
+    copy, changed, root = _copied(model), {}, ""
+    for tensor in filter(stays, copy.graph.initializer):
+        entry = _table[number(tensor) or 0]
+        if isinstance(entry, Changed):
+            changed[tensor.name] = entry.values
+        place = entry.place if isinstance(entry, Changed) else entry
+        path = place.file.resolve()
+        root = path.anchor
+        where = path.relative_to(root).as_posix()
+        _point(tensor, location=where, offset=place.offset, length=place.length)
+    return Skeleton(copy.SerializeToString(), root, changed)
+
+
+def without_data(model: ModelProto, folder: str) -> str:
+    """A file in `folder` for onnx's checker, which does not look at data that lie in files; "" for another model."""
+    copy = _copied(model)
+    tensors = list(filter(stays, constants(copy)))
+    for tensor in tensors:
+        _point(tensor, location="data")
+    if not tensors:
+        return ""
+    Path(folder, "data").touch()
+    path = Path(folder, "model.onnx")
+    path.write_bytes(copy.SerializeToString())
+    return str(path)
+
+
+def _copied(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _point(tensor: TensorProto, **entries: Any) -> None:
+    """Say, as ONNX does, where the data of a tensor lies."""
+    tensor.ClearField("raw_data")
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=str(value))
