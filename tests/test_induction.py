@@ -11,10 +11,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold.verification import algebra
-from bnfold.verification.algebra import Pair
-from bnfold.verification.examples import examples
-from bnfold.verification.induction import Induction
+from bnfold.verification.proof import algebra
+from bnfold.verification.proof.algebra import Pair
+from bnfold.verification.proof.examples import examples
+from bnfold.verification.proof.induction import Induction
 from bnfold.verification.regions import edited
 from tests.verify_nets import NETS, Net
 

@@ -20,7 +20,8 @@ from bnfold.folding.pipeline import Options, fold_file
 from bnfold.model import onnx_io, wire
 from bnfold.runtime import copies, detached, loading
 from bnfold.system.limits import memory_of
-from bnfold.verification import products, self_test, structure
+from bnfold.verification import self_test, structure
+from bnfold.verification.float64 import products
 from tests.verify_nets import run_here
 
 OFF = Options(verify="off")
@@ -224,7 +225,7 @@ def test_what_takes_too_much_memory_in_float64_is_said_and_the_rest_decides(tmp_
         return model(nodes, [external(folder, "w", weight(0)), external(folder, "q", weight(1)), *norm()])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnfold.verification.constant_parts.MOST", 1000)
+        patch.setattr("bnfold.verification.float64.constant_parts.MOST", 1000)
         found = bnfold.verify(*folded(tmp_path, make))
     assert found.passed, found.reasons
     assert "the float64 oracle cannot evaluate Mul: in float64 its constants take 640 kB of memory" in found.notes

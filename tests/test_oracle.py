@@ -10,9 +10,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.verification import constant_parts
-from bnfold.verification.oracle import CannotEvaluate, Oracle, doubled, evaluate
-from bnfold.verification.windows import Window, conv
+from bnfold.verification.float64 import constant_parts
+from bnfold.verification.float64.oracle import CannotEvaluate, Oracle, doubled, evaluate
+from bnfold.verification.float64.windows import Window, conv
 from tests.build import BN, bn, build
 from tests.data import data_path
 from tests.test_dtypes import in_type

@@ -35,9 +35,9 @@ from bnfold.runtime.probe import probe
 from bnfold.runtime.providers import DEFAULT, STRICT, Way
 from bnfold.runtime.sessions import CPU, CUDA, TENSORRT
 from bnfold.verification import level_sessions, verify, verifying
+from bnfold.verification.float64.oracle import Oracle
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
-from bnfold.verification.oracle import Oracle
 from bnfold_cli.main import run
 from tests.test_verify_verdicts import level
 from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped, written

@@ -19,7 +19,8 @@ ORDER = [  # a room imports those before it
 ]  # fmt: skip
 OFFERED = {"bnfold", *ORDER[1:6], "graph", "folding"}  # all that is public in them is documented
 # What proves, measures and trains knows of a model what its file says, and nothing of how folding works.
-APART = ("process", "runtime", "verification", "benchmarking", "train", "recalibration.feeds", "evaluation")
+INNER = tuple(f"verification.{room}" for room in ("float64", "influence", "proof", "quantized"))
+APART = ("process", "runtime", "verification", *INNER, "benchmarking", "train", "recalibration.feeds", "evaluation")
 KNOWN = {
     "algebra": {"moments"},
     "model": {"messages", "bounds", "datafiles", "models", "onnx_io", "order", "tensors", "wire"},

@@ -14,7 +14,8 @@ from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
-from bnfold.verification import Verification, algebra, numbers, self_test, trial, verify
+from bnfold.verification import Verification, numbers, self_test, trial, verify
+from bnfold.verification.proof import algebra
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
 from tests.verify_nets import GEMM, run_here

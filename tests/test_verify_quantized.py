@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.runtime import sessions
-from bnfold.verification import kernels, numbers, verify, verifying
-from bnfold.verification.steps import either_neighbour, is_step, rounds, steps
+from bnfold.verification import numbers, verify, verifying
+from bnfold.verification.quantized import kernels
+from bnfold.verification.quantized.steps import either_neighbour, is_step, rounds, steps
 from bnfold.verification.trial import MANY, Trial
 from bnfold_cli.main import run
 from tests import quantized

@@ -9,11 +9,11 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold.verification import weights
-from bnfold.verification.around import NotOneLayer
-from bnfold.verification.examples import examples
-from bnfold.verification.pieces import Cuts, piece
-from bnfold.verification.sides import Side
+from bnfold.verification.proof import weights
+from bnfold.verification.proof.around import NotOneLayer
+from bnfold.verification.proof.examples import examples
+from bnfold.verification.proof.pieces import Cuts, piece
+from bnfold.verification.proof.sides import Side
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
 RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell

@@ -12,7 +12,7 @@ import torch
 import bnfold
 from bnfold.runtime import sessions
 from bnfold.system.processors import threads
-from bnfold.verification.oracle import Oracle
+from bnfold.verification.float64.oracle import Oracle
 from tests.zoo_models import data
 
 SEEDS = (2, 3, 4)

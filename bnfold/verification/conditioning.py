@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from ..runtime.inputs import Case
+from .float64.windows import Array
 from .level_sessions import MOVED, LevelSessions
 from .measure import is_floating, is_unsteady
 from .trial import Pairs, Trial
-from .windows import Array
 
 
 def measured(

@@ -25,17 +25,17 @@ from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
-from .algebra import Pair
-from .examples import examples
-from .induction import Induction
+from .float64.windows import Array
 from .level_results import ORIGINAL
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
+from .proof.algebra import Pair
+from .proof.examples import examples
+from .proof.induction import Induction
 from .regions import edited
 from .results import Derived, Influence
 from .tensor_records import record
 from .trial import Trial, attempts, session
-from .windows import Array
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from ..runtime.protos import caller_inputs, overridable
-from .meaning import of_tensor
+from .influence.meaning import of_tensor
 
 Dims = list[int | str | None]
 Values = list[onnx.ValueInfoProto]

@@ -15,7 +15,7 @@ from onnx import helper
 from ..model.messages import bodies
 from ..runtime.copies import without_data
 from ..runtime.protos import FLOATS, produced
-from .oracle import Oracle
+from .float64.oracle import Oracle
 from .regions import reached, shared
 from .trial import SMALL, Trial
 

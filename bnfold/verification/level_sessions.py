@@ -21,10 +21,10 @@ from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
+from .float64.windows import Array
 from .isolate import cut, uncut
-from .steps import Ruler, rulers, touched
+from .quantized.steps import Ruler, rulers, touched
 from .trial import JITTERS, LARGE, Trial, session
-from .windows import Array
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
 QUICK_KERNELS = "sessions took cuDNN's default kernels; with effort full it tries all out, as onnxruntime serves"

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .windows import Array
+from .float64.windows import Array
 
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains

@@ -17,18 +17,18 @@ from ..runtime.protos import produced
 from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.sizes import words
-from . import kernels
 from .arithmetics import in_each
 from .confirm import confirmed
-from .induction import derivations
-from .influence import influence
+from .float64.oracle import CannotEvaluate
+from .influence.influence import influence
 from .isolate import isolate_sites
 from .level_sessions import LevelSessions, open_sessions, placements
 from .measure import OUTPUT_LIMIT, Tally
-from .oracle import CannotEvaluate
+from .proof.induction import derivations
+from .quantized import kernels
+from .quantized.steps import is_quantized
 from .regions import shape_of_graph, undone
 from .runs import Tallies, add_run, run_original
-from .steps import is_quantized
 from .tensor_records import by_channel, record
 from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
 

@@ -11,11 +11,11 @@ from ..process.child import stage
 from ..runtime import sessions
 from ..runtime.inputs import Case
 from .conditioning import arbiters, measured, moved_alike, steady, transferred
+from .float64.windows import Array
 from .level_sessions import FOLDED, LevelSessions
 from .measure import Tally
-from .steps import either_neighbour, held, is_quantized
+from .quantized.steps import either_neighbour, held, is_quantized
 from .trial import Trial, truth
-from .windows import Array
 
 Tallies = tuple[
     Mapping[str, Tally], Mapping[str, Tally]

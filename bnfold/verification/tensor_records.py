@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .float64.windows import Array
 from .measure import FOLDED, NOISE, ONES, ORIGINAL, OUTPUT_LIMIT, TRUTH, Tally
 from .results import SITE_LIMIT
-from .windows import Array
 
 RUNS = {"original": ORIGINAL, "folded": FOLDED, "noise": NOISE}
 

@@ -28,11 +28,11 @@ from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .oracle import CannotEvaluate, NeedsMemory, Oracle, Steer
+from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, Steer
+from .float64.windows import Array
+from .quantized.steps import is_narrow, steps
 from .regions import MOVES, edited, shared
 from .results import Derived
-from .steps import is_narrow, steps
-from .windows import Array
 
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
 WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs together; one input is always run

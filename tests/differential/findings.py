@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from bnfold.verification.oracle import doubled
+from bnfold.verification.float64.oracle import doubled
 from tests.benchmarks.peers import PEERS, tools
 from tests.benchmarks.tools import TOOLS
 from tests.build import BN, bn, build

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from bnfold.verification.oracle import CannotEvaluate, Oracle
+from bnfold.verification.float64.oracle import CannotEvaluate, Oracle
 from tests.reference import evaluate
 
 from .wide import Drawn, draw

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from onnx.reference.op_run import OpRun
 
-from ..runtime.protos import Array as Array
+from ...runtime.protos import Array as Array
 
 Ints = Sequence[int] | None
 

@@ -14,23 +14,23 @@ import numpy as np
 import onnx
 from onnx.inliner import inline_local_functions
 
-from ..model.messages import every_node, inner_graphs
-from ..process.child import stage
-from ..runtime import providers, sessions
-from ..runtime.copies import exposed, without_data
-from ..runtime.inputs import CannotFeed, Case, feeds
-from ..runtime.protos import Array, produced
-from ..runtime.providers import Way
-from ..runtime.sessions import CannotRun
+from ...model.messages import every_node, inner_graphs
+from ...process.child import stage
+from ...runtime import providers, sessions
+from ...runtime.copies import exposed, without_data
+from ...runtime.inputs import CannotFeed, Case, feeds
+from ...runtime.protos import Array, produced
+from ...runtime.providers import Way
+from ...runtime.sessions import CannotRun
+from ..float64.constant_parts import evaluate_constants
+from ..measure import is_floating, roundoff
+from ..regions import reached
+from ..results import Influence
+from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
 from .changed_nodes import Side, alive_names, sides
-from .constant_parts import evaluate_constants
 from .meaning import Meanings, Place
-from .measure import is_floating, roundoff
-from .regions import reached
-from .results import Influence
 from .thresholds import moved_thresholds
-from .trial import Trial, session
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
 

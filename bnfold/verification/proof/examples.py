@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, shape_inference
 
-from .windows import Array
+from ..float64.windows import Array
 
 SMALL = 1 << 10  # elements of constants that may say something about shapes
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import TensorProto, helper
 
-from ..model.messages import bodies
-from ..runtime.protos import FLOATS, domain
+from ...model.messages import bodies
+from ...runtime.protos import FLOATS, domain
 
 SWITCH = "bnfold/switch"  # the input that says which bypass is taken; 0: none
 STILL = frozenset(  # operators that hand on an input as it is, whatever its values

@@ -19,14 +19,14 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..runtime import detached
-from ..runtime.protos import called, stored
+from ...runtime import detached
+from ...runtime.protos import called, stored
+from ..float64.oracle import Oracle
+from ..float64.windows import Array
+from ..measure import quantum, roundoff
+from ..regions import MIXING
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
-from .measure import quantum, roundoff
-from .oracle import Oracle
 from .pieces import Piece
-from .regions import MIXING
-from .windows import Array
 
 NOISE = 2.0**-46  # of float64, in what both models are evaluated to
 PRODUCT = ("product",)

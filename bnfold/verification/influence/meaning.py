@@ -15,10 +15,10 @@ import onnx
 from onnx import numpy_helper
 from onnx.defs import OpSchema
 
-from ..model.messages import attribute_graphs
-from ..runtime import detached
-from ..runtime.copies import without_data
-from ..runtime.protos import Array, domain, overridable
+from ...model.messages import attribute_graphs
+from ...runtime import detached
+from ...runtime.copies import without_data
+from ...runtime.protos import Array, domain, overridable
 
 Scope = dict[str, bytes]  # of each name its meaning
 

@@ -12,12 +12,12 @@ from typing import NamedTuple
 import onnx
 from onnx import numpy_helper
 
-from ..model.messages import every_node, inner_graphs
-from ..runtime.copies import without_data
-from ..runtime.protos import Array, domain, produced, stored
+from ...model.messages import every_node, inner_graphs
+from ...runtime.copies import without_data
+from ...runtime.protos import Array, domain, produced, stored
+from ..regions import reached
 from .bypass import STILL
 from .meaning import Meanings, Place
-from .regions import reached
 
 MOVES = 8  # nodes in a row that only move, which are looked past
 

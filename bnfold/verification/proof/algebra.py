@@ -19,18 +19,18 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..runtime.protos import FLOATS
+from ...runtime.protos import FLOATS
+from ..float64.oracle import CannotEvaluate, Oracle
+from ..float64.windows import Array
+from ..regions import changed
+from ..results import SITE_LIMIT, Derived
+from ..tensor_records import finite
 from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
-from .oracle import CannotEvaluate, Oracle
 from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
-from .regions import changed
-from .results import SITE_LIMIT, Derived
 from .sides import Side
-from .tensor_records import finite
 from .weights import Comparison, compare, layer, roundoffs
-from .windows import Array
 
 ON_THE_WAY = 1 << 16  # unit roundoffs that a fold in float32 may be off: sums of many numbers, large means
 BLOCK = 1 << 21  # elements of one batch of impulses

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..model.messages import inner_graphs
-from ..runtime.protos import Array, domain, stored
+from ...model.messages import inner_graphs
+from ...runtime.protos import Array, domain, stored
 from .meaning import Meanings, Place
 
 COMPARES = frozenset(

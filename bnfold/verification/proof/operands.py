@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import helper
 
-from ..runtime.protos import called
+from ...runtime.protos import called
+from ..regions import MOVES, SELECT
 from .impulses import NotDerived
 from .pieces import LINEAR, Cuts, Piece, Question, piece
-from .regions import MOVES, SELECT
 from .sides import Side, computation
 
 OPERAND = "the operand of the last operator"  # no tensor of a model is called so

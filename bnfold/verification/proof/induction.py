@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ..model.messages import bodies, reads
-from ..runtime.inputs import feeds
+from ...model.messages import bodies, reads
+from ...runtime.inputs import feeds
+from ..float64.windows import Array
+from ..regions import SELECT
+from ..results import Derived
 from .algebra import Pair, derive, is_floating
 from .pieces import Cuts
-from .regions import SELECT
-from .results import Derived
 from .sides import computation
-from .windows import Array
 
 if TYPE_CHECKING:
-    from .trial import Trial
+    from ..trial import Trial
 
 
 @dataclass

@@ -12,8 +12,8 @@ import onnx
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..runtime import detached
-from ..runtime.protos import caller_inputs, domain, stored
+from ...runtime import detached
+from ...runtime.protos import caller_inputs, domain, stored
 from .operators import Slice
 from .windows import Array
 

@@ -10,11 +10,11 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from ..model.messages import bodies
-from ..runtime import detached
-from ..runtime.copies import without_data
-from ..runtime.protos import called, caller_inputs, stored
-from .windows import Array
+from ...model.messages import bodies
+from ...runtime import detached
+from ...runtime.copies import without_data
+from ...runtime.protos import called, caller_inputs, stored
+from ..float64.windows import Array
 
 NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}  # operand that leaves the other one as it is
 

@@ -23,13 +23,13 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ..runtime import detached
-from ..runtime.protos import FLOATS, called
-from .oracle import Oracle
+from ...runtime import detached
+from ...runtime.protos import FLOATS, called
+from ..float64.oracle import Oracle
+from ..float64.windows import Array
+from ..regions import MOVES, SELECT
 from .pieces import Piece
-from .regions import MOVES, SELECT
 from .sides import computation
-from .windows import Array
 
 ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Dropout", "Cast"])
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])

@@ -15,14 +15,14 @@ import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..model.bounds import expanded_sizes
-from ..model.messages import all_nodes, bodies, inner_graphs
-from ..runtime import detached
-from ..runtime.protos import FLOATS, called, opset
-from ..system.progress import report
+from ...model.bounds import expanded_sizes
+from ...model.messages import all_nodes, bodies, inner_graphs
+from ...runtime import detached
+from ...runtime.protos import FLOATS, called, opset
+from ...system.progress import report
+from ..measure import is_floating
 from .constant_parts import evaluate_constants
 from .loops import BODIES
-from .measure import is_floating
 from .operators import REPLACED, Resize10
 from .products import Stored, TooLarge, reading, widened
 from .windows import Array

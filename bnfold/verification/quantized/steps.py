@@ -18,12 +18,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from ..runtime.copies import without_data
-from ..runtime.protos import domain, produced, stored
-from .measure import is_floating
-from .operators import laid
-from .oracle import Steer
-from .windows import Array
+from ...runtime.copies import without_data
+from ...runtime.protos import domain, produced, stored
+from ..float64.operators import laid
+from ..float64.oracle import Steer
+from ..float64.windows import Array
+from ..measure import is_floating
 
 ROUNDING = frozenset(["Round", "Floor", "Ceil", "Sign"])
 COMPARING = frozenset(["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "ArgMax", "ArgMin"])

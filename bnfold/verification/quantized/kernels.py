@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from ..display.display import counted
-from ..runtime.protos import produced, stored
-from .regions import MOVES
+from ...display.display import counted
+from ...runtime.protos import produced, stored
+from ..regions import MOVES
 
 PRECISE, IN_FLOAT = "session.x64quantprecision", "session.disable_quant_qdq"
 KEEPS_STEPS = MOVES | {"Relu", "Clip", "MaxPool", "Concat"}

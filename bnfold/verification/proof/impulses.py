@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from .windows import Array, Window
+from ..float64.windows import Array, Window
 
 WIDEST = 4096  # elements, from the first tap of a window to the last, or from one window to the next
 

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ..model.messages import bodies
-from ..runtime import detached
-from ..runtime.protos import FLOATS, called, stored
+from ...model.messages import bodies
+from ...runtime import detached
+from ...runtime.protos import FLOATS, called, stored
+from ..float64.windows import Array
+from ..measure import roundoff
+from ..regions import MIXING
 from .impulses import NotDerived
-from .measure import roundoff
-from .regions import MIXING
 from .sides import Side
-from .windows import Array
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]

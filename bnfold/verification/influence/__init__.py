@@ -1,0 +1,1 @@
+"""Which changed nodes no proof covers, and whether any input shows what they do."""
