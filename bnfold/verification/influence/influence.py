@@ -28,7 +28,7 @@ from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
-from .changed_nodes import Side, alive_names, sides
+from .changed_nodes import Side, alive_names, of_tables, sides
 from .counterparts import Counterparts, Ways
 from .meaning import Meanings, Place
 from .thresholds import moved_thresholds
@@ -70,10 +70,13 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
-    """The values that nodes which depend on data read of those that sizes make."""
+    """The values that nodes which depend on data read of those that sizes make.
+
+    Not of what is read out of a table: that of which no input reads an element is another for other sizes.
+    """
     fixed = without_data(model.graph)
     read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
-    names = sorted(read & fixed & produced(model.graph).keys())
+    names = sorted((read & fixed & produced(model.graph).keys()) - of_tables(model.graph))
     if not names:
         return {}
     found = zip(names, _run_first(trial, model, names), strict=True)

@@ -28,7 +28,18 @@ from ..tensor_records import finite
 from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
-from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
+from .pieces import (
+    Cuts,
+    Piece,
+    Question,
+    elementwise,
+    of_sizes,
+    other_operand,
+    require_linear,
+    require_same_places,
+    summing,
+    whole,
+)
 from .sides import Side
 from .weights import Comparison, compare, layer, roundoffs
 
@@ -70,6 +81,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
+            require_same_places(question.pieces)
             found = _compared(pair, question)
         except (NotDerived, CannotEvaluate) as why:
             reason = str(why)
