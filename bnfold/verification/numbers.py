@@ -21,6 +21,7 @@ from .arithmetics import in_each
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
+from .interface import declared_otherwise
 from .isolate import isolate_sites
 from .level_sessions import LevelSessions, open_sessions, placements
 from .measure import OUTPUT_LIMIT, Tally
@@ -236,6 +237,8 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
+    for otherwise in declared_otherwise(trial.original.graph, trial.folded.graph, first):
+        raise CannotRun(f"the folded model does not keep its word: {otherwise}")
     add_run(trial, running, tallies, case, values, first)
     return case
 
