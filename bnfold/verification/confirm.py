@@ -30,7 +30,7 @@ from .interface import declared_otherwise
 from .level_results import ORIGINAL
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
-from .proof.algebra import Pair
+from .proof.algebra import Pair, is_floating
 from .proof.examples import examples
 from .proof.induction import Induction
 from .regions import edited
@@ -83,7 +83,8 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     original, folded = trial.original, trial.folded
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    pair = Pair(original, folded, examples(original, values))
+    floating = {name: value for name, value in examples(original, values).items() if is_floating(value)}
+    pair = Pair(original, folded, floating)
     known = Induction(pair, edited(original.graph, folded.graph), lambda name: False).run()
     return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
 

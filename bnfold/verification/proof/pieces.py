@@ -227,18 +227,21 @@ def require_linear(piece: Piece) -> None:
             continue
         if called(node) not in LINEAR or (node.op_type == "Div" and ports != [0]):
             raise NotDerived(f"{node.op_type} {node.name!r} is not linear")
+        if called(node) == "Cast" and not any(a.name == "to" and a.i in FLOATING for a in node.attribute):
+            raise NotDerived(f"{node.op_type} {node.name!r} makes whole numbers")
         if len(ports) > 1 and node.op_type not in SUMS:
             raise NotDerived(f"{node.op_type} {node.name!r} multiplies tensors that both depend on data")
 
 
+ROUNDS = frozenset(["Cast", "QuantizeLinear"])  # what they do shows on few numbers
 PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
 
 
 def require_same_places(pieces: Sequence[Piece]) -> None:
-    """Refuse a folded piece that counts or picks elements as the original's does not: another size may show it."""
+    """Refuse a folded piece that counts, picks or rounds as the original's does not: other sizes or data show it."""
     ours, theirs = (Counter(_places(each)) for each in pieces)
     if other := theirs - ours:
-        raise NotDerived(f"{next(iter(other))[0]} is not in the original: what it does depends on sizes")
+        raise NotDerived(f"{next(iter(other))[0]} is not in the original: it may do another thing to other inputs")
     data, sized, new = pieces[1].data(), set[str](), {*pieces[1].changed}
     for node in (node for node in pieces[1].nodes if data.keys().isdisjoint(node.output)):
         if not new.isdisjoint(node.input) and not sized.isdisjoint(node.input) and called(node) in SELECT:
@@ -255,5 +258,5 @@ def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
         name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
     }
     for node in own.nodes:
-        if called(node) in PLACES:
+        if called(node) in PLACES | ROUNDS:
             yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)
