@@ -127,11 +127,11 @@ class _Trial:
         if any(pair.examples[name].ndim < 2 for name in self.entering):
             raise NotDerived("it reads a tensor that has no axis beside that of the batch")
         shapes = [
-            *(pair.examples[n].shape for n in self.entering),
+            *(pair.examples[n].shape for n in (*self.entering, site)),
             *(t.dims for each in pieces for t in each.constants),
         ]
         if any(0 in shape for shape in shapes):
-            raise NotDerived("it reads a tensor without elements")
+            raise NotDerived("it has to do with a tensor without elements")
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]
