@@ -58,7 +58,7 @@ def test_a_child_runs_only_what_a_room_has_registered() -> None:
 
 def test_a_child_imports_neither_torch_nor_the_code_that_folds() -> None:
     names = (
-        "bnfold.verification.numbers",
+        "bnfold.verification.comparison",
         "bnfold.verification.structure",
         "bnfold.benchmarking.launch",
         "bnfold.benchmarking",

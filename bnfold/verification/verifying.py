@@ -195,7 +195,7 @@ class _Numbers(NamedTuple):
 @job
 def look_at_both(request: dict[str, Any]) -> dict[str, Any]:
     """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
-    from .numbers import compare
+    from .comparison import compare
     from .structure import check
     from .trial import read_models
 
@@ -216,7 +216,7 @@ def check_structure(request: dict[str, Any]) -> dict[str, Any]:
 @job
 def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
     """`numbers.compare`, whose imports only the child needs."""
-    from .numbers import compare
+    from .comparison import compare
     from .trial import read_models
 
     return compare(request, read_models(request))

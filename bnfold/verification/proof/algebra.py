@@ -19,7 +19,6 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...runtime.protos import FLOATS
 from ..float64.oracle import CannotEvaluate, Oracle
 from ..float64.windows import Array
 from ..regions import changed
@@ -55,10 +54,6 @@ class Pair:
     @cached_property
     def sides(self) -> tuple[Side, Side]:
         return Side(self.original, self.examples), Side(self.folded, self.examples)
-
-
-def is_floating(value: Array) -> bool:
-    return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
 def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array | None]:

@@ -23,7 +23,7 @@ from ...runtime import detached
 from ...runtime.protos import called, stored
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
-from ..measure import quantum, roundoff
+from ..floating import quantum, roundoff
 from ..regions import MIXING
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
 from .pieces import Piece

@@ -24,13 +24,13 @@ from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
 from .isolate import isolate_sites
+from .level_runs import Tallies, add_run, run_original
 from .level_sessions import LevelSessions, open_sessions, placements
 from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
 from .regions import shape_of_graph, undone
-from .runs import Tallies, add_run, run_original
 from .tensor_records import by_channel, record
 from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
 
