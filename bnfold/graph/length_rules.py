@@ -9,9 +9,9 @@ from itertools import zip_longest
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .implied_ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
 from .lengths import Found, Lengths, Shape
 from .products import Dim, Product, made, parted, product, quotient
-from .ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
 from .window_lengths import convolution, global_pool, pool
 
 Rule = Callable[[gs.Node, Lengths], Found | list[Found]]
@@ -32,7 +32,7 @@ def lengths_of(node: gs.Node, known: Lengths) -> list[Found] | None:
     return found if isinstance(found, list) else [found]
 
 
-def listed(node: gs.Node, known: Lengths, name: str, index: int) -> list[Dim] | None:
+def numbers_in(node: gs.Node, known: Lengths, name: str, index: int) -> list[Dim] | None:
     """The numbers of a setting that is an attribute or an input; None where it is left out, or not known at all."""
     if name in node.attrs:
         return list(np.ravel(node.attrs[name]).tolist())
@@ -48,7 +48,7 @@ def is_given(node: gs.Node, name: str, index: int) -> bool:
 
 def axes_of(node: gs.Node, known: Lengths, rank: int, index: int) -> list[int] | None:
     """The setting `axes`, counted from the front."""
-    axes = listed(node, known, "axes", index)
+    axes = numbers_in(node, known, "axes", index)
     return None if axes is None else [int(a) % rank for a in axes]  # type: ignore[arg-type]
 
 
@@ -90,7 +90,7 @@ def reshape(node: gs.Node, known: Lengths) -> Found:
     A length that is a product of symbols may be 0 in a run, which stands for a length of the input. It is as it says
     where the input has the symbols, too, for then nothing has any element.
     """
-    source, wanted = known.dims(node.inputs[0]), listed(node, known, "shape", 1)
+    source, wanted = known.dims(node.inputs[0]), numbers_in(node, known, "shape", 1)
     if wanted is None:
         return None
     literal = bool(node.attrs.get("allowzero", 0))
@@ -125,7 +125,7 @@ def squeeze(node: gs.Node, known: Lengths) -> Found:
 
 
 def unsqueeze(node: gs.Node, known: Lengths) -> Found:
-    source, given = known.dims(node.inputs[0]), listed(node, known, "axes", 1)
+    source, given = known.dims(node.inputs[0]), numbers_in(node, known, "axes", 1)
     if source is None or given is None:
         return None
     rest, axes = iter(source), axes_of(node, known, len(source) + len(given), 1) or ()
@@ -160,17 +160,23 @@ def split(node: gs.Node, known: Lengths) -> list[Found]:
     if source is None:
         return []
     axis, count = node.attrs.get("axis", 0) % len(source), len(node.outputs)
-    sizes = listed(node, known, "split", 1) if is_given(node, "split", 1) else [quotient(source[axis], count)] * count
+    sizes = (
+        numbers_in(node, known, "split", 1) if is_given(node, "split", 1) else [quotient(source[axis], count)] * count
+    )
     return [(*source[:axis], n, *source[axis + 1 :]) for n in sizes or [None] * count]
 
 
 def slices(node: gs.Node, known: Lengths) -> Found:
     """Axes that are not cut keep their length."""
-    source, starts, ends = known.dims(node.inputs[0]), listed(node, known, "starts", 1), listed(node, known, "ends", 2)
+    source, starts, ends = (
+        known.dims(node.inputs[0]),
+        numbers_in(node, known, "starts", 1),
+        numbers_in(node, known, "ends", 2),
+    )
     if source is None or starts is None or ends is None:
         return None
     axes = axes_of(node, known, len(source), 3) if is_given(node, "axes", 3) else range(len(starts))
-    steps = listed(node, known, "steps", 4) if is_given(node, "steps", 4) else [1] * len(starts)
+    steps = numbers_in(node, known, "steps", 4) if is_given(node, "steps", 4) else [1] * len(starts)
     settings = zip(axes or (), starts, ends, steps or (), strict=True)
     cut = {a for a, start, end, step in settings if (start, step) != (0, 1) or not isinstance(end, int) or end < FAR}
     return tuple(None if i in cut else n for i, n in enumerate(source))
@@ -197,7 +203,7 @@ def gemm(node: gs.Node, known: Lengths) -> Found:
 
 
 def expand(node: gs.Node, known: Lengths) -> Found:
-    source, wanted = known.dims(node.inputs[0]), listed(node, known, "shape", 1)
+    source, wanted = known.dims(node.inputs[0]), numbers_in(node, known, "shape", 1)
     if source is None or wanted is None:
         return None
     return broadcast_shapes([source, tuple(None if isinstance(n, int) and n < 0 else n for n in wanted)])
@@ -217,7 +223,7 @@ def reduction(node: gs.Node, known: Lengths) -> Found:
 
 
 def pad(node: gs.Node, known: Lengths) -> Found:
-    source, pads = known.dims(node.inputs[0]), listed(node, known, "pads", 1)
+    source, pads = known.dims(node.inputs[0]), numbers_in(node, known, "pads", 1)
     if source is None or pads is None or is_given(node, "axes", 3):
         return None
     before, after = pads[: len(source)], pads[len(source) :]
@@ -225,7 +231,10 @@ def pad(node: gs.Node, known: Lengths) -> Found:
 
 
 def tile(node: gs.Node, known: Lengths) -> Found:
-    source, repeats = known.dims(node.inputs[0]), listed(node, known, "repeats", 1) if node.opset > 5 else None
+    source, repeats = (
+        known.dims(node.inputs[0]),
+        numbers_in(node, known, "repeats", 1) if node.opset > 5 else None,
+    )
     return None if source is None or repeats is None else tuple(map(product, zip(source, repeats, strict=True)))
 
 

@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Array
 from .constants import is_evaluable, value_of
+from .implied_ranks import shape_of
 from .products import OPEN, Dim, Product, symbol
-from .ranks import shape_of
 from .shadows import FreshNames
 
 Shape = tuple[Dim, ...]

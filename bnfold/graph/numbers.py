@@ -97,17 +97,17 @@ def reshape(node: gs.Node, known: Lengths) -> Array | None:
     return x.reshape([-1] * len(to))
 
 
-def times(node: gs.Node, known: Lengths) -> Array | None:
+def multiplied(node: gs.Node, known: Lengths) -> Array | None:
     """Products in 64 bits: in fewer they might overflow."""
     long = node.outputs[0].dtype in (np.dtype(np.int64), TensorProto.INT64)
-    return each(lambda n, m: product([n, m]), node, known) if long else None
+    return per_number(lambda n, m: product([n, m]), node, known) if long else None
 
 
 def over(node: gs.Node, known: Lengths) -> Array | None:
-    return each(quotient, node, known)
+    return per_number(quotient, node, known)
 
 
-def each(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) -> Array | None:
+def per_number(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) -> Array | None:
     """An operation on two numbers, on those of two tensors as broadcasting pairs them."""
     a, b = (known.numbers(x) for x in node.inputs)
     if a is None or b is None:
@@ -130,7 +130,7 @@ NUMBERS: dict[str, Rule] = {
     "Div": over,
     "Gather": gather,
     "Identity": same,
-    "Mul": times,
+    "Mul": multiplied,
     "ReduceProd": all_of_them,
     "Reshape": reshape,
     "Shape": shape,

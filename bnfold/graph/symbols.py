@@ -15,10 +15,10 @@ from onnx import ModelProto, TensorShapeProto, ValueInfoProto
 
 from ..model.messages import inner_graphs
 from ..system.limits import current, within
+from .implied_ranks import imply_ranks, shape_of
 from .length_rules import lengths_of
 from .lengths import FEW, Lengths
 from .numbers import numbers_of
-from .ranks import imply_ranks, shape_of
 from .shadows import FreshNames
 from .shapes import nodes_at_any_depth
 

@@ -76,10 +76,10 @@ def _right(data: Plain) -> str:
 
 def _grade(data: Plain) -> str:
     """How a PASS is known."""
-    found = data["verification"] or {}
-    tried = {case for level in found.get("levels", ()) if level["ran"] for case in level["cases"]}
+    verification = data["verification"] or {}
+    tried = {case for level in verification.get("levels", ()) if level["ran"] for case in level["cases"]}
     measured = f": measured on {counted(len(tried), 'input')}"
-    return {"proved": ": proved for all inputs", "measured": measured}.get(found.get("grade", ""), "")
+    return {"proved": ": proved for all inputs", "measured": measured}.get(verification.get("grade", ""), "")
 
 
 def figures(data: Plain) -> Iterator[Figure]:

@@ -84,7 +84,7 @@ def proof_section(data: Plain) -> Element:
 
 
 def _changes(changes: list[Plain]) -> Element | None:
-    """What is other in the file beside what the model computes."""
+    """What is other in the file, apart from what the model computes."""
     if not changes:
         return None
     columns: list[Content] = ["What else changed in the file", "Changes", "The first of them"]

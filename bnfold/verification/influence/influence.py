@@ -23,13 +23,13 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
-from ..measure import is_floating, roundoff
+from ..floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
 from .changed_nodes import Side, alive_names, sides
-from .meaning import Meanings, Place
+from .meaning import Meanings, NodeMeaning
 from .thresholds import moved_thresholds
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
@@ -109,7 +109,7 @@ def _without(bypass: Bypass) -> str:
     return f"with {instead} every output stays the same"
 
 
-def _words(place: Place) -> str:
+def _words(place: NodeMeaning) -> str:
     where = f" in {place.where}" if place.where else ""
     return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
 

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from ...model.messages import inner_graphs
 from ...runtime.protos import Array, domain, stored
-from .meaning import Meanings, Place
+from .meaning import Meanings, NodeMeaning
 
 COMPARES = frozenset(
     ["Clip", "Max", "Min", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "ThresholdedRelu", "Shrink"]
@@ -18,7 +18,7 @@ COMPARES = frozenset(
 CLOSE = 2.0**-20  # relative difference of constants that rounding makes
 
 
-def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[Place]:
+def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[NodeMeaning]:
     """Nodes of the folded model that compare with another constant than the original's node of that name.
 
     `good` are tensors of the main graph that agree: no input lies between the constants.
@@ -33,7 +33,7 @@ def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]
                 yield place
 
 
-def _key(place: Place) -> tuple[str, str]:
+def _key(place: NodeMeaning) -> tuple[str, str]:
     return place.where, place.node.output[0]
 
 

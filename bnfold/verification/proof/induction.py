@@ -16,9 +16,10 @@ import onnx
 from ...model.messages import bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
+from ..floating import is_floating
 from ..regions import SELECT
 from ..results import Derived
-from .algebra import Pair, derive, is_floating
+from .algebra import Pair, derive
 from .pieces import Cuts
 from .sides import computation
 

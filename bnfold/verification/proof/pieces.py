@@ -14,7 +14,7 @@ from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, stored
 from ..float64.windows import Array
-from ..measure import roundoff
+from ..floating import roundoff
 from ..regions import MIXING
 from .impulses import NotDerived
 from .sides import Side

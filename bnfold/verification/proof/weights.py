@@ -24,7 +24,7 @@ from ...runtime import detached
 from ...runtime.protos import called, stored
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
-from ..measure import quantum, roundoff
+from ..floating import quantum, roundoff
 from ..regions import MIXING
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
 from .pieces import Piece
@@ -110,6 +110,8 @@ def layer(
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
+    if not shapes.keys() >= {*piece.entering}:
+        raise NotOneLayer("the shape of what enters it is not known")
     is_product, rank = step.operator in ("Gemm", "MatMul"), len(shapes[piece.entering[0]])
     values = _values(model, piece, [name for name in step.node.input[1:] if name])
     operator, padded, weight = _laid(step.node, values[step.node.input[1]], rank)

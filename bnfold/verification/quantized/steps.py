@@ -23,7 +23,7 @@ from ...runtime.protos import domain, produced, stored
 from ..float64.operators import laid
 from ..float64.oracle import Steer
 from ..float64.windows import Array
-from ..measure import is_floating
+from ..floating import is_floating
 
 ROUNDING = frozenset(["Round", "Floor", "Ceil", "Sign"])
 COMPARING = frozenset(["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "ArgMax", "ArgMin"])

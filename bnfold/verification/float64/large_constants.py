@@ -10,7 +10,7 @@ from onnx import helper
 
 from ...runtime.protos import called
 from ...system.sizes import words
-from ..measure import is_floating
+from ..floating import is_floating
 from ..regions import MOVES
 from .windows import Array
 
@@ -34,7 +34,7 @@ def widened(value: Any) -> Any:
     return plain.astype(np.float64) if is_floating(plain) else plain
 
 
-def reading(operator: Any, memory: int) -> type:
+def reading_blocks(operator: Any, memory: int) -> type:
     """An operator of the reference that takes stored constants, with so many bytes of `memory` for them."""
 
     class Reading(operator):  # type: ignore[misc]
