@@ -48,9 +48,9 @@ def imply_ranks(nodes: Iterable[gs.Node]) -> None:
         for tensor, r in implied(node):
             if r is not None and r >= 0 and rank(tensor) is None and not tensor.is_empty():
                 tensor.shape = (None,) * r
-                news = [n for n in (*tensor.inputs, *tensor.outputs) if id(n) not in waiting]
-                agenda += news
-                waiting.update(map(id, news))
+                news = {id(n): n for n in (*tensor.inputs, *tensor.outputs) if id(n) not in waiting}
+                agenda += news.values()
+                waiting |= news.keys()
 
 
 def shape_of(tensor: gs.Tensor) -> tuple[Any, ...] | None:

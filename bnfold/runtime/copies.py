@@ -24,7 +24,7 @@ PAGES_BY = 2  # bits: one number in 16 that moves by four units moves a sum as f
 
 
 def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy that can be compared, and what was done in words.
+    """The model, changed so that it can be compared, and what was done in words.
 
     Trailing empty output names are dropped (they crash native code, and mean the same), and random operators are
     replaced by the constant 0.5, since two runs of the same random model differ already. Constants that lie in files
@@ -45,8 +45,11 @@ def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
 def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose main graph has the constants of bodies and functions that lie in files, as initializers.
 
-    Those of bodies get names by what they hold: the same in two models, where that is the same.
+    Those of bodies get names by what they hold: the same in two models, where that is the same. Without such constants
+    the model itself.
     """
+    if not any(map(detached.stays, detached.constants(model))):
+        return model
     copy = onnx.ModelProto()
     inner = (tensor for function in model.functions for tensor in detached.constants(function))
     copy.CopyFrom(inline_local_functions(model) if any(map(detached.stays, inner)) else model)

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
+
 from ..model import datafiles
 from ..process.child import stage
 from ..runtime import detached, libraries, providers, sessions
@@ -37,14 +39,14 @@ BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsi
 
 
 @datafiles.unchanged()
-def compare(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`.
+def compare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
+    """Compare two models, those of the paths of the request, at `request["levels"]`; see `verify`. They are changed.
 
     An answer for each of `request["maths"]`, the arithmetics of the provider.
     """
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
-        trial = prepare(request, folder)
+        trial = prepare(request, models, folder)
         ways = confirmed(trial, request["levels"], request["maths"])
         if ways is None:
             make_oracle(trial)

@@ -86,6 +86,8 @@ def _derived(pair: Pair, question: Question, found: Comparison, site: Derived) -
 def _compared(pair: Pair, question: Question) -> Comparison:
     """Of one layer the weights themselves; what has another form, or rounded on the way, is fed impulses."""
     pieces, site, like = question
+    if like not in pair.examples:
+        raise NotDerived(f"the shape of {like!r} is not known")
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype
@@ -119,8 +121,6 @@ class _Trial:
         self.entering = sorted({name for each in pieces for name in each.entering})
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
-        if any(pair.examples[name].ndim < 2 for name in self.entering):
-            raise NotDerived("it reads a tensor that has no axis beside that of the batch")
         shapes = [
             *(pair.examples[n].shape for n in self.entering),
             *(t.dims for each in pieces for t in each.constants),
