@@ -162,11 +162,18 @@ def at_sites(data: Plain) -> Iterator[tuple[Plain, float | None]]:
 
 COMMANDS = {
     "errors": ("Not verified.", "bnfold report {a} {b} --verify fast --force"),
+    "sites": ("Not measured: the fold sites are proved.", "bnfold report {a} {b} --verify full --force"),
     "latency": (
         "Not measured.",
         "bnfold bench {a} {b} --json bench.json && bnfold report {a} {b} --bench bench.json --force",
     ),
 }
+
+
+def only_confirms(data: Plain) -> bool:
+    """Whether the errors are those of runs that confirm a proof: of the outputs, against the original's own."""
+    levels = (data["verification"] or {"levels": []})["levels"]
+    return any(level.get("reference") == "original" for level in levels)
 
 
 def no_data(data: Plain, key: str) -> Element:

@@ -4,7 +4,7 @@ The proof is about the files. What it cannot see is whether onnxruntime does wit
 So the original runs once as it is written, and the folded model as written and as it is served, on one input. The
 outputs have to agree to the square root of the unit roundoff: further apart, errors do not grow in proportion any more
 (see `measure.is_unsteady`). Where anything is open, or disagrees, there is no short answer: only a comparison of the
-whole networks gives a verdict (`numbers`).
+whole networks gives a verdict (`comparison`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Run:
 
 
 def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
-    """An answer for each of `maths`, as `numbers.compare` gives them; None where there is no short answer."""
+    """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
     if detached.length(trial.original):  # onnxruntime's default level takes several times its memory
         return None
     if trial.effort != "fast" or trial.late or any(case.path or case.given for case in trial.planned):

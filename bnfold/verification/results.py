@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..display.display import Shown, Table, counted
 from ..display.junit import FAILED, PASSED, UNDECIDED, JUnitCase
-from .level_results import Level
+from .level_results import FLOAT64, ORIGINAL, Level
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 GRADES = PROVED, MEASURED = "proved", "measured"  # for all inputs; on those that were tried
@@ -165,7 +165,7 @@ class Verification(Shown):
 
     def errors_table(self) -> Table:
         """The errors of both models, one line per level."""
-        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows())
+        return Table(f"Error against {self.reference} (A: original, B: folded)", self.COLUMNS, self.rows())
 
     def changes_table(self) -> Table:
         """What else changed in the file, the worst first."""
@@ -195,8 +195,13 @@ class Verification(Shown):
         return f"{self.verdict}, {self.said_grade}" if self.passed else self.verdict
 
     @property
+    def reference(self) -> str:
+        """What errors are measured against: `float64`, or `the original` where that only confirms a proof."""
+        return "the original" if any(level.reference == ORIGINAL for level in self.levels) else FLOAT64
+
+    @property
     def errors(self) -> tuple[float, float]:
-        """The largest absolute error of the outputs against float64, optimization off, on the first provider."""
+        """The largest absolute error of the outputs against `reference`, optimization off, on the first provider."""
         off = [level for level in self.levels if level.level == "off"][:1]
         outputs = [t for level in off for t in level.tensors if t.output]
         return max((t.max_abs_original for t in outputs), default=0.0), max(

@@ -215,7 +215,7 @@ def check_structure(request: dict[str, Any]) -> dict[str, Any]:
 
 @job
 def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`numbers.compare`, whose imports only the child needs."""
+    """`comparison.compare`, whose imports only the child needs."""
     from .comparison import compare
     from .trial import read_models
 
