@@ -219,3 +219,18 @@ def test_a_fold_in_float32_is_judged_by_its_effect() -> None:
     assert "rounded on the way" in " ".join(found.reasons)
     wrong = verify(CONV.original(weights), CONV.folded({**rounded, "b": rounded["b"] * np.float32(1.01)}))
     assert wrong.verdict == "FAIL"
+
+
+def test_a_fold_without_the_name_of_what_it_replaces_is_judged() -> None:
+    """As other tools fold: the Conv keeps its name, so that what the original calls `c` is in no list of both models."""
+    parameters = {k: R.uniform(0.5, 2, 4) for k in ("scale", "shift", "mean", "var")}
+    original = model("p = Conv (x, w) c = BatchNormalization (p, scale, shift, mean, var) y = Relu (c)", **parameters)
+    stored = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in original.graph.initializer}
+    s = stored["scale"] / np.sqrt(stored["var"] + 1e-5)
+    for factor, verdict in ((1.0, "PASS"), (1.001, "FAIL")):
+        folded = model("p = Conv (x, w, b) y = Relu (p)", b=stored["shift"] - stored["mean"] * s)
+        weights = stored["w"] * (s * factor)[:, None, None, None]
+        folded.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights.astype(np.float32), "w"))
+        found = verify(original, folded)
+        assert found.verdict == verdict, found.reasons
+        assert any(site.responses for site in found.derived)

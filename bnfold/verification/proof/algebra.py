@@ -91,6 +91,8 @@ def _derived(pair: Pair, question: Question, found: Comparison, site: Derived) -
 def _compared(pair: Pair, question: Question) -> Comparison:
     """Of one layer the weights themselves; what has another form, or rounded on the way, is fed impulses."""
     pieces, site, like = question
+    if like not in pair.examples:
+        raise NotDerived(f"the shape of {like!r} is not known")
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype

@@ -19,6 +19,7 @@ from ..float64.windows import Array
 from ..regions import SELECT
 from ..results import Derived
 from .algebra import Pair, derive, is_floating
+from .examples import examples
 from .pieces import Cuts
 from .sides import computation
 
@@ -148,8 +149,10 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     moved = {entry["name"] for entry in tensors if entry["moved"]}
     good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
-    examples = {name: value for name, value in {**fed, **trial.seen}.items() if is_floating(value)}
-    pair = Pair(trial.original, trial.folded, examples, trial.effort, trial.seed)
+    seen = {
+        name: value for name, value in {**examples(trial.original, fed), **trial.seen}.items() if is_floating(value)
+    }
+    pair = Pair(trial.original, trial.folded, seen, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
     left = known.unsettled()
     trial.proved = (
