@@ -188,22 +188,23 @@ class _Outputs:
         return next((way for way in ways if not way.instead and self._shows(way) is False), None)
 
     def _shows(self, way: Bypass) -> bool | None:
-        """Whether an output changes on some input; None where the bypass never runs, as with an input of another shape.
+        """Whether an output changes on some input; None where no input shows it and the bypass stops the model on one,
+        as an input of another shape does: inputs that leave out the node's branch are no evidence then.
 
         Where other values make the model stop, they count.
         """
-        ran = False
+        stops = False
         for values, usual in self.inputs:
             try:
                 found = self.run(values, way.number)
             except CannotRun:
                 if not way.instead:
                     return True
+                stops = True
                 continue
-            ran = True
             if any(map(differ, usual, found)):
                 return True
-        return False if ran else None
+        return None if stops else False
 
 
 def differ(usual: Any, found: Any) -> bool:
