@@ -15,7 +15,7 @@ from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import providers, sessions
-from ..runtime.copies import override, tamed
+from ..runtime.copies import frozen, override, tamed
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
@@ -95,7 +95,9 @@ def prepare(request: Mapping[str, Any], folder: str) -> Trial:
     outside = request.get("outside", False)
     original, notes = tamed(load(request["original"], outside))
     folded, _ = tamed(load(request["folded"], outside))
-    if names := [] if request.get("frozen") else override(original, folded):
+    if request.get("frozen"):
+        original, folded = frozen(original), frozen(folded)
+    if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     for model in (original, folded):
         sort_nodes(model)
