@@ -68,6 +68,12 @@ class Compared:
     by_channel: ChannelErrors | None = None
     miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
 
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Compared:
+        """From JSON, which knows no tuples."""
+        errors = plain["by_channel"]
+        return cls(**{**plain, "by_channel": ChannelErrors.of(errors) if errors else None})
+
     def place(self, *, channel: bool = True) -> str:
         """Where it is, for a sentence; without the `channel` of the largest error if that tells nothing."""
         kind = "output" if self.output else "fold site" if self.site else "tensor"
@@ -101,6 +107,13 @@ class Level:
     math: str = "default"
     reference: str = FLOAT64  # what errors are measured against: that, or the original itself, as it is written
     placements: tuple[Placement, ...] = ()
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Level:
+        """From JSON, which knows no tuples."""
+        placements = tuple(Placement(**{**each, "broken": tuple(each["broken"])}) for each in plain["placements"])
+        tensors = tuple(map(Compared.of, plain["tensors"]))
+        return cls(**{**plain, "cases": tuple(plain["cases"]), "tensors": tensors, "placements": placements})
 
     @property
     def title(self) -> str:

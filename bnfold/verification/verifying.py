@@ -21,12 +21,12 @@ from ..runtime.detached import bytes_of
 from ..runtime.doctor import require as require_providers
 from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
-from ..runtime.placement import POLICIES, Placement
+from ..runtime.placement import POLICIES
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
 from .judge import judge, run_wrong
-from .level_results import ChannelErrors, Compared, Level
+from .level_results import Level
 from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
@@ -287,19 +287,8 @@ def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
     blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
     derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
     influence = tuple(map(Influence.of, answer["influence"]))
-    return _Numbers(tuple(map(_level, answer["levels"])), blocked, notes, tuple(derived), influence)
+    return _Numbers(tuple(map(Level.of, answer["levels"])), blocked, notes, tuple(derived), influence)
 
 
 def _of(way: Way, sentence: str) -> str:
     return ": ".join(filter(None, [way.words, sentence]))
-
-
-def _level(entry: Mapping[str, Any]) -> Level:
-    tensors = tuple(map(_compared, entry["tensors"]))
-    placements = tuple(Placement(**{**each, "broken": tuple(each["broken"])}) for each in entry["placements"])
-    return Level(**{**entry, "cases": tuple(entry["cases"]), "tensors": tensors, "placements": placements})
-
-
-def _compared(entry: Mapping[str, Any]) -> Compared:
-    errors = entry["by_channel"]
-    return Compared(**{**entry, "by_channel": ChannelErrors.of(errors) if errors else None})

@@ -27,7 +27,18 @@ from ..tensor_records import finite
 from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
-from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
+from .pieces import (
+    Cuts,
+    Piece,
+    Question,
+    elementwise,
+    of_sizes,
+    other_operand,
+    require_linear,
+    require_same_places,
+    summing,
+    whole,
+)
 from .sides import Side
 from .weights import Comparison, compare, layer, roundoffs
 
@@ -65,6 +76,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
+            require_same_places(question.pieces)
             found = _compared(pair, question)
         except (NotDerived, CannotEvaluate) as why:
             reason = str(why)
@@ -87,7 +99,7 @@ def _compared(pair: Pair, question: Question) -> Comparison:
     """Of one layer the weights themselves; what has another form, or rounded on the way, is fed impulses."""
     pieces, site, like = question
     if like not in pair.examples:
-        raise NotDerived(f"the shape of {like!r} is not known")
+        raise NotDerived("the shape of what it makes is not known")
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype
@@ -122,11 +134,11 @@ class _Trial:
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
         shapes = [
-            *(pair.examples[n].shape for n in self.entering),
+            *(pair.examples[n].shape for n in (*self.entering, site)),
             *(t.dims for each in pieces for t in each.constants),
         ]
         if any(0 in shape for shape in shapes):
-            raise NotDerived("it reads a tensor without elements")
+            raise NotDerived("it has to do with a tensor without elements")
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]

@@ -56,7 +56,10 @@ class ScaleAndShift(NamedTuple):
 
 def along(axis: int, values: Array) -> Array:
     """One number for each place on an axis. Raises NotOneLayer if numbers vary along another."""
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    moved = np.moveaxis(values, axis, 0)
+    rows = moved.reshape(len(moved), prod(moved.shape[1:]))
+    if not rows.shape[1]:
+        raise NotOneLayer("a tensor without elements shows no channel")
     if (rows != rows[:, :1]).any():
         raise NotOneLayer("an operator around it treats more than channels apart")
     return np.ascontiguousarray(rows[:, 0])

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,6 +108,8 @@ def layer(
     if len(places) != 1:
         raise NotOneLayer("it has more than one linear operator")
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
+    if not shapes.keys() >= {*piece.entering}:
+        raise NotOneLayer("what enters it holds no floating-point numbers")
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
     if not shapes.keys() >= {*piece.entering}:
@@ -179,7 +182,7 @@ def _laid(node: onnx.NodeProto, weight: Array, rank: int) -> tuple[tuple[Any, ..
     groups, geometry = int(given.pop("group", 1)), {**given, "kernel_shape": list(weight.shape[2:])}
     operator = (called(node), groups, tuple(sorted((name, str(value)) for name, value in geometry.items())))
     padded = called(node) != "Conv" or any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
-    kernels = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    kernels = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], prod(weight.shape[2:]))
     return operator, padded, kernels if called(node) == "Conv" else kernels.swapaxes(1, 2)
 
 
@@ -216,7 +219,7 @@ def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
     stays = original.stays, folded.stays
     rest = max(rest, roundoffs(*stays, np.abs(stays[1]), np.abs(stays[1]), folded.kinds[1], False))
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
-    worst = max(roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs)
+    worst = max((roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs), default=0.0)
     channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
     by = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
     count = original.weight.size * len(original.before) + rests[0].size
