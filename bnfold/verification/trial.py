@@ -16,7 +16,7 @@ from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import frozen, override, tamed
+from ..runtime.copies import frozen, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
@@ -100,7 +100,7 @@ def read_models(request: Mapping[str, Any]) -> list[onnx.ModelProto]:
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
-    (original, notes), (folded, _) = map(tamed, models)
+    (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
     names = override(original, folded)

@@ -114,8 +114,6 @@ def layer(
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
-    if not shapes.keys() >= {*piece.entering}:
-        raise NotOneLayer("the shape of what enters it is not known")
     is_product, rank = step.operator in ("Gemm", "MatMul"), len(shapes[piece.entering[0]])
     values = _values(model, piece, [name for name in step.node.input[1:] if name])
     operator, padded, weight = _laid(step.node, values[step.node.input[1]], rank)
