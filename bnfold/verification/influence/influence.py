@@ -30,7 +30,7 @@ from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
 from .changed_nodes import Side, alive_names, sides
 from .meaning import Meanings, NodeMeaning
-from .thresholds import moved_thresholds
+from .thresholds import moved_thresholds, other_ties
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
 
@@ -49,8 +49,12 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     found = sides((original, folded), ({}, {}), good, covered)
     if any(side.changed for side in found):
         found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
-    between = moved_thresholds(found[0].meanings, found[1].meanings, good)
-    unseen = [f"no input lies between what {_words(place)} compares with in A and in B" for place in between]
+    meanings = found[0].meanings, found[1].meanings, good
+    unseen = [
+        f"no input lies between what {_words(place)} compares with in A and in B"
+        for place in moved_thresholds(*meanings)
+    ]
+    unseen += [f"no input shows a tie, which {_words(place)} of B decides otherwise" for place in other_ties(*meanings)]
     unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
     return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
 
@@ -188,22 +192,23 @@ class _Outputs:
         return next((way for way in ways if not way.instead and self._shows(way) is False), None)
 
     def _shows(self, way: Bypass) -> bool | None:
-        """Whether an output changes on some input; None where the bypass never runs, as with an input of another shape.
+        """Whether an output changes on some input; None where no input shows it and the bypass stops the model on one,
+        as an input of another shape does: inputs that leave out the node's branch are no evidence then.
 
         Where other values make the model stop, they count.
         """
-        ran = False
+        stops = False
         for values, usual in self.inputs:
             try:
                 found = self.run(values, way.number)
             except CannotRun:
                 if not way.instead:
                     return True
+                stops = True
                 continue
-            ran = True
             if any(map(differ, usual, found)):
                 return True
-        return False if ran else None
+        return None if stops else False
 
 
 def differ(usual: Any, found: Any) -> bool:
@@ -212,6 +217,7 @@ def differ(usual: Any, found: Any) -> bool:
         return bool(not np.array_equal(usual, found)) if isinstance(usual, np.ndarray) else repr(usual) != repr(found)
     with np.errstate(all="ignore"):
         before, after = (np.asarray(each, np.float64) for each in (usual, found))
-        size = np.sqrt(np.mean(np.square(before[np.isfinite(before)]))) if before.size else 0.0
+        finite = before[np.isfinite(before)]
+        size = np.sqrt(np.mean(np.square(finite))) if finite.size else 0.0
         off = np.abs(after - before) > SHOWN * roundoff(usual.dtype) * np.maximum(np.abs(before), size)
     return bool((off | (np.isfinite(before) != np.isfinite(after))).any())

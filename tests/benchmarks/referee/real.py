@@ -40,6 +40,9 @@ IN_FOLDS: dict[str, Change] = {
     "the first weights in another order": of_weights(0, lambda w: w[::-1]),
 }  # of other tools
 REAL = (
+    Edit("real files", "Softmax for LogSoftmax", "file burn_mnist", become("LogSoftmax", "Softmax")),
+    Edit("real files", "one bias of a Gemm", "file burn_mnist", of_input("Gemm", 2, one(1.01), 1)),
+    Edit("real files", "one weight of a Gemm", "file burn_mnist", of_input("Gemm", 1, one(1.001), 1)),
     Edit("real files", "MaxPool for AveragePool", "file fsanet_1x1", become("AveragePool", "MaxPool")),
     Edit("real files", "Sigmoid for a Tanh", "file fsanet_1x1", become("Tanh", "Sigmoid", 7)),
     Edit("real files", "operands of a Div", "file fsanet_1x1", swap("Div", at=3)),
@@ -57,9 +60,6 @@ REAL = (
     Edit("real files", "a residual sum is the branch", "file dnnv_dronet", bypass("Add", 0, 1)),
     Edit("real files", "a residual sum is the shortcut", "file dnnv_dronet", bypass("Add", 1, 1)),
     Edit("real files", "answers swapped", "file dnnv_dronet", swap("Concat")),
-    Edit("real files", "Softmax for LogSoftmax", "file burn_mnist", become("LogSoftmax", "Softmax")),
-    Edit("real files", "one bias of a Gemm", "file burn_mnist", of_input("Gemm", 2, one(1.01), 1)),
-    Edit("real files", "one weight of a Gemm", "file burn_mnist", of_input("Gemm", 1, one(1.001), 1)),
     Edit("real files", "axis of Softmax", "file ultraface_slim320_nopost", put("Softmax", axis=1)),
     Edit("real files", "scales joined in another order", "file ultraface_slim320_nopost", swap("Concat", at=-1)),
 )  # fmt: skip
