@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from onnx.inliner import inline_local_functions
 
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
+from ..runtime.copies import exposed
 from ..runtime.inputs import CannotFeed, Case, feeds, shapes
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.protos import produced
@@ -76,9 +78,23 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     original, folded = trial.original, trial.folded
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    pair = Pair(original, folded, examples(original, values))
-    known = Induction(pair, edited(original.graph, folded.graph), lambda name: False).run()
+    edits = edited(original.graph, folded.graph)
+    pair = Pair(original, folded, _examples(trial, original, values, edits))
+    known = Induction(pair, edits, lambda name: False).run()
     return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
+
+
+def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:
+    """An example of each tensor that inference knows, and of those about the edited ones as onnxruntime makes them."""
+    known, makers = examples(model, values), produced(model.graph)
+    about = edits.union(*(makers[name].input for name in edits if name in makers)) & makers.keys()
+    missing = sorted(about - known.keys())
+    if missing:
+        with suppress(CannotRun):
+            running = session(replace(trial, way=Way()), exposed(model, missing), "off", providers.chain(Way()))
+            found = zip(missing, sessions.outputs(running, missing, values), strict=True)
+            known.update((name, value) for name, value in found if isinstance(value, np.ndarray))
+    return known
 
 
 def _first_run(trial: Trial) -> Run | None:

@@ -15,7 +15,6 @@ from .meaning import Meanings, NodeMeaning
 COMPARES = frozenset(
     ["Clip", "Max", "Min", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "ThresholdedRelu", "Shrink"]
 )
-TIES = (frozenset(["Greater", "GreaterOrEqual"]), frozenset(["Less", "LessOrEqual"]))  # alike but where both are equal
 CLOSE = 2.0**-20  # relative difference of constants that rounding makes
 
 
@@ -24,27 +23,14 @@ def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]
 
     `good` are tensors of the main graph that agree: no input lies between the constants.
     """
-    constants = [_constants(meanings) for meanings in (original, folded)]
-    for first, place in _agreeing(original, folded, good):
-        pair = [[*_numbers(p.node, known)] for p, known in zip((first, place), constants, strict=True)]
-        if first.node.op_type == place.node.op_type and not _close(*pair):
-            yield place
-
-
-def other_ties(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[NodeMeaning]:
-    """Nodes of the folded model that differ from the original's of that name only where what they compare is equal."""
-    for first, place in _agreeing(original, folded, good):
-        if first.node.op_type != place.node.op_type and {first.node.op_type, place.node.op_type} in TIES:
-            yield place
-
-
-def _agreeing(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[tuple[NodeMeaning, NodeMeaning]]:
-    """Nodes that compare, of both models, that are not the same and agreed on all inputs."""
     before = {_key(place): place for place in original.places if _compares(place.node)}
+    constants = [_constants(meanings) for meanings in (original, folded)]
     for place in folded.places:
         first = before.get(_key(place)) if _compares(place.node) else None
         if first and first.acts != place.acts and (place.where or place.node.output[0] in good):
-            yield first, place
+            pair = [[*_numbers(p.node, known)] for p, known in zip((first, place), constants, strict=True)]
+            if first.node.op_type == place.node.op_type and not _close(*pair):
+                yield place
 
 
 def _key(place: NodeMeaning) -> tuple[str, str]:

@@ -27,7 +27,18 @@ from ..tensor_records import finite
 from .around import NotOneLayer
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
-from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
+from .pieces import (
+    Cuts,
+    Piece,
+    Question,
+    elementwise,
+    of_sizes,
+    other_operand,
+    require_linear,
+    require_same_places,
+    summing,
+    whole,
+)
 from .sides import Side
 from .weights import Comparison, compare, layer, roundoffs
 
@@ -65,6 +76,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
+            require_same_places(question.pieces)
             found = _compared(pair, question)
         except (NotDerived, CannotEvaluate) as why:
             reason = str(why)
@@ -87,7 +99,7 @@ def _compared(pair: Pair, question: Question) -> Comparison:
     """Of one layer the weights themselves; what has another form, or rounded on the way, is fed impulses."""
     pieces, site, like = question
     if like not in pair.examples:
-        raise NotDerived(f"the shape of {like!r} is not known")
+        raise NotDerived("the shape of what it makes is not known")
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype

@@ -11,6 +11,7 @@ from onnx import helper, shape_inference
 
 from ..float64.windows import Array
 
+LATEST = onnx.IR_VERSION  # of which no initializer has to be an input as well
 SMALL = 1 << 10  # elements of constants that may say something about shapes
 
 
@@ -19,7 +20,10 @@ def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, A
 
     What inference does not know is missing.
     """
-    inferred = shape_inference.infer_shapes(_skeleton(model, values), data_prop=True)
+    try:
+        inferred = shape_inference.infer_shapes(_skeleton(model, values), data_prop=True)
+    except shape_inference.InferenceError:  # an operator of a domain that the model does not import
+        return dict(values)
     found = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -40,9 +44,7 @@ def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Model
         else:
             graph.input.append(_declared(tensor.name, tensor.data_type, tensor.dims))
     graph.output.extend(onnx.ValueInfoProto(name=output.name) for output in model.graph.output)
-    return onnx.ModelProto(
-        ir_version=model.ir_version, graph=graph, opset_import=model.opset_import, functions=model.functions
-    )
+    return onnx.ModelProto(ir_version=LATEST, graph=graph, opset_import=model.opset_import, functions=model.functions)
 
 
 def _declared(name: str, kind: int, dims: Iterable[int]) -> onnx.ValueInfoProto:

@@ -150,10 +150,10 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     moved = {entry["name"] for entry in tensors if entry["moved"]}
     good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
-    seen = {
-        name: value for name, value in {**examples(trial.original, fed), **trial.seen}.items() if is_floating(value)
-    }
-    pair = Pair(trial.original, trial.folded, seen, trial.effort, trial.seed)
+    made = {name for node in trial.folded.graph.node for name in node.output}
+    gone = {name: value for name, value in examples(trial.original, fed).items() if name not in made}
+    shown = {name: value for name, value in {**gone, **fed, **trial.seen}.items() if is_floating(value)}
+    pair = Pair(trial.original, trial.folded, shown, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
     left = known.unsettled()
     trial.proved = (
