@@ -133,6 +133,8 @@ class _Trial:
         self.entering = sorted({name for each in pieces for name in each.entering})
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
+        if any(pair.examples[name].ndim < 2 for name in self.entering):
+            raise NotDerived("a tensor of one axis, or none, enters it")
         shapes = [
             *(pair.examples[n].shape for n in (*self.entering, site)),
             *(t.dims for each in pieces for t in each.constants),

@@ -108,8 +108,6 @@ def layer(
     if len(places) != 1:
         raise NotOneLayer("it has more than one linear operator")
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
-    if not shapes.keys() >= {*piece.entering}:
-        raise NotOneLayer("what enters it holds no floating-point numbers")
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
     if not shapes.keys() >= {*piece.entering}:
