@@ -173,8 +173,21 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
             reason = reason or why
             continue
         trial.sizes = sizes
+        trial.planned += _of_odd_sizes(trial, running)
         return case, values
     return reason or CannotRun("there is no size to try")
+
+
+def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
+    """One more input where sizes may vary, if the original takes it: cuts and padding that even sizes never reach."""
+    if "*" not in trial.sizes or any(case.path or case.given for case in trial.planned):
+        return []
+    case = Case("normal", trial.seed + 1, 1, larger=1)
+    try:
+        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes))
+    except (CannotRun, CannotFeed):
+        return []
+    return [case]
 
 
 def folded_alone(trial: Trial) -> str:
