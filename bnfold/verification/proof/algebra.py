@@ -205,6 +205,8 @@ class _Trial:
     def feed(self, name: str, probe: Impulses) -> float:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
         base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
+        if not base[0].size:
+            raise NotDerived("it makes a tensor without elements of a batch of 1")
         sums, sizes = (self.answer(o, p, name, nothing) for o, p in zip(self.sizes, self.pieces, strict=True))
         self.at_rest = max(self.at_rest, self.judge(base[0], base[1], sizes, sizes, lambda: sums))
         self.by = _constant(base[0] - base[1], self.pair.examples[self.site].shape)
