@@ -85,7 +85,7 @@ def test_sizes_are_combined_and_checked_against_the_model() -> None:
 
 def test_every_size_that_was_asked_for_is_used() -> None:
     planned = cases("fast", 0, [{"N": n} for n in (1, 2, 3, 4, 5)])
-    assert [dict(case.given)["N"] for case in planned] == [1, 2, 3, 4, 5]
+    assert [dict(case.sizes)["N"] for case in planned] == [1, 2, 3, 4, 5]
     assert len({(case.distribution, case.seed) for case in planned}) == 5
     assert [feeds(NET.graph, case, {"*": 8})["x"].shape[0] for case in planned] == [1, 2, 3, 4, 5]
     assert str(planned[4]) == "wide, seed 3, N 5"

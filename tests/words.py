@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.one_meaning import LATER
 from tests.shape_of_the_code import ROOT, files
 
 KINDS = ("CheckFailed", "UsageProblem", "ModelProblem", "EnvironmentProblem", "Inconclusive", "Interrupted")
@@ -54,6 +53,7 @@ NOT_IN_PROSE = {  # of words that no docstring, comment or message has, what to 
     r"\b(voice|bars|thin|fat|tamed|workbench|settled?|promised?|promises)\b": "the table of words in CONTRIBUTING.md",
     r"\b(under the hammer|of one mind|last words)\b": "what it is, without an image",
 }
+LATER = ("verification",)  # rooms whose words are gone through later
 CAMEL = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
 
 

@@ -85,9 +85,9 @@ def implied(node: gs.Node) -> ImpliedRanks:
 
 def alike(tensors: Iterable[gs.Tensor], base: int | None = None) -> ImpliedRanks:
     """Tensors of one rank: `base`, or that of the first of which it is known."""
-    given = [x for x in tensors if not x.is_empty()]
-    r = next((rank(x) for x in given if rank(x) is not None), None) if base is None else base
-    yield from ((x, r) for x in given)
+    present = [x for x in tensors if not x.is_empty()]
+    r = next((rank(x) for x in present if rank(x) is not None), None) if base is None else base
+    yield from ((x, r) for x in present)
 
 
 def apart(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> ImpliedRanks:
@@ -180,8 +180,8 @@ def matmul(node: gs.Node) -> ImpliedRanks:
 
 
 def expand(node: gs.Node) -> ImpliedRanks:
-    own, asked = rank(node.inputs[0]), count(node, "shape", 1)
-    yield node.outputs[0], None if own is None or asked is None else max(own, asked)
+    own, wanted = rank(node.inputs[0]), count(node, "shape", 1)
+    yield node.outputs[0], None if own is None or wanted is None else max(own, wanted)
 
 
 def broadcast(node: gs.Node) -> ImpliedRanks:
@@ -218,8 +218,8 @@ def tile(node: gs.Node) -> ImpliedRanks:
 
 
 def resize(node: gs.Node) -> ImpliedRanks:
-    given = [i for i, x in enumerate(node.inputs) if i and not x.is_empty() and node.opset < 11 or i > 1]
-    numbers = None if "axes" in node.attrs else next((n for i in given if (n := count(node, "scales", i))), None)
+    places = [i for i, x in enumerate(node.inputs) if i and not x.is_empty() and node.opset < 11 or i > 1]
+    numbers = None if "axes" in node.attrs else next((n for i in places if (n := count(node, "scales", i))), None)
     return alike((node.inputs[0], node.outputs[0]), numbers)
 
 

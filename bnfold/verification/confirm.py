@@ -54,7 +54,7 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
     """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
     if detached.length(trial.original):  # onnxruntime's default level takes several times its memory
         return None
-    if trial.effort != "fast" or trial.late or any(case.path or case.given for case in trial.planned):
+    if trial.effort != "fast" or trial.late or any(case.path or case.sizes for case in trial.planned):
         return None
     first = _first_run(replace(trial, way=Way()))
     derived = _proof(trial, first.values) if first else None

@@ -108,13 +108,13 @@ def matched(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[int, int]
 
     If a symbol among them is 0, neither tensor has any element.
     """
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     i = j = 0
     left: Dim = 1
     right: Dim = 1
     while left and right:
         if left == right:
-            found.append((i, j))
+            pairs.append((i, j))
             if i == len(before) or j == len(after):
                 break
             left, right, i, j = before[i], after[j], i + 1, j + 1
@@ -124,4 +124,4 @@ def matched(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[int, int]
             right, j = product([right, after[j]]), j + 1
         else:
             break
-    return found
+    return pairs
