@@ -234,7 +234,7 @@ class _Trial:
         """What both pieces make of `value` for one entering tensor and zeros for the others."""
         pairs = zip(self.oracles, self.pieces, strict=True)
         found = [self.answer(oracle, piece, name, value) for oracle, piece in pairs]
-        if found[0].shape != found[1].shape:
+        if found[0].shape != found[1].shape or not found[0].size:
             raise NotDerived("its pieces do not take pictures of another size")
         return found
 
