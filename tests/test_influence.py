@@ -234,3 +234,17 @@ def test_a_fold_without_the_name_of_what_it_replaces_is_judged() -> None:
         found = verify(original, folded)
         assert found.verdict == verdict, found.reasons
         assert any(site.responses for site in found.derived)
+
+
+POOLED = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,H,W] x) => (float[N,3,P,Q] y) {{ {} }}'
+OF_SIZES = {
+    "ceil_mode": [f"y = MaxPool <kernel_shape = [2,2], strides = [2,2], ceil_mode = {mode}> (x)" for mode in (0, 1)],
+    "auto_pad": [f"y = MaxPool <kernel_shape = [3,3], strides = [2,2], {pads}> (x)" for pads in ('auto_pad = "SAME_UPPER"', "pads = [0,0,1,1]")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_SIZES)
+def test_what_only_odd_sizes_show_is_wrong(kind: str) -> None:
+    found = verify(*(onnx.parser.parse_model(POOLED.format(lines)) for lines in OF_SIZES[kind]))
+    assert found.verdict == "FAIL"
+    assert "sizes +1" in " ".join(str(case) for level in found.levels for case in level.cases)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -139,6 +139,13 @@ def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
     return names
 
 
+def frozen(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with initializers, in place, that callers cannot override."""
+    free = overridable(model)
+    drop(model.graph.input, [i for i, value in enumerate(model.graph.input) if value.name in free])
+    return model
+
+
 def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
     """A copy whose graph also returns the tensors called `names`."""
     copy = onnx.ModelProto()
@@ -201,9 +208,12 @@ def _movable(graph: onnx.GraphProto) -> set[str]:
     return linear - other
 
 
-def without_data(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that do not depend on the values of the inputs: computed from constants and from sizes alone."""
-    known = {*(tensor.name for tensor in graph.initializer), ""}
+def without_data(graph: onnx.GraphProto, free: Collection[str] = ()) -> set[str]:
+    """Tensors that do not depend on the values of the inputs: computed from constants and from sizes alone.
+
+    Initializers that are `free`, which callers may override, are inputs.
+    """
+    known = {*(tensor.name for tensor in graph.initializer if tensor.name not in free), ""}
     for node in graph.node:
         if node.op_type in ("Shape", "Size") or (known.issuperset(node.input) and not any(bodies(node))):
             known.update(node.output)

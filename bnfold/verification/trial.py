@@ -16,7 +16,7 @@ from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import override, without_randomness
+from ..runtime.copies import frozen, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
@@ -101,7 +101,9 @@ def read_models(request: Mapping[str, Any]) -> list[onnx.ModelProto]:
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
     (original, notes), (folded, _) = map(without_randomness, models)
-    names = [] if request.get("frozen") else override(original, folded)
+    if request.get("frozen"):
+        original, folded = frozen(original), frozen(folded)
+    names = override(original, folded)
     if names:
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     moved = [sort_nodes(model) for model in (original, folded)]
@@ -171,8 +173,21 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
             reason = reason or why
             continue
         trial.sizes = sizes
+        trial.planned += _of_odd_sizes(trial, running)
         return case, values
     return reason or CannotRun("there is no size to try")
+
+
+def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
+    """One more input where sizes may vary, if the original takes it: cuts and padding that even sizes never reach."""
+    if "*" not in trial.sizes or any(case.path or case.given for case in trial.planned):
+        return []
+    case = Case("normal", trial.seed + 1, 1, larger=1)
+    try:
+        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes))
+    except (CannotRun, CannotFeed):
+        return []
+    return [case]
 
 
 def folded_alone(trial: Trial) -> str:

@@ -16,7 +16,6 @@ import onnx
 from ...model.messages import bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
-from ..floating import is_floating
 from ..regions import SELECT
 from ..results import Derived
 from .algebra import Pair, derive
@@ -63,7 +62,7 @@ class Induction:
         """A tensor of the folded model is the one that the original calls `known`."""
         if name in self.pair.sides[1].fixed:
             self.fixed.add(name)
-        elif name:
+        elif name and known:
             self.same[name] = self.pair.sides[0].name(known)
 
     def _is_same(self, name: str) -> bool:
@@ -73,7 +72,8 @@ class Induction:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
         first, second = self.pair.sides
         if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
-            return node
+            name = next(filter(None, node.output), "")  # a CastLike may be a Cast to another type
+            return node if first.makers.get(name) == node else None
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
         if None in names or any(bodies(node)) or not second.fixed.isdisjoint(node.output):
             return None
@@ -152,8 +152,7 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
     made = {name for node in trial.folded.graph.node for name in node.output}
     gone = {name: value for name, value in examples(trial.original, fed).items() if name not in made}
-    shown = {name: value for name, value in {**gone, **fed, **trial.seen}.items() if is_floating(value)}
-    pair = Pair(trial.original, trial.folded, shown, trial.effort, trial.seed)
+    pair = Pair(trial.original, trial.folded, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
     left = known.unsettled()
     trial.proved = (
