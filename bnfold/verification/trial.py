@@ -180,7 +180,7 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
 
 def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
     """One more input where sizes may vary, if the original takes it: cuts and padding that even sizes never reach."""
-    if "*" not in trial.sizes or any(case.path or case.given for case in trial.planned):
+    if "*" not in trial.sizes or any(case.path or case.sizes for case in trial.planned):
         return []
     case = Case("normal", trial.seed + 1, 1, larger=1)
     try:
