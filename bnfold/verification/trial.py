@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import onnx
 from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
-from ..runtime import detached, providers, sessions
+from ..runtime import providers, sessions
 from ..runtime.copies import frozen, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
@@ -23,7 +22,7 @@ from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, load
+from ..runtime.loading import for_onnxruntime, lies_at, load
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
@@ -115,15 +114,10 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
     trial.deadline = request.get("deadline") or math.inf
     if not names:
         pairs = zip((original, folded), (request["original"], request["folded"]), moved, strict=True)
-        trial.files = {id(model): path for model, path, other in pairs if not other and _lies_at(model, path)}
+        trial.files = {id(model): path for model, path, other in pairs if not other and lies_at(model, path)}
     asked = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, asked, input_sets(request.get("inputs", ())))
     return trial
-
-
-def _lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether a file holds a model as it is, without data in other files; told by its size."""
-    return not detached.length(model) and os.path.getsize(path) == model.ByteSize()
 
 
 def make_oracle(trial: Trial) -> None:
