@@ -115,10 +115,10 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
 def print_result(result: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr. Returns the exit code."""
     if "-" not in (json, junit):
-        for each in (result.errors_table(), result.changes_table()):
+        for each in (*result.errors_tables(), result.changes_table()):
             if each.rows:
                 console.table(each.title, each.columns, each.rows)
-        if console.detailed:
+        if console.detailed and result.worst():
             console.table("Worst of the outputs and fold sites", result.WORST, result.worst())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())

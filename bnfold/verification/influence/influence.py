@@ -104,7 +104,8 @@ def _unseen(trial: Trial, side: Side) -> Iterator[str]:
     for i in side.changed:
         place = side.places[i]
         if not ways[at[i]] or trial.late:
-            yield f"what {_words(place)} of {side.name} does was not tried"
+            late = ": the time allowed is over" if ways[at[i]] else ""
+            yield f"what {_words(place)} of {side.name} does was not tried{late}"
         elif missed := results.missed(ways[at[i]]):
             yield f"no input shows what {_words(place)} of {side.name} does: {_without(missed)}"
 

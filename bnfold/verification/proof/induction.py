@@ -54,6 +54,8 @@ class Induction:
             elif counterpart := self._counterpart(node):
                 for name, known in zip(node.output, counterpart.output, strict=False):
                     self._add(name, known)
+                if not all(map(self._is_same, self.edits.intersection(node.output))):
+                    self._look_at(node)  # it has the name of another tensor
             else:
                 self._look_at(node)
         return self
