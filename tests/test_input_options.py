@@ -95,7 +95,7 @@ def test_an_input_of_unknown_rank_takes_the_shape_that_was_asked_for() -> None:
     model = parse("y = Relu (x)", "float[1] x")
     model.graph.input[0].type.tensor_type.ClearField("shape")
     (sizes,) = combinations(model.graph, {}, {"x": [4, 5, 6]})
-    assert feeds(model.graph, Case("normal", 0, 1, given=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
+    assert feeds(model.graph, Case("normal", 0, 1, sizes=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
 
 
 def test_inputs_come_from_npz_npy_and_test_data_and_run_first(models: tuple[str, str], tmp_path: Path) -> None:
