@@ -29,8 +29,8 @@ from ..results import Influence
 from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
 from .changed_nodes import Side, alive_names, sides
-from .meaning import Meanings, Place
-from .thresholds import moved_thresholds
+from .meaning import Meanings
+from .thresholds import in_words, moved_thresholds
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
 
@@ -49,8 +49,7 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     found = sides((original, folded), ({}, {}), good, covered)
     if any(side.changed for side in found):
         found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
-    between = moved_thresholds(found[0].meanings, found[1].meanings, good)
-    unseen = [f"no input lies between what {_words(place)} compares with in A and in B" for place in between]
+    unseen = [*moved_thresholds(found[0].meanings, found[1].meanings, good)]
     unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
     return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
 
@@ -99,19 +98,14 @@ def _unseen(trial: Trial, side: Side) -> Iterator[str]:
     for i in side.changed:
         place = side.places[i]
         if not ways[at[i]] or trial.late:
-            yield f"what {_words(place)} of {side.name} does was not tried"
+            yield f"what {in_words(place)} of {side.name} does was not tried"
         elif missed := results.missed(ways[at[i]]):
-            yield f"no input shows what {_words(place)} of {side.name} does: {_without(missed)}"
+            yield f"no input shows what {in_words(place)} of {side.name} does: {_without(missed)}"
 
 
 def _without(bypass: Bypass) -> str:
     instead = f"{bypass.instead!r} in its place" if bypass.instead else "other values in its place"
     return f"with {instead} every output stays the same"
-
-
-def _words(place: Place) -> str:
-    where = f" in {place.where}" if place.where else ""
-    return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
 
 
 def _place(side: Side, types: Mapping[str, int], i: int) -> int:
