@@ -106,7 +106,7 @@ def _unseen(trial: Trial, side: Side) -> Iterator[str]:
             late = ": the time allowed is over" if ways[at[i]] else ""
             yield f"what {in_words(place)} of {side.name} does was not tried{late}"
         elif missed := results.missed(ways[at[i]]):
-            yield f"no input shows what {inin_words(place)} of {side.name} does: {_without(missed)}"
+            yield f"no input shows what {in_words(place)} of {side.name} does: {_without(missed)}"
 
 
 def _alike(trial: Trial, found: Sequence[Side], good: Collection[str]) -> Iterator[str]:
