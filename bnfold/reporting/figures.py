@@ -112,6 +112,11 @@ def _errors(data: Plain) -> Iterator[Figure]:
     )
     if not tensors:
         return
+    if only_confirms(data):
+        furthest = max(tensors, key=lambda t: t["rms_folded"])
+        note = f"of their size; largest difference {short(furthest['max_abs_folded'])}"
+        yield Figure("Outputs differ by", (short(furthest["rms_folded"]),), note)
+        return
     worst = verification["worst_error"]
     note = "largest absolute error of an output, original and result"
     yield Figure("Worst error", (short(worst["original"]), short(worst["folded"])), note)
@@ -173,7 +178,12 @@ COMMANDS = {
 def only_confirms(data: Plain) -> bool:
     """Whether the errors are those of runs that confirm a proof: of the outputs, against the original's own."""
     levels = (data["verification"] or {"levels": []})["levels"]
-    return any(level.get("reference") == "original" for level in levels)
+    return bool(levels) and all(map(confirms, levels))
+
+
+def confirms(level: Plain) -> bool:
+    """Whether a level knows only how far the outputs of the two models are from each other."""
+    return bool(level.get("reference") == "original")
 
 
 def no_data(data: Plain, key: str) -> Element:

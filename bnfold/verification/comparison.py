@@ -13,7 +13,7 @@ import onnx
 from ..model import datafiles
 from ..process.child import stage
 from ..runtime import detached, libraries, providers, sessions
-from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.inputs import CannotFeed, Case, feeds, revealing
 from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import Way
@@ -23,6 +23,7 @@ from .arithmetics import in_each
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
+from .interface import declared_otherwise
 from .isolate import isolate_sites
 from .level_runs import Tallies, add_run, run_original
 from .level_sessions import LevelSessions, open_sessions, placements
@@ -59,7 +60,26 @@ def compare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> di
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
     found = list(_levels(trial, levels))
     answer = {"levels": found, "derived": [asdict(each) for each in trial.derived], "blocked": trial.blocked}
-    return {**answer, "influence": _influence(trial, found), "notes": list(dict.fromkeys(trial.notes))}
+    known = _influence(trial, found)
+    if any(each["unseen"] for each in known) and trial.effort == "fast":
+        known = _on_revealing_inputs(trial, found) or known
+    return {**answer, "influence": known, "notes": list(dict.fromkeys(trial.notes))}
+
+
+def _on_revealing_inputs(trial: Trial, levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What nodes that changed do, on more inputs; what is wrong there joins the levels."""
+    first = next((level for level in levels if level["ran"] and level["level"] == "off"), None)
+    if first is None or trial.late or any(case.path or case.given for case in trial.planned):
+        return []
+    more = replace(trial, planned=revealing(trial.seed), notes=[], moved={}, truths={}, keeps=False)
+    report = _level(more, "off", trial.names)
+    if report["broken"] or not all(entry["ok"] for entry in report["tensors"]):
+        levels.append(report)
+        return []
+    if not report["ran"]:
+        return []
+    first["cases"] += report["cases"]
+    return _influence(replace(trial, planned=[*trial.planned, *more.planned]), levels)
 
 
 def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -238,6 +258,8 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
+    for otherwise in declared_otherwise(trial.original.graph, trial.folded.graph, first):
+        raise CannotRun(f"the folded model does not keep its word: {otherwise}")
     add_run(trial, running, tallies, case, values, first)
     return case
 

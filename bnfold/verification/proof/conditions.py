@@ -7,7 +7,6 @@ cuts, pads or averages is the same in both.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -108,16 +107,34 @@ def _is_kernel(piece: Piece, tensor: onnx.TensorProto) -> bool:
 
 
 def require_same_cuts(question: Question) -> None:
-    """Raises NotDerived unless what cuts, pads and averages is the same in both pieces: it may tell at other sizes."""
-    counts = [Counter(_cuts(piece)) for piece in question.pieces]
-    if counts[0] != counts[1]:
-        raise NotDerived("the two models cut, pad or average in other ways: the same for some sizes only, maybe")
+    """Raises NotDerived unless what cuts, pads and averages is the same in both pieces: it may tell at other sizes.
+
+    With what rearranges before, between and after.
+    """
+    if any(_is_cut(node) for piece in question.pieces for node in piece.data_nodes()):
+        ours, theirs = (_cuts(piece).get(question.site) for piece in question.pieces)
+        if ours != theirs:
+            raise NotDerived("the two models cut, pad or average in other ways: the same for some sizes only, maybe")
 
 
-def _cuts(piece: Piece) -> Iterator[str]:
+def _is_cut(node: onnx.NodeProto) -> bool:
+    """Whether what a node does to a tensor depends on its size; a Squeeze that states no axes looks for those of 1."""
+    if called(node) == "Squeeze" and not any(node.input[1:]) and not node.attribute:
+        return True
+    return called(node) not in FOR_ANY_SIZE | MIXING | REARRANGED
+
+
+def _cuts(piece: Piece) -> dict[str, frozenset[int]]:
+    """Of each tensor that depends on data what cuts or rearranges on the ways to it: the last ones, which name those
+    before."""
+    found: dict[str, frozenset[int]] = {name: frozenset() for name in piece.entering}
     for node in piece.data_nodes():
-        if called(node) not in FOR_ANY_SIZE | MIXING | REARRANGED:
-            yield _words(piece, node)
+        read = [found[name] for name in node.input if name in found]
+        own = frozenset[int]().union(*read)
+        if _is_cut(node) or called(node) in REARRANGED:
+            own = frozenset([hash((_words(piece, node), *map(frozenset, read)))])
+        found.update(dict.fromkeys(node.output, own))
+    return found
 
 
 def _words(piece: Piece, node: onnx.NodeProto) -> str:

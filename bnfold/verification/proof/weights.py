@@ -162,7 +162,10 @@ def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
     known = stored(model.graph)
-    found = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
+    try:
+        found = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
+    except ValueError as why:
+        raise NotDerived(f"a constant does not have as many bytes as its shape says: {why}") from why
     if left := [name for name in names if name not in found]:
         fixed = Piece([n for n in piece.nodes if piece.data().keys().isdisjoint(n.output)], [], piece.constants)
         found.update(Oracle(fixed.model(model, {}, left[0])).evaluate({}, left))
