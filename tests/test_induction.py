@@ -183,3 +183,15 @@ def test_products_of_two_tensors_are_proved_by_the_operand_that_differs() -> Non
     assert not proof(original, changed(same, "u", lambda _: weight * number)).unsettled()
     assert "y" in proof(original, changed(same, "u", lambda _: weight * number * 1.001)).unsettled()
     assert "y" in proof(original, changed(same, "u", lambda _: np.roll(weight * number, 1, axis=1))).unsettled()
+
+
+def test_an_operand_whose_shape_nobody_knows_stays_open() -> None:
+    original = model("f = Conv (x, w)  n = BatchNormalization (f, g, b, m, v)  y = Sin (n)", w=(5, 4, 3), **BN)
+    folded = bnfold.fold(original).model
+    folded.graph.node[0].output[0] = folded.graph.node[1].input[0] = "another name"
+    known = {
+        name: value for name, value in examples(original, {"x": np.zeros((2, 4, 6), np.float32)}).items() if name != "n"
+    }
+    found = Induction(Pair(original, folded, known), edited(original.graph, folded.graph), lambda _: False).run()
+    assert "y" in found.unsettled()
+    assert found.derived[-1].why

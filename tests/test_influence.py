@@ -27,7 +27,8 @@ def model(lines: str, **constants: object) -> onnx.ModelProto:
     made = onnx.parser.parse_model(text)
     w = R.standard_normal((4, 3, 3, 3))
     stored: Weights = {"w": w, **{k: np.asarray(v) for k, v in constants.items()}}
-    made.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    kept = {k: v if v.dtype == np.int64 else v.astype(np.float32) for k, v in stored.items()}
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in kept.items())
     return made
 
 
@@ -82,6 +83,30 @@ def test_a_changed_branch_that_runs_is_wrong() -> None:
     assert verify(original, folded).verdict == "FAIL"
 
 
+CONVOLVES = "g () => (float[N,4,O,O] {0}) {{ {0} = Conv (x, {1}) }}"
+
+
+@pytest.mark.parametrize("taken", ["both", "one"])
+def test_branches_that_make_other_shapes_are_shown_by_inputs_that_take_them(taken: str) -> None:
+    """Their input, of another shape, cannot stand in for what they make: it stops the model where they run."""
+    parameters = {k: R.uniform(0.5, 2, 4) for k in ("scale", "shift", "mean", "var")}
+    w = R.standard_normal((4, 3, 3, 3))
+    made = model(
+        "s = ReduceSum <keepdims = 0> (x) b = Greater (s, big) p = Identity (b) "
+        "c = BatchNormalization (p, scale, shift, mean, var) y = Tanh (c)",
+        big=50.0 if taken == "both" else 20000.0, v=w, **parameters,
+    )  # fmt: skip
+    bodies = {
+        f"{name}_branch": onnx.parser.parse_graph(CONVOLVES.format(name, weight))
+        for name, weight in (("then", "w"), ("else", "v"))
+    }
+    made.graph.node[2].CopyFrom(helper.make_node("If", ["b"], ["p"], name="which", **bodies))
+    found = verify(made, fold(made).model)
+    unseen = [] if taken == "both" else ["then_branch"] * 2
+    assert [word for reason in found.reasons for word in reason.split() if word.endswith("_branch")] == unseen
+    assert found.verdict == ("PASS" if taken == "both" else "INCONCLUSIVE")
+
+
 PLAIN = "c = Conv (x, w) y = Tanh (c)"
 RARE: dict[str, tuple[str, str, dict[str, object], str]] = {
     "a cap put in front": (PLAIN, "m = Max (x, k) c = Conv (m, w) y = Tanh (c)", {"k": -5000.0}, "node 'm' (Max) of B"),
@@ -92,6 +117,16 @@ RARE: dict[str, tuple[str, str, dict[str, object], str]] = {
     "another bound": (
         "p = Conv (x, w) c = Clip (p, z, k) y = Tanh (c)", "p = Conv (x, w) c = Clip (p, z, q) y = Tanh (c)",
         {"z": 0.0, "k": 6e6, "q": 7e6}, "node 'c' (Clip) compares with in A and in B",
+    ),
+    "another remainder": (
+        "p = Conv (x, w) i = Cast <to = 7> (p) a = Abs (i) r = Mod (a, k) c = Cast <to = 1> (r) y = Tanh (c)",
+        "p = Conv (x, w) i = Cast <to = 7> (p) a = Abs (i) r = Mod <fmod = 1> (a, k) c = Cast <to = 1> (r) y = Tanh (c)",
+        {"k": np.int64(3)}, "the attributes of node 'r' (Mod) do that are others in B",
+    ),
+    "ties": (
+        "p = Conv (x, w) g = Greater (p, z) c = Cast <to = 1> (g) y = Tanh (c)",
+        "p = Conv (x, w) g = GreaterOrEqual (p, z) c = Cast <to = 1> (g) y = Tanh (c)",
+        {"z": 0.0}, "node 'g' (Greater) of A differs from node 'g' (GreaterOrEqual) of B",
     ),
     "high rows of a batch": (
         PLAIN,
@@ -195,3 +230,32 @@ def test_a_fold_in_float32_is_judged_by_its_effect() -> None:
     assert "rounded on the way" in " ".join(found.reasons)
     wrong = verify(CONV.original(weights), CONV.folded({**rounded, "b": rounded["b"] * np.float32(1.01)}))
     assert wrong.verdict == "FAIL"
+
+
+def test_a_fold_without_the_name_of_what_it_replaces_is_judged() -> None:
+    """As other tools fold: the Conv keeps its name, so that what the original calls `c` is in no list of both models."""
+    parameters = {k: R.uniform(0.5, 2, 4) for k in ("scale", "shift", "mean", "var")}
+    original = model("p = Conv (x, w) c = BatchNormalization (p, scale, shift, mean, var) y = Relu (c)", **parameters)
+    stored = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in original.graph.initializer}
+    s = stored["scale"] / np.sqrt(stored["var"] + 1e-5)
+    for factor, verdict in ((1.0, "PASS"), (1.001, "FAIL")):
+        folded = model("p = Conv (x, w, b) y = Relu (p)", b=stored["shift"] - stored["mean"] * s)
+        weights = stored["w"] * (s * factor)[:, None, None, None]
+        folded.graph.initializer[0].CopyFrom(numpy_helper.from_array(weights.astype(np.float32), "w"))
+        found = verify(original, folded)
+        assert found.verdict == verdict, found.reasons
+        assert any(site.responses for site in found.derived)
+
+
+POOLED = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,H,W] x) => (float[N,3,P,Q] y) {{ {} }}'
+OF_SIZES = {
+    "ceil_mode": [f"y = MaxPool <kernel_shape = [2,2], strides = [2,2], ceil_mode = {mode}> (x)" for mode in (0, 1)],
+    "auto_pad": [f"y = MaxPool <kernel_shape = [3,3], strides = [2,2], {pads}> (x)" for pads in ('auto_pad = "SAME_UPPER"', "pads = [0,0,1,1]")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_SIZES)
+def test_what_only_odd_sizes_show_is_wrong(kind: str) -> None:
+    found = verify(*(onnx.parser.parse_model(POOLED.format(lines)) for lines in OF_SIZES[kind]))
+    assert found.verdict == "FAIL"
+    assert "sizes +1" in " ".join(str(case) for level in found.levels for case in level.cases)

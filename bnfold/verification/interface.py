@@ -17,7 +17,7 @@ import onnx
 from ..runtime.protos import caller_inputs, overridable
 from .influence.meaning import of_tensor
 
-Dims = list[int | str | None]
+DeclaredShape = list[int | str | None]
 Values = list[onnx.ValueInfoProto]
 
 
@@ -77,7 +77,7 @@ def declared_otherwise(original: onnx.GraphProto, folded: onnx.GraphProto, value
             yield f"output {output.name!r} is declared {in_words(output.type)} and has the shape {list(shape)}"
 
 
-def _other_shape(old: Dims | None, new: Dims | None, accepting: bool) -> bool:
+def _other_shape(old: DeclaredShape | None, new: DeclaredShape | None, accepting: bool) -> bool:
     """Exporters declare outputs scalars whose shape they do not know; of what shape an output is shows when it runs."""
     if new is None or (not old and not accepting):
         return False
@@ -93,7 +93,7 @@ def _other_size(old: int | str | None, new: int | str | None, accepting: bool) -
     return old != new if isinstance(old, int) else accepting
 
 
-def _dims(tensor: Any) -> Dims | None:
+def _dims(tensor: Any) -> DeclaredShape | None:
     if not tensor.HasField("shape"):
         return None
     fixed = (d.HasField("dim_value") and d.dim_value >= 0 for d in tensor.shape.dim)

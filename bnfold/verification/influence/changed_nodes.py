@@ -18,7 +18,7 @@ from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, produced, stored
 from ..regions import reached
 from .bypass import STILL
-from .meaning import Meanings, Place
+from .meaning import Meanings, NodeMeaning
 
 TABLE = 16  # elements of constants that more than shapes are computed of
 MOVES = 8  # nodes in a row that only move, which are looked past
@@ -36,7 +36,7 @@ class Side(NamedTuple):
         return self.meanings.model
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[NodeMeaning]:
         return self.meanings.places
 
 
@@ -128,7 +128,7 @@ def _without_moved(found: list[Side]) -> list[Side]:
 def _around(side: Side) -> dict[int, tuple[bytes, ...]]:
     """What each changed node of the main graph does, and those before it and after it; what only moves left out."""
     makers = {name: place for place in side.places if not place.where for name in place.node.output if name}
-    readers: dict[str, list[Place]] = {}
+    readers: dict[str, list[NodeMeaning]] = {}
     for place in side.places:
         for name in place.node.input:
             readers.setdefault(name, []).append(place)

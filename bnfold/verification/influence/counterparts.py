@@ -16,7 +16,7 @@ from ...runtime.protos import is_constant, produced
 from ..regions import reached
 from .bypass import SWITCH, Bypass, Types
 from .changed_nodes import Side
-from .meaning import Place
+from .meaning import NodeMeaning
 
 MOST = 64  # nodes of A that stand in for one of B
 Ways = dict[int, list[Bypass]]  # by the place in B where they are taken
@@ -40,7 +40,7 @@ class Counterparts:
         found = ((i, self._ways(i)) for i in self.partners)
         return {i: ways for i, ways in found if ways}
 
-    def _pairs(self) -> Iterator[tuple[int, Place]]:
+    def _pairs(self) -> Iterator[tuple[int, NodeMeaning]]:
         """Nodes of one name; else of one operator, the only ones that read the same, or as many in the same order."""
         named = {(place.where, place.node.output[0]): place for place in self.ours.places if place.node.output}
         both = [
@@ -63,7 +63,7 @@ class Counterparts:
                 if len(ours) == len(theirs):
                     yield from ((self._index(b), a) for a, b in zip(ours, theirs, strict=True))
 
-    def _index(self, place: Place) -> int:
+    def _index(self, place: NodeMeaning) -> int:
         return next(i for i in self.theirs.changed if self.theirs.places[i] is place)
 
     def _ways(self, i: int) -> Ways:
@@ -88,7 +88,7 @@ class Counterparts:
             self.count += 1
             ways.setdefault(at, []).append(Bypass(self.count, output, nodes=tuple(nodes)))
 
-    def _instead(self, place: Place, partner: Place, output: str) -> list[onnx.NodeProto]:
+    def _instead(self, place: NodeMeaning, partner: NodeMeaning, output: str) -> list[onnx.NodeProto]:
         """A's node, reading what it reads if B has that, else what B's node does; or all that makes its output in A.
 
         Not of an Identity: what A has there shows without it. One of both reads what both models have: what several
@@ -143,10 +143,10 @@ def _data(node: onnx.NodeProto, fixed: Collection[str]) -> list[str]:
 
 
 def _groups(
-    side: Side, places: Sequence[Place] | Iterator[Place], reads: bool
-) -> dict[tuple[object, ...], list[Place]]:
+    side: Side, places: Sequence[NodeMeaning] | Iterator[NodeMeaning], reads: bool
+) -> dict[tuple[object, ...], list[NodeMeaning]]:
     """Nodes of one operator; with `reads` those that read the same."""
-    scope, groups = side.meanings.scope, dict[tuple[object, ...], list[Place]]()
+    scope, groups = side.meanings.scope, dict[tuple[object, ...], list[NodeMeaning]]()
     fixed = without_data(side.model.graph)
     for place in places:
         data = tuple(scope.get(name, b"") for name in _data(place.node, fixed)) if reads else ()
