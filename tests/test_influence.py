@@ -259,3 +259,58 @@ def test_what_only_odd_sizes_show_is_wrong(kind: str) -> None:
     found = verify(*(onnx.parser.parse_model(POOLED.format(lines)) for lines in OF_SIZES[kind]))
     assert found.verdict == "FAIL"
     assert "sizes +1" in " ".join(str(case) for level in found.levels for case in level.cases)
+
+
+def test_a_bound_that_no_input_reaches_is_named() -> None:
+    original = model("c = Conv (x, w) y = Clip (c, low, high)", low=-0.5, high=1e6)
+    other = copied(original)
+    other.graph.initializer[2].CopyFrom(numpy_helper.from_array(np.float32(6e5), "high"))
+    found = verify(original, other)
+    assert found.verdict == "INCONCLUSIVE", found.reasons
+    assert "'y'" in found.reasons[0]
+
+
+@pytest.mark.parametrize("rows", [slice(0, -1), slice(0, None)])
+def test_a_row_of_a_table_that_no_input_reads_is_named(rows: slice) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (int64[N,L] i) => (float[N,L,3] y)'
+    table = R.standard_normal((4000, 3)).astype(np.float32)
+    pair = [onnx.parser.parse_model(f"{head} {{ t = Gather (table, i) y = Tanh (t) }}") for _ in range(2)]
+    changed = table.copy()
+    changed[3999] += 1
+    for each, values in zip(pair, (table, changed[rows]), strict=True):
+        each.graph.initializer.append(numpy_helper.from_array(values, "table"))
+    found = verify(*pair)
+    assert found.verdict == "INCONCLUSIVE", found.reasons
+    assert "do differently at node 't' (Gather)" in found.reasons[0]
+
+
+def test_what_keeps_a_tensor_in_bounds_that_it_keeps_anyway_may_be_gone() -> None:
+    """Alone, the site that reads it would meet numbers that no Sigmoid makes."""
+    w2 = R.standard_normal((4, 4, 1, 1))
+    original = model("c = Conv (x, w) s = Sigmoid (c) k = Clip (s, low, high) y = Conv (k, v)", low=0, high=1, v=w2)
+    other = copied(original)
+    del other.graph.node[2]
+    other.graph.node[2].input[0] = "s"
+    assert verify(original, other).verdict != "FAIL"
+
+
+def test_an_output_that_contradicts_its_declaration_fails() -> None:
+    original = model("c = Conv (x, w) y = Relu (c)")
+    other = copied(original)
+    other.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    assert verify(original, other).verdict == "FAIL"
+
+
+TIES = {
+    "at a bound": ("b = Greater (x, k) y = Where (b, x, z)", "b = GreaterOrEqual (x, k) y = Where (b, x, z)"),
+    "of rounding": ("r = Round (x) y = Add (r, z)", "h = Add (x, k) r = Floor (h) y = Add (r, z)"),
+}
+
+
+@pytest.mark.parametrize("how", TIES)
+def test_what_only_ties_show_fails(how: str) -> None:
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,6] y)'
+    pair = [onnx.parser.parse_model(f"{head} {{ {lines} }}") for lines in TIES[how]]
+    for each in pair:
+        each.graph.initializer.extend(numpy_helper.from_array(np.float32(v), k) for k, v in (("k", 0.5), ("z", 7)))
+    assert verify(*pair).verdict == "FAIL"
