@@ -40,7 +40,7 @@ from .pieces import (
     of_sizes,
     other_operand,
     require_linear,
-    require_same_places,
+    require_whole_tables,
     summing,
     whole,
 )
@@ -88,7 +88,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
-            require_same_places(question.pieces)
+            require_whole_tables(question.pieces)
             require_alike(question, pair.examples)
             found = _compared(pair, question)
             derived, less = _derived(pair, question, found, Derived(site, operator))
