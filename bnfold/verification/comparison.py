@@ -69,7 +69,7 @@ def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
 def _on_revealing_inputs(trial: Trial, levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What nodes that changed do, on more inputs; what is wrong there joins the levels."""
     first = next((level for level in levels if level["ran"] and level["level"] == "off"), None)
-    if first is None or trial.late or any(case.path or case.given for case in trial.planned):
+    if first is None or trial.late or any(case.path or case.sizes for case in trial.planned):
         return []
     more = replace(trial, planned=revealing(trial.seed), notes=[], moved={}, truths={}, keeps=False)
     report = _level(more, "off", trial.names)
