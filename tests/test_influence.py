@@ -27,7 +27,8 @@ def model(lines: str, **constants: object) -> onnx.ModelProto:
     made = onnx.parser.parse_model(text)
     w = R.standard_normal((4, 3, 3, 3))
     stored: Weights = {"w": w, **{k: np.asarray(v) for k, v in constants.items()}}
-    made.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    kept = {k: v if v.dtype == np.int64 else v.astype(np.float32) for k, v in stored.items()}
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in kept.items())
     return made
 
 
@@ -116,6 +117,16 @@ RARE: dict[str, tuple[str, str, dict[str, object], str]] = {
     "another bound": (
         "p = Conv (x, w) c = Clip (p, z, k) y = Tanh (c)", "p = Conv (x, w) c = Clip (p, z, q) y = Tanh (c)",
         {"z": 0.0, "k": 6e6, "q": 7e6}, "node 'c' (Clip) compares with in A and in B",
+    ),
+    "another remainder": (
+        "p = Conv (x, w) i = Cast <to = 7> (p) a = Abs (i) r = Mod (a, k) c = Cast <to = 1> (r) y = Tanh (c)",
+        "p = Conv (x, w) i = Cast <to = 7> (p) a = Abs (i) r = Mod <fmod = 1> (a, k) c = Cast <to = 1> (r) y = Tanh (c)",
+        {"k": np.int64(3)}, "the attributes of node 'r' (Mod) do that are others in B",
+    ),
+    "ties": (
+        "p = Conv (x, w) g = Greater (p, z) c = Cast <to = 1> (g) y = Tanh (c)",
+        "p = Conv (x, w) g = GreaterOrEqual (p, z) c = Cast <to = 1> (g) y = Tanh (c)",
+        {"z": 0.0}, "node 'g' (Greater) of A differs from node 'g' (GreaterOrEqual) of B",
     ),
     "high rows of a batch": (
         PLAIN,

@@ -185,6 +185,18 @@ DIFFERENT: dict[str, tuple[Made, Made, str]] = {
         ("y = Conv (x, w)", {"w": W, "s": np.ones(1, F)}),
         f"{FIXED}, float[1] s",
     ),
+    "numbers on the way that float32 has not": (
+        ("y = Conv (x, w)", {"w": W}),
+        ("e = Mul (x, k)  c = Conv (e, w)  y = Div (c, k)", {"w": W, "k": F(2.0**100)}),
+        FIXED,
+    ),
+    "numbers on the way that float32 has not, by division": (
+        ("y = Conv (x, w)", {"w": W}),
+        ("e = Div (x, k)  c = Conv (e, w)  y = Mul (c, k)", {"w": W, "k": F(2.0**-100)}),
+        FIXED,
+    ),
+    "a group of none": (AS_IT_IS, ("y = Conv <group=0> (x, w)", {"w": WS}), FIXED),
+    "data in integers before an affine": (AS_IT_IS, ("i = Cast <to=7> (x)  c = Cast <to=1> (i)  y = Conv (c, w)", {"w": WS}), FIXED),
     "numbers on the way that float16 has not": (
         ("y = Conv (x, w)", {"w": (W / 8).astype(np.float16)}),
         (
