@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,11 +11,9 @@ import onnx
 
 from ..model import datafiles
 from ..process.child import stage
-from ..runtime import detached, libraries, providers, sessions
+from ..runtime import detached, libraries
 from ..runtime.inputs import CannotFeed, Case, feeds, revealing
-from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
-from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.sizes import words
 from .arithmetics import in_each
@@ -31,7 +28,7 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
-from .regions import shape_of_graph
+from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
 from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
 
@@ -189,7 +186,7 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     if not names:  # for which onnxruntime would answer with all outputs
         report["why"] = "the two models have no tensor in common"
         return report
-    report["same_graph"] = level == "default" and _same_graph(trial)
+    report["same_graph"] = level == "default" and is_same_graph(trial)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     try:
         running = open_sessions(trial, "default" if level == "default" else "off", names, trial.planned)
@@ -253,30 +250,3 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
         raise CannotRun(f"the folded model does not keep its word: {otherwise}")
     add_run(trial, running, tallies, case, values, first)
     return case
-
-
-def _same_graph(trial: Trial) -> bool:
-    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing.
-
-    Of large models, which would have to be written to be seen, it is not known.
-    """
-    if detached.length(trial.original):
-        return False
-    if not trial.same_graph:
-        stage("onnxruntime, optimizing the models with graph optimization default")
-        trial.same_graph.append(_made_the_same(trial))
-    return trial.same_graph[0]
-
-
-def _made_the_same(trial: Trial) -> bool:
-    """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
-    target = str(Path(trial.folder, "optimized.onnx"))
-    chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
-    try:
-        original, folded = (
-            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
-            for model in (trial.original, trial.folded)
-        )
-    except CannotRun:
-        return False
-    return shape_of_graph(original) == shape_of_graph(folded)
