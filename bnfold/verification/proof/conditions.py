@@ -16,8 +16,8 @@ from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called
+from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
-from ..floating import is_floating, roundoff
 from ..regions import MIXING
 from .impulses import NotDerived
 from .pieces import FLOATING, POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear

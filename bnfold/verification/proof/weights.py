@@ -22,9 +22,9 @@ from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called, stored
+from ..float64.floating import quantum, roundoff
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
-from ..floating import quantum, roundoff
 from ..regions import MIXING
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
 from .impulses import NotDerived
