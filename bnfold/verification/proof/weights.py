@@ -183,6 +183,8 @@ def _laid(node: onnx.NodeProto, weight: Array, rank: int) -> tuple[tuple[Any, ..
         return PRODUCT, False, matrix[None, :, :, None]
     if weight.ndim < 3:
         raise NotOneLayer("its weight is no kernel")
+    if weight.shape[0] % given.get("group", 1):
+        raise NotOneLayer("its weight is for another number of groups")
     groups, geometry = int(given.pop("group", 1)), {**given, "kernel_shape": list(weight.shape[2:])}
     operator = (called(node), groups, tuple(sorted((name, str(value)) for name, value in geometry.items())))
     padded = called(node) != "Conv" or any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
