@@ -256,7 +256,10 @@ def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
     yield "nodes", before.nodes, after.nodes
     yield "bytes", before.bytes, after.bytes
     if report.verification:
-        yield "worst error against float64", *(f"{error:.2g}" for error in report.verification.errors)
+        yield (
+            f"worst error against {report.verification.reference}",
+            *(f"{error:.2g}" for error in report.verification.errors),
+        )
 
 
 def print_rest(report: FoldReport) -> None:

@@ -87,21 +87,21 @@ def verify(
     (the comparison could not have failed), INCONCLUSIVE, and a PASS that is not of the grade required.
     """
     require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
-    asked = {"effort": effort, "seed": seed, "placement": placement, "inputs": inputs or (), "budget_s": budget}
-    asked |= {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
-    asked |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
-    asked |= {"allow_external_outside": allow_external_outside} | sizes(shape or (), dim or ())
+    options = {"effort": effort, "seed": seed, "placement": placement, "inputs": inputs or (), "budget_s": budget}
+    options |= {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
+    options |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
+    options |= {"allow_external_outside": allow_external_outside} | sizes(shape or (), dim or ())
     with limited(limit or ()):
-        found, planted = decide(original, folded, asked, self_test)
-    return print_result(found, planted, json, junit)
+        result, planted = decide(original, folded, options, self_test)
+    return print_result(result, planted, json, junit)
 
 
-def decide(original: str, folded: str, asked: dict[str, Any], planted: bool) -> tuple[Verification, SelfTest | None]:
+def decide(original: str, folded: str, options: dict[str, Any], planted: bool) -> tuple[Verification, SelfTest | None]:
     """The verification and, if faults are to be `planted`, the self-test."""
     from bnfold.verification import self_test, verify
 
-    found = verify(original, folded, **asked)
-    return found, self_test(original, folded, effort=asked["effort"], seed=asked["seed"]) if planted else None
+    result = verify(original, folded, **options)
+    return result, self_test(original, folded, effort=options["effort"], seed=options["seed"]) if planted else None
 
 
 def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
@@ -112,26 +112,26 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
     return {"shapes": shapes, "dims": dict(map(parse_dim, dim))}
 
 
-def print_result(found: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
+def print_result(result: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr. Returns the exit code."""
     if "-" not in (json, junit):
-        for each in (found.errors_table(), found.changes_table()):
+        for each in (*result.errors_tables(), result.changes_table()):
             if each.rows:
                 console.table(each.title, each.columns, each.rows)
-        if console.detailed:
-            console.table("Worst of the outputs and fold sites", found.WORST, found.worst())
+        if console.detailed and result.worst():
+            console.table("Worst of the outputs and fold sites", result.WORST, result.worst())
         if planted:
             console.table("Planted faults", planted.COLUMNS, planted.rows())
     if junit:
-        console.write_junit("bnfold verify", found.checks(), found.seconds, junit)
+        console.write_junit("bnfold verify", result.checks(), result.seconds, junit)
     if json:
-        console.write_json({**found.to_json(), "self_test": planted.to_json() if planted else None}, json)
-    for text in found.notes:
+        console.write_json({**result.to_json(), "self_test": planted.to_json() if planted else None}, json)
+    for text in result.notes:
         console.note(text)
-    for reason in found.reasons:
-        console.say(reason) if found.passed else console.fail(reason)
+    for reason in result.reasons:
+        console.say(reason) if result.passed else console.fail(reason)
     if planted and not planted.passed:
         console.fail("self-test: a planted fault was not found")
     if "-" not in (json, junit):
-        console.verdict(found.verdict, found.said_grade if found.passed else "")
-    return EXIT["FAIL"] if planted and not planted.passed else EXIT[found.verdict]
+        console.verdict(result.verdict, result.said_grade if result.passed else "")
+    return EXIT["FAIL"] if planted and not planted.passed else EXIT[result.verdict]

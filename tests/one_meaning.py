@@ -32,6 +32,7 @@ ALLOWED_NAMES = {
     "ORIGINAL": "the name of the original model in a report",
     "Options": "what the function of this room is called with",
     "Plain": "plain data, as JSON has it",
+    "Place": "where in a file the data of a tensor lie",
     "SCHEMA": "the schema of the JSON that this module writes",
     "Statistics": "mean and variance that one normalization subtracts and divides by",
     "T": "the type variable",

@@ -274,11 +274,11 @@ def test_cold_costs_are_those_of_a_process_of_its_own(measured: Benchmark) -> No
 
 
 def test_the_size_of_a_model_counts_its_external_data(tmp_path: Path) -> None:
-    from bnfold.benchmarking.runner import bytes_of
+    from bnfold.benchmarking.runner import size_on_disk
 
     path = tmp_path / "m.onnx"
     onnx.save(dense(2), path, save_as_external_data=True, location="m.data", size_threshold=0)
-    assert bytes_of(str(path)) == sum(file.stat().st_size for file in tmp_path.iterdir())
+    assert size_on_disk(str(path)) == sum(file.stat().st_size for file in tmp_path.iterdir())
 
 
 def test_raw_samples_are_every_block(measured: Benchmark, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_jobs_share_the_processors(tmp_path, monkeypatch, jobs, processors, coun
             assert handles == []
 
     monkeypatch.setattr(fleet, "threads", lambda: processors)
-    monkeypatch.setattr(engines, "opened", lambda name: contextlib.nullcontext(Noted()))
+    monkeypatch.setattr(engines, "open_engine", lambda name: contextlib.nullcontext(Noted()))
     planned = [fleet.Task(Path(f"{i}.onnx"), tmp_path / f"{i}.onnx") for i in range(count)]
     done = fleet.fold_all(planned, jobs=jobs)
     assert (most[0], set(asked), done.jobs) == (at_once, {threads}, at_once)

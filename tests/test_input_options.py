@@ -85,7 +85,7 @@ def test_sizes_are_combined_and_checked_against_the_model() -> None:
 
 def test_every_size_that_was_asked_for_is_used() -> None:
     planned = cases("fast", 0, [{"N": n} for n in (1, 2, 3, 4, 5)])
-    assert [dict(case.given)["N"] for case in planned] == [1, 2, 3, 4, 5]
+    assert [dict(case.sizes)["N"] for case in planned] == [1, 2, 3, 4, 5]
     assert len({(case.distribution, case.seed) for case in planned}) == 5
     assert [feeds(NET.graph, case, {"*": 8})["x"].shape[0] for case in planned] == [1, 2, 3, 4, 5]
     assert str(planned[4]) == "wide, seed 3, N 5"
@@ -95,7 +95,7 @@ def test_an_input_of_unknown_rank_takes_the_shape_that_was_asked_for() -> None:
     model = parse("y = Relu (x)", "float[1] x")
     model.graph.input[0].type.tensor_type.ClearField("shape")
     (sizes,) = combinations(model.graph, {}, {"x": [4, 5, 6]})
-    assert feeds(model.graph, Case("normal", 0, 1, given=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
+    assert feeds(model.graph, Case("normal", 0, 1, sizes=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
 
 
 def test_inputs_come_from_npz_npy_and_test_data_and_run_first(models: tuple[str, str], tmp_path: Path) -> None:
@@ -148,7 +148,10 @@ def test_the_command_line_takes_shapes_dimensions_and_files(
 
 def test_after_the_budget_nothing_more_is_begun_and_the_notes_say_what_was_skipped(models: tuple[str, str]) -> None:
     found = bnfold.verify(*models, budget_s=1e-9)
-    assert found.passed
+    assert (found.verdict, found.reasons[0]) == (
+        "INCONCLUSIVE",
+        "what node 'c' (Conv) of A does was not tried: the time allowed is over",
+    )
     assert [len(level.cases) for level in found.levels] == [1, 1]
     assert "1 of 3 inputs were used: the time allowed is over" in found.notes
     assert "algebra and isolated fold sites were skipped: the time allowed is over" in found.notes

@@ -155,6 +155,14 @@ def test_the_rank_of_what_a_reshape_makes_is_how_many_lengths_it_reads(body: str
     assert len(said["Y"]) == (3 if "thrice" in body else 2)
 
 
+def test_a_node_that_reads_a_tensor_twice_is_looked_at_once() -> None:
+    model = build("x = my.unknown(X) y = Add(x, x) Y = Conv(x, W)", "X[N,4]", "Y[A]", STORED)
+    model.opset_import.add(domain="my", version=1)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    model.graph.node[0].domain, model.graph.node[0].op_type = "my", "unknown"
+    assert len(claims(model)["y"]) == len(claims(model)["Y"]) == 3
+
+
 INSIDE = "m = MatMul(r, W) t = Transpose<perm = [0, 2, 1]>(m) b = BatchNormalization(t, g, g, g, v) y = Relu(b)"
 NUMBERS = "float[4,2] W = {1,2,3,4,5,6,7,8}, float[2] g = {2,3}, float[2] v = {2,3}"
 

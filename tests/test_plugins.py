@@ -111,7 +111,7 @@ def test_no_device_and_an_old_onnxruntime_are_different_sentences(fake: Any) -> 
     old = fake(device(FAKE.name), version="1.23.2")
     with pytest.raises(EnvironmentProblem, match="needs onnxruntime 1.24 or later, and this is 1.23.2") as caught:
         plugins.devices(FAKE)
-    assert caught.value.hint == f"{pip('install_command', *(f'{name}>=1.24' for name in runtimes()))}."
+    assert caught.value.hint == f"{pip('install', *(f'{name}>=1.24' for name in runtimes()))}."
     assert old.registered == []
 
 
@@ -127,7 +127,7 @@ def test_options_are_checked_against_the_version_that_is_installed(monkeypatch: 
     FAKE.check({"a": "1"})
     with pytest.raises(UsageProblem, match="bnfold-fake-plugin 2.9.1 has no option 'b', which 2.10 has") as caught:
         FAKE.check({"b": "1"})
-    assert caught.value.hint == f"{pip('install_command', 'bnfold-fake-plugin==2.10')}."
+    assert caught.value.hint == f"{pip('install', 'bnfold-fake-plugin==2.10')}."
     installed["bnfold-fake-plugin"] = "3.0"
     FAKE.check({"b": "1"})
     with pytest.raises(UsageProblem, match="bnfold-fake-plugin 3.0 has no option 'a', which 1.0 has"):
@@ -206,7 +206,7 @@ def test_other_words_of_a_plugin_are_quoted(monkeypatch: pytest.MonkeyPatch) -> 
     why, fix = diagnose("tensorrt-rtx", found_by_probe(said="undefined symbol: it", devices=None, driver=GPU))
     assert (why, fix) == (
         "undefined symbol: it",
-        f"{pip('install_command', '--force-reinstall', '--no-deps', 'a-wheel==1.0')}.",
+        f"{pip('install', '--force-reinstall', '--no-deps', 'a-wheel==1.0')}.",
     )
 
 
@@ -223,7 +223,7 @@ def test_a_damaged_package_is_installed_again_as_far_as_it_is_known(
 ) -> None:
     """Files without metadata, metadata without files, metadata that are empty."""
     monkeypatch.setattr(Plugin, "installed", installed)
-    command = f"{pip('install_command', *target.split())}."
+    command = f"{pip('install', *target.split())}."
     assert diagnose("tensorrt-rtx", found_by_probe(said="no such thing", devices=None, driver=GPU))[1] == command
     assert diagnose("tensorrt-rtx", found_by_probe(offered=False))[1] == command
 

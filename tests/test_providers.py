@@ -635,9 +635,8 @@ def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
 
 def empty(request: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of a child that found nothing."""
-    return {
-        "ways": [{"levels": [], "derived": [], "blocked": [], "notes": ["the same note"]} for _ in request["maths"]]
-    }
+    way = {part: [] for part in ("levels", "derived", "blocked", "influence")} | {"notes": ["the same note"]}
+    return {"ways": [way for _ in request["maths"]]}
 
 
 def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch: pytest.MonkeyPatch) -> None:

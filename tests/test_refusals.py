@@ -383,7 +383,7 @@ def test_what_a_caller_may_override_is_left_alone(name):
     frozen = fold(model, freeze_initializers=True)
     assert operators(frozen.model) == ["Conv"]
     assert [i.name for i in frozen.model.graph.input] == ["X"]
-    assert "count as constants (as asked)" in frozen.notes[0]
+    assert "count as constants (by --freeze-initializers)" in frozen.notes[0]
 
 
 def test_a_file_that_lists_every_initializer_means_none_of_them():

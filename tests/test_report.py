@@ -100,6 +100,19 @@ def test_a_fold_has_a_page(pair, capsys):
     assert "bnfold bench m.onnx m.folded.onnx --json bench.json" in seen.text  # what would give what is not there
 
 
+def test_a_page_says_what_errors_are_against(pair):
+    """Of a proved fold they are against the original's own run, not against float64; those of sites are not known."""
+    command = "bnfold report m.onnx m.folded.onnx --verify full --force"
+    measured = Seen((pair / "fold.html").read_text())
+    assert "Errors are against a float64 evaluation of the original" in measured.text
+    assert command not in measured.text
+    assert run(["report", "m.onnx", "m.folded.onnx", "--verify", "fast", "-o", "fast.html"]) == 0
+    proved = Seen((pair / "fast.html").read_text())
+    assert "float64 evaluation" not in proved.text
+    assert "how far the result's outputs are from those of the original, run once as it is written" in proved.text
+    assert command in proved.text
+
+
 def test_what_else_changed_in_the_file_is_on_the_page(pair):
     model = onnx.load("m.folded.onnx")
     model.doc_string = "slimmed"

@@ -108,7 +108,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(whole: TrainResult, tmp_pat
 
 
 def test_random_numbers_drawn_in_training_resume_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def dropping(shape: architectures.Shape, classes: int, batch_norm: bool) -> nn.Module:
+    def dropping(shape: architectures.ImageShape, classes: int, batch_norm: bool) -> nn.Module:
         return nn.Sequential(architectures.mlp(shape, 20, batch_norm), nn.Dropout(0.5), nn.Linear(20, classes))
 
     monkeypatch.setitem(architectures.ARCHITECTURES, "dropping", dropping)

@@ -32,7 +32,7 @@ def test_pass_is_exit_0_with_the_verdict_last_on_stdout(
     assert run(["verify", files["original"], files["folded"]]) == 0
     out, err = capsys.readouterr()
     assert out.strip().splitlines()[-1] == "PASS, proved for all inputs"
-    assert "times what rounding explains" in err
+    assert "outputs differ from the original's by " in err
 
 
 def test_fail_is_exit_1_and_names_the_site(files: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -72,7 +72,7 @@ def test_a_grade_can_be_required(files: dict[str, str], tmp_path: Path, capsys: 
     model = onnx.load(files["folded"])
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
     relu.op_type = "LeakyRelu"
-    relu.attribute.append(onnx.helper.make_attribute("alpha", 0.0))
+    relu.attribute.append(onnx.helper.make_attribute("alpha", 1e-7))  # which rounding explains
     onnx.save(model, files["folded"])
     assert run(["verify", files["original"], files["folded"], "--json", str(tmp_path / "j.json")]) == 0
     assert capsys.readouterr().out.strip().splitlines()[-1] == "PASS, measured on 3 inputs"

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import UsageProblem
-from bnfold.runtime.copies import exposed, jittered, tamed
+from bnfold.runtime.copies import exposed, jittered, without_randomness
 from bnfold.runtime.dimensions import candidates, dynamic
 from bnfold.runtime.inputs import Case, cases, feeds
 from bnfold.runtime.sessions import CPU, CUDA, checked, options
@@ -118,7 +118,7 @@ def test_jitter_leaves_constants_of_other_operators_and_of_size_arithmetic() -> 
 
 
 def test_random_operators_are_held_and_named() -> None:
-    model, notes = tamed(
+    model, notes = without_randomness(
         parse("r = RandomNormalLike <dtype = 1> (x)  u = RandomUniform <shape = [2,3]> ()  y = Add (x, r)")
     )
     assert [node.op_type for node in model.graph.node] == [
@@ -128,7 +128,7 @@ def test_random_operators_are_held_and_named() -> None:
         "ConstantOfShape",
         "Add",
     ]
-    assert notes == ["random operators were held at 0.5: r, u"]
+    assert notes == ["random operators were replaced by 0.5: r, u"]
 
 
 def test_exposing_adds_outputs_once() -> None:

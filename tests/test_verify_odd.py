@@ -14,7 +14,7 @@ from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
-from bnfold.verification import Verification, numbers, self_test, trial, verify
+from bnfold.verification import Verification, comparison, self_test, trial, verify
 from bnfold.verification.proof import algebra
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
@@ -55,7 +55,7 @@ def test_a_site_that_reads_whole_numbers_is_compared_but_not_derived() -> None:
     stored = {"e": np.full(3, 0.1, np.float32), "z": np.zeros(3, np.int8), "t": np.zeros(3, np.float32), **bn(3)}
     _, found = folded(parse(body, "int8[N,3,4,4] x", **stored), effort="full")
     assert found.passed, found.reasons
-    assert derived(found, "n").why == "DequantizeLinear 'd' is not linear"
+    assert derived(found, "n").why == "'x' is not known to hold floating-point numbers"
     assert "isolated" not in {level.level for level in found.levels}
 
 
@@ -198,7 +198,7 @@ def deep(layers: int) -> onnx.ModelProto:
 
 
 def test_of_a_large_model_fewer_inputs_and_fewer_tensors_are_taken_and_it_says_so(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setitem(numbers.WORK, "full", 1)
+    monkeypatch.setitem(comparison.WORK, "full", 1)
     monkeypatch.setitem(trial.ELEMENTS, "full", 3 * trial.ALONE)
     model = deep(12)
     _, found = folded(model, effort="full")

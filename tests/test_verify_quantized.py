@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.runtime import sessions
-from bnfold.verification import numbers, verify, verifying
+from bnfold.verification import comparison, verify, verifying
 from bnfold.verification.quantized import kernels
 from bnfold.verification.quantized.steps import either_neighbour, is_step, rounds, steps
 from bnfold.verification.trial import MANY, Trial
@@ -180,9 +180,9 @@ def test_an_error_close_to_its_limit_is_measured_with_many_copies(
         found = better if trial.copies else ratio
         return {"tensors": [{"name": "y", "ok": found <= 4, "ratio": found, "limit": 4.0}]}
 
-    monkeypatch.setattr(numbers, "_measured", measured)
+    monkeypatch.setattr(comparison, "_measured", measured)
     trial = Trial(onnx.ModelProto(), onnx.ModelProto(), "fast", 0, "")
-    assert numbers._level(trial, "off", ["y"])["tensors"][0]["ok"] is ok
+    assert comparison._level(trial, "off", ["y"])["tensors"][0]["ok"] is ok
     assert asked == ([0, MANY] if ratio < 32 else [0])
 
 

@@ -282,7 +282,7 @@ def test_external_data_can_stay_where_it_is(tmp_path: Path, capsys: pytest.Captu
     assert onnx.load(tmp_path / "m.folded.onnx") == bnfold.fold(onnx.load(path)).model
     (tmp_path / "other").mkdir()
     assert run(["fold", str(path), str(tmp_path / "other" / "o.onnx"), "--external", "keep"]) == 2
-    assert "write OUT beside IN" in capsys.readouterr().err
+    assert "write OUT next to IN" in capsys.readouterr().err
 
 
 def test_copied_external_data_is_laid_at_pages_and_new_data_with_it(tmp_path: Path) -> None:

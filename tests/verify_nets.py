@@ -136,8 +136,8 @@ def chain(lines: str, constants: Weights, opset: int = 17) -> onnx.ModelProto:
 def run_here(monkeypatch: pytest.MonkeyPatch, *, short: bool = False) -> None:
     """Let `verify` do its children's jobs in this process, which is faster; without `short` the full comparison."""
     from bnfold.process import launcher
-    from bnfold.verification import numbers
+    from bnfold.verification import comparison
 
     monkeypatch.setattr(launcher, "run", lambda job, request, **limits: job(dict(request)))
     if not short:
-        monkeypatch.setattr(numbers, "confirmed", lambda *_: None)
+        monkeypatch.setattr(comparison, "confirmed", lambda *_: None)

@@ -75,8 +75,8 @@ def to_power(wide: Array, saturate: bool, round_mode: str) -> Array:
     if above is None:
         raise Refused("NOT_CONSTANT", f"a Cast with round_mode {round_mode!r}, which ONNX does not know")
     power = np.ldexp(1.0, exponent - 1 + above)
-    held = np.all((wide >= 2.0**-126) & (power <= 2.0**127))
-    require(held, "NOT_CONSTANT", f"a Cast to {E8M0} of what it does not hold, on which runtimes differ")
+    in_range = np.all((wide >= 2.0**-126) & (power <= 2.0**127))
+    require(in_range, "NOT_CONSTANT", f"a Cast to {E8M0} of what it does not hold, on which runtimes differ")
     return np.asarray(power.astype(np.float32).astype(E8M0))
 
 
@@ -85,18 +85,18 @@ def quantize(value: Array, scale: Array, zero: Array, precision: np.dtype[Any], 
 
     Runtimes do not agree on whether the quotient has its precision or that of float32: both must give the same.
     """
-    kind, found = zero.dtype, []
+    kind, results = zero.dtype, []
     for each in {precision, np.dtype(np.float32)}:
         with np.errstate(all="ignore"):
             quotient = (to_float(value.astype(np.float64), each) / to_float(scale.astype(np.float64), each)).astype(
                 each
             )
-        found.append(_quantized(quotient.astype(np.float64), zero, kind, saturate))
-    same = all(np.array_equal(each.astype(np.float64), found[0].astype(np.float64)) for each in found)
+        results.append(_quantized(quotient.astype(np.float64), zero, kind, saturate))
+    same = all(np.array_equal(each.astype(np.float64), results[0].astype(np.float64)) for each in results)
     require(
         same, "NOT_CONSTANT", f"a QuantizeLinear of quotients that {scale.dtype} rounds in another way than float32"
     )
-    return found[0]
+    return results[0]
 
 
 def _quantized(quotient: Array, zero: Array, kind: np.dtype[Any], saturate: bool) -> Array:

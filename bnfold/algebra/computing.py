@@ -29,21 +29,21 @@ def computed(node: gs.Node, inputs: list[Array | None]) -> Array:
     """One node in its own types."""
     if node.op in ("Cast", "CastLike"):
         kind = element_type(node.attrs["to"] if node.op == "Cast" else node.inputs[1].dtype)
-        _require_agreed(node.inputs[0], _given(inputs)[0].dtype, kind)
-        return np.asarray(cast(_given(inputs)[0], kind, *_rounding(node)))
+        _require_agreed(node.inputs[0], _present(inputs)[0].dtype, kind)
+        return np.asarray(cast(_present(inputs)[0], kind, *_rounding(node)))
     require_room(*_largest(node, inputs))
     if node.op == "Slice":
-        return _sliced(node, _given(inputs)[0], *inputs[1:])
+        return _sliced(node, _present(inputs)[0], *inputs[1:])
     if node.op == "QuantizeLinear":
-        _require_agreed(node.inputs[0], _given(inputs)[0].dtype)
-        return _quantized(node, *_given(inputs))
+        _require_agreed(node.inputs[0], _present(inputs)[0].dtype)
+        return _quantized(node, *_present(inputs))
     if node.op == "Pow":
-        _require_exact(*_given(inputs))
+        _require_exact(*_present(inputs))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         result = _by_reference(node, [None if x is None else widened(x) for x in inputs])
     if node.op == "ConstantOfShape":
         return narrowed(result, element_type(node.attrs["value"].dtype) if "value" in node.attrs else np.dtype("f4"))
-    return narrowed(result, _given(inputs)[0].dtype)
+    return narrowed(result, _present(inputs)[0].dtype)
 
 
 def _require_exact(base: Array, exponent: Array) -> None:
@@ -52,8 +52,8 @@ def _require_exact(base: Array, exponent: Array) -> None:
         limits = np.iinfo(base.dtype)
         with np.errstate(all="ignore"):
             power = np.power(base.astype(np.float64), exponent.astype(np.float64))
-        held = np.all((np.abs(power) <= 2.0**53) & (power >= limits.min) & (power <= limits.max))
-        require(held, "NOT_CONSTANT", f"a Pow of {base.dtype} that overflows, on which runtimes differ")
+        in_range = np.all((np.abs(power) <= 2.0**53) & (power >= limits.min) & (power <= limits.max))
+        require(in_range, "NOT_CONSTANT", f"a Pow of {base.dtype} that overflows, on which runtimes differ")
 
 
 def read(node: gs.Node) -> list[gs.Tensor]:
@@ -84,7 +84,7 @@ def _require_agreed(tensor: gs.Tensor, kind: np.dtype[Any], to: np.dtype[Any] | 
             agenda += read(made_by)
 
 
-def _given(inputs: list[Array | None]) -> list[Array]:
+def _present(inputs: list[Array | None]) -> list[Array]:
     return [x for x in inputs if x is not None]
 
 
@@ -129,9 +129,9 @@ def cut(length: int, start: int, end: int, step: int) -> Array:
 def _sliced(node: gs.Node, value: Array, *settings: Array | None) -> Array:
     """x[start:end:step] along every axis given: by attributes up to opset 9, then by inputs."""
     named = zip(("starts", "ends", "axes", "steps"), settings, strict=False)
-    given: dict[str, Any] = {**node.attrs, **{name: np.ravel(x).tolist() for name, x in named if x is not None}}
-    starts, ends = given["starts"], given["ends"]
-    axes, steps = given.get("axes", range(len(starts))), given.get("steps", [1] * len(starts))
+    stated: dict[str, Any] = {**node.attrs, **{name: np.ravel(x).tolist() for name, x in named if x is not None}}
+    starts, ends = stated["starts"], stated["ends"]
+    axes, steps = stated.get("axes", range(len(starts))), stated.get("steps", [1] * len(starts))
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         value = value.take(cut(value.shape[axis], start, end, step), axis)
     return value
@@ -154,12 +154,12 @@ def _quantized(node: gs.Node, value: Array, scale: Array, zero: Array | None = N
 
 def _largest(node: gs.Node, inputs: list[Array | None]) -> tuple[int, ...]:
     """The shape of what a node computes or, where operators only rearrange what there is, of at least as much."""
-    given = _given(inputs)
+    present = _present(inputs)
     if node.op == "ConstantOfShape":
-        return tuple(map(int, given[0]))
+        return tuple(map(int, present[0]))
     if node.op == "Gather":
-        return given[1].size, given[0].size // max(1, given[0].shape[node.attrs.get("axis", 0)])
+        return present[1].size, present[0].size // max(1, present[0].shape[node.attrs.get("axis", 0)])
     if node.op in BROADCAST:
-        shapes = [given[0].shape, tuple(map(int, given[1]))] if node.op == "Expand" else [x.shape for x in given]
+        shapes = [present[0].shape, tuple(map(int, present[1]))] if node.op == "Expand" else [x.shape for x in present]
         return tuple(map(max, zip_longest(*(shape[::-1] for shape in shapes), fillvalue=1)))
-    return (sum(x.size for x in given),)
+    return (sum(x.size for x in present),)

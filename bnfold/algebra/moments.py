@@ -34,9 +34,9 @@ class Moments:
     @staticmethod
     def of(values: npt.ArrayLike, axis: int = 1) -> Moments:
         """The moments of one batch along its channel axis: first the mean, then the squares about it."""
-        given = np.moveaxis(np.asarray(values), axis, 1) if axis != 1 else np.asarray(values)
-        samples, channels = given.shape[:2]
-        wide = given.reshape(samples, channels, -1 if given.size else 0).astype(np.float64)
+        array = np.moveaxis(np.asarray(values), axis, 1) if axis != 1 else np.asarray(values)
+        samples, channels = array.shape[:2]
+        wide = array.reshape(samples, channels, -1 if array.size else 0).astype(np.float64)
         if not wide.size:
             return Moments.none(channels)
         count = samples * wide.shape[2]

@@ -67,7 +67,7 @@ def to_odd(value: Array) -> Array:
 
 
 def flattened(affine: Affine, shape: tuple[int, ...]) -> tuple[Affine, tuple[int, ...]]:
-    """Both with all axes as one behind the last on which the affine varies: the fewer, the faster is its arithmetic."""
+    """Both with all axes as one after the last on which the affine varies: the fewer, the faster is its arithmetic."""
     affine = affine.map(lambda c: at_rank(c, len(shape)))
     varied = max((i for i, n in enumerate(affine.extent, 1) if n != 1), default=1)
     return affine.map(lambda c: c.reshape(*c.shape[:varied], 1)), (*shape[:varied], math.prod(shape[varied:]))

@@ -31,11 +31,11 @@ from .runner import (
     ORIGINAL,
     Runner,
     TimedCell,
-    bytes_of,
     calls,
     memory,
     placement_counts,
     runners,
+    size_on_disk,
     timed_cell,
 )
 from .settings import Setting
@@ -165,7 +165,7 @@ def cold_start(request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "create_ms": made.create_ms,
         "first_run_ms": made.first_ms,
-        "bytes": bytes_of(only.models[request["model"]]),
+        "bytes": size_on_disk(only.models[request["model"]]),
         "peak_bytes": _peak(),
     }
 

@@ -232,7 +232,7 @@ def placement_counts(session: Any) -> dict[str, int]:
     return counts
 
 
-def bytes_of(path: str) -> int:
+def size_on_disk(path: str) -> int:
     """Size of a model, external data included."""
     tensors = onnx.load(path, load_external_data=False).graph.initializer
     places = {entry.value for t in tensors for entry in t.external_data if entry.key == "location"}

@@ -20,14 +20,14 @@ from ..errors import UsageProblem
 from ..recalibration.feeds.card import Array
 from ..recalibration.feeds.pictures import covering, middle, resized, shorter_to
 
-NUMBERS = (1, 5, 10, 144)
+CROP_COUNTS = (1, 5, 10, 144)
 SIDE, SCALES = 224, (256, 288, 320, 352)
 
 
 def require_possible(number: int, height: int, width: int) -> None:
     """Raises UsageProblem for a number of crops that is not known, or that this size of input does not allow."""
-    if number not in NUMBERS:
-        raise UsageProblem(f"--crops is {number}", f"Choose one of: {', '.join(map(str, NUMBERS))}.")
+    if number not in CROP_COUNTS:
+        raise UsageProblem(f"--crops is {number}", f"Choose one of: {', '.join(map(str, CROP_COUNTS))}.")
     if number == 144 and height != width:
         raise UsageProblem(
             f"144 crops are cut from squares, and the model takes {height}x{width}", "Use --crops 10, 5 or 1."

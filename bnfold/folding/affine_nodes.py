@@ -50,8 +50,8 @@ def affine_of(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
         return None
     try:
         with algebra(node):
-            found = read(node)
-            return None if found and is_known(found[0]) and dtype(found[0]) in HALF else found
+            result = read(node)
+            return None if result and is_known(result[0]) and dtype(result[0]) in HALF else result
     except Refused:
         return None
 

@@ -170,7 +170,7 @@ READERS = {"Conv": conv_branch, "MatMul": product_branch, "Gemm": product_branch
 
 
 def diagonal_branches(visible: Visible, tensor: gs.Tensor, like: Branch) -> Iterator[Branch]:
-    """A tensor as an affine of another, and as itself: depthwise 1x1 convolutions beside `like`."""
+    """A tensor as an affine of another, and as itself: depthwise 1x1 convolutions of the kind of `like`."""
     made_by = tensor.inputs[0] if tensor.inputs and is_private(visible, tensor) else None
     try:
         read = affine_of(made_by) if made_by is not None else None
@@ -227,9 +227,9 @@ def require_cheap(node: gs.Node, cost: int, parts: int) -> None:
 
 def common_dilation(node: gs.Node, branches: Sequence[Branch], axis: int) -> int:
     """The dilation of every branch with more than one tap along an axis."""
-    found = {b.dilations[axis] for b in branches if b.kernel[axis] > 1}
-    require(len(found) <= 1, "ALIGNMENT", f"the branches into {label(node)} differ in their dilations")
-    return found.pop() if found else 1
+    dilations = {b.dilations[axis] for b in branches if b.kernel[axis] > 1}
+    require(len(dilations) <= 1, "ALIGNMENT", f"the branches into {label(node)} differ in their dilations")
+    return dilations.pop() if dilations else 1
 
 
 def placed(node: gs.Node, branch: Branch, begin: Sequence[int], dilations: Sequence[int]) -> Iterator[slice]:

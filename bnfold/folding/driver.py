@@ -46,7 +46,7 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
     are not numbers; and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
     """
-    with opened(model) as (record, storage):
+    with open_model(model) as (record, storage):
         return fold_in_place(record, storage, freeze_initializers)
 
 
@@ -55,13 +55,13 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
 
     Takes and raises what `fold` does; EnvironmentProblem where that takes longer than the limit of seconds.
     """
-    with opened(model, detach=True) as (record, storage), timed("the plan of the fold", PLANNING):
+    with open_model(model, detach=True) as (record, storage), timed("the plan of the fold", PLANNING):
         result = fold_in_place(record, storage, freeze_initializers, defer=True)
     return Explanation(result.folded, result.kept)
 
 
 @contextmanager
-def opened(model: Model, detach: bool = False) -> Iterator[tuple[onnx.ModelProto, Storage]]:
+def open_model(model: Model, detach: bool = False) -> Iterator[tuple[onnx.ModelProto, Storage]]:
     """A record of the model that may be consumed, and where its data lies.
 
     Whether it is valid is looked at where something goes wrong: then it is to blame. Raises ModelProblem.

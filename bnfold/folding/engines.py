@@ -62,23 +62,23 @@ def run(
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
     """Signals to end that come within are put on a list, so that they interrupt nothing by half."""
-    found: list[int] = []
+    signals: list[int] = []
     try:
         former = {
-            number: signal.signal(number, lambda number, _: found.append(number))
+            number: signal.signal(number, lambda number, _: signals.append(number))
             for number in ENDING
             if signal.getsignal(number) is not signal.SIG_IGN
         }
     except ValueError:  # not in the main thread, to which signals come
         former = {}
     try:
-        yield found
+        yield signals
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
 
 
-def opened(name: str) -> AbstractContextManager[Engine]:
+def open_engine(name: str) -> AbstractContextManager[Engine]:
     """The engine of that name. Raises UsageProblem if there is none, EnvironmentProblem if it cannot start."""
     if name not in ENGINES:
         raise UsageProblem(f"unknown choice {name!r} for --engine", f"Choose one of: {', '.join(ENGINES)}.")
@@ -147,7 +147,7 @@ def _on_ray() -> Iterator[OnRay]:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, OSError) as why:
         raise EnvironmentProblem(
-            f"Ray does not start: {first_line(why)}", "Is RAY_ADDRESS right? `ray status` tells more."
+            f"Ray does not start: {first_line(why)}", "Is RAY_ADDRESS right? `ray status` says more."
         ) from why
     try:
         yield OnRay(ray)

@@ -18,7 +18,7 @@ from ..system.limits import current
 from ..system.processors import threads
 from ..system.progress import report
 from . import engines
-from .pipeline import DEFAULT, Options, default_target, require_beside
+from .pipeline import DEFAULT, Options, default_target, require_same_folder
 
 SCHEMA = "bnfold.fleet/1"
 WORST = (70, 1, 5, 4, 3, 2, 0)  # exit codes of models, the worst first
@@ -62,8 +62,8 @@ class Outcome:
             return self.error
         verification, counted = self.report["verification"], self.report["before"]["batch_normalizations"]
         copied = ("unchanged" if counted else "already folded") if self.report["unchanged"] else "not verified"
-        found = verification["verdict"] if verification else copied
-        return found if self.report["written"] else f"{found}, not written"
+        verdict = verification["verdict"] if verification else copied
+        return verdict if self.report["written"] else f"{verdict}, not written"
 
     @property
     def words(self) -> str:
@@ -124,20 +124,20 @@ def tasks(models: Mapping[Path, Path], out_dir: Path, options: Options = DEFAULT
     Raises UsageProblem where two models would have one place, or one the place of another.
     """
     places = apart({source: default_target(place) for source, place in models.items()})
-    found = [Task(source, out_dir / place, options, strict) for source, place in places.items()]
-    for target, number in Counter(task.target for task in found).items():
+    tasks = [Task(source, out_dir / place, options, strict) for source, place in places.items()]
+    for target, number in Counter(task.target for task in tasks).items():
         if number > 1:
-            both = " and ".join(str(task.source) for task in found if task.target == target)
+            both = " and ".join(str(task.source) for task in tasks if task.target == target)
             raise UsageProblem(f"{both} would both become {target}", "Rename one of them, or fold them apart.")
     sources = set(map(os.path.abspath, models))
-    for task in found:
+    for task in tasks:
         if os.path.abspath(task.target) in sources:
             raise UsageProblem(
                 f"{task.target} is an input itself", "Inputs are never changed: choose another --out-dir."
             )
         if options.keeps_external:
-            require_beside(task.source, task.target)
-    return found
+            require_same_folder(task.source, task.target)
+    return tasks
 
 
 def apart(places: Mapping[Path, Path]) -> dict[Path, Path]:
@@ -185,7 +185,7 @@ def fold_all(
         on_outcome(outcome(number, answer))
         report("fold", next(done), len(planned))
 
-    with engines.opened(engine) as running, made({task.target.parent for task in planned}):
+    with engines.open_engine(engine) as running, made({task.target.parent for task in planned}):
         answers = engines.run(running, requests, most, ended)
     outcomes = tuple(outcome(number, answer) for number, answer in enumerate(answers))
     return Fleet(outcomes, engine, most, time.perf_counter() - started)

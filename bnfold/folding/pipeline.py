@@ -71,9 +71,9 @@ class FoldReport:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
         kept = "; ".join(f"{k.node or k.output}: {'; '.join(k.reasons)}" for k in self.result.batch_norms_kept)
         counts = (each.batch_normalizations for each in (self.before, self.after))
-        found = [JUnitCase("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
-        found += [JUnitCase("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
-        return found + (self.verification.checks() if self.verification else [])
+        cases = [JUnitCase("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
+        cases += [JUnitCase("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
+        return cases + (self.verification.checks() if self.verification else [])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.fold/1`."""
@@ -105,7 +105,7 @@ def failed_target(target: Path) -> Path:
 
 @dataclass(frozen=True)
 class Options:
-    """What `fold_file` is asked to do.
+    """What `fold_file` is to do.
 
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
     that did not pass to NAME.failed.onnx. `require` is the grade that the verification must have: measured, or proved
@@ -151,7 +151,7 @@ DEFAULT = Options()
 
 
 def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT) -> FoldReport:
-    """Fold the model at `source` into `target` (default: NAME.folded.onnx beside it).
+    """Fold the model at `source` into `target` (default: NAME.folded.onnx in its folder).
 
     A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
     ModelProblem for an unsound model, CheckFailed or Inconclusive where the folded model did not pass: then nothing is
@@ -216,15 +216,15 @@ def require_places(record: onnx.ModelProto, source: Path, target: Path, failed: 
     for path in filter(None, (target, failed)):
         require_free(record, source, path, options.force or options.dry_run)
     if options.keeps_external:
-        require_beside(source, target)
+        require_same_folder(source, target)
 
 
-def require_beside(source: Path, target: Path) -> None:
+def require_same_folder(source: Path, target: Path) -> None:
     """Raises UsageProblem where `target` could not refer to the data files of `source`."""
     if target.parent.resolve() != source.parent.resolve():
         raise UsageProblem(
             f"{target} cannot refer to data files in {source.parent}",
-            "References do not leave a folder: write OUT beside IN, or leave out --external keep.",
+            "References do not leave a folder: write OUT next to IN, or leave out --external keep.",
         )
 
 
@@ -243,9 +243,9 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
             raise UsageProblem(
                 f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
             )
-        for held in filter(path.samefile, inputs) if os.path.exists(path) else ():
+        for file in filter(path.samefile, inputs) if os.path.exists(path) else ():
             raise UsageProblem(
-                f"{path} is {inputs[held]}", "Choose another name for the output; inputs are never changed."
+                f"{path} is {inputs[file]}", "Choose another name for the output; inputs are never changed."
             )
         if os.path.lexists(path) and not force:
             raise UsageProblem(f"{path} exists", "--force replaces it.")
@@ -257,10 +257,10 @@ def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
 
 
 def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft, which tells of it as `target`."""
+    """The verification of a draft, which calls it `target`."""
     from ..verification import verify
 
-    found = verify(
+    verification = verify(
         source,
         draft,
         effort=options.verify,
@@ -269,8 +269,8 @@ def verified(source: Path, draft: Path, target: Path, options: Options, sites: t
         require=options.require,
         allow_external_outside=options.allow_external_outside,
     )
-    found.models["folded"]["path"] = str(target)
-    return found
+    verification.models["folded"]["path"] = str(target)
+    return verification
 
 
 def require_passed(report: FoldReport) -> None:
@@ -278,20 +278,20 @@ def require_passed(report: FoldReport) -> None:
 
     Where the model changed meanwhile, that is why: raises ModelProblem.
     """
-    found = report.verification
-    if found is None or found.passed:
+    verification = report.verification
+    if verification is None or verification.passed:
         return
     require_unchanged()
-    reason = "; ".join(found.reasons)
+    reason = "; ".join(verification.reasons)
     problem: BnfoldError
-    if found.verdict == "FAIL":
+    if verification.verdict == "FAIL":
         problem = CheckFailed(
             f"the folded model does not compute what {report.source} does: {reason}",
             "OUT was not written. This should not happen: please report it with the model.",
         )
     else:
         problem = Inconclusive(
-            f"the folded model could not be verified ({found.verdict.lower()}): {reason}",
+            f"the folded model could not be verified ({verification.verdict.lower()}): {reason}",
             "OUT was not written. --verify off writes it unverified.",
         )
     problem.evidence = report

@@ -91,7 +91,7 @@ def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list
     if way != "sink" and operator(node) in RETURN:
         with algebra(node):
             return [("return", x, share) for x, share in RETURN[operator(node)](node, port, affine)]
-    shares = ask("sink" if way == "sink" else "hoist", node, port, affine)
+    shares = shares_of("sink" if way == "sink" else "hoist", node, port, affine)
     if repeats:
         require_onward(node, way, shares)
     if way != "sink" and OUT in shares:
@@ -157,7 +157,7 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
         yield node, ports[0]
 
 
-def ask(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
+def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     """What the rule of an operator answers."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
@@ -178,11 +178,11 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
         elif has(node, index) and not is_constant(node.inputs[index]):
             onward.append(("hoist", node.inputs[index], onto(share, node.inputs[index])))
         elif has(node, index) or share.has_shift:
-            settle(plan, node, index, share)
+            put_into_constant(plan, node, index, share)
     return onward
 
 
-def settle(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
+def put_into_constant(plan: Plan, node: gs.Node, index: int, share: Affine) -> None:
     """A share that has reached a constant, or an omitted input, which stands for a stored zero."""
     require_fitting(node, index, share)
     plan.add(SetConstant(node, index, share))

@@ -54,7 +54,7 @@ class Kept:
 
     @property
     def coded(self) -> tuple[str, str]:
-        """The reasons behind their codes: `NONLINEAR: Relu 'r' is not linear ...`."""
+        """The reasons after their codes: `NONLINEAR: Relu 'r' is not linear ...`."""
         aside = f"; and {self.not_merged.code}: {self.not_merged.words}" if self.not_merged else ""
         one, other = (f"{reason.code}: {reason.words}" for reason in (self.not_hoisted, self.not_sunk))
         return one, other + aside
@@ -134,8 +134,8 @@ class FoldResult(Shown):
     def in_a_line(self) -> str:
         folded, kept = len(self.batch_norms_folded), len(self.batch_norms_kept)
         others = len(self.folded) - folded
-        beside = f"; {counted(others, 'other node')} folded" if others else ""
-        return f"{folded} of {folded + kept} BatchNormalization folded, {kept} kept{beside}"
+        more = f"; {counted(others, 'other node')} folded" if others else ""
+        return f"{folded} of {folded + kept} BatchNormalization folded, {kept} kept{more}"
 
     def tables(self) -> tuple[Table, ...]:
         notes = Table("Notes", ("",), [(note,) for note in self.notes])

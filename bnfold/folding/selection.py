@@ -36,7 +36,7 @@ class Skipped(NamedTuple):
 
 
 class Selection(NamedTuple):
-    """`models`: each with its place below what was named; `skipped` is what was met beside them."""
+    """`models`: each with its place below what was named; `skipped` is what was met next to them."""
 
     models: dict[Path, Path]
     skipped: list[Skipped]
@@ -51,39 +51,39 @@ class Selection(NamedTuple):
         return dict(sorted(Counter(each.reason for each in self.skipped).items()))
 
 
-def selected(given: Sequence[Path], out_dir: Path) -> Selection:
+def selected(named: Sequence[Path], out_dir: Path) -> Selection:
     """The models of `given`, each once: a file; those in a folder and below it; those that fit a pattern.
 
     Each has its path below the folder, or below the part of a pattern before its first sign, and a file its name.
     Raises UsageProblem for a folder or pattern without any.
     """
-    found = Selection({}, [])
+    selection = Selection({}, [])
     known: set[str] = set()
-    for each in given:
-        for model, place in _of(each, out_dir, found.skipped):
+    for each in named:
+        for model, place in _of(each, out_dir, selection.skipped):
             if (where := os.path.abspath(model)) not in known:
                 known.add(where)
-                found.models[model] = place
-    return found
+                selection.models[model] = place
+    return selection
 
 
-def _of(given: Path, out_dir: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, Path]]:
-    top, pattern = given, WHOLE
-    if os.path.isdir(given):
+def _of(named: Path, out_dir: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, Path]]:
+    top, pattern = named, WHOLE
+    if os.path.isdir(named):
         pass
-    elif glob.has_magic(str(given)) and not os.path.exists(given):
-        first = next(i for i, part in enumerate(given.parts) if glob.has_magic(part))
-        top, pattern = Path(*given.parts[:first]), given.parts[first:]
+    elif glob.has_magic(str(named)) and not os.path.exists(named):
+        first = next(i for i, part in enumerate(named.parts) if glob.has_magic(part))
+        top, pattern = Path(*named.parts[:first]), named.parts[first:]
     else:
-        yield given, Path(given.name)
+        yield named, Path(named.name)
         return
     before = len(skipped)
     models = [path for path in _walked(top, pattern, out_dir, skipped) if not _is_skipped(path, skipped)]
     if not models:
-        where = f"in {given}" if os.path.isdir(given) else f"matches {given}"
-        beside = Selection({}, skipped[before:]).in_a_line()
+        where = f"in {named}" if os.path.isdir(named) else f"matches {named}"
+        others = Selection({}, skipped[before:]).in_a_line()
         raise UsageProblem(
-            f"no model {where}{f' (skipped: {beside})' if beside else ''}",
+            f"no model {where}{f' (skipped: {others})' if others else ''}",
             "Name .onnx files, folders that hold some, or a pattern.",
         )
     yield from ((path, path.relative_to(top)) for path in sorted(models))

@@ -25,7 +25,7 @@ from .pipeline import FoldReport, Options, failed_target, fold_file
 
 SECONDS = 14_400.0  # for one model; more than what everything that it starts may usually take together
 PAUSE = 0.02  # seconds between two looks at a process
-GRACE = 10.0  # seconds in which a process that was told to stop may clean up
+GRACE = 10.0  # seconds in which a process that has to stop may clean up
 
 Plain = dict[str, Any]
 

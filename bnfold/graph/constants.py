@@ -32,9 +32,9 @@ def _follows(tensor: gs.Tensor, what: str, operands: Callable[[gs.Tensor], list[
     agenda = [] if hasattr(tensor, what) else [tensor]
     while agenda:
         t = agenda[-1]
-        found = operands(t)
-        new = [x for x in found or () if not hasattr(x, what)]
-        setattr(t, what, found is not None and not new and all(getattr(x, what) for x in found))
+        read = operands(t)
+        new = [x for x in read or () if not hasattr(x, what)]
+        setattr(t, what, read is not None and not new and all(getattr(x, what) for x in read))
         agenda += new
         if not new:
             agenda.pop()

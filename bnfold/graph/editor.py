@@ -150,7 +150,7 @@ class Editor:
             self.record.graph.input.append(helper.make_tensor_value_info(constant.name, kind, constant.shape))
 
     def _insert(self, scope: Scope, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
-        """Put a new node behind another one of a graph."""
+        """Put a new node after another one of a graph."""
         adopt(node, scope.view.opset)
         self._scope[id(node)], self._message[id(node)] = scope, scope.insert(before, node, message)
         self._touched[id(node)] = node

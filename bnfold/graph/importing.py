@@ -52,11 +52,11 @@ class Names:
 
 def stated(graph: GraphProto) -> dict[str, ValueInfoProto]:
     """What a graph says of the types of tensors; where it does so twice, what has a shape counts."""
-    found: dict[str, ValueInfoProto] = {}
+    infos: dict[str, ValueInfoProto] = {}
     for value in (*graph.value_info, *graph.input, *graph.output):
-        if not found.setdefault(value.name, value).type.tensor_type.HasField("shape"):
-            found[value.name] = value
-    return found
+        if not infos.setdefault(value.name, value).type.tensor_type.HasField("shape"):
+            infos[value.name] = value
+    return infos
 
 
 def graph_of(bare: ModelProto) -> gs.Graph:

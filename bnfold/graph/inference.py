@@ -58,10 +58,10 @@ class Pieces:
 
     def inferred(self, nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
         """Some nodes, with shapes in their bodies; what they make becomes known."""
-        found = infer(self.piece(nodes)).graph
-        self.known |= {value.name: value for value in (*found.value_info, *found.output)}
-        self.symbols |= dict.fromkeys(made_up(found))
-        return list(found.node)
+        inferred = infer(self.piece(nodes)).graph
+        self.known |= {value.name: value for value in (*inferred.value_info, *inferred.output)}
+        self.symbols |= dict.fromkeys(made_up(inferred))
+        return list(inferred.node)
 
     def piece(self, nodes: Sequence[NodeProto]) -> ModelProto:
         """A model of some nodes, whose inputs and initializers are what these and their bodies read."""

@@ -11,17 +11,17 @@ import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Array
 from .constants import is_evaluable, value_of
+from .implied_ranks import shape_of
 from .products import OPEN, Dim, Product, symbol
-from .ranks import shape_of
 from .shadows import FreshNames
 
 Shape = tuple[Dim, ...]
-Found = Shape | None  # None where nothing follows
+Implied = Shape | None  # None where nothing follows
 FEW = 64  # numbers of a tensor that are looked at
 
 
 class Lengths:
-    """Shapes of tensors, settled one by one, those that no node makes first; then each axis has a length or a Product.
+    """Shapes of tensors, noted one by one, those that no node makes first; then each axis has a length or a Product.
 
     `numbers` are small tensors of whole numbers.
     """
@@ -33,7 +33,7 @@ class Lengths:
         self._numbers: dict[int, Array] = {}
         for tensor in tensors:
             if not tensor.inputs and isinstance(tensor, gs.Variable) and id(tensor) not in self._settled:
-                self.settle(tensor, None, {n for n in tensor.shape or () if isinstance(n, str)})
+                self.note_shape(tensor, None, {n for n in tensor.shape or () if isinstance(n, str)})
 
     def dims(self, tensor: gs.Tensor) -> Shape | None:
         """What is known by now of a shape; None if not even the rank is."""
@@ -42,20 +42,20 @@ class Lengths:
             return shape
         return tuple(n if isinstance(n, int) else None for n in shape)
 
-    def settle(self, tensor: gs.Tensor, found: Shape | None, names: Collection[str] = ()) -> None:
-        """Write down a shape: numbers count first, then what was `found`, then a name that is one of `names`."""
-        stated = found if tensor.shape is None else tensor.shape
+    def note_shape(self, tensor: gs.Tensor, implied: Shape | None, names: Collection[str] = ()) -> None:
+        """Write down a shape: numbers count first, then what is `implied`, then a name that is one of `names`."""
+        stated = implied if tensor.shape is None else tensor.shape
         self._settled.add(id(tensor))
         if stated is None or tensor.is_empty():
             return
-        if found is None or len(found) != len(stated):
-            found = (None,) * len(stated)
-        tensor.shape = tuple(self._length(n, m, names) for n, m in zip(stated, found, strict=True))
+        if implied is None or len(implied) != len(stated):
+            implied = (None,) * len(stated)
+        tensor.shape = tuple(self._length(n, m, names) for n, m in zip(stated, implied, strict=True))
 
-    def _length(self, stated: Any, found: Dim, names: Collection[str]) -> Dim:
-        if isinstance(stated, int) and not isinstance(found, int):
+    def _length(self, stated: Any, implied: Dim, names: Collection[str]) -> Dim:
+        if isinstance(stated, int) and not isinstance(implied, int):
             return stated
-        return symbol(stated if stated in names and stated else self._fresh.name(OPEN)) if found is None else found
+        return symbol(stated if stated in names and stated else self._fresh.name(OPEN)) if implied is None else implied
 
     def symbols(self, tensors: Sequence[gs.Tensor]) -> set[str]:
         """What occurs in the shapes of some tensors."""

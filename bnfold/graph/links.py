@@ -55,7 +55,7 @@ class Readers:
 
 
 class Inputs(SynchronizedList):  # type: ignore[misc]
-    """The inputs of a node, which are told when it reads them and when it no longer does."""
+    """The inputs of a node, which learn when it reads them and when it no longer does."""
 
     _ports: dict[int, list[int]] | None = None  # of many inputs, by id(); made when one is looked for
 
@@ -89,8 +89,8 @@ class Inputs(SynchronizedList):  # type: ignore[misc]
 def _readers(tensor: gs.Tensor) -> Readers:
     if not isinstance(tensor.outputs, Readers):
         object.__setattr__(tensor, "outputs", Readers(tensor.outputs))
-    found: Readers = tensor.outputs
-    return found
+    readers: Readers = tensor.outputs
+    return readers
 
 
 def adopt(node: gs.Node, opset: int) -> None:

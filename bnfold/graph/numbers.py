@@ -39,9 +39,9 @@ def size(node: gs.Node, known: Lengths) -> Array | None:
 
 
 def array(numbers: tuple[Dim, ...] | list[Dim]) -> Array:
-    found = np.empty(len(numbers), object)
-    found[:] = numbers
-    return found
+    result = np.empty(len(numbers), object)
+    result[:] = numbers
+    return result
 
 
 def same(node: gs.Node, known: Lengths) -> Array | None:
@@ -74,8 +74,8 @@ def setting(node: gs.Node, known: Lengths, name: str, index: int) -> int | None:
     """The one number of a setting that is an attribute or an input; None where it is left out."""
     if name not in node.attrs and (index >= len(node.inputs) or node.inputs[index].is_empty()):
         return None
-    given = node.attrs[name] if name in node.attrs else known.numbers(node.inputs[index])
-    (number,) = given  # type: ignore[misc]
+    numbers = node.attrs[name] if name in node.attrs else known.numbers(node.inputs[index])
+    (number,) = numbers  # type: ignore[misc]
     return int(number)  # raises TypeError for one that is not known
 
 
@@ -97,17 +97,17 @@ def reshape(node: gs.Node, known: Lengths) -> Array | None:
     return x.reshape([-1] * len(to))
 
 
-def times(node: gs.Node, known: Lengths) -> Array | None:
+def multiplied(node: gs.Node, known: Lengths) -> Array | None:
     """Products in 64 bits: in fewer they might overflow."""
     long = node.outputs[0].dtype in (np.dtype(np.int64), TensorProto.INT64)
-    return each(lambda n, m: product([n, m]), node, known) if long else None
+    return per_number(lambda n, m: product([n, m]), node, known) if long else None
 
 
 def over(node: gs.Node, known: Lengths) -> Array | None:
-    return each(quotient, node, known)
+    return per_number(quotient, node, known)
 
 
-def each(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) -> Array | None:
+def per_number(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) -> Array | None:
     """An operation on two numbers, on those of two tensors as broadcasting pairs them."""
     a, b = (known.numbers(x) for x in node.inputs)
     if a is None or b is None:
@@ -119,8 +119,8 @@ def each(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) ->
 def all_of_them(node: gs.Node, known: Lengths) -> Array | None:
     """The product of a list."""
     x = known.numbers(node.inputs[0])
-    found = None if x is None or x.ndim != 1 else array([product(x)])
-    return found if found is None or node.attrs.get("keepdims", 1) else found.reshape(())
+    result = None if x is None or x.ndim != 1 else array([product(x)])
+    return result if result is None or node.attrs.get("keepdims", 1) else result.reshape(())
 
 
 NUMBERS: dict[str, Rule] = {
@@ -130,7 +130,7 @@ NUMBERS: dict[str, Rule] = {
     "Div": over,
     "Gather": gather,
     "Identity": same,
-    "Mul": times,
+    "Mul": multiplied,
     "ReduceProd": all_of_them,
     "Reshape": reshape,
     "Shape": shape,

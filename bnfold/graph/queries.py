@@ -72,10 +72,10 @@ def argument(node: gs.Node, name: str, index: int, default: Any = None) -> Any:
 
 def number(node: gs.Node, value: Any) -> float:
     """A setting as the one number that it must be. Refuses what is none, or several."""
-    found = np.asarray(value)
-    sound = found.size == 1 and found.dtype.kind in "biuf"
+    array = np.asarray(value)
+    sound = array.size == 1 and array.dtype.kind in "biuf"
     require(sound, "MALFORMED", f"a setting of {label(node)} is not one number")
-    return float(found.reshape(()))
+    return float(array.reshape(()))
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
@@ -103,7 +103,7 @@ def dtype(tensor: gs.Tensor) -> np.dtype[Any]:
 
 
 def stored(tensor: gs.Tensor) -> gs.Tensor:
-    """The constant behind a tensor that a Constant node makes; any other tensor itself."""
+    """The constant of a tensor that a Constant node makes; any other tensor itself."""
     made_by = tensor.inputs[0] if tensor.inputs else None
     literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None
     return literal if isinstance(literal, gs.Constant) else tensor

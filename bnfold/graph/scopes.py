@@ -31,7 +31,7 @@ class Scope:
     view: gs.Graph | gs.Function
     parent: Scope | None
     nodes: list[gs.Node] = field(default_factory=list)
-    behind: dict[int | None, list[gs.Node]] = field(default_factory=dict)  # new nodes, by id() of the one before them
+    added: dict[int | None, list[gs.Node]] = field(default_factory=dict)  # new nodes, by id() of the one before them
     gone: set[str] = field(default_factory=set)  # names that nothing in this graph uses any more
     stored: dict[str, TensorProto] = field(default_factory=dict)
     sparse: dict[str, SparseTensorProto] = field(default_factory=dict)
@@ -93,8 +93,8 @@ class Scope:
             yield from self.message.input
 
     def insert(self, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
-        """Put a new node right behind another one, or at the front; returns its message in the record."""
-        self.behind.setdefault(before and id(before), []).append(node)
+        """Put a new node right after another one, or at the front; returns its message in the record."""
+        self.added.setdefault(before and id(before), []).append(node)
         self.nodes.append(node)
         stored: NodeProto = self.message.node.add()
         stored.CopyFrom(message)
@@ -106,10 +106,10 @@ class Scope:
         They are in topological order, or `as_read`: in the order of the message.
         """
         nodes = self.nodes[: len(self.view.nodes)]
-        yield from reversed(self.behind.get(None, []))
+        yield from reversed(self.added.get(None, []))
         for node in self.as_read(nodes) if as_read else nodes:
             yield node
-            yield from reversed(self.behind.get(id(node), []))
+            yield from reversed(self.added.get(id(node), []))
 
     def as_read(self, nodes: Iterable[gs.Node]) -> list[gs.Node]:
         """Nodes of the view in the order of the message."""
@@ -147,20 +147,20 @@ def _scopes(
 
 def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
     """Let constants of the view take their values from the record; returns the graph that each tensor is of."""
-    found = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
+    owners = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
     for scope in scopes:
         for tensor in (x for n in scope.nodes for x in n.inputs if isinstance(x, StoredConstant)):
-            home = scope.storing(tensor.name) if id(tensor) not in found else None
+            home = scope.storing(tensor.name) if id(tensor) not in owners else None
             if home is not None:
-                found[id(tensor)] = home
+                owners[id(tensor)] = home
                 home.give_values(tensor, storage)
         for node, message in scope.pairs:
             literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
             if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
                 made = StoredConstant.of(literal, storage, node.attrs["value"].name, node)
                 node.attrs["value"] = made
-                found[id(made)] = scope
-    return found
+                owners[id(made)] = scope
+    return owners
 
 
 def visibility(scopes: list[Scope]) -> Visible:

@@ -25,12 +25,12 @@ def unseen(view: gs.Graph) -> dict[str, Array]:
     """The values, by name, that nodes compute and other nodes read whose shapes are not known."""
     unsure = (n for n in nodes_at_any_depth(view) if not all(is_stated(x.shape) for x in n.outputs))
     read = (x for n in unsure for x in n.inputs if x.inputs and x.inputs[0].op != "Constant")
-    found = {}
+    values = {}
     with within(replace(current(), elements=SMALL)):
         for tensor in filter(is_evaluable, read):
             with suppress(Exception):  # what is large, or computed of such, has no values here; others may be damaged
-                found[tensor.name] = narrowed(value_of(tensor), element_type(tensor.dtype))
-    return found
+                values[tensor.name] = narrowed(value_of(tensor), element_type(tensor.dtype))
+    return values
 
 
 def is_stated(shape: Any) -> bool:

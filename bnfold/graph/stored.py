@@ -87,8 +87,8 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     def reach(self) -> float:
         """No value is larger in magnitude; not a number where one of them is none."""
         if self.largest is None:
-            found = parts(self.base, self.storage, self.stored_shape or (1,))
-            ends = [end for _, part in found if part.size for end in (part.max(), -part.min())]
+            own = parts(self.base, self.storage, self.stored_shape or (1,))
+            ends = [end for _, part in own if part.size for end in (part.max(), -part.min())]
             self.largest = float(np.max(ends, initial=0.0))
         return self.largest if self.pending is IDENTITY else self.pending.reach(self.largest)
 

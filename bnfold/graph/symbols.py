@@ -15,10 +15,10 @@ from onnx import ModelProto, TensorShapeProto, ValueInfoProto
 
 from ..model.messages import inner_graphs
 from ..system.limits import current, within
+from .implied_ranks import imply_ranks, shape_of
 from .length_rules import lengths_of
 from .lengths import FEW, Lengths
 from .numbers import numbers_of
-from .ranks import imply_ranks, shape_of
 from .shadows import FreshNames
 from .shapes import nodes_at_any_depth
 
@@ -56,12 +56,12 @@ def complete(view: gs.Graph) -> None:
 
 
 def infer(node: gs.Node, lengths: Lengths) -> None:
-    """Settle the shapes of what a node makes, and note the numbers that it computes of lengths."""
+    """Note the shapes of what a node makes, and the numbers that it computes of lengths."""
     if not all(map(is_static, node.outputs)):
-        found = lengths_of(node, lengths)
-        names = lengths.symbols(node.inputs) if found is None else ()
-        for tensor, shape in zip_longest(node.outputs, found or ()):
-            lengths.settle(tensor, shape, names)
+        shapes = lengths_of(node, lengths)
+        names = lengths.symbols(node.inputs) if shapes is None else ()
+        for tensor, shape in zip_longest(node.outputs, shapes or ()):
+            lengths.note_shape(tensor, shape, names)
     if len(node.outputs) == 1:
         lengths.note(node.outputs[0], numbers_of(node, lengths))
 

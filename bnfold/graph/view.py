@@ -81,7 +81,7 @@ def overridable(record: ModelProto, freeze: bool) -> tuple[set[str], list[str]]:
     if not listed:
         return set(), []
     if freeze or record.ir_version < 4 or listed == stored:
-        why = "as asked" if freeze else "the file lists every initializer as an input"
+        why = "by --freeze-initializers" if freeze else "the file lists every initializer as an input"
         return set(), [f"{len(listed)} initializers that are also inputs count as constants ({why})"]
     return listed, [f"callers may override {len(listed)} initializers (--freeze-initializers: are constants)"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import onnx_graphsurgeon as gs
 
-from .lengths import Found, Lengths, Shape
+from .lengths import Implied, Lengths, Shape
 from .products import Dim, product
 
 
-def convolution(node: gs.Node, known: Lengths) -> Found:
+def convolution(node: gs.Node, known: Lengths) -> Implied:
     source, kernel = known.dims(node.inputs[0]), known.dims(node.inputs[1])
     if source is None or kernel is None:
         return None
@@ -17,7 +17,7 @@ def convolution(node: gs.Node, known: Lengths) -> Found:
     return (source[0], channels, *([None] * len(kernel[2:]) if back else windows(node, source[2:], kernel[2:])))
 
 
-def pool(node: gs.Node, known: Lengths) -> Found:
+def pool(node: gs.Node, known: Lengths) -> Implied:
     source = known.dims(node.inputs[0])
     return None if source is None else (*source[:2], *windows(node, source[2:], tuple(node.attrs["kernel_shape"])))
 
@@ -35,6 +35,6 @@ def windows(node: gs.Node, axes: Shape, kernel: Shape) -> list[Dim]:
     return [n if same(i, taps) else None for i, (n, taps) in enumerate(zip(axes, kernel, strict=True))]
 
 
-def global_pool(node: gs.Node, known: Lengths) -> Found:
+def global_pool(node: gs.Node, known: Lengths) -> Implied:
     source = known.dims(node.inputs[0])
     return None if source is None else (*source[:2], *[1] * len(source[2:]))

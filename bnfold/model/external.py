@@ -27,7 +27,7 @@ from .wire import DETACHED_FROM
 COPY_LENGTH = 1 << 24
 BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}  # types of less than a byte, in bits
 OFFSET_DIGITS = 40  # of a place in a file, at most
-PAGE = 4096  # bytes: at such places data can be mapped into memory
+ALIGNMENT = 4096  # bytes: at such places data can be mapped into memory
 DATA_HINT = "Keep data files next to the model."
 ALLOW = f"{DATA_HINT} If you trust it, `bnfold fold --allow-external-outside` makes a copy with all data next to it."
 
@@ -220,7 +220,7 @@ def point(tensor: TensorProto, **entries: str) -> None:
 
 def _append(source: Place | Deferred | bytes, sink: Sink) -> tuple[int, int, int]:
     """Write data, or compute them, at the next page of a file: where, how long, and how many numbers became zero."""
-    sink.seek(-(-sink.tell() // PAGE) * PAGE)
+    sink.seek(-(-sink.tell() // ALIGNMENT) * ALIGNMENT)
     start, flushed = sink.tell(), 0
     if isinstance(source, Place):
         copy_range(source, sink)

@@ -14,7 +14,14 @@ from ..errors import ModelProblem
 from ..model.messages import INFERENCE, bodies, every_node, is_batch_norm
 
 OLDEST = 7  # opset; onnxruntime has no BatchNormalization before it
-QUANTIZING = ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger")
+QUANTIZERS = (
+    "QuantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+)
 MEAN, VAR = 3, 4  # inputs of the operator
 
 
@@ -91,7 +98,7 @@ def require_supported(model: onnx.ModelProto) -> None:
         )
     for node in filter(is_batch_norm, nodes):
         _require_inference(node)
-    quantizing = next((n for n in nodes if n.op_type in QUANTIZING), None)
+    quantizing = next((n for n in nodes if n.op_type in QUANTIZERS), None)
     if quantizing is not None:
         raise ModelProblem(
             f"the model quantizes activations ({quantizing.op_type}), with ranges found under its present statistics",

@@ -46,7 +46,7 @@ class Demo:
             ("BatchNormalization", str(before.batch_normalizations), str(after.batch_normalizations)),
             ("nodes", str(before.nodes), str(after.nodes)),
             ("bytes", str(before.bytes), str(after.bytes)),
-            ("worst error against float64", f"{original:.2g}", f"{folded:.2g}"),
+            (f"worst error against {self.verified.reference}", f"{original:.2g}", f"{folded:.2g}"),
             ("verification", "", self.verified.verdict),
             (f"latency at onnxruntime {cell.level}, ms", f"{cell.ms[0]:.4f}", f"{cell.ms[1]:.4f}"),
             ("speed-up [95% interval]", "", f"{interval} {cell.verdict}"),

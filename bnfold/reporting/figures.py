@@ -76,10 +76,10 @@ def _right(data: Plain) -> str:
 
 def _grade(data: Plain) -> str:
     """How a PASS is known."""
-    found = data["verification"] or {}
-    tried = {case for level in found.get("levels", ()) if level["ran"] for case in level["cases"]}
+    verification = data["verification"] or {}
+    tried = {case for level in verification.get("levels", ()) if level["ran"] for case in level["cases"]}
     measured = f": measured on {counted(len(tried), 'input')}"
-    return {"proved": ": proved for all inputs", "measured": measured}.get(found.get("grade", ""), "")
+    return {"proved": ": proved for all inputs", "measured": measured}.get(verification.get("grade", ""), "")
 
 
 def figures(data: Plain) -> Iterator[Figure]:
@@ -111,6 +111,11 @@ def _errors(data: Plain) -> Iterator[Figure]:
         [t for level in verification["levels"] for t in level["tensors"] if not t["moved"]] if verification else []
     )
     if not tensors:
+        return
+    if only_confirms(data):
+        furthest = max(tensors, key=lambda t: t["rms_folded"])
+        note = f"of their size; largest difference {short(furthest['max_abs_folded'])}"
+        yield Figure("Outputs differ by", (short(furthest["rms_folded"]),), note)
         return
     worst = verification["worst_error"]
     note = "largest absolute error of an output, original and result"
@@ -162,11 +167,23 @@ def at_sites(data: Plain) -> Iterator[tuple[Plain, float | None]]:
 
 COMMANDS = {
     "errors": ("Not verified.", "bnfold report {a} {b} --verify fast --force"),
+    "sites": ("Not measured: the fold sites are proved.", "bnfold report {a} {b} --verify full --force"),
     "latency": (
         "Not measured.",
         "bnfold bench {a} {b} --json bench.json && bnfold report {a} {b} --bench bench.json --force",
     ),
 }
+
+
+def only_confirms(data: Plain) -> bool:
+    """Whether the errors are those of runs that confirm a proof: of the outputs, against the original's own."""
+    levels = (data["verification"] or {"levels": []})["levels"]
+    return bool(levels) and all(map(confirms, levels))
+
+
+def confirms(level: Plain) -> bool:
+    """Whether a level knows only how far the outputs of the two models are from each other."""
+    return bool(level.get("reference") == "original")
 
 
 def no_data(data: Plain, key: str) -> Element:

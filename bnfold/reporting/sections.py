@@ -68,6 +68,8 @@ def _arrow(value: tuple[str, ...]) -> list[Content]:
 def _about_errors(data: Plain) -> list[Content]:
     if data["verification"] is None:
         return []
+    if figures.only_confirms(data):
+        return ["Errors are how far the result's outputs are from those of the original, run once as it is written."]
     return [
         "Errors are against a float64 evaluation of the original that shares no code with onnxruntime or the fold. "
         "A ratio of 1 means that the second model is as close to the true values as the first, or as rounding "
@@ -215,6 +217,8 @@ def errors_section(data: Plain) -> Element:
     heading = "Error against float64"
     if not any(level["tensors"] for level in (data["verification"] or {"levels": []})["levels"]):
         return section("errors", heading, figures.no_data(data, "errors"))
+    if figures.only_confirms(data):
+        return section("errors", heading, figures.no_data(data, "sites"))
     pick = tag("select", id="site", aria_label="Fold site")
     return section(
         "errors",

@@ -71,12 +71,17 @@ def proof_section(data: Plain) -> Element:
     if not verification:
         return section("proof", heading, figures.no_data(data, "errors"))
     columns: list[Content] = ["Runs", "Inputs", "Tensors", "Worst ratio", "At", "Error A", "Error B"]
-    rows = [[*_level(level)] for level in verification["levels"]]
+    rows = [[*_level(level)] for level in verification["levels"] if not figures.confirms(level)]
+    columns_apart: list[Content] = ["Runs", "Inputs", "Outputs", "Distance, of their size", "At", "Largest difference"]
+    apart = [[*_distance(level)] for level in verification["levels"] if figures.confirms(level)]
     return section(
         "proof",
         heading,
         tag("ul", *(tag("li", prose(reason)) for reason in verification["reasons"]), class_="reasons"),
         table(columns, rows, "Comparisons on onnxruntime", class_="numbers") if rows else None,
+        table(columns_apart, apart, "Outputs of the result against the original's", class_="numbers")
+        if apart
+        else None,
         _changes((verification.get("structure") or {}).get("changes", [])),
         _notes(verification["notes"]),
         _notes((data["fold"] or {"notes": []})["notes"]),
@@ -84,7 +89,7 @@ def proof_section(data: Plain) -> Element:
 
 
 def _changes(changes: list[Plain]) -> Element | None:
-    """What is other in the file beside what the model computes."""
+    """What is other in the file, apart from what the model computes."""
     if not changes:
         return None
     columns: list[Content] = ["What else changed in the file", "Changes", "The first of them"]
@@ -94,11 +99,24 @@ def _changes(changes: list[Plain]) -> Element | None:
     return table(columns, rows, "What else changed in the file")
 
 
-def _level(level: Plain) -> Iterator[Content]:
+def _run(level: Plain) -> Iterator[Content]:
+    """How a level runs, its inputs, and what was compared."""
     gpu = "" if level["provider"] == "cpu" else f"{level['provider']}, {level['math']} math, "
     yield f"{gpu}optimization {level['level']}" + ("" if level["ran"] else f": not run, {shown(level['why'])}")
     yield str(len(level["cases"]))
     yield str(level["tensors_compared"])
+
+
+def _distance(level: Plain) -> Iterator[Content]:
+    yield from _run(level)
+    furthest = max(level["tensors"], key=lambda tensor: tensor["rms_folded"], default=None)
+    yield figures.short(furthest["rms_folded"]) if furthest else ""
+    yield name_tag(furthest["name"]) if furthest else ""
+    yield f"{furthest['max_abs_folded']:.2e}" if furthest else ""
+
+
+def _level(level: Plain) -> Iterator[Content]:
+    yield from _run(level)
     compared = [tensor for tensor in level["tensors"] if not tensor["moved"]]
     worst = max(compared, key=lambda tensor: tensor["ratio"], default=None)
     yield f"{worst['ratio']:.2f} of {worst['limit']:g}" if worst else ""

@@ -1,8 +1,8 @@
-"""Copies of a model made to be run: tamed, with tensors exposed, with constants moved by one unit of rounding."""
+"""Copies of a model, to be run: without randomness, with more outputs, with constants moved by one unit of rounding."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -23,8 +23,8 @@ LINEAR = frozenset(  # operators whose constants a fold may change: those consta
 PAGES_BY = 2  # bits: one number in 16 that moves by four units moves a sum as far as all that move by one
 
 
-def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy that can be compared, and what was done in words.
+def without_randomness(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
+    """The model, changed so that it can be compared, and what was done in words.
 
     Trailing empty output names are dropped (they crash native code, and mean the same), and random operators are
     replaced by the constant 0.5, since two runs of the same random model differ already. Constants that lie in files
@@ -34,31 +34,34 @@ def tamed(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
     for node in all_nodes(copy):
         while node.output and not node.output[-1]:
             node.output.pop()
-    held = [node.output[0] for node in copy.graph.node if is_random(node)]
-    if held:
-        nodes = [still for node in copy.graph.node for still in (_held(node) if is_random(node) else [node])]
+    random = [node.output[0] for node in copy.graph.node if is_random(node)]
+    if random:
+        nodes = [still for node in copy.graph.node for still in (_at_half(node) if is_random(node) else [node])]
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
-    return copy, [f"random operators were held at 0.5: {', '.join(held)}"] if held else []
+    return copy, [f"random operators were replaced by 0.5: {', '.join(random)}"] if random else []
 
 
 def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose main graph has the constants of bodies and functions that lie in files, as initializers.
 
-    Those of bodies get names by what they hold: the same in two models, where that is the same.
+    Those of bodies get names by what they hold: the same in two models, where that is the same. Without such constants
+    the model itself.
     """
+    if not any(map(detached.stays, detached.constants(model))):
+        return model
     copy = onnx.ModelProto()
     inner = (tensor for function in model.functions for tensor in detached.constants(function))
     copy.CopyFrom(inline_local_functions(model) if any(map(detached.stays, inner)) else model)
-    found = {tensor.name: tensor for tensor in _taken(copy.graph)}
+    copies = {tensor.name: tensor for tensor in _taken(copy.graph)}
     for graph in inner_graphs(copy.graph.node):
         names = {}
         for tensor in _taken(graph):
             names[tensor.name] = f"bnfold/{detached.number(tensor)}/{tensor.data_type}/{list(tensor.dims)}"
             tensor.name = names[tensor.name]
-            found[tensor.name] = tensor
+            copies[tensor.name] = tensor
         _rename(graph, names)
-    copy.graph.initializer.extend(found.values())
+    copy.graph.initializer.extend(copies.values())
     return copy
 
 
@@ -66,13 +69,13 @@ def _taken(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """The constants of a graph that lie in files, under the names that nodes read; the graph has them no more."""
     stored = [i for i, tensor in enumerate(graph.initializer) if detached.stays(tensor)]
     made = [i for i, node in enumerate(graph.node) if is_constant(node) and any(map(detached.stays, _tensors(node)))]
-    found = [_copied(graph.initializer[i]) for i in stored]
+    copies = [_copied(graph.initializer[i]) for i in stored]
     for node in (graph.node[i] for i in made):
-        found.append(_copied(_tensors(node)[0]))
-        found[-1].name = node.output[0]
+        copies.append(_copied(_tensors(node)[0]))
+        copies[-1].name = node.output[0]
     drop(graph.initializer, stored)
     drop(graph.node, made)
-    return found
+    return copies
 
 
 def _copied(tensor: onnx.TensorProto) -> onnx.TensorProto:
@@ -103,19 +106,19 @@ def is_random(node: onnx.NodeProto) -> bool:
     return node.op_type in RANDOM and domain(node) == ""
 
 
-def _held(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+def _at_half(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Nodes that give the output of a random node its shape and type, filled with 0.5."""
-    given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    kind = helper.tensor_dtype_to_np_dtype(given.get("dtype", TensorProto.FLOAT))
+    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kind = helper.tensor_dtype_to_np_dtype(settings.get("dtype", TensorProto.FLOAT))
     half = numpy_helper.from_array(np.array([0.5], dtype=kind))
     sizes = f"{node.output[0]}/sizes"
-    if "shape" in given:
-        ask = helper.make_node(
-            "Constant", [], [sizes], value=numpy_helper.from_array(np.array(given["shape"], np.int64))
+    if "shape" in settings:
+        shape = helper.make_node(
+            "Constant", [], [sizes], value=numpy_helper.from_array(np.array(settings["shape"], np.int64))
         )
     else:
-        ask = helper.make_node("Shape", [node.input[0]], [sizes])
-    return [ask, helper.make_node("ConstantOfShape", [sizes], [node.output[0]], value=half)]
+        shape = helper.make_node("Shape", [node.input[0]], [sizes])
+    return [shape, helper.make_node("ConstantOfShape", [sizes], [node.output[0]], value=half)]
 
 
 def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
@@ -134,6 +137,13 @@ def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
             factors = 1 + (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
             tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(values.dtype), tensor.name))
     return names
+
+
+def frozen(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with initializers, in place, that callers cannot override."""
+    free = overridable(model)
+    drop(model.graph.input, [i for i, value in enumerate(model.graph.input) if value.name in free])
+    return model
 
 
 def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
@@ -198,13 +208,16 @@ def _movable(graph: onnx.GraphProto) -> set[str]:
     return linear - other
 
 
-def without_data(graph: onnx.GraphProto) -> set[str]:
-    """Tensors that do not depend on the values of the inputs: computed from constants and from sizes alone."""
-    found = {*(tensor.name for tensor in graph.initializer), ""}
+def without_data(graph: onnx.GraphProto, free: Collection[str] = ()) -> set[str]:
+    """Tensors that do not depend on the values of the inputs: computed from constants and from sizes alone.
+
+    Initializers that are `free`, which callers may override, are inputs.
+    """
+    known = {*(tensor.name for tensor in graph.initializer if tensor.name not in free), ""}
     for node in graph.node:
-        if node.op_type in ("Shape", "Size") or (found.issuperset(node.input) and not any(bodies(node))):
-            found.update(node.output)
-    return found
+        if node.op_type in ("Shape", "Size") or (known.issuperset(node.input) and not any(bodies(node))):
+            known.update(node.output)
+    return known
 
 
 def _rows(values: Array) -> Array:

@@ -45,7 +45,7 @@ class Place:
     length: int
     folder: Path | None = None
 
-    def opened(self) -> BufferedReader:
+    def open(self) -> BufferedReader:
         """The file. See `datafiles`."""
         if self.folder is None:
             return datafiles.open_regular(self.file)
@@ -54,7 +54,7 @@ class Place:
     def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
         """The bytes, in mapped memory."""
         before = self.offset % mmap.ALLOCATIONGRANULARITY
-        with self.opened() as file:
+        with self.open() as file:
             mapping = mmap.mmap(file.fileno(), before + self.length, access=access, offset=self.offset - before)
         return np.frombuffer(mapping, np.uint8, self.length, before)
 
@@ -98,12 +98,12 @@ def read(path: Path, outside: bool = False) -> ModelProto:
     """
     with datafiles.open_regular(path) as stream:
         try:
-            found, spans = detach(FileBytes(stream))
+            content, spans = detach(FileBytes(stream))
         except Unreadable:
             stream.seek(0)
-            found, spans = stream.read(), []
+            content, spans = stream.read(), []
     model = ModelProto()
-    model.ParseFromString(found)
+    model.ParseFromString(content)
     may_stay = list(constants(model))
     chosen = set(map(id, may_stay))  # protobuf keeps the object of a message while somebody has it
     for tensor in list(filter(uses_external_data, all_tensors(model))):
@@ -121,7 +121,7 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
     """The place that a message names, as onnx reads it: without a length, the data go to the end of the file."""
     info = ExternalDataInfo(tensor)
     place = Place(folder / info.location, info.offset or 0, info.length or 0, None if outside else folder)
-    with place.opened() as file:
+    with place.open() as file:
         end = file.seek(0, 2)
     length = place.length or max(0, end - place.offset) * bool(prod(tensor.dims))
     if place.offset + length > end:
@@ -134,10 +134,10 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
 def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
     """Where data lie in the model's file, once protobuf reads the same there, in a message of that name and shape."""
     (start, stop), (first, last) = span.message, span.data
-    found = TensorProto.FromString(Place(path, start, stop - start).mapped().data)
+    message = TensorProto.FromString(Place(path, start, stop - start).mapped().data)
     place = Place(path, first, last - first)
-    same = [(t.name, t.data_type, *t.dims) for t in (tensor, found)]
-    if same[0] != same[1] or hashlib.sha256(found.raw_data).digest() != _digest(place):
+    same = [(t.name, t.data_type, *t.dims) for t in (tensor, message)]
+    if same[0] != same[1] or hashlib.sha256(message.raw_data).digest() != _digest(place):
         raise ModelProblem(f"the data of '{tensor.name}' are not found in {path}", "Is the file complete?")
     return place
 
@@ -151,7 +151,7 @@ def require_whole(model: ModelProto, what: str) -> None:
 def _fill(tensor: TensorProto, place: Place) -> None:
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
-    with place.opened() as file:
+    with place.open() as file:
         file.seek(place.offset)
         tensor.raw_data = file.read(place.length)
 
@@ -166,20 +166,20 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 def _number(place: Place) -> int:
     """That of the data at a place."""
-    found = _known.setdefault((place.length, _digest(place)), len(_table))
-    if found == len(_table):
+    index = _known.setdefault((place.length, _digest(place)), len(_table))
+    if index == len(_table):
         _table.append(place)
-    return found
+    return index
 
 
 def _digest(place: Place) -> bytes:
-    left, found = place.length, hashlib.sha256()
-    with place.opened() as file:
+    left, digest = place.length, hashlib.sha256()
+    with place.open() as file:
         file.seek(place.offset)
         while left and (block := file.read(min(left, BLOCK))):
-            found.update(block)
+            digest.update(block)
             left -= len(block)
-    return found.digest()
+    return digest.digest()
 
 
 def number(tensor: TensorProto) -> int | None:

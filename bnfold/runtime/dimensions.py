@@ -25,33 +25,33 @@ def shapes_of(graph: onnx.GraphProto, sizes: Sizes, batch: int, larger: int = 0)
 
 def _shape(value: onnx.ValueInfoProto, rank: int, sizes: Sizes, batch: int, larger: int) -> list[int]:
     stated = shape(value) or [None] * rank
-    found = []
+    lengths = []
     for axis, dim in enumerate(stated):
         key = dim if isinstance(dim, str) else f"{value.name}/{axis}"
         if isinstance(dim, int):
-            found.append(dim)
+            lengths.append(dim)
         else:
             usual = batch if axis == 0 and len(stated) > 1 else sizes.get("*", 1) + larger
-            found.append(sizes.get(key, sizes.get(f"{value.name}/{axis}", usual)))
-    return found
+            lengths.append(sizes.get(key, sizes.get(f"{value.name}/{axis}", usual)))
+    return lengths
 
 
 def _implied(graph: onnx.GraphProto) -> dict[str, int]:
     """Sizes of input axes that the weights of the first operator fix: channels of a Conv, width of a Gemm or MatMul."""
     weights = stored(graph)
-    found: dict[str, int] = {}
+    forced: dict[str, int] = {}
     for node in graph.node:
         if len(node.input) < 2 or node.input[1] not in weights:
             continue
         dims = weights[node.input[1]].dims
-        given = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+        settings = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
         if node.op_type == "Conv" and len(dims) > 1:
-            found[f"{node.input[0]}/1"] = dims[1] * given.get("group", 1)
+            forced[f"{node.input[0]}/1"] = dims[1] * settings.get("group", 1)
         elif node.op_type == "Gemm" and len(dims) == 2:
-            found[f"{node.input[0]}/1"] = dims[1] if given.get("transB") else dims[0]
+            forced[f"{node.input[0]}/1"] = dims[1] if settings.get("transB") else dims[0]
         elif node.op_type == "MatMul" and len(dims) == 2:
-            found.update((f"{node.input[0]}/{axis}", dims[0]) for axis in _last_axis(graph, node.input[0]))
-    return found
+            forced.update((f"{node.input[0]}/{axis}", dims[0]) for axis in _last_axis(graph, node.input[0]))
+    return forced
 
 
 def _last_axis(graph: onnx.GraphProto, name: str) -> list[int]:

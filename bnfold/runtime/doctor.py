@@ -96,10 +96,10 @@ class Diagnosis:
 
 def doctor() -> Diagnosis:
     """Look at every provider, each in a child process; nothing is installed or changed."""
-    found = tuple(examine(provider) for provider in PROVIDERS)
+    results = tuple(examine(provider) for provider in PROVIDERS)
     names = ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_TF32_OVERRIDE")
     environment = {name: os.environ[name] for name in names if name in os.environ}
-    return Diagnosis(found, platform.platform(), platform.python_version(), environment, mixture())
+    return Diagnosis(results, platform.platform(), platform.python_version(), environment, mixture())
 
 
 def require(providers: Iterable[str]) -> None:
@@ -112,34 +112,34 @@ def examine(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
     wheels = runtimes() | installed(_WHEELS.get(provider, ("onnxruntime",)))
     try:
-        found = launcher.run(probe, {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
+        report = launcher.run(probe, {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
     except Failed as why:
         fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {_brought(provider)}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
-    works = PROVIDERS[provider] in found["ran_on"]
-    reason, fix = ("", "") if works else diagnose(provider, found)
-    kept = {name: found[name] for name in ("libraries", "versions", "driver")}
-    return Health(provider, PROVIDERS[provider], works, reason, fix, tuple(found["ran_on"]), wheels, **kept)
+    works = PROVIDERS[provider] in report["ran_on"]
+    reason, fix = ("", "") if works else diagnose(provider, report)
+    kept = {name: report[name] for name in ("libraries", "versions", "driver")}
+    return Health(provider, PROVIDERS[provider], works, reason, fix, tuple(report["ran_on"]), wheels, **kept)
 
 
-def diagnose(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
+def diagnose(provider: str, report: Mapping[str, Any]) -> tuple[str, str]:
     """Why a provider does not work, and what to do: from what the probe found."""
-    plugin, words = PLUGINS.get(provider), found["said"]
-    if "fix" in found:  # what would have to come first
-        return words, _brought(provider) if provider != "cpu" and not runtimes() else found["fix"]
-    if not found["offered"]:
-        version = found["versions"]["onnxruntime"]
+    plugin, words = PLUGINS.get(provider), report["said"]
+    if "fix" in report:  # what would have to come first
+        return words, _brought(provider) if provider != "cpu" and not runtimes() else report["fix"]
+    if not report["offered"]:
+        version = report["versions"]["onnxruntime"]
         if plugin:
             return f"its package, {PACKAGES[provider][0]}, is not installed", f"{_brought(provider)}."
         return f"onnxruntime {version} is installed without it", replaced(*EXTRAS[provider])
-    broken = {library: why for library, why in found["libraries"].items() if why}
+    broken = {library: why for library, why in report["libraries"].items() if why}
     if broken:
-        return missing(broken), _cure(provider, broken, found["driver"])
+        return missing(broken), _cure(provider, broken, report["driver"])
     if words and plugin:
-        return _refused(provider, found)
+        return _refused(provider, report)
     if words:
-        return words, _outdated(found) or _LISTED
-    places = ", ".join(found["ran_on"]) or "nothing"
+        return words, _outdated(report) or _LISTED
+    places = ", ".join(report["ran_on"]) or "nothing"
     return f"a one-node session ran on {places}, and onnxruntime does not say why", install_command(*EXTRAS[provider])
 
 
@@ -151,19 +151,19 @@ def _brought(provider: str) -> str:
     return install_command(*(["gpu"] if provider in PLUGINS and not runtimes() else []), *EXTRAS[provider])
 
 
-def _refused(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
+def _refused(provider: str, report: Mapping[str, Any]) -> tuple[str, str]:
     """Why a plug-in whose libraries load does not work: no device, another onnxruntime, or in its own words."""
-    plugin, words = PLUGINS[provider], found["said"]
+    plugin, words = PLUGINS[provider], report["said"]
     wheel, version = plugin.installed
     if "API version" in words:
         return words, f"{pip('install', '--upgrade', *runtimes())}, or an older {wheel}."
-    if found["devices"] is None:
-        return words, _outdated(found) or f"{_brought(provider)}."
-    if found["devices"]:
-        return words, _outdated(found) or _LISTED
-    gpus = found["driver"].get("gpus", [])
+    if report["devices"] is None:
+        return words, _outdated(report) or f"{_brought(provider)}."
+    if report["devices"]:
+        return words, _outdated(report) or _LISTED
+    gpus = report["driver"].get("gpus", [])
     listed = ", ".join(f"{gpu['name']} ({gpu['capability']})" for gpu in gpus) or "no GPU"
-    seen = f"; the driver lists {listed}" if found["driver"] else ""
+    seen = f"; the driver lists {listed}" if report["driver"] else ""
     serves = ", ".join(each.replace("+", " or later") for each in plugin.served())
     why = f"{words}{seen}" + f"; {wheel} {version} serves compute capability {serves}" * bool(serves)
     others = next(filter(None, (plugin.serving(gpu["capability"]) for gpu in gpus)), version)
@@ -172,9 +172,9 @@ def _refused(provider: str, found: Mapping[str, Any]) -> tuple[str, str]:
     return why, "Use another provider, cuda for example, or a device that this one serves."
 
 
-def _outdated(found: Mapping[str, Any]) -> str:
+def _outdated(report: Mapping[str, Any]) -> str:
     """What to do about a driver that serves only an older CUDA than the one that is loaded."""
-    newest, loaded = found["driver"].get("cuda", ""), found["versions"].get("CUDA runtime", "")
+    newest, loaded = report["driver"].get("cuda", ""), report["versions"].get("CUDA runtime", "")
     if not newest or not loaded or int(newest.split(".")[0]) >= int(loaded.split(".")[0]):
         return ""
     return f"Update the NVIDIA driver: it serves CUDA {newest}, and CUDA {loaded} is installed."
@@ -216,9 +216,9 @@ def _driver() -> str:
 
 def installed(starts: tuple[str, ...]) -> dict[str, str]:
     """Installed wheels whose names begin so, with their versions."""
-    found = {
+    facts = {
         each.metadata["Name"].lower().replace("_", "-"): each.version
         for each in distributions()
         if each.metadata["Name"]
     }
-    return {name: found[name] for name in sorted(found) if name.startswith(starts)}
+    return {name: facts[name] for name in sorted(facts) if name.startswith(starts)}

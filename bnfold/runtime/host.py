@@ -37,9 +37,9 @@ class Host:
         """A session of `model` (serialized, or a path) at graph optimization `level`. Raises `CannotRun`."""
         exact = self.way.gpu and self.way.careful
         options = sessions.options(level, entries=ENTRIES, threads=threads(), deterministic=exact)
-        found = sessions.session(model, options, providers.chain(self.way))
-        self.placed.update(node.provider for node in placement.assigned(found))
-        return found
+        made = sessions.session(model, options, providers.chain(self.way))
+        self.placed.update(node.provider for node in placement.assigned(made))
+        return made
 
     def notes(self) -> list[str]:
         """`cuda, strict math: 52 nodes on CUDAExecutionProvider, 3 nodes on CPUExecutionProvider`; of a GPU only."""

@@ -18,12 +18,12 @@ from .protos import Array, caller_inputs
 def read_inputs(graph: onnx.GraphProto, path: str) -> dict[str, Array]:
     """A value for every input a caller has to feed. Raises ModelProblem where the file does not hold it."""
     inputs = {value.name: value for value in caller_inputs(graph)}
-    found = _read(Path(path), list(inputs))
-    missing, more = [n for n in inputs if n not in found], [n for n in found if n not in inputs]
+    arrays = _read(Path(path), list(inputs))
+    missing, more = [n for n in inputs if n not in arrays], [n for n in arrays if n not in inputs]
     if missing or more:
         what = f"has no {', '.join(missing)}" if missing else f"has {', '.join(more)}, which no input is called"
         raise ModelProblem(f"{path} {what}", f"The inputs of the model: {', '.join(inputs)}.")
-    return {name: _fitting(value, found[name], path) for name, value in inputs.items()}
+    return {name: _fitting(value, arrays[name], path) for name, value in inputs.items()}
 
 
 def _read(path: Path, names: list[str]) -> dict[str, Array]:
@@ -31,10 +31,10 @@ def _read(path: Path, names: list[str]) -> dict[str, Array]:
         if os.path.isdir(path):
             return _test_data(path, names)
         with open_regular(path) as stream:
-            held = np.load(stream, allow_pickle=False)
-            if isinstance(held, np.ndarray):
-                return dict.fromkeys(names, held) if len(names) == 1 else {path.stem: held}
-            return dict(held)
+            content = np.load(stream, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return dict.fromkeys(names, content) if len(names) == 1 else {path.stem: content}
+            return dict(content)
     except Exception as why:  # numpy and zipfile raise errors of several unrelated classes
         raise ModelProblem(
             f"{path} cannot be read: {first_line(why)}", "Save inputs with numpy.savez, by their names."
@@ -43,13 +43,13 @@ def _read(path: Path, names: list[str]) -> dict[str, Array]:
 
 def _test_data(folder: Path, names: list[str]) -> dict[str, Array]:
     """`input_0.pb`, `input_1.pb`, ...: serialized tensors in the order of the inputs."""
-    found = {}
+    arrays = {}
     for i, name in enumerate(names):
         tensor = onnx.TensorProto()
         with open_regular(folder / f"input_{i}.pb") as stream:
             tensor.ParseFromString(stream.read())
-        found[name] = numpy_helper.to_array(tensor)
-    return found
+        arrays[name] = numpy_helper.to_array(tensor)
+    return arrays
 
 
 def _fitting(value: onnx.ValueInfoProto, array: Array, path: str) -> Array:
@@ -67,7 +67,7 @@ def _fitting(value: onnx.ValueInfoProto, array: Array, path: str) -> Array:
 def sizes_of(graph: onnx.GraphProto, path: str) -> Sizes:
     """The sizes that the data of a file gives to the dynamic dimensions of the model."""
     arrays = read_inputs(graph, path)
-    found: Sizes = {}
+    sizes: Sizes = {}
     for value in caller_inputs(graph):
-        found |= named_sizes(value, arrays[value.name].shape)
-    return found
+        sizes |= named_sizes(value, arrays[value.name].shape)
+    return sizes

@@ -28,14 +28,14 @@ def parse_shape(text: str) -> dict[str, tuple[int, ...]]:
 
     Without a name it is the shape of the only input. Raises UsageProblem.
     """
-    found = {}
+    shapes = {}
     for part in _NEXT.split(text.strip()):
         match = _SHAPE.fullmatch(part.strip())
         dims = tuple(map(_size, re.split(r"\s*[,x]\s*", match["dims"]))) if match else ()
         if not match or 0 in dims:
             raise UsageProblem(f"--shape {text!r} is not NAME:SIZES", "For example: --shape x:1,3,224,224.")
-        found[(match["name"] or "").strip()] = dims
-    return found
+        shapes[(match["name"] or "").strip()] = dims
+    return shapes
 
 
 def parse_dim(text: str) -> tuple[str, tuple[int, ...]]:
@@ -89,14 +89,14 @@ def require_dynamic(graph: onnx.GraphProto, names: Iterable[str]) -> None:
 
 def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> Sizes:
     values = {value.name: value for value in caller_inputs(graph)}
-    found: Sizes = {}
+    named: Sizes = {}
     for name, sizes in shapes.items():
         if not name and len(values) == 1:
             name = next(iter(values))
         if name not in values:
             raise UsageProblem(f"the model has no input {name!r}", f"It has: {', '.join(values) or 'none'}.")
-        found |= named_sizes(values[name], sizes)
-    return found
+        named |= named_sizes(values[name], sizes)
+    return named
 
 
 def named_sizes(value: onnx.ValueInfoProto, sizes: Sequence[int]) -> Sizes:
@@ -117,7 +117,7 @@ def input_sets(paths: Iterable[str]) -> list[str]:
 
     A folder with `input_0.pb`, as ONNX's own test data has it, is one set. Raises ModelProblem.
     """
-    return [str(found) for path in paths for found in _within(Path(path))]
+    return [str(file) for path in paths for file in _within(Path(path))]
 
 
 def _within(path: Path) -> list[Path]:
@@ -125,7 +125,7 @@ def _within(path: Path) -> list[Path]:
         raise ModelProblem(f"no data at {path}", "Give a .npz or .npy file, or a folder of them.")
     if not os.path.isdir(path) or os.path.exists(path / "input_0.pb"):
         return [path]
-    found = [p for p in sorted(path.iterdir()) if p.suffix in (".npz", ".npy") or os.path.exists(p / "input_0.pb")]
-    if not found:
+    files = [p for p in sorted(path.iterdir()) if p.suffix in (".npz", ".npy") or os.path.exists(p / "input_0.pb")]
+    if not files:
         raise ModelProblem(f"{path} holds no .npz or .npy file", "Save inputs with numpy.savez, by their names.")
-    return found
+    return files

@@ -30,27 +30,27 @@ class Case:
     seed: int
     batch: int
     larger: int = 0  # added to the size of every other dynamic dimension
-    given: tuple[tuple[str, int], ...] = ()  # sizes of dynamic dimensions that were asked for
+    sizes: tuple[tuple[str, int], ...] = ()  # sizes of dynamic dimensions that were asked for
     path: str = ""
 
     def __str__(self) -> str:
         if self.path:
             return self.path
         more = f", sizes +{self.larger}" if self.larger else ""
-        asked = "".join(f", {name} {size}" for name, size in self.given)
-        return f"{self.distribution}, seed {self.seed}{asked or f', batch {self.batch}'}{more}"
+        stated = "".join(f", {name} {size}" for name, size in self.sizes)
+        return f"{self.distribution}, seed {self.seed}{stated or f', batch {self.batch}'}{more}"
 
 
-def cases(effort: str, seed: int, asked: Sequence[Sizes] = ({},), paths: Sequence[str] = ()) -> list[Case]:
+def cases(effort: str, seed: int, choices: Sequence[Sizes] = ({},), paths: Sequence[str] = ()) -> list[Case]:
     """The inputs of a verification: files, then three distributions; with effort `full` twice each, and another size.
 
-    Each of the sizes of `asked` is used at least once.
+    Each of the `choices` of sizes is used at least once.
     """
     drawn = _drawn(effort, seed)
-    rounds = range(max(len(drawn), len(asked)))
-    sized = [(drawn[i % len(drawn)], asked[i % len(asked)], i // len(drawn)) for i in rounds]
+    rounds = range(max(len(drawn), len(choices)))
+    sized = [(drawn[i % len(drawn)], choices[i % len(choices)], i // len(drawn)) for i in rounds]
     own = [Case("file", 0, 1, path=path) for path in paths]
-    return own + [replace(case, seed=case.seed + 3 * more, given=tuple(sizes.items())) for case, sizes, more in sized]
+    return own + [replace(case, seed=case.seed + 3 * more, sizes=tuple(sizes.items())) for case, sizes, more in sized]
 
 
 def _drawn(effort: str, seed: int) -> list[Case]:
@@ -59,6 +59,11 @@ def _drawn(effort: str, seed: int) -> list[Case]:
         return first
     second = [Case("normal", seed + 1, 1), Case("uniform", seed + 1, 1), Case("wide", seed + 1, 2)]
     return [*first, *second, Case("normal", seed + 2, 3, larger=32)]
+
+
+def revealing(seed: int) -> list[Case]:
+    """Inputs that show what most do not: ties, zeros and repeated numbers, whole ones below zero, an odd size."""
+    return [Case("halves", seed, 2), Case("halves", seed + 1, 5), Case("normal", seed + 1, 3, larger=1)]
 
 
 def _normal(random: np.random.Generator, dims: list[int]) -> Array:
@@ -74,10 +79,16 @@ def _wide(random: np.random.Generator, dims: list[int]) -> Array:
     return np.where(random.random(dims) < 0.5, -1.0, 1.0) * 10.0 ** random.uniform(-3, 3, dims)
 
 
+def _halves(random: np.random.Generator, dims: list[int]) -> Array:
+    """Multiples of a half from -2 to 2."""
+    return np.asarray(random.integers(-4, 5, dims) / 2)
+
+
 DRAWS: dict[str, Callable[[np.random.Generator, list[int]], Array]] = {
     "normal": _normal,
     "uniform": _uniform,
     "wide": _wide,
+    "halves": _halves,
 }
 
 
@@ -86,7 +97,7 @@ def feeds(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, Array]:
     if case.path:
         return read_inputs(graph, case.path)
     random = np.random.default_rng([case.seed, *case.distribution.encode()])
-    limits, sizes = _limits(graph), {**sizes, **dict(case.given)}
+    limits, sizes = _limits(graph), {**sizes, **dict(case.sizes)}
     shapes = shapes_of(graph, sizes, case.batch, case.larger)
     return {
         v.name: np.asarray(_value(v, case, shapes[v.name], limits.get(v.name), random)) for v in caller_inputs(graph)
@@ -97,9 +108,9 @@ def shapes(graph: onnx.GraphProto, case: Case, sizes: Sizes) -> dict[str, list[i
     """The shapes that inputs without a fixed shape have in a case."""
     if case.path:
         return {name: list(value.shape) for name, value in read_inputs(graph, case.path).items()}
-    sizes = {**sizes, **dict(case.given)}
-    found = shapes_of(graph, sizes, case.batch, case.larger)
-    return {v.name: found[v.name] for v in caller_inputs(graph) if not _fixed(v)}
+    sizes = {**sizes, **dict(case.sizes)}
+    lengths = shapes_of(graph, sizes, case.batch, case.larger)
+    return {v.name: lengths[v.name] for v in caller_inputs(graph) if not _fixed(v)}
 
 
 def _fixed(value: onnx.ValueInfoProto) -> bool:
@@ -121,7 +132,8 @@ def _value(
     if dtype is None:
         raise CannotFeed(f"input {value.name!r} is not a tensor of numbers")
     high = min(limit or (256 if dtype.itemsize == 1 else 8), int(np.iinfo(dtype).max) + 1)
-    return random.integers(0, high, sizes).astype(dtype)
+    low = -high if case.distribution == "halves" and limit is None and dtype.kind == "i" else 0
+    return random.integers(low, high, sizes).astype(dtype)
 
 
 def _limits(graph: onnx.GraphProto) -> dict[str, int]:

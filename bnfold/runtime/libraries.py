@@ -104,8 +104,8 @@ def _segments(data: bytes) -> list[tuple[int, int, int, int]]:
     """Of each program header: type, offset in the file, address, size in the file."""
     (start,) = struct.unpack_from("<Q", data, 32)
     size, count = struct.unpack_from("<HH", data, 54)
-    found = (struct.unpack_from("<IIQQQQ", data, start + i * size) for i in range(count))
-    return [(kind, offset, address, length) for kind, _, offset, address, _, length in found]
+    headers = (struct.unpack_from("<IIQQQQ", data, start + i * size) for i in range(count))
+    return [(kind, offset, address, length) for kind, _, offset, address, _, length in headers]
 
 
 def _pairs(section: bytes) -> Iterator[tuple[int, int]]:

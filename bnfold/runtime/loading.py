@@ -65,6 +65,11 @@ def _first(why: Exception) -> str:
     return (str(why).splitlines() or [""])[0]
 
 
+def lies_at(model: onnx.ModelProto, path: str) -> bool:
+    """Whether a file holds a model as it is, without data in other files, by its size."""
+    return not detached.length(model) and os.path.getsize(path) == model.ByteSize()
+
+
 def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skeleton:
     """`model` as onnxruntime takes it: serialized or, where that is too large for protobuf, as a file in `folder`.
 

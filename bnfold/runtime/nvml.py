@@ -25,7 +25,7 @@ REASONS = {  # bits of nvmlDeviceGetCurrentClocksEventReasons
 
 @contextmanager
 def _loaded(library: str) -> Iterator[Any]:
-    """The library, ready to be asked; None where there is no driver."""
+    """The library, ready to be called; None where there is no driver."""
     try:
         nvml = ctypes.CDLL(library)
     except OSError:
@@ -79,28 +79,28 @@ def _gpu(nvml: Any, handle: Any) -> dict[str, str]:
 
 
 def _state(nvml: Any, gpu: Any) -> dict[str, Any]:
-    """None for what this GPU does not tell."""
-    found = {name: _number(nvml, ("nvmlDeviceGetClockInfo",), gpu, kind) for name, kind in CLOCKS.items()}
+    """None for what this GPU does not say."""
+    clocks = {name: _number(nvml, ("nvmlDeviceGetClockInfo",), gpu, kind) for name, kind in CLOCKS.items()}
     celsius = _number(nvml, ("nvmlDeviceGetTemperature",), gpu, 0)
     newer, older = (f"nvmlDeviceGetCurrentClocks{what}Reasons" for what in ("Event", "Throttle"))  # since driver 535
     mask = _number(nvml, (newer, older), gpu) or 0
-    return {**found, "celsius": celsius, "clocks_event_reasons": [name for name, bit in REASONS.items() if mask & bit]}
+    return {**clocks, "celsius": celsius, "clocks_event_reasons": [name for name, bit in REASONS.items() if mask & bit]}
 
 
 def _number(nvml: Any, names: tuple[str, ...], gpu: Any, *of: int) -> int | None:
     """A number that the first of these functions gives that the driver has."""
-    ask = next(filter(None, (getattr(nvml, name, None) for name in names)), None)
+    function = next(filter(None, (getattr(nvml, name, None) for name in names)), None)
     number = ctypes.c_ulonglong(0)
-    return number.value if ask and ask(gpu, *map(ctypes.c_uint, of), ctypes.byref(number)) == 0 else None
+    return number.value if function and function(gpu, *map(ctypes.c_uint, of), ctypes.byref(number)) == 0 else None
 
 
-def _whole(ask: Any) -> int:
+def _whole(function: Any) -> int:
     number = ctypes.c_uint(0)
-    ask(ctypes.byref(number))
+    function(ctypes.byref(number))
     return number.value
 
 
-def _words(ask: Any, *of: Any) -> str:
+def _words(function: Any, *of: Any) -> str:
     text = ctypes.create_string_buffer(96)
-    ask(*of, text, ctypes.c_uint(96))
+    function(*of, text, ctypes.c_uint(96))
     return text.value.decode("utf-8", "replace")

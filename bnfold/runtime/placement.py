@@ -66,7 +66,7 @@ class Placement:
 
 
 def named(model: onnx.ModelProto) -> None:
-    """Give a nameless node of the main graph the name of its output: onnxruntime tells nodes apart by name only."""
+    """Give a nameless node of the main graph the name of its output: onnxruntime distinguishes nodes by name only."""
     for node in model.graph.node:
         node.name = node.name or next(filter(None, node.output), "")
 
@@ -79,16 +79,16 @@ def idle(graph: onnx.GraphProto) -> set[str]:
 
 
 def assigned(session: Any) -> list[Node]:
-    """The nodes of a session as it gave them to providers; none where this onnxruntime does not tell (before 1.24)."""
-    ask = getattr(session, "get_provider_graph_assignment_info", list)
-    return [Node(node.name, node.op_type, part.ep_name) for part in ask() for node in part.get_nodes()]
+    """The nodes of a session as it gave them to providers; none where this onnxruntime does not say (before 1.24)."""
+    assignment = getattr(session, "get_provider_graph_assignment_info", list)
+    return [Node(node.name, node.op_type, part.ep_name) for part in assignment() for node in part.get_nodes()]
 
 
 def ran(profile: Path) -> list[Node]:
     """The kernels in the profile of a session, each once however often it ran."""
     events = json.loads(profile.read_text(encoding="utf-8"))
-    found = {_kernel(event) for event in events if event.get("cat") == "Node" and "provider" in event["args"]}
-    return sorted(found, key=lambda node: (node.provider, node.operator, node.name))
+    nodes = {_kernel(event) for event in events if event.get("cat") == "Node" and "provider" in event["args"]}
+    return sorted(nodes, key=lambda node: (node.provider, node.operator, node.name))
 
 
 def _kernel(event: dict[str, Any]) -> Node:
@@ -97,27 +97,27 @@ def _kernel(event: dict[str, Any]) -> Node:
 
 
 def placement(
-    model: str, provider: str, policy: str, given: Sequence[Node], kernels: Sequence[Node], free: Collection[str]
+    model: str, provider: str, policy: str, placed: Sequence[Node], kernels: Sequence[Node], free: Collection[str]
 ) -> Placement:
     """Judge where a model ran that should run on `provider`; `free` are nodes that handle no data."""
-    broken = () if provider == CPU else tuple(dict.fromkeys(_broken(provider, policy, given, kernels, free)))
+    broken = () if provider == CPU else tuple(dict.fromkeys(_broken(provider, policy, placed, kernels, free)))
     said = tuple(f"{sentence[0].upper()}{sentence[1:]}, in {model}" for sentence in broken)
-    return Placement(model, policy, _counts(given), _counts(kernels), said)
+    return Placement(model, policy, _counts(placed), _counts(kernels), said)
 
 
 def _broken(
-    provider: str, policy: str, given: Sequence[Node], kernels: Sequence[Node], free: Collection[str]
+    provider: str, policy: str, placed: Sequence[Node], kernels: Sequence[Node], free: Collection[str]
 ) -> Iterable[str]:
     """Sentences, the most telling first."""
     if not kernels:
         yield "the profile of the run names no node: where it ran cannot be proved"
-    if not any(node.provider == provider for node in (*given, *kernels)):
+    if not any(node.provider == provider for node in (*placed, *kernels)):
         yield f"no node is on {provider}"
-    for nodes, verb in ((given, "was placed"), (kernels, "ran")):
+    for nodes, verb in ((placed, "was placed"), (kernels, "ran")):
         for node in nodes:
             if not _allowed(node, provider, policy, free):
                 yield f"{node} {verb} on {node.provider}"
-    yield from _contradictions(given, kernels)
+    yield from _contradictions(placed, kernels)
 
 
 def _allowed(node: Node, provider: str, policy: str, free: Collection[str]) -> bool:
@@ -126,10 +126,10 @@ def _allowed(node: Node, provider: str, policy: str, free: Collection[str]) -> b
     return policy == "any" or node.provider != CPU or node.name in free or not node.computes
 
 
-def _contradictions(given: Sequence[Node], kernels: Sequence[Node]) -> Iterable[str]:
+def _contradictions(placed: Sequence[Node], kernels: Sequence[Node]) -> Iterable[str]:
     """Nodes that the session placed on one provider and the profile saw on another."""
     places: dict[str, set[str]] = {}
-    for node in given:
+    for node in placed:
         places.setdefault(node.name, set()).add(node.provider)
     for node in kernels:
         if node.name in places and node.provider not in places[node.name]:
@@ -137,7 +137,7 @@ def _contradictions(given: Sequence[Node], kernels: Sequence[Node]) -> Iterable[
 
 
 def _counts(nodes: Iterable[Node]) -> dict[str, dict[str, int]]:
-    found: dict[str, Counter[str]] = {}
+    by_provider: dict[str, Counter[str]] = {}
     for node in nodes:
-        found.setdefault(node.provider, Counter())[node.operator] += 1
-    return {provider: dict(sorted(counts.items())) for provider, counts in sorted(found.items())}
+        by_provider.setdefault(node.provider, Counter())[node.operator] += 1
+    return {provider: dict(sorted(counts.items())) for provider, counts in sorted(by_provider.items())}

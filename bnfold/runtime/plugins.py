@@ -54,8 +54,8 @@ class Plugin:
     @property
     def library(self) -> Path | None:
         """The file that onnxruntime loads, on Linux."""
-        found = sorted(self.folder.glob("libonnxruntime_providers_*.so")) if self.folder else []
-        return found[0] if found else None
+        files = sorted(self.folder.glob("libonnxruntime_providers_*.so")) if self.folder else []
+        return files[0] if files else None
 
     @property
     def installed(self) -> tuple[str, str]:

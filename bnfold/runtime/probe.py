@@ -29,28 +29,28 @@ from .providers import Way, chain
 
 @job
 def probe(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything about `request["provider"]`, a key of PROVIDERS, that only loading and running can tell."""
+    """Everything about `request["provider"]`, a key of PROVIDERS, that only loading and running can show."""
     way = Way(request["provider"])
-    found: dict[str, Any] = {"offered": False, "libraries": {}, "ran_on": [], "said": "", "versions": {}, "driver": {}}
+    report: dict[str, Any] = {"offered": False, "libraries": {}, "ran_on": [], "said": "", "versions": {}, "driver": {}}
     plugin = plugins.PLUGINS.get(way.provider)
     try:
         ort = runtime()
         if plugin:
             plugins.require_support(plugin)
     except EnvironmentProblem as why:
-        return found | {"said": str(why), "fix": why.hint}
+        return report | {"said": str(why), "fix": why.hint}
     offered = plugin.folder is not None if plugin else way.name in ort.get_available_providers()
-    found.update(offered=offered, versions={"onnxruntime": ort.__version__})
+    report.update(offered=offered, versions={"onnxruntime": ort.__version__})
     if way.gpu:
         stage(f"loading the libraries of {way.name}")
         libraries.preload(way.provider)
-        found["driver"] = driver()
-        found["libraries"] = {name: libraries.load(name) for name in libraries.required(way.provider)}
-        found["versions"].update(versions(way.provider))
-    if found["offered"] and not any(found["libraries"].values()):
-        found.update(_registered(plugin) if plugin else {})
-        found.update({} if found["said"] else _tried(way))
-    return found
+        report["driver"] = driver()
+        report["libraries"] = {name: libraries.load(name) for name in libraries.required(way.provider)}
+        report["versions"].update(versions(way.provider))
+    if report["offered"] and not any(report["libraries"].values()):
+        report.update(_registered(plugin) if plugin else {})
+        report.update({} if report["said"] else _tried(way))
+    return report
 
 
 def _registered(plugin: plugins.Plugin) -> dict[str, Any]:
@@ -117,13 +117,13 @@ def cleaned(printed: bytes) -> str:
 def versions(provider: str) -> dict[str, str]:
     """Of the libraries that are loaded, CUDA's runtime, cuDNN, TensorRT, and of a plug-in's package."""
     plugin = plugins.PLUGINS.get(provider)
-    found = {
+    numbers = {
         **dict([plugin.installed] if plugin else []),
         "CUDA runtime": _number("libcudart.so", "cudaRuntimeGetVersion", (1000, 10), by_reference=True),
         "cuDNN": _number("libcudnn.so", "cudnnGetVersion", (10000, 100)),
         "TensorRT": _number("libnvinfer.so", "getInferLibVersion", (10000, 100)),
     }
-    return {name: version for name, version in found.items() if version}
+    return {name: version for name, version in numbers.items() if version}
 
 
 def _number(library: str, function: str, parts: tuple[int, int], *, by_reference: bool = False) -> str:
@@ -131,14 +131,14 @@ def _number(library: str, function: str, parts: tuple[int, int], *, by_reference
     path = _loaded(library)
     if not path:
         return ""
-    ask, number = getattr(ctypes.CDLL(path), function), ctypes.c_int(0)
-    returned = ask(ctypes.byref(number)) if by_reference else ask()
+    call, number = getattr(ctypes.CDLL(path), function), ctypes.c_int(0)
+    returned = call(ctypes.byref(number)) if by_reference else call()
     value = number.value if by_reference else int(returned)
     return f"{value // parts[0]}.{value % parts[0] // parts[1]}" + ("" if by_reference else f".{value % parts[1]}")
 
 
 def _loaded(library: str) -> str:
-    """The file of a library that this process has loaded (Linux tells)."""
+    """The file of a library that this process has loaded (Linux says)."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text(encoding="utf-8").splitlines() if os.path.exists(maps) else []
     paths = (Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line)

@@ -1,4 +1,4 @@
-"""What is asked of a ModelProto that is to be run: its tensors, what makes them, what a caller feeds."""
+"""What is needed of a ModelProto that is to be run: its tensors, what makes them, what a caller feeds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def opset(model: onnx.ModelProto) -> int:
 
 def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Every tensor the graph stores by name: initializers, and Constant nodes that hold a tensor."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if is_constant(node):
-            found.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
-    return found
+            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    return tensors
 
 
 def is_constant(node: onnx.NodeProto) -> bool:
@@ -42,8 +42,8 @@ def overridable(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     exporters that says nothing about callers.
     """
     names = {value.name for value in model.graph.input}
-    found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in names}
-    return found if model.ir_version >= 4 and len(found) < len(model.graph.initializer) else {}
+    defaults = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in names}
+    return defaults if model.ir_version >= 4 and len(defaults) < len(model.graph.initializer) else {}
 
 
 def produced(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

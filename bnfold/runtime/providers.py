@@ -73,8 +73,8 @@ def ways(providers: Sequence[str], maths: Sequence[str] = MATHS) -> list[Way]:
         if not names or not set(names) <= {*choice}:
             unknown = next((f"unknown {what} {name!r}" for name in names if name not in choice), f"no {what}")
             raise UsageProblem(unknown, f"Choose from: {', '.join(choice)}.")
-    found = [[Way(name, math) for math in MATHS if math in maths] if name != "cpu" else [Way()] for name in providers]
-    return list(dict.fromkeys(way for each in found for way in each))
+    served = [[Way(name, math) for math in MATHS if math in maths] if name != "cpu" else [Way()] for name in providers]
+    return list(dict.fromkeys(way for each in served for way in each))
 
 
 def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -> Chain:

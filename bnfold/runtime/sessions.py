@@ -137,19 +137,19 @@ def session(
 ) -> Any:
     """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
     values = _map(made, model) if isinstance(model, Skeleton) else []
-    asked = [(provider, checked(provider, options)) for provider, options in providers]
-    plugin = plugins.named(asked[0][0])
+    chosen = [(provider, checked(provider, options)) for provider, options in providers]
+    plugin = plugins.named(chosen[0][0])
     try:
         if plugin:  # onnxruntime takes devices or names, not both; what no device takes goes to the CPU
-            plugins.attach(made, plugin, asked[0][1])
-        named = {} if plugin else {"providers": asked}
+            plugins.attach(made, plugin, chosen[0][1])
+        named = {} if plugin else {"providers": chosen}
         data = model.model if isinstance(model, Skeleton) else model
         running = runtime().InferenceSession(data, made, enable_fallback=0, **named)
         running.values = values  # which onnxruntime reads, but does not keep
     except Exception as why:  # onnxruntime's exceptions have no common base
         raise CannotRun(one_line(why)) from why
-    if asked[0][0] not in running.get_providers():
-        raise CannotRun(f"onnxruntime left {asked[0][0]} out and offers {', '.join(running.get_providers())} instead")
+    if chosen[0][0] not in running.get_providers():
+        raise CannotRun(f"onnxruntime left {chosen[0][0]} out and offers {', '.join(running.get_providers())} instead")
     return running
 
 
@@ -161,10 +161,10 @@ def _map(made: Any, model: Skeleton) -> list[Any]:
     made.enable_cpu_mem_arena = False
     made.add_session_config_entry("session.disable_prepacking", "1")
     made.add_session_config_entry("session.model_external_initializers_file_folder_path", model.root)
-    found = {name: _value(array) for name, array in model.values.items()}
-    for name, value in found.items():
+    values = {name: _value(array) for name, array in model.values.items()}
+    for name, value in values.items():
         made.add_initializer(name, value)
-    return [*found.values()]
+    return [*values.values()]
 
 
 def _value(array: Array) -> Any:

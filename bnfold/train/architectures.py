@@ -24,14 +24,14 @@ from torch import nn
 from ..errors import ModelProblem, UsageProblem
 from ..system.installed import need
 from .inception import bn_inception, inception
-from .layers import Shape, small_gaussian
+from .layers import ImageShape, small_gaussian
 from .recipe import Network, flag, unknown
 from .small_networks import convnet, mlp, resnet
 
 VARIED = {field.name: field for field in fields(Network) if field.name not in ("arch", "init_std")}
 
 
-def build(network: Network, shape: Shape, classes: int) -> nn.Module:
+def build(network: Network, shape: ImageShape, classes: int) -> nn.Module:
     """The network from images (N, *shape) to logits (N, classes).
 
     Raises UsageProblem for an unknown name or an option that the architecture cannot honour, ModelProblem for a
@@ -63,7 +63,7 @@ def _require_honoured(network: Network, beyond: set[str]) -> None:
         raise UsageProblem(f"the architecture {network.arch} cannot honour {flags}", "Leave it out, or choose another.")
 
 
-def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
+def from_timm(name: str, shape: ImageShape, classes: int) -> nn.Module:
     """timm's model `name`, untrained, for these channels and classes."""
     need("timm", extra="timm")
     import timm
@@ -74,7 +74,7 @@ def from_timm(name: str, shape: Shape, classes: int) -> nn.Module:
     return made
 
 
-def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
+def from_torchvision(name: str, shape: ImageShape, classes: int) -> nn.Module:
     """torchvision's classifier `name`, untrained, without the auxiliary classifiers that some have in training."""
     need("torchvision")
     from torchvision import models
@@ -89,7 +89,7 @@ def from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
     return made
 
 
-def from_file(file: str, name: str, shape: Shape, classes: int) -> nn.Module:
+def from_file(file: str, name: str, shape: ImageShape, classes: int) -> nn.Module:
     """What the function `name(in_shape, classes)` of this Python file returns. The file is run: trust it first."""
     path = Path(file)
     if not os.path.isfile(path):

@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 from ..algebra.moments import Moments
 from ..errors import UsageProblem
 from ..system.progress import each
-from .norms import Batch, BatchNorm, images, moments, unfrozen_norms
+from .norms import Batch, BatchNorm, moments, network_input, unfrozen_norms
 from .ranks import Ranks
 
 BatchMoments = dict[str, list[Moments]]  # of the inputs of each BatchNorm, by its name
@@ -54,7 +54,7 @@ def _collect(model: nn.Module, norms: dict[str, BatchNorm], batches: Iterable[Ba
             hooks.enter_context(norm.register_forward_pre_hook(partial(_record, name, seen[name])))
         number = len(batches) if isinstance(batches, Sized) else 0
         for batch in each(batches, "population statistics", number) if number else batches:
-            model(images(batch))
+            model(network_input(batch))
     return seen
 
 
@@ -68,7 +68,7 @@ def _record(name: str, seen: list[Moments], norm: nn.Module, inputs: tuple[Any, 
 
 def _without_a_short_last(batches: Iterable[Batch]) -> Iterator[Tensor]:
     size, before = 0, None
-    for x in map(images, batches):
+    for x in map(network_input, batches):
         if before is not None:
             yield before
         size, before = size or len(x), x

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .layers import Shape, Style, he
+from .layers import ImageShape, Style, he
 
 SMALL_IMAGE = 96  # images of shorter sides than this take the small first layer
 STEM = (64, 64, 192)
@@ -55,7 +55,7 @@ MODULES = {
 
 
 def bn_inception(
-    shape: Shape,
+    shape: ImageShape,
     classes: int,
     batch_norm: bool = True,
     activation: str = "relu",
@@ -85,7 +85,7 @@ def bn_inception(
 
 
 def inception(
-    shape: Shape,
+    shape: ImageShape,
     classes: int,
     activation: str = "relu",
     width: float = 1.0,
@@ -137,7 +137,7 @@ class LocalResponseNorm(nn.LocalResponseNorm):
         return torch.onnx.ops.symbolic("LRN", (x,), attributes, dtype=x.dtype, shape=x.shape)
 
 
-def _stem(shape: Shape, style: Style, width: float, lrn: bool) -> OrderedDict[str, nn.Module]:
+def _stem(shape: ImageShape, style: Style, width: float, lrn: bool) -> OrderedDict[str, nn.Module]:
     """All layers before 3a; local response normalization stands where GoogLeNet has it."""
     is_small = min(shape[1:]) < SMALL_IMAGE
     a, b, c = (scaled_channels(m, width) for m in STEM)

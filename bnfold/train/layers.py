@@ -10,7 +10,7 @@ from torch import nn
 
 from .recipe import ACTIVATIONS
 
-Shape = tuple[int, int, int]  # (C, H, W) of an image
+ImageShape = tuple[int, int, int]  # (C, H, W) of an image
 NONLINEARITIES: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
 assert NONLINEARITIES.keys() == {*ACTIVATIONS}
 

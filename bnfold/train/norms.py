@@ -29,7 +29,7 @@ def live_norms(model: nn.Module) -> dict[str, BatchNorm]:
     return {name: layer for name, layer in named if isinstance(layer, BatchNorm) and layer.running_mean is None}
 
 
-def images(batch: Batch) -> Tensor:
+def network_input(batch: Batch) -> Tensor:
     """The input of the network, which in a batch of a DataLoader is followed by labels."""
     x = batch if isinstance(batch, Tensor) else batch[0]
     assert isinstance(x, Tensor), f"a batch is a tensor, or a tuple or list that begins with one, not {type(batch)}"

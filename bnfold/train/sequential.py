@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..algebra.moments import Moments
 from ..errors import UsageProblem
 from ..system.progress import each, report
-from .norms import Batch, images, live_norms, moments, unfrozen_norms
+from .norms import Batch, live_norms, moments, network_input, unfrozen_norms
 from .ranks import Ranks
 
 CHUNK = 64  # images that run together, whatever the batches were
@@ -162,7 +162,7 @@ def _stop(norm: nn.Module, inputs: tuple[Any, ...]) -> None:
 def _chunks(batches: Iterable[Batch]) -> Iterator[Tensor]:
     """The images of `batches` CHUNK by CHUNK, in float64."""
     rest: Tensor | None = None
-    for x in map(images, batches):
+    for x in map(network_input, batches):
         rest = x if rest is None else torch.cat([rest, x])
         *full, rest = torch.split(rest, CHUNK)
         yield from map(_wide, full)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ..errors import UsageProblem
-from .layers import NONLINEARITIES, Shape, Style, he, small_gaussian
+from .layers import NONLINEARITIES, ImageShape, Style, he, small_gaussian
 
 HIDDEN_UNITS = (100, 100, 100)  # units; section 4.1
 WEIGHT_STD = 0.1  # the paper says "small random Gaussian values"
@@ -20,7 +20,7 @@ STRIDES = (1, 1, 2)
 
 
 def mlp(
-    shape: Shape, classes: int, batch_norm: bool = True, activation: str = "sigmoid", bn_position: str = "before"
+    shape: ImageShape, classes: int, batch_norm: bool = True, activation: str = "sigmoid", bn_position: str = "before"
 ) -> nn.Module:
     """Section 4.1 of the paper: three hidden layers of 100 sigmoid units, normalized before the sigmoid."""
     style = Style(batch_norm, activation, bn_position)
@@ -34,7 +34,7 @@ def mlp(
 
 
 def convnet(
-    shape: Shape, classes: int, batch_norm: bool = True, activation: str = "relu", bn_position: str = "before"
+    shape: ImageShape, classes: int, batch_norm: bool = True, activation: str = "relu", bn_position: str = "before"
 ) -> nn.Module:
     """Three stages of parallel 3x3 and 1x1 convolutions, normalization and ReLU, the last at stride 2; then a mean."""
     style = Style(batch_norm, activation, bn_position)
@@ -62,7 +62,7 @@ class Branches(nn.Module):
 
 def resnet(
     depth: str,
-    shape: Shape,
+    shape: ImageShape,
     classes: int,
     batch_norm: bool = True,
     activation: str = "relu",

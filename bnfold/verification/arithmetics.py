@@ -34,7 +34,7 @@ def _by_shape(trial: Trial) -> list[Case]:
 def _of_one_shape(trial: Trial) -> list[Case]:
     """The inputs whose shapes are those of the first, and all asked for; the first arithmetic has run the others."""
     graph, first = trial.original.graph, shapes(trial.original.graph, trial.planned[0], trial.sizes)
-    kept = [c for c in trial.planned if c.path or c.given or shapes(graph, c, trial.sizes) == first]
+    kept = [c for c in trial.planned if c.path or c.sizes or shapes(graph, c, trial.sizes) == first]
     if len(kept) < len(trial.planned):
         trial.notes.append(f"{len(kept)} of {len(trial.planned)} inputs, those of one shape, were used, to save time")
     return kept

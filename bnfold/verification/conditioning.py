@@ -19,8 +19,9 @@ import numpy as np
 
 from ..runtime.inputs import Case
 from .float64.windows import Array
+from .floating import is_floating
 from .level_sessions import MOVED, LevelSessions
-from .measure import is_floating, is_unsteady
+from .measure import is_unsteady
 from .trial import Pairs, Trial
 
 

@@ -4,13 +4,14 @@ The proof is about the files. What it cannot see is whether onnxruntime does wit
 So the original runs once as it is written, and the folded model as written and as it is served, on one input. The
 outputs have to agree to the square root of the unit roundoff: further apart, errors do not grow in proportion any more
 (see `measure.is_unsteady`). Where anything is open, or disagrees, there is no short answer: only a comparison of the
-whole networks gives a verdict (`numbers`).
+whole networks gives a verdict (`comparison`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,12 +21,14 @@ from onnx.inliner import inline_local_functions
 
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
+from ..runtime.copies import exposed
 from ..runtime.inputs import CannotFeed, Case, feeds, shapes
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
 from .float64.windows import Array
+from .interface import declared_otherwise
 from .level_results import ORIGINAL
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
@@ -49,14 +52,20 @@ class Run:
 
 
 def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
-    """An answer for each of `maths`, as `numbers.compare` gives them; None where there is no short answer."""
+    """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
     if detached.length(trial.original):  # onnxruntime's default level takes several times its memory
         return None
-    if trial.effort != "fast" or trial.late or any(case.path or case.given for case in trial.planned):
+    if trial.effort != "fast" or trial.late or any(case.path or case.sizes for case in trial.planned):
         return None
     first = _first_run(replace(trial, way=Way()))
     derived = _proof(trial, first.values) if first else None
     if first is None or derived is None:
+        return None
+    if [
+        *declared_otherwise(
+            trial.original.graph, trial.folded.graph, dict(zip(trial.outputs, first.outputs, strict=True))
+        )
+    ]:
         return None
     answers = []
     for math_ in maths:
@@ -76,9 +85,23 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     original, folded = trial.original, trial.folded
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    pair = Pair(original, folded, examples(original, values))
-    known = Induction(pair, edited(original.graph, folded.graph), lambda name: False).run()
+    edits = edited(original.graph, folded.graph)
+    pair = Pair(original, folded, _examples(trial, original, values, edits))
+    known = Induction(pair, edits, lambda name: False).run()
     return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
+
+
+def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:
+    """An example of each tensor that inference knows, and of those about the edited ones as onnxruntime makes them."""
+    known, makers = examples(model, values), produced(model.graph)
+    about = edits.union(*(makers[name].input for name in edits if name in makers)) & makers.keys()
+    missing = sorted(about - known.keys())
+    if missing:
+        with suppress(CannotRun):
+            running = session(replace(trial, way=Way()), exposed(model, missing), "off", providers.chain(Way()))
+            found = zip(missing, sessions.outputs(running, missing, values), strict=True)
+            known.update((name, value) for name, value in found if isinstance(value, np.ndarray))
+    return known
 
 
 def _first_run(trial: Trial) -> Run | None:

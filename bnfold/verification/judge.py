@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..display.display import counted
-from .level_results import Compared, Level
+from .level_results import Compared, Level, largest_error
 from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Structure
 
 MOST = 4  # nodes that reasons name
@@ -187,11 +187,8 @@ def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
 
 
 def _largest(level: Level) -> str:
-    """The largest error that was measured against float64."""
-    ratios = [t.ratio for t in level.tensors if not t.moved and not t.disputed]
-    if level.tensors and not ratios:
-        return "compared with the original alone, which is not what float64 makes of it"
-    return f"largest error {max(ratios, default=0.0):.2g} times what rounding explains"
+    """The largest error that was measured."""
+    return largest_error([level]) or "compared with the original alone, which is not what float64 makes of it"
 
 
 def _proof(level: Level) -> str:

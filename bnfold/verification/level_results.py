@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class Compared:
 
     `ratio` is the folded model's error over the error a faultless fold is entitled to, the worst of the tensor and, at
     a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the truth.
+    Where the reference of the level is the original, `rms_folded` is how far the folded model is from that, relative to
+    the root mean square of its values, and `ratio` and `limit` are the same in unit roundoffs.
     """
 
     name: str
@@ -68,6 +71,12 @@ class Compared:
     by_channel: ChannelErrors | None = None
     miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
 
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Compared:
+        """From JSON, which knows no tuples."""
+        errors = plain["by_channel"]
+        return cls(**{**plain, "by_channel": ChannelErrors.of(errors) if errors else None})
+
     def place(self, *, channel: bool = True) -> str:
         """Where it is, for a sentence; without the `channel` of the largest error if that tells nothing."""
         kind = "output" if self.output else "fold site" if self.site else "tensor"
@@ -79,6 +88,10 @@ class Compared:
         channel = str(self.channel) if self.axis is not None and self.channel is not None else ""
         errors = (f"{error:.2e}" for error in (self.max_abs_original, self.max_abs_folded))
         return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
+
+    def distance(self) -> tuple[str, ...]:
+        """Likewise, where the reference is the original: relative distance, name, largest absolute difference."""
+        return (f"{self.rms_folded:.2g}", self.name, f"{self.max_abs_folded:.2e}")
 
 
 @dataclass(frozen=True)
@@ -101,6 +114,18 @@ class Level:
     math: str = "default"
     reference: str = FLOAT64  # what errors are measured against: that, or the original itself, as it is written
     placements: tuple[Placement, ...] = ()
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Level:
+        """From JSON, which knows no tuples."""
+        placements = tuple(Placement(**{**each, "broken": tuple(each["broken"])}) for each in plain["placements"])
+        tensors = tuple(map(Compared.of, plain["tensors"]))
+        return cls(**{**plain, "cases": tuple(plain["cases"]), "tensors": tensors, "placements": placements})
+
+    @property
+    def confirms(self) -> bool:
+        """It only confirms a proof: its errors are how far the outputs of the two models are from each other."""
+        return self.reference == ORIGINAL
 
     @property
     def title(self) -> str:
@@ -152,3 +177,21 @@ class Level:
         where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
         counts = (str(len(self.cases)), str(len(self.tensors)), self.coverage)
         return (self.title, *counts, *where, *(f"{e:.2e}" for e in errors))
+
+    def distance(self) -> tuple[str, ...]:
+        """For a table, where it only confirms: inputs, outputs, and of the one that is furthest apart how far."""
+        furthest = max(self.tensors, key=lambda t: t.rms_folded)
+        return (self.title, str(len(self.cases)), str(len(self.tensors)), *furthest.distance())
+
+
+def largest_error(levels: Iterable[Level]) -> str:
+    """The largest error of some levels, in words, or nothing: what it is depends on what they are measured against."""
+    known = [(level, t) for level in levels for t in level.tensors if not (t.moved or t.disputed)]
+    ratios = [t.ratio for level, t in known if not level.confirms]
+    distances = [t.rms_folded for level, t in known if level.confirms]
+    words = [f"largest error {max(ratios):.2g} times what rounding explains"] if ratios else []
+    if distances:
+        furthest = max(distances)
+        apart = f"differ from the original's by {furthest:.2g} of their size" if furthest else "are the original's"
+        words.append(f"outputs {apart}")
+    return ", ".join(words)

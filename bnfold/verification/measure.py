@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from .float64.windows import Array
+from .floating import is_floating, quantum, roundoff
 
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains
@@ -30,23 +31,6 @@ BLUR = 2.0**-7  # relative error up to which tensors that hold other values by d
 FLIPS = 1e-4  # share of the elements of an integer tensor that may tip over: near ties of thresholds
 TIES = 1 / 16  # share of wrong integers that no near ties make
 ORIGINAL, FOLDED, JITTER, DRIFT, TRUTH, ONES, NOISE = range(7)
-
-
-def roundoff(dtype: Any, dropped: int = 0) -> float:
-    """Half the distance from 1 to the next number of a floating-point type, `dropped` bits of a float32 left out."""
-    if np.dtype(dtype) == np.float32:
-        return 2.0 ** (dropped - 24)
-    return 2.0**-8 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps) / 2
-
-
-def quantum(dtype: Any) -> float:
-    """What counts as nothing: float16 steps by it near zero, other types may flush what is below it to zero."""
-    return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
-
-
-def is_floating(values: Array) -> bool:
-    """Of a floating-point type: numpy knows no kind of bfloat16."""
-    return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
 
 
 def is_unsteady(original: Array, jittered: Sequence[Array], dropped: int = 0) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from ..display.display import Shown, Table, counted
 from ..display.junit import FAILED, PASSED, UNDECIDED, JUnitCase
-from .level_results import Level
+from .level_results import FLOAT64, Level, largest_error
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 GRADES = PROVED, MEASURED = "proved", "measured"  # for all inputs; on those that were tried
@@ -126,34 +126,44 @@ class Verification(Shown):
 
     WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
     COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
+    DISTANCES: ClassVar = ("level", "inputs", "outputs", "distance / size", "furthest", "largest difference")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: how far the folded model is from float64, and how far the original is."""
-        return [level.row() for level in self.levels] + self._algebra()
+        measured = [level.row() for level in self.levels if not level.confirms]
+        algebra = [("algebra", *counts, "", ratio, name, "", "") for *counts, ratio, name in self._algebra()]
+        return measured + algebra if measured or not self.levels else []
+
+    def distances(self) -> list[tuple[str, ...]]:
+        """For a table with `DISTANCES`, where a proof is confirmed: how far the outputs of the models are apart."""
+        apart = [level.distance() for level in self.levels if level.confirms]
+        algebra = [("algebra", *counts, f"{ratio} roundoffs", name, "") for *counts, ratio, name in self._algebra()]
+        return apart + algebra if apart and len(apart) == len(self.levels) else apart
 
     def worst(self, most: int = 20) -> list[tuple[str, ...]]:
         """For a table with `WORST`: the outputs and fold sites with the largest ratios, of all levels."""
-        found = [(t.ratio, level, t) for level in self.levels for t in level.tensors if t.output or t.site]
+        measured = [level for level in self.levels if not level.confirms]
+        found = [(t.ratio, level, t) for level in measured for t in level.tensors if t.output or t.site]
         found.sort(key=lambda entry: -entry[0])
         return [(level.title, *t.row()) for _, level, t in found[:most]]
 
     def _algebra(self) -> list[tuple[str, ...]]:
+        """Of the fold sites that were derived: weights, sites, the worst in unit roundoffs, and its name."""
         known = [site for site in self.derived if site.responses]
         if not known:
             return []
         worst = max(known, key=lambda site: site.ratio / site.roundings)
         share = "all" if all(site.share == 1 for site in known) else "a share"
-        sites = f"{len(known)}/{len(self.derived)}"
-        return [("algebra", share, sites, "", f"{worst.ratio:.2g}", worst.name, "", "")]
+        return [(share, f"{len(known)}/{len(self.derived)}", f"{worst.ratio:.2g}", worst.name)]
 
     def in_a_line(self) -> str:
         """The verdict, and what it rests on: the largest error and what was proved, or the first reason."""
-        ran = [t.ratio for level in self.levels for t in level.tensors if not (t.moved or t.disputed)]
-        if not self.passed or not ran:
+        error = largest_error(self.levels)
+        if not self.passed or not error:
             return f"{self.said}: {self.reasons[0]}" if self.reasons else self.said
         proved = sum(site.proved for site in self.derived)
         proof = f"; {proved} of {len(self.derived)} fold sites proved" if self.derived else ""
-        return f"{self.said}: largest error {max(ran):.2g} times what rounding explains{proof}"
+        return f"{self.said}: {error}{proof}"
 
     @property
     def tone(self) -> str:
@@ -161,11 +171,14 @@ class Verification(Shown):
 
     def tables(self) -> tuple[Table, ...]:
         rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
-        return self.errors_table(), self.changes_table(), rest
+        return *self.errors_tables(), self.changes_table(), rest
 
-    def errors_table(self) -> Table:
-        """The errors of both models, one line per level."""
-        return Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows())
+    def errors_tables(self) -> tuple[Table, Table]:
+        """The errors of both models, one line per level; apart those of levels that only confirm a proof."""
+        return (
+            Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()),
+            Table("Outputs of B against those of A, which confirms the proof", self.DISTANCES, self.distances()),
+        )
 
     def changes_table(self) -> Table:
         """What else changed in the file, the worst first."""
@@ -195,10 +208,18 @@ class Verification(Shown):
         return f"{self.verdict}, {self.said_grade}" if self.passed else self.verdict
 
     @property
+    def _off(self) -> list[Level]:
+        return [level for level in self.levels if level.level == "off"][:1]
+
+    @property
+    def reference(self) -> str:
+        """What errors are measured against: `float64`, or `the original` where that only confirms a proof."""
+        return "the original" if any(level.confirms for level in self._off) else FLOAT64
+
+    @property
     def errors(self) -> tuple[float, float]:
-        """The largest absolute error of the outputs against float64, optimization off, on the first provider."""
-        off = [level for level in self.levels if level.level == "off"][:1]
-        outputs = [t for level in off for t in level.tensors if t.output]
+        """The largest absolute error of the outputs against `reference`, optimization off, on the first provider."""
+        outputs = [t for level in self._off for t in level.tensors if t.output]
         return max((t.max_abs_original for t in outputs), default=0.0), max(
             (t.max_abs_folded for t in outputs), default=0.0
         )
@@ -228,7 +249,7 @@ class Verification(Shown):
             "notes": list(self.notes),
             "models": self.models,
             "structure": asdict(self.structure) if self.structure else None,
-            "worst_error": dict(zip(("original", "folded"), self.errors, strict=True)),
+            "worst_error": dict(zip(("against", "original", "folded"), (self.reference, *self.errors), strict=True)),
             "levels": levels,
             "algebra": [asdict(site) for site in self.derived],
             "influence": [asdict(each) for each in self.influence],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +18,6 @@ from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached
 from ..runtime.copies import is_random
-from ..runtime.loading import load
 from ..runtime.protos import caller_inputs
 from .file_changes import file_changes
 from .interface import differences
@@ -26,16 +25,17 @@ from .untouched import Messages
 
 
 @datafiles.unchanged()
-def check(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare two models (paths) without running them; `problems` fail, what makes B invalid first, `notes` inform.
+def check(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
+    """Compare two models, and the files of the request that they lie in, without running them.
+
+    `problems` fail, what makes B invalid first, `notes` inform.
 
     Every name is defined once; onnx's checker accepts B if it accepts A; the interface is the same (see `interface`).
     What else is other in the file are `changes`, in groups, the worst first. Where the request says `untouched`, they
     are problems: then every message outside the fold sites (`declared`, or whatever nodes differ) is the same to the
     last byte.
     """
-    stage("reading the models")
-    original, folded = (load(request[name], request.get("outside", False)) for name in ("original", "folded"))
+    original, folded = models
     messages, frozen = Messages(original, folded), request.get("frozen", False)
     changes = file_changes(original, folded, messages, request.get("declared"))
     facts: dict[str, Any] = {"original": _facts(original), "folded": _facts(folded), "identical": original == folded}

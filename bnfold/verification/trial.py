@@ -15,14 +15,14 @@ from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import providers, sessions
-from ..runtime.copies import override, tamed
+from ..runtime.copies import frozen, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes, candidates
 from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, load
+from ..runtime.loading import for_onnxruntime, lies_at, load
 from ..runtime.placement import named
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
@@ -67,6 +67,7 @@ class Trial:
     blocked: list[str] = field(default_factory=list)  # why something could not be compared
     edits: set[str] = field(default_factory=set)
     derived: list[Derived] = field(default_factory=list)
+    files: dict[int, str] = field(default_factory=dict)  # where a model lies as it is, by its id
     proved: bool = False  # that all outputs are the same for all inputs: by the algebra
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
     on_cpu: bool = False  # the CPU runs the original, graph optimization off: its conditioning is measured there
@@ -90,20 +91,30 @@ class Trial:
         return [output.name for output in self.original.graph.output]
 
 
-def prepare(request: Mapping[str, Any], folder: str) -> Trial:
+def read_models(request: Mapping[str, Any]) -> list[onnx.ModelProto]:
+    """The original and the folded model, at the paths of a request."""
     stage("reading the models")
-    outside = request.get("outside", False)
-    original, notes = tamed(load(request["original"], outside))
-    folded, _ = tamed(load(request["folded"], outside))
-    if names := [] if request.get("frozen") else override(original, folded):
+    return [load(request[name], request.get("outside", False)) for name in ("original", "folded")]
+
+
+def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
+    """A trial of two models, which are changed: they are read anew for anything else."""
+    (original, notes), (folded, _) = map(without_randomness, models)
+    if request.get("frozen"):
+        original, folded = frozen(original), frozen(folded)
+    names = override(original, folded)
+    if names:
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
+    moved = [sort_nodes(model) for model in (original, folded)]
     for model in (original, folded):
-        sort_nodes(model)
         named(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)
     trial.deadline = request.get("deadline") or math.inf
+    if not names:
+        pairs = zip((original, folded), (request["original"], request["folded"]), moved, strict=True)
+        trial.files = {id(model): path for model, path, other in pairs if not other and lies_at(model, path)}
     asked = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, asked, input_sets(request.get("inputs", ())))
     return trial
@@ -163,7 +174,7 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
 
 def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
     """One more input where sizes may vary, if the original takes it: cuts and padding that even sizes never reach."""
-    if "*" not in trial.sizes or any(case.path or case.given for case in trial.planned):
+    if "*" not in trial.sizes or any(case.path or case.sizes for case in trial.planned):
         return []
     case = Case("normal", trial.seed + 1, 1, larger=1)
     try:
@@ -257,7 +268,8 @@ def session(
         entries={**ENTRIES, **(EXACT if level == "off" else {}), **trial.entries},
         profile=profile,
     )
-    held = for_onnxruntime(model, trial.folder) if isinstance(model, onnx.ModelProto) else model
+    held = trial.files.get(id(model), model)
+    held = for_onnxruntime(held, trial.folder) if isinstance(held, onnx.ModelProto) else held
     return sessions.session(held, options, chain)
 
 

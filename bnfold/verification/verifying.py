@@ -21,12 +21,12 @@ from ..runtime.detached import bytes_of
 from ..runtime.doctor import require as require_providers
 from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
-from ..runtime.placement import POLICIES, Placement
+from ..runtime.placement import POLICIES
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
 from .judge import judge, run_wrong
-from .level_results import ChannelErrors, Compared, Level
+from .level_results import Level
 from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
 
 SECONDS = {"fast": 300.0, "full": 3600.0}  # after which a child is stopped
@@ -193,38 +193,74 @@ class _Numbers(NamedTuple):
 
 
 @job
+def look_at_both(request: dict[str, Any]) -> dict[str, Any]:
+    """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
+    from .comparison import compare
+    from .structure import check
+    from .trial import read_models
+
+    models = read_models(request)
+    structure = check(request, models)
+    return {"structure": structure, "numbers": None if structure["identical"] else compare(request, models)}
+
+
+@job
 def check_structure(request: dict[str, Any]) -> dict[str, Any]:
     """`structure.check`, whose imports only the child needs."""
     from .structure import check
+    from .trial import read_models
 
-    return check(request)
+    return check(request, read_models(request))
 
 
 @job
 def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`numbers.compare`, whose imports only the child needs."""
-    from .numbers import compare
+    """`comparison.compare`, whose imports only the child needs."""
+    from .comparison import compare
+    from .trial import read_models
 
-    return compare(request)
+    return compare(request, read_models(request))
 
 
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
     """What the children say: one for each provider and environment, of which CUDA reads what it reads once."""
     size = sum(bytes_of(Path(request[name])) for name in ("original", "folded"))
     request = {**request, "seconds": SECONDS[request["effort"]] + size / READ}
-    try:
-        answer = launcher.run(check_structure, request, seconds=request["seconds"])
-    except Failed as why:
-        structure, crash = None, [str(why)]
-    else:
-        structure, crash = Structure.of(answer), []
-        if structure.identical:
-            return structure, _Numbers()
-    found = [answer for _, group in groupby(served, _child) for answer in _numbers(request, list(group))]
+    groups = [list(group) for _, group in groupby(served, _child)]
+    structure, found, crash = _both(request, groups[0]) or _structure(request)
+    if structure and structure.identical:
+        return structure, _Numbers()
+    left = groups if not found else groups[1:]
+    answers = [*found, *(answer for group in left for answer in _numbers(request, group))]
     levels, blocked, notes, derived, influence = (
-        tuple(chain.from_iterable(parts)) for parts in zip(*found, strict=True)
+        tuple(chain.from_iterable(parts)) for parts in zip(*answers, strict=True)
     )
     return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived, influence)
+
+
+def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure, list[_Numbers], list[str]] | None:
+    """Structure and numbers of the CPU by one child; None where it does not survive, or for another provider."""
+    if served[0] != Way():
+        return None
+    try:
+        answer = launcher.run(look_at_both, {**request, **_of_ways(served)}, seconds=request["seconds"])
+    except Failed:
+        return None
+    numbers = answer["numbers"] or {"ways": []}
+    found = [_answer(way, each) for way, each in zip(served, numbers["ways"], strict=False)]
+    return Structure.of(answer["structure"]), found, []
+
+
+def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[_Numbers], list[str]]:
+    """The structure by a child of its own, or the sentence that it did not survive."""
+    try:
+        return Structure.of(launcher.run(check_structure, request, seconds=request["seconds"])), [], []
+    except Failed as why:
+        return None, [], [str(why)]
+
+
+def _of_ways(served: Sequence[Way]) -> dict[str, Any]:
+    return {"provider": served[0].provider, "maths": [way.math for way in served]}
 
 
 def _child(way: Way) -> tuple[str, dict[str, str]]:
@@ -235,7 +271,7 @@ def _child(way: Way) -> tuple[str, dict[str, str]]:
 def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers]:
     """An answer for each way. Where the child does not survive, each is tried in one of its own."""
     first, seconds = served[0], request["seconds"] * len(served)
-    asked = {**request, "provider": first.provider, "maths": [way.math for way in served]}
+    asked = {**request, **_of_ways(served)}
     try:
         answer = launcher.run(
             compare_numbers, asked, seconds=seconds, environment=first.environment, reserves=first.gpu
@@ -251,19 +287,8 @@ def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
     blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
     derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
     influence = tuple(map(Influence.of, answer["influence"]))
-    return _Numbers(tuple(map(_level, answer["levels"])), blocked, notes, tuple(derived), influence)
+    return _Numbers(tuple(map(Level.of, answer["levels"])), blocked, notes, tuple(derived), influence)
 
 
 def _of(way: Way, sentence: str) -> str:
     return ": ".join(filter(None, [way.words, sentence]))
-
-
-def _level(entry: Mapping[str, Any]) -> Level:
-    tensors = tuple(map(_compared, entry["tensors"]))
-    placements = tuple(Placement(**{**each, "broken": tuple(each["broken"])}) for each in entry["placements"])
-    return Level(**{**entry, "cases": tuple(entry["cases"]), "tensors": tensors, "placements": placements})
-
-
-def _compared(entry: Mapping[str, Any]) -> Compared:
-    errors = entry["by_channel"]
-    return Compared(**{**entry, "by_channel": ChannelErrors.of(errors) if errors else None})

@@ -93,7 +93,7 @@ REFUSED = {  # what is done to a sound model -> how it is made, and the words of
     "an integer for epsilon": (changed(attribute("norm", "epsilon", i=1, type=2)), "Mismatched attribute type"),
     "an attribute of no type": (changed(attribute("norm", "epsilon", f=0.1)), "Field 'type' of 'attr'"),
     "one stride for two": (changed(attribute("conv", "strides", i=2, type=2)), "Mismatched attribute type"),
-    "a cycle": (changed(cycle), "topologically sorted"),
+    "a cycle": (changed(cycle), "reads what is computed from its own output"),
     "a tensor from nowhere": (
         changed(lambda m: node(m, "conv").input.__setitem__(0, "nowhere")),
         "topologically sorted",

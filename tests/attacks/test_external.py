@@ -286,7 +286,7 @@ def test_a_file_that_states_a_terabyte_fills_no_disk(folder: Path, capsys: pytes
     assert "out of memory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("asked", [datafiles.file_size, os.stat, os.path.samefile])
+@pytest.mark.parametrize("look_up", [datafiles.file_size, os.stat, os.path.samefile])
 def test_a_data_file_that_goes_while_a_model_is_folded_has_changed(tmp_path, look_up):
     """Whoever asks about it then: once some of that was a defect of ours, exit code 70."""
     path = tmp_path / "data.bin"

@@ -44,7 +44,7 @@ def placed(data: bytes, large: int = FEW) -> Iterator[Path]:
     """A file of these bytes, alone in a folder in memory, for a while in which tensors of `large` bytes stay in it."""
     memory = Path("/dev/shm")
     with (
-        mock.patch.object(wire, "LARGE", large),
+        mock.patch.object(wire, "DETACHED_FROM", large),
         mock.patch.object(view, "SMALL", INFERRED),
         tempfile.TemporaryDirectory(prefix="bnfold-fuzz-", dir=memory if memory.is_dir() else None) as folder,
     ):

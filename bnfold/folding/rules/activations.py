@@ -85,8 +85,8 @@ def sink_clip(node: gs.Node, port: int, affine: Affine) -> Shares:
 def bounds(node: gs.Node, affine: Affine, move: Callable[[], Affine]) -> Shares:
     """What the bounds of a Clip receive; nothing where they are absent, or stay as they are."""
     no_negative_scale(node, affine)
-    held = {LOWEST: bound(node, "min", LOWEST), HIGHEST: bound(node, "max", HIGHEST)}
-    moved = {i: value for i, value in held.items() if value is not None and not unmoved(node, value, affine)}
+    bounds = {LOWEST: bound(node, "min", LOWEST), HIGHEST: bound(node, "max", HIGHEST)}
+    moved = {i: value for i, value in bounds.items() if value is not None and not unmoved(node, value, affine)}
     return {i: setting(node, i, value, move(), "NONLINEAR") for i, value in moved.items()}
 
 
@@ -94,8 +94,8 @@ def bound(node: gs.Node, name: str, index: int) -> float | None:
     """A bound of a Clip, if there is one and it is not the end of the range of numbers."""
     value = argument(node, name, index)
     end = (-1 if index == LOWEST else 1) * float(np.finfo(np.float32).max)
-    held = end if value is None else number(node, value)
-    return None if held in (end, end * np.inf) else held
+    stated = end if value is None else number(node, value)
+    return None if stated in (end, end * np.inf) else stated
 
 
 @hoist("Max", "Min")

@@ -47,9 +47,9 @@ RETURN: dict[str, Callable[[gs.Node, int, Affine], Returned]] = {
 
 
 def body(node: gs.Node, name: str) -> gs.Graph:
-    found = attribute(node, name)
-    require(isinstance(found, gs.Graph), "MALFORMED", f"{label(node)} has no {name}")
-    return found
+    body = attribute(node, name)
+    require(isinstance(body, gs.Graph), "MALFORMED", f"{label(node)} has no {name}")
+    return body
 
 
 def returned(node: gs.Node, inside: gs.Graph, port: int, affine: Affine) -> tuple[gs.Tensor, Affine]:

@@ -120,10 +120,10 @@ def parts_of(node: gs.Node) -> tuple[int, list[int]]:
     """
     if not hasattr(node, "parts"):
         axis = attribute(node, "axis", 0) % rank(node.inputs[0])
-        given = argument(node, "split", 1)
-        node.parts = axis, ends_of(equal(node, axis) if given is None else given)
-    found: tuple[int, list[int]] = node.parts
-    return found
+        stated = argument(node, "split", 1)
+        node.parts = axis, ends_of(equal(node, axis) if stated is None else stated)
+    answer: tuple[int, list[int]] = node.parts
+    return answer
 
 
 def equal(node: gs.Node, axis: int) -> list[int]:
@@ -152,8 +152,8 @@ def cuts(node: gs.Node, affine: Affine) -> Moves:
         return {}
     starts, ends = argument(node, "starts", 1), argument(node, "ends", 2)
     steps = argument(node, "steps", 4) or [1] * len(starts)
-    found = zip(axes, starts, ends, steps, strict=True)
-    return {axis: partial(_cut, start=a, end=b, step=c) for axis, a, b, c in found if affine.extent[axis] != 1}
+    cuts = zip(axes, starts, ends, steps, strict=True)
+    return {axis: partial(_cut, start=a, end=b, step=c) for axis, a, b, c in cuts if affine.extent[axis] != 1}
 
 
 def _cut(x: Array, start: int, end: int, step: int) -> Array:
@@ -236,7 +236,7 @@ def sink_expand(node: gs.Node, port: int, affine: Affine) -> Shares:
 @hoist("Gather")
 def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * x[i] + t == (s' * x + t')[i], with s', t' put where i takes them from, and 1 and 0 elsewhere"""
-    axis, end = gathered_axis(node)
+    axis, end = axis_of_gather(node)
     if all(n == 1 for n in affine.extent[axis:end]):
         return {0: affine.map(lambda c: c.reshape(*c.shape[:axis], 1, *c.shape[end:]))}
     taken_from, length = constant(node, 1), size(node.inputs[0], axis)
@@ -252,13 +252,13 @@ def hoist_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
 @sink("Gather")
 def sink_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * x + t)[i] == s[i] * x[i] + t[i]"""
-    axis, end = gathered_axis(node)
+    axis, end = axis_of_gather(node)
     indices = constant(node, 1) if affine.extent[axis] != 1 else np.zeros((1,) * (end - axis), int)
     require_room(*affine.extent[:axis], indices.size, *affine.extent[axis + 1 :])
     return {OUT: affine.map(lambda c: c.take(indices if c.shape[axis] != 1 else np.zeros_like(indices), axis))}
 
 
-def gathered_axis(node: gs.Node) -> tuple[int, int]:
+def axis_of_gather(node: gs.Node) -> tuple[int, int]:
     """The axes of the output of a Gather that its indices make: from, up to but not including."""
     axis = attribute(node, "axis", 0) % rank(node.inputs[0])
     return axis, axis + rank(node.inputs[1])

@@ -80,8 +80,8 @@ def reduced(node: gs.Node) -> tuple[int, ...]:
 
 def require_elements(node: gs.Node) -> None:
     """Refuse a tensor without elements, of which the operator makes a number of its own."""
-    held = 0 not in (node.inputs[0].shape or ())
-    require(held, "PADDING", f"{label(node)} has a number of its own for a tensor without elements")
+    not_empty = 0 not in (node.inputs[0].shape or ())
+    require(not_empty, "PADDING", f"{label(node)} has a number of its own for a tensor without elements")
 
 
 def with_axes(node: gs.Node, affine: Affine) -> Affine:

@@ -21,7 +21,7 @@ Group = tuple[range, range]  # axes before, and axes after
 def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple[Dim, ...]) -> Affine:
     """Carry coefficients from a tensor of shape `source` to its reshape to `target`."""
     before, after = in_two(source), in_two(target)
-    groups = paired(before, after)
+    groups = paired_axes(before, after)
 
     def carry(c: Array) -> Array:
         c = taken_apart(node, c, source)
@@ -94,7 +94,7 @@ def put_together(node: gs.Node, coefficients: Array, shape: Sequence[Dim]) -> Ar
     return coefficients.reshape(extents)
 
 
-def paired(before: Sequence[Dim], after: Sequence[Dim]) -> list[Group]:
+def paired_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[Group]:
     """The groups, from the front, from the back, and what is left in between, which has as many elements, too."""
     front = matched(before, after)
     i, j = front[-1]
@@ -108,13 +108,13 @@ def matched(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[int, int]
 
     If a symbol among them is 0, neither tensor has any element.
     """
-    found: list[tuple[int, int]] = []
+    pairs: list[tuple[int, int]] = []
     i = j = 0
     left: Dim = 1
     right: Dim = 1
     while left and right:
         if left == right:
-            found.append((i, j))
+            pairs.append((i, j))
             if i == len(before) or j == len(after):
                 break
             left, right, i, j = before[i], after[j], i + 1, j + 1
@@ -124,4 +124,4 @@ def matched(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[int, int]
             right, j = product([right, after[j]]), j + 1
         else:
             break
-    return found
+    return pairs

@@ -18,8 +18,12 @@ def require_elements(node: gs.Node) -> None:
     """Refuse a pooling of which a window may hold no element of its input."""
     kernel = attribute(node, "kernel_shape")
     whole = kernel is None  # a global pooling
-    held = all(n != 0 for n in sizes(node)) if whole else all(map(reached, *geometry(node, list(kernel))))
-    require(held, "PADDING", f"a window of {label(node)} may hold nothing but padding, for which it has its own number")
+    never_empty = all(n != 0 for n in sizes(node)) if whole else all(map(reached, *geometry(node, list(kernel))))
+    require(
+        never_empty,
+        "PADDING",
+        f"a window of {label(node)} may hold nothing but padding, for which it has its own number",
+    )
 
 
 def sizes(node: gs.Node) -> list[Dim]:

@@ -24,11 +24,12 @@ Types = Mapping[str, int]  # of tensors, by name
 
 @dataclass(frozen=True)
 class Bypass:
-    """What stands in for the output of a node: one of its inputs, or (nothing) other values than it has."""
+    """What stands in for a node's output: one of its inputs, other nodes, or (neither) other values than it has."""
 
     number: int
     output: str
     instead: str = ""
+    nodes: tuple[onnx.NodeProto, ...] = ()
 
 
 def bypasses(
@@ -86,7 +87,9 @@ def _choice(bypass: Bypass, kept: str, types: Types) -> list[onnx.NodeProto]:
     kind = types[bypass.output]
     number = helper.make_tensor("", TensorProto.INT64, [], [bypass.number])
     as_it_is = _branch([helper.make_node("Identity", [kept], [f"{stem}/as it is"])], kind)
-    if bypass.instead:
+    if bypass.nodes:
+        other = _branch(bypass.nodes, kind)
+    elif bypass.instead:
         other = _branch([*_of_any_shape(bypass.instead, stem)], kind)
     else:
         other = _branch([*_other_values(kept, kind, stem)], kind)

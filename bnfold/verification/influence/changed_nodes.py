@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from math import prod
 from typing import NamedTuple
 
 import onnx
@@ -17,8 +18,9 @@ from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, produced, stored
 from ..regions import reached
 from .bypass import STILL
-from .meaning import Meanings, Place
+from .meaning import Meanings, NodeMeaning
 
+TABLE = 16  # elements of constants that more than shapes are computed of
 MOVES = 8  # nodes in a row that only move, which are looked past
 
 
@@ -34,7 +36,7 @@ class Side(NamedTuple):
         return self.meanings.model
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[NodeMeaning]:
         return self.meanings.places
 
 
@@ -46,7 +48,7 @@ def sides(
 ) -> list[Side]:
     """Both models, given what sizes make in each, which tensors agree, and which fold sites the algebra covers."""
     ours = Meanings(models[0], values=values[0])
-    theirs = Meanings(models[1], ours, dict.fromkeys(good, ()), values[1])
+    theirs = Meanings(models[1], ours, dict.fromkeys({*good} - of_tables(models[1].graph), ()), values[1])
     found = [_side(*each, good, covered) for each in (("A", ours, theirs), ("B", theirs, ours))]
     return _without_moved(found)
 
@@ -81,6 +83,16 @@ def alive_names(graph: onnx.GraphProto) -> set[str]:
             needed.update(node.input, (name for inner in every_node([node]) for name in inner.input))
             needed.update(output.name for body in inner_graphs([node]) for output in body.output)
     return needed
+
+
+def of_tables(graph: onnx.GraphProto) -> set[str]:
+    """What is made, for some sizes, of constants of many elements."""
+    fixed = without_data(graph)
+    found = {name for name, tensor in stored(graph).items() if prod(tensor.dims) > TABLE}
+    for node in graph.node:
+        if not fixed.isdisjoint(node.output) and not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 NEUTRAL = {  # which operand, and its value
@@ -120,7 +132,7 @@ def _without_moved(found: list[Side]) -> list[Side]:
 def _around(side: Side) -> dict[int, tuple[bytes, ...]]:
     """What each changed node of the main graph does, and those before it and after it; what only moves left out."""
     makers = {name: place for place in side.places if not place.where for name in place.node.output if name}
-    readers: dict[str, list[Place]] = {}
+    readers: dict[str, list[NodeMeaning]] = {}
     for place in side.places:
         for name in place.node.input:
             readers.setdefault(name, []).append(place)

@@ -7,7 +7,7 @@ inputs in its place, or other values, leave every output as it was on all inputs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
-from ..measure import is_floating, roundoff
+from ..floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
-from .changed_nodes import Side, alive_names, sides
+from .changed_nodes import Side, alive_names, of_tables, sides
+from .counterparts import Counterparts, Ways
 from .meaning import Meanings
 from .thresholds import in_words, moved_thresholds
 
@@ -51,6 +52,7 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
         found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
     unseen = [*moved_thresholds(found[0].meanings, found[1].meanings, good)]
     unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
+    unseen += [] if unseen else _alike(trial, found, good)
     return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
 
 
@@ -67,10 +69,13 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
-    """The values that nodes which depend on data read of those that sizes make."""
+    """The values that nodes which depend on data read of those that sizes make.
+
+    Not of what is read out of a table: that of which no input reads an element is another for other sizes.
+    """
     fixed = without_data(model.graph)
     read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
-    names = sorted(read & fixed & produced(model.graph).keys())
+    names = sorted((read & fixed & produced(model.graph).keys()) - of_tables(model.graph))
     if not names:
         return {}
     found = zip(names, _run_first(trial, model, names), strict=True)
@@ -98,9 +103,44 @@ def _unseen(trial: Trial, side: Side) -> Iterator[str]:
     for i in side.changed:
         place = side.places[i]
         if not ways[at[i]] or trial.late:
-            yield f"what {in_words(place)} of {side.name} does was not tried"
+            late = ": the time allowed is over" if ways[at[i]] else ""
+            yield f"what {in_words(place)} of {side.name} does was not tried{late}"
         elif missed := results.missed(ways[at[i]]):
             yield f"no input shows what {in_words(place)} of {side.name} does: {_without(missed)}"
+
+
+def _alike(trial: Trial, found: Sequence[Side], good: Collection[str]) -> Iterator[str]:
+    """A sentence for each changed node of B that no output tells from what A has there, on any input."""
+    ours, theirs = found
+    if not theirs.changed:
+        return
+    stage("onnxruntime, running B with nodes of A")
+    types = [_types(trial, side) for side in found]
+    known = Counterparts(ours, theirs, types, good).ways()
+    for some in _running(trial, theirs, known, types[1]):
+        for i, results in some:
+            if not trial.late and results.alike([way for ways in known[i].values() for way in ways]):
+                yield f"no input shows what A and B do differently at {in_words(theirs.places[i])} of B"
+
+
+def _running(
+    trial: Trial, side: Side, known: Mapping[int, Ways], types: Mapping[str, int]
+) -> Iterator[list[tuple[int, _Outputs]]]:
+    """Outputs of a session for all nodes that are to be replaced; or of one for each, where that cannot be made."""
+    together: Ways = {}
+    for ways in known.values():
+        for at, some in ways.items():
+            together.setdefault(at, []).extend(some)
+    try:
+        results = _Outputs(
+            trial, session(trial, switchable(side.model, together, types), "off", providers.chain(Way()))
+        )
+    except CannotRun:
+        if len(known) > 1:
+            for i, ways in known.items():
+                yield from _running(trial, side, {i: ways}, types)
+        return
+    yield [(i, results) for i in known]
 
 
 def _without(bypass: Bypass) -> str:
@@ -181,7 +221,12 @@ class _Outputs:
             return None
         return next((way for way in ways if not way.instead and self._shows(way) is False), None)
 
-    def _shows(self, way: Bypass) -> bool | None:
+    def alike(self, ways: Sequence[Bypass]) -> bool:
+        """Whether all that were tried leave every output as it was to the last bit, on all inputs."""
+        tried = [self._shows(way, unlike) for way in ways]
+        return False in tried and True not in tried
+
+    def _shows(self, way: Bypass, differ: Callable[[Any, Any], bool] | None = None) -> bool | None:
         """Whether an output changes on some input; None where no input shows it and the bypass stops the model on one,
         as an input of another shape does: inputs that leave out the node's branch are no evidence then.
 
@@ -192,21 +237,28 @@ class _Outputs:
             try:
                 found = self.run(values, way.number)
             except CannotRun:
-                if not way.instead:
+                if not (way.instead or way.nodes):
                     return True
                 stops = True
                 continue
-            if any(map(differ, usual, found)):
+            if any(map(differ or changed, usual, found)):
                 return True
         return None if stops else False
 
 
-def differ(usual: Any, found: Any) -> bool:
+def unlike(usual: Any, found: Any) -> bool:
+    """Whether an output is not the same to the last bit."""
+    if not isinstance(usual, np.ndarray) or not isinstance(found, np.ndarray) or usual.dtype == object:
+        return repr(usual) != repr(found)
+    return usual.shape != found.shape or usual.tobytes() != found.tobytes()
+
+
+def changed(usual: Any, found: Any) -> bool:
     """Whether an output changed beyond what rounding could do."""
     if not isinstance(usual, np.ndarray) or usual.shape != np.shape(found) or not is_floating(usual):
         return bool(not np.array_equal(usual, found)) if isinstance(usual, np.ndarray) else repr(usual) != repr(found)
     with np.errstate(all="ignore"):
         before, after = (np.asarray(each, np.float64) for each in (usual, found))
-        size = np.sqrt(np.mean(np.square(before[np.isfinite(before)]))) if before.size else 0.0
+        size = np.sqrt(np.mean(np.square(before), where=np.isfinite(before))) if np.isfinite(before).any() else 0.0
         off = np.abs(after - before) > SHOWN * roundoff(usual.dtype) * np.maximum(np.abs(before), size)
     return bool((off | (np.isfinite(before) != np.isfinite(after))).any())

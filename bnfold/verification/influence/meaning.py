@@ -15,16 +15,17 @@ import onnx
 from onnx import numpy_helper
 from onnx.defs import OpSchema
 
-from ...model.messages import attribute_graphs
+from ...model.messages import attribute_graphs, every_node, inner_graphs
 from ...runtime import detached
 from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, overridable
 
-Scope = dict[str, bytes]  # of each name its meaning
+COMMUTE = frozenset(["Add", "Mul", "And", "Or", "Xor", "Equal"])  # to the last bit, in whatever order they read
+ByName = dict[str, bytes]  # of each name its meaning
 
 
 @dataclass(frozen=True)
-class Place:
+class NodeMeaning:
     """A node of a model, where it stands, and what its outputs mean."""
 
     node: onnx.NodeProto
@@ -45,13 +46,16 @@ class Meanings:
     other: Meanings | None = None
     same: Mapping[str, Collection[str]] = field(default_factory=dict)
     values: Mapping[str, Array] = field(default_factory=dict)
-    places: list[Place] = field(default_factory=list)
-    scope: Scope = field(default_factory=dict)
+    places: list[NodeMeaning] = field(default_factory=list)
+    scope: ByName = field(default_factory=dict)
     bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
 
     def __post_init__(self) -> None:
         self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in self.model.opset_import}
         self._fixed = without_data(self.model.graph)
+        graphs = (self.model.graph, *inner_graphs(self.model.graph.node))
+        self._read = {name for node in every_node(self.model.graph.node) for name in node.input}
+        self._read.update(output.name for graph in graphs for output in graph.output)
         free = overridable(self.model)
         self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
@@ -61,31 +65,31 @@ class Meanings:
     def outputs(self) -> list[bytes]:
         return [self.scope.get(output.name, b"") for output in self.model.graph.output]
 
-    def _graph(self, graph: onnx.GraphProto, scope: Scope, where: str) -> list[bytes]:
+    def _graph(self, graph: onnx.GraphProto, scope: ByName, where: str) -> list[bytes]:
         for sparse in graph.sparse_initializer:
             scope[sparse.values.name] = _hash("sparse", sparse.SerializeToString(deterministic=True))
         for node in graph.node:
             self._node(node, scope, where)
         return [scope.get(output.name, b"") for output in graph.output]
 
-    def _node(self, node: onnx.NodeProto, scope: Scope, where: str) -> None:
+    def _node(self, node: onnx.NodeProto, scope: ByName, where: str) -> None:
         names = list(node.input)
         while names and not names[-1]:
             names.pop()
         known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in names]
         schema = self._schema(node)
-        version = schema.since_version if schema else self._versions.get(domain(node), 0)
-        kind = domain(node), node.op_type, version
-        head = _hash(*kind, *known)
+        kind = domain(node), node.op_type, self.version(node)
+        in_any_order = domain(node) == "" and node.op_type in COMMUTE
+        head = _hash(*kind, *(sorted(known) if in_any_order else known))
         at = len(self.places)
-        self.places.append(Place(node, where, ()))
+        self.places.append(NodeMeaning(node, where, ()))
         stated = sorted(self._attributes(node, schema, scope, head))
         whole = _hash(head, *stated)
         constants = (meaning if name in self._fixed else b"data" for name, meaning in zip(names, known, strict=True))
-        acts = _hash(*kind, *stated, "constants", *constants)
+        acts = _hash(*kind, *stated, "constants", *(sorted(constants) if in_any_order else constants))
         constant = _constant(node)
         means = tuple(constant or _hash(whole, i) for i in range(len(node.output)))
-        self.places[at] = Place(node, where, means, acts)
+        self.places[at] = NodeMeaning(node, where, means, acts)
         for name, meaning in zip(node.output, means, strict=True):
             scope[name] = meaning if where else self._known(name) or meaning
 
@@ -105,8 +109,17 @@ class Meanings:
         except onnx.defs.SchemaError:
             return None
 
-    def _attributes(self, node: onnx.NodeProto, schema: OpSchema | None, scope: Scope, head: bytes) -> Iterator[bytes]:
+    def version(self, node: onnx.NodeProto) -> int:
+        """Of the operator that a node means."""
+        schema = self._schema(node)
+        return schema.since_version if schema else self._versions.get(domain(node), 0)
+
+    def _attributes(self, node: onnx.NodeProto, schema: OpSchema | None, scope: ByName, head: bytes) -> Iterator[bytes]:
         stated = {attribute.name: attribute for attribute in node.attribute}
+        if domain(node) == "" and node.op_type == "MaxPool" and self._read.isdisjoint(node.output[1:]):
+            stated["storage_order"] = onnx.helper.make_attribute(
+                "storage_order", 0
+            )  # of the places, which nobody reads
         for name, known in schema.attributes.items() if schema else ():
             if name not in stated and known.default_value.name:
                 yield _of_attribute(known.default_value)
@@ -114,7 +127,7 @@ class Meanings:
             bodies = [self._body(node, name, body, scope, head) for body in attribute_graphs(attribute)]
             yield _hash(name, *bodies) if bodies else _of_attribute(attribute)
 
-    def _body(self, node: onnx.NodeProto, name: str, body: onnx.GraphProto, outer: Scope, head: bytes) -> bytes:
+    def _body(self, node: onnx.NodeProto, name: str, body: onnx.GraphProto, outer: ByName, head: bytes) -> bytes:
         """A body hands out what it makes of its inputs and of the tensors around it."""
         where = f"{name} of {node.op_type} {node.name or node.output[0]!r}"
         inner = {**outer, **{value.name: _hash(head, name, i) for i, value in enumerate(body.input)}}

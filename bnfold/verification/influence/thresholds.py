@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from ...model.messages import inner_graphs
 from ...runtime.protos import Array, domain, stored
-from .meaning import Meanings, Place
+from .meaning import Meanings, NodeMeaning
 
 SIBLINGS = (frozenset(["Greater", "Less", "GreaterOrEqual", "LessOrEqual"]), frozenset(["Round", "Floor", "Ceil"]))
 JUMPS = frozenset().union(*SIBLINGS) | {"Clip", "Max", "Min", "Equal", "ThresholdedRelu", "Shrink", "Mod", "Cast"}
@@ -43,12 +43,12 @@ def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]
             yield f"no input shows what the attributes of {in_words(place)} do that are others in B"
 
 
-def in_words(place: Place) -> str:
+def in_words(place: NodeMeaning) -> str:
     where = f" in {place.where}" if place.where else ""
     return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
 
 
-def _key(place: Place) -> tuple[str, str]:
+def _key(place: NodeMeaning) -> tuple[str, str]:
     return place.where, place.node.output[0]
 
 

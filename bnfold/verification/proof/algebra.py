@@ -19,16 +19,31 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from ...runtime.protos import FLOATS
+from ...runtime.protos import called, overridable
 from ..float64.oracle import CannotEvaluate, Oracle
 from ..float64.windows import Array
 from ..regions import changed
 from ..results import SITE_LIMIT, Derived
 from ..tensor_records import finite
 from .around import NotOneLayer
+from .conditions import is_for_any_size, require_alike, require_same_cuts
+from .examples import of_other_sizes
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
-from .pieces import Cuts, Piece, Question, elementwise, of_sizes, other_operand, require_linear, summing, whole
+from .pieces import (
+    POINTWISE,
+    SUMS,
+    Cuts,
+    Piece,
+    Question,
+    elementwise,
+    of_sizes,
+    other_operand,
+    require_linear,
+    require_same_places,
+    summing,
+    whole,
+)
 from .sides import Side
 from .weights import Comparison, compare, layer, roundoffs
 
@@ -53,12 +68,15 @@ class Pair:
         return changed(self.original.graph, self.folded.graph)
 
     @cached_property
+    def elsewhere(self) -> dict[str, Array]:
+        """Examples of other sizes, as far as the graph allows any."""
+        names = [value.name for value in self.original.graph.input]
+        return of_other_sizes(self.original, {name: self.examples[name] for name in names if name in self.examples})
+
+    @cached_property
     def sides(self) -> tuple[Side, Side]:
-        return Side(self.original, self.examples), Side(self.folded, self.examples)
-
-
-def is_floating(value: Array) -> bool:
-    return helper.np_dtype_to_tensor_dtype(value.dtype) in (*FLOATS, onnx.TensorProto.DOUBLE)
+        free = {*overridable(self.original)}
+        return Side(self.original, free), Side(self.folded, free)
 
 
 def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array | None]:
@@ -70,12 +88,36 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
+            require_same_places(question.pieces)
+            require_alike(question, pair.examples)
             found = _compared(pair, question)
+            derived, less = _derived(pair, question, found, Derived(site, operator))
+            if not found.for_any_size and (derived.ok or less is not None):
+                _require_same_elsewhere(pair, question, found, less)
         except (NotDerived, CannotEvaluate) as why:
             reason = str(why)
         else:
-            return _derived(pair, question, found, Derived(site, operator))
+            return derived, less
     return Derived(site, operator, why=reason), None
+
+
+def _require_same_elsewhere(pair: Pair, question: Question, found: Comparison, less: Array | None) -> None:
+    """Raises NotDerived unless a comparison says the same for tensors of other sizes, if there are any.
+
+    `less` is the constant by which the folded model's tensor is smaller, if it is.
+    """
+    names = {question.like, *(name for piece in question.pieces for name in piece.entering)}
+    other = {name: pair.elsewhere[name] for name in names if name in pair.elsewhere}
+    if len(other) == len(names) and all(other[name].shape == pair.examples[name].shape for name in names):
+        return
+    require_same_cuts(question)
+    if len(other) < len(names):
+        raise NotDerived("the sizes of tensors are not known beforehand")
+    again = _compared(replace(pair, examples=pair.elsewhere), question)
+    usual, now = (max(each.ratio, each.at_rest if less is None else 0.0) for each in (found, again))
+    moved = less is not None and (again.by is None or again.by.shape != less.shape or not np.allclose(again.by, less))
+    if now > max(1.0, usual) * SITE_LIMIT or again.share < found.share or moved:
+        raise NotDerived("the two models make the same of tensors of some sizes only")
 
 
 def _derived(pair: Pair, question: Question, found: Comparison, site: Derived) -> tuple[Derived, Array | None]:
@@ -92,7 +134,7 @@ def _compared(pair: Pair, question: Question) -> Comparison:
     """Of one layer the weights themselves; what has another form, or rounded on the way, is fed impulses."""
     pieces, site, like = question
     if like not in pair.examples:
-        raise NotDerived(f"the shape of {like!r} is not known")
+        raise NotDerived("the shape of what it makes is not known")
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
     shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype
@@ -100,10 +142,10 @@ def _compared(pair: Pair, question: Question) -> Comparison:
         first = layer(pair.original, pieces[0], shapes, (), kind)
         found = compare(first, layer(pair.folded, pieces[1], shapes, first.made, kind), pair.examples[site])
     except NotOneLayer:
-        return _Trial(pair, site, pieces, kind).run()
+        return _Trial(pair, site, pieces, kind).run()._replace(for_any_size=is_for_any_size(question))
     if SITE_LIMIT < found.effect < ON_THE_WAY:
         with suppress(NotDerived, CannotEvaluate):
-            return _Trial(pair, site, pieces, kind).run()
+            return _Trial(pair, site, pieces, kind).run()._replace(for_any_size=is_for_any_size(question))
     return found
 
 
@@ -127,13 +169,13 @@ class _Trial:
         if unknown := [name for name in self.entering if name not in pair.examples]:
             raise NotDerived(f"{unknown[0]!r}, which enters it, holds no floating-point numbers")
         if any(pair.examples[name].ndim < 2 for name in self.entering):
-            raise NotDerived("it reads a tensor that has no axis beside that of the batch")
+            raise NotDerived("a tensor of one axis, or none, enters it")
         shapes = [
-            *(pair.examples[n].shape for n in self.entering),
+            *(pair.examples[n].shape for n in (*self.entering, site)),
             *(t.dims for each in pieces for t in each.constants),
         ]
         if any(0 in shape for shape in shapes):
-            raise NotDerived("it reads a tensor without elements")
+            raise NotDerived("it has to do with a tensor without elements")
         kinds = {n: helper.np_dtype_to_tensor_dtype(pair.examples[n].dtype) for n in self.entering}
         models = (pair.original, pair.folded)
         made = [p.model(m, kinds, site) for p, m in zip(pieces, models, strict=True)]
@@ -157,11 +199,14 @@ class _Trial:
         found = [impulses(n, list(n.input).index(x), sizes[other_operand(n, x)], example) for n, x in direct]
         if len(direct) < len(mixing):
             found.append(elements(example))
-        return found or [everything(example)]
+        pointwise = all(called(node) in POINTWISE | SUMS - {"Concat"} for node in self.pieces[1].data_nodes())
+        return found or [everything(example) if pointwise else elements(example)]
 
     def feed(self, name: str, probe: Impulses) -> float:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
         base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
+        if not base[0].size:
+            raise NotDerived("it makes a tensor without elements of a batch of 1")
         sums, sizes = (self.answer(o, p, name, nothing) for o, p in zip(self.sizes, self.pieces, strict=True))
         self.at_rest = max(self.at_rest, self.judge(base[0], base[1], sizes, sizes, lambda: sums))
         self.by = _constant(base[0] - base[1], self.pair.examples[self.site].shape)
@@ -189,7 +234,7 @@ class _Trial:
         """What both pieces make of `value` for one entering tensor and zeros for the others."""
         pairs = zip(self.oracles, self.pieces, strict=True)
         found = [self.answer(oracle, piece, name, value) for oracle, piece in pairs]
-        if found[0].shape != found[1].shape:
+        if found[0].shape != found[1].shape or not found[0].size:
             raise NotDerived("its pieces do not take pictures of another size")
         return found
 

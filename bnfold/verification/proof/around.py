@@ -24,11 +24,11 @@ import onnx
 from onnx import helper
 
 from ...runtime import detached
-from ...runtime.protos import FLOATS, called
+from ...runtime.protos import called
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import MOVES, SELECT
-from .pieces import Piece
+from .pieces import Piece, is_cast_to_float
 from .sides import computation
 
 ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Dropout", "Cast"])
@@ -56,7 +56,10 @@ class ScaleAndShift(NamedTuple):
 
 def along(axis: int, values: Array) -> Array:
     """One number for each place on an axis. Raises NotOneLayer if numbers vary along another."""
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    moved = np.moveaxis(values, axis, 0)
+    rows = moved.reshape(len(moved), prod(moved.shape[1:]))
+    if not rows.shape[1]:
+        raise NotOneLayer("a tensor without elements shows no channel")
     if (rows != rows[:, :1]).any():
         raise NotOneLayer("an operator around it treats more than channels apart")
     return np.ascontiguousarray(rows[:, 0])
@@ -90,14 +93,16 @@ class Step:
     def __call__(self, value: Array) -> Array:
         if not self.is_elementwise and self.operator not in MAY_BE_PASSED:
             raise NotOneLayer(f"an affine does not change places with {self.operator}")
-        return np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
+        made = np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
+        if not made.size:
+            raise NotOneLayer("it makes a tensor without elements")
+        return made
 
     @property
     def is_elementwise(self) -> bool:
         """Whether each element of the result depends, affinely, on one element of the data alone."""
-        if self.operator == "Cast":
-            to = next(a.i for a in self.node.attribute if a.name == "to")
-            return to in (*FLOATS, onnx.TensorProto.DOUBLE)
+        if not is_cast_to_float(self.node):
+            return False
         return self.operator in ELEMENTWISE and not (self.operator == "Dropout" and any(self.node.input[2:]))
 
     @property
@@ -140,9 +145,17 @@ class Step:
         if not (
             (self.operator in HOMOGENEOUS and positive and still)
             or (self.operator in MAXIMA and positive and len(self.node.output) == 1)
-            or self.operator in MEANS
+            or (self.operator in MEANS and (still or not self.counts_padding))
         ):
             raise NotOneLayer(f"an affine does not change places with {self.operator}")
+
+    @property
+    def counts_padding(self) -> bool:
+        """Whether it may average zeros that stand around an image, at some sizes of it."""
+        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        counted = self.operator == "AveragePool" and given.get("count_include_pad")
+        return bool(counted and (padded or given.get("ceil_mode")))
 
     def mixed(self, rank: int) -> tuple[int, ...]:
         """The axes that it averages over or takes maxima along."""

@@ -9,8 +9,11 @@ import numpy as np
 import onnx
 from onnx import helper, shape_inference
 
+from ...runtime.dimensions import dynamic
+from ...runtime.protos import shape
 from ..float64.windows import Array
 
+LATEST = onnx.IR_VERSION  # of which no initializer has to be an input as well
 SMALL = 1 << 10  # elements of constants that may say something about shapes
 
 
@@ -19,7 +22,10 @@ def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, A
 
     What inference does not know is missing.
     """
-    inferred = shape_inference.infer_shapes(_skeleton(model, values), data_prop=True)
+    try:
+        inferred = shape_inference.infer_shapes(_skeleton(model, values), data_prop=True)
+    except shape_inference.InferenceError:  # an operator of a domain that the model does not import
+        return dict(values)
     found = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         dims = value.type.tensor_type.shape.dim
@@ -27,6 +33,47 @@ def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, A
             kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             found[value.name] = np.broadcast_to(np.zeros((), kind), [dim.dim_value for dim in dims])
     return {**found, **values}
+
+
+STEPS = 1, 32, 64  # that sizes are made larger by: an odd one shows padding that even ones do not reach
+
+
+def of_other_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
+    """As `examples`, where every dynamic dimension of the inputs that may be larger than in `values` is larger."""
+    steps: dict[str, int] = {}
+    names = dynamic(model.graph)
+    may_vary = _holds(model, _enlarged(model, values, {}))
+    for step in STEPS:
+        every = {name: step * (1 + 2 * i) for i, name in enumerate(names)}  # no two alike by chance
+        if not may_vary or _holds(model, _enlarged(model, values, every)):
+            return examples(model, _enlarged(model, values, every))
+    for name in names:
+        for step in STEPS:
+            if _holds(model, _enlarged(model, values, {**steps, name: step})):
+                steps[name] = step
+                break
+    return examples(model, _enlarged(model, values, steps))
+
+
+def _enlarged(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mapping[str, int]) -> dict[str, Array]:
+    """Zeros in the shapes of `values`, some dimensions larger."""
+    found = {}
+    for value in model.graph.input:
+        if value.name in values:
+            own, stated = values[value.name], shape(value) or [None] * values[value.name].ndim
+            names = [dim if isinstance(dim, str) else f"{value.name}/{axis}" for axis, dim in enumerate(stated)]
+            sizes = [n + steps.get(name, 0) for name, n in zip(names, own.shape, strict=True)]
+            found[value.name] = np.broadcast_to(np.zeros((), own.dtype), sizes)
+    return found
+
+
+def _holds(model: onnx.ModelProto, values: Mapping[str, Array]) -> bool:
+    """Whether inference finds no contradiction in these sizes."""
+    try:
+        shape_inference.infer_shapes(_skeleton(model, values), strict_mode=True, data_prop=True)
+    except Exception:  # of several unrelated classes
+        return False
+    return True
 
 
 def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
@@ -40,9 +87,17 @@ def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Model
         else:
             graph.input.append(_declared(tensor.name, tensor.data_type, tensor.dims))
     graph.output.extend(onnx.ValueInfoProto(name=output.name) for output in model.graph.output)
-    return onnx.ModelProto(
-        ir_version=model.ir_version, graph=graph, opset_import=model.opset_import, functions=model.functions
-    )
+    return onnx.ModelProto(ir_version=LATEST, graph=graph, opset_import=model.opset_import, functions=model.functions)
+
+
+def element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The type of the elements of each tensor that inference knows, inputs and constants included."""
+    skeleton = _skeleton(model, {})
+    skeleton.graph.input.extend(value for value in model.graph.input)
+    inferred = shape_inference.infer_shapes(skeleton).graph
+    found = {v.name: v.type.tensor_type.elem_type for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    found.update((tensor.name, tensor.data_type) for tensor in model.graph.initializer)
+    return {name: kind for name, kind in found.items() if kind}
 
 
 def _declared(name: str, kind: int, dims: Iterable[int]) -> onnx.ValueInfoProto:

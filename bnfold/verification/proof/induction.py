@@ -18,7 +18,7 @@ from ...runtime.inputs import feeds
 from ..float64.windows import Array
 from ..regions import SELECT
 from ..results import Derived
-from .algebra import Pair, derive, is_floating
+from .algebra import Pair, derive
 from .examples import examples
 from .pieces import Cuts
 from .sides import computation
@@ -54,6 +54,8 @@ class Induction:
             elif counterpart := self._counterpart(node):
                 for name, known in zip(node.output, counterpart.output, strict=False):
                     self._add(name, known)
+                if not all(map(self._is_same, self.edits.intersection(node.output))):
+                    self._look_at(node)  # it has the name of another tensor
             else:
                 self._look_at(node)
         return self
@@ -62,7 +64,7 @@ class Induction:
         """A tensor of the folded model is the one that the original calls `known`."""
         if name in self.pair.sides[1].fixed:
             self.fixed.add(name)
-        elif name:
+        elif name and known:
             self.same[name] = self.pair.sides[0].name(known)
 
     def _is_same(self, name: str) -> bool:
@@ -72,7 +74,8 @@ class Induction:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
         first, second = self.pair.sides
         if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
-            return node
+            name = next(filter(None, node.output), "")  # a CastLike may be a Cast to another type
+            return node if first.makers.get(name) == node else None
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
         if None in names or any(bodies(node)) or not second.fixed.isdisjoint(node.output):
             return None
@@ -149,10 +152,9 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     moved = {entry["name"] for entry in tensors if entry["moved"]}
     good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
-    seen = {
-        name: value for name, value in {**examples(trial.original, fed), **trial.seen}.items() if is_floating(value)
-    }
-    pair = Pair(trial.original, trial.folded, seen, trial.effort, trial.seed)
+    made = {name for node in trial.folded.graph.node for name in node.output}
+    gone = {name: value for name, value in examples(trial.original, fed).items() if name not in made}
+    pair = Pair(trial.original, trial.folded, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
     left = known.unsettled()
     trial.proved = (

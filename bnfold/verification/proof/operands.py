@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import onnx
 from onnx import helper
 
+from ...model.messages import bodies
 from ...runtime.protos import called
 from ..regions import MOVES, SELECT
 from .impulses import NotDerived
@@ -70,6 +71,8 @@ def _last(side: Side, site: str) -> Last:
     node = side.makers[site]
     if called(node) in LINEAR or [*node.output] != [site]:
         raise NotDerived("its last operator is linear")
+    if any(bodies(node)):
+        raise NotDerived("its last operator has a body, which may read more than operands")
     return Last(node, [])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -14,18 +15,19 @@ from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, stored
 from ..float64.windows import Array
-from ..measure import roundoff
-from ..regions import MIXING
+from ..floating import roundoff
+from ..regions import MIXING, SELECT
 from .impulses import NotDerived
-from .sides import Side
+from .sides import Side, computation
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
     + ["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand"]
     + ["Tile", "DepthToSpace", "SpaceToDepth", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"]
 )
-POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Cast"])
+POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Cast", "Dropout"])
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
+EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
 LARGEST = 64  # nodes of a piece
 FLOATING = (*FLOATS, onnx.TensorProto.DOUBLE)
@@ -47,6 +49,11 @@ class Piece:
             if called(node) not in SIZES and any(name in found for name in node.input):
                 found.update(dict.fromkeys(node.output, node))
         return found
+
+    def data_nodes(self) -> list[onnx.NodeProto]:
+        """The nodes that data passes."""
+        data = self.data()
+        return [node for node in self.nodes if not data.keys().isdisjoint(node.output)]
 
     def rounded(self, names: Sequence[str] | None = None) -> Any:
         """The coarsest type of the changed constants that some tensors, or all, are made of; None without any."""
@@ -217,6 +224,11 @@ def _entered(own: Piece, entering: Mapping[str, str], less: Mapping[str, Array])
 TOO_FAR = "it is too far from tensors that both models share"
 
 
+def is_cast_to_float(node: onnx.NodeProto) -> bool:
+    """Of a Cast whether it rounds but little; of other operators true."""
+    return called(node) != "Cast" or next(a.i for a in node.attribute if a.name == "to") in FLOATING
+
+
 def require_linear(piece: Piece) -> None:
     """Refuse a piece with an operator that is not linear in the data that enters."""
     data = piece.data()
@@ -224,7 +236,41 @@ def require_linear(piece: Piece) -> None:
         ports = [i for i, name in enumerate(node.input) if name in data]
         if not ports or called(node) in SIZES:
             continue
-        if called(node) not in LINEAR or (node.op_type == "Div" and ports != [0]):
+        trains = called(node) == "Dropout" and any(node.input[2:])
+        if (
+            called(node) not in LINEAR
+            or trains
+            or (ports[0] > 0 and called(node) not in EITHER)
+            or not is_cast_to_float(node)
+        ):
             raise NotDerived(f"{node.op_type} {node.name!r} is not linear")
         if len(ports) > 1 and node.op_type not in SUMS:
             raise NotDerived(f"{node.op_type} {node.name!r} multiplies tensors that both depend on data")
+
+
+PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
+
+
+def require_same_places(pieces: Sequence[Piece]) -> None:
+    """Refuse a folded piece that counts or picks elements as the original's does not: another size may show it."""
+    ours, theirs = (Counter(_places(each)) for each in pieces)
+    if other := theirs - ours:
+        raise NotDerived(f"{next(iter(other))[0]} is not in the original: what it does depends on sizes")
+    data, sized, new = pieces[1].data(), set[str](), {*pieces[1].changed}
+    for node in (node for node in pieces[1].nodes if data.keys().isdisjoint(node.output)):
+        if not new.isdisjoint(node.input) and not sized.isdisjoint(node.input) and called(node) in SELECT:
+            raise NotDerived(f"what {called(node)} {node.name!r} reads of a changed constant depends on sizes")
+        for names in (sized, new):
+            names.update(() if names.isdisjoint(node.input) else node.output)
+        sized.update(node.output if called(node) in SIZES else ())
+
+
+def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
+    """What each such node does, with the whole numbers that it is given."""
+    tensors = {**{tensor.name: tensor for tensor in own.constants}, **stored(onnx.GraphProto(node=own.nodes))}
+    whole_numbers = {
+        name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
+    }
+    for node in own.nodes:
+        if called(node) in PLACES:
+            yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)

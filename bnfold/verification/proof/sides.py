@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
-from ..float64.windows import Array
+from .examples import element_types
 
 NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}  # operand that leaves the other one as it is
 
@@ -24,16 +24,14 @@ class Side:
     """What makes each tensor and where, what is stored, which tensors are other names for one another."""
 
     model: onnx.ModelProto
-    examples: Mapping[str, Array] = field(default_factory=dict)  # of its tensors, for their types
+    free: Set[str] = frozenset()  # initializers that callers of the original may override
 
     @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes; a CastLike as the Cast that it is, which looks at no second input."""
-        kinds: dict[str, int] = {
-            name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in self.examples.items()
-        }
-        kinds.update((name, tensor.data_type) for name, tensor in self.stored.items())
-        return [_plain(node, kinds) for node in self.model.graph.node]
+        """The nodes; a CastLike as the Cast that it is in this model, which looks at no second input."""
+        nodes = self.model.graph.node
+        kinds = element_types(self.model) if any(called(node) == "CastLike" for node in nodes) else {}
+        return [_plain(node, kinds) for node in nodes]
 
     @cached_property
     def makers(self) -> dict[str, onnx.NodeProto]:
@@ -46,21 +44,22 @@ class Side:
 
     @cached_property
     def initializers(self) -> dict[str, onnx.TensorProto]:
-        return {tensor.name: tensor for tensor in self.model.graph.initializer}
+        return {tensor.name: tensor for tensor in self.model.graph.initializer if tensor.name not in self.free}
 
     @cached_property
     def stored(self) -> dict[str, onnx.TensorProto]:
         """Initializers, and what Constant nodes hold."""
-        return stored(self.model.graph)
+        return {name: tensor for name, tensor in stored(self.model.graph).items() if name not in self.free}
 
     @cached_property
     def inputs(self) -> set[str]:
-        return {value.name for value in caller_inputs(self.model.graph)}
+        """What callers feed, or may feed in place of a default."""
+        return {value.name for value in caller_inputs(self.model.graph)} | self.free
 
     @cached_property
     def fixed(self) -> set[str]:
         """Tensors that depend on no data, only on constants and sizes."""
-        return without_data(self.model.graph)
+        return without_data(self.model.graph, self.free)
 
     @cached_property
     def names(self) -> dict[str, str]:

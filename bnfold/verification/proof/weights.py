@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,9 +24,10 @@ from ...runtime import detached
 from ...runtime.protos import called, stored
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
-from ..measure import quantum, roundoff
+from ..floating import quantum, roundoff
 from ..regions import MIXING
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
+from .impulses import NotDerived
 from .pieces import Piece
 
 NOISE = 2.0**-46  # of float64, in what both models are evaluated to
@@ -53,6 +55,7 @@ class Layer:
     made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
     kinds: tuple[Any, Any]  # types in which the weight, and the rest, were rounded
+    for_any_size: bool  # what stands around the linear operator treats all places of an image alike
 
     @property
     def axis(self) -> int:
@@ -102,6 +105,8 @@ def layer(
     `shapes` are those of the tensors that enter, `made` is that of what the linear operator makes, if it is known.
     `kind` is the type in which constants were rounded that are computed, not stored.
     """
+    if unknown := [name for name in piece.entering if name not in shapes]:
+        raise NotOneLayer(f"the shape of {unknown[:1]} is not known")
     steps = _steps(model, piece)
     places = [i for i, step in enumerate(steps) if step.operator in MIXING]
     if len(places) != 1:
@@ -125,7 +130,8 @@ def layer(
     kinds = [piece.rounded([name]) or kind for name in (*step.node.input[1:3], "")[:2]]
     stays = np.zeros(groups * outputs) if after.stays is None else along(axis, after.stays)
     around = terms, sums, affine, after.passed, stays
-    return Layer(operator, padded, weight, bias, *around, made, alone, (kinds[0], kinds[1]))
+    alike = all(each.keeps_places for each in (*head, *tail))
+    return Layer(operator, padded, weight, bias, *around, made, alone, (kinds[0], kinds[1]), alike)
 
 
 def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
@@ -156,7 +162,10 @@ def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
     known = stored(model.graph)
-    found = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
+    try:
+        found = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
+    except ValueError as why:
+        raise NotDerived(f"a constant does not have as many bytes as its shape says: {why}") from why
     if left := [name for name in names if name not in found]:
         fixed = Piece([n for n in piece.nodes if piece.data().keys().isdisjoint(n.output)], [], piece.constants)
         found.update(Oracle(fixed.model(model, {}, left[0])).evaluate({}, left))
@@ -177,7 +186,7 @@ def _laid(node: onnx.NodeProto, weight: Array, rank: int) -> tuple[tuple[Any, ..
     groups, geometry = int(given.pop("group", 1)), {**given, "kernel_shape": list(weight.shape[2:])}
     operator = (called(node), groups, tuple(sorted((name, str(value)) for name, value in geometry.items())))
     padded = called(node) != "Conv" or any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
-    kernels = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    kernels = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], prod(weight.shape[2:]))
     return operator, padded, kernels if called(node) == "Conv" else kernels.swapaxes(1, 2)
 
 
@@ -200,6 +209,7 @@ class Comparison(NamedTuple):
     at_rest: float  # likewise, of what is left where all that enters is zero
     by: Array | None  # the latter in the original less that in the folded model, if it is the same for every data
     effect: float  # the largest difference in unit roundoffs of what the original's numbers are the sum of
+    for_any_size: bool = False  # it says the same for tensors of other sizes
 
 
 def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
@@ -214,21 +224,25 @@ def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
     stays = original.stays, folded.stays
     rest = max(rest, roundoffs(*stays, np.abs(stays[1]), np.abs(stays[1]), folded.kinds[1], False))
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
-    worst = max(roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs)
+    worst = max((roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs), default=0.0)
     channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
     by = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
     count = original.weight.size * len(original.before) + rests[0].size
-    return Comparison(count, 1.0, worst, rest, by, max(worst, rest))
+    alike = original.for_any_size and folded.for_any_size
+    return Comparison(count, 1.0, worst, rest, by, max(worst, rest), alike)
 
 
 def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:
     """The largest difference, in unit roundoffs of `kind`, of numbers that are made of others as large as `sizes`.
 
     Float64's own noise in `summed` is taken off. With `alone`, `sizes` are stored numbers: the right one is no further
-    than half the distance to its neighbour. Infinite if something is not finite.
+    than half the distance to its neighbour. Infinite if something is not finite; raises NotDerived if that is so in the
+    original.
     """
     with np.errstate(all="ignore"):
         off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(kind)
+        if not np.isfinite(expected).all():
+            raise NotDerived("a number of the original is not finite")
         if not np.isfinite(got).all():
             return np.inf
         if not (off > 0).any():

@@ -47,7 +47,7 @@ REAL = (
     Edit("real files", "Sigmoid for a Tanh", "file fsanet_1x1", become("Tanh", "Sigmoid", 7)),
     Edit("real files", "operands of a Div", "file fsanet_1x1", swap("Div", at=3)),
     Edit("real files", "a Relu removed", "file fsanet_1x1", bypass("Relu", at=9)),
-    Edit("real files", "a sum is one summand", "file fsanet_1x1", bypass("Add", at=20)),
+    Edit("real files", "a sum is one summand", "file fsanet_1x1", bypass("Add", at=19)),
     Edit("real files", "one slope of a PRelu", "file gtcrn_stream_simple", of_input("PRelu", 1, one(1.01), 5)),
     Edit("real files", "linear_before_reset of a GRU", "file gtcrn_stream_simple", put("GRU", 6, linear_before_reset=0)),
     Edit("real files", "one recurrent weight of a GRU", "file gtcrn_stream_simple", of_input("GRU", 2, one(1.001), 3)),

@@ -8,10 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import onnx
+
 from ..model import datafiles
 from ..process.child import stage
 from ..runtime import detached, libraries, providers, sessions
-from ..runtime.inputs import CannotFeed, Case, feeds
+from ..runtime.inputs import CannotFeed, Case, feeds, revealing
 from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
 from ..runtime.providers import Way
@@ -21,14 +23,15 @@ from .arithmetics import in_each
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
+from .interface import declared_otherwise
 from .isolate import isolate_sites
+from .level_runs import Tallies, add_run, run_original
 from .level_sessions import LevelSessions, open_sessions, placements
 from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
 from .regions import shape_of_graph, undone
-from .runs import Tallies, add_run, run_original
 from .tensor_records import by_channel, record
 from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
 
@@ -37,14 +40,14 @@ BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsi
 
 
 @datafiles.unchanged()
-def compare(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare `request["original"]` with `request["folded"]` (paths) at `request["levels"]`; see `verify`.
+def compare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
+    """Compare two models, those of the paths of the request, at `request["levels"]`; see `verify`. They are changed.
 
     An answer for each of `request["maths"]`, the arithmetics of the provider.
     """
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
-        trial = prepare(request, folder)
+        trial = prepare(request, models, folder)
         ways = confirmed(trial, request["levels"], request["maths"])
         if ways is None:
             make_oracle(trial)
@@ -57,7 +60,26 @@ def compare(request: Mapping[str, Any]) -> dict[str, Any]:
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
     found = list(_levels(trial, levels))
     answer = {"levels": found, "derived": [asdict(each) for each in trial.derived], "blocked": trial.blocked}
-    return {**answer, "influence": _influence(trial, found), "notes": list(dict.fromkeys(trial.notes))}
+    known = _influence(trial, found)
+    if any(each["unseen"] for each in known) and trial.effort == "fast":
+        known = _on_revealing_inputs(trial, found) or known
+    return {**answer, "influence": known, "notes": list(dict.fromkeys(trial.notes))}
+
+
+def _on_revealing_inputs(trial: Trial, levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What nodes that changed do, on more inputs; what is wrong there joins the levels."""
+    first = next((level for level in levels if level["ran"] and level["level"] == "off"), None)
+    if first is None or trial.late or any(case.path or case.sizes for case in trial.planned):
+        return []
+    more = replace(trial, planned=revealing(trial.seed), notes=[], moved={}, truths={}, keeps=False)
+    report = _level(more, "off", trial.names)
+    if report["broken"] or not all(entry["ok"] for entry in report["tensors"]):
+        levels.append(report)
+        return []
+    if not report["ran"]:
+        return []
+    first["cases"] += report["cases"]
+    return _influence(replace(trial, planned=[*trial.planned, *more.planned]), levels)
 
 
 def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -236,6 +258,8 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
+    for otherwise in declared_otherwise(trial.original.graph, trial.folded.graph, first):
+        raise CannotRun(f"the folded model does not keep its word: {otherwise}")
     add_run(trial, running, tallies, case, values, first)
     return case
 

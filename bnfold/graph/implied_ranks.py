@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
-Ranks = Iterator[tuple[gs.Tensor, int | None]]
-Rule = Callable[[gs.Node], Ranks]
+ImpliedRanks = Iterator[tuple[gs.Tensor, int | None]]
+Rule = Callable[[gs.Node], ImpliedRanks]
 
 ELEMENTWISE = {  # whose first output has the shape of their first input
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Cast", "CastLike"),
@@ -48,9 +48,9 @@ def imply_ranks(nodes: Iterable[gs.Node]) -> None:
         for tensor, r in implied(node):
             if r is not None and r >= 0 and rank(tensor) is None and not tensor.is_empty():
                 tensor.shape = (None,) * r
-                news = [n for n in (*tensor.inputs, *tensor.outputs) if id(n) not in waiting]
-                agenda += news
-                waiting.update(map(id, news))
+                news = {id(n): n for n in (*tensor.inputs, *tensor.outputs) if id(n) not in waiting}
+                agenda += news.values()
+                waiting |= news.keys()
 
 
 def shape_of(tensor: gs.Tensor) -> tuple[Any, ...] | None:
@@ -67,7 +67,7 @@ def rank(tensor: gs.Tensor) -> int | None:
     return None if shape is None else len(shape)
 
 
-def implied(node: gs.Node) -> Ranks:
+def implied(node: gs.Node) -> ImpliedRanks:
     """Tensors that a node reads or makes, each with its rank if that follows from what is known of the others."""
     rule = RANKS.get(node.op) if node.domain in (None, "", "ai.onnx") else None
     if rule is None or any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()):
@@ -83,14 +83,14 @@ def implied(node: gs.Node) -> Ranks:
         return
 
 
-def alike(tensors: Iterable[gs.Tensor], base: int | None = None) -> Ranks:
+def alike(tensors: Iterable[gs.Tensor], base: int | None = None) -> ImpliedRanks:
     """Tensors of one rank: `base`, or that of the first of which it is known."""
-    given = [x for x in tensors if not x.is_empty()]
-    r = next((rank(x) for x in given if rank(x) is not None), None) if base is None else base
-    yield from ((x, r) for x in given)
+    present = [x for x in tensors if not x.is_empty()]
+    r = next((rank(x) for x in present if rank(x) is not None), None) if base is None else base
+    yield from ((x, r) for x in present)
 
 
-def apart(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> Ranks:
+def apart(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> ImpliedRanks:
     """Two tensors, of which one has so many axes more."""
     low, high = rank(less), rank(more)
     if axes is not None:
@@ -106,62 +106,62 @@ def count(node: gs.Node, name: str, index: int) -> int | None:
     return shape[0] if shape is not None and len(shape) == 1 and isinstance(shape[0], int) else None
 
 
-def elementwise(node: gs.Node) -> Ranks:
+def elementwise(node: gs.Node) -> ImpliedRanks:
     return alike((node.inputs[0], node.outputs[0]))
 
 
-def all_alike(node: gs.Node) -> Ranks:
+def all_alike(node: gs.Node) -> ImpliedRanks:
     return alike((*node.inputs, *node.outputs))
 
 
-def convolution(node: gs.Node) -> Ranks:
+def convolution(node: gs.Node) -> ImpliedRanks:
     return alike((*node.inputs[:2], node.outputs[0]))
 
 
-def first_to_all(node: gs.Node) -> Ranks:
+def first_to_all(node: gs.Node) -> ImpliedRanks:
     return alike((node.inputs[0], *node.outputs))
 
 
-def matrices(node: gs.Node) -> Ranks:
+def matrices(node: gs.Node) -> ImpliedRanks:
     return alike((*node.inputs[:2], node.outputs[0]), 2)
 
 
-def images(node: gs.Node) -> Ranks:
+def images(node: gs.Node) -> ImpliedRanks:
     return alike((node.inputs[0], node.outputs[0]), 4)
 
 
-def sequences(node: gs.Node) -> Ranks:
+def sequences(node: gs.Node) -> ImpliedRanks:
     """LSTM, GRU, RNN: (T, N, C) to (T, directions, N, C), and the states (directions, N, C)"""
     yield node.inputs[0], 3
     yield from ((x, 4 if i == 0 else 3) for i, x in enumerate(node.outputs))
 
 
-def transpose(node: gs.Node) -> Ranks:
+def transpose(node: gs.Node) -> ImpliedRanks:
     perm = node.attrs.get("perm")
     return alike((node.inputs[0], node.outputs[0]), None if perm is None else len(perm))
 
 
-def reshape(node: gs.Node) -> Ranks:
+def reshape(node: gs.Node) -> ImpliedRanks:
     yield node.outputs[0], count(node, "shape", 1)
 
 
-def flatten(node: gs.Node) -> Ranks:
+def flatten(node: gs.Node) -> ImpliedRanks:
     yield node.outputs[0], 2
 
 
-def vector(node: gs.Node) -> Ranks:
+def vector(node: gs.Node) -> ImpliedRanks:
     yield node.outputs[0], 1
 
 
-def squeeze(node: gs.Node) -> Ranks:
+def squeeze(node: gs.Node) -> ImpliedRanks:
     return apart(node.outputs[0], node.inputs[0], count(node, "axes", 1))
 
 
-def unsqueeze(node: gs.Node) -> Ranks:
+def unsqueeze(node: gs.Node) -> ImpliedRanks:
     return apart(node.inputs[0], node.outputs[0], count(node, "axes", 1))
 
 
-def gather(node: gs.Node) -> Ranks:
+def gather(node: gs.Node) -> ImpliedRanks:
     """x[.., i, ..]: the axes of the indices come in the place of one."""
     more = rank(node.inputs[1])
     if more == 0:
@@ -169,7 +169,7 @@ def gather(node: gs.Node) -> Ranks:
     return apart(node.inputs[0], node.outputs[0], None if more is None else more - 1)
 
 
-def matmul(node: gs.Node) -> Ranks:
+def matmul(node: gs.Node) -> ImpliedRanks:
     """Of a matrix and a tensor, a product has the rank of the tensor, be it a vector, a matrix or more."""
     (a, b), out = node.inputs[:2], node.outputs[0]
     left, right = rank(a), rank(b)
@@ -179,12 +179,12 @@ def matmul(node: gs.Node) -> Ranks:
     return iter([(out, most - 1 if least == 1 else most)] if most else [])
 
 
-def expand(node: gs.Node) -> Ranks:
-    own, asked = rank(node.inputs[0]), count(node, "shape", 1)
-    yield node.outputs[0], None if own is None or asked is None else max(own, asked)
+def expand(node: gs.Node) -> ImpliedRanks:
+    own, wanted = rank(node.inputs[0]), count(node, "shape", 1)
+    yield node.outputs[0], None if own is None or wanted is None else max(own, wanted)
 
 
-def broadcast(node: gs.Node) -> Ranks:
+def broadcast(node: gs.Node) -> ImpliedRanks:
     """The rank of the result is that of the operand with most axes. Up to opset 6 this is the first one."""
     (out,) = node.outputs
     if node.opset < 7:
@@ -198,7 +198,7 @@ def broadcast(node: gs.Node) -> Ranks:
     return iter([(open_ones[0], most)] if decides else [])
 
 
-def reduction(node: gs.Node) -> Ranks:
+def reduction(node: gs.Node) -> ImpliedRanks:
     x, out = node.inputs[0], node.outputs[0]
     if node.attrs.get("keepdims", 1):
         return alike((x, out))
@@ -208,29 +208,29 @@ def reduction(node: gs.Node) -> Ranks:
     return apart(out, x, axes) if axes else iter(())
 
 
-def padding(node: gs.Node) -> Ranks:
+def padding(node: gs.Node) -> ImpliedRanks:
     numbers = None if len(node.inputs) > 3 else count(node, "pads", 1)
     return alike((node.inputs[0], node.outputs[0]), None if numbers is None else numbers // 2)
 
 
-def tile(node: gs.Node) -> Ranks:
+def tile(node: gs.Node) -> ImpliedRanks:
     return alike((node.inputs[0], node.outputs[0]), count(node, "repeats", 1) if node.opset > 5 else None)
 
 
-def resize(node: gs.Node) -> Ranks:
-    given = [i for i, x in enumerate(node.inputs) if i and not x.is_empty() and node.opset < 11 or i > 1]
-    numbers = None if "axes" in node.attrs else next((n for i in given if (n := count(node, "scales", i))), None)
+def resize(node: gs.Node) -> ImpliedRanks:
+    places = [i for i, x in enumerate(node.inputs) if i and not x.is_empty() and node.opset < 11 or i > 1]
+    numbers = None if "axes" in node.attrs else next((n for i in places if (n := count(node, "scales", i))), None)
     return alike((node.inputs[0], node.outputs[0]), numbers)
 
 
-def einsum(node: gs.Node) -> Ranks:
+def einsum(node: gs.Node) -> ImpliedRanks:
     """A letter for each axis; dots stand for any number of them."""
     *terms, result = re.split(",|->", str(node.attrs["equation"]).replace(" ", ""))
     for tensor, letters in zip((*node.inputs, node.outputs[0]), (*terms, result), strict=True):
         yield tensor, len(letters) if "." not in letters else None
 
 
-def branches(node: gs.Node) -> Ranks:
+def branches(node: gs.Node) -> ImpliedRanks:
     """What an If returns is what either of its branches does; they need not agree on the rank."""
     then, other = (node.attrs[name].outputs for name in ("then_branch", "else_branch"))
     for out, a, b in zip(node.outputs, then, other, strict=True):

@@ -1,0 +1,26 @@
+"""Floating-point types: which they are, how finely they round, and what is nothing to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .float64.windows import Array
+
+
+def roundoff(dtype: Any, dropped: int = 0) -> float:
+    """Half the distance from 1 to the next number of a floating-point type, `dropped` bits of a float32 left out."""
+    if np.dtype(dtype) == np.float32:
+        return 2.0 ** (dropped - 24)
+    return 2.0**-8 if np.dtype(dtype).name == "bfloat16" else float(np.finfo(dtype).eps) / 2
+
+
+def quantum(dtype: Any) -> float:
+    """What counts as nothing: float16 steps by it near zero, other types may flush what is below it to zero."""
+    return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
+
+
+def is_floating(values: Array) -> bool:
+    """Of a floating-point type: numpy knows no kind of bfloat16."""
+    return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
