@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import fold
 from bnfold.verification import verify
+from bnfold.verification.influence.changed_nodes import Neutral
+from bnfold.verification.influence.meaning import Meanings
 from tests.verify_nets import CONV, Weights, run_here
 
 R = np.random.default_rng(0)
@@ -27,7 +29,8 @@ def model(lines: str, **constants: object) -> onnx.ModelProto:
     made = onnx.parser.parse_model(text)
     w = R.standard_normal((4, 3, 3, 3))
     stored: Weights = {"w": w, **{k: np.asarray(v) for k, v in constants.items()}}
-    made.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in stored.items())
+    kept = {k: v if v.dtype == np.int64 else v.astype(np.float32) for k, v in stored.items()}
+    made.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in kept.items())
     return made
 
 
@@ -117,6 +120,16 @@ RARE: dict[str, tuple[str, str, dict[str, object], str]] = {
         "p = Conv (x, w) c = Clip (p, z, k) y = Tanh (c)", "p = Conv (x, w) c = Clip (p, z, q) y = Tanh (c)",
         {"z": 0.0, "k": 6e6, "q": 7e6}, "node 'c' (Clip) compares with in A and in B",
     ),
+    "another remainder": (
+        "p = Conv (x, w) i = Cast <to = 7> (p) a = Abs (i) r = Mod (a, k) c = Cast <to = 1> (r) y = Tanh (c)",
+        "p = Conv (x, w) i = Cast <to = 7> (p) a = Abs (i) r = Mod <fmod = 1> (a, k) c = Cast <to = 1> (r) y = Tanh (c)",
+        {"k": np.int64(3)}, "the attributes of node 'r' (Mod) do that are others in B",
+    ),
+    "ties": (
+        "p = Conv (x, w) g = Greater (p, z) c = Cast <to = 1> (g) y = Tanh (c)",
+        "p = Conv (x, w) g = GreaterOrEqual (p, z) c = Cast <to = 1> (g) y = Tanh (c)",
+        {"z": 0.0}, "node 'g' (Greater) of A differs from node 'g' (GreaterOrEqual) of B",
+    ),
     "high rows of a batch": (
         PLAIN,
         "s = Shape <start = 0, end = 1> (x) h = Squeeze (s) o = Constant <value_int = 0> () i = Constant <value_int = 1> () "
@@ -187,6 +200,16 @@ def test_what_means_the_same_is_proved(how: str) -> None:
     found = verify(original, other)
     assert (found.verdict, found.grade) == ("PASS", "proved"), found.reasons
     assert "proved for all inputs" in found.in_a_line()
+
+
+@pytest.mark.parametrize("width", [0, 1])
+def test_padding_by_nothing_leaves_everything_alone(width: int) -> None:
+    pads = np.array([0] * 7 + [width])
+    made = model("c = Conv (x, w) q = Pad (c, k) y = Tanh (q)", k=pads)
+    older = helper.make_node("Pad", ["c"], ["q"], pads=pads.tolist())
+    neutral = Neutral(Meanings(made))
+    assert [neutral.leave_alone(node) for node in (made.graph.node[1], older)] == [not width] * 2
+    assert not neutral.leave_alone(made.graph.node[0])
 
 
 def test_a_pass_by_numbers_alone_is_measured_and_may_not_be_enough() -> None:

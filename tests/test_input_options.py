@@ -95,7 +95,7 @@ def test_an_input_of_unknown_rank_takes_the_shape_that_was_asked_for() -> None:
     model = parse("y = Relu (x)", "float[1] x")
     model.graph.input[0].type.tensor_type.ClearField("shape")
     (sizes,) = combinations(model.graph, {}, {"x": [4, 5, 6]})
-    assert feeds(model.graph, Case("normal", 0, 1, given=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
+    assert feeds(model.graph, Case("normal", 0, 1, sizes=tuple(sizes.items())), {})["x"].shape == (4, 5, 6)
 
 
 def test_inputs_come_from_npz_npy_and_test_data_and_run_first(models: tuple[str, str], tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_after_the_budget_nothing_more_is_begun_and_the_notes_say_what_was_skipp
         "what node 'c' (Conv) of A does was not tried: the time allowed is over",
     )
     assert [len(level.cases) for level in found.levels] == [1, 1]
-    assert "1 of 3 inputs were used: the time allowed is over" in found.notes
+    assert "1 of 4 inputs were used: the time allowed is over" in found.notes
     assert "algebra and isolated fold sites were skipped: the time allowed is over" in found.notes
 
 

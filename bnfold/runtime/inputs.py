@@ -61,6 +61,11 @@ def _drawn(effort: str, seed: int) -> list[Case]:
     return [*first, *second, Case("normal", seed + 2, 3, larger=32)]
 
 
+def revealing(seed: int) -> list[Case]:
+    """Inputs that show what most do not: ties, zeros and repeated numbers, whole ones below zero, an odd size."""
+    return [Case("halves", seed, 2), Case("halves", seed + 1, 5), Case("normal", seed + 1, 3, larger=1)]
+
+
 def _normal(random: np.random.Generator, dims: list[int]) -> Array:
     return random.standard_normal(dims)
 
@@ -74,10 +79,16 @@ def _wide(random: np.random.Generator, dims: list[int]) -> Array:
     return np.where(random.random(dims) < 0.5, -1.0, 1.0) * 10.0 ** random.uniform(-3, 3, dims)
 
 
+def _halves(random: np.random.Generator, dims: list[int]) -> Array:
+    """Multiples of a half from -2 to 2."""
+    return np.asarray(random.integers(-4, 5, dims) / 2)
+
+
 DRAWS: dict[str, Callable[[np.random.Generator, list[int]], Array]] = {
     "normal": _normal,
     "uniform": _uniform,
     "wide": _wide,
+    "halves": _halves,
 }
 
 
@@ -121,7 +132,8 @@ def _value(
     if dtype is None:
         raise CannotFeed(f"input {value.name!r} is not a tensor of numbers")
     high = min(limit or (256 if dtype.itemsize == 1 else 8), int(np.iinfo(dtype).max) + 1)
-    return random.integers(0, high, sizes).astype(dtype)
+    low = -high if case.distribution == "halves" and limit is None and dtype.kind == "i" else 0
+    return random.integers(low, high, sizes).astype(dtype)
 
 
 def _limits(graph: onnx.GraphProto) -> dict[str, int]:

@@ -66,7 +66,7 @@ def _first(why: Exception) -> str:
 
 
 def lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether a file holds a model as it is, without data in other files; told by its size."""
+    """Whether a file holds a model as it is, without data in other files, by its size."""
     return not detached.length(model) and os.path.getsize(path) == model.ByteSize()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,17 +11,16 @@ import onnx
 
 from ..model import datafiles
 from ..process.child import stage
-from ..runtime import detached, libraries, providers, sessions
-from ..runtime.inputs import CannotFeed, Case, feeds
-from ..runtime.loading import for_onnxruntime
+from ..runtime import detached, libraries
+from ..runtime.inputs import CannotFeed, Case, feeds, revealing
 from ..runtime.protos import produced
-from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.sizes import words
 from .arithmetics import in_each
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
+from .interface import declared_otherwise
 from .isolate import isolate_sites
 from .level_runs import Tallies, add_run, run_original
 from .level_sessions import LevelSessions, open_sessions, placements
@@ -30,8 +28,8 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
-from .regions import shape_of_graph, undone
-from .tensor_records import by_channel, record
+from .same_graph import is_same_graph
+from .tensor_records import gaps, is_compared, records
 from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
 
 FAR = 8.0  # times its limit is no error that few copies underestimate: one time in 200000
@@ -59,7 +57,26 @@ def compare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> di
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
     found = list(_levels(trial, levels))
     answer = {"levels": found, "derived": [asdict(each) for each in trial.derived], "blocked": trial.blocked}
-    return {**answer, "influence": _influence(trial, found), "notes": list(dict.fromkeys(trial.notes))}
+    known = _influence(trial, found)
+    if any(each["unseen"] for each in known) and trial.effort == "fast":
+        known = _on_revealing_inputs(trial, found) or known
+    return {**answer, "influence": known, "notes": list(dict.fromkeys(trial.notes))}
+
+
+def _on_revealing_inputs(trial: Trial, levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What nodes that changed do, on more inputs; what is wrong there joins the levels."""
+    first = next((level for level in levels if level["ran"] and level["level"] == "off"), None)
+    if first is None or trial.late or any(case.path or case.sizes for case in trial.planned):
+        return []
+    more = replace(trial, planned=revealing(trial.seed), notes=[], moved={}, truths={}, keeps=False)
+    report = _level(more, "off", trial.names)
+    if report["broken"] or not all(entry["ok"] for entry in report["tensors"]):
+        levels.append(report)
+        return []
+    if not report["ran"]:
+        return []
+    first["cases"] += report["cases"]
+    return _influence(replace(trial, planned=[*trial.planned, *more.planned]), levels)
 
 
 def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -169,7 +186,7 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     if not names:  # for which onnxruntime would answer with all outputs
         report["why"] = "the two models have no tensor in common"
         return report
-    report["same_graph"] = level == "default" and _same_graph(trial)
+    report["same_graph"] = level == "default" and is_same_graph(trial)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     try:
         running = open_sessions(trial, "default" if level == "default" else "off", names, trial.planned)
@@ -188,19 +205,10 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
             report["why"] = ""
         return report
     report["ran"] = True
-    best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
-    report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
-    trial.notes += _gaps(report["tensors"])
+    best = {name: spare[name] if not is_compared(t) and is_compared(spare[name]) else t for name, t in tallies.items()}
+    report["tensors"] = records(trial, best, [] if level == "isolated" else trial.outputs)
+    trial.notes += gaps(report["tensors"])
     return report
-
-
-def _gaps(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One note, where NaN and Inf of the original leave something uncompared."""
-    holes = [entry for entry in tensors if entry["excluded"]]
-    if not holes:
-        return []
-    count, first = sum(entry["excluded"] for entry in holes), holes[0]["name"]
-    return [f"{count} elements are NaN or Inf in the original as well and tell nothing, the first in {first!r}"]
 
 
 def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Tally:
@@ -238,53 +246,7 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
+    for otherwise in declared_otherwise(trial.original.graph, trial.folded.graph, first):
+        raise CannotRun(f"the folded model does not keep its word: {otherwise}")
     add_run(trial, running, tallies, case, values, first)
     return case
-
-
-def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str]) -> list[dict[str, Any]]:
-    """One record per tensor, in the order of the graph, those excused that hold other values by design."""
-    nodes = produced(trial.original.graph)
-    makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
-    shown = (n for n, t in tallies.items() if _compared(t) or (t.runs and n in outputs))
-    found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
-    empty = {name: True for name, tally in tallies.items() if tally.runs and not (tally.elements or tally.misshapen)}
-    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in found}}
-    excused = undone(trial.folded.graph, good, trial.edits)
-    channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
-    return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
-
-
-def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:
-    return {**entry, "moved": moved, "ok": entry["ok"] or moved}
-
-
-def _compared(tally: Tally) -> bool:
-    return tally.elements > 0 or bool(tally.misshapen)
-
-
-def _same_graph(trial: Trial) -> bool:
-    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing.
-
-    Of large models, which would have to be written to be seen, it is not known.
-    """
-    if detached.length(trial.original):
-        return False
-    if not trial.same_graph:
-        stage("onnxruntime, optimizing the models with graph optimization default")
-        trial.same_graph.append(_made_the_same(trial))
-    return trial.same_graph[0]
-
-
-def _made_the_same(trial: Trial) -> bool:
-    """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
-    target = str(Path(trial.folder, "optimized.onnx"))
-    chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
-    try:
-        original, folded = (
-            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
-            for model in (trial.original, trial.folded)
-        )
-    except CannotRun:
-        return False
-    return shape_of_graph(original) == shape_of_graph(folded)

@@ -28,6 +28,7 @@ from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
 from .float64.windows import Array
+from .interface import declared_otherwise
 from .level_results import ORIGINAL
 from .level_sessions import FOLDED
 from .measure import DRIFT, Tally
@@ -59,6 +60,12 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
     first = _first_run(replace(trial, way=Way()))
     derived = _proof(trial, first.values) if first else None
     if first is None or derived is None:
+        return None
+    if [
+        *declared_otherwise(
+            trial.original.graph, trial.folded.graph, dict(zip(trial.outputs, first.outputs, strict=True))
+        )
+    ]:
         return None
     answers = []
     for math_ in maths:

@@ -1,16 +1,17 @@
 """What callers see of a model: B has to accept every input that A accepts, and to give the same outputs.
 
 Names, order and types of inputs and outputs are the same. The shape of an input may become less particular, never more;
-that of an output may be known better or less well, but not be another. Symbols of dimensions may have other names as
-long as the same dimensions are equal. An input with a default, an initializer that callers may override (IR version 4
-or later), keeps its default and stays overridable.
+that of an output may be known better or less well, but not be another, nor fix a size that callers choose. Symbols of
+dimensions may have other names as long as the same dimensions are equal. An input with a default, an initializer that
+callers may override (IR version 4 or later), keeps its default and stays overridable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ..runtime.protos import caller_inputs, overridable
@@ -24,18 +25,20 @@ def differences(original: onnx.ModelProto, folded: onnx.ModelProto, frozen: bool
     """What a caller of the original runs into; `frozen` initializers need not be overridable any more."""
     ours, theirs = original.graph, folded.graph
     yield from _side("input", caller_inputs(ours), caller_inputs(theirs))
-    yield from _side("output", list(ours.output), list(theirs.output))
+    yield from _side("output", list(ours.output), list(theirs.output), {*_symbols(ours, ("input",)).values()})
     if not frozen:
         yield from _defaults(original, folded)
     yield from _equalities(original, folded)
 
 
-def _side(what: str, old: Values, new: Values) -> Iterator[str]:
+def _side(what: str, old: Values, new: Values, chosen: Collection[str] = ()) -> Iterator[str]:
+    """What is other about inputs or outputs; sizes that callers have `chosen` stay open in both."""
     if [v.name for v in old] != [v.name for v in new]:
         yield f"the {what}s changed from {_list(old)} to {_list(new)}"
         return
     for before, after in zip(old, new, strict=True):
-        if _contradicts(before.type, after.type, accepting=what == "input"):
+        accepting = what == "input"
+        if _contradicts(before.type, after.type, accepting) or _fixes(before.type, after.type, chosen):
             yield f"{what} {before.name!r} changed from {in_words(before.type)} to {in_words(after.type)}"
 
 
@@ -56,6 +59,22 @@ def _contradicts(old: onnx.TypeProto, new: onnx.TypeProto, accepting: bool) -> b
     if kind == "opaque_type":
         return bool(before != after)
     return before.elem_type != after.elem_type or _other_shape(_dims(before), _dims(after), accepting)
+
+
+def _fixes(old: onnx.TypeProto, new: onnx.TypeProto, chosen: Collection[str]) -> bool:
+    pairs = zip(_dims(old.tensor_type) or (), _dims(new.tensor_type) or (), strict=False)
+    return any(before in chosen and isinstance(after, int) for before, after in pairs)
+
+
+def declared_otherwise(original: onnx.GraphProto, folded: onnx.GraphProto, values: Mapping[str, Any]) -> Iterator[str]:
+    """Outputs that have other shapes, when the model runs, than the folded one declares, and the original does not."""
+    before = {output.name: _dims(output.type.tensor_type) for output in original.output}
+    for output in folded.output:
+        shape, dims = np.shape(values.get(output.name, ())), _dims(output.type.tensor_type)
+        if not dims or len(dims) != len(shape) or before.get(output.name) == dims:
+            continue
+        if any(isinstance(dim, int) and dim != size for dim, size in zip(dims, shape, strict=True)):
+            yield f"output {output.name!r} is declared {in_words(output.type)} and has the shape {list(shape)}"
 
 
 def _other_shape(old: DeclaredShape | None, new: DeclaredShape | None, accepting: bool) -> bool:
@@ -116,10 +135,10 @@ def _equalities(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[
             yield f"{first} and {place} could have sizes of their own, {known!r} and {old!r}, and now have one, {new!r}"
 
 
-def _symbols(graph: onnx.GraphProto) -> dict[str, str]:
+def _symbols(graph: onnx.GraphProto, sides: Collection[str] = ("input", "output")) -> dict[str, str]:
     """Where each symbol stands: inputs first."""
-    sides = (("input", caller_inputs(graph)), ("output", graph.output))
-    dims = ((f"{side} {v.name!r}", _dims(v.type.tensor_type)) for side, values in sides for v in values)
+    both = (("input", caller_inputs(graph)), ("output", graph.output))
+    dims = ((f"{side} {v.name!r}", _dims(v.type.tensor_type)) for side, values in both if side in sides for v in values)
     return {
         f"{where} axis {axis}": size
         for where, sizes in dims

@@ -14,10 +14,16 @@ from onnx import helper
 
 from ..model.messages import bodies
 from ..runtime.copies import without_data
-from ..runtime.protos import FLOATS, produced
+from ..runtime.protos import FLOATS, called, produced
 from .float64.oracle import Oracle
-from .regions import reached, shared
+from .regions import MOVES, reached, shared
 from .trial import SMALL, Trial
+
+BOUNDS = frozenset(
+    ["Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Softmax", "Tanh", "Softplus", "Softsign", "Abs", "Exp"]
+    + ["Sqrt", "Elu", "Selu", "Celu", "Gelu", "Mish", "ThresholdedRelu", "Erf", "Sin", "Cos"]
+)
+HANDS_ON = MOVES | {"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool", "Concat", "Dropout", "LeakyRelu"}
 
 
 def isolate_sites(trial: Trial, good: Collection[str]) -> Trial | None:
@@ -44,13 +50,30 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
     """What enters a site: a tensor no edit touched, holding the same floating-point values in both models."""
     makers, fixed = produced(trial.folded.graph), without_data(trial.folded.graph)
     entering = {name for site in trial.edits if site in makers for name in makers[site].input}
+    allowed = set(good) - trial.edits - fixed
     found = {}
-    for name in sorted(entering & set(good) - trial.edits - fixed):
+    free = {name: _free(makers, name) & allowed for name in entering & allowed}
+    for name in sorted(set().union(*(before or {name} for name, before in free.items()))):
         example = trial.seen.get(name)
         if example is not None and example.size and helper.np_dtype_to_tensor_dtype(example.dtype) in _KINDS:
             kind = helper.np_dtype_to_tensor_dtype(example.dtype)
             found[name] = helper.make_tensor_value_info(name, kind, example.shape)
     return found
+
+
+def _free(makers: Mapping[str, onnx.NodeProto], name: str) -> set[str]:
+    """What is before the operators that keep a tensor in bounds: fed any numbers, that reaches what it can be alone.
+
+    Empty where nothing keeps it in bounds.
+    """
+    node = makers.get(name)
+    if node is None or called(node) not in BOUNDS | HANDS_ON or not node.input:
+        return set()
+    data = node.input if called(node) == "Concat" else node.input[:1]
+    before = [_free(makers, each) for each in data]
+    if called(node) not in BOUNDS and not any(before):
+        return set()
+    return set().union(*(some or [each] for some, each in zip(before, data, strict=True)))
 
 
 def _even(trial: Trial, sites: Collection[str], cuts: dict[str, onnx.ValueInfoProto]) -> dict[str, onnx.ValueInfoProto]:

@@ -14,7 +14,7 @@ from .conditioning import arbiters, measured, moved_alike, steady, transferred
 from .float64.windows import Array
 from .level_sessions import FOLDED, LevelSessions
 from .measure import Tally
-from .quantized.steps import either_neighbour, held, is_quantized
+from .quantized.steps import either_neighbour, is_quantized, replace_codes
 from .trial import Trial, truth
 
 Tallies = tuple[
@@ -37,7 +37,7 @@ def add_run(
     names = list(tallies[0])
     ours, theirs = list(first), running.read(names, 1)
     codes = {name: first[name] for name in ours if name in running.fed}
-    true, fed = truth(trial, case, values, ours, held(codes) if codes else None), {**values, **codes}
+    true, fed = truth(trial, case, values, ours, replace_codes(codes) if codes else None), {**values, **codes}
     folded = dict(zip(theirs, running.outputs(running.folded, theirs, fed, FOLDED), strict=True))
     again = [running.outputs(each, ours, fed, "the original, loaded again") for each in running.again]
     pairs = measured(trial, running, case, fed, ours, list(first.values()))

@@ -1,4 +1,4 @@
-"""Constants that are too large to be held in float64: operators read some rows of them at a time, where they can."""
+"""Constants that are too large for float64: operators read some rows of them at a time, where they can."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from onnx import helper
 
 from ...runtime.protos import called
 from ...system.sizes import words
-from ..floating import is_floating
 from ..regions import MOVES
+from .floating import is_floating
 from .windows import Array
 
 BLOCK = 1 << 23  # numbers that are widened at a time: 64 MiB of float64; up to so many, all at once
@@ -56,7 +56,7 @@ def reading_blocks(operator: Any, memory: int) -> type:
 
 def _in_blocks(node: Any, inputs: Sequence[Any], large: Sequence[int]) -> Array | None:
     """The output of a node of which the inputs `large` are stored constants; None if it needs them whole."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.onnx_node.attribute}
+    settings = {a.name: helper.get_attribute_value(a) for a in node.onnx_node.attribute}
     if large != [1] or node.onnx_node.domain not in ("", "ai.onnx"):
         return None
     operator, x, w, *rest = node.onnx_node.op_type, inputs[0], inputs[1].view(np.ndarray), *inputs[2:]
@@ -65,9 +65,11 @@ def _in_blocks(node: Any, inputs: Sequence[Any], large: Sequence[int]) -> Array 
     if operator == "MatMul" and w.ndim == 2:
         return product(x, w)
     if operator == "Gemm":
-        made: Array = given.get("alpha", 1.0) * product(x.T if given.get("transA") else x, w, bool(given.get("transB")))
-        return made + given.get("beta", 1.0) * rest[0] if rest and rest[0] is not None else made
-    if operator == "Conv" and given.get("group", 1) == 1:
+        made: Array = settings.get("alpha", 1.0) * product(
+            x.T if settings.get("transA") else x, w, bool(settings.get("transB"))
+        )
+        return made + settings.get("beta", 1.0) * rest[0] if rest and rest[0] is not None else made
+    if operator == "Conv" and settings.get("group", 1) == 1:
         bias = rest[0] if rest else None
         parts = (node.run(x, _wide(w[at]), *([] if bias is None else [bias[at]]))[0] for at in _rows(w))
         return np.concatenate([*parts], axis=1)

@@ -70,7 +70,7 @@ class Scan(_WithBody):
     """A graph over the slices of tensors, of opset 9 and later."""
 
     def _run(self, *inputs, context=None, body=None, num_scan_inputs=None, **more):  # type: ignore[no-untyped-def]
-        count = self.given("num_scan_inputs", 1)
+        count = self.setting("num_scan_inputs", 1)
         state, scanned = list(inputs[:-count]), inputs[-count:]
         slices = [self._sliced(value, i) for i, value in enumerate(scanned)]
         collected: list[list[Array]] = [[] for _ in self.body.output_names[len(state) :]]
@@ -92,7 +92,7 @@ class Scan(_WithBody):
         return self.stacked(rows, states + i, axis + rows[0].ndim + 1 if axis < 0 and rows else axis)
 
     def _of(self, name: str, i: int) -> int:
-        return int((self.given(name, None) or [0] * (i + 1))[i])
+        return int((self.setting(name, None) or [0] * (i + 1))[i])
 
 
 BODIES = (If, Loop, Scan)

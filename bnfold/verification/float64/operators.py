@@ -31,7 +31,7 @@ class Standard(OpRun):
         opsets = self.run_params["opsets"]
         return int(opsets.get("", opsets.get("ai.onnx", 1)))
 
-    def given(self, name: str, default: Any) -> Any:
+    def setting(self, name: str, default: Any) -> Any:
         """An attribute as the node states it, or `default`: not the default of a later version of the operator."""
         stated = {attribute.name for attribute in self.onnx_node.attribute}
         return getattr(self, name) if name in stated else default
@@ -44,16 +44,16 @@ class BatchNormalization(Standard):
         if self._trains:
             raise NotImplementedError("BatchNormalization in training mode")
         one_per_channel = (-1, *(1,) * (x.ndim - 2))
-        laid = x.shape[1:] if not self.given("spatial", 1) else one_per_channel
+        laid = x.shape[1:] if not self.setting("spatial", 1) else one_per_channel
         scale, shift, mean, var = (p.reshape(laid) for p in (scale, shift, mean, var))
-        return (scale * (x - mean) / np.sqrt(var + self.given("epsilon", EPSILON)) + shift,)
+        return (scale * (x - mean) / np.sqrt(var + self.setting("epsilon", EPSILON)) + shift,)
 
     @property
     def _trains(self) -> bool:
         if self.opset >= 14:
-            return bool(self.given("training_mode", 0))
+            return bool(self.setting("training_mode", 0))
         return len([name for name in self.onnx_node.output if name]) > 1 or (
-            self.opset < 7 and not self.given("is_test", 0)
+            self.opset < 7 and not self.setting("is_test", 0)
         )
 
 
@@ -67,8 +67,8 @@ class Softmax(Standard):
 
     def _axes(self, x: Array) -> tuple[int, ...]:
         if self.opset >= 13:
-            return (self.given("axis", -1),)
-        axis = self.given("axis", 1)
+            return (self.setting("axis", -1),)
+        axis = self.setting("axis", 1)
         return tuple(range(axis + x.ndim if axis < 0 else axis, x.ndim))
 
     def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
@@ -98,8 +98,8 @@ class Pad(Standard):
     """Pad of every opset, negative widths included, which cut: attributes before opset 11, inputs from then on."""
 
     def _run(self, x, pads=None, value=None, axes=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
-        mode, pads = self.given("mode", "constant"), self.given("pads", self.given("paddings", pads))
-        value = self.given("value", 0.0) if value is None else value
+        mode, pads = self.setting("mode", "constant"), self.setting("pads", self.setting("paddings", pads))
+        value = self.setting("value", 0.0) if value is None else value
         axes = range(x.ndim) if axes is None else [int(axis) % x.ndim for axis in axes]
         widths = np.zeros((x.ndim, 2), dtype=int)
         widths[list(axes)] = np.reshape(pads, (2, -1)).T
@@ -112,7 +112,7 @@ class Flatten(Standard):
     """All axes before `axis` as one, and all others; of a tensor without elements as well."""
 
     def _run(self, x, axis=None):  # type: ignore[no-untyped-def]
-        axis = self.given("axis", 1)
+        axis = self.setting("axis", 1)
         return (x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:])),)
 
 
@@ -120,7 +120,7 @@ class Slice(Standard):
     """Slice of every opset: starts and ends are clamped to the axis, also below its beginning where steps go back."""
 
     def _run(self, x, starts=None, ends=None, axes=None, steps=None, **attributes):  # type: ignore[no-untyped-def]
-        starts, ends, axes = self.given("starts", starts), self.given("ends", ends), self.given("axes", axes)
+        starts, ends, axes = self.setting("starts", starts), self.setting("ends", ends), self.setting("axes", axes)
         axes = range(len(starts)) if axes is None else axes
         for start, end, axis, step in zip(
             starts, ends, axes, [1] * len(starts) if steps is None else steps, strict=True
@@ -142,7 +142,7 @@ class DequantizeLinear(Standard):
     """(x - zero_point) * scale: per tensor, per axis, or in blocks along an axis."""
 
     def _run(self, x, scale, zero_point=None, **attributes):  # type: ignore[no-untyped-def]
-        axis, block = self.given("axis", 1), self.given("block_size", 0)
+        axis, block = self.setting("axis", 1), self.setting("block_size", 0)
         scale = laid(scale, x.shape, axis, block)
         zero = 0.0 if zero_point is None else laid(zero_point.astype(np.float64), x.shape, axis, block)
         return ((x.astype(np.float64) - zero) * scale,)
@@ -176,8 +176,8 @@ class Upsample(Standard):
     """Upsample-7 (scales are an attribute) and Upsample-9 (scales are an input)."""
 
     def _run(self, x, scales=None, mode=None, **attributes):  # type: ignore[no-untyped-def]
-        mode = self.given("mode", "nearest")
-        for axis, scale in enumerate(self.given("scales", scales)):
+        mode = self.setting("mode", "nearest")
+        for axis, scale in enumerate(self.setting("scales", scales)):
             x = _stretched(x, axis, float(scale), mode)
         return (x,)
 
@@ -190,7 +190,7 @@ class ImageScaler(Standard):
     """scale * x + bias[channel]: an experimental operator of opset 1 that onnxmltools wrote for years."""
 
     def _run(self, x, bias=None, scale=None):  # type: ignore[no-untyped-def]
-        return (x * self.given("scale", 1.0) + np.reshape(self.given("bias", [0.0]), (-1, 1, 1)),)
+        return (x * self.setting("scale", 1.0) + np.reshape(self.setting("bias", [0.0]), (-1, 1, 1)),)
 
 
 class ZipMap(OpRun):
@@ -208,9 +208,9 @@ class NonMaxSuppression(Selection):
     op_domain = ""
 
     def _run(self, boxes, scores, *limits, **attributes):  # type: ignore[no-untyped-def]
-        given = [None if limit is None else np.reshape(limit, -1) for limit in (*limits, None, None, None)[:3]]
+        stated = [None if limit is None else np.reshape(limit, -1) for limit in (*limits, None, None, None)[:3]]
         absent = np.zeros(1, np.int64), np.zeros(1), None
-        known = [default if limit is None else limit for limit, default in zip(given, absent, strict=True)]
+        known = [default if limit is None else limit for limit, default in zip(stated, absent, strict=True)]
         return super()._run(boxes, scores, *known, **attributes)  # type: ignore[no-untyped-call]
 
 

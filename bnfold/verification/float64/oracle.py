@@ -20,8 +20,8 @@ from ...model.messages import all_nodes, bodies, inner_graphs
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, opset
 from ...system.progress import report
-from ..floating import is_floating
 from .constant_parts import evaluate_constants
+from .floating import is_floating
 from .large_constants import Stored, TooLarge, reading_blocks, widened
 from .loops import BODIES
 from .operators import REPLACED, Resize10
@@ -72,8 +72,8 @@ def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
 
     class Evaluator(_Evaluator):
         def _load_impl(self, node: Any, *rest: Any) -> Any:
-            found = super()._load_impl(node, *rest)
-            return reading_blocks(found, memory) if isinstance(found, type) else found
+            operator = super()._load_impl(node, *rest)
+            return reading_blocks(operator, memory) if isinstance(operator, type) else operator
 
     return Evaluator
 
@@ -110,12 +110,12 @@ class Oracle:
         nodes = self._evaluator.rt_nodes_
         with np.errstate(all="ignore"):
             for node in nodes:
-                self._tell(len(nodes))
+                self._report(len(nodes))
                 self._step(node, values, steer)
                 self._drop(node.onnx_node, values, left, wanted)
         return {name: widened(values[name]) for name in wanted if name in values}
 
-    def _tell(self, nodes: int) -> None:
+    def _report(self, nodes: int) -> None:
         """How far all evaluations are."""
         self._begun += 1
         if self.rounds:

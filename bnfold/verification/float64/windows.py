@@ -36,8 +36,8 @@ class Window:
         """The window ONNX attributes describe over an image of `sizes` (absent: strides 1, dilations 1, pads 0)."""
         rank = len(sizes)
         steps, gaps = tuple(strides or (1,) * rank), tuple(dilations or (1,) * rank)
-        given = tuple(pads or (0,) * (2 * rank))
-        plain = cls(tuple(kernel), steps, gaps, given[:rank], given[rank:])
+        stated = tuple(pads or (0,) * (2 * rank))
+        plain = cls(tuple(kernel), steps, gaps, stated[:rank], stated[rank:])
         return plain._same(sizes, auto_pad) if auto_pad in ("SAME_UPPER", "SAME_LOWER", "VALID") else plain
 
     def _same(self, sizes: Sequence[int], auto_pad: str) -> Window:
@@ -166,9 +166,9 @@ class Conv(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: Array, w: Array, b: Array | None = None, **given: Any) -> tuple[Array]:
-        geometry = (given.get(name) for name in ("strides", "dilations", "pads", "auto_pad"))
-        return (conv(x, w, b, Window.of(x.shape[2:], w.shape[2:], *geometry), given.get("group") or 1),)
+    def _run(self, x: Array, w: Array, b: Array | None = None, **settings: Any) -> tuple[Array]:
+        geometry = (settings.get(name) for name in ("strides", "dilations", "pads", "auto_pad"))
+        return (conv(x, w, b, Window.of(x.shape[2:], w.shape[2:], *geometry), settings.get("group") or 1),)
 
 
 class ConvTranspose(OpRun):
@@ -176,13 +176,13 @@ class ConvTranspose(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: Array, w: Array, b: Array | None = None, **given: Any) -> tuple[Array]:
+    def _run(self, x: Array, w: Array, b: Array | None = None, **settings: Any) -> tuple[Array]:
         window = Window.of(
-            x.shape[2:], w.shape[2:], given.get("strides"), given.get("dilations"), given.get("pads"), None
+            x.shape[2:], w.shape[2:], settings.get("strides"), settings.get("dilations"), settings.get("pads"), None
         )
-        more = given.get("output_padding") or [0] * (x.ndim - 2)
-        cut = transpose_geometry(x.shape[2:], window, more, given.get("output_shape"), given.get("auto_pad"))
-        return (conv_transpose(x, w, b, cut[0], given.get("group") or 1, cut[1]),)
+        more = settings.get("output_padding") or [0] * (x.ndim - 2)
+        cut = transpose_geometry(x.shape[2:], window, more, settings.get("output_shape"), settings.get("auto_pad"))
+        return (conv_transpose(x, w, b, cut[0], settings.get("group") or 1, cut[1]),)
 
 
 def max_pool(x: Array, window: Window, ceil: bool) -> Array:
@@ -243,12 +243,12 @@ class MaxPool(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: Array, **given: Any) -> tuple[Array, ...]:
-        window, ceil = _window(x, given), bool(given.get("ceil_mode"))
+    def _run(self, x: Array, **settings: Any) -> tuple[Array, ...]:
+        window, ceil = _window(x, settings), bool(settings.get("ceil_mode"))
         largest = max_pool(x, window, ceil)
         if len([name for name in self.onnx_node.output if name]) == 1:
             return (largest,)
-        return largest, largest_at(x, window, ceil, bool(given.get("storage_order")))
+        return largest, largest_at(x, window, ceil, bool(settings.get("storage_order")))
 
 
 class AveragePool(OpRun):
@@ -256,10 +256,14 @@ class AveragePool(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: Array, **given: Any) -> tuple[Array]:
-        return (average_pool(x, _window(x, given), bool(given.get("ceil_mode")), bool(given.get("count_include_pad"))),)
+    def _run(self, x: Array, **settings: Any) -> tuple[Array]:
+        return (
+            average_pool(
+                x, _window(x, settings), bool(settings.get("ceil_mode")), bool(settings.get("count_include_pad"))
+            ),
+        )
 
 
-def _window(x: Array, given: dict[str, Any]) -> Window:
+def _window(x: Array, settings: dict[str, Any]) -> Window:
     names = ("kernel_shape", "strides", "dilations", "pads", "auto_pad")
-    return Window.of(x.shape[2:], *(given.get(name) for name in names))
+    return Window.of(x.shape[2:], *(settings.get(name) for name in names))

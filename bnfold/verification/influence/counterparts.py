@@ -89,19 +89,24 @@ class Counterparts:
             ways.setdefault(at, []).append(Bypass(self.count, output, nodes=tuple(nodes)))
 
     def _instead(self, place: NodeMeaning, partner: NodeMeaning, output: str) -> list[onnx.NodeProto]:
-        """A's node, reading what it reads if B has that, else what B's node does; or all that makes its output in A."""
+        """A's node, reading what it reads if B has that, else what B's node does; or all that makes its output in A.
+
+        Not of an Identity: what A has there shows without it. One of both reads what both models have: what several
+        nodes make elsewhere, of other numbers, is another form.
+        """
         data = [
             _data(p.node, fixed | self.constants.keys()) for p, fixed in zip((partner, place), self.fixed, strict=True)
         ]
         same = place.acts == partner.acts
-        if any(bodies(partner.node)) or (same and data[0] == data[1]):
+        if place.node.op_type == "Identity" or any(bodies(partner.node)) or (same and data[0] == data[1]):
             return []
         if not place.where and output in place.node.output and self.cuts.issuperset(data[0]):
             return self._region(output, ())
         if partner.node.op_type == place.node.op_type and len(data[0]) == len(data[1]):
             names = dict(zip(data[0], data[1], strict=True))
             return [] if same else self._embedded([partner.node], output, names, ())
-        return [] if place.where or output not in place.node.output else self._region(output, ())
+        alone = self.cuts.issuperset(data[1]) and output in place.node.output
+        return self._region(output, ()) if alone and not place.where else []
 
     def _region(self, output: str, without: Collection[str]) -> list[onnx.NodeProto]:
         """What A computes for a tensor from those that B has as well."""

@@ -23,15 +23,15 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
-from ..floating import is_floating, roundoff
+from ..float64.floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
 from .changed_nodes import Side, alive_names, of_tables, sides
 from .counterparts import Counterparts, Ways
-from .meaning import Meanings, NodeMeaning
-from .thresholds import moved_thresholds
+from .meaning import Meanings
+from .thresholds import in_words, moved_thresholds
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
 
@@ -50,8 +50,7 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     found = sides((original, folded), ({}, {}), good, covered)
     if any(side.changed for side in found):
         found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
-    between = moved_thresholds(found[0].meanings, found[1].meanings, good)
-    unseen = [f"no input lies between what {_words(place)} compares with in A and in B" for place in between]
+    unseen = [*moved_thresholds(found[0].meanings, found[1].meanings, good)]
     unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
     unseen += [] if unseen else _alike(trial, found, good)
     return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
@@ -105,9 +104,9 @@ def _unseen(trial: Trial, side: Side) -> Iterator[str]:
         place = side.places[i]
         if not ways[at[i]] or trial.late:
             late = ": the time allowed is over" if ways[at[i]] else ""
-            yield f"what {_words(place)} of {side.name} does was not tried{late}"
+            yield f"what {in_words(place)} of {side.name} does was not tried{late}"
         elif missed := results.missed(ways[at[i]]):
-            yield f"no input shows what {_words(place)} of {side.name} does: {_without(missed)}"
+            yield f"no input shows what {in_words(place)} of {side.name} does: {_without(missed)}"
 
 
 def _alike(trial: Trial, found: Sequence[Side], good: Collection[str]) -> Iterator[str]:
@@ -121,7 +120,7 @@ def _alike(trial: Trial, found: Sequence[Side], good: Collection[str]) -> Iterat
     for some in _running(trial, theirs, known, types[1]):
         for i, results in some:
             if not trial.late and results.alike([way for ways in known[i].values() for way in ways]):
-                yield f"no input shows what A and B do differently at {_words(theirs.places[i])} of B"
+                yield f"no input shows what A and B do differently at {in_words(theirs.places[i])} of B"
 
 
 def _running(
@@ -147,11 +146,6 @@ def _running(
 def _without(bypass: Bypass) -> str:
     instead = f"{bypass.instead!r} in its place" if bypass.instead else "other values in its place"
     return f"with {instead} every output stays the same"
-
-
-def _words(place: NodeMeaning) -> str:
-    where = f" in {place.where}" if place.where else ""
-    return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
 
 
 def _place(side: Side, types: Mapping[str, int], i: int) -> int:

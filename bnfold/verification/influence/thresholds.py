@@ -1,4 +1,8 @@
-"""Operators that compare with constants: two that agree on some inputs may differ on those between their constants."""
+"""Operators whose results jump: two that agree on some inputs may differ on others.
+
+One that compares with another constant differs for what lies between the constants; one that breaks ties, rounds or
+wraps in another way differs at numbers that are rarely drawn.
+"""
 
 from __future__ import annotations
 
@@ -12,33 +16,51 @@ from ...model.messages import inner_graphs
 from ...runtime.protos import Array, domain, stored
 from .meaning import Meanings, NodeMeaning
 
-COMPARES = frozenset(
-    ["Clip", "Max", "Min", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Equal", "ThresholdedRelu", "Shrink"]
-)
+SIBLINGS = (frozenset(["Greater", "Less", "GreaterOrEqual", "LessOrEqual"]), frozenset(["Round", "Floor", "Ceil"]))
+JUMPS = frozenset().union(*SIBLINGS) | {"Clip", "Max", "Min", "Equal", "ThresholdedRelu", "Shrink", "Mod", "Cast"}
+JUMPS |= {"ArgMax", "ArgMin", "TopK", "NonMaxSuppression"}
 CLOSE = 2.0**-20  # relative difference of constants that rounding makes
 
 
-def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[NodeMeaning]:
-    """Nodes of the folded model that compare with another constant than the original's node of that name.
+def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[str]:
+    """In words, nodes of the folded model that jump elsewhere than the original's node that makes the same tensor.
 
-    `good` are tensors of the main graph that agree: no input lies between the constants.
+    `good` are tensors of the main graph that agree: no input lies where the two differ.
     """
-    before = {_key(place): place for place in original.places if _compares(place.node)}
+    before = {_key(place): place for place in original.places if _jumps(place.node)}
     constants = [_constants(meanings) for meanings in (original, folded)]
     for place in folded.places:
-        first = before.get(_key(place)) if _compares(place.node) else None
-        if first and first.acts != place.acts and (place.where or place.node.output[0] in good):
-            pair = [[*_numbers(p.node, known)] for p, known in zip((first, place), constants, strict=True)]
-            if first.node.op_type == place.node.op_type and not _close(*pair):
-                yield place
+        first = before.get(_key(place)) if _jumps(place.node) else None
+        if first is None or first.acts == place.acts or not (place.where or place.node.output[0] in good):
+            continue
+        kinds = {first.node.op_type, place.node.op_type}
+        if len(kinds) > 1:
+            if any(kinds <= siblings for siblings in SIBLINGS):
+                yield f"no input shows where {in_words(first)} of A differs from {in_words(place)} of B"
+        elif not _close(*([*_numbers(p.node, known)] for p, known in zip((first, place), constants, strict=True))):
+            yield f"no input lies between what {in_words(place)} compares with in A and in B"
+        elif _choices(first.node) != _choices(place.node):
+            yield f"no input shows what the attributes of {in_words(place)} do that are others in B"
+
+
+def in_words(place: NodeMeaning) -> str:
+    where = f" in {place.where}" if place.where else ""
+    return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
 
 
 def _key(place: NodeMeaning) -> tuple[str, str]:
     return place.where, place.node.output[0]
 
 
-def _compares(node: onnx.NodeProto) -> bool:
-    return node.op_type in COMPARES and domain(node) == ""
+def _jumps(node: onnx.NodeProto) -> bool:
+    return node.op_type in JUMPS and domain(node) == ""
+
+
+def _choices(node: onnx.NodeProto) -> dict[str, int]:
+    """The attributes that are whole numbers, other than their defaults; without those that are inputs by now."""
+    known = onnx.defs.get_schema(node.op_type).attributes
+    stated = {a.name: a.i for a in node.attribute if a.type == onnx.AttributeProto.INT}
+    return {name: i for name, i in stated.items() if name in known and i != known[name].default_value.i}
 
 
 def _constants(meanings: Meanings) -> Mapping[str, Array]:

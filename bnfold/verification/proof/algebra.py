@@ -88,7 +88,6 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
-            require_same_places(question.pieces)
             require_alike(question, pair.examples)
             found = _compared(pair, question)
             derived, less = _derived(pair, question, found, Derived(site, operator))
@@ -111,6 +110,7 @@ def _require_same_elsewhere(pair: Pair, question: Question, found: Comparison, l
     if len(other) == len(names) and all(other[name].shape == pair.examples[name].shape for name in names):
         return
     require_same_cuts(question)
+    require_same_places(question.pieces)
     if len(other) < len(names):
         raise NotDerived("the sizes of tensors are not known beforehand")
     again = _compared(replace(pair, examples=pair.elsewhere), question)
@@ -205,6 +205,8 @@ class _Trial:
     def feed(self, name: str, probe: Impulses) -> float:
         """Feed one entering tensor, the others being zero; returns the share of the impulses that were used."""
         base = self.responses_to(name, nothing := np.zeros((1, *probe.shape)))
+        if not base[0].size:
+            raise NotDerived("it makes a tensor without elements of a batch of 1")
         sums, sizes = (self.answer(o, p, name, nothing) for o, p in zip(self.sizes, self.pieces, strict=True))
         self.at_rest = max(self.at_rest, self.judge(base[0], base[1], sizes, sizes, lambda: sums))
         self.by = _constant(base[0] - base[1], self.pair.examples[self.site].shape)
@@ -232,7 +234,7 @@ class _Trial:
         """What both pieces make of `value` for one entering tensor and zeros for the others."""
         pairs = zip(self.oracles, self.pieces, strict=True)
         found = [self.answer(oracle, piece, name, value) for oracle, piece in pairs]
-        if found[0].shape != found[1].shape:
+        if found[0].shape != found[1].shape or not found[0].size:
             raise NotDerived("its pieces do not take pictures of another size")
         return found
 

@@ -93,7 +93,10 @@ class Step:
     def __call__(self, value: Array) -> Array:
         if not self.is_elementwise and self.operator not in MAY_BE_PASSED:
             raise NotOneLayer(f"an affine does not change places with {self.operator}")
-        return np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
+        made = np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
+        if not made.size:
+            raise NotOneLayer("it makes a tensor without elements")
+        return made
 
     @property
     def is_elementwise(self) -> bool:

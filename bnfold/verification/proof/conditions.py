@@ -7,8 +7,7 @@ cuts, pads or averages is the same in both.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,36 +16,74 @@ from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called
+from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
-from ..floating import is_floating, roundoff
 from ..regions import MIXING
 from .impulses import NotDerived
-from .pieces import FLOATING, POINTWISE, SIZES, SUMS, Piece, Question
+from .pieces import FLOATING, POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear
 from .sides import computation
 
 BY_SIZES = frozenset(["Reshape", "Expand", "Tile", "Slice", "Pad", "Split"])  # other inputs than the first are sizes
 FOR_ANY_SIZE = frozenset(["Conv", "ConvTranspose"]) | POINTWISE | SUMS - {"Concat"}
 REARRANGED = frozenset(["Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "DepthToSpace"])
+LARGE, LARGE_HALF = 2.0**32, 2.0**12  # constants that folds seldom reach
 MULTIPLY = MIXING | {"Mul", "Div", "BatchNormalization"}
 
 
 def require_alike(question: Question, examples: Mapping[str, Array]) -> None:
     """Raises NotDerived where the folded model's piece calculates in a lesser type, or one with sizes or integers."""
-    for name in {question.like, *(each for piece in question.pieces for each in piece.entering)}:
-        if name not in examples or not is_floating(examples[name]):
-            raise NotDerived(f"{name!r} is not known to hold floating-point numbers")
+    _require_floats(question, examples)
     for piece in question.pieces:
         _require_no_sizes(piece)
+        _require_kernels(piece)
     kinds = [_kinds(piece, examples) for piece in question.pieces]
     made = [own.get(question.site) for own in kinds]
     if made[0] != made[1]:
         raise NotDerived("the two models make it in different types")
-    stored = [[*_stored(piece)] for piece in question.pieces]
+    stored = [[np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in _stored(p)] for p in question.pieces]
     _require_as_exact([*kinds[0].values()], [*kinds[1].values()])
     _require_as_exact([*kinds[0].values(), *stored[0]], [*kinds[1].values(), *stored[1]])
-    nodes = (node for node in question.pieces[1].data_nodes() if called(node) in MULTIPLY)
-    if np.dtype(np.float16) in kinds[1].values() and sum(1 for _ in nodes) > 1:
+    _require_in_range(question, np.dtype(np.float16) in kinds[1].values())
+
+
+def _require_kernels(piece: Piece) -> None:
+    """The float64 evaluation looks at no kernel_shape that is another than its weight's, which no runtime takes."""
+    dims = {tensor.name: [*tensor.dims[2:]] for tensor in piece.constants}
+    for node in piece.nodes:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ("group", "kernel_shape")}
+        kernel = given.get("kernel_shape") if called(node) in MIXING else None
+        if given.get("group", 1) < 1 or (kernel and kernel != dims.get(node.input[1], kernel)):
+            raise NotDerived(f"{node.op_type} {node.name!r} states another kernel than its weight is")
+
+
+def _require_floats(question: Question, examples: Mapping[str, Array]) -> None:
+    for name in {question.like, *(each for piece in question.pieces for each in piece.entering)}:
+        if name not in examples or not is_floating(examples[name]):
+            for piece in question.pieces:
+                require_linear(piece)
+            raise NotDerived(f"{name!r}, which enters it, holds no floating-point numbers")
+
+
+def _require_in_range(question: Question, is_half: bool) -> None:
+    """A node on the way to the last one may make numbers that are too large, where the last makes them small again."""
+    nodes = [called(node) for node in question.pieces[1].data_nodes()]
+    if is_half and sum(name in MULTIPLY for name in nodes) > 1:
         raise NotDerived("a number on the way may be beyond the range of float16")
+    if sum(name in MULTIPLY | {"Add", "Sub"} for name in nodes) > 1:
+        ours, theirs = map(_largest, question.pieces)
+        if theirs > max(ours, LARGE_HALF if is_half else LARGE):
+            raise NotDerived("a number on the way may be beyond the range of its type")
+
+
+def _largest(piece: Piece) -> float:
+    """The largest factor or summand among the constants of a piece, and those that are divided by."""
+    divisors, found = {name for node in piece.nodes if called(node) == "Div" for name in node.input[1:]}, 0.0
+    for tensor in _stored(piece):
+        sizes = np.abs(detached.values(tensor))
+        found = max(found, float(sizes.max(initial=0)))
+        if tensor.name in divisors:
+            found = max(found, 1 / float(sizes.min(initial=1)) if sizes.all() else np.inf)
+    return found
 
 
 def _require_no_sizes(piece: Piece) -> None:
@@ -63,6 +100,8 @@ def _kinds(piece: Piece, examples: Mapping[str, Array]) -> dict[str, Any]:
     """The types of the tensors that depend on what enters."""
     found: dict[str, Any] = {name: np.dtype(examples[name].dtype) for name in piece.entering if name in examples}
     for node in piece.data_nodes():
+        if not is_cast_to_float(node):
+            raise NotDerived(f"{node.op_type} {node.name!r} is not linear")
         to = next((a.i for a in node.attribute if a.name == "to"), 0) if called(node) == "Cast" else 0
         kind = (
             np.dtype(helper.tensor_dtype_to_np_dtype(to))
@@ -73,10 +112,10 @@ def _kinds(piece: Piece, examples: Mapping[str, Array]) -> dict[str, Any]:
     return found
 
 
-def _stored(piece: Piece) -> Iterator[Any]:
-    kinds = [tensor.data_type for tensor in piece.constants]
-    values = (a.t.data_type for n in piece.nodes if called(n) == "Constant" for a in n.attribute if a.name == "value")
-    return (np.dtype(helper.tensor_dtype_to_np_dtype(kind)) for kind in (*kinds, *values) if kind in FLOATING)
+def _stored(piece: Piece) -> list[onnx.TensorProto]:
+    """The floating-point constants."""
+    values = (a.t for n in piece.nodes if called(n) == "Constant" for a in n.attribute if a.name == "value")
+    return [tensor for tensor in (*piece.constants, *values) if tensor.data_type in FLOATING]
 
 
 def _require_as_exact(ours: Iterable[Any], theirs: Iterable[Any]) -> None:
@@ -108,16 +147,34 @@ def _is_kernel(piece: Piece, tensor: onnx.TensorProto) -> bool:
 
 
 def require_same_cuts(question: Question) -> None:
-    """Raises NotDerived unless what cuts, pads and averages is the same in both pieces: it may tell at other sizes."""
-    counts = [Counter(_cuts(piece)) for piece in question.pieces]
-    if counts[0] != counts[1]:
-        raise NotDerived("the two models cut, pad or average in other ways: the same for some sizes only, maybe")
+    """Raises NotDerived unless what cuts, pads and averages is the same in both pieces: it may tell at other sizes.
+
+    With what rearranges before, between and after.
+    """
+    if any(_is_cut(node) for piece in question.pieces for node in piece.data_nodes()):
+        ours, theirs = (_cuts(piece).get(question.site) for piece in question.pieces)
+        if ours != theirs:
+            raise NotDerived("the two models cut, pad or average in other ways: the same for some sizes only, maybe")
 
 
-def _cuts(piece: Piece) -> Iterator[str]:
+def _is_cut(node: onnx.NodeProto) -> bool:
+    """Whether what a node does to a tensor depends on its size; a Squeeze that states no axes looks for those of 1."""
+    if called(node) == "Squeeze" and not any(node.input[1:]) and not node.attribute:
+        return True
+    return called(node) not in FOR_ANY_SIZE | MIXING | REARRANGED
+
+
+def _cuts(piece: Piece) -> dict[str, frozenset[int]]:
+    """Of each tensor that depends on data what cuts or rearranges on the ways to it: the last ones, which name those
+    before."""
+    found: dict[str, frozenset[int]] = {name: frozenset() for name in piece.entering}
     for node in piece.data_nodes():
-        if called(node) not in FOR_ANY_SIZE | MIXING | REARRANGED:
-            yield _words(piece, node)
+        read = [found[name] for name in node.input if name in found]
+        own = frozenset[int]().union(*read)
+        if _is_cut(node) or called(node) in REARRANGED:
+            own = frozenset([hash((_words(piece, node), *map(frozenset, read)))])
+        found.update(dict.fromkeys(node.output, own))
+    return found
 
 
 def _words(piece: Piece, node: onnx.NodeProto) -> str:

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, stored
+from ..float64.floating import roundoff
 from ..float64.windows import Array
-from ..floating import roundoff
 from ..regions import MIXING, SELECT
 from .impulses import NotDerived
 from .sides import Side, computation
@@ -236,7 +236,13 @@ def require_linear(piece: Piece) -> None:
         ports = [i for i, name in enumerate(node.input) if name in data]
         if not ports or called(node) in SIZES:
             continue
-        if called(node) not in LINEAR or (ports[0] > 0 and called(node) not in EITHER) or not is_cast_to_float(node):
+        trains = called(node) == "Dropout" and any(node.input[2:])
+        if (
+            called(node) not in LINEAR
+            or trains
+            or (ports[0] > 0 and called(node) not in EITHER)
+            or not is_cast_to_float(node)
+        ):
             raise NotDerived(f"{node.op_type} {node.name!r} is not linear")
         if len(ports) > 1 and node.op_type not in SUMS:
             raise NotDerived(f"{node.op_type} {node.name!r} multiplies tensors that both depend on data")

@@ -20,10 +20,10 @@ from onnx import TensorProto, numpy_helper
 
 from ...runtime.copies import without_data
 from ...runtime.protos import domain, produced, stored
+from ..float64.floating import is_floating
 from ..float64.operators import laid
 from ..float64.oracle import Steer
 from ..float64.windows import Array
-from ..floating import is_floating
 
 ROUNDING = frozenset(["Round", "Floor", "Ceil", "Sign"])
 COMPARING = frozenset(["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "ArgMax", "ArgMin"])
@@ -54,13 +54,13 @@ def steps(original: onnx.GraphProto, folded: onnx.GraphProto, narrow: Collection
     Where the runtime cannot return one, being `narrow` (of less than 8 bits, or float8), it is what is made of it.
     """
     fixed, theirs = without_data(original), produced(folded)
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for node in original.node:
         if is_step(node):
-            found.update((node.output[i], None) for i in OUTPUTS.get(node.op_type, (0,)) if i < len(node.output))
-        elif not set(node.input).isdisjoint(found.keys() & set(narrow)):
-            found.update(dict.fromkeys(node.output))
-    return [name for name in found if name in theirs and name not in fixed and name not in narrow]
+            names.update((node.output[i], None) for i in OUTPUTS.get(node.op_type, (0,)) if i < len(node.output))
+        elif not set(node.input).isdisjoint(names.keys() & set(narrow)):
+            names.update(dict.fromkeys(node.output))
+    return [name for name in names if name in theirs and name not in fixed and name not in narrow]
 
 
 def is_narrow(value: Any) -> bool:
@@ -70,7 +70,7 @@ def is_narrow(value: Any) -> bool:
     )
 
 
-def held(codes: Mapping[str, Array]) -> Steer:
+def replace_codes(codes: Mapping[str, Array]) -> Steer:
     """For the float64 evaluation: what comes after a step reads `codes`."""
     wide = {name: value.astype(np.float64) if is_floating(value) else value for name, value in codes.items()}
     return lambda node, inputs, outputs: [wide.get(*pair) for pair in zip(node.output, outputs, strict=False)]
@@ -87,9 +87,9 @@ def either_neighbour(seed: int) -> Steer:
     def steer(node: onnx.NodeProto, inputs: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
         if domain(node) or node.op_type not in ("QuantizeLinear", "DynamicQuantizeLinear", "Round"):
             return outputs
-        code, given = outputs[0], inputs[1:] if node.op_type == "QuantizeLinear" else outputs[1:]
+        code, scale_and_zero = outputs[0], inputs[1:] if node.op_type == "QuantizeLinear" else outputs[1:]
         exact, apart = (
-            rounds(node, inputs[0], *given),
+            rounds(node, inputs[0], *scale_and_zero),
             256 ** (code.dtype.itemsize - 1) if code.dtype.kind in "iu" else 1,
         )
         low, high = np.floor(exact / apart) * apart, np.ceil(exact / apart) * apart
@@ -111,8 +111,8 @@ def _as(chosen: Array, code: Array) -> Array:
 
 def rounds(node: onnx.NodeProto, x: Array, scale: Array | None = None, zero: Array | None = None) -> Array:
     """The numbers that a quantizer rounds to codes, in float64."""
-    given = {attribute.name: attribute.i for attribute in node.attribute}
-    axis, block, exact = given.get("axis", 1), given.get("block_size", 0), x.astype(np.float64)
+    settings = {attribute.name: attribute.i for attribute in node.attribute}
+    axis, block, exact = settings.get("axis", 1), settings.get("block_size", 0), x.astype(np.float64)
     if scale is not None:
         exact = exact / laid(scale.astype(np.float64), x.shape, axis, block)
     return exact if zero is None else exact + laid(zero.astype(np.float64), x.shape, axis, block)
@@ -142,8 +142,8 @@ def touched(folded: onnx.GraphProto, steps: Iterable[str], edits: Collection[str
 
 def rulers(original: onnx.GraphProto, folded: onnx.GraphProto, names: Iterable[str]) -> dict[str, tuple[Ruler, Ruler]]:
     """For each of the steps `names` that a QuantizeLinear makes in both graphs: what it rounds there."""
-    found = {name: (_ruler(original, name), _ruler(folded, name)) for name in names}
-    return {name: (ours, theirs) for name, (ours, theirs) in found.items() if ours and theirs}
+    rulers = {name: (_ruler(original, name), _ruler(folded, name)) for name in names}
+    return {name: (ours, theirs) for name, (ours, theirs) in rulers.items() if ours and theirs}
 
 
 def _ruler(graph: onnx.GraphProto, name: str) -> Ruler | None:
