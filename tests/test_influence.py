@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bnfold import fold
 from bnfold.verification import verify
+from bnfold.verification.influence.changed_nodes import Neutral
+from bnfold.verification.influence.meaning import Meanings
 from tests.verify_nets import CONV, Weights, run_here
 
 R = np.random.default_rng(0)
@@ -198,6 +200,16 @@ def test_what_means_the_same_is_proved(how: str) -> None:
     found = verify(original, other)
     assert (found.verdict, found.grade) == ("PASS", "proved"), found.reasons
     assert "proved for all inputs" in found.in_a_line()
+
+
+@pytest.mark.parametrize("width", [0, 1])
+def test_padding_by_nothing_leaves_everything_alone(width: int) -> None:
+    pads = np.array([0] * 7 + [width])
+    made = model("c = Conv (x, w) q = Pad (c, k) y = Tanh (q)", k=pads)
+    older = helper.make_node("Pad", ["c"], ["q"], pads=pads.tolist())
+    neutral = Neutral(Meanings(made))
+    assert [neutral.leave_alone(node) for node in (made.graph.node[1], older)] == [not width] * 2
+    assert not neutral.leave_alone(made.graph.node[0])
 
 
 def test_a_pass_by_numbers_alone_is_measured_and_may_not_be_enough() -> None:

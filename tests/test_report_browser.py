@@ -39,7 +39,7 @@ def pages(tmp_path_factory):
         patch.chdir(folder)
         for name, model in (("wide", wide(50)), ("hostile", hostile())):
             written(folder / f"{name}.onnx", model)
-            assert run(["fold", f"{name}.onnx", "--report", f"{name}.html"]) == 0
+            assert run(["fold", f"{name}.onnx", "--verify", "full", "--report", f"{name}.html"]) == 0
     return folder
 
 

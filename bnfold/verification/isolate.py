@@ -52,7 +52,8 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
     entering = {name for site in trial.edits if site in makers for name in makers[site].input}
     allowed = set(good) - trial.edits - fixed
     found = {}
-    for name in sorted(set().union(*(_free(makers, name) or [name] for name in entering & allowed)) & allowed):
+    free = {name: _free(makers, name) & allowed for name in entering & allowed}
+    for name in sorted(set().union(*(before or {name} for name, before in free.items()))):
         example = trial.seen.get(name)
         if example is not None and example.size and helper.np_dtype_to_tensor_dtype(example.dtype) in _KINDS:
             kind = helper.np_dtype_to_tensor_dtype(example.dtype)

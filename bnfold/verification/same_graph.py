@@ -1,4 +1,4 @@
-"""Whether onnxruntime makes two models one graph by default: then a comparison there shows nothing."""
+"""Whether onnxruntime's own optimization makes the two models of a trial one graph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .regions import shape_of_graph
 from .trial import Trial
 
 
-def made_the_same(trial: Trial) -> bool:
+def is_same_graph(trial: Trial) -> bool:
     """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing.
 
     Of large models, which would have to be written to be seen, it is not known.
@@ -22,11 +22,11 @@ def made_the_same(trial: Trial) -> bool:
         return False
     if not trial.same_graph:
         stage("onnxruntime, optimizing the models with graph optimization default")
-        trial.same_graph.append(_optimized_alike(trial))
+        trial.same_graph.append(_made_the_same(trial))
     return trial.same_graph[0]
 
 
-def _optimized_alike(trial: Trial) -> bool:
+def _made_the_same(trial: Trial) -> bool:
     """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
     target = str(Path(trial.folder, "optimized.onnx"))
     chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)

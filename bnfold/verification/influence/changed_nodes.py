@@ -95,7 +95,9 @@ def of_tables(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-NEUTRAL = {"Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1)}  # which operand, and its value
+NEUTRAL = {  # which operand, and its value
+    "Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1), "Pad": ((1,), 0)
+}  # fmt: skip
 
 
 class Neutral:
@@ -107,7 +109,9 @@ class Neutral:
     def leave_alone(self, node: onnx.NodeProto) -> bool:
         """Whether a node does nothing, whatever it reads."""
         ports, value = NEUTRAL.get(node.op_type, ((), 0)) if domain(node) == "" else ((), 0)
-        return any(self._all(node.input[port], value) for port in ports)
+        if node.op_type == "Pad" and any(a.name == "pads" and not any(a.ints) for a in node.attribute):
+            return True  # as before opset 11
+        return any(self._all(name, value) for port in ports for name in node.input[port : port + 1])
 
     def _all(self, name: str, value: int) -> bool:
         tensor = self._stored.get(name)

@@ -111,6 +111,7 @@ def _require_same_elsewhere(pair: Pair, question: Question, found: Comparison, l
     if len(other) == len(names) and all(other[name].shape == pair.examples[name].shape for name in names):
         return
     require_same_cuts(question)
+    require_same_places(question.pieces)
     if len(other) < len(names):
         raise NotDerived("the sizes of tensors are not known beforehand")
     again = _compared(replace(pair, examples=pair.elsewhere), question)
