@@ -40,7 +40,7 @@ from .pieces import (
     of_sizes,
     other_operand,
     require_linear,
-    require_whole_tables,
+    require_same_places,
     summing,
     whole,
 )
@@ -88,7 +88,6 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
-            require_whole_tables(question.pieces)
             require_alike(question, pair.examples)
             found = _compared(pair, question)
             derived, less = _derived(pair, question, found, Derived(site, operator))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from ..float64.floating import roundoff
 from ..float64.windows import Array
 from ..regions import MIXING, SELECT
 from .impulses import NotDerived
-from .sides import Side
+from .sides import Side, computation
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
@@ -247,8 +248,14 @@ def require_linear(piece: Piece) -> None:
             raise NotDerived(f"{node.op_type} {node.name!r} multiplies tensors that both depend on data")
 
 
-def require_whole_tables(pieces: Sequence[Piece]) -> None:
-    """Refuse a folded piece in which sizes say what of a changed constant is read: others read other elements."""
+PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
+
+
+def require_same_places(pieces: Sequence[Piece]) -> None:
+    """Refuse a folded piece that counts or picks elements as the original's does not: another size may show it."""
+    ours, theirs = (Counter(_places(each)) for each in pieces)
+    if other := theirs - ours:
+        raise NotDerived(f"{next(iter(other))[0]} is not in the original: what it does depends on sizes")
     data, sized, new = pieces[1].data(), set[str](), {*pieces[1].changed}
     for node in (node for node in pieces[1].nodes if data.keys().isdisjoint(node.output)):
         if not new.isdisjoint(node.input) and not sized.isdisjoint(node.input) and called(node) in SELECT:
@@ -256,3 +263,14 @@ def require_whole_tables(pieces: Sequence[Piece]) -> None:
         for names in (sized, new):
             names.update(() if names.isdisjoint(node.input) else node.output)
         sized.update(node.output if called(node) in SIZES else ())
+
+
+def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
+    """What each such node does, with the whole numbers that it is given."""
+    tensors = {**{tensor.name: tensor for tensor in own.constants}, **stored(onnx.GraphProto(node=own.nodes))}
+    whole_numbers = {
+        name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
+    }
+    for node in own.nodes:
+        if called(node) in PLACES:
+            yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)
