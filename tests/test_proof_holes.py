@@ -195,6 +195,11 @@ DIFFERENT: dict[str, tuple[Made, Made, str]] = {
         ("e = Div (x, k)  c = Conv (e, w)  y = Mul (c, k)", {"w": W, "k": F(2.0**-100)}),
         FIXED,
     ),
+    "padding of one size": (
+        ('y = Conv <auto_pad="SAME_UPPER", strides=[2,2]> (x, w)', {"w": W}),
+        ("y = Conv <pads=[0,0,1,1], strides=[2,2]> (x, w)", {"w": W}),
+        IMAGE,
+    ),
     "a group of none": (AS_IT_IS, ("y = Conv <group=0> (x, w)", {"w": WS}), FIXED),
     "data in integers before an affine": (AS_IT_IS, ("i = Cast <to=7> (x)  c = Cast <to=1> (i)  y = Conv (c, w)", {"w": WS}), FIXED),
     "numbers on the way that float16 has not": (
@@ -224,6 +229,11 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
         ("c = Conv (x, w)  p = Mul (c, s)  y = Reshape (p, z)", {"w": W, "s": S, "z": ints(0, 4, -1)}),
         ("c = Conv (x, w)  y = Reshape (c, z)", {"w": WS, "z": ints(-1, 4, 62 * 62)}),
         "float[N,3,64,64] x",
+    ),
+    "branches of other padding": (
+        ("a = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)  c = Conv <strides=[2,2]> (x, v)  y = Add (a, c)", {"w": W, "v": W[..., 1:2, 1:2]}),
+        ("y = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)", {"w": W + np.pad(W[..., 1:2, 1:2], [(0, 0), (0, 0), (1, 1), (1, 1)])}),
+        IMAGE,
     ),
     "past an average": (
         (f"{PADDED} p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1]> (c)  m = Mul (p, s)  y = Add (m, t)", {"w": W, "s": S, "t": T}),
