@@ -153,7 +153,7 @@ def test_after_the_budget_nothing_more_is_begun_and_the_notes_say_what_was_skipp
         "what node 'c' (Conv) of A does was not tried: the time allowed is over",
     )
     assert [len(level.cases) for level in found.levels] == [1, 1]
-    assert "1 of 3 inputs were used: the time allowed is over" in found.notes
+    assert "1 of 4 inputs were used: the time allowed is over" in found.notes
     assert "algebra and isolated fold sites were skipped: the time allowed is over" in found.notes
 
 

@@ -200,6 +200,8 @@ DIFFERENT: dict[str, tuple[Made, Made, str]] = {
         ("y = Conv <pads=[0,0,1,1], strides=[2,2]> (x, w)", {"w": W}),
         IMAGE,
     ),
+    "groups that do not divide": (AS_IT_IS, ("y = Conv <group=3> (x, w)", {"w": WS[:, :1]}), FIXED),
+    "a kernel of another size than stated": (AS_IT_IS, ("y = Conv <kernel_shape=[2,2]> (x, w)", {"w": WS}), FIXED),
     "a group of none": (AS_IT_IS, ("y = Conv <group=0> (x, w)", {"w": WS}), FIXED),
     "data in integers before an affine": (AS_IT_IS, ("i = Cast <to=7> (x)  c = Cast <to=1> (i)  y = Conv (c, w)", {"w": WS}), FIXED),
     "numbers on the way that float16 has not": (

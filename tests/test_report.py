@@ -111,6 +111,9 @@ def test_a_page_says_what_errors_are_against(pair):
     assert "float64 evaluation" not in proved.text
     assert "how far the result's outputs are from those of the original, run once as it is written" in proved.text
     assert command in proved.text
+    assert "Outputs differ by" in proved.text
+    assert "Outputs of the result against the original's" in proved.text
+    assert "what rounding explains" not in proved.text
 
 
 def test_what_else_changed_in_the_file_is_on_the_page(pair):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
     fast = verify(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert fast.passed, fast.reasons
     assert [(level.level, level.reference) for level in fast.levels] == [("off", "original"), ("default", "original")]
+    assert {row[0] for row in fast.distances()} == {"off", "default", "algebra"}
+    assert fast.rows() == fast.worst() == []
+    assert re.search(r"outputs differ from the original's by [\d.]+e-0\d of their size", fast.in_a_line())
+    assert not any("rounding explains" in words for words in (fast.in_a_line(), *fast.reasons))
+    assert fast.to_json()["worst_error"] == {"against": "the original", "original": 0.0, "folded": fast.errors[1]}
+    assert full.to_json()["worst_error"]["against"] == "float64"
+    assert full.distances() == []
+    assert "times what rounding explains" in full.in_a_line()
     onnx.save(CONV.folded({**folded, "w": one_channel(folded["w"])}), tmp_path / "c.onnx")
     assert verify(tmp_path / "a.onnx", tmp_path / "c.onnx", effort="full").verdict == "FAIL"
 

@@ -55,7 +55,7 @@ def test_a_site_that_reads_whole_numbers_is_compared_but_not_derived() -> None:
     stored = {"e": np.full(3, 0.1, np.float32), "z": np.zeros(3, np.int8), "t": np.zeros(3, np.float32), **bn(3)}
     _, found = folded(parse(body, "int8[N,3,4,4] x", **stored), effort="full")
     assert found.passed, found.reasons
-    assert derived(found, "n").why == "'x' is not known to hold floating-point numbers"
+    assert derived(found, "n").why == "DequantizeLinear 'd' is not linear"
     assert "isolated" not in {level.level for level in found.levels}
 
 

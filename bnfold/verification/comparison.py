@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -12,11 +11,9 @@ import onnx
 
 from ..model import datafiles
 from ..process.child import stage
-from ..runtime import detached, libraries, providers, sessions
+from ..runtime import detached, libraries
 from ..runtime.inputs import CannotFeed, Case, feeds, revealing
-from ..runtime.loading import for_onnxruntime
 from ..runtime.protos import produced
-from ..runtime.providers import Way
 from ..runtime.sessions import CannotRun
 from ..system.sizes import words
 from .arithmetics import in_each
@@ -31,8 +28,8 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
-from .regions import shape_of_graph, undone
-from .tensor_records import by_channel, record
+from .same_graph import is_same_graph
+from .tensor_records import gaps, is_compared, records
 from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
 
 FAR = 8.0  # times its limit is no error that few copies underestimate: one time in 200000
@@ -189,7 +186,7 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     if not names:  # for which onnxruntime would answer with all outputs
         report["why"] = "the two models have no tensor in common"
         return report
-    report["same_graph"] = level == "default" and _same_graph(trial)
+    report["same_graph"] = level == "default" and is_same_graph(trial)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     try:
         running = open_sessions(trial, "default" if level == "default" else "off", names, trial.planned)
@@ -208,19 +205,10 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
             report["why"] = ""
         return report
     report["ran"] = True
-    best = {name: spare[name] if not _compared(t) and _compared(spare[name]) else t for name, t in tallies.items()}
-    report["tensors"] = _records(trial, best, [] if level == "isolated" else trial.outputs)
-    trial.notes += _gaps(report["tensors"])
+    best = {name: spare[name] if not is_compared(t) and is_compared(spare[name]) else t for name, t in tallies.items()}
+    report["tensors"] = records(trial, best, [] if level == "isolated" else trial.outputs)
+    trial.notes += gaps(report["tensors"])
     return report
-
-
-def _gaps(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One note, where NaN and Inf of the original leave something uncompared."""
-    holes = [entry for entry in tensors if entry["excluded"]]
-    if not holes:
-        return []
-    count, first = sum(entry["excluded"] for entry in holes), holes[0]["name"]
-    return [f"{count} elements are NaN or Inf in the original as well and tell nothing, the first in {first!r}"]
 
 
 def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Tally:
@@ -262,51 +250,3 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
         raise CannotRun(f"the folded model does not keep its word: {otherwise}")
     add_run(trial, running, tallies, case, values, first)
     return case
-
-
-def _records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str]) -> list[dict[str, Any]]:
-    """One record per tensor, in the order of the graph, those excused that hold other values by design."""
-    nodes = produced(trial.original.graph)
-    makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
-    shown = (n for n, t in tallies.items() if _compared(t) or (t.runs and n in outputs))
-    found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
-    empty = {name: True for name, tally in tallies.items() if tally.runs and not (tally.elements or tally.misshapen)}
-    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in found}}
-    excused = undone(trial.folded.graph, good, trial.edits)
-    channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
-    return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
-
-
-def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:
-    return {**entry, "moved": moved, "ok": entry["ok"] or moved}
-
-
-def _compared(tally: Tally) -> bool:
-    return tally.elements > 0 or bool(tally.misshapen)
-
-
-def _same_graph(trial: Trial) -> bool:
-    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing.
-
-    Of large models, which would have to be written to be seen, it is not known.
-    """
-    if detached.length(trial.original):
-        return False
-    if not trial.same_graph:
-        stage("onnxruntime, optimizing the models with graph optimization default")
-        trial.same_graph.append(_made_the_same(trial))
-    return trial.same_graph[0]
-
-
-def _made_the_same(trial: Trial) -> bool:
-    """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
-    target = str(Path(trial.folder, "optimized.onnx"))
-    chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
-    try:
-        original, folded = (
-            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
-            for model in (trial.original, trial.folded)
-        )
-    except CannotRun:
-        return False
-    return shape_of_graph(original) == shape_of_graph(folded)

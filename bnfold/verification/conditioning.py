@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..runtime.inputs import Case
+from .float64.floating import is_floating
 from .float64.windows import Array
-from .floating import is_floating
 from .level_sessions import MOVED, LevelSessions
 from .measure import is_unsteady
 from .trial import Pairs, Trial

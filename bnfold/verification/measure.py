@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from .float64.floating import is_floating, quantum, roundoff
 from .float64.windows import Array
-from .floating import is_floating, quantum, roundoff
 
 OUTPUT_LIMIT = 4.0  # 0.9 and 8
 TRUST = 64.0  # the oracle is not believed where the original is this much further from it than rounding explains

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ..runtime.protos import produced
 from .float64.windows import Array
 from .measure import FOLDED, NOISE, ONES, ORIGINAL, OUTPUT_LIMIT, TRUTH, Tally
+from .regions import undone
 from .results import SITE_LIMIT
+from .trial import Trial
 
 RUNS = {"original": ORIGINAL, "folded": FOLDED, "noise": NOISE}
 
@@ -103,3 +106,33 @@ def _shortened(errors: Array, every: bool) -> list[float]:
     """Three digits of each number, or of as many quantiles as there may be."""
     shown = errors if every else np.quantile(errors, np.linspace(0, 1, QUANTILES))
     return [float(f"{value:.2e}") for value in np.nan_to_num(shown).tolist()]
+
+
+def records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str]) -> list[dict[str, Any]]:
+    """One record per tensor, in the order of the graph, those excused that hold other values by design."""
+    nodes = produced(trial.original.graph)
+    makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
+    shown = (n for n, t in tallies.items() if is_compared(t) or (t.runs and n in outputs))
+    found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
+    empty = {name: True for name, tally in tallies.items() if tally.runs and not (tally.elements or tally.misshapen)}
+    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in found}}
+    excused = undone(trial.folded.graph, good, trial.edits)
+    channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
+    return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
+
+
+def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:
+    return {**entry, "moved": moved, "ok": entry["ok"] or moved}
+
+
+def is_compared(tally: Tally) -> bool:
+    return tally.elements > 0 or bool(tally.misshapen)
+
+
+def gaps(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One note, where NaN and Inf of the original leave something uncompared."""
+    holes = [entry for entry in tensors if entry["excluded"]]
+    if not holes:
+        return []
+    count, first = sum(entry["excluded"] for entry in holes), holes[0]["name"]
+    return [f"{count} elements are NaN or Inf in the original as well and tell nothing, the first in {first!r}"]

@@ -10,8 +10,8 @@ from onnx import helper
 
 from ...runtime.protos import called
 from ...system.sizes import words
-from ..floating import is_floating
 from ..regions import MOVES
+from .floating import is_floating
 from .windows import Array
 
 BLOCK = 1 << 23  # numbers that are widened at a time: 64 MiB of float64; up to so many, all at once

@@ -20,8 +20,8 @@ from ...model.messages import all_nodes, bodies, inner_graphs
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, opset
 from ...system.progress import report
-from ..floating import is_floating
 from .constant_parts import evaluate_constants
+from .floating import is_floating
 from .large_constants import Stored, TooLarge, reading_blocks, widened
 from .loops import BODIES
 from .operators import REPLACED, Resize10

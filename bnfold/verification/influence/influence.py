@@ -23,7 +23,7 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
-from ..floating import is_floating, roundoff
+from ..float64.floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, session

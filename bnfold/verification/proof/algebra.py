@@ -88,7 +88,6 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str) -> tuple[Derived, Array 
     for cut_out in (operand, whole):
         try:
             question = cut_out(cuts, site)
-            require_same_places(question.pieces)
             require_alike(question, pair.examples)
             found = _compared(pair, question)
             derived, less = _derived(pair, question, found, Derived(site, operator))
@@ -111,6 +110,7 @@ def _require_same_elsewhere(pair: Pair, question: Question, found: Comparison, l
     if len(other) == len(names) and all(other[name].shape == pair.examples[name].shape for name in names):
         return
     require_same_cuts(question)
+    require_same_places(question.pieces)
     if len(other) < len(names):
         raise NotDerived("the sizes of tensors are not known beforehand")
     again = _compared(replace(pair, examples=pair.elsewhere), question)

@@ -16,8 +16,8 @@ from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called
+from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
-from ..floating import is_floating, roundoff
 from ..regions import MIXING
 from .impulses import NotDerived
 from .pieces import FLOATING, POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear
@@ -35,8 +35,7 @@ def require_alike(question: Question, examples: Mapping[str, Array]) -> None:
     _require_floats(question, examples)
     for piece in question.pieces:
         _require_no_sizes(piece)
-        if any(a.name == "group" and a.i < 1 for node in piece.nodes for a in node.attribute):
-            raise NotDerived("it has an operator of no groups")
+        _require_kernels(piece)
     kinds = [_kinds(piece, examples) for piece in question.pieces]
     made = [own.get(question.site) for own in kinds]
     if made[0] != made[1]:
@@ -45,6 +44,16 @@ def require_alike(question: Question, examples: Mapping[str, Array]) -> None:
     _require_as_exact([*kinds[0].values()], [*kinds[1].values()])
     _require_as_exact([*kinds[0].values(), *stored[0]], [*kinds[1].values(), *stored[1]])
     _require_in_range(question, np.dtype(np.float16) in kinds[1].values())
+
+
+def _require_kernels(piece: Piece) -> None:
+    """The float64 evaluation looks at no kernel_shape that is another than its weight's, which no runtime takes."""
+    dims = {tensor.name: [*tensor.dims[2:]] for tensor in piece.constants}
+    for node in piece.nodes:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ("group", "kernel_shape")}
+        kernel = given.get("kernel_shape") if called(node) in MIXING else None
+        if given.get("group", 1) < 1 or (kernel and kernel != dims.get(node.input[1], kernel)):
+            raise NotDerived(f"{node.op_type} {node.name!r} states another kernel than its weight is")
 
 
 def _require_floats(question: Question, examples: Mapping[str, Array]) -> None:

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, stored
+from ..float64.floating import roundoff
 from ..float64.windows import Array
-from ..floating import roundoff
 from ..regions import MIXING, SELECT
 from .impulses import NotDerived
 from .sides import Side, computation

@@ -22,9 +22,9 @@ from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called, stored
+from ..float64.floating import quantum, roundoff
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
-from ..floating import quantum, roundoff
 from ..regions import MIXING
 from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
 from .impulses import NotDerived
@@ -183,6 +183,8 @@ def _laid(node: onnx.NodeProto, weight: Array, rank: int) -> tuple[tuple[Any, ..
         return PRODUCT, False, matrix[None, :, :, None]
     if weight.ndim < 3:
         raise NotOneLayer("its weight is no kernel")
+    if weight.shape[0] % given.get("group", 1):
+        raise NotOneLayer("its weight is for another number of groups")
     groups, geometry = int(given.pop("group", 1)), {**given, "kernel_shape": list(weight.shape[2:])}
     operator = (called(node), groups, tuple(sorted((name, str(value)) for name, value in geometry.items())))
     padded = called(node) != "Conv" or any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"

@@ -20,10 +20,10 @@ from onnx import TensorProto, numpy_helper
 
 from ...runtime.copies import without_data
 from ...runtime.protos import domain, produced, stored
+from ..float64.floating import is_floating
 from ..float64.operators import laid
 from ..float64.oracle import Steer
 from ..float64.windows import Array
-from ..floating import is_floating
 
 ROUNDING = frozenset(["Round", "Floor", "Ceil", "Sign"])
 COMPARING = frozenset(["Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal", "ArgMax", "ArgMin"])

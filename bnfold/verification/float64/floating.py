@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .float64.windows import Array
+from .windows import Array
 
 
 def roundoff(dtype: Any, dropped: int = 0) -> float:
