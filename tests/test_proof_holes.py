@@ -232,6 +232,11 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
         ("c = Conv (x, w)  y = Reshape (c, z)", {"w": WS, "z": ints(-1, 4, 62 * 62)}),
         "float[N,3,64,64] x",
     ),
+    "sizes of a constant": (
+        ("d = Shape <start=0, end=1> (w)  e = Expand (o, d)  c = Conv (x, w, e)  y = Mul (c, s)", {"w": W, "s": S, "o": np.zeros(1, F)}),
+        ("d = Shape <start=0, end=1> (w)  e = Expand (o, d)  y = Conv (x, w, e)", {"w": WS, "o": np.zeros(1, F)}),
+        IMAGE,
+    ),
     "branches of other padding": (
         ("a = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)  c = Conv <strides=[2,2]> (x, v)  y = Add (a, c)", {"w": W, "v": W[..., 1:2, 1:2]}),
         ("y = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)", {"w": W + np.pad(W[..., 1:2, 1:2], [(0, 0), (0, 0), (1, 1), (1, 1)])}),

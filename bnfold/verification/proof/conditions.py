@@ -90,7 +90,8 @@ def _require_no_sizes(piece: Piece) -> None:
     """Sizes say where elements go; they are no numbers to calculate with."""
     data, sizes = piece.data(), set[str]()
     for node in piece.nodes:
-        if called(node) in SIZES or (data.keys().isdisjoint(node.output) and not sizes.isdisjoint(node.input)):
+        of_data = called(node) in SIZES and not data.keys().isdisjoint(node.input)  # those of a constant never vary
+        if of_data or (data.keys().isdisjoint(node.output) and not sizes.isdisjoint(node.input)):
             sizes.update(node.output)
         elif not sizes.isdisjoint(node.input[:1] if called(node) in BY_SIZES else node.input):
             raise NotDerived(f"{node.op_type} {node.name!r} calculates with sizes")
