@@ -195,6 +195,11 @@ DIFFERENT: dict[str, tuple[Made, Made, str]] = {
         ("e = Div (x, k)  c = Conv (e, w)  y = Mul (c, k)", {"w": W, "k": F(2.0**-100)}),
         FIXED,
     ),
+    "padding of one size": (
+        ('y = Conv <auto_pad="SAME_UPPER", strides=[2,2]> (x, w)', {"w": W}),
+        ("y = Conv <pads=[0,0,1,1], strides=[2,2]> (x, w)", {"w": W}),
+        IMAGE,
+    ),
     "groups that do not divide": (AS_IT_IS, ("y = Conv <group=3> (x, w)", {"w": WS[:, :1]}), FIXED),
     "a kernel of another size than stated": (AS_IT_IS, ("y = Conv <kernel_shape=[2,2]> (x, w)", {"w": WS}), FIXED),
     "a group of none": (AS_IT_IS, ("y = Conv <group=0> (x, w)", {"w": WS}), FIXED),
@@ -226,6 +231,16 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
         ("c = Conv (x, w)  p = Mul (c, s)  y = Reshape (p, z)", {"w": W, "s": S, "z": ints(0, 4, -1)}),
         ("c = Conv (x, w)  y = Reshape (c, z)", {"w": WS, "z": ints(-1, 4, 62 * 62)}),
         "float[N,3,64,64] x",
+    ),
+    "sizes of a constant": (
+        ("d = Shape <start=0, end=1> (w)  e = Expand (o, d)  c = Conv (x, w, e)  y = Mul (c, s)", {"w": W, "s": S, "o": np.zeros(1, F)}),
+        ("d = Shape <start=0, end=1> (w)  e = Expand (o, d)  y = Conv (x, w, e)", {"w": WS, "o": np.zeros(1, F)}),
+        IMAGE,
+    ),
+    "branches of other padding": (
+        ("a = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)  c = Conv <strides=[2,2]> (x, v)  y = Add (a, c)", {"w": W, "v": W[..., 1:2, 1:2]}),
+        ("y = Conv <pads=[1,1,1,1], strides=[2,2]> (x, w)", {"w": W + np.pad(W[..., 1:2, 1:2], [(0, 0), (0, 0), (1, 1), (1, 1)])}),
+        IMAGE,
     ),
     "past an average": (
         (f"{PADDED} p = AveragePool <kernel_shape=[2,2], pads=[1,1,1,1]> (c)  m = Mul (p, s)  y = Add (m, t)", {"w": W, "s": S, "t": T}),

@@ -90,7 +90,8 @@ def _require_no_sizes(piece: Piece) -> None:
     """Sizes say where elements go; they are no numbers to calculate with."""
     data, sizes = piece.data(), set[str]()
     for node in piece.nodes:
-        if called(node) in SIZES or (data.keys().isdisjoint(node.output) and not sizes.isdisjoint(node.input)):
+        of_data = called(node) in SIZES and not data.keys().isdisjoint(node.input)  # those of a constant never vary
+        if of_data or (data.keys().isdisjoint(node.output) and not sizes.isdisjoint(node.input)):
             sizes.update(node.output)
         elif not sizes.isdisjoint(node.input[:1] if called(node) in BY_SIZES else node.input):
             raise NotDerived(f"{node.op_type} {node.name!r} calculates with sizes")
@@ -136,10 +137,32 @@ def is_for_any_size(question: Question) -> bool:
     nodes = [node for piece in question.pieces for node in piece.data_nodes()]
     dims = (t.dims for piece in question.pieces for t in piece.constants if len(t.dims) < 3 or not _is_kernel(piece, t))
     return (
-        all(called(node) in FOR_ANY_SIZE for node in nodes)
+        _has_same_windows(question)
+        and all(called(node) in FOR_ANY_SIZE for node in nodes)
         and all(any(called(node) in MIXING for node in piece.data_nodes()) for piece in question.pieces)
         and all(sum(size > 1 for size in each) < 2 for each in dims)
     )
+
+
+def _has_same_windows(question: Question) -> bool:
+    """Whether convolutions of both pieces make images of the same size of images of any size."""
+    ours, theirs = ({_window(piece, node) for node in piece.data_nodes()} - {""} for piece in question.pieces)
+    return ours == theirs
+
+
+def _window(piece: Piece, node: onnx.NodeProto) -> str:
+    """What, with the size of an image, the size of the image depends on that a convolution makes of it."""
+    if called(node) not in ("Conv", "ConvTranspose"):
+        return ""
+    given = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "group"}
+    weight = next((t.dims[2:] for t in piece.constants if t.name == node.input[1]), None)
+    kernel = given.get("kernel_shape", weight)
+    if kernel is None or called(node) != "Conv" or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return repr(sorted(given.items()))
+    rank = len(kernel)
+    steps, apart = (given.get(name, [1] * rank) for name in ("strides", "dilations"))
+    pads = given.get("pads", [0] * 2 * rank)
+    return repr([(steps[i], pads[i] + pads[i + rank] - apart[i] * (kernel[i] - 1)) for i in range(rank)])
 
 
 def _is_kernel(piece: Piece, tensor: onnx.TensorProto) -> bool:
@@ -151,6 +174,8 @@ def require_same_cuts(question: Question) -> None:
 
     With what rearranges before, between and after.
     """
+    if not _has_same_windows(question):
+        raise NotDerived("the two models pad in other ways: the same for some sizes only, maybe")
     if any(_is_cut(node) for piece in question.pieces for node in piece.data_nodes()):
         ours, theirs = (_cuts(piece).get(question.site) for piece in question.pieces)
         if ours != theirs:
