@@ -60,6 +60,7 @@ ARGUED = {  # with arguments: what stands for each that is filled in
     "bnfold bench A B --json bench.json --raw runs.jsonl": (),
     "bnfold bench {a} {b} --json bench.json && bnfold report {a} {b} --bench bench.json --force": (),
     "bnfold report {a} {b} --verify fast --force": (),
+    "bnfold report {a} {b} --verify full --force": (),
     "bnfold report A B": (),
     "bnfold explain {...}": ("A",),
     "bnfold fold {...}": ("C",),
