@@ -7,7 +7,7 @@ It may be assumed, by who measures it otherwise; what follows is then derived un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +143,12 @@ def _same_frame(pair: Pair) -> bool:
 OVERRIDABLE = 4  # the version of the format from which on a caller may feed an input that has a stored value, too
 
 
+def _is_wrong(known: Induction, site: Derived, left: Set[str]) -> bool:
+    """Whether no site that was derived undoes one that was found wrong: one that is only assumed undoes nothing."""
+    undone = (other.inside for other in known.derived if other.ok and not other.why and other.name != site.name)
+    return site.name in left or not any(site.name in inside for inside in undone)
+
+
 def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
     """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
 
@@ -157,10 +163,9 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     pair = Pair(trial.original, trial.folded, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
     left = known.unsettled()
-    trial.proved = (
-        not left and not known.assumed and all(site.exact for site in known.derived if site.name in known.same)
-    )
-    found = [site for site in known.derived if site.name not in moved and (site.ok or site.name in left)]
+    exact = all(site.exact for site in known.derived if site.name in known.same)
+    trial.proved = exact and not left and not known.assumed
+    found = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
     makers = pair.sides[1].makers
     covered = {site.name for site in found}.union(*(site.inside for site in found if site.proved))
     open_ = [name for name in makers if name in trial.edits - pair.sides[1].fixed - covered]
