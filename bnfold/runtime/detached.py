@@ -30,6 +30,7 @@ from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, han
 from ..system.sizes import words
 from .protos import Array, is_constant
 
+MOST_READ = 1 << 36  # bytes of one constant
 WHOLE = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
 BLOCK = 1 << 24  # bytes of a file that are read at a time
 PAGE = mmap.PAGESIZE
@@ -173,6 +174,9 @@ def _number(place: Place) -> int:
 
 
 def _digest(place: Place) -> bytes:
+    """Raises MemoryError for data beyond MOST_READ, as a file with holes may state."""
+    if place.length > MOST_READ:
+        raise MemoryError
     left, digest = place.length, hashlib.sha256()
     with place.open() as file:
         file.seek(place.offset)
