@@ -35,7 +35,7 @@ def test_the_verdict_on_the_fold_of_another_tool(tool, monkeypatch):
     data_path("onnx", "burn_mnist.onnx")
     pytest.importorskip(tool)
     pair = next(p for p in pairs.of_tools() if p.kind == f"folds by {tool}" and p.name == "burn_mnist")
-    run_here(monkeypatch)
+    run_here(monkeypatch, short=True)
     row = judged(pair)
     assert (row["truth"], row["verdict"]) == ("right", "PASS"), row
 

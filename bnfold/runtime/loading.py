@@ -66,8 +66,8 @@ def _first(why: Exception) -> str:
 
 
 def lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether a file holds a model as it is, without data in other files, by its size."""
-    return not detached.length(model) and os.path.getsize(path) == model.ByteSize()
+    """Whether a file, of a name that onnxruntime can open, holds a model as it is; told by its size."""
+    return path.isascii() and not detached.length(model) and os.path.getsize(path) == model.ByteSize()
 
 
 def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skeleton:
