@@ -66,7 +66,7 @@ def _first(why: Exception) -> str:
 
 
 def lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether a file, of a name that onnxruntime can open, holds a model as it is; told by its size."""
+    """Whether a file, of a name that onnxruntime can open, holds a model as it is: its size says so."""
     return path.isascii() and not detached.length(model) and os.path.getsize(path) == model.ByteSize()
 
 
