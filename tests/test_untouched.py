@@ -22,7 +22,7 @@ def sentences(
 ) -> list[str]:
     model = copy.deepcopy(RESULT.model)
     change(model)
-    return [words for _, words in Messages(ORIGINAL, model).unasked(declared)]
+    return [words for _, words in Messages(ORIGINAL, model).undeclared(declared)]
 
 
 def test_a_fold_declares_its_sites_and_leaves_the_rest_alone() -> None:
@@ -97,4 +97,4 @@ def test_functions_and_bodies_are_looked_into() -> None:
     ):
         other = copy.deepcopy(model)
         change(other)
-        assert any(words in sentence for _, sentence in Messages(model, other).unasked(())), words
+        assert any(words in sentence for _, sentence in Messages(model, other).undeclared(())), words

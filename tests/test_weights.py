@@ -22,10 +22,9 @@ RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     x = original.graph.input[0]
     known = examples(original, feeds(original))
-    shapes = {name: value.shape for name, value in known.items()}
     pieces = [piece(Cuts(Side(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
-    first = weights.layer(original, pieces[0], shapes, (), np.float32)
-    found = weights.compare(first, weights.layer(folded, pieces[1], shapes, first.made, np.float32), known[site])
+    first = weights.layer(original, pieces[0], known, (), np.float32)
+    found = weights.compare(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
     return max(found.ratio, found.at_rest), found.responses
 
 

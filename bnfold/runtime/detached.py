@@ -274,12 +274,11 @@ def skeleton(model: ModelProto) -> Skeleton:
 
 def without_data(model: ModelProto, folder: str) -> str:
     """A file in `folder` for onnx's checker, which does not look at data that lie in files; "" for another model."""
-    copy = _copied(model)
-    tensors = list(filter(stays, constants(copy)))
-    for tensor in tensors:
-        _point(tensor, location="data")
-    if not tensors:
+    if not any(map(stays, constants(model))):
         return ""
+    copy = _copied(model)
+    for tensor in filter(stays, list(constants(copy))):
+        _point(tensor, location="data")
     Path(folder, "data").touch()
     path = Path(folder, "model.onnx")
     path.write_bytes(copy.SerializeToString())

@@ -23,14 +23,14 @@ from ..process.child import stage
 from ..runtime import detached, providers, sessions
 from ..runtime.copies import exposed
 from ..runtime.inputs import CannotFeed, Case, feeds, shapes
-from ..runtime.placement import Placement, assigned, idle, placement, ran
+from ..runtime.placement import Placement
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
 from .float64.windows import Array
 from .interface import declared_otherwise
 from .level_results import ORIGINAL
-from .level_sessions import FOLDED
+from .level_sessions import FOLDED, placed
 from .measure import DRIFT, Tally
 from .proof.algebra import Pair
 from .proof.examples import examples
@@ -61,11 +61,8 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
     derived = _proof(trial, first.values) if first else None
     if first is None or derived is None:
         return None
-    if [
-        *declared_otherwise(
-            trial.original.graph, trial.folded.graph, dict(zip(trial.outputs, first.outputs, strict=True))
-        )
-    ]:
+    outputs = dict(zip(trial.outputs, first.outputs, strict=True))
+    if any(declared_otherwise(trial.original.graph, trial.folded.graph, outputs)):
         return None
     answers = []
     for math_ in maths:
@@ -114,9 +111,8 @@ def _first_run(trial: Trial) -> Run | None:
     for case, sizes in attempts(trial):
         try:
             values = feeds(model.graph, case, sizes)
-            return Run(
-                case, values, sessions.outputs(running, trial.outputs, values), _placed(trial, model, label, running)
-            )
+            outputs = sessions.outputs(running, trial.outputs, values)
+            return Run(case, values, outputs, placed(trial, label, model, running))
         except (CannotRun, CannotFeed):
             continue
     return None
@@ -130,8 +126,8 @@ def _reports(trial: Trial, levels: Sequence[str], first: Run) -> list[dict[str, 
     except CannotRun:
         return None
     tensors = [tensor for report in found for tensor in report["tensors"]]
-    told = all(tensor["ok"] for tensor in tensors) and not all(tensor["constant"] for tensor in tensors)
-    return found if told else None
+    agree = all(tensor["ok"] for tensor in tensors) and not all(tensor["constant"] for tensor in tensors)
+    return found if agree else None
 
 
 def _report(trial: Trial, level: str, original: Run, folded: Run) -> dict[str, Any]:
@@ -154,7 +150,7 @@ def _run(trial: Trial, model: onnx.ModelProto, label: str, level: str, like: Run
     """One run on the inputs of another. Raises CannotRun."""
     running = _open(trial, model, label, level, like.case)
     outputs = sessions.outputs(running, trial.outputs, like.values)
-    return Run(like.case, like.values, outputs, _placed(trial, model, label, running))
+    return Run(like.case, like.values, outputs, placed(trial, label, model, running))
 
 
 def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: Case) -> Any:
@@ -163,11 +159,6 @@ def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: 
     engine = providers.profile(trial.way, [shapes(trial.original.graph, case, trial.sizes) for case in cases])
     chain = providers.chain(trial.way, engine, QUICK)
     return session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
-
-
-def _placed(trial: Trial, model: onnx.ModelProto, label: str, running: Any) -> Placement:
-    took = assigned(running), ran(sessions.finish(running))
-    return placement(label, trial.way.name, trial.policy, *took, idle(model.graph))
 
 
 def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ def file_changes(
     original: onnx.ModelProto, folded: onnx.ModelProto, messages: Messages, declared: Collection[str] | None
 ) -> list[Change]:
     """Every change outside the fold sites (`declared`, or whatever nodes differ)."""
-    found = [*_identity(original, folded), *messages.unasked(declared)]
+    found = [*_identity(original, folded), *messages.undeclared(declared)]
     found.sort(key=lambda change: ORDER.index(change[0]))
     groups = groupby(((KINDS.get(kind, kind), words) for kind, words in found), itemgetter(0))
     return [Change.of(kind, [words for _, words in group]) for kind, group in groups]

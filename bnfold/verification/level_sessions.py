@@ -181,16 +181,12 @@ def digest(held: bytes | str | Skeleton) -> str:
 def placements(trial: Trial, runs: LevelSessions) -> list[Placement]:
     """Where both models ran, once all is run: ends their profiles."""
     return [
-        placement(
-            label,
-            trial.way.name,
-            trial.policy,
-            assigned(running),
-            ran(sessions.finish(running)),
-            idle(model.graph),
-        )
-        for label, model, running in (
-            ("the original", trial.original, runs.original),
-            (FOLDED, trial.folded, runs.folded),
-        )
+        placed(trial, "the original", trial.original, runs.original),
+        placed(trial, FOLDED, trial.folded, runs.folded),
     ]
+
+
+def placed(trial: Trial, label: str, model: onnx.ModelProto, running: Any) -> Placement:
+    """Where the nodes of a model ran: ends the profile of its session."""
+    took = assigned(running), ran(sessions.finish(running))
+    return placement(label, trial.way.name, trial.policy, *took, idle(model.graph))

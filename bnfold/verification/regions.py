@@ -36,9 +36,13 @@ def changed(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
 
 SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # what they do not hand on is not read
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
+REARRANGES = MOVES - SELECT  # of which all elements are handed on, in another order at most
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
 
 
+NEUTRAL = {  # which operand leaves the other one as it is, and its value
+    "Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1), "Pad": ((1,), 0)
+}  # fmt: skip
 UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # which input an operator reads without a look at its values
 
 

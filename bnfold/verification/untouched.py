@@ -86,7 +86,7 @@ class Messages:
             key for key, found in self.after.items() if changed(self.before.get(key, []), found, self.inlined)
         }
 
-    def unasked(self, declared: Collection[str] | None) -> Iterator[tuple[str, str]]:
+    def undeclared(self, declared: Collection[str] | None) -> Iterator[tuple[str, str]]:
         """What changed outside the fold sites: the kind of message, and a sentence.
 
         `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a

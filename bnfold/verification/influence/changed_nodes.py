@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from ...model.messages import every_node, inner_graphs
 from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, produced, stored
-from ..regions import reached
+from ..regions import NEUTRAL, reached
 from .bypass import STILL
 from .meaning import Meanings, NodeMeaning
 
@@ -93,11 +93,6 @@ def of_tables(graph: onnx.GraphProto) -> set[str]:
         if not fixed.isdisjoint(node.output) and not found.isdisjoint(node.input):
             found.update(node.output)
     return found
-
-
-NEUTRAL = {  # which operand, and its value
-    "Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1), "Pad": ((1,), 0)
-}  # fmt: skip
 
 
 class Neutral:

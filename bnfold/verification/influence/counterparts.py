@@ -12,8 +12,8 @@ from onnx import helper
 
 from ...model.messages import bodies, inner_graphs
 from ...runtime.copies import without_data
-from ...runtime.protos import is_constant, produced
-from ..regions import reached
+from ...runtime.protos import called, is_constant, produced
+from ..regions import REARRANGES, reached
 from .bypass import SWITCH, Bypass, Types
 from .changed_nodes import Side
 from .meaning import NodeMeaning
@@ -91,14 +91,14 @@ class Counterparts:
     def _instead(self, place: NodeMeaning, partner: NodeMeaning, output: str) -> list[onnx.NodeProto]:
         """A's node, reading what it reads if B has that, else what B's node does; or all that makes its output in A.
 
-        Not of an Identity: what A has there shows without it. One of both reads what both models have: what several
-        nodes make elsewhere, of other numbers, is another form.
+        Not of what only rearranges: what A has there shows without it. One of both reads what both models have: what
+        several nodes make elsewhere, of other numbers, is another form.
         """
         data = [
             _data(p.node, fixed | self.constants.keys()) for p, fixed in zip((partner, place), self.fixed, strict=True)
         ]
         same = place.acts == partner.acts
-        if place.node.op_type == "Identity" or any(bodies(partner.node)) or (same and data[0] == data[1]):
+        if called(place.node) in REARRANGES or any(bodies(partner.node)) or (same and data[0] == data[1]):
             return []
         if not place.where and output in place.node.output and self.cuts.issuperset(data[0]):
             return self._region(output, ())

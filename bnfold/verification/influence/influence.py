@@ -27,7 +27,7 @@ from ..float64.floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, session
-from .bypass import CHANGEABLE, STILL, SWITCH, Bypass, bypasses, switchable
+from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
 from .changed_nodes import Side, alive_names, of_tables, sides
 from .counterparts import Counterparts, Ways
 from .meaning import Meanings
@@ -119,8 +119,6 @@ def _alike(trial: Trial, found: Sequence[Side], good: Collection[str]) -> Iterat
     known = Counterparts(ours, theirs, types, good).ways()
     for some in _running(trial, theirs, known, types[1]):
         for i, results in some:
-            if theirs.places[i].node.op_type in STILL:  # written in another form; what it hands on has shown itself
-                continue
             if not trial.late and results.alike([way for ways in known[i].values() for way in ways]):
                 yield f"no input shows what A and B do differently at {in_words(theirs.places[i])} of B"
 

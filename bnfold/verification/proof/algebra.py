@@ -26,7 +26,7 @@ from ..regions import changed
 from ..results import SITE_LIMIT, Derived
 from ..tensor_records import finite
 from .around import NotOneLayer
-from .conditions import is_for_any_size, require_alike, require_same_cuts
+from .conditions import is_for_any_size, require_alike, require_same_cuts, require_same_places
 from .examples import of_other_sizes
 from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .operands import operand
@@ -40,7 +40,6 @@ from .pieces import (
     of_sizes,
     other_operand,
     require_linear,
-    require_same_places,
     summing,
     whole,
 )
@@ -136,11 +135,10 @@ def _compared(pair: Pair, question: Question) -> Comparison:
     if like not in pair.examples:
         raise NotDerived("the shape of what it makes is not known")
     pair = replace(pair, examples={**pair.examples, site: pair.examples[like]}) if site != like else pair
-    shapes = {name: example.shape for name, example in pair.examples.items()}
     kind = pieces[1].rounded() or pair.examples[site].dtype
     try:
-        first = layer(pair.original, pieces[0], shapes, (), kind)
-        found = compare(first, layer(pair.folded, pieces[1], shapes, first.made, kind), pair.examples[site])
+        first = layer(pair.original, pieces[0], pair.examples, (), kind)
+        found = compare(first, layer(pair.folded, pieces[1], pair.examples, first.made, kind), pair.examples[site])
     except NotOneLayer:
         return _Trial(pair, site, pieces, kind).run()._replace(for_any_size=is_for_any_size(question))
     if SITE_LIMIT < found.effect < ON_THE_WAY:

@@ -27,15 +27,14 @@ from ...runtime import detached
 from ...runtime.protos import called
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
-from ..regions import MOVES, SELECT
-from .pieces import Piece, is_cast_to_float
+from ..regions import REARRANGES
+from .pieces import POINTWISE, Piece, is_cast_to_float
 from .sides import computation
 
-ELEMENTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Identity", "Dropout", "Cast"])
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
 MAXIMA = frozenset(["MaxPool", "GlobalMaxPool"])
 MEANS = frozenset(["ReduceMean", "GlobalAveragePool", "AveragePool"])
-MAY_BE_PASSED = HOMOGENEOUS | MAXIMA | MEANS | (MOVES - SELECT)
+MAY_BE_PASSED = HOMOGENEOUS | MAXIMA | MEANS | REARRANGES
 LARGEST = 1 << 22  # elements of a tensor that an affine is laid out over
 
 
@@ -103,7 +102,7 @@ class Step:
         """Whether each element of the result depends, affinely, on one element of the data alone."""
         if not is_cast_to_float(self.node):
             return False
-        return self.operator in ELEMENTWISE and not (self.operator == "Dropout" and any(self.node.input[2:]))
+        return self.operator in POINTWISE and not (self.operator == "Dropout" and any(self.node.input[2:]))
 
     @property
     def keeps_places(self) -> bool:
@@ -128,7 +127,7 @@ class Step:
 
     def passes(self, before: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
         """What an affine has passed, with this node, which a tensor of `shape` enters; rearrangements are made one."""
-        if self.operator not in MOVES - SELECT:
+        if self.operator not in REARRANGES:
             return (*before, self.mark())
         places = self(np.arange(prod(shape), dtype=np.float64).reshape(shape)).astype(np.int64)
         own = Rearranged(shape, places.shape, places.tobytes())
@@ -139,7 +138,7 @@ class Step:
 
     def require_passed(self, affine: ScaleAndShift) -> None:
         """Raises NotOneLayer unless an affine on what enters may as well stand after it, and the other way round."""
-        if self.operator in MOVES - SELECT:
+        if self.operator in REARRANGES:
             return
         positive, still = bool((affine.scale > 0).all()), not affine.shift.any()
         if not (

@@ -7,7 +7,8 @@ cuts, pads or averages is the same in both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ import onnx
 from onnx import helper
 
 from ...runtime import detached
-from ...runtime.protos import called
+from ...runtime.protos import called, stored
 from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
-from ..regions import MIXING
+from ..regions import MIXING, SELECT
 from .impulses import NotDerived
 from .pieces import FLOATING, POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear
 from .sides import computation
@@ -26,6 +27,7 @@ from .sides import computation
 BY_SIZES = frozenset(["Reshape", "Expand", "Tile", "Slice", "Pad", "Split"])  # other inputs than the first are sizes
 FOR_ANY_SIZE = frozenset(["Conv", "ConvTranspose"]) | POINTWISE | SUMS - {"Concat"}
 REARRANGED = frozenset(["Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "DepthToSpace"])
+PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
 LARGE, LARGE_HALF = 2.0**32, 2.0**12  # constants that folds seldom reach
 MULTIPLY = MIXING | {"Mul", "Div", "BatchNormalization"}
 
@@ -180,6 +182,31 @@ def require_same_cuts(question: Question) -> None:
         ours, theirs = (_cuts(piece).get(question.site) for piece in question.pieces)
         if ours != theirs:
             raise NotDerived("the two models cut, pad or average in other ways: the same for some sizes only, maybe")
+
+
+def require_same_places(pieces: Sequence[Piece]) -> None:
+    """Refuse a folded piece that counts or picks elements as the original's does not: another size may show it."""
+    ours, theirs = (Counter(_places(each)) for each in pieces)
+    if other := theirs - ours:
+        raise NotDerived(f"{next(iter(other))[0]} is not in the original: what it does depends on sizes")
+    data, sized, new = pieces[1].data(), set[str](), {*pieces[1].changed}
+    for node in (node for node in pieces[1].nodes if data.keys().isdisjoint(node.output)):
+        if not new.isdisjoint(node.input) and not sized.isdisjoint(node.input) and called(node) in SELECT:
+            raise NotDerived(f"what {called(node)} {node.name!r} reads of a changed constant depends on sizes")
+        for names in (sized, new):
+            names.update(() if names.isdisjoint(node.input) else node.output)
+        sized.update(node.output if called(node) in SIZES else ())
+
+
+def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
+    """What each such node does, with the whole numbers that it is given."""
+    tensors = {**{tensor.name: tensor for tensor in own.constants}, **stored(onnx.GraphProto(node=own.nodes))}
+    whole_numbers = {
+        name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
+    }
+    for node in own.nodes:
+        if called(node) in PLACES:
+            yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)
 
 
 def _is_cut(node: onnx.NodeProto) -> bool:

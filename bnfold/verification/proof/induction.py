@@ -7,6 +7,7 @@ It may be assumed, by who measures it otherwise; what follows is then derived un
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,9 @@ class Induction:
     edits: set[str]  # tensors of the folded model whose node, or a constant it reads, is not the original's
     is_assumed: Callable[[str], bool]  # of a site that cannot be derived; one that was found wrong never counts as same
     same: dict[str, str] = field(default_factory=dict)  # of the folded model, by their names in the original
-    less: dict[str, tuple[str, Array]] = field(default_factory=dict)  # likewise, of those that are smaller by constants
+    smaller: dict[str, str] = field(default_factory=dict)  # likewise, of those that are smaller by constants
+    less: dict[str, Array] = field(default_factory=dict)  # by which ones
+    originals: dict[str, str] = field(default_factory=dict)  # all names of these in the original, with their first ones
     fixed: set[str] = field(default_factory=set)  # tensors that depend on no data and are those of the same name
     derived: list[Derived] = field(default_factory=list)  # what was looked at, in the order of the graph
     assumed: list[str] = field(default_factory=list)
@@ -65,7 +68,13 @@ class Induction:
         if name in self.pair.sides[1].fixed:
             self.fixed.add(name)
         elif name and known:
-            self.same[name] = self.pair.sides[0].name(known)
+            self.same[name] = self._known(known)
+
+    def _known(self, tensor: str) -> str:
+        """The first name of a tensor of the original that both models may be cut at from now on."""
+        first = self.pair.sides[0]
+        self.originals.update(first.called([first.name(tensor)]))
+        return first.name(tensor)
 
     def _is_same(self, name: str) -> bool:
         return name in self.fixed or (name in self.same and self.same[name] == self.pair.sides[0].name(name))
@@ -96,10 +105,8 @@ class Induction:
 
     def _cuts(self) -> list[Cuts]:
         first, second = self.pair.sides
-        less = {name: known for name, (known, _) in self.less.items()}
-        own = Cuts(first, first.called({*self.same.values(), *less.values()}))
-        values = {name: value for name, (_, value) in self.less.items()}
-        return [own, Cuts(second, {**less, **self.same}, values, self.pair.changed)]
+        names = ChainMap(self.same, self.smaller)
+        return [Cuts(first, self.originals), Cuts(second, names, self.less, self.pair.changed)]
 
     def _settle(self, site: Derived, less: Array | None, is_site: bool) -> None:
         right = not site.why and site.ok and site.share == 1
@@ -109,7 +116,7 @@ class Induction:
         elif right:
             self._add(site.name, site.name)
         elif less is not None:
-            self.less[site.name] = self.pair.sides[0].name(site.name), less
+            self.smaller[site.name], self.less[site.name] = self._known(site.name), less
 
     def _assume(self, name: str) -> None:
         self._add(name, name)

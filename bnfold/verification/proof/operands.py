@@ -16,7 +16,7 @@ from onnx import helper
 
 from ...model.messages import bodies
 from ...runtime.protos import called
-from ..regions import MOVES, SELECT
+from ..regions import REARRANGES
 from .impulses import NotDerived
 from .pieces import LINEAR, Cuts, Piece, Question, piece
 from .sides import Side, computation
@@ -94,7 +94,7 @@ def _unmoved(cuts: Sequence[Cuts], names: list[str]) -> list[str]:
 def _rearranges(side: Side, node: onnx.NodeProto) -> tuple[Any, ...] | None:
     """What a node does to the order of elements, all of which it hands on; None if it does something else."""
     sizes = [side.stored.get(name) for name in node.input[1:]]
-    if called(node) not in MOVES - SELECT or None in sizes or node.input[0] in side.fixed:
+    if called(node) not in REARRANGES or None in sizes or node.input[0] in side.fixed:
         return None
     return (*computation(node, [""]), *(tensor.SerializeToString() for tensor in sizes if tensor))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,9 +15,9 @@ from ...runtime import detached
 from ...runtime.protos import FLOATS, called, stored
 from ..float64.floating import roundoff
 from ..float64.windows import Array
-from ..regions import MIXING, SELECT
+from ..regions import MIXING
 from .impulses import NotDerived
-from .sides import Side, computation
+from .sides import Side
 
 LINEAR = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
@@ -246,31 +245,3 @@ def require_linear(piece: Piece) -> None:
             raise NotDerived(f"{node.op_type} {node.name!r} is not linear")
         if len(ports) > 1 and node.op_type not in SUMS:
             raise NotDerived(f"{node.op_type} {node.name!r} multiplies tensors that both depend on data")
-
-
-PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
-
-
-def require_same_places(pieces: Sequence[Piece]) -> None:
-    """Refuse a folded piece that counts or picks elements as the original's does not: another size may show it."""
-    ours, theirs = (Counter(_places(each)) for each in pieces)
-    if other := theirs - ours:
-        raise NotDerived(f"{next(iter(other))[0]} is not in the original: what it does depends on sizes")
-    data, sized, new = pieces[1].data(), set[str](), {*pieces[1].changed}
-    for node in (node for node in pieces[1].nodes if data.keys().isdisjoint(node.output)):
-        if not new.isdisjoint(node.input) and not sized.isdisjoint(node.input) and called(node) in SELECT:
-            raise NotDerived(f"what {called(node)} {node.name!r} reads of a changed constant depends on sizes")
-        for names in (sized, new):
-            names.update(() if names.isdisjoint(node.input) else node.output)
-        sized.update(node.output if called(node) in SIZES else ())
-
-
-def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
-    """What each such node does, with the whole numbers that it is given."""
-    tensors = {**{tensor.name: tensor for tensor in own.constants}, **stored(onnx.GraphProto(node=own.nodes))}
-    whole_numbers = {
-        name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
-    }
-    for node in own.nodes:
-        if called(node) in PLACES:
-            yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)

@@ -14,9 +14,8 @@ from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
+from ..regions import NEUTRAL
 from .examples import element_types
-
-NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}  # operand that leaves the other one as it is
 
 
 @dataclass(frozen=True)
@@ -90,12 +89,11 @@ class Side:
     def _handed_on(self, node: onnx.NodeProto) -> str:
         if called(node) == "Identity" or (called(node) == "Dropout" and not any(node.input[2:])):
             return str(node.input[0])
-        if called(node) in NEUTRAL:
-            data = [i for i, name in enumerate(node.input) if name not in self.stored]
-            if len(data) == 1 and (data == [0] or called(node) in ("Mul", "Add")):
-                constant = self.stored.get(node.input[1 - data[0]])
-                if constant is not None and _is_all(constant, NEUTRAL[called(node)]):
-                    return str(node.input[data[0]])
+        ports, value = NEUTRAL.get(called(node), ((), 0))
+        data = [name for name in node.input if name not in self.stored]
+        for port in ports if len(node.input) == 2 and len(data) == 1 else ():
+            if node.input[port] in self.stored and _is_all(self.stored[node.input[port]], value):
+                return str(data[0])
         return ""
 
     @cached_property

@@ -97,15 +97,13 @@ class Layer:
         return np.asarray(bias + (weight * shift.reshape(groups, 1, inputs, 1)).sum(axis=(2, 3)).ravel())
 
 
-def layer(
-    model: onnx.ModelProto, piece: Piece, shapes: Mapping[str, tuple[int, ...]], made: Sequence[int], kind: Any
-) -> Layer:
+def layer(model: onnx.ModelProto, piece: Piece, examples: Mapping[str, Array], made: Sequence[int], kind: Any) -> Layer:
     """The layer of a piece of `model`.
 
-    `shapes` are those of the tensors that enter, `made` is that of what the linear operator makes, if it is known.
+    `examples` are of tensors, for their shapes; `made` is that of what the linear operator makes, if it is known.
     `kind` is the type in which constants were rounded that are computed, not stored.
     """
-    if unknown := [name for name in piece.entering if name not in shapes]:
+    if unknown := [name for name in piece.entering if name not in examples]:
         raise NotOneLayer(f"the shape of {unknown[:1]} is not known")
     steps = _steps(model, piece)
     places = [i for i, step in enumerate(steps) if step.operator in MIXING]
@@ -114,13 +112,13 @@ def layer(
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
-    is_product, rank = step.operator in ("Gemm", "MatMul"), len(shapes[piece.entering[0]])
+    is_product, rank = step.operator in ("Gemm", "MatMul"), examples[piece.entering[0]].ndim
     values = _values(model, piece, [name for name in step.node.input[1:] if name])
     operator, padded, weight = _laid(step.node, values[step.node.input[1]], rank)
     groups, outputs, inputs, _ = weight.shape
-    fed = {name: _shape(head, shapes[name], groups * inputs, is_product) for name in piece.entering}
+    fed = {name: _shape(head, examples[name].shape, groups * inputs, is_product) for name in piece.entering}
     before, axis = entering(head, fed, step.data[0]), -1 if is_product else 1
-    made = tuple(made) or shapes.get(step.node.output[0], ())
+    made = tuple(made or np.shape(examples.get(step.node.output[0], 0)))
     after = leaving(_in_a_row(step, tail), _shape(tail, made, groups * outputs, is_product))
     terms = {key: along(axis, scale) for key, scale in before.terms.items()}
     sums, affine = along(axis, before.shift), ScaleAndShift(*(along(axis, values) for values in after.affine))
