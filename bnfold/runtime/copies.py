@@ -12,7 +12,7 @@ from onnx.inliner import inline_local_functions
 
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
 from . import detached
-from .protos import FLOATS, Array, domain, is_constant, overridable, stored
+from .protos import FLOATING, Array, domain, is_constant, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
@@ -128,9 +128,7 @@ def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
     others may be sizes.
     """
     both = overridable(original).keys() & overridable(folded).keys() & _movable(original.graph)
-    names = [
-        t.name for t in original.graph.initializer if t.name in both and t.data_type in (*FLOATS, TensorProto.DOUBLE)
-    ]
+    names = [t.name for t in original.graph.initializer if t.name in both and t.data_type in FLOATING]
     for tensor in (*original.graph.initializer, *folded.graph.initializer):
         if tensor.name in names:
             values = np.asarray(numpy_helper.to_array(tensor))
@@ -168,7 +166,7 @@ def jittered(model: onnx.ModelProto, seed: int, dropped: int = 0) -> onnx.ModelP
     _dense(copy.graph)
     movable = _movable(copy.graph)
     for name, tensor in stored(copy.graph).items():
-        if name in movable and tensor.data_type in (*FLOATS, TensorProto.DOUBLE):
+        if name in movable and tensor.data_type in FLOATING:
             _jitter(tensor, seed, dropped if tensor.data_type == TensorProto.FLOAT else 0)
     return copy
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from ..system.limits import current
 from .dimensions import Sizes, shapes_of
 from .input_files import read_inputs
-from .protos import FLOATS, Array, caller_inputs, shape, stored
+from .protos import FLOATING, Array, caller_inputs, shape, stored
 
 _INTEGERS = {getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)}
 
@@ -124,7 +124,7 @@ def _value(
     kind, most = value.type.tensor_type.elem_type, current().elements
     if prod(sizes) > most:
         raise CannotFeed(f"input {value.name!r} would have {prod(sizes)} elements; the limit is {most}")
-    if kind in (*FLOATS, TensorProto.DOUBLE):
+    if kind in FLOATING:
         return DRAWS[case.distribution](random, sizes).astype(helper.tensor_dtype_to_np_dtype(kind))
     if kind == TensorProto.BOOL:
         return random.random(sizes) < 0.5

@@ -9,6 +9,7 @@ import onnx
 
 Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
+FLOATING = FLOATS | {onnx.TensorProto.DOUBLE}
 
 
 def opset(model: onnx.ModelProto) -> int:

@@ -14,7 +14,7 @@ from onnx import helper
 
 from ..model.messages import bodies
 from ..runtime.copies import without_data
-from ..runtime.protos import FLOATS, called, produced
+from ..runtime.protos import FLOATING, called, produced
 from .float64.oracle import Oracle
 from .regions import MOVES, reached, shared
 from .trial import SMALL, Trial
@@ -55,7 +55,7 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
     free = {name: _free(makers, name) & allowed for name in entering & allowed}
     for name in sorted(set().union(*(before or {name} for name, before in free.items()))):
         example = trial.seen.get(name)
-        if example is not None and example.size and helper.np_dtype_to_tensor_dtype(example.dtype) in _KINDS:
+        if example is not None and example.size and helper.np_dtype_to_tensor_dtype(example.dtype) in FLOATING:
             kind = helper.np_dtype_to_tensor_dtype(example.dtype)
             found[name] = helper.make_tensor_value_info(name, kind, example.shape)
     return found
@@ -85,9 +85,6 @@ def _even(trial: Trial, sites: Collection[str], cuts: dict[str, onnx.ValueInfoPr
         if not uneven:
             return cuts
         cuts = {name: value for name, value in cuts.items() if name not in uneven}
-
-
-_KINDS = (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
 def uncut(name: str) -> str:

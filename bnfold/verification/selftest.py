@@ -21,7 +21,6 @@ from .regions import MIXING, changed
 from .verifying import locate, verify
 
 SCHEMA = "bnfold.selftest/1"
-SITES = 2  # the first and the last of a model
 SMALL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative errors of one channel, tried until nothing finds them
 
 

@@ -24,3 +24,8 @@ def quantum(dtype: Any) -> float:
 def is_floating(values: Array) -> bool:
     """Of a floating-point type: numpy knows no kind of bfloat16."""
     return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
+
+
+def wide(values: Array) -> Array:
+    """Floating-point numbers as float64, others as they are."""
+    return values.astype(np.float64) if is_floating(values) else values

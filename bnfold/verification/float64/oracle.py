@@ -21,7 +21,7 @@ from ...runtime import detached
 from ...runtime.protos import FLOATS, called, opset
 from ...system.progress import report
 from .constant_parts import evaluate_constants
-from .floating import is_floating
+from .floating import wide
 from .large_constants import Stored, TooLarge, reading_blocks, widened
 from .loops import BODIES
 from .operators import REPLACED, Resize10
@@ -105,7 +105,7 @@ class Oracle:
         """
         wanted = set(names) if names is not None else {output.name for output in self._graph.output}
         values: dict[str, Any] = {"": None, **self._evaluator.rt_inits_}
-        values.update((name, _wide(value)) for name, value in feeds.items())
+        values.update((name, wide(value)) for name, value in feeds.items())
         left = Counter(name for node in self._graph.node for name in _reads(node))
         nodes = self._evaluator.rt_nodes_
         with np.errstate(all="ignore"):
@@ -146,10 +146,6 @@ class Oracle:
 def _cause(why: BaseException) -> BaseException:
     """The first error of a chain: ReferenceEvaluator wraps errors in messages about argument types."""
     return _cause(why.__cause__) if why.__cause__ else why
-
-
-def _wide(value: Array) -> Array:
-    return value.astype(np.float64) if is_floating(value) else value
 
 
 def _reads(node: onnx.NodeProto) -> list[str]:

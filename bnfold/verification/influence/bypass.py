@@ -9,16 +9,15 @@ import onnx
 from onnx import TensorProto, helper
 
 from ...model.messages import bodies
-from ...runtime.protos import FLOATS, domain
+from ...runtime.protos import FLOATING, domain
 
 SWITCH = "bnfold/switch"  # the input that says which bypass is taken; 0: none
 STILL = frozenset(  # operators that hand on an input as it is, whatever its values
     ["Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "CastLike", "Expand"]
 )
-_FLOATS = (*FLOATS, TensorProto.DOUBLE)
 _NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 _WIDE = (TensorProto.INT32, TensorProto.INT64)
-CHANGEABLE = (*_FLOATS, *_NARROW, *_WIDE, TensorProto.BOOL)  # types of which other values can be made
+CHANGEABLE = (*FLOATING, *_NARROW, *_WIDE, TensorProto.BOOL)  # types of which other values can be made
 Types = Mapping[str, int]  # of tensors, by name
 
 
@@ -123,10 +122,10 @@ def _other_values(name: str, kind: int, stem: str) -> Iterator[onnx.NodeProto]:
         return
     narrow, number = kind in _NARROW, f"{stem}/operand"
     working = TensorProto.INT32 if narrow else kind
-    yield helper.make_node("Constant", [], [number], value=helper.make_tensor("", working, [], [kind not in _FLOATS]))
+    yield helper.make_node("Constant", [], [number], value=helper.make_tensor("", working, [], [kind not in FLOATING]))
     if narrow:
         yield helper.make_node("Cast", [name], [f"{stem}/wide"], to=working)
     names = [f"{stem}/wide" if narrow else name, number]
-    yield helper.make_node("Mul" if kind in _FLOATS else "Add", names, [f"{stem}/wide other" if narrow else end])
+    yield helper.make_node("Mul" if kind in FLOATING else "Add", names, [f"{stem}/wide other" if narrow else end])
     if narrow:
         yield helper.make_node("Cast", [f"{stem}/wide other"], [end], to=kind)

@@ -16,12 +16,12 @@ import onnx
 from onnx import helper
 
 from ...runtime import detached
-from ...runtime.protos import called, stored
+from ...runtime.protos import FLOATING, called, stored
 from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
 from ..regions import MIXING, SELECT
 from .impulses import NotDerived
-from .pieces import FLOATING, POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear
+from .pieces import POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear
 from .sides import computation
 
 BY_SIZES = frozenset(["Reshape", "Expand", "Tile", "Slice", "Pad", "Split"])  # other inputs than the first are sizes

@@ -12,7 +12,7 @@ from onnx import helper, numpy_helper
 
 from ...model.messages import bodies
 from ...runtime import detached
-from ...runtime.protos import FLOATS, called, stored
+from ...runtime.protos import FLOATING, called, stored
 from ..float64.floating import roundoff
 from ..float64.windows import Array
 from ..regions import MIXING
@@ -29,7 +29,6 @@ SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their
 EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
 LARGEST = 64  # nodes of a piece
-FLOATING = (*FLOATS, onnx.TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from onnx import TensorProto, numpy_helper
 
 from ...runtime.copies import without_data
 from ...runtime.protos import domain, produced, stored
-from ..float64.floating import is_floating
+from ..float64.floating import wide
 from ..float64.operators import laid
 from ..float64.oracle import Steer
 from ..float64.windows import Array
@@ -72,8 +72,8 @@ def is_narrow(value: Any) -> bool:
 
 def replace_codes(codes: Mapping[str, Array]) -> Steer:
     """For the float64 evaluation: what comes after a step reads `codes`."""
-    wide = {name: value.astype(np.float64) if is_floating(value) else value for name, value in codes.items()}
-    return lambda node, inputs, outputs: [wide.get(*pair) for pair in zip(node.output, outputs, strict=False)]
+    widened = {name: wide(value) for name, value in codes.items()}
+    return lambda node, inputs, outputs: [widened.get(*pair) for pair in zip(node.output, outputs, strict=False)]
 
 
 def either_neighbour(seed: int) -> Steer:
