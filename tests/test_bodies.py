@@ -290,9 +290,9 @@ def test_what_bodies_call_by_one_name_is_told_apart(tmp_path: Path):
     assert [len(a.g.initializer) for a in result.model.graph.node[0].attribute] == [0, 4]
     from bnfold.verification.untouched import Messages
 
-    assert list(Messages(model, result.model).unasked(result.sites)) == []
+    assert list(Messages(model, result.model).undeclared(result.sites)) == []
     del result.model.graph.node[0].attribute[1].g.initializer[:]
-    assert list(Messages(model, result.model).unasked(result.sites)) == [
+    assert list(Messages(model, result.model).undeclared(result.sites)) == [
         ("initializer", f"initializer '{k}' is gone") for k in sorted(bn("p", 4))
     ]
 

@@ -68,10 +68,18 @@ def test_coefficients_without_elements(first, last, k, e):
     assert evaluate(result.model, {"x": np.ones((2, 1))})["y"].shape == (2, 0)
 
 
-@pytest.mark.parametrize("name", ["no input channels", "nothing to sum", "a part of Split without channels"])
+@pytest.mark.parametrize("name", ["nothing to sum", "a part of Split without channels"])
 def test_verification_copes(name):
     whole = MODELS[name]
     assert verify(whole, fold(whole).model).verdict == "PASS"
+
+
+def test_a_conv_without_input_channels_is_proved():
+    """onnxruntime 1.31 leaves the output of such a Conv as the memory was, NaN at times: no run of it is judged here."""
+    whole = MODELS["no input channels"]
+    found = verify(whole, fold(whole).model)
+    assert not found.structure.problems
+    assert [site.why for site in found.derived] == [""]
 
 
 @pytest.mark.parametrize("name", ["no rows", "no pictures", "a constant that empties"])
