@@ -48,7 +48,6 @@ class Meanings:
     values: Mapping[str, Array] = field(default_factory=dict)
     places: list[NodeMeaning] = field(default_factory=list)
     scope: ByName = field(default_factory=dict)
-    bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
 
     def __post_init__(self) -> None:
         self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in self.model.opset_import}
@@ -132,9 +131,7 @@ class Meanings:
         where = f"{name} of {node.op_type} {node.name or node.output[0]!r}"
         inner = {**outer, **{value.name: _hash(head, name, i) for i, value in enumerate(body.input)}}
         inner.update((tensor.name, of_tensor(tensor)) for tensor in body.initializer)
-        found = _hash(head, name, *self._graph(body, inner, where))
-        self.bodies[found] = where
-        return found
+        return _hash(head, name, *self._graph(body, inner, where))
 
 
 def _hash(*parts: object) -> bytes:
@@ -173,13 +170,3 @@ def _of_attribute(attribute: onnx.AttributeProto) -> bytes:
     bare.ClearField("doc_string")
     bare.type = attribute.type
     return _hash(attribute.name, bare.SerializeToString(deterministic=True))
-
-
-def live(graph: onnx.GraphProto, reads: Mapping[int, Collection[str]]) -> set[int]:
-    """Which nodes of the main graph, by their place, an output depends on; `reads` are the names that each reads."""
-    needed, found = {output.name for output in graph.output}, set[int]()
-    for i in reversed(range(len(graph.node))):
-        if not needed.isdisjoint(graph.node[i].output):
-            found.add(i)
-            needed.update(reads[i])
-    return found
