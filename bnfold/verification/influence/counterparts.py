@@ -122,7 +122,7 @@ class Counterparts:
         scope = {**{name: names.get(name, name) for name in read}, **own, **made}
         if any(scope[name] == name and name in self.makers and name not in self.cuts for name in read):
             return []
-        if any(self.a.meanings.version(node) != self.b.meanings.version(node) for node in nodes):
+        if any(self.a.meanings.plain.version(node) != self.b.meanings.plain.version(node) for node in nodes):
             return []
         copies = []
         for node in (*(self.constants[name] for name in own), *nodes):
