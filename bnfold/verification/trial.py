@@ -22,8 +22,8 @@ from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, lies_at, load
-from ..runtime.placement import named
+from ..runtime.loading import for_onnxruntime, lies_at, load_to_run
+from ..runtime.placement import name_nodes
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
@@ -94,7 +94,7 @@ class Trial:
 def read_models(request: Mapping[str, Any]) -> list[onnx.ModelProto]:
     """The original and the folded model, at the paths of a request."""
     stage("reading the models")
-    return [load(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    return [load_to_run(request[name], request.get("outside", False)) for name in ("original", "folded")]
 
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
@@ -107,7 +107,7 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     moved = [sort_nodes(model) for model in (original, folded)]
     for model in (original, folded):
-        named(model)
+        name_nodes(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
     trial.edits = edited(original.graph, folded.graph)

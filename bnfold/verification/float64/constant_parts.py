@@ -67,7 +67,7 @@ class _Values:
         names = [name for name in node.input if name]
         if not names or any(name not in self.stored and name not in self.made for name in names):
             return False
-        if sum(detached.size(self.stored[name]) for name in names if name in self.stored) > MOST:
+        if sum(detached.bytes_in_memory(self.stored[name]) for name in names if name in self.stored) > MOST:
             return False
         try:
             results = self.run(node, {name: self.value(name) for name in names})
