@@ -11,10 +11,9 @@ import onnx
 from onnx import helper
 
 from ...model.messages import bodies
-from ...runtime import detached
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
-from ..regions import NEUTRAL
+from ..plain_nodes import PlainNodes
 from .examples import element_types
 
 
@@ -26,9 +25,13 @@ class Side:
     free: Set[str] = frozenset()  # initializers that callers of the original may override
 
     @cached_property
+    def plain(self) -> PlainNodes:
+        return PlainNodes(self.model, self.free)
+
+    @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes; a CastLike as the Cast that it is in this model, which looks at no second input."""
-        nodes = self.model.graph.node
+        """The nodes, plain; a CastLike as the Cast that it is in this model, which looks at no second input."""
+        nodes = [*map(self.plain, self.model.graph.node)]
         kinds = element_types(self.model) if any(called(node) == "CastLike" for node in nodes) else {}
         return [_plain(node, kinds) for node in nodes]
 
@@ -65,7 +68,7 @@ class Side:
         """For each tensor that a node makes without computing anything, the one that it hands on."""
         found: dict[str, str] = {}
         for node in self.nodes:
-            source = self._handed_on(node)
+            source = self.plain.handed_on(node)
             if source and source not in self.fixed:
                 found[node.output[0]] = found.get(source, source)
         return found
@@ -86,16 +89,6 @@ class Side:
             found.setdefault(first, [first]).append(name)
         return found
 
-    def _handed_on(self, node: onnx.NodeProto) -> str:
-        if called(node) == "Identity" or (called(node) == "Dropout" and not any(node.input[2:])):
-            return str(node.input[0])
-        ports, value = NEUTRAL.get(called(node), ((), 0))
-        data = [name for name in node.input if name not in self.stored]
-        for port in ports if len(node.input) == 2 and len(data) == 1 else ():
-            if node.input[port] in self.stored and _is_all(self.stored[node.input[port]], value):
-                return str(data[0])
-        return ""
-
     @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
         """The nodes by what they compute; the first of several that compute the same."""
@@ -109,11 +102,6 @@ def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
     cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=kinds[node.input[1]])
     cast.attribute.extend(node.attribute)
     return cast
-
-
-def _is_all(tensor: onnx.TensorProto, value: float) -> bool:
-    """Whether a constant is one number, on whichever axes: it gives the result no shape of its own."""
-    return set(tensor.dims) <= {1} and len(tensor.dims) <= 1 and bool(detached.values(tensor).ravel()[0] == value)
 
 
 def computation(node: onnx.NodeProto, names: Sequence[str | None]) -> tuple[Any, ...]:
