@@ -85,7 +85,7 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     edits = edited(original.graph, folded.graph)
     pair = Pair(original, folded, _examples(trial, original, values, edits))
     known = Induction(pair, edits, lambda name: False).run()
-    return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
+    return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]
 
 
 def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:
