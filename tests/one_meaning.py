@@ -25,6 +25,7 @@ ALLOWED_FILES = {
 ALLOWED_NAMES = {
     "Array": "an array of NumPy",
     "FOLDED": "the name of the folded model, or of a folded node, in a report",
+    "GRADES": "grades of a PASS: proved for all inputs, or measured on those that were tried",
     "INCONCLUSIVE": "the verdict of that name",
     "LEVELS": "levels of onnxruntime's graph optimization",
     "MEAN": "which input of BatchNormalization is the mean",

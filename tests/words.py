@@ -54,7 +54,7 @@ NOT_IN_PROSE = {  # of words that no docstring, comment or message has, what to 
     r"\b(under the hammer|of one mind|last words)\b": "what it is, without an image",
 }
 ROOM = ROOT / "bnfold" / "verification"
-LATER = (ROOM, ROOM / "influence", ROOM / "proof")  # folders whose words are gone through later
+LATER = (ROOM / "influence", ROOM / "proof")  # folders whose words are gone through later
 CAMEL = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
 
 

@@ -22,7 +22,7 @@ from onnx import helper
 from ...runtime.protos import called, overridable
 from ..float64.oracle import CannotEvaluate, Oracle
 from ..float64.windows import Array
-from ..regions import changed
+from ..regions import changed_constants
 from ..results import SITE_LIMIT, Derived
 from ..tensor_records import finite
 from .around import NotOneLayer
@@ -64,7 +64,7 @@ class Pair:
     @cached_property
     def changed(self) -> set[str]:
         """Constants that only the folded model has."""
-        return changed(self.original.graph, self.folded.graph)
+        return changed_constants(self.original.graph, self.folded.graph)
 
     @cached_property
     def elsewhere(self) -> dict[str, Array]:
