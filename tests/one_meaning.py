@@ -24,6 +24,7 @@ ALLOWED_FILES = {
 }
 ALLOWED_NAMES = {
     "Array": "an array of NumPy",
+    "EPSILON": "the epsilon of a BatchNormalization that states none",
     "FOLDED": "the name of the folded model, or of a folded node, in a report",
     "GRADES": "grades of a PASS: proved for all inputs, or measured on those that were tried",
     "INCONCLUSIVE": "the verdict of that name",
@@ -41,11 +42,12 @@ ALLOWED_NAMES = {
     "Watch": "what is called with the progress of the work",
     "attribute": "an attribute of a node, or its default",
     "default_target": "the name of OUT for a command, by that of IN",
+    "is_floating": "whether a tensor is of a floating-point type",
     "sequential": "population statistics by the method sequential",
     "sweep": "remove what killed processes have left",
 }
 # A second meaning, in rooms that are gone through later: what is renamed there leaves this list.
-TO_RENAME = {"attach", "check", "checked", "evaluate", "load", "read", "run"}
+TO_RENAME = {"attach", "checked", "load", "read", "run"}
 LATER = ("algebra", "folding", "graph", "runtime", "verification")  # a name that only these have is not looked at yet
 
 

@@ -74,7 +74,7 @@ def _rounded(running: LevelSessions, true: Values, first: Values, folded: Values
     `others`: the jittered runs, those of noise, and the one on the CPU.
     """
     *lists, on_cpu = others
-    for name, (ours, theirs) in running.rulers.items():
+    for name, (ours, theirs) in running.quantizers.items():
         for run in (true, first, *(run for runs in lists for run in runs), on_cpu):
             run[name] = ours.of(run.get(ours.reads))
         folded[name] = theirs.of(folded[theirs.reads])

@@ -23,7 +23,7 @@ from ..runtime.providers import QUICK, Shapes, Way
 from ..runtime.sessions import CannotRun
 from .float64.windows import Array
 from .isolate import cut_at, uncut
-from .quantized.steps import Ruler, rulers, touched
+from .quantized.steps import Quantizer, changed_steps, quantizers
 from .trial import JITTERS, LARGE_INPUT, Trial, trial_session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
@@ -31,20 +31,11 @@ QUICK_KERNELS = "sessions took cuDNN's default kernels; with effort full it trie
 AS_SERVED = ": here in the two of optimization default"
 FOLDED = "the folded model"
 FEEDABLE = ("cpu", "cuda")  # of others, an engine is made for the shapes of inputs that are known
-ONNX_TYPES = {  # of onnxruntime's names of types
-    f"tensor({name})": kind
-    for kind, name in {
-        **{TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "double"},
-        **{
-            TensorProto.INT8: "int8",
-            TensorProto.INT16: "int16",
-            TensorProto.INT32: "int32",
-            TensorProto.INT64: "int64",
-        },
-        **{TensorProto.UINT8: "uint8", TensorProto.UINT16: "uint16", TensorProto.UINT32: "uint32"},
-        **{TensorProto.UINT64: "uint64", TensorProto.BOOL: "bool"},
-    }.items()
-}
+_FED_TYPES = [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL]
+_FED_TYPES += [getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)]
+ONNX_TYPES = {
+    f"tensor({TensorProto.DataType.Name(kind).lower()})": kind for kind in _FED_TYPES
+}  # of onnxruntime's names
 MOVED = "the original with its constants moved by one unit of rounding"
 
 
@@ -60,11 +51,11 @@ class LevelSessions:
     level: str
     fed: frozenset[str] = frozenset()
     same: frozenset[str] = frozenset()  # those of `fed` that the fold did not change
-    rulers: Mapping[str, tuple[Ruler, Ruler]] = field(default_factory=dict)  # of the others of `fed`: quantizers
+    quantizers: Mapping[str, tuple[Quantizer, Quantizer]] = field(default_factory=dict)  # of the others
 
     def read(self, names: Sequence[str], which: int) -> list[str]:
         """`names`, and what the quantizers that the fold changed read in the original (0) or the folded model (1)."""
-        return list(dict.fromkeys([*names, *(pair[which].reads for pair in self.rulers.values())]))
+        return list(dict.fromkeys([*names, *(pair[which].reads for pair in self.quantizers.values())]))
 
     def outputs(self, running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
         """One run of a session other than `original`, which `label` names. Raises `CannotRun`."""
@@ -86,8 +77,8 @@ def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Seque
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     steps = [step for step in trial.steps if step in names] if level == "off" and trial.way.provider in FEEDABLE else []
-    edited = touched(trial.folded.graph, steps, trial.edits)
-    changed = rulers(trial.original.graph, trial.folded.graph, edited)
+    edited = changed_steps(trial.folded.graph, steps, trial.edits)
+    changed = quantizers(trial.original.graph, trial.folded.graph, edited)
     ours, theirs = ([*names, *(pair[which].reads for pair in changed.values())] for which in (0, 1))
     original = exposed(trial.original, ours)
     served = "" if level == "default" and trial.effort == "full" else QUICK

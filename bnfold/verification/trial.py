@@ -28,7 +28,7 @@ from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, Steer
+from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
 from .float64.windows import Array
 from .quantized.steps import is_narrow, steps
 from .regions import MOVES, edited, shared
@@ -273,23 +273,27 @@ def trial_session(
 
 
 def truth(
-    trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str], steer: Steer | None = None
+    trial: Trial,
+    case: Case,
+    values: Mapping[str, Array],
+    names: Sequence[str],
+    replace_outputs: ReplaceOutputs | None = None,
 ) -> dict[str, Any]:
     """The float64 values of `names`, kept where they may be used again; {} without an oracle, or once it has failed."""
     if trial.oracle is None:
         return {}
-    if steer is None and case in trial.truths and all(name in trial.truths[case] for name in names):
+    if replace_outputs is None and case in trial.truths and all(name in trial.truths[case] for name in names):
         answer = trial.truths[case]
     else:
         stage("the float64 evaluation of the original")
         try:
-            answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, steer)
+            answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, replace_outputs)
         except CannotEvaluate as why:
             where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
             where.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
-    if steer is not None:
+    if replace_outputs is not None:
         return answer
     kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
     trial.truths[case] = {name: answer[name] for name in kept if name in answer}
