@@ -19,7 +19,7 @@ import onnx
 from ...runtime.protos import overridable
 from ..float64.oracle import CannotEvaluate
 from ..float64.windows import Array
-from ..regions import changed
+from ..regions import changed_constants
 from ..results import SITE_LIMIT, Derived
 from ..tensor_records import finite
 from .around import NotOneLayer
@@ -49,7 +49,7 @@ class Pair:
     @cached_property
     def changed(self) -> set[str]:
         """Constants that only the folded model has."""
-        return changed(self.original.graph, self.folded.graph)
+        return changed_constants(self.original.graph, self.folded.graph)
 
     @cached_property
     def elsewhere(self) -> dict[str, Array]:

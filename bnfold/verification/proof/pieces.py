@@ -28,7 +28,7 @@ POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", 
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
-MOST_NODES = 64  # nodes of a piece
+PIECE_NODES = 64  # nodes of a piece
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def piece(cuts: Cuts, site: str) -> Piece:
         elif name in model.makers and name not in needed:
             needed.add(name)
             agenda += model.makers[name].input
-        if len(needed) > MOST_NODES:
+        if len(needed) > PIECE_NODES:
             raise NotDerived(TOO_FAR)
     nodes = [model.nodes[place] for place in sorted({model.places[name] for name in needed})]
     if any(any(bodies(node)) for node in nodes):
