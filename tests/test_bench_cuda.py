@@ -53,7 +53,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     bound = runner._bound
     monkeypatch.setattr(sessions, "session", made.session)
     monkeypatch.setattr(launcher, "run", made.child)
-    monkeypatch.setattr(measurement, "require", lambda names: None)
+    monkeypatch.setattr(measurement, "require_providers", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
     monkeypatch.setattr(runner, "_bound", lambda session, where, *rest: bound(session, {"device_type": "cpu"}, *rest))
     monkeypatch.setattr(runner, "run_options", lambda mode: None)
@@ -339,7 +339,7 @@ def test_a_provider_that_is_missing_comes_before_what_is_wrong_with_a_model(monk
     def wrong(job: str, request: object, **how: object) -> dict[str, object]:
         raise ModelProblem("the model is wrong", "Repair it.")
 
-    monkeypatch.setattr(measurement, "require", missing)
+    monkeypatch.setattr(measurement, "require_providers", missing)
     monkeypatch.setattr(launcher, "run", wrong)
     with pytest.raises(UsageProblem, match="no GPU"):
         benchmark(dense(1), dense(1), providers=["cuda"])

@@ -84,7 +84,7 @@ def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
         *graph,
         *Setting("default", "tensorrt", "device").chain({"trt_engine_cache_enable": "1"}),
     ]:
-        assert sessions.checked(provider, options) == options
+        assert sessions.checked_options(provider, options) == options
     assert run_options("enqueue").get_run_config_entry("disable_synchronize_execution_providers") == "1"
     with pytest.raises(RuntimeError, match="disable_synchronize"):
         run_options("device").get_run_config_entry("disable_synchronize_execution_providers")

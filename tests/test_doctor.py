@@ -17,7 +17,7 @@ from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, probe, sessions
-from bnfold.runtime.doctor import diagnose, doctor, examine, missing, require
+from bnfold.runtime.doctor import diagnose, doctor, examine, missing, require_providers
 from bnfold.runtime.nvml import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
@@ -34,7 +34,7 @@ def test_the_cpu_provider_works_and_that_is_seen_not_believed() -> None:
     assert found.ran_on == ("CPUExecutionProvider",)
     assert found.versions["onnxruntime"] in found.wheels.values()
     assert (found.why, found.fix) == ("", "")
-    require(["cpu"])
+    require_providers(["cpu"])
 
 
 def test_every_provider_works_or_says_why_not_and_what_to_do() -> None:
@@ -166,7 +166,7 @@ def test_a_probe_that_crashes_is_a_provider_that_does_not_work(monkeypatch: pyte
     assert not found.works
     assert found.why == "a crash on purpose crashed (SIGSEGV)"
     with pytest.raises(EnvironmentProblem, match="CUDAExecutionProvider cannot run here: a crash on purpose crashed"):
-        require(["cuda"])
+        require_providers(["cuda"])
 
 
 def test_the_libraries_a_file_needs_are_read_from_it(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_libraries_a_file_needs_are_read_from_it(tmp_path: Path) -> None:
         shared = next(inside.glob("onnxruntime_pybind11_state*.so"))
         assert "libc.so.6" in libraries.needed(shared)
         for name in libraries.needed(shared):
-            assert libraries.load(name) == ""
+            assert libraries.load_library(name) == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
@@ -197,7 +197,7 @@ def test_what_a_gpu_provider_needs_is_known_without_loading_it() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
 def test_a_library_that_is_not_there_is_named_by_the_loader() -> None:
-    assert libraries.ABSENT in libraries.load("libbnfold-missing.so.1")
+    assert libraries.ABSENT in libraries.load_library("libbnfold-missing.so.1")
 
 
 PRINTED = (

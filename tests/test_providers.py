@@ -149,9 +149,9 @@ def test_engines_are_kept_apart_by_the_models_sha256_and_share_their_timings() -
 def test_every_option_is_one_that_onnxruntime_documents() -> None:
     for way in (*WAYS, RTX):
         for provider, options in providers.chain(way, engine(CONV.original(CONV.weights(0)), way)):
-            assert sessions.checked(provider, options) == options
+            assert sessions.checked_options(provider, options) == options
     with pytest.raises(UsageProblem, match="has no option 'trt_timing_cache'"):
-        sessions.checked(TENSORRT, {"trt_timing_cache": "True"})
+        sessions.checked_options(TENSORRT, {"trt_timing_cache": "True"})
 
 
 def test_every_option_is_known_to_the_installed_library() -> None:
@@ -241,7 +241,7 @@ def sized(lines: str = ARITHMETIC) -> onnx.ModelProto:
     text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y, int64 n) {{ {lines} }}'
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "i"))
-    placement.named(model)
+    placement.name_nodes(model)
     return model
 
 
@@ -663,7 +663,7 @@ def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch
 
 def test_what_one_arithmetic_does_not_survive_the_other_may(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-        if job.__name__ == "check_structure" or "default" in request["maths"]:
+        if job.__name__ == "compare_structure" or "default" in request["maths"]:
             raise Failed("the runtime crashed (SIGSEGV)")
         return empty(request)
 
@@ -919,7 +919,7 @@ def test_batch_normalization_over_65536_rows_runs_on_cuda_only_folded() -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("cuda")
 def test_an_option_that_cuda_does_not_know_is_refused_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "checked", lambda provider, options: dict(options))
+    monkeypatch.setattr(sessions, "checked_options", lambda provider, options: dict(options))
     with pytest.raises(sessions.CannotRun):
         sessions.session(sized().SerializeToString(), sessions.options("off"), [(CUDA, {"no_such_option": "1"})])
 

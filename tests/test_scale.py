@@ -18,8 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.graph.inference import BODIES, infer, inferred
-from bnfold.graph.links import FEW, link
+from bnfold.graph.inference import BODIES_PER_PIECE, infer_shapes, inferred
+from bnfold.graph.links import FEW_INPUTS, link
 from bnfold.model.messages import arrange, drop
 from bnfold_cli.fold import SHOWN
 from bnfold_cli.main import run
@@ -151,8 +151,8 @@ def test_three_times_the_nodes_take_three_times_the_steps(made: Callable[[int], 
 
 
 def test_graphs_with_many_bodies_are_inferred_in_pieces_to_the_same_shapes() -> None:
-    model = branching(BODIES * 2 + 3)
-    pieces, whole = onnx.ModelProto.FromString(inferred(model)), infer(model)
+    model = branching(BODIES_PER_PIECE * 2 + 3)
+    pieces, whole = onnx.ModelProto.FromString(inferred(model)), infer_shapes(model)
     assert pieces.graph.node == whole.graph.node
     assert pieces.graph.output == whole.graph.output
     stated = ({value.name: value.type.SerializeToString() for value in m.graph.value_info} for m in (pieces, whole))
@@ -160,7 +160,7 @@ def test_graphs_with_many_bodies_are_inferred_in_pieces_to_the_same_shapes() -> 
 
 
 def test_the_lengths_that_inference_names_are_not_named_twice_in_pieces() -> None:
-    model = branching(2 * BODIES)
+    model = branching(2 * BODIES_PER_PIECE)
     for i, node in enumerate(list(model.graph.node)):
         if node.op_type == "If":
             model.graph.node.add(op_type="NonZero", input=node.output, output=[f"n{i}"])
@@ -168,11 +168,11 @@ def test_the_lengths_that_inference_names_are_not_named_twice_in_pieces() -> Non
     del model.graph.node[:]
     model.graph.node.extend(order)
     made = [v.type.tensor_type.shape.dim[1].dim_param for v in onnx.ModelProto.FromString(inferred(model)).graph.value_info if v.name[0] == "n"]  # fmt: skip
-    assert len(made) == len(set(made)) == 2 * BODIES
+    assert len(made) == len(set(made)) == 2 * BODIES_PER_PIECE
 
 
 def test_where_a_node_reads_a_tensor_is_known_of_wide_ones_too() -> None:
-    tensors = [gs.Variable(f"x{i}") for i in range(2 * FEW)]
+    tensors = [gs.Variable(f"x{i}") for i in range(2 * FEW_INPUTS)]
     node = gs.Node("Concat", inputs=tensors)
     link(node)
     assert node.inputs.ports(tensors[7]) == [7]

@@ -12,7 +12,7 @@ from bnfold.errors import UsageProblem
 from bnfold.runtime.copies import exposed, jittered, without_randomness
 from bnfold.runtime.dimensions import candidates, dynamic
 from bnfold.runtime.inputs import Case, cases, feeds
-from bnfold.runtime.sessions import CPU, CUDA, checked, options
+from bnfold.runtime.sessions import CPU, CUDA, checked_options, options
 from bnfold.verification.measure import Tally
 from bnfold.verification.regions import edited, shape_of_graph, shared, undone
 
@@ -239,9 +239,9 @@ def test_an_original_far_from_the_oracle_is_disputed_and_judged_by_drift() -> No
 
 
 def test_options_that_onnxruntime_would_swallow_are_refused() -> None:
-    assert checked(CUDA, {"use_tf32": "0"}) == {"use_tf32": "0"}
+    assert checked_options(CUDA, {"use_tf32": "0"}) == {"use_tf32": "0"}
     for provider, names in ((CUDA, {"use_tf23": "0"}), (CPU, {"use_tf32": "0"}), ("CudaExecutionProvider", {})):
         with pytest.raises(UsageProblem):
-            checked(provider, names)
+            checked_options(provider, names)
     with pytest.raises(UsageProblem, match="session.typo"):
         options("off", entries={"session.typo": "1"})

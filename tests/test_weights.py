@@ -12,8 +12,8 @@ import bnfold
 from bnfold.verification.proof import weights
 from bnfold.verification.proof.around import NotOneLayer
 from bnfold.verification.proof.examples import examples
+from bnfold.verification.proof.indexed_model import IndexedModel
 from bnfold.verification.proof.pieces import Cuts, piece
-from bnfold.verification.proof.sides import Side
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
 RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
@@ -22,9 +22,9 @@ RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     x = original.graph.input[0]
     known = examples(original, feeds(original))
-    pieces = [piece(Cuts(Side(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
+    pieces = [piece(Cuts(IndexedModel(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
     first = weights.layer(original, pieces[0], known, (), np.float32)
-    found = weights.compare(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
+    found = weights.compare_layers(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
     return max(found.ratio, found.at_rest), found.responses
 
 

@@ -19,7 +19,7 @@ COMPUTED = {  # operators that exporters put between a stored value and its use
     "Unsqueeze",
 }
 ARITHMETIC = ("Add", "Div", "Mul", "Pow", "Reciprocal", "Sqrt", "Sub")
-EXACT = ("Cast", "CastLike", "Constant", "ConstantOfShape", "QuantizeLinear", "Shape")  # whatever made what they read
+AGREED = ("Cast", "CastLike", "Constant", "ConstantOfShape", "QuantizeLinear", "Shape")  # whatever made what they read
 HALF = (BFLOAT16, np.dtype(np.float16))
 BROADCAST = ("Add", "Div", "Expand", "Mul", "Pow", "Sub")
 ENDS = (2**31 - 1, 2**63 - 1)
@@ -56,7 +56,7 @@ def _require_exact(base: Array, exponent: Array) -> None:
         require(in_range, "NOT_CONSTANT", f"a Pow of {base.dtype} that overflows, on which runtimes differ")
 
 
-def read(node: gs.Node) -> list[gs.Tensor]:
+def valued_inputs(node: gs.Node) -> list[gs.Tensor]:
     """The inputs whose values count: Shape looks at no value, CastLike at none of its second input."""
     return list(node.inputs[: {"Shape": 0, "CastLike": 1}.get(node.op)])
 
@@ -77,11 +77,11 @@ def _require_agreed(tensor: gs.Tensor, kind: np.dtype[Any], to: np.dtype[Any] | 
     while agenda:
         t = agenda.pop()
         made_by = t.inputs[0] if t.inputs else None
-        if made_by is not None and made_by.op not in EXACT:
+        if made_by is not None and made_by.op not in AGREED:
             require(
                 made_by.op not in ARITHMETIC, "NOT_CONSTANT", f"made by arithmetic in {kind}, on which runtimes differ"
             )
-            agenda += read(made_by)
+            agenda += valued_inputs(made_by)
 
 
 def _present(inputs: list[Array | None]) -> list[Array]:
@@ -112,7 +112,7 @@ def _by_reference(node: gs.Node, inputs: list[Array | None]) -> Array:
     return np.asarray(result)
 
 
-def cut(length: int, start: int, end: int, step: int) -> Array:
+def slice_positions(length: int, start: int, end: int, step: int) -> Array:
     """The positions that a Slice takes of an axis, its start and end clamped as ONNX says.
 
     Refuses an end of the largest integer where steps go back: for ONNX that is the last element, for onnxruntime the
@@ -133,7 +133,7 @@ def _sliced(node: gs.Node, value: Array, *settings: Array | None) -> Array:
     starts, ends = stated["starts"], stated["ends"]
     axes, steps = stated.get("axes", range(len(starts))), stated.get("steps", [1] * len(starts))
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        value = value.take(cut(value.shape[axis], start, end, step), axis)
+        value = value.take(slice_positions(value.shape[axis], start, end, step), axis)
     return value
 
 

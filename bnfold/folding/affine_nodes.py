@@ -45,7 +45,7 @@ def affine_of(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     """
     if is_batch_normalization(node):
         return node.inputs[0], batch_normalization(node)
-    read = READERS.get(operator(node))
+    read = AFFINE_READERS.get(operator(node))
     if read is None or not all(is_floating(x) for x in node.inputs):
         return None
     try:
@@ -61,7 +61,7 @@ def batch_normalization(node: gs.Node) -> Affine:
     refuse_training(node)
     scale, bias, mean, var = (constant(node, i) for i in range(1, 5))
     require_numbers(node, scale, bias, mean, var)
-    require_alike(node, scale, bias, mean, var)
+    require_one_per_channel(node, scale, bias, mean, var)
     spread = var + attribute(node, "epsilon", EPSILON)
     require((spread > 0).all(), "NOT_FINITE", f"var + epsilon of {label(node)} is not positive")
     with algebra(node):
@@ -89,7 +89,7 @@ def refuse_training(node: gs.Node) -> None:
         )
 
 
-def require_alike(node: gs.Node, *parameters: Array) -> None:
+def require_one_per_channel(node: gs.Node, *parameters: Array) -> None:
     lengths = [value.size for value in parameters]
     if len(set(lengths)) > 1:
         raise ModelProblem(
@@ -144,7 +144,7 @@ def _sum(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
     return _over(x, Affine.of(1.0, sum(terms)))
 
 
-READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg, "Sum": _sum}
+AFFINE_READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _neg, "Sum": _sum}
 
 
 def _with_constant(

@@ -33,7 +33,7 @@ class Engine(Protocol):
         """Stop them all, and come back when they have cleaned up."""
 
 
-def run(
+def run_requests(
     engine: Engine, requests: Sequence[Mapping[str, Any]], jobs: int, on_answer: Callable[[int, Plain], None]
 ) -> list[Plain]:
     """The answer to every request, in their order; at most `jobs` at a time. `on_answer` gets each as it comes.

@@ -18,7 +18,7 @@ from ..model import external, onnx_io
 from ..model.datafiles import file_size, require_unchanged, unchanged
 from ..model.messages import counts
 from ..model.storage import Storage
-from ..model.validity import checked
+from ..model.validity import checked_meanwhile
 from ..system import files, staging
 from ..system.installed import require_runtime
 from ..system.limits import PLANNING, timed
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .driver import FoldResult
 
 EFFORTS = ("fast", "full", "off")
-WAYS = ("copy", "keep")
+EXTERNAL_CHOICES = ("copy", "keep")
 GRADES = ("measured", "proved")
 SCHEMA = "bnfold.fold/1"
 
@@ -124,7 +124,7 @@ class Options:
     require: str = "measured"
 
     def __post_init__(self) -> None:
-        for name, known in (("verify", EFFORTS), ("external", WAYS), ("require", GRADES)):
+        for name, known in (("verify", EFFORTS), ("external", EXTERNAL_CHOICES), ("require", GRADES)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
@@ -147,10 +147,10 @@ class Options:
         return self.external == "keep"
 
 
-DEFAULT = Options()
+DEFAULT_OPTIONS = Options()
 
 
-def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT) -> FoldReport:
+def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT_OPTIONS) -> FoldReport:
     """Fold the model at `source` into `target` (default: NAME.folded.onnx in its folder).
 
     A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
@@ -174,7 +174,7 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
         target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force
     ) as draft:
         outside = options.allow_external_outside
-        with checked(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
+        with checked_meanwhile(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
             from .driver import fold_in_place  # which takes a while, too
 
             result = fold_in_place(record, storage, options.freeze_initializers, defer=True)

@@ -23,9 +23,9 @@ from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
 
 Direction = Literal["hoist", "sink"]
-Way = Literal["hoist", "sink", "merge"]
+Law = Literal["hoist", "sink", "merge"]
 Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
-MANY = 100  # nodes that a reason names
+MOST_NAMED = 100  # nodes that a reason names
 FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("QuantizeLinear", 1),
     ("DequantizeLinear", 1),
@@ -143,8 +143,8 @@ def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 
 def readers(tensor: gs.Tensor) -> str:
     """All readers of a tensor; no more than a sentence bears."""
-    some = sorted({label(n) for n in islice(tensor.outputs, MANY)})
-    more = len(tensor.outputs) - MANY
+    some = sorted({label(n) for n in islice(tensor.outputs, MOST_NAMED)})
+    more = len(tensor.outputs) - MOST_NAMED
     return ", ".join(some) + (f" and {more} more" if more > 0 else "")
 
 

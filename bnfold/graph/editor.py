@@ -19,7 +19,7 @@ from ..model.storage import Storage
 from .constants import value_of
 from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .links import adopt
-from .queries import dtype, is_floating, stored
+from .queries import dtype, is_floating, literal_of
 from .scopes import Scope, homes, scopes_of, visibility
 from .shadows import FreshNames
 from .stored import StoredConstant
@@ -109,7 +109,7 @@ class Editor:
 
     def _private(self, tensor: gs.Tensor) -> StoredConstant | None:
         """What the file stores of a constant, if one single input reads it and nothing else can see it."""
-        if tensor.is_empty() or len(tensor.outputs) != 1 or tensor in self.visible:
+        if tensor.is_empty() or not self.visible.is_read_once(tensor):
             return None
         if isinstance(tensor, StoredConstant):
             return tensor if tensor.home is not None else None
@@ -243,7 +243,7 @@ class Editor:
         """Take out what lost its last consumer, and what was computed for it alone."""
         while self._lost:
             tensor = self._lost.pop()
-            if tensor.outputs or stored(tensor).outputs or tensor in self.visible:
+            if tensor.outputs or literal_of(tensor).outputs or tensor in self.visible:
                 continue
             if isinstance(tensor, StoredConstant) and tensor.maker is not None:
                 self._removed.add(id(tensor.maker))

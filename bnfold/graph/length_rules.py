@@ -11,11 +11,11 @@ import onnx_graphsurgeon as gs
 
 from .implied_ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
 from .lengths import Implied, Lengths, Shape
-from .products import Dim, Product, made, parted, product, quotient
+from .products import Dim, Product, dim_of, parted, product, quotient
 from .window_lengths import convolution, global_pool, pool
 
-Rule = Callable[[gs.Node, Lengths], Implied | list[Implied]]
-FAR = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the end of an axis
+LengthRule = Callable[[gs.Node, Lengths], Implied | list[Implied]]
+TO_THE_END = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the end of an axis
 
 
 def lengths_of(node: gs.Node, known: Lengths) -> list[Implied] | None:
@@ -152,7 +152,7 @@ def total(lengths: Iterable[Dim]) -> Dim:
     if len(factors) > 1:
         return None
     ((symbols, factor),) = factors.items()
-    return made(factor, symbols)
+    return dim_of(factor, symbols)
 
 
 def split(node: gs.Node, known: Lengths) -> list[Implied]:
@@ -180,7 +180,9 @@ def slices(node: gs.Node, known: Lengths) -> Implied:
     axes = axes_of(node, known, len(source), 3) if has_setting(node, "axes", 3) else range(len(starts))
     steps = numbers_in(node, known, "steps", 4) if has_setting(node, "steps", 4) else [1] * len(starts)
     settings = zip(axes or (), starts, ends, steps or (), strict=True)
-    cut = {a for a, start, end, step in settings if (start, step) != (0, 1) or not isinstance(end, int) or end < FAR}
+    cut = {
+        a for a, start, end, step in settings if (start, step) != (0, 1) or not isinstance(end, int) or end < TO_THE_END
+    }
     return tuple(None if i in cut else n for i, n in enumerate(source))
 
 
@@ -271,7 +273,7 @@ def common(a: Implied, b: Implied) -> Implied:
     return tuple(n if n == m else None for n, m in zip(a, b, strict=True))
 
 
-LENGTHS: dict[str, Rule] = {
+LENGTHS: dict[str, LengthRule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(BROADCAST, broadcast),
     **dict.fromkeys(REDUCTIONS, reduction),

@@ -17,7 +17,7 @@ from .shadows import FreshNames
 
 Shape = tuple[Dim, ...]
 Implied = Shape | None  # None where nothing follows
-FEW = 64  # numbers of a tensor that are looked at
+MOST_NUMBERS = 64  # numbers of a tensor that are looked at
 
 
 class Lengths:
@@ -64,7 +64,7 @@ class Lengths:
 
     def note(self, tensor: gs.Tensor, numbers: Array | None) -> None:
         """Remember the numbers that a tensor holds."""
-        if numbers is not None and numbers.size <= FEW:
+        if numbers is not None and numbers.size <= MOST_NUMBERS:
             self._numbers[id(tensor)] = numbers
 
     def is_noted(self, tensor: gs.Tensor) -> bool:
@@ -75,7 +75,9 @@ class Lengths:
         if id(tensor) in self._numbers:
             return self._numbers[id(tensor)]
         shape = shape_of(tensor)
-        if shape is not None and not (len(shape) < 2 and all(isinstance(n, int) and 0 <= n <= FEW for n in shape)):
+        if shape is not None and not (
+            len(shape) < 2 and all(isinstance(n, int) and 0 <= n <= MOST_NUMBERS for n in shape)
+        ):
             return None
         value = self.constant(tensor)
         if value is None:
@@ -89,5 +91,5 @@ class Lengths:
         with suppress(Exception):  # what is large, or computed of such, has no values here; others may be damaged
             if is_evaluable(tensor):
                 value = value_of(tensor)
-                return value if value.size <= FEW and value.ndim < 2 else None
+                return value if value.size <= MOST_NUMBERS and value.ndim < 2 else None
         return None

@@ -13,7 +13,7 @@ from itertools import islice
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.util.misc import SynchronizedList
 
-FEW = 16  # inputs among which one is found at once
+FEW_INPUTS = 16  # inputs among which one is found at once
 
 
 class Readers:
@@ -77,7 +77,7 @@ class Inputs(SynchronizedList):  # type: ignore[misc]
 
     def ports(self, tensor: gs.Tensor) -> list[int]:
         """Where a tensor is among them."""
-        if len(self) <= FEW:
+        if len(self) <= FEW_INPUTS:
             return [i for i, x in enumerate(self) if x is tensor]
         if self._ports is None:
             self._ports = {}

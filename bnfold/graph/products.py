@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OPEN = "?"  # how symbols begin that stand for lengths without a name
-LARGEST = 2**62  # factor
-MANY = 32  # symbols of one Product
+LARGEST_FACTOR = 2**62  # of a Product
+MOST_SYMBOLS = 32  # in one Product
 MADE_UP = "unk__"  # how those begin that onnx's inference makes up
 
 
@@ -43,7 +43,7 @@ def product(numbers: Iterable[Dim]) -> Dim:
         by, more = parted(number)
         factor *= by
         symbols += more
-    return made(factor, symbols)
+    return dim_of(factor, symbols)
 
 
 def quotient(whole: Dim, part: Dim) -> Dim:
@@ -53,7 +53,7 @@ def quotient(whole: Dim, part: Dim) -> Dim:
     (of, named), (by, known) = parted(whole), parted(part)
     left = Counter(named)
     left.subtract(known)
-    return made(of // by, left.elements()) if of % by == 0 and min(left.values(), default=0) >= 0 else None
+    return dim_of(of // by, left.elements()) if of % by == 0 and min(left.values(), default=0) >= 0 else None
 
 
 def may_become(part: Dim, whole: Dim) -> bool:
@@ -73,9 +73,9 @@ def parted(number: int | Product) -> tuple[int, tuple[str, ...]]:
     return (number, ()) if isinstance(number, int) else (number.factor, number.symbols)
 
 
-def made(factor: int, symbols: Iterable[str]) -> Dim:
+def dim_of(factor: int, symbols: Iterable[str]) -> Dim:
     """A number or a Product; None for what is too large, which may overflow in a run, or has too many symbols."""
     named = tuple(sorted(symbols)) if factor else ()
-    if abs(factor) > LARGEST or len(named) > MANY or (named and factor < 0):
+    if abs(factor) > LARGEST_FACTOR or len(named) > MOST_SYMBOLS or (named and factor < 0):
         return None
     return Product(factor, named) if named else factor

@@ -96,13 +96,13 @@ def constant(node: gs.Node, index: int) -> Array:
 
 def dtype(tensor: gs.Tensor) -> np.dtype[Any]:
     """The element type as NumPy (or ml_dtypes, for bfloat16) knows it. Refuses if it is not known."""
-    kind = stored(tensor).dtype
+    kind = literal_of(tensor).dtype
     known = isinstance(kind, np.dtype) or kind in onnx.helper.get_all_tensor_dtypes()
     require(known, "SHAPE_UNKNOWN", f"the element type of '{tensor.name}' is not known")
     return kind if isinstance(kind, np.dtype) else onnx.helper.tensor_dtype_to_np_dtype(kind)
 
 
-def stored(tensor: gs.Tensor) -> gs.Tensor:
+def literal_of(tensor: gs.Tensor) -> gs.Tensor:
     """The constant of a tensor that a Constant node makes; any other tensor itself."""
     made_by = tensor.inputs[0] if tensor.inputs else None
     literal = made_by.attrs.get("value") if made_by is not None and made_by.op == "Constant" else None

@@ -198,6 +198,10 @@ class Visible:
     def __contains__(self, tensor: gs.Tensor) -> bool:
         return id(tensor) in self.outputs or tensor.name in self.captured
 
+    def is_read_once(self, tensor: gs.Tensor) -> bool:
+        """Whether one node reads a tensor, once, and nothing else can see it."""
+        return len(tensor.outputs) == 1 and tensor not in self
+
     def require_private(self, tensor: gs.Tensor) -> None:
         name = tensor.name
         require(id(tensor) not in self.outputs, "GRAPH_OUTPUT", f"'{name}' is an output of the graph")

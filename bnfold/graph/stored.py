@@ -15,7 +15,7 @@ from ..algebra.affine import IDENTITY, Affine, Array
 from ..algebra.rounding import Room, flattened, rounded, widened
 from ..model import deferred, wire
 from ..model.storage import Deferred, Storage
-from ..model.tensors import InFile, copied, parts, read, restate, source_of
+from ..model.tensors import InFile, copied, parts, read_values, restate, source_of
 from .links import Readers
 
 NOTHING = np.empty(0)
@@ -95,7 +95,7 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     @property
     def values(self) -> Array:
         """Floating point as float64, anything else as it is stored."""
-        base = self.base if isinstance(self.base, np.ndarray) else read(self.base, self.storage)
+        base = self.base if isinstance(self.base, np.ndarray) else read_values(self.base, self.storage)
         if self.pending is IDENTITY:
             return widened(base)
         value = self.pending(base)

@@ -103,12 +103,12 @@ def parts(
     if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return
-    whole = (base if isinstance(base, np.ndarray) else read(base, storage)).reshape(shape)
+    whole = (base if isinstance(base, np.ndarray) else read_values(base, storage)).reshape(shape)
     for rows in spans(shape):
         yield rows, whole[rows]
 
 
-def read(tensor: TensorProto | InFile, storage: Storage) -> Array:
+def read_values(tensor: TensorProto | InFile, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
     base = located(source_of(tensor, storage), storage) if isinstance(tensor, TensorProto) else tensor
     if isinstance(base, InFile):
@@ -154,7 +154,7 @@ def dense(sparse: onnx.SparseTensorProto, storage: Storage) -> Array:
             f"the limit is {current().elements}",
             f"If the file is to be trusted: --limit elements={math.prod(sparse.dims)}.",
         )
-    values, indices = read(sparse.values, storage), read(sparse.indices, storage)
+    values, indices = read_values(sparse.values, storage), read_values(sparse.indices, storage)
     result = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         result.reshape(-1)[indices] = values

@@ -81,12 +81,14 @@ def require_valid(record: ModelProto, name: object, storage: Storage | None = No
 
     `name` is what the model is called, `storage` where its data lies, if not in memory. Raises ModelProblem.
     """
-    with checked(record, name, storage):
+    with checked_meanwhile(record, name, storage):
         pass
 
 
 @contextmanager
-def checked(record: ModelProto, name: object, storage: Storage | None = None, outside: bool = False) -> Iterator[None]:
+def checked_meanwhile(
+    record: ModelProto, name: object, storage: Storage | None = None, outside: bool = False
+) -> Iterator[None]:
     """`require_valid` of a model as it is now, and a block that may change it while onnx's checker goes on.
 
     Where the checker refuses, that comes before whatever the block did. Data files may also lie `outside` the folder.

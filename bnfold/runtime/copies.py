@@ -12,13 +12,15 @@ from onnx.inliner import inline_local_functions
 
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
 from . import detached
-from .protos import FLOATING, Array, domain, is_constant, overridable, stored
+from .protos import FLOATING, Array, domain, is_constant_node, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
-LINEAR = frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
-    ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"]
-    + ["GroupNormalization", "Mul", "Add", "Sub", "Div", "PRelu", "DequantizeLinear", "GRU", "LSTM", "RNN"]
+TO_JITTER = (
+    frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
+        ["Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization", "LayerNormalization"]
+        + ["GroupNormalization", "Mul", "Add", "Sub", "Div", "PRelu", "DequantizeLinear", "GRU", "LSTM", "RNN"]
+    )
 )
 PAGES_BY = 2  # bits: one number in 16 that moves by four units moves a sum as far as all that move by one
 
@@ -57,7 +59,7 @@ def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     for graph in inner_graphs(copy.graph.node):
         names = {}
         for tensor in _taken(graph):
-            names[tensor.name] = f"bnfold/{detached.number(tensor)}/{tensor.data_type}/{list(tensor.dims)}"
+            names[tensor.name] = f"bnfold/{detached.data_number(tensor)}/{tensor.data_type}/{list(tensor.dims)}"
             tensor.name = names[tensor.name]
             copies[tensor.name] = tensor
         _rename(graph, names)
@@ -68,7 +70,9 @@ def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
 def _taken(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """The constants of a graph that lie in files, under the names that nodes read; the graph has them no more."""
     stored = [i for i, tensor in enumerate(graph.initializer) if detached.stays(tensor)]
-    made = [i for i, node in enumerate(graph.node) if is_constant(node) and any(map(detached.stays, _tensors(node)))]
+    made = [
+        i for i, node in enumerate(graph.node) if is_constant_node(node) and any(map(detached.stays, _tensors(node)))
+    ]
     copies = [_copied(graph.initializer[i]) for i in stored]
     for node in (graph.node[i] for i in made):
         copies.append(_copied(_tensors(node)[0]))
@@ -201,7 +205,7 @@ def _movable(graph: onnx.GraphProto) -> set[str]:
     linear: set[str] = set()
     other = {output.name for output in graph.output}
     for node in graph.node:
-        on_data = node.op_type in LINEAR and fixed.isdisjoint(node.output)
+        on_data = node.op_type in TO_JITTER and fixed.isdisjoint(node.output)
         (linear if on_data else other).update(node.input)
     return linear - other
 

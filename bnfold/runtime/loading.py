@@ -20,11 +20,11 @@ from .detached import Skeleton
 _numbers = itertools.count()
 
 
-def load(path: str, outside: bool = False) -> onnx.ModelProto:
+def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     """The model at `path` with its external data, also that from `outside` its folder.
 
-    The large constants of a model beyond `detached.WHOLE` stay in their files: `detached.values` reads them. Raises
-    ModelProblem in words, also for one beyond the limits.
+    The large constants of a model beyond `detached.WHOLE_UP_TO` stay in their files: `detached.values` reads them.
+    Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
     try:
         model = _read(Path(path), outside)
@@ -43,9 +43,9 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
 
 
 def _read(path: Path, outside: bool) -> onnx.ModelProto:
-    model = onnx.load(path, load_external_data=False) if path.stat().st_size <= detached.WHOLE else None
+    model = onnx.load(path, load_external_data=False) if path.stat().st_size <= detached.WHOLE_UP_TO else None
     if model is None or detached.is_large(model, path):
-        return detached.read(path, outside)
+        return detached.read_detached(path, outside)
     _complete(model, path.parent, outside)
     return model
 
@@ -76,7 +76,7 @@ def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skelet
     Constants that lie in files stay there.
     """
     if detached.length(model):
-        return detached.skeleton(model)
+        return detached.skeleton_of(model)
     with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
     from ..model.onnx_io import save  # which few models need

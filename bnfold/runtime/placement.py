@@ -65,7 +65,7 @@ class Placement:
         return ", ".join(f"{count} node{'s' * (count != 1)} on {provider}" for provider, count in counts.items())
 
 
-def named(model: onnx.ModelProto) -> None:
+def name_nodes(model: onnx.ModelProto) -> None:
     """Give a nameless node of the main graph the name of its output: onnxruntime distinguishes nodes by name only."""
     for node in model.graph.node:
         node.name = node.name or next(filter(None, node.output), "")

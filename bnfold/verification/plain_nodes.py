@@ -20,7 +20,7 @@ from .regions import NEUTRAL
 
 OF_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}  # which the schemas say in prose only
 OF_A_WEIGHT = {"kernel_shape": ("w", slice(2, None)), "hidden_size": ("r", slice(-1, None))}  # input, its dimensions
-ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
+DEFAULT_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
 
 
 class PlainNodes:
@@ -99,9 +99,9 @@ def _is_all(tensor: onnx.TensorProto, value: float) -> bool:
 def _is_usual(operator: str, values: dict[str, Any], name: str) -> bool:
     """Whether an attribute of one kind of operators has the value that the standard gives it in prose."""
     value = values[name]
-    if name == "activations" and operator in ACTIVATIONS:
+    if name == "activations" and operator in DEFAULT_ACTIVATIONS:
         both = 1 + (values.get("direction") == b"bidirectional")
-        return bool([each.decode() for each in value] == ACTIVATIONS[operator] * both)
+        return bool([each.decode() for each in value] == DEFAULT_ACTIVATIONS[operator] * both)
     if name == "perm":
         return bool(value == sorted(value, reverse=True))
     return name == "auto_pad" and value == b"VALID" and not any(values.get("pads", [])) and not values.get("ceil_mode")

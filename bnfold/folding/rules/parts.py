@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...algebra.affine import Affine, Array, require, require_room
-from ...algebra.computing import cut
+from ...algebra.computing import slice_positions
 from ...graph.queries import argument, attribute, bounded, constant, label, number, onto, opset, rank, size
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, setting, unmoved
@@ -157,22 +157,22 @@ def cuts(node: gs.Node, affine: Affine) -> Moves:
 
 
 def _cut(x: Array, start: int, end: int, step: int) -> Array:
-    return x[cut(len(x), start, end, step)]
+    return x[slice_positions(len(x), start, end, step)]
 
 
 @hoist("Tile")
 def hoist_tile(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * tile(x) + t == tile(s' * x + t'), for s, t that repeat as x does"""
-    return {0: back(node, affine, repeats(node, affine))}
+    return {0: back(node, affine, tiling(node, affine))}
 
 
 @sink("Tile")
 def sink_tile(node: gs.Node, port: int, affine: Affine) -> Shares:
     """tile(s * x + t) == tile(s) * tile(x) + tile(t)"""
-    return {OUT: on(affine, repeats(node, affine))}
+    return {OUT: on(affine, tiling(node, affine))}
 
 
-def repeats(node: gs.Node, affine: Affine) -> Moves:
+def tiling(node: gs.Node, affine: Affine) -> Moves:
     """What a Tile does along the axes on which the affine varies."""
     require(opset(node) >= 6, "OLD_OPSET", f"{label(node)} is of opset {opset(node)}, which repeats one axis only")
     varied = [axis for axis in range(affine.rank) if affine.extent[axis] != 1]

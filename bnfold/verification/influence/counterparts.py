@@ -12,7 +12,7 @@ from onnx import helper
 
 from ...model.messages import bodies, inner_graphs
 from ...runtime.copies import without_data
-from ...runtime.protos import called, is_constant, produced
+from ...runtime.protos import called, is_constant_node, produced
 from ..regions import REARRANGES, reached
 from .bypass import SWITCH, Bypass, Types
 from .changed_nodes import ChangedModel
@@ -155,7 +155,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
     twice = set[str]()
     for each in (graph, *inner_graphs(graph.node)):
         made = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in each.initializer]
-        for node in (*made, *filter(is_constant, each.node)):
+        for node in (*made, *filter(is_constant_node, each.node)):
             twice.update(nodes.keys() & set(node.output))
             nodes[node.output[0]] = node
     return {name: node for name, node in nodes.items() if name not in twice}

@@ -26,7 +26,7 @@ from ..float64.constant_parts import evaluate_constants
 from ..float64.floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
-from ..trial import Trial, session
+from ..trial import Trial, trial_session
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
 from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
@@ -84,7 +84,7 @@ def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
 
 def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> list[Any]:
     """Tensors of a model for the first input."""
-    running = session(trial, exposed(model, names), "off", providers.chain(Way()))
+    running = trial_session(trial, exposed(model, names), "off", providers.chain(Way()))
     return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
 
 
@@ -95,7 +95,7 @@ def _unseen(trial: Trial, model: ChangedModel) -> Iterator[str]:
         types = _types(trial, model)
         at = {i: _place(model, types, i) for i in model.changed}
         bypasses = _bypasses(model, types, at.values())
-        running = session(trial, switchable(model.proto, bypasses, types), "off", providers.chain(Way()))
+        running = trial_session(trial, switchable(model.proto, bypasses, types), "off", providers.chain(Way()))
     except CannotRun as why:
         yield f"what the nodes that changed in {model.name} do could not be shown: {why}"
         return
@@ -133,7 +133,7 @@ def _running(
             together.setdefault(at, []).extend(some)
     try:
         results = _Outputs(
-            trial, session(trial, switchable(model.proto, together, types), "off", providers.chain(Way()))
+            trial, trial_session(trial, switchable(model.proto, together, types), "off", providers.chain(Way()))
         )
     except CannotRun:
         if len(known) > 1:

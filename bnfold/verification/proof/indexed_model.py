@@ -1,4 +1,4 @@
-"""One of two models that are compared, looked up once."""
+"""A model with an index of its tensors: what makes each one and where, what is stored, which are the same."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from .examples import element_types
 
 
 @dataclass(frozen=True)
-class Side:
-    """What makes each tensor and where, what is stored, which tensors are other names for one another."""
+class IndexedModel:
+    """One of two models that are compared; each index of its tensors is made once."""
 
     model: onnx.ModelProto
     free: Set[str] = frozenset()  # initializers that callers of the original may override
@@ -50,7 +50,7 @@ class Side:
 
     @cached_property
     def stored(self) -> dict[str, onnx.TensorProto]:
-        """Initializers, and what Constant nodes hold."""
+        """Initializers, and the values of Constant nodes."""
         return {name: tensor for name, tensor in stored(self.model.graph).items() if name not in self.free}
 
     @cached_property
@@ -66,28 +66,28 @@ class Side:
     @cached_property
     def names(self) -> dict[str, str]:
         """For each tensor that a node makes without computing anything, the one that it hands on."""
-        found: dict[str, str] = {}
+        firsts: dict[str, str] = {}
         for node in self.nodes:
             source = self.plain.handed_on(node)
             if source and source not in self.fixed:
-                found[node.output[0]] = found.get(source, source)
-        return found
+                firsts[node.output[0]] = firsts.get(source, source)
+        return firsts
 
     def name(self, name: str) -> str:
         """The first of all names of a tensor."""
         return self.names.get(name, name)
 
-    def called(self, tensors: Iterable[str]) -> dict[str, str]:
-        """All names of tensors that are given by their first ones, with these."""
+    def all_names(self, tensors: Iterable[str]) -> dict[str, str]:
+        """All names of `tensors`, which are first names, each with the first one."""
         return {name: first for first in tensors for name in self.others.get(first, [first])}
 
     @cached_property
     def others(self) -> dict[str, list[str]]:
         """All names of each tensor that has several, by the first."""
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         for name, first in self.names.items():
-            found.setdefault(first, [first]).append(name)
-        return found
+            names.setdefault(first, [first]).append(name)
+        return names
 
     @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
@@ -104,7 +104,12 @@ def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
     return cast
 
 
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of the attributes that a node states, by their names."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def computation(node: onnx.NodeProto, names: Sequence[str | None]) -> tuple[Any, ...]:
     """What a node computes of the tensors `names`: equal for nodes that make the same of the same."""
-    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-    return (called(node), node.overload, tuple(attributes), tuple(names), len(node.output))
+    serialized = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+    return (called(node), node.overload, tuple(serialized), tuple(names), len(node.output))
