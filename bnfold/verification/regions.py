@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 import onnx
 
 from ..model.messages import bodies
+from ..runtime import detached
 from ..runtime.protos import produced, stored
 
 
@@ -29,9 +30,18 @@ def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
 
 
 def changed_constants(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
-    """Constants of the folded graph that the original does not have, or not with this value."""
+    """Constants of the folded graph that the original does not have, or not with this value, however it is encoded."""
     old = stored(original)
-    return {name for name, tensor in stored(folded).items() if old.get(name) != tensor}
+    return {name for name, tensor in stored(folded).items() if name not in old or not _is_equal(old[name], tensor)}
+
+
+def _is_equal(old: onnx.TensorProto, new: onnx.TensorProto) -> bool:
+    """Whether two constants are the same message, or the same numbers; those in files are not read."""
+    if old == new or old.data_type != new.data_type or old.dims != new.dims or old.data_type == onnx.TensorProto.STRING:
+        return old == new
+    if detached.stays(old) or detached.stays(new):
+        return False
+    return detached.values(old).tobytes() == detached.values(new).tobytes()
 
 
 SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # outputs are some of the elements

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ...model.messages import bodies, reads
+from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
 from ..regions import SELECT
@@ -137,7 +137,8 @@ class Induction:
 def _same_frame(pair: Pair) -> bool:
     """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
     first, second = pair.original, pair.folded
-    versions = [{(entry.domain, entry.version) for entry in model.opset_import} for model in (first, second)]
+    domains = {node.domain for model in (first, second) for node in all_nodes(model)}
+    versions = [{(e.domain, e.version) for e in model.opset_import if e.domain in domains} for model in (first, second)]
     inputs = {value.name for value in second.graph.input}
     return (
         versions[0] == versions[1]
