@@ -55,6 +55,15 @@ def test_every_stored_number_counts(net: Net, constant: str) -> None:
         assert compared(net.original(made), net.folded(wrong))[0] > RIGHT, place
 
 
+@pytest.mark.parametrize("net", NETS.values(), ids=list(NETS))
+def test_a_small_weight_is_not_nothing(net: Net) -> None:
+    made = net.weights(0)
+    made["w"] *= np.float32(1e-9)
+    wrong = {name: value.copy() for name, value in net.fold(made).items()}
+    wrong["w"].reshape(-1)[0] = 0
+    assert compared(net.original(made), net.folded(wrong))[0] > 100
+
+
 def test_groups_are_told_apart() -> None:
     made = TRANSPOSE.weights(0)
     wrong = TRANSPOSE.fold(made)
