@@ -135,7 +135,7 @@ def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
     names = [t.name for t in original.graph.initializer if t.name in both and t.data_type in FLOATING]
     for tensor in (*original.graph.initializer, *folded.graph.initializer):
         if tensor.name in names:
-            values = np.asarray(numpy_helper.to_array(tensor))
+            values = detached.values(tensor)
             factors = 1 + (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
             tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(values.dtype), tensor.name))
     return names
