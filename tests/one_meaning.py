@@ -30,7 +30,6 @@ ALLOWED_NAMES = {
     **dict.fromkeys(OPERATORS, "of an operator: its values, numbers, lengths or ranks, by the module"),
     "Array": "an array of NumPy",
     "B": "which input of a node is the bias",
-    "BLOCK": "how many elements are computed at a time",
     "BROADCAST": "operators that broadcast what they read",
     "EPSILON": "the epsilon of a normalization that states none",
     "FOLDED": "the name of the folded model, or of a folded node, in a report",
@@ -58,11 +57,7 @@ ALLOWED_NAMES = {
     "sequential": "population statistics by the method sequential",
     "shape": "the lengths of the axes of a tensor",
     "sweep": "remove what killed processes have left",
-    "widened": "floating point as float64, anything else as it is",
 }
-# A second meaning, in rooms that are gone through later: what is renamed there leaves this list.
-TO_RENAME = {"check", "evaluate", "product", "session"}
-LATER = ("verification",)  # a name that only these have is not looked at yet
 
 
 def twice(places: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
@@ -98,10 +93,6 @@ def defined(path: Path) -> Iterator[str]:
 def targets(node: ast.stmt) -> list[ast.expr]:
     """What an assignment gives names to."""
     return node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-
-
-def room(place: str) -> str:
-    return place.split("/")[1]
 
 
 def main() -> None:

@@ -139,7 +139,7 @@ def test_impulses_show_every_tap_alone(kernel: int, stride: int, dilation: int, 
 
 
 def response(node: onnx.NodeProto, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    from bnfold.verification.float64.oracle import evaluate
+    from tests.verify_nets import evaluate
 
     values = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.DOUBLE, None) for n in "xy"]
     graph = onnx.helper.make_graph([node], "g", values[:1], values[1:], [onnx.numpy_helper.from_array(w, "w")])

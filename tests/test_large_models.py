@@ -34,7 +34,7 @@ NORM = ("scale", "shift", "mean", "var")
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
     monkeypatch.setattr(detached, "WHOLE_UP_TO", 1000)
-    monkeypatch.setattr(large_constants, "BLOCK", 1000)
+    monkeypatch.setattr(large_constants, "WIDENED_AT_ONCE", 1000)
 
 
 def external(folder: Path, name: str, values: np.ndarray, offset: int = 0) -> TensorProto:
@@ -189,7 +189,7 @@ def test_data_that_are_the_same_are_equal_in_whichever_file_they_lie(tmp_path: P
     assert detached.stays(a.graph.initializer[0])
     assert a == b
     request = {"original": str(tmp_path / "a.onnx"), "folded": str(tmp_path / "b.onnx"), "declared": []}
-    assert structure.check(request, [a, b])["identical"]
+    assert structure.structure_report(request, [a, b])["identical"]
 
 
 @pytest.mark.usefixtures("small")
@@ -225,7 +225,7 @@ def test_what_takes_too_much_memory_in_float64_is_said_and_the_rest_decides(tmp_
         return model(nodes, [external(folder, "w", weight(0)), external(folder, "q", weight(1)), *norm()])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnfold.verification.float64.constant_parts.MOST", 1000)
+        patch.setattr("bnfold.verification.float64.constant_parts.MOST_STORED", 1000)
         found = bnfold.verify(*folded(tmp_path, make))
     assert found.passed, found.reasons
     assert "the float64 oracle cannot evaluate Mul: in float64 its constants take 640 kB of memory" in found.notes
@@ -244,14 +244,14 @@ def test_what_would_need_copies_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_products_in_blocks(kind: type, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_constants, "BLOCK", 3000)
+    monkeypatch.setattr(large_constants, "WIDENED_AT_ONCE", 3000)
     w = weight(0, 300, 100).astype(kind)
     x = weight(1, 2, 7, 100 if transposed else 300).astype(np.float64)
     expected = x @ (w.T if transposed else w).astype(np.float64)
-    np.testing.assert_allclose(large_constants.product(x, w, transposed), expected, rtol=1e-12)
+    np.testing.assert_allclose(large_constants.product_in_blocks(x, w, transposed), expected, rtol=1e-12)
     if not transposed:  # few rows are used
         x[..., 1:] = 0
-        np.testing.assert_allclose(large_constants.product(x, w), x @ w.astype(np.float64), rtol=1e-12)
+        np.testing.assert_allclose(large_constants.product_in_blocks(x, w), x @ w.astype(np.float64), rtol=1e-12)
 
 
 def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -663,7 +663,7 @@ def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch
 
 def test_what_one_arithmetic_does_not_survive_the_other_may(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-        if job.__name__ == "check_structure" or "default" in request["maths"]:
+        if job.__name__ == "compare_structure" or "default" in request["maths"]:
             raise Failed("the runtime crashed (SIGSEGV)")
         return empty(request)
 

@@ -101,12 +101,12 @@ def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
     assert verify(tmp_path / "a.onnx", tmp_path / "c.onnx", effort="full").verdict == "FAIL"
 
 
-@pytest.mark.parametrize("job", ["check_structure", "compare_numbers"])
+@pytest.mark.parametrize("job", ["compare_structure", "compare_numbers"])
 def test_a_crash_of_native_code_is_inconclusive(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = launcher.run
 
     def run(asked: Job, request: dict[str, object], **limits: float) -> dict[str, object]:
-        if asked.__name__ in (job, "look_at_both"):
+        if asked.__name__ in (job, "compare_both"):
             return real(crash, {"signal": int(signal.SIGABRT)}, seconds=30)
         return real(asked, request, **limits)
 

@@ -20,7 +20,7 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
 
 def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
     """Tensors of the folded graph whose node, or a constant it reads, is not byte for byte that of the original."""
-    ours, other = produced(original), changed(original, folded)
+    ours, other = produced(original), changed_constants(original, folded)
     return {
         name
         for name, node in produced(folded).items()
@@ -28,31 +28,31 @@ def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
     }
 
 
-def changed(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
+def changed_constants(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
     """Constants of the folded graph that the original does not have, or not with this value."""
     old = stored(original)
     return {name for name, tensor in stored(folded).items() if old.get(name) != tensor}
 
 
-SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # what they do not hand on is not read
+SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # outputs are some of the elements
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
-REARRANGES = MOVES - SELECT  # of which all elements are handed on, in another order at most
+REARRANGES = MOVES - SELECT  # outputs are all of the elements, in another order at most
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
 
 
 NEUTRAL = {  # which operand leaves the other one as it is, and its value
     "Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1), "Pad": ((1,), 0)
 }  # fmt: skip
-UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # which input an operator reads without a look at its values
+UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # the input of which an operator reads no values
 
 
 def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:
-    """Shared tensors that hold other values by design: the inside of a chain that an affine was moved along.
+    """Shared tensors that have other values by design: those inside a chain that an affine was moved along.
 
     A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor
     that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right,
-    it can only hide it (a Relu over a dead channel). A node that selects hides nothing: what it hands on is right or
-    wrong, and what nobody selects does not matter; nor does what is read for its shape or type alone.
+    it can only hide it (a Relu of negative values). A node that selects hides nothing: the elements it returns are
+    right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
     """
     outputs = {output.name for output in folded.output}
     readers, read = _readers(folded), {name for node in folded.node for name in _reads(node)}
@@ -72,7 +72,7 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that look at the values of a tensor."""
+    """The nodes that read the values of each tensor."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in set(_reads(node, seen=True)):
@@ -81,7 +81,7 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
-    """Names a node reads, those captured by its subgraphs included; with `seen` those alone of which values count."""
+    """Names that a node and its subgraphs read; with `seen`, only those of which they read the values."""
     unseen = UNSEEN.get(node.op_type) if seen and node.domain in ("", "ai.onnx") else None
     yield from (name for i, name in enumerate(node.input) if i != unseen)
     for graph in bodies(node):
@@ -93,15 +93,15 @@ def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
 def reached(
     makers: Mapping[str, onnx.NodeProto], sites: Collection[str], cuts: Collection[str]
 ) -> tuple[set[str], set[str]]:
-    """What is computed on the way from `cuts` to `sites`, these included; and those of the cuts where it begins."""
-    agenda, found, entering = [*sites], set[str](), set[str]()
+    """The tensors that are computed between `cuts` and `sites`, these included; and the cuts that they are made of."""
+    agenda, between, entering = [*sites], set[str](), set[str]()
     while agenda:
         name = agenda.pop()
-        if name in makers and name not in found:
-            found.add(name)
+        if name in makers and name not in between:
+            between.add(name)
             entering.update(read for read in makers[name].input if read in cuts)
             agenda += [read for read in makers[name].input if read not in cuts]
-    return found, entering
+    return between, entering
 
 
 def shape_of_graph(model: onnx.ModelProto) -> list[str]:

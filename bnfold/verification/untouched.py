@@ -1,4 +1,4 @@
-"""What a fold does not declare as changed must be the very messages that were read, byte for byte."""
+"""Which messages of the folded model are byte for byte the original's, and which changed outside the fold sites."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STORED = ("initializer", "sparse_initializer")
 class Graph:
     """The main graph, a body or a function, with its number in the order of the file, and the graph around it.
 
-    `own` are the names that it defines, in one of two models at least: what one lost still means the same.
+    `own` are the names that it defines in either model: one that the other model lost still means the same tensor.
     """
 
     number: int
@@ -31,7 +31,7 @@ class Graph:
     own: frozenset[str]
 
     def name(self, name: str) -> Name:
-        """What a name means in this graph."""
+        """The tensor that a name means here: the number of the graph that defines it, and the name."""
         if name in self.own or self.around is None:
             return self.number, name
         return self.around.name(name)
@@ -39,17 +39,17 @@ class Graph:
 
 def graphs(model: onnx.ModelProto, others: Sequence[Graph] = ()) -> list[Graph]:
     """Every graph of a model, each after the one around it; `others` are those of the model it is compared with."""
-    found: list[Graph] = []
+    every: list[Graph] = []
 
     def add(message: onnx.GraphProto | onnx.FunctionProto, around: Graph | None) -> None:
-        same = others[len(found)].own if len(found) < len(others) else frozenset()
-        found.append(graph := Graph(len(found), message, around, same | _defined(message)))
+        same = others[len(every)].own if len(every) < len(others) else frozenset()
+        every.append(graph := Graph(len(every), message, around, same | _defined(message)))
         for body in (body for node in message.node for body in bodies(node)):
             add(body, graph)
 
     for part in (model.graph, *model.functions):
         add(part, None)
-    return found
+    return every
 
 
 def _defined(graph: onnx.GraphProto | onnx.FunctionProto) -> frozenset[str]:
@@ -61,17 +61,17 @@ def _defined(graph: onnx.GraphProto | onnx.FunctionProto) -> frozenset[str]:
 
 
 def merged(graphs: Iterable[Graph]) -> list[Graph]:
-    """The same under one number: names alone must do."""
+    """The same graphs, all with one number: where those of two models do not correspond, names alone are compared."""
     return [Graph(0, graph.message, None, frozenset()) for graph in graphs]
 
 
-def changed(before: list[bytes], after: list[bytes], inlined: bool) -> bool:
-    """Whether messages of one name are not those that were read; where functions are inlined, they may come again."""
+def differ(before: list[bytes], after: list[bytes], inlined: bool) -> bool:
+    """Whether messages of one name are others; where functions are inlined, one may be there more or less often."""
     return not {*after} <= {*before} if inlined else after != before
 
 
 class Messages:
-    """The messages of two models, each read once."""
+    """The messages of two models by kind and name, and which of them differ."""
 
     def __init__(self, original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
         self.original, self.folded = original, folded
@@ -79,24 +79,24 @@ class Messages:
         pair = [first, graphs(folded, first)]
         self.inlined = {*map(called_as, original.functions)} != {*map(called_as, folded.functions)}
         if self.inlined or len(pair[0]) != len(pair[1]):
-            pair = [merged(found) for found in pair]
+            pair = [merged(each) for each in pair]
         self.graphs = pair
         self.before, self.after = digests(original, pair[0]), digests(folded, pair[1])
         self.different = {
-            key for key, found in self.after.items() if changed(self.before.get(key, []), found, self.inlined)
+            key for key, after in self.after.items() if differ(self.before.get(key, []), after, self.inlined)
         }
 
     def undeclared(self, declared: Collection[str] | None) -> Iterator[tuple[str, str]]:
         """What changed outside the fold sites: the kind of message, and a sentence.
 
-        `declared` are the sites, as the first outputs of their nodes; without it whatever node differs, or reads a
-        constant that does, counts as one.
+        `declared` are the sites, as the first outputs of their nodes; without it every node that differs, or reads a
+        constant that does, is one.
         """
         allowed = {*_about(self.graphs[1], self.different, declared)}
         for kind, name in sorted(self.different):
             if name not in allowed:
                 yield kind, f"{kind} {name[1]!r} {'changed' if (kind, name) in self.before else 'is new'}"
-        used, left = (_mentioned(found) for found in self.graphs)
+        used, left = map(_mentioned, self.graphs)
         for kind, name in sorted(self.before.keys() - self.after.keys()):
             stays = name in left and not (self.inlined and kind in STORED)
             if kind != "node" and (stays or name not in used):
@@ -109,12 +109,12 @@ class Messages:
 
 
 def digests(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Digests:
-    """Every message of a model about something that has a name; nodes without the graphs that are nested in them."""
-    found: Digests = {}
+    """The sha256 of every message of a model that has a name; of nodes without the graphs that are nested in them."""
+    by_name: Digests = {}
     for kind, name, message in _every(model, graphs):
         digest = hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
-        found.setdefault((kind, name), []).append(digest)
-    return found
+        by_name.setdefault((kind, name), []).append(digest)
+    return by_name
 
 
 def _every(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Iterator[tuple[str, Name, Any]]:
@@ -126,7 +126,7 @@ def _every(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Iterator[tuple[st
 
 
 def called_as(function: onnx.FunctionProto) -> str:
-    """What nodes that call a function are called."""
+    """The operator of nodes that call a function."""
     return called(onnx.NodeProto(domain=function.domain, op_type=function.name))
 
 
@@ -164,7 +164,7 @@ def _bare(message: Any, *fields: str) -> Any:
 def _about(
     graphs: Iterable[Graph], different: Collection[tuple[str, Name]], declared: Collection[str] | None
 ) -> Iterator[Name]:
-    """The names that fold sites may change: their own tensors and what they read."""
+    """The names that fold sites may change: those of tensors that they make or read."""
     for graph, node in _nodes(graphs):
         names = [graph.name(name) for name in (*node.input, *node.output)]
         if declared is None:
@@ -182,15 +182,15 @@ def _nodes(graphs: Iterable[Graph]) -> Iterator[tuple[Graph, onnx.NodeProto]]:
 
 def _mentioned(graphs: Iterable[Graph]) -> set[Name]:
     """Names that nodes make or read, and names of operators."""
-    found: set[Name] = set()
+    names: set[Name] = set()
     for graph, node in _nodes(graphs):
-        found.update(graph.name(name) for name in (*node.input, *node.output))
-        found.add((0, called(node)))
-    return found
+        names.update(graph.name(name) for name in (*node.input, *node.output))
+        names.add((0, called(node)))
+    return names
 
 
 def _labels(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """A node may be edited, but keeps its name, its documentation and its place among the others."""
+    """Changes of the documentation, the metadata and the order of nodes: even a fold site keeps them."""
     before, after = ({node.name: node for node in all_nodes(model) if node.name} for model in (original, folded))
     for name in sorted(before.keys() & after.keys()):
         old, new = (nodes[name] for nodes in (before, after))

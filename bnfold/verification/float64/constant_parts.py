@@ -1,6 +1,6 @@
-"""What a model computes of its constants alone, type by type as it is written: there a Cast rounds for good.
+"""What a model computes from constants alone, in the types that it states: a Cast of a weight to float16 rounds it.
 
-What comes after it, the oracle computes in float64.
+The oracle computes everything else in float64.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ...runtime.protos import caller_inputs, domain, stored
 from .operators import Slice
 from .windows import Array
 
-FIXED = frozenset(  # operators of which every runtime makes the same numbers
+FIXED = frozenset(  # operators that give the same numbers in every runtime
     ["Abs", "Add", "Cast", "CastLike", "Clip", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather"]
     + ["Identity", "Max", "Min", "Mul", "Neg", "QuantizeLinear", "Reciprocal", "Relu", "Reshape", "Shape", "Slice"]
     + ["Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"]
 )
 
 
-MOST = 1 << 28  # bytes that are stored so: a message holds no more than eight times as many
+MOST_STORED = 1 << 28  # bytes of all results: a message may have 2 GiB
 
 
 def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, or a copy in which what nodes of the main graph make of stored values alone is stored.
+    """The model, or a copy in which initializers replace the nodes of the main graph that read only constants.
 
-    What the reference cannot compute stays a node, and is widened; so are sums of products, and DequantizeLinear, whose
-    product no runtime need round; and what would be more than MOST.
+    Nodes stay that the reference cannot compute, sums of products, DequantizeLinear (a runtime need not round its
+    product), and those whose results would exceed MOST_STORED.
     """
     values = _Values(model)
     left = [node for node in model.graph.node if not values.takes(node)]
@@ -46,7 +46,7 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Values:
-    """Values that are known before run time, computed as the nodes come."""
+    """Values that are known before run time: stored ones, and those `made` of them, node after node."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.stored, self.made, self.bytes = stored(model.graph), dict[str, Array](), 0
@@ -60,27 +60,27 @@ class _Values:
         return self.made.get(name)
 
     def takes(self, node: onnx.NodeProto) -> bool:
-        """Compute a node, if that is possible."""
+        """Compute a node, if that is possible; whether it was."""
         if domain(node) or node.op_type not in FIXED:
             return False
         node = self.plain(node)
         names = [name for name in node.input if name]
         if not names or any(name not in self.stored and name not in self.made for name in names):
             return False
-        if sum(detached.bytes_in_memory(self.stored[name]) for name in names if name in self.stored) > MOST:
+        if sum(detached.bytes_in_memory(self.stored[name]) for name in names if name in self.stored) > MOST_STORED:
             return False
         try:
             results = self.run(node, {name: self.value(name) for name in names})
         except Exception:  # whatever the reference raises: the node stays
             return False
-        if (total := self.bytes + sum(each.nbytes for each in results)) > MOST:
+        if (total := self.bytes + sum(each.nbytes for each in results)) > MOST_STORED:
             return False
         self.bytes = total
         self.made.update(zip(filter(None, node.output), results, strict=True))
         return True
 
     def plain(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """A CastLike as a Cast, which looks at no second input."""
+        """A CastLike as a Cast, which has no second input."""
         if node.op_type != "CastLike":
             return node
         like = self.value(node.input[1])
