@@ -239,7 +239,7 @@ def test_a_chaotic_tail_hides_no_fault() -> None:
     assert "fold site 'n'" in found.reasons[0]
 
 
-def test_what_was_moved_behind_a_chaotic_part_is_no_fault() -> None:
+def test_what_was_moved_after_a_chaotic_part_is_no_fault() -> None:
     """Found on convmixer_768_32: the inside of a chain that no input could be compared at was judged on its own."""
     r = np.random.default_rng(0)
     s, t = r.uniform(0.5, 2, 4), r.standard_normal(4)
@@ -258,7 +258,7 @@ def test_what_was_moved_behind_a_chaotic_part_is_no_fault() -> None:
     assert "too far to judge" in found.reasons[0]
 
 
-def test_a_fault_behind_a_channel_that_is_dead_for_every_input_fails() -> None:
+def test_a_fault_after_a_channel_that_is_dead_for_every_input_fails() -> None:
     r = np.random.default_rng(0)
     a, w = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3))
     silent = {"a": a, "c": np.array([0, 0, -1e6, 0])}

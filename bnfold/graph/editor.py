@@ -108,7 +108,7 @@ class Editor:
         self._read(node, index, constant)
 
     def _private(self, tensor: gs.Tensor) -> StoredConstant | None:
-        """What the file stores of a constant, if one single input reads it and nothing else can see it."""
+        """The stored constant that a tensor is, if a single input reads it and nothing else can see it; else None."""
         if tensor.is_empty() or not self.visible.is_read_once(tensor):
             return None
         if isinstance(tensor, StoredConstant):
@@ -254,7 +254,7 @@ class Editor:
                 self._forget(tensor)
 
     def _forget(self, tensor: gs.Tensor) -> None:
-        """Nothing makes or reads a tensor any more."""
+        """Note that nothing makes or reads a tensor any more."""
         self._gone[id(tensor)] = tensor
         if id(tensor) in self._home:
             self._home[id(tensor)].gone.add(tensor.name)

@@ -68,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Numbers of which most are those at a place: of a mapping, whose pages become memory where they are written."""
+    """Data of which most is that at a place: a mapping of it, in which some pages were changed (copy on write)."""
 
     place: Place
     values: Array
@@ -188,7 +188,7 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 
 def _number(place: Place) -> int:
-    """That of the data at a place."""
+    """The number that the data at a place have in the table of this process."""
     index = _known.setdefault((place.length, _digest(place)), len(_table))
     if index == len(_table):
         _table.append(place)
@@ -209,7 +209,7 @@ def _digest(place: Place) -> bytes:
 
 
 def data_number(tensor: TensorProto) -> int | None:
-    """That of the data of a tensor; None where the message has them."""
+    """The number that the data of a tensor have in the table of this process; None where they are in the message."""
     return handle_of(tensor.raw_data) if uses_external_data(tensor) else None
 
 
@@ -235,7 +235,7 @@ def length(model: ModelProto) -> int:
 
 
 def largest(model: ModelProto) -> int:
-    """Bytes of the largest of them."""
+    """Bytes of the largest constant of the main graph that lies in a file."""
     return max((bytes_in_memory(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
 
 
@@ -280,7 +280,7 @@ class Skeleton:
 
 
 def skeleton_of(model: ModelProto) -> Skeleton:
-    """A model of which only constants of the main graph lie in files."""
+    """A model, of which only constants of the main graph lie in files, as onnxruntime takes it."""
     copy, changed, root = _copied(model), {}, ""
     for tensor in filter(stays, copy.graph.initializer):
         entry = _table[data_number(tensor) or 0]
