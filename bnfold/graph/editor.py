@@ -51,6 +51,7 @@ class Editor:
         self._home = homes(self.scopes, self.storage)
         self.visible = visibility(self.scopes)
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
+        self._body = {id(s.view): s for s in self.scopes if s.parent}
         self._message: dict[int, NodeProto] = {id(n): m for s in self.scopes for n, m in s.pairs}
         self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
         self._removed: set[int] = set()
@@ -234,7 +235,11 @@ class Editor:
                 self._read(consumer, index, source)
 
     def _remove(self, node: gs.Node) -> None:
+        """Take out a node, and those of its bodies: what they alone read goes as well."""
         self._removed.add(id(node))
+        for body in node.attrs.values():
+            for inner in filter(self.is_alive, self._body[id(body)].nodes if id(body) in self._body else ()):
+                self._remove(inner)
         self._lost += node.inputs
         node.inputs.clear()
         node.outputs.clear()

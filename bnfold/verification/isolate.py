@@ -12,7 +12,7 @@ from dataclasses import replace
 import onnx
 from onnx import helper
 
-from ..model.messages import bodies
+from ..model.messages import reads
 from ..runtime.copies import without_data
 from ..runtime.protos import FLOATING, called, produced
 from .float64.oracle import Oracle
@@ -125,15 +125,5 @@ def _needed(graph: onnx.GraphProto, outputs: Collection[str]) -> set[str]:
     needed = set(outputs)
     for node in reversed(graph.node):
         if not needed.isdisjoint(node.output):
-            needed.update(node.input)
-            needed.update(name for inner in bodies(node) for name in _mentioned(inner))
+            needed.update(reads(node))
     return needed
-
-
-def _mentioned(graph: onnx.GraphProto) -> set[str]:
-    """Every name a graph reads, its own and those of the graphs around it."""
-    names = {output.name for output in graph.output}
-    for node in graph.node:
-        names.update(node.input)
-        names.update(name for inner in bodies(node) for name in _mentioned(inner))
-    return names
