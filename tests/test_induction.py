@@ -28,7 +28,7 @@ def proof(original: onnx.ModelProto, folded: onnx.ModelProto, *assumed: str) -> 
         for v in original.graph.input
     }
     pair = Pair(original, folded, examples(original, values))
-    return Induction(pair, edited(original.graph, folded.graph), assumed.__contains__).run()
+    return Induction(pair, edited(original, folded), assumed.__contains__).run()
 
 
 def model(
@@ -192,6 +192,6 @@ def test_an_operand_whose_shape_nobody_knows_stays_open() -> None:
     known = {
         name: value for name, value in examples(original, {"x": np.zeros((2, 4, 6), np.float32)}).items() if name != "n"
     }
-    found = Induction(Pair(original, folded, known), edited(original.graph, folded.graph), lambda _: False).run()
+    found = Induction(Pair(original, folded, known), edited(original, folded), lambda _: False).run()
     assert "y" in found.open_tensors()
     assert found.derived[-1].why

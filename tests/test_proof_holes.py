@@ -48,7 +48,7 @@ def is_proved(first: Made, second: Made, x: str, size: int = 64) -> bool:
         for v in original.graph.input
         if v.name not in stored
     }
-    known = Induction(Pair(original, folded, examples(original, values)), edited(original.graph, folded.graph), never)
+    known = Induction(Pair(original, folded, examples(original, values)), edited(original, folded), never)
     return not known.run().open_tensors()
 
 

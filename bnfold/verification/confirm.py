@@ -84,7 +84,7 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     original, folded = trial.original, trial.folded
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    edits = edited(original.graph, folded.graph)
+    edits = edited(original, folded)
     pair = Pair(original, folded, _examples(trial, original, values, edits))
     known = Induction(pair, edits, lambda name: False).run()
     return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]

@@ -16,11 +16,14 @@ from onnx.defs import OpSchema
 from ..model.messages import every_node, inner_graphs
 from ..runtime import detached
 from ..runtime.protos import called, domain, stored
-from .regions import NEUTRAL
 
 OF_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}  # which the schemas say in prose only
 OF_A_WEIGHT = {"kernel_shape": ("w", slice(2, None)), "hidden_size": ("r", slice(-1, None))}  # input, its dimensions
 DEFAULT_ACTIVATIONS = {"GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"], "RNN": ["Tanh"]}
+
+NEUTRAL = {  # which operand leaves the other one as it is, and its value
+    "Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1), "Pad": ((1,), 0)
+}  # fmt: skip
 
 
 class PlainNodes:
@@ -45,6 +48,10 @@ class PlainNodes:
             del copy.attribute[:]
             copy.attribute.extend(kept)
         return copy
+
+    def of(self, node: onnx.NodeProto) -> tuple[int, onnx.NodeProto]:
+        """The version of the operator as well: what the same words mean."""
+        return self.version(node), self(node)
 
     def schema(self, node: onnx.NodeProto) -> OpSchema | None:
         try:

@@ -111,7 +111,7 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
         name_nodes(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
-    trial.edits = edited(original.graph, folded.graph)
+    trial.edits = edited(original, folded)
     trial.deadline = request.get("deadline") or math.inf
     if not names:
         read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)

@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from ...model.messages import every_node, inner_graphs
 from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, produced, stored
-from ..regions import NEUTRAL, reached
+from ..plain_nodes import NEUTRAL
+from ..regions import reached
 from .bypass import HANDS_ON
 from .meaning import Meanings, NodeMeaning
 

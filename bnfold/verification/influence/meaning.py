@@ -50,8 +50,8 @@ class Meanings:
     scope: ByName = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        free = overridable(self.model)
-        self.plain, self._fixed = PlainNodes(self.model, free), without_data(self.model.graph)
+        free = overridable((self.other or self).model)  # what callers of the other model may not override is constant
+        self.plain, self._fixed = PlainNodes(self.model, free), without_data(self.model.graph, free)
         self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
         self.scope.update((tensor.name, of_tensor(tensor)) for tensor in stored)

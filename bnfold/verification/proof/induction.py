@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ...model.messages import bodies, reads
+from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
 from ..regions import SELECT
@@ -57,7 +57,7 @@ class Induction:
             elif counterpart := self._counterpart(node):
                 for name, known in zip(node.output, counterpart.output, strict=False):
                     self._add(name, known)
-                if not all(map(self._is_same, self.edits.intersection(node.output))):
+                if not all(map(self.is_same, self.edits.intersection(node.output))):
                     self._derive(node)  # it has the name of another tensor
             else:
                 self._derive(node)
@@ -76,13 +76,13 @@ class Induction:
         self.originals.update(first.all_names([first.name(tensor)]))
         return first.name(tensor)
 
-    def _is_same(self, name: str) -> bool:
+    def is_same(self, name: str) -> bool:
         return name in self.fixed or (name in self.same and self.same[name] == self.pair.indexed[0].name(name))
 
     def _counterpart(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
         first, second = self.pair.indexed
-        if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
+        if self.edits.isdisjoint(node.output) and all(map(self.is_same, reads(node))):
             name = next(filter(None, node.output), "")  # a CastLike may be a Cast to another type
             return node if first.makers.get(name) == node else None
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
@@ -128,7 +128,7 @@ class Induction:
         agenda = [output.name for output in second.model.graph.output]
         while agenda:
             name = agenda.pop()
-            if name not in still_open and not self._is_same(name):
+            if name not in still_open and not self.is_same(name):
                 still_open.add(name)
                 agenda += reads(second.makers[name]) if name in second.makers else ()
         return still_open
@@ -137,7 +137,8 @@ class Induction:
 def _same_frame(pair: Pair) -> bool:
     """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
     first, second = pair.original, pair.folded
-    versions = [{(entry.domain, entry.version) for entry in model.opset_import} for model in (first, second)]
+    domains = {node.domain for model in (first, second) for node in all_nodes(model)}
+    versions = [{(e.domain, e.version) for e in model.opset_import if e.domain in domains} for model in (first, second)]
     inputs = {value.name for value in second.graph.input}
     return (
         versions[0] == versions[1]
@@ -175,6 +176,7 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     derived = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
     makers = pair.indexed[1].makers
     covered = {site.name for site in derived}.union(*(site.inside for site in derived if site.proved))
+    covered |= set(filter(known.is_same, makers)) - set(known.assumed)
     open_ = [name for name in makers if name in trial.edits - pair.indexed[1].fixed - covered]
     return derived + [
         Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_
