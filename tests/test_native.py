@@ -29,7 +29,7 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="there is no saf
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process of its own: other tests may have left a thread behind (that of a progress bar, say)."""
+    """As in a process of its own: other tests may have left a thread (that of a progress bar, say)."""
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
@@ -176,7 +176,7 @@ def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
     ids=["time", "memory", "killed"],
 )
 def test_a_checker_that_met_a_limit_says_nothing_about_the_model(alone, tmp_path, monkeypatch, capsys, late, words):
-    """It was told as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
+    """It was reported as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
     monkeypatch.chdir(tmp_path)
     onnx.save(conv_bn(), "m.onnx")
     monkeypatch.setattr(onnx.checker, "check_model", late)

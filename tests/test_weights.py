@@ -16,7 +16,7 @@ from bnfold.verification.proof.indexed_model import IndexedModel
 from bnfold.verification.proof.pieces import Cuts, piece
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
-RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
+RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can show
 
 
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
@@ -64,7 +64,7 @@ def test_a_small_weight_is_not_nothing(net: Net) -> None:
     assert compared(net.original(made), net.folded(wrong))[0] > 100
 
 
-def test_groups_are_told_apart() -> None:
+def test_groups_are_distinguished() -> None:
     made = TRANSPOSE.weights(0)
     wrong = TRANSPOSE.fold(made)
     wrong["w"][[0, 2]] = wrong["w"][[2, 0]]

@@ -52,6 +52,12 @@ class Place:
             return datafiles.open_regular(self.file)
         return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
 
+    def read(self) -> bytes:
+        """The bytes, in memory."""
+        with self.open() as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
     def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
         """The bytes, in mapped memory."""
         before = self.offset % mmap.ALLOCATIONGRANULARITY
@@ -62,7 +68,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Numbers of which most are those at a place: of a mapping, whose pages become memory where they are written."""
+    """Data of which most is that at a place: a mapping of it, in which some pages were changed (copy on write)."""
 
     place: Place
     values: Array
@@ -72,9 +78,24 @@ _table: list[Place | Changed] = []
 _known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
 
 
-def is_large(model: ModelProto, path: Path) -> bool:
-    """Whether a model, read without its data files, is too large to be read whole."""
-    return path.stat().st_size + sum(map(bytes_in_memory, filter(uses_external_data, all_tensors(model)))) > WHOLE_UP_TO
+def is_large(model: ModelProto) -> bool:
+    """Whether a model's constants that lie in files are too many to be read into it."""
+    return sum(map(bytes_in_memory, filter(stays, constants(model)))) > WHOLE_UP_TO
+
+
+def fill(model: ModelProto) -> None:
+    """Read the constants that lie in files into a model."""
+    for tensor in filter(stays, list(constants(model))):
+        entry = _table[data_number(tensor) or 0]
+        assert isinstance(entry, Place)
+        _fill(tensor, entry)
+
+
+def is_all_of(model: ModelProto, path: Path) -> bool:
+    """Whether all data of a model that was read from `path` lie in that file."""
+    entries = (_table[data_number(tensor) or 0] for tensor in filter(stays, constants(model)))
+    same = all(isinstance(entry, Place) and entry.file == path for entry in entries)
+    return same and bytes_of(path) == path.stat().st_size
 
 
 def bytes_in_memory(tensor: TensorProto) -> int:
@@ -137,12 +158,13 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
 def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
     """Where data lie in the model's file, once protobuf reads the same there, in a message of that name and shape."""
     (start, stop), (first, last) = span.message, span.data
-    message = TensorProto.FromString(Place(path, start, stop - start).mapped().data)
-    place = Place(path, first, last - first)
+    content = Place(path, start, stop - start).read()
+    message = TensorProto.FromString(content)
+    data = message.raw_data
     same = [(t.name, t.data_type, *t.dims) for t in (tensor, message)]
-    if same[0] != same[1] or hashlib.sha256(message.raw_data).digest() != _digest(place):
+    if same[0] != same[1] or len(data) != last - first or not content.startswith(data, first - start):
         raise ModelProblem(f"the data of '{tensor.name}' are not found in {path}", "Is the file complete?")
-    return place
+    return Place(path, first, last - first)
 
 
 def require_whole(model: ModelProto, what: str) -> None:
@@ -154,9 +176,7 @@ def require_whole(model: ModelProto, what: str) -> None:
 def _fill(tensor: TensorProto, place: Place) -> None:
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
-    with place.open() as file:
-        file.seek(place.offset)
-        tensor.raw_data = file.read(place.length)
+    tensor.raw_data = place.read()
 
 
 def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
@@ -168,7 +188,7 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 
 def _number(place: Place) -> int:
-    """That of the data at a place."""
+    """The number that the data at a place have in the table of this process."""
     index = _known.setdefault((place.length, _digest(place)), len(_table))
     if index == len(_table):
         _table.append(place)
@@ -189,7 +209,7 @@ def _digest(place: Place) -> bytes:
 
 
 def data_number(tensor: TensorProto) -> int | None:
-    """That of the data of a tensor; None where the message has them."""
+    """The number that the data of a tensor have in the table of this process; None where they are in the message."""
     return handle_of(tensor.raw_data) if uses_external_data(tensor) else None
 
 
@@ -215,7 +235,7 @@ def length(model: ModelProto) -> int:
 
 
 def largest(model: ModelProto) -> int:
-    """Bytes of the largest of them."""
+    """Bytes of the largest constant of the main graph that lies in a file."""
     return max((bytes_in_memory(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
 
 
@@ -260,7 +280,7 @@ class Skeleton:
 
 
 def skeleton_of(model: ModelProto) -> Skeleton:
-    """A model of which only constants of the main graph lie in files."""
+    """A model, of which only constants of the main graph lie in files, as onnxruntime takes it."""
     copy, changed, root = _copied(model), {}, ""
     for tensor in filter(stays, copy.graph.initializer):
         entry = _table[data_number(tensor) or 0]

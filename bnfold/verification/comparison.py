@@ -28,9 +28,10 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
+from .regions import REARRANGES
 from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
-from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
+from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
@@ -47,6 +48,7 @@ def numbers_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]
         trial = prepare(request, models, folder)
         ways = confirmed(trial, request["levels"], request["maths"])
         if ways is None:
+            trial = prepare(request, read_models(request, whole=True), folder)
             make_oracle(trial)
             levels = request["levels"] if find_sizes(trial) else []
             ways = [_way(own, levels) for own in in_each(trial, request["maths"])]
@@ -214,9 +216,12 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Tally:
-    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2."""
+    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2.
+
+    What only rearranges may make as many channels as it has elements; they are judged before it.
+    """
     spatial = operator in ("Conv", "ConvTranspose", "BatchNormalization")
-    axes = () if name not in trial.edits else (1,) if spatial else (1, 2)
+    axes = () if name not in trial.edits or operator in REARRANGES else (1,) if spatial else (1, 2)
     steps = running.level == "default" and is_quantized(trial.original.graph)
     return Tally(name, axes, operator in BOUNDED, name in running.same, steps, trial.way.dropped_bits)
 

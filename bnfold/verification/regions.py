@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 
-from ..model.messages import bodies
+from ..model.messages import reads
 from ..runtime import detached
 from ..runtime.protos import produced, stored
 from .plain_nodes import PlainNodes
@@ -65,7 +65,7 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
     """
     outputs = {output.name for output in folded.output}
-    readers, read = _readers(folded), {name for node in folded.node for name in _reads(node)}
+    readers, read = _readers(folded), {name for node in folded.node for name in reads(node)}
     excused: dict[str, bool] = {}
     restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
     for name in reversed(list(produced(folded))):
@@ -85,19 +85,9 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that read the values of each tensor."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for name in set(_reads(node, seen=True)):
+        for name in set(reads(node, but=UNSEEN)):
             readers.setdefault(name, []).append(node)
     return readers
-
-
-def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
-    """Names that a node and its subgraphs read; with `seen`, only those of which they read the values."""
-    unseen = UNSEEN.get(node.op_type) if seen and node.domain in ("", "ai.onnx") else None
-    yield from (name for i, name in enumerate(node.input) if i != unseen)
-    for graph in bodies(node):
-        for inner in graph.node:
-            yield from _reads(inner, seen)
-        yield from (output.name for output in graph.output)
 
 
 def reached(
