@@ -117,7 +117,9 @@ def _at(places: Array, kind: np.dtype[Any]) -> Array:
 
 
 def _agree(numbers: Array, first: Array, second: Array) -> bool:
-    """Whether results are the same up to rounding; what overflows counts as the largest number."""
+    """Whether results are the same up to rounding. What overflows counts as the largest number, and what one form makes
+    of infinity as the same if the other form is undefined there, as 0 * x is.
+    """
     if first.dtype != second.dtype or first.shape != second.shape:
         return False
     if not is_floating(first):
@@ -130,4 +132,5 @@ def _agree(numbers: Array, first: Array, second: Array) -> bool:
         gain = min(1.0, float(np.max(np.abs(a) / x, where=usual & np.isfinite(a), initial=0.0)))
         scale = np.maximum(np.abs(a), gain * np.minimum(np.nan_to_num(x, nan=0.0), FAR))
         close = np.abs(a - b) <= ROUNDOFFS * roundoff(first.dtype) * scale + float(np.finfo(first.dtype).tiny)
-    return bool((close | (np.isnan(a) & np.isnan(b))).all())
+    undefined = np.isnan(a) & np.isnan(b) | (np.isnan(a) | np.isnan(b)) & np.isinf(x)
+    return bool((close | undefined).all())
