@@ -26,6 +26,7 @@ from ..float64.constant_parts import evaluate_constants
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, trial_session
+from ..unfused import unfused
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
 from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
@@ -66,7 +67,7 @@ def _proved(trial: Trial, models: Sequence[onnx.ModelProto], agreeing: Collectio
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    return evaluate_constants(inline_local_functions(model) if model.functions else model)
+    return evaluate_constants(unfused(inline_local_functions(model) if model.functions else model))
 
 
 def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
