@@ -33,7 +33,7 @@ NORM = ("scale", "shift", "mean", "var")
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
-    monkeypatch.setattr(detached, "WHOLE", 1000)
+    monkeypatch.setattr(detached, "WHOLE_UP_TO", 1000)
     monkeypatch.setattr(large_constants, "WIDENED_AT_ONCE", 1000)
 
 
@@ -151,7 +151,7 @@ def test_a_fold_passes_and_large_constants_stay_in_their_files(
     assert [level.level for level in found.levels if level.level == "default"] == []
     assert any(note.startswith("optimization default was not compared") for note in found.notes)
     for path in pair:
-        read = loading.load(str(path))
+        read = loading.load_to_run(str(path))
         large = [t for t in detached.constants(read) if np.prod(t.dims) >= N * N]
         assert large
         assert all(map(detached.stays, large))
@@ -185,7 +185,7 @@ def test_data_that_are_the_same_are_equal_in_whichever_file_they_lie(tmp_path: P
     original = inline(tmp_path)
     onnx.save(original, tmp_path / "a.onnx")
     onnx.save(original, tmp_path / "b.onnx", save_as_external_data=True, location="b.bin", size_threshold=0)
-    a, b = (loading.load(str(tmp_path / name)) for name in ("a.onnx", "b.onnx"))
+    a, b = (loading.load_to_run(str(tmp_path / name)) for name in ("a.onnx", "b.onnx"))
     assert detached.stays(a.graph.initializer[0])
     assert a == b
     request = {"original": str(tmp_path / "a.onnx"), "folded": str(tmp_path / "b.onnx"), "declared": []}
@@ -204,7 +204,7 @@ def test_a_place_that_is_read_wrong_is_found(tmp_path: Path, by: int, monkeypatc
 
     monkeypatch.setattr(detached, "detach", shifted)
     with pytest.raises(ModelProblem, match="the data of 'w' are not found in"):
-        loading.load(str(tmp_path / "a.onnx"))
+        loading.load_to_run(str(tmp_path / "a.onnx"))
 
 
 @pytest.mark.usefixtures("small")
@@ -212,7 +212,7 @@ def test_data_that_are_cut_off_are_named(tmp_path: Path) -> None:
     onnx.save(many_files(tmp_path), tmp_path / "m.onnx")
     os.truncate(tmp_path / "v.bin", 100)
     with pytest.raises(ModelProblem, match="v.bin ends before the data of 'v' does"):
-        loading.load(str(tmp_path / "m.onnx"))
+        loading.load_to_run(str(tmp_path / "m.onnx"))
 
 
 @pytest.mark.usefixtures("small")
@@ -264,9 +264,9 @@ def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, mo
         [external(tmp_path, "w", weight(0, wide, wide))],
     )
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "m.onnx")
-    whole = loading.load(str(tmp_path / "m.onnx"))
-    monkeypatch.setattr(detached, "WHOLE", 1000)
-    split = loading.load(str(tmp_path / "m.onnx"))
+    whole = loading.load_to_run(str(tmp_path / "m.onnx"))
+    monkeypatch.setattr(detached, "WHOLE_UP_TO", 1000)
+    split = loading.load_to_run(str(tmp_path / "m.onnx"))
     x = weight(1, 20, wide).astype(np.float64)
     far = []
     for each in (whole, split):
@@ -277,7 +277,7 @@ def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, mo
         assert (np.count_nonzero(after != before) / after.size < 0.07) == (each is split)
     assert far[1] == pytest.approx(far[0], rel=0.1)
     again = copies.jittered(split, 0).graph.initializer[0]
-    assert detached.number(again) == detached.number(copies.jittered(split, 0).graph.initializer[0])
+    assert detached.data_number(again) == detached.data_number(copies.jittered(split, 0).graph.initializer[0])
 
 
 @pytest.mark.usefixtures("small")
@@ -289,9 +289,9 @@ def test_a_fold_that_one_file_cannot_hold_has_a_data_file(tmp_path: Path, monkey
     assert report.verification.passed
     assert (tmp_path / "split.onnx").stat().st_size < 10_000
     assert report.after.bytes == sum(path.stat().st_size for path in tmp_path.glob("split.onnx*"))
-    assert loading.load(str(tmp_path / "split.onnx")) == loading.load(str(second))
+    assert loading.load_to_run(str(tmp_path / "split.onnx")) == loading.load_to_run(str(second))
     bnfold.save(onnx.load(second), tmp_path / "saved.onnx")  # of which all is in memory
-    assert loading.load(str(tmp_path / "saved.onnx")) == loading.load(str(second))
+    assert loading.load_to_run(str(tmp_path / "saved.onnx")) == loading.load_to_run(str(second))
     with pytest.raises(ModelProblem, match="would exceed the 2 GiB that one ONNX file may hold"):
         fold_file(first, tmp_path / "kept.onnx", Options(verify="off", external="keep"))
 

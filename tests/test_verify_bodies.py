@@ -128,4 +128,4 @@ def test_what_verification_cannot_read_is_said(tmp_path: Path, made: bytes | Non
     if made is not None:
         path.write_bytes(made)
     with pytest.raises(ModelProblem, match=words):
-        loading.load(str(path))
+        loading.load_to_run(str(path))

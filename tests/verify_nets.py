@@ -21,7 +21,7 @@ EPSILON = 1e-5
 
 @dataclass(frozen=True)
 class Net:
-    """One linear operator with a BatchNormalization, a Relu behind it, and one more linear operator.
+    """One linear operator with a BatchNormalization, a Relu after it, and one more linear operator.
 
     `rows` lays a value per channel along the weights; `grouped` tells how a wrong group layout would do it.
     """

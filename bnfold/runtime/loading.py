@@ -9,7 +9,6 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import EncodeError
-from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
 from ..errors import ModelProblem
 from ..model import datafiles
@@ -20,14 +19,27 @@ from .detached import Skeleton
 _numbers = itertools.count()
 
 
-def load(path: str, outside: bool = False) -> onnx.ModelProto:
+def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     """The model at `path` with its external data, also that from `outside` its folder.
 
-    The large constants of a model beyond `detached.WHOLE` stay in their files: `detached.values` reads them. Raises
-    ModelProblem in words, also for one beyond the limits.
+    The large constants of a model beyond `detached.WHOLE_UP_TO` stay in their files: `detached.values` reads them.
+    Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
+    model = without_constants(path, outside)
+    fill(model)
+    return model
+
+
+def fill(model: onnx.ModelProto) -> None:
+    """Read the constants that `without_constants` left in files, unless the model is too large."""
+    if not detached.is_large(model):
+        detached.fill(model)
+
+
+def without_constants(path: str, outside: bool = False) -> onnx.ModelProto:
+    """As `load_to_run`, of any model: its large constants stay in their files."""
     try:
-        model = _read(Path(path), outside)
+        model = detached.read_detached(Path(path), outside)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
     except (datafiles.LocationError, IsADirectoryError, PermissionError) as why:
@@ -42,22 +54,6 @@ def load(path: str, outside: bool = False) -> onnx.ModelProto:
     return model
 
 
-def _read(path: Path, outside: bool) -> onnx.ModelProto:
-    model = onnx.load(path, load_external_data=False) if path.stat().st_size <= detached.WHOLE else None
-    if model is None or detached.is_large(model, path):
-        return detached.read(path, outside)
-    _complete(model, path.parent, outside)
-    return model
-
-
-def _complete(model: onnx.ModelProto, folder: Path, outside: bool) -> None:
-    """Read external data, as onnx does, but for how files are opened."""
-    for tensor in filter(uses_external_data, _get_all_tensors(model)):
-        tensor.raw_data = datafiles.data(tensor, folder, outside)
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
 _AT_ITS_PLACE = "External data is looked for next to the model; keep the files together."
 
 
@@ -66,8 +62,8 @@ def _first(why: Exception) -> str:
 
 
 def lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether a file, of a name that onnxruntime can open, holds a model as it is: its size says so."""
-    return path.isascii() and not detached.length(model) and os.path.getsize(path) == model.ByteSize()
+    """Whether onnxruntime can open the file that a model was read from, which holds all of it."""
+    return path.isascii() and detached.is_all_of(model, Path(path))
 
 
 def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skeleton:
@@ -76,7 +72,7 @@ def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skelet
     Constants that lie in files stay there.
     """
     if detached.length(model):
-        return detached.skeleton(model)
+        return detached.skeleton_of(model)
     with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
     from ..model.onnx_io import save  # which few models need

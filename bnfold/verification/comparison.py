@@ -30,7 +30,7 @@ from .quantized import kernels
 from .quantized.steps import is_quantized
 from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
-from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, require_drawn
+from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
@@ -47,6 +47,7 @@ def numbers_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]
         trial = prepare(request, models, folder)
         ways = confirmed(trial, request["levels"], request["maths"])
         if ways is None:
+            trial = prepare(request, read_models(request, whole=True), folder)
             make_oracle(trial)
             levels = request["levels"] if find_sizes(trial) else []
             ways = [_way(own, levels) for own in in_each(trial, request["maths"])]

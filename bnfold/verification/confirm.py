@@ -53,7 +53,9 @@ class Run:
 
 def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
     """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
-    if detached.length(trial.original):  # onnxruntime's default level takes several times its memory
+    if (
+        detached.length(trial.original) > detached.WHOLE_UP_TO
+    ):  # onnxruntime's default level takes several times its memory
         return None
     if trial.effort != "fast" or trial.late or any(case.path or case.sizes for case in trial.planned):
         return None
@@ -82,10 +84,10 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     original, folded = trial.original, trial.folded
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    edits = edited(original.graph, folded.graph)
+    edits = edited(original, folded)
     pair = Pair(original, folded, _examples(trial, original, values, edits))
     known = Induction(pair, edits, lambda name: False).run()
-    return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
+    return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]
 
 
 def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:

@@ -16,10 +16,11 @@ from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
 from ..runtime.detached import Skeleton
+from ..runtime.dimensions import Shapes
 from ..runtime.inputs import Case, shapes
 from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
-from ..runtime.providers import QUICK, Shapes, Way
+from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
 from .float64.windows import Array
 from .isolate import cut_at, uncut

@@ -14,7 +14,7 @@ from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
 from ..runtime.detached import require_whole
-from ..runtime.loading import load
+from ..runtime.loading import load_to_run
 from ..runtime.protos import Array, stored
 from ..system.progress import each
 from .regions import MIXING, changed_constants
@@ -99,7 +99,7 @@ def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int
     Raises ModelProblem where `folded` has no folded Conv, ConvTranspose, Gemm or MatMul to plant them in.
     """
     with locate(original) as first, locate(folded) as second:
-        before, after = load(str(first)), load(str(second))
+        before, after = load_to_run(str(first)), load_to_run(str(second))
         require_whole(after, "a self-test, which plants faults in copies")
         nodes = list(folded_nodes(before, after))
         if not nodes:

@@ -92,9 +92,10 @@ def _checked(label: str, path: str, model: onnx.ModelProto) -> str:
     """The first line of the error of onnx's checker on a model, its nodes sorted; "" if it passes."""
     stage(f"onnx.checker, on {label},")
     with TemporaryDirectory(prefix="bnfold-") as folder:
-        skeleton = detached.without_data(model, folder)
+        moved = sort_nodes(model)
+        skeleton = detached.file_without_data(model, folder)
         try:
-            onnx.checker.check_model(skeleton or (model if sort_nodes(model) else path), full_check=True)
+            onnx.checker.check_model(skeleton or (model if moved else path), full_check=True)
         except Exception as why:  # the checker raises errors of several unrelated classes
             return first_line(why)
     return ""

@@ -22,8 +22,8 @@ from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, lies_at, load
-from ..runtime.placement import named
+from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, without_constants
+from ..runtime.placement import name_nodes
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
@@ -89,33 +89,44 @@ class Trial:
         return [output.name for output in self.original.graph.output]
 
 
-def read_models(request: Mapping[str, Any]) -> list[onnx.ModelProto]:
-    """The original and the folded model, at the paths of a request."""
+def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
+    """The original and the folded model, at the paths of a request; unless they are read `whole`, without their large
+    constants, which stay in the files."""
     stage("reading the models")
-    return [load(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    read = load_to_run if whole else without_constants
+    return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
 
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
-    """A trial of two models, which are changed here: for anything else they have to be read again."""
+    """A trial of two models, which are changed: they are read anew for anything else."""
+    as_read = [*map(_nodes, models)]
     (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
     names = override(original, folded)
     if names:
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
-    moved = [sort_nodes(model) for model in (original, folded)]
     for model in (original, folded):
-        named(model)
+        sort_nodes(model)
+        name_nodes(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
-    trial.edits = edited(original.graph, folded.graph)
+    trial.edits = edited(original, folded)
     trial.deadline = request.get("deadline") or math.inf
     if not names:
-        pairs = zip((original, folded), (request["original"], request["folded"]), moved, strict=True)
-        trial.files = {id(model): path for model, path, other in pairs if not other and lies_at(model, path)}
+        read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)
+        trial.files = {
+            id(model): path for model, nodes, path in read if nodes == _nodes(model) and lies_at(model, path)
+        }
     sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
+
+
+def _nodes(model: onnx.ModelProto) -> bytes:
+    """What `prepare` changes in a model, but for numbers."""
+    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input)
+    return bytes(onnx.ModelProto(graph=graph, functions=model.functions).SerializeToString(deterministic=True))
 
 
 def make_oracle(trial: Trial) -> None:

@@ -18,7 +18,7 @@ from ..process import launcher
 from ..process.endings import Failed
 from ..process.jobs import job
 from ..runtime.detached import bytes_of
-from ..runtime.doctor import require as require_providers
+from ..runtime.doctor import require_providers
 from ..runtime.input_options import require_dims, require_sizes
 from ..runtime.loading import for_onnxruntime, require_model_file
 from ..runtime.placement import POLICIES

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ...runtime import detached
-from ...runtime.protos import caller_inputs, domain, stored
+from ...runtime.protos import caller_inputs, domain, overridable, stored
 from .operators import Slice
 from .windows import Array
 
@@ -31,7 +31,7 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, or a copy in which initializers replace the nodes of the main graph that read only constants.
 
     Nodes stay that the reference cannot compute, sums of products, DequantizeLinear (a runtime need not round its
-    product), and those whose results would exceed MOST_STORED.
+    product), and those whose results would exceed MOST_STORED. Callers can override what they could before.
     """
     values = _Values(model)
     left = [node for node in model.graph.node if not values.takes(node)]
@@ -39,7 +39,9 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.node[:]
+    kept, free = caller_inputs(model.graph), overridable(model)
+    del copy.graph.node[:], copy.graph.input[:]
+    copy.graph.input.extend([*kept, *(value for value in model.graph.input if value.name in free)])
     copy.graph.node.extend(left)
     copy.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.made.items())
     return copy
@@ -67,7 +69,7 @@ class _Values:
         names = [name for name in node.input if name]
         if not names or any(name not in self.stored and name not in self.made for name in names):
             return False
-        if sum(detached.size(self.stored[name]) for name in names if name in self.stored) > MOST_STORED:
+        if sum(detached.bytes_in_memory(self.stored[name]) for name in names if name in self.stored) > MOST_STORED:
             return False
         try:
             results = self.run(node, {name: self.value(name) for name in names})

@@ -68,7 +68,7 @@ def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
     """The class that evaluates a model; where constants lie in files, its operators read them from there."""
     if not detached.length(model):
         return _Evaluator
-    memory = max(detached.WHOLE, MEMORY_FACTOR * detached.largest(model))
+    memory = max(detached.WHOLE_UP_TO, MEMORY_FACTOR * detached.largest(model))
 
     class Evaluator(_Evaluator):
         def _load_impl(self, node: Any, *rest: Any) -> Any:
