@@ -16,7 +16,6 @@ from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
-from ..process.jobs import job
 from ..runtime.detached import bytes_of
 from ..runtime.doctor import require as require_providers
 from ..runtime.input_options import require_dims, require_sizes
@@ -25,6 +24,7 @@ from ..runtime.placement import POLICIES
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
+from .children import check_structure, compare_numbers, look_at_both
 from .judge import judge, run_wrong
 from .level_results import Level
 from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
@@ -190,36 +190,6 @@ class _Numbers(NamedTuple):
     def judged(self) -> tuple[Any, ...]:
         """What `judge` is given."""
         return self.levels, self.blocked, self.derived, self.influence
-
-
-@job
-def look_at_both(request: dict[str, Any]) -> dict[str, Any]:
-    """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
-    from .comparison import compare
-    from .structure import check
-    from .trial import read_models
-
-    models = read_models(request)
-    structure = check(request, models)
-    return {"structure": structure, "numbers": None if structure["identical"] else compare(request, models)}
-
-
-@job
-def check_structure(request: dict[str, Any]) -> dict[str, Any]:
-    """`structure.check`, whose imports only the child needs."""
-    from .structure import check
-    from .trial import read_models
-
-    return check(request, read_models(request))
-
-
-@job
-def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`comparison.compare`, whose imports only the child needs."""
-    from .comparison import compare
-    from .trial import read_models
-
-    return compare(request, read_models(request))
 
 
 def _found(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:

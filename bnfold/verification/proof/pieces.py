@@ -90,7 +90,9 @@ def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     copy.CopyFrom(model)
     weights = {name for node in copy.graph.node if node.op_type in MIXING for name in node.input[1:2]}
     for name, tensor in stored(copy.graph).items():
-        if tensor.data_type in FLOATING and not (detached.size(tensor) > HUGE and detached.stays(tensor) and name in weights):
+        if tensor.data_type in FLOATING and not (
+            detached.size(tensor) > HUGE and detached.stays(tensor) and name in weights
+        ):
             tensor.CopyFrom(numpy_helper.from_array(np.abs(detached.values(tensor)), tensor.name))
     nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
     del copy.graph.node[:]
