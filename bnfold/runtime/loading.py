@@ -27,11 +27,11 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
     model = without_constants(path, outside)
-    fill(model)
+    read_constants(model)
     return model
 
 
-def fill(model: onnx.ModelProto) -> None:
+def read_constants(model: onnx.ModelProto) -> None:
     """Read the constants that `without_constants` left in files, unless they are more than `detached.WHOLE_UP_TO`."""
     left = list(filter(detached.stays, detached.constants(model)))
     for tensor in left if sum(map(detached.bytes_in_memory, left)) <= detached.WHOLE_UP_TO else ():

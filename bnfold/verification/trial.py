@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -220,8 +220,9 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     names = [name for name in names if name not in narrow]
     counts = {name: np.size(value) for name, value in true.items()}
     trial.steps = steps(trial.original.graph, trial.folded.graph, narrow) if true else []
-    needed = {*trial.edits, *trial.outputs, *_before_outputs(trial), *_entering(trial), *_rearranged(trial)}
-    needed |= {*trial.steps, *_entering_steps(trial)}
+    needed = {*trial.edits, *trial.outputs, *trial.steps, *_rearranged(trial)}
+    needed |= _entering(trial.original, trial.outputs)  # some outputs are no tensors, as ZipMap's are
+    needed |= _entering(trial.folded, [*trial.edits, *trial.steps])
     others = [n for n in names if n not in needed]
     every = max(1, -(-sum(ALONE + counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
     chosen = needed | set(others[::every])
@@ -231,16 +232,10 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
         trial.notes.append(f"of {len(others)} tensors between the sites one in {every} was compared, to save time")
 
 
-def _entering(trial: Trial) -> set[str]:
-    """The tensors that edited nodes read: there a fold site can be cut out of its network."""
-    nodes = produced(trial.folded.graph)
-    return {name for site in trial.edits if site in nodes for name in nodes[site].input}
-
-
-def _entering_steps(trial: Trial) -> set[str]:
-    """The tensors that steps read: by these a step that the fold did not change is compared."""
-    nodes = produced(trial.folded.graph)
-    return {name for step in trial.steps for name in nodes[step].input}
+def _entering(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """The tensors that the makers of `names` read: there sites can be cut out, and steps are compared by them."""
+    nodes = produced(model.graph)
+    return {name for made in names if made in nodes for name in nodes[made].input}
 
 
 def _rearranged(trial: Trial) -> set[str]:
@@ -250,12 +245,6 @@ def _rearranged(trial: Trial) -> set[str]:
         if node.op_type in MOVES and not names.isdisjoint(node.input):
             names.update(node.output)
     return names
-
-
-def _before_outputs(trial: Trial) -> set[str]:
-    """The tensors that nodes read whose outputs the model returns: some of these are no tensors, as ZipMap's are."""
-    nodes = produced(trial.original.graph)
-    return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
 def trial_session(
