@@ -110,7 +110,7 @@ def _in_other_arithmetic(trial: Trial, report: dict[str, Any]) -> dict[str, Any]
     if not entry or kernels.entry(again):
         trial.notes += kernels.off_by_steps(trial.folded.graph, report)
         return report
-    trial.notes.append(kernels.warning(trial.folded.graph, report, entry))
+    trial.notes.append(kernels.warning(trial.folded.graph, report, again, entry))
     return again
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, without_constants
+from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
@@ -90,8 +90,7 @@ class Trial:
 
 
 def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
-    """The original and the folded model, at the paths of a request; unless they are read `whole`, without their large
-    constants, which stay in the files."""
+    """The original and the folded model, at the paths of a request: without large constants, or `whole`."""
     stage("reading the models")
     read = load_to_run if whole else without_constants
     return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
@@ -99,7 +98,7 @@ def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.Mo
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
-    as_read = [*map(_nodes, models)]
+    as_read = [*map(nodes_and_inputs, models)]
     (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
@@ -115,18 +114,11 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
     trial.deadline = request.get("deadline") or math.inf
     if not names:
         read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)
-        trial.files = {
-            id(model): path for model, nodes, path in read if nodes == _nodes(model) and lies_at(model, path)
-        }
+        same = ((model, path) for model, nodes, path in read if nodes == nodes_and_inputs(model))
+        trial.files = {id(model): path for model, path in same if lies_at(model, path)}
     sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
-
-
-def _nodes(model: onnx.ModelProto) -> bytes:
-    """What `prepare` changes in a model, but for numbers."""
-    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input)
-    return bytes(onnx.ModelProto(graph=graph, functions=model.functions).SerializeToString(deterministic=True))
 
 
 def make_oracle(trial: Trial) -> None:
@@ -228,8 +220,9 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     names = [name for name in names if name not in narrow]
     counts = {name: np.size(value) for name, value in true.items()}
     trial.steps = steps(trial.original.graph, trial.folded.graph, narrow) if true else []
-    needed = {*trial.edits, *trial.outputs, *_before_outputs(trial), *_entering(trial), *_rearranged(trial)}
-    needed |= {*trial.steps, *_entering_steps(trial)}
+    needed = {*trial.edits, *trial.outputs, *trial.steps, *_rearranged(trial)}
+    needed |= _entering(trial.original, trial.outputs)  # some outputs are no tensors, as ZipMap's are
+    needed |= _entering(trial.folded, [*trial.edits, *trial.steps])
     others = [n for n in names if n not in needed]
     every = max(1, -(-sum(ALONE + counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
     chosen = needed | set(others[::every])
@@ -239,16 +232,10 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
         trial.notes.append(f"of {len(others)} tensors between the sites one in {every} was compared, to save time")
 
 
-def _entering(trial: Trial) -> set[str]:
-    """The tensors that edited nodes read: there a fold site can be cut out of its network."""
-    nodes = produced(trial.folded.graph)
-    return {name for site in trial.edits if site in nodes for name in nodes[site].input}
-
-
-def _entering_steps(trial: Trial) -> set[str]:
-    """The tensors that steps read: by these a step that the fold did not change is compared."""
-    nodes = produced(trial.folded.graph)
-    return {name for step in trial.steps for name in nodes[step].input}
+def _entering(model: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """The tensors that the makers of `names` read: there sites can be cut out, and steps are compared by them."""
+    nodes = produced(model.graph)
+    return {name for made in names if made in nodes for name in nodes[made].input}
 
 
 def _rearranged(trial: Trial) -> set[str]:
@@ -258,12 +245,6 @@ def _rearranged(trial: Trial) -> set[str]:
         if node.op_type in MOVES and not names.isdisjoint(node.input):
             names.update(node.output)
     return names
-
-
-def _before_outputs(trial: Trial) -> set[str]:
-    """The tensors that nodes read whose outputs the model returns: some of these are no tensors, as ZipMap's are."""
-    nodes = produced(trial.original.graph)
-    return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
 def trial_session(

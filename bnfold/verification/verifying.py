@@ -16,7 +16,6 @@ from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
-from ..process.jobs import job
 from ..runtime.detached import bytes_of
 from ..runtime.doctor import require_providers
 from ..runtime.input_options import require_dims, require_sizes
@@ -25,6 +24,7 @@ from ..runtime.placement import POLICIES
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
+from .children import compare_both, compare_numbers, compare_structure
 from .judge import judge, run_wrong
 from .level_results import Level
 from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
@@ -50,7 +50,7 @@ def verify(
     dims: Mapping[str, Sequence[int]] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
-    untouched: bool | Collection[str] = False,
+    untouched: bool | Collection[str] | None = False,
     freeze_initializers: bool = False,
     require: str = MEASURED,
     allow_external_outside: bool = False,
@@ -73,11 +73,11 @@ def verify(
 
     What differs in the file and changes nothing in what the model computes (metadata, documentation, shapes of
     tensors, operator sets, order) is in `structure.changes`, and fails only where the file has to be `untouched`: then
-    everything outside the fold sites, those that are named (`FoldResult.sites`) or all nodes that differ, has to be
-    the same to the last byte. With `freeze_initializers`, callers need not be able to override initializers any more.
-    A PASS has a `grade`: `proved` for all inputs, or `measured` on those that were tried; where `require` is proved,
-    any other PASS becomes INCONCLUSIVE. `allow_external_outside` reads external data also outside of the models'
-    folders.
+    everything outside the fold sites has to be the same to the last byte. `untouched` may name the sites, as
+    `FoldResult.sites` does, where that is not None; otherwise all nodes that differ are sites. With
+    `freeze_initializers`, callers need not be able to override initializers any more. A PASS has a `grade`: `proved`
+    for all inputs, or `measured` on those that were tried; where `require` is proved, any other PASS becomes
+    INCONCLUSIVE. `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -104,10 +104,10 @@ def _verification(
     return Verification(*judged, notes, structure, *parts, models, seconds, numbers.influence)
 
 
-def _file(untouched: bool | Collection[str], frozen: bool) -> dict[str, Any]:
+def _file(untouched: bool | Collection[str] | None, frozen: bool) -> dict[str, Any]:
     """The options of the structure tier."""
-    declared = None if isinstance(untouched, bool) else list(untouched)
-    return {"untouched": declared is not None or untouched, "declared": declared, "frozen": frozen}
+    declared = None if untouched is None or isinstance(untouched, bool) else list(untouched)
+    return {"untouched": untouched is not False, "declared": declared, "frozen": frozen}
 
 
 def require_grade(wanted: str) -> None:
@@ -192,36 +192,6 @@ class _Numbers(NamedTuple):
     def judged(self) -> tuple[Any, ...]:
         """The arguments of `judge`."""
         return self.levels, self.blocked, self.derived, self.influence
-
-
-@job
-def compare_both(request: dict[str, Any]) -> dict[str, Any]:
-    """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
-    from .comparison import numbers_report
-    from .structure import structure_report
-    from .trial import read_models
-
-    models = read_models(request)
-    structure = structure_report(request, models)
-    return {"structure": structure, "numbers": None if structure["identical"] else numbers_report(request, models)}
-
-
-@job
-def compare_structure(request: dict[str, Any]) -> dict[str, Any]:
-    """`structure_report`, whose imports only the child needs."""
-    from .structure import structure_report
-    from .trial import read_models
-
-    return structure_report(request, read_models(request))
-
-
-@job
-def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`numbers_report`, whose imports only the child needs."""
-    from .comparison import numbers_report
-    from .trial import read_models
-
-    return numbers_report(request, read_models(request))
 
 
 def _tiers(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
