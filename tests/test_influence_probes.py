@@ -88,7 +88,7 @@ def test_what_differs_for_some_numbers_does_not_pass(words: str) -> None:
     assert found.verdict in ("INCONCLUSIVE", "FAIL"), found.reasons
 
 
-def reading(folded: bool, wrong: int | None = None, rows: int = 4000) -> onnx.ModelProto:
+def reading(folded: bool, wrong: int | None = None, rows: int = 300) -> onnx.ModelProto:
     """Rows of a table, doubled by a node or in the table."""
     body = "y = Gather (table, i)" if folded else "t = Gather (table, i) y = Mul (t, two)"
     text = f'<ir_version: 8, opset_import: ["" : 17]> g (int64[N,L] i) => (float[N,L,3] y) {{ {body} }}'
@@ -105,7 +105,7 @@ def test_every_row_of_a_table_is_looked_up() -> None:
     assert verify(reading(False), reading(True)).passed
 
 
-@pytest.mark.parametrize("wrong", [1000, 3999])
+@pytest.mark.parametrize("wrong", [100, 299])
 def test_a_wrong_row_of_a_table_that_was_scaled_does_not_pass(wrong: int) -> None:
     """Random indices are small: no input reads that row."""
     found = verify(reading(False), reading(True, wrong))
