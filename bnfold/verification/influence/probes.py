@@ -22,6 +22,7 @@ from ...runtime.inputs import feeds
 from ...runtime.protos import Array, called
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
+from ..float64.constant_parts import FREE_INITIALIZERS
 from ..float64.floating import is_floating
 from ..regions import MIXING
 from ..trial import Trial, trial_session
@@ -39,7 +40,6 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
 SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
 AT_ONCE = 1 << 12  # indices
 MOST_READ = 1 << 26  # elements of a table
-FIRST_IR = 4  # the first version of the format in which initializers need not be inputs as well
 
 
 def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
@@ -142,6 +142,6 @@ class _Pair:
         for name, each in zip(region.entering, self.examples, strict=True):
             graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), None))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        version = max(like.proto.ir_version, FIRST_IR)
+        version = max(like.proto.ir_version, FREE_INITIALIZERS)
         model = onnx.ModelProto(ir_version=version, graph=graph, opset_import=like.proto.opset_import)
         return trial_session(self.trial, model, "off", providers.chain(Way()))
