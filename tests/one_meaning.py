@@ -22,9 +22,18 @@ ALLOWED_FILES = {
     "results": "what the function of this room returns",
     "windows": "the windows that convolutions and pools slide over a tensor",
 }
+OPERATORS = {  # the functions for ONNX's operators, one or several, in modules that have one for each
+    *("branches", "broadcast", "cast", "concat", "convolution", "einsum", "elementwise", "expand", "flatten", "gather"),
+    *("matmul", "pad", "reduction", "reshape", "resize", "squeeze", "tile", "transpose", "unsqueeze"),
+}
 ALLOWED_NAMES = {
+    **dict.fromkeys(OPERATORS, "of an operator: its values, numbers, lengths or ranks, by the module"),
     "Array": "an array of NumPy",
+    "B": "which input of a node is the bias",
+    "BROADCAST": "operators that broadcast what they read",
+    "EPSILON": "the epsilon of a normalization that states none",
     "FOLDED": "the name of the folded model, or of a folded node, in a report",
+    "GRADES": "what a verification that passes has shown: proved, or measured",
     "INCONCLUSIVE": "the verdict of that name",
     "LEVELS": "levels of onnxruntime's graph optimization",
     "MEAN": "which input of BatchNormalization is the mean",
@@ -33,19 +42,22 @@ ALLOWED_NAMES = {
     "Options": "what the function of this room is called with",
     "Plain": "plain data, as JSON has it",
     "Place": "where in a file the data of a tensor lie",
+    "SCALE": "which input of a node is the scale",
     "SCHEMA": "the schema of the JSON that this module writes",
     "Statistics": "mean and variance that one normalization subtracts and divides by",
     "T": "the type variable",
     "VAR": "which input of BatchNormalization is the variance",
+    "W": "which input of a node is the weight",
     "Watch": "what is called with the progress of the work",
     "attribute": "an attribute of a node, or its default",
     "default_target": "the name of OUT for a command, by that of IN",
+    "is_floating": "whether a tensor is of a floating-point type",
+    "opset": "the version of ONNX's operators that a node, or a model, is of",
+    "overridable": "the initializers that callers may replace, because they are inputs as well",
     "sequential": "population statistics by the method sequential",
+    "shape": "the lengths of the axes of a tensor",
     "sweep": "remove what killed processes have left",
 }
-# A second meaning, in rooms that are gone through later: what is renamed there leaves this list.
-TO_RENAME = {"attach", "check", "checked", "evaluate", "load", "read", "run"}
-LATER = ("algebra", "folding", "graph", "runtime", "verification")  # a name that only these have is not looked at yet
 
 
 def twice(places: Iterator[tuple[str, str]]) -> dict[str, list[str]]:
@@ -81,10 +93,6 @@ def defined(path: Path) -> Iterator[str]:
 def targets(node: ast.stmt) -> list[ast.expr]:
     """What an assignment gives names to."""
     return node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-
-
-def room(place: str) -> str:
-    return place.split("/")[1]
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     bound = runner._bound
     monkeypatch.setattr(sessions, "session", made.session)
     monkeypatch.setattr(launcher, "run", made.child)
-    monkeypatch.setattr(measurement, "require", lambda names: None)
+    monkeypatch.setattr(measurement, "require_providers", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
     monkeypatch.setattr(runner, "_bound", lambda session, where, *rest: bound(session, {"device_type": "cpu"}, *rest))
     monkeypatch.setattr(runner, "run_options", lambda mode: None)
@@ -322,7 +322,7 @@ def test_a_provider_without_memory_of_its_own_is_noted(cuda: Cuda, monkeypatch: 
     assert words not in benchmark(dense(2), dense(1), **{**QUICK, "mode": "e2e"}).notes
 
 
-def test_levels_are_those_that_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_levels_are_those_of_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(dense(1), tmp_path / "m.onnx")
     command = ["bench", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), "--quick"]
     assert run([*command, "--opt", "off", "--json", "-"]) in (0, 5)
@@ -339,7 +339,7 @@ def test_a_provider_that_is_missing_comes_before_what_is_wrong_with_a_model(monk
     def wrong(job: str, request: object, **how: object) -> dict[str, object]:
         raise ModelProblem("the model is wrong", "Repair it.")
 
-    monkeypatch.setattr(measurement, "require", missing)
+    monkeypatch.setattr(measurement, "require_providers", missing)
     monkeypatch.setattr(launcher, "run", wrong)
     with pytest.raises(UsageProblem, match="no GPU"):
         benchmark(dense(1), dense(1), providers=["cuda"])

@@ -84,7 +84,7 @@ def test_gpu_options_are_those_that_onnxruntime_documents() -> None:
         *graph,
         *Setting("default", "tensorrt", "device").chain({"trt_engine_cache_enable": "1"}),
     ]:
-        assert sessions.checked(provider, options) == options
+        assert sessions.checked_options(provider, options) == options
     assert run_options("enqueue").get_run_config_entry("disable_synchronize_execution_providers") == "1"
     with pytest.raises(RuntimeError, match="disable_synchronize"):
         run_options("device").get_run_config_entry("disable_synchronize_execution_providers")
@@ -212,7 +212,7 @@ def test_a_run_that_is_mostly_submission_is_launch_bound() -> None:
     assert cell(calm, calm, gpu).enqueue_ms is None
 
 
-def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
+def test_notes_say_what_slowed_the_gpu_and_what_sits_elsewhere() -> None:
     calm = [0.0, 0.001, -0.001]
     gpu = Setting("default", "cuda", "device")
     placed = [{"CUDAExecutionProvider": 3, "CPUExecutionProvider": 1}, {"CUDAExecutionProvider": 3}]

@@ -1,4 +1,4 @@
-"""Constants behind Cast, CastLike and QuantizeLinear: the numbers that the operator says, of every element type."""
+"""Constants after Cast, CastLike and QuantizeLinear: the numbers that the operator says, of every element type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bnfold import fold
 from bnfold.algebra.affine import Refused
 from bnfold.algebra.casting import cast, quantize
-from bnfold.verification.float64.oracle import evaluate
+from tests.verify_nets import evaluate
 
 RNG = np.random.default_rng(0)
 F8 = {"e4m3fn": 448.0, "e4m3fnuz": 240.0, "e5m2": 57344.0, "e5m2fnuz": 57344.0}  # and the largest number of each
@@ -176,7 +176,7 @@ CHAINS = {
 
 
 def chain(name: str) -> onnx.ModelProto:
-    """X -> Conv -> BatchNormalization, with the weight of a row behind a Cast to float32."""
+    """X -> Conv -> BatchNormalization, with the weight of a row after a Cast to float32."""
     norm = {
         f"p{k}": RNG.uniform(0.5, 2, 4).astype(np.float32) * (1 if k == "v" else RNG.choice([-1, 1], 4)) for k in "gbmv"
     }

@@ -17,7 +17,7 @@ from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
 from bnfold.runtime import doctor as doctoring
 from bnfold.runtime import libraries, probe, sessions
-from bnfold.runtime.doctor import diagnose, doctor, examine, missing, require
+from bnfold.runtime.doctor import diagnose, doctor, examine, missing, require_providers
 from bnfold.runtime.nvml import driver
 from bnfold.runtime.providers import PROVIDERS
 from bnfold.runtime.sessions import CPU
@@ -34,7 +34,7 @@ def test_the_cpu_provider_works_and_that_is_seen_not_believed() -> None:
     assert found.ran_on == ("CPUExecutionProvider",)
     assert found.versions["onnxruntime"] in found.wheels.values()
     assert (found.why, found.fix) == ("", "")
-    require(["cpu"])
+    require_providers(["cpu"])
 
 
 def test_every_provider_works_or_says_why_not_and_what_to_do() -> None:
@@ -149,7 +149,7 @@ def test_tensorrt_is_repaired_with_all_that_it_needs() -> None:
     assert f"{install_command('cuda', 'tensorrt')}" in fix
 
 
-def test_missing_and_broken_are_told_apart() -> None:
+def test_missing_and_broken_are_distinguished() -> None:
     assert missing({CURAND: ABSENT.format(CURAND), CUDA: "odd"}) == (
         "libcurand.so.10 (wheel nvidia-curand) is missing; libcuda.so.1 does not load: odd"
     )
@@ -166,7 +166,7 @@ def test_a_probe_that_crashes_is_a_provider_that_does_not_work(monkeypatch: pyte
     assert not found.works
     assert found.why == "a crash on purpose crashed (SIGSEGV)"
     with pytest.raises(EnvironmentProblem, match="CUDAExecutionProvider cannot run here: a crash on purpose crashed"):
-        require(["cuda"])
+        require_providers(["cuda"])
 
 
 def test_the_libraries_a_file_needs_are_read_from_it(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_the_libraries_a_file_needs_are_read_from_it(tmp_path: Path) -> None:
         shared = next(inside.glob("onnxruntime_pybind11_state*.so"))
         assert "libc.so.6" in libraries.needed(shared)
         for name in libraries.needed(shared):
-            assert libraries.load(name) == ""
+            assert libraries.load_library(name) == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
@@ -197,7 +197,7 @@ def test_what_a_gpu_provider_needs_is_known_without_loading_it() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of Linux's libraries")
 def test_a_library_that_is_not_there_is_named_by_the_loader() -> None:
-    assert libraries.ABSENT in libraries.load("libbnfold-missing.so.1")
+    assert libraries.ABSENT in libraries.load_library("libbnfold-missing.so.1")
 
 
 PRINTED = (
@@ -218,7 +218,7 @@ def test_what_onnxruntime_prints_is_made_one_readable_line() -> None:
     )
 
 
-def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_native_code_prints_is_collected_and_stderr_is_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
     with probe.overheard() as words:
         subprocess.run([sys.executable, "-c", "import sys; print('inside', file=sys.stderr)"], check=True)
         assert words() == b"inside\n"
@@ -253,7 +253,7 @@ int nvmlDeviceGetUUID(void *h, char *text, unsigned n) { strncpy(text, "GPU-x", 
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_driver_and_its_gpus_are_asked_through_nvml(tmp_path: Path) -> None:
+def test_the_driver_and_its_gpus_are_read_through_nvml(tmp_path: Path) -> None:
     source, library = tmp_path / "nvml.c", tmp_path / "nvml.so"
     source.write_text(FAKE)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)

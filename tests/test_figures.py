@@ -31,7 +31,7 @@ def test_a_figure_is_as_the_records_are_now(name, tmp_path):
         assert again == committed
 
 
-def test_what_is_drawn_is_what_is_told():
+def test_what_is_drawn_is_what_was_measured():
     words = " ".join(WORDS.findall((figures.RESULTS / "left.svg").read_text()))
     rows = figures.unfinished()
     assert f"of {sum(row['batch_norms'][0] for row in rows)} in {len(rows)}" in words

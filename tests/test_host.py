@@ -44,7 +44,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Asked:
         seen.append((ways["last"], made.use_deterministic_compute))
         return real(model, made, given)
 
-    monkeypatch.setattr(host, "require", lambda names: None)
+    monkeypatch.setattr(host, "require_providers", lambda names: None)
     monkeypatch.setattr(libraries, "preload", lambda provider: None)
     monkeypatch.setattr(providers, "chain", chain)
     monkeypatch.setattr(sessions, "session", session)
@@ -158,7 +158,7 @@ def test_a_provider_that_cannot_run_here_is_exit_4_and_nothing_is_written(
     def missing(names: list[str]) -> None:
         raise EnvironmentProblem("CUDAExecutionProvider cannot run here: libcurand.so.10 is missing", "Install it.")
 
-    monkeypatch.setattr(host, "require", missing)
+    monkeypatch.setattr(host, "require_providers", missing)
     written(Path("m.onnx"), conv_bn())
     np.savez("t.npz", X=data(conv_bn()), labels=np.zeros(150, np.int64))
     before = listing(here)
@@ -199,7 +199,7 @@ def gpu(health: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA, looked at once: a child for every test would take most of the time."""
     if health:
         pytest.skip(f"no CUDA here: {health}")
-    monkeypatch.setattr(host, "require", lambda names: None)
+    monkeypatch.setattr(host, "require_providers", lambda names: None)
 
 
 @pytest.mark.gpu

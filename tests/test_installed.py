@@ -189,7 +189,7 @@ COMMANDS = {
 
 @pytest.mark.usefixtures("without")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_a_runtime_one_is_told_what_to_install_and_nothing_is_begun(
+def test_without_a_runtime_the_hint_says_what_to_install_and_nothing_is_begun(
     command: str,
     here: Path,  # noqa: F811
     capfd: pytest.CaptureFixture[str],

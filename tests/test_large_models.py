@@ -33,8 +33,8 @@ NORM = ("scale", "shift", "mean", "var")
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     run_here(monkeypatch)
-    monkeypatch.setattr(detached, "WHOLE", 1000)
-    monkeypatch.setattr(large_constants, "BLOCK", 1000)
+    monkeypatch.setattr(detached, "WHOLE_UP_TO", 1000)
+    monkeypatch.setattr(large_constants, "WIDENED_AT_ONCE", 1000)
 
 
 def external(folder: Path, name: str, values: np.ndarray, offset: int = 0) -> TensorProto:
@@ -151,7 +151,7 @@ def test_a_fold_passes_and_large_constants_stay_in_their_files(
     assert [level.level for level in found.levels if level.level == "default"] == []
     assert any(note.startswith("optimization default was not compared") for note in found.notes)
     for path in pair:
-        read = loading.load(str(path))
+        read = loading.load_to_run(str(path))
         large = [t for t in detached.constants(read) if np.prod(t.dims) >= N * N]
         assert large
         assert all(map(detached.stays, large))
@@ -185,11 +185,11 @@ def test_data_that_are_the_same_are_equal_in_whichever_file_they_lie(tmp_path: P
     original = inline(tmp_path)
     onnx.save(original, tmp_path / "a.onnx")
     onnx.save(original, tmp_path / "b.onnx", save_as_external_data=True, location="b.bin", size_threshold=0)
-    a, b = (loading.load(str(tmp_path / name)) for name in ("a.onnx", "b.onnx"))
+    a, b = (loading.load_to_run(str(tmp_path / name)) for name in ("a.onnx", "b.onnx"))
     assert detached.stays(a.graph.initializer[0])
     assert a == b
     request = {"original": str(tmp_path / "a.onnx"), "folded": str(tmp_path / "b.onnx"), "declared": []}
-    assert structure.check(request, [a, b])["identical"]
+    assert structure.structure_report(request, [a, b])["identical"]
 
 
 @pytest.mark.usefixtures("small")
@@ -204,7 +204,7 @@ def test_a_place_that_is_read_wrong_is_found(tmp_path: Path, by: int, monkeypatc
 
     monkeypatch.setattr(detached, "detach", shifted)
     with pytest.raises(ModelProblem, match="the data of 'w' are not found in"):
-        loading.load(str(tmp_path / "a.onnx"))
+        loading.load_to_run(str(tmp_path / "a.onnx"))
 
 
 @pytest.mark.usefixtures("small")
@@ -212,7 +212,7 @@ def test_data_that_are_cut_off_are_named(tmp_path: Path) -> None:
     onnx.save(many_files(tmp_path), tmp_path / "m.onnx")
     os.truncate(tmp_path / "v.bin", 100)
     with pytest.raises(ModelProblem, match="v.bin ends before the data of 'v' does"):
-        loading.load(str(tmp_path / "m.onnx"))
+        loading.load_to_run(str(tmp_path / "m.onnx"))
 
 
 @pytest.mark.usefixtures("small")
@@ -225,7 +225,7 @@ def test_what_takes_too_much_memory_in_float64_is_said_and_the_rest_decides(tmp_
         return model(nodes, [external(folder, "w", weight(0)), external(folder, "q", weight(1)), *norm()])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnfold.verification.float64.constant_parts.MOST", 1000)
+        patch.setattr("bnfold.verification.float64.constant_parts.MOST_STORED", 1000)
         found = bnfold.verify(*folded(tmp_path, make))
     assert found.passed, found.reasons
     assert "the float64 oracle cannot evaluate Mul: in float64 its constants take 640 kB of memory" in found.notes
@@ -244,14 +244,14 @@ def test_what_would_need_copies_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
 def test_products_in_blocks(kind: type, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_constants, "BLOCK", 3000)
+    monkeypatch.setattr(large_constants, "WIDENED_AT_ONCE", 3000)
     w = weight(0, 300, 100).astype(kind)
     x = weight(1, 2, 7, 100 if transposed else 300).astype(np.float64)
     expected = x @ (w.T if transposed else w).astype(np.float64)
-    np.testing.assert_allclose(large_constants.product(x, w, transposed), expected, rtol=1e-12)
+    np.testing.assert_allclose(large_constants.product_in_blocks(x, w, transposed), expected, rtol=1e-12)
     if not transposed:  # few rows are used
         x[..., 1:] = 0
-        np.testing.assert_allclose(large_constants.product(x, w), x @ w.astype(np.float64), rtol=1e-12)
+        np.testing.assert_allclose(large_constants.product_in_blocks(x, w), x @ w.astype(np.float64), rtol=1e-12)
 
 
 def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,9 +264,9 @@ def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, mo
         [external(tmp_path, "w", weight(0, wide, wide))],
     )
     onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "m.onnx")
-    whole = loading.load(str(tmp_path / "m.onnx"))
-    monkeypatch.setattr(detached, "WHOLE", 1000)
-    split = loading.load(str(tmp_path / "m.onnx"))
+    whole = loading.load_to_run(str(tmp_path / "m.onnx"))
+    monkeypatch.setattr(detached, "WHOLE_UP_TO", 1000)
+    split = loading.load_to_run(str(tmp_path / "m.onnx"))
     x = weight(1, 20, wide).astype(np.float64)
     far = []
     for each in (whole, split):
@@ -277,7 +277,7 @@ def test_one_page_in_sixteen_moves_a_product_as_far_as_all_do(tmp_path: Path, mo
         assert (np.count_nonzero(after != before) / after.size < 0.07) == (each is split)
     assert far[1] == pytest.approx(far[0], rel=0.1)
     again = copies.jittered(split, 0).graph.initializer[0]
-    assert detached.number(again) == detached.number(copies.jittered(split, 0).graph.initializer[0])
+    assert detached.data_number(again) == detached.data_number(copies.jittered(split, 0).graph.initializer[0])
 
 
 @pytest.mark.usefixtures("small")
@@ -289,9 +289,9 @@ def test_a_fold_that_one_file_cannot_hold_has_a_data_file(tmp_path: Path, monkey
     assert report.verification.passed
     assert (tmp_path / "split.onnx").stat().st_size < 10_000
     assert report.after.bytes == sum(path.stat().st_size for path in tmp_path.glob("split.onnx*"))
-    assert loading.load(str(tmp_path / "split.onnx")) == loading.load(str(second))
+    assert loading.load_to_run(str(tmp_path / "split.onnx")) == loading.load_to_run(str(second))
     bnfold.save(onnx.load(second), tmp_path / "saved.onnx")  # of which all is in memory
-    assert loading.load(str(tmp_path / "saved.onnx")) == loading.load(str(second))
+    assert loading.load_to_run(str(tmp_path / "saved.onnx")) == loading.load_to_run(str(second))
     with pytest.raises(ModelProblem, match="would exceed the 2 GiB that one ONNX file may hold"):
         fold_file(first, tmp_path / "kept.onnx", Options(verify="off", external="keep"))
 

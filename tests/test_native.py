@@ -16,7 +16,7 @@ import pytest
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.model.validity import checked
+from bnfold.model.validity import checked_meanwhile
 from bnfold.process import native
 from bnfold.process.native import Failed, guarded, start_guarded
 from bnfold_cli.main import run
@@ -29,7 +29,7 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="there is no saf
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process of its own: other tests may have left a thread behind (that of a progress bar, say)."""
+    """As in a process of its own: other tests may have left a thread (that of a progress bar, say)."""
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
@@ -94,7 +94,7 @@ def test_beside_other_threads_the_call_is_made_here() -> None:
     try:
         assert guarded("a number", lambda: str(os.getpid()).encode()) == str(os.getpid()).encode()
         model = GEMM.original(GEMM.weights(0))
-        with checked(model, "m"):  # before the block changes it
+        with checked_meanwhile(model, "m"):  # before the block changes it
             model.graph.node[0].op_type = "NoSuchOperator"
     finally:
         release.set()
@@ -120,10 +120,10 @@ def test_a_checker_or_shape_inference_that_crashes_is_survived(
 @pytest.mark.usefixtures("alone")
 def test_the_checker_sees_the_model_as_it_was_and_its_word_comes_first() -> None:
     model, before = GEMM.original(GEMM.weights(0)), offspring(os.getpid())
-    with checked(model, "m"):
+    with checked_meanwhile(model, "m"):
         model.graph.node[0].op_type = "NoSuchOperator"
     refused = pytest.raises(ModelProblem, match="m is not valid ONNX: No Op registered for NoSuchOperator")
-    with refused, checked(model, "m"):
+    with refused, checked_meanwhile(model, "m"):
         raise ValueError("of a plan that does not know what to do with it")
     assert offspring(os.getpid()) == before
 
@@ -133,7 +133,7 @@ def test_the_checker_sees_the_model_as_it_was_and_its_word_comes_first() -> None
 def test_nobody_waits_for_the_checker_after_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx.checker, "check_model", lambda _: time.sleep(60))
     before = offspring(os.getpid())
-    with pytest.raises(KeyboardInterrupt), checked(GEMM.original(GEMM.weights(0)), "m"):
+    with pytest.raises(KeyboardInterrupt), checked_meanwhile(GEMM.original(GEMM.weights(0)), "m"):
         raise KeyboardInterrupt
     assert offspring(os.getpid()) == before
 
@@ -176,7 +176,7 @@ def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
     ids=["time", "memory", "killed"],
 )
 def test_a_checker_that_met_a_limit_says_nothing_about_the_model(alone, tmp_path, monkeypatch, capsys, late, words):
-    """It was told as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
+    """It was reported as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
     monkeypatch.chdir(tmp_path)
     onnx.save(conv_bn(), "m.onnx")
     monkeypatch.setattr(onnx.checker, "check_model", late)

@@ -11,11 +11,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.verification.float64 import constant_parts
-from bnfold.verification.float64.oracle import CannotEvaluate, Oracle, doubled, evaluate
+from bnfold.verification.float64.oracle import CannotEvaluate, Oracle, doubled
 from bnfold.verification.float64.windows import Window, conv
 from tests.build import BN, bn, build
 from tests.data import data_path
 from tests.test_dtypes import in_type
+from tests.verify_nets import evaluate
 
 RNG = np.random.default_rng(5)
 
@@ -415,7 +416,7 @@ def test_slice_clamps(start, end, step, want) -> None:
 
 def test_what_constants_make_of_little_is_not_stored_without_end(monkeypatch):
     """Once a message of more than two gigabytes could not be handed on: exit code 70."""
-    monkeypatch.setattr(constant_parts, "MOST", 1 << 10)
+    monkeypatch.setattr(constant_parts, "MOST_STORED", 1 << 10)
     stated = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])]
     nodes = [helper.make_node("Expand", ["c", "few"], ["a"]), helper.make_node("Expand", ["c", "many"], ["b"])]
     stored = {"c": np.float32([1]), "few": np.int64([4, 8]), "many": np.int64([8, 64])}

@@ -25,7 +25,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.benchmarking import benching, runner
+from bnfold.benchmarking import measurement, runner
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import EnvironmentProblem, UsageProblem
 from bnfold.process import launcher
@@ -99,7 +99,7 @@ def test_a_session_gets_the_first_device_and_the_options(fake: Any) -> None:
     fake(one, two)
     given: list[Any] = []
     options = types.SimpleNamespace(add_provider_for_devices=lambda *what: given.append(what))
-    plugins.attach(options, FAKE, {"a": "1"})
+    plugins.use_device(options, FAKE, {"a": "1"})
     assert given == [([one], {"a": "1"})]
 
 
@@ -135,13 +135,13 @@ def test_options_are_checked_against_the_version_that_is_installed(monkeypatch: 
     installed.clear()
     FAKE.check({"b": "1"})
     with pytest.raises(UsageProblem, match="has no option 'nv_profile_min_shape'"):
-        sessions.checked(RTX.name, {"nv_profile_min_shape": "x:1"})
+        sessions.checked_options(RTX.name, {"nv_profile_min_shape": "x:1"})
     installed["onnxruntime-ep-nv-tensorrt-rtx-cu13"] = "0.4.0"
     with pytest.raises(UsageProblem, match="0.4.0 has no option 'nv_persistent_context_memory', which 0.5.0 has"):
-        sessions.checked(RTX.name, {"nv_persistent_context_memory": "1"})
+        sessions.checked_options(RTX.name, {"nv_persistent_context_memory": "1"})
     assert RTX.served() == ("8.0+",)
     installed["onnxruntime-ep-nv-tensorrt-rtx-cu13"] = "0.5.0"
-    assert sessions.checked(RTX.name, {"nv_persistent_context_memory": "1"})
+    assert sessions.checked_options(RTX.name, {"nv_persistent_context_memory": "1"})
     assert RTX.served() == ("8.6", "8.9", "12.0+")
     assert [RTX.serving(each) for each in ("7.5", "8.6", "9.0", "10.0", "12.1")] == [
         "",
@@ -310,7 +310,7 @@ def test_with_the_package_commands_are_exit_4_and_each_missing_library(
 def test_a_driver_without_a_gpu_is_a_plugin_without_a_device(tmp_path: Path) -> None:
     """Stand-ins for the driver's libraries, which answer every call with an error."""
     assert RTX.library
-    if not any(libraries.load(name) for name in ("libcuda.so.1", "libnvidia-ml.so.1")):
+    if not any(libraries.load_library(name) for name in ("libcuda.so.1", "libnvidia-ml.so.1")):
         pytest.skip("a driver is installed")
     named = set(subprocess.run(["nm", "-D", RTX.library], capture_output=True, text=True, check=True).stdout.split())
     for library, start in (("libcuda.so.1", r"cu[A-Z]\w+"), ("libnvidia-ml.so.1", r"nvml\w+")):
@@ -399,7 +399,7 @@ def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPat
     assert wrong.verdict == "FAIL"
 
     monkeypatch.setattr(launcher, "run", lambda job, request, **limits: job(request))
-    monkeypatch.setattr(benching, "require", list)
+    monkeypatch.setattr(measurement, "require_providers", list)
     timed = bnfold.benchmark(
         original, scaled("y = MatMul (x, w)", w=w * s), providers=["ggml"], levels=["off"], budget_s=1, launches=2
     )
@@ -411,12 +411,12 @@ def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPat
 
 def test_a_plugin_is_named_in_the_chain_by_what_onnxruntime_calls_it() -> None:
     assert [name for name, _ in chain(Way("tensorrt-rtx"))] == [RTX.name, sessions.CPU]
-    assert plugins.named(RTX.name) is RTX
-    assert plugins.named(sessions.CPU) is None
+    assert plugins.plugin_of(RTX.name) is RTX
+    assert plugins.plugin_of(sessions.CPU) is None
     assert replace(RTX, package="bnfold_no_such_package").folder is None
 
 
-def test_the_probe_tells_a_refusal_from_no_device(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_distinguishes_a_refusal_from_no_device(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(device(FAKE.name))
     assert probe._registered(FAKE) == {"devices": [FAKE.name]}
     plugins._devices.clear()

@@ -1,4 +1,4 @@
-"""Execution providers: what onnxruntime is asked for, where nodes ran, noise and TF32, and no silent pass on the CPU.
+"""Execution providers: the options of onnxruntime, where nodes ran, noise and TF32, and no silent pass on the CPU.
 
 There is no GPU where these tests usually run. What a GPU provider does to the report is tried with sessions of the CPU
 in its place; tests marked `gpu` run on the real one.
@@ -46,7 +46,7 @@ WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("t
 RTX = Way("tensorrt-rtx")
 
 
-# What onnxruntime is asked for
+# The options of onnxruntime
 
 
 def test_every_provider_is_run_with_each_of_its_arithmetics() -> None:
@@ -149,9 +149,9 @@ def test_engines_are_kept_apart_by_the_models_sha256_and_share_their_timings() -
 def test_every_option_is_one_that_onnxruntime_documents() -> None:
     for way in (*WAYS, RTX):
         for provider, options in providers.chain(way, engine(CONV.original(CONV.weights(0)), way)):
-            assert sessions.checked(provider, options) == options
+            assert sessions.checked_options(provider, options) == options
     with pytest.raises(UsageProblem, match="has no option 'trt_timing_cache'"):
-        sessions.checked(TENSORRT, {"trt_timing_cache": "True"})
+        sessions.checked_options(TENSORRT, {"trt_timing_cache": "True"})
 
 
 def test_every_option_is_known_to_the_installed_library() -> None:
@@ -218,7 +218,7 @@ def test_tensorrt_may_leave_nodes_to_cuda_but_not_all_of_them() -> None:
     assert words == "No node is on TensorrtExecutionProvider, in m"
 
 
-def test_what_was_placed_is_held_against_what_ran() -> None:
+def test_what_was_placed_is_compared_with_what_ran() -> None:
     given, kernels = [Node("a", "Add", CUDA)], [Node("a", "Add", CPU)]
     (words,) = placement.placement("m", CUDA, "compute", given, kernels, ()).broken
     assert words == f"Node 'a' (Add) was placed on {CUDA} but ran on {CPU}, in m"
@@ -241,11 +241,11 @@ def sized(lines: str = ARITHMETIC) -> onnx.ModelProto:
     text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y, int64 n) {{ {lines} }}'
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), "i"))
-    placement.named(model)
+    placement.name_nodes(model)
     return model
 
 
-def test_nodes_that_handle_only_sizes_are_told_apart() -> None:
+def test_nodes_that_handle_only_sizes_are_recognized() -> None:
     assert placement.idle(sized().graph) == {"s", "n"}
 
 
@@ -454,7 +454,7 @@ def test_fold_sites_are_also_run_on_their_own_with_strict_math() -> None:
 
 
 def blurred_in_tf32(wrong: float = 0.0) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A fold site, behind a Relu where the algebra cannot follow, on a difference that TF32 cannot tell from noise."""
+    """A fold site, after a Relu where the algebra cannot follow, on a difference that TF32 cannot distinguish from noise."""
     r = np.random.default_rng(1)
     w, w2, s, t = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3)), r.uniform(0.5, 2, 4), np.ones(4)
     front = (
@@ -663,7 +663,7 @@ def test_arithmetics_share_a_child_if_they_need_the_same_environment(monkeypatch
 
 def test_what_one_arithmetic_does_not_survive_the_other_may(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(job: Job, request: Mapping[str, Any], **how: Any) -> dict[str, Any]:
-        if job.__name__ == "check_structure" or "default" in request["maths"]:
+        if job.__name__ == "compare_structure" or "default" in request["maths"]:
             raise Failed("the runtime crashed (SIGSEGV)")
         return empty(request)
 
@@ -919,7 +919,7 @@ def test_batch_normalization_over_65536_rows_runs_on_cuda_only_folded() -> None:
 @pytest.mark.gpu
 @pytest.mark.usefixtures("cuda")
 def test_an_option_that_cuda_does_not_know_is_refused_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "checked", lambda provider, options: dict(options))
+    monkeypatch.setattr(sessions, "checked_options", lambda provider, options: dict(options))
     with pytest.raises(sessions.CannotRun):
         sessions.session(sized().SerializeToString(), sessions.options("off"), [(CUDA, {"no_such_option": "1"})])
 

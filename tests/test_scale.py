@@ -18,8 +18,8 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.graph.inference import BODIES, infer, inferred
-from bnfold.graph.links import FEW, link
+from bnfold.graph.inference import BODIES_PER_PIECE, infer_shapes, inferred
+from bnfold.graph.links import FEW_INPUTS, link
 from bnfold.model.messages import arrange, drop
 from bnfold_cli.fold import SHOWN
 from bnfold_cli.main import run
@@ -73,7 +73,7 @@ def test_what_is_omitted_is_no_circle() -> None:
     assert operators(bnfold.fold(model).model) == ["Conv", "MaxPool"]
 
 
-def test_the_rank_is_found_behind_any_number_of_norms() -> None:
+def test_the_rank_follows_through_any_number_of_norms() -> None:
     body = " ".join(f"x{i + 1} = {BN(f'x{i}', 'p')}" for i in range(1200))
     model = build(f"x0 = my.unknown(X) {body} Y = Conv(x1200, W)", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
     model.graph.node[0].domain = "my"
@@ -81,7 +81,7 @@ def test_the_rank_is_found_behind_any_number_of_norms() -> None:
     assert operators(bnfold.fold(model).model) == ["unknown", "Conv"]
 
 
-def test_new_nodes_stand_behind_those_that_made_them_necessary() -> None:
+def test_new_nodes_stand_after_those_that_made_them_necessary() -> None:
     result = bnfold.fold(norms(8))
     split = [operators(result.model)[i : i + 2] for i, op in enumerate(operators(result.model)) if op == "MatMul"]
     assert split == [["MatMul", "Add"]] * 2
@@ -151,8 +151,8 @@ def test_three_times_the_nodes_take_three_times_the_steps(made: Callable[[int], 
 
 
 def test_graphs_with_many_bodies_are_inferred_in_pieces_to_the_same_shapes() -> None:
-    model = branching(BODIES * 2 + 3)
-    pieces, whole = onnx.ModelProto.FromString(inferred(model)), infer(model)
+    model = branching(BODIES_PER_PIECE * 2 + 3)
+    pieces, whole = onnx.ModelProto.FromString(inferred(model)), infer_shapes(model)
     assert pieces.graph.node == whole.graph.node
     assert pieces.graph.output == whole.graph.output
     stated = ({value.name: value.type.SerializeToString() for value in m.graph.value_info} for m in (pieces, whole))
@@ -160,7 +160,7 @@ def test_graphs_with_many_bodies_are_inferred_in_pieces_to_the_same_shapes() -> 
 
 
 def test_the_lengths_that_inference_names_are_not_named_twice_in_pieces() -> None:
-    model = branching(2 * BODIES)
+    model = branching(2 * BODIES_PER_PIECE)
     for i, node in enumerate(list(model.graph.node)):
         if node.op_type == "If":
             model.graph.node.add(op_type="NonZero", input=node.output, output=[f"n{i}"])
@@ -168,11 +168,11 @@ def test_the_lengths_that_inference_names_are_not_named_twice_in_pieces() -> Non
     del model.graph.node[:]
     model.graph.node.extend(order)
     made = [v.type.tensor_type.shape.dim[1].dim_param for v in onnx.ModelProto.FromString(inferred(model)).graph.value_info if v.name[0] == "n"]  # fmt: skip
-    assert len(made) == len(set(made)) == 2 * BODIES
+    assert len(made) == len(set(made)) == 2 * BODIES_PER_PIECE
 
 
 def test_where_a_node_reads_a_tensor_is_known_of_wide_ones_too() -> None:
-    tensors = [gs.Variable(f"x{i}") for i in range(2 * FEW)]
+    tensors = [gs.Variable(f"x{i}") for i in range(2 * FEW_INPUTS)]
     node = gs.Node("Concat", inputs=tensors)
     link(node)
     assert node.inputs.ports(tensors[7]) == [7]

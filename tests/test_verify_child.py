@@ -127,12 +127,12 @@ def test_a_child_that_died_as_it_got_ready_is_an_answer(monkeypatch: pytest.Monk
     assert not Path(spare.folder).exists()
 
 
-@pytest.mark.parametrize("job", ["check_structure", "compare_numbers"])
+@pytest.mark.parametrize("job", ["compare_structure", "compare_numbers"])
 def test_a_crash_of_native_code_is_inconclusive(job: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = launcher.run
 
     def run(asked: Job, request: dict[str, object], **limits: float) -> dict[str, object]:
-        if asked.__name__ in (job, "look_at_both"):
+        if asked.__name__ in (job, "compare_both"):
             return real(crash, {"signal": int(signal.SIGABRT)}, seconds=30)
         return real(asked, request, **limits)
 

@@ -12,7 +12,7 @@ from bnfold.errors import UsageProblem
 from bnfold.runtime.copies import exposed, jittered, without_randomness
 from bnfold.runtime.dimensions import candidates, dynamic
 from bnfold.runtime.inputs import Case, cases, feeds
-from bnfold.runtime.sessions import CPU, CUDA, checked, options
+from bnfold.runtime.sessions import CPU, CUDA, checked_options, options
 from bnfold.verification.measure import Tally
 from bnfold.verification.regions import edited, shape_of_graph, shared, undone
 
@@ -60,7 +60,7 @@ def test_an_input_without_a_shape_takes_its_rank_from_the_weights() -> None:
     assert feeds(model.graph, Case("normal", 0, 2), next(iter(candidates(model.graph))))["x"].shape == (2, 3, 64, 64)
 
 
-def test_integers_stay_below_the_table_they_index_also_behind_a_cast() -> None:
+def test_integers_stay_below_the_table_they_index_also_after_a_cast() -> None:
     model = parse("c = Cast <to = 7> (x)  y = Gather (t, c)", "int32[N,50] x", t=np.zeros((5, 2), np.float32))
     x = feeds(model.graph, Case("normal", 0, 2), {})["x"]
     assert x.dtype == np.int32
@@ -117,7 +117,7 @@ def test_jitter_leaves_constants_of_other_operators_and_of_size_arithmetic() -> 
     assert changed == {"k"}
 
 
-def test_random_operators_are_held_and_named() -> None:
+def test_random_operators_are_replaced_and_named() -> None:
     model, notes = without_randomness(
         parse("r = RandomNormalLike <dtype = 1> (x)  u = RandomUniform <shape = [2,3]> ()  y = Add (x, r)")
     )
@@ -166,7 +166,7 @@ def test_only_an_edited_node_excuses_what_is_before_it(
 
 @pytest.mark.parametrize("reader", ["s = Shape (n)", "s = Size (n)", "s = CastLike (k, n)"])
 def test_who_reads_only_a_shape_or_a_type_does_not_bar_the_excuse(reader: str) -> None:
-    """A fold of BatchNormalization, Relu, Conv was refused where exporters had put a Shape or CastLike beside the Conv."""
+    """A fold of BatchNormalization, Relu, Conv was refused where exporters had put a Shape or CastLike next to the Conv."""
     graph = parse(f"n = Neg (x)  {reader}  y = Abs (n)", k=ONE).graph
     assert undone(graph, {"n": False, "s": True, "y": True}, {"y"}) == {"n"}
     assert undone(graph, {"n": False, "s": True, "y": True}, set()) == set()
@@ -239,9 +239,9 @@ def test_an_original_far_from_the_oracle_is_disputed_and_judged_by_drift() -> No
 
 
 def test_options_that_onnxruntime_would_swallow_are_refused() -> None:
-    assert checked(CUDA, {"use_tf32": "0"}) == {"use_tf32": "0"}
+    assert checked_options(CUDA, {"use_tf32": "0"}) == {"use_tf32": "0"}
     for provider, names in ((CUDA, {"use_tf23": "0"}), (CPU, {"use_tf32": "0"}), ("CudaExecutionProvider", {})):
         with pytest.raises(UsageProblem):
-            checked(provider, names)
+            checked_options(provider, names)
     with pytest.raises(UsageProblem, match="session.typo"):
         options("off", entries={"session.typo": "1"})

@@ -1,4 +1,4 @@
-"""Verification of models of an unusual make: what can be told is told, and what cannot be is a sentence."""
+"""Verification of models of an unusual make: what can be judged is judged, and what cannot be is a sentence."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_one_branch_is_fed_while_the_other_is_silent() -> None:
     assert all(each.proved for each in found.derived)
 
 
-def test_a_site_behind_a_tensor_that_was_turned_is_derived_element_by_element() -> None:
+def test_a_site_after_a_tensor_that_was_turned_is_derived_element_by_element() -> None:
     body = "n = BatchNormalization (x, s, o, o, v) t = Transpose <perm = [0,2,1]> (n) y = MatMul (t, w)"
     made, found = folded(parse(body, "float[N,4,6] x", w=f32(4, 5), o=np.zeros(4, np.float32), **bn(4)))
     assert found.passed, found.reasons

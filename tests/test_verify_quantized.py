@@ -16,7 +16,7 @@ from bnfold.runtime import sessions
 from bnfold.verification import comparison, verify, verifying
 from bnfold.verification.quantized import kernels
 from bnfold.verification.quantized.steps import either_neighbour, is_step, rounds, steps
-from bnfold.verification.trial import MANY, Trial
+from bnfold.verification.trial import MORE_JITTERS, Trial
 from bnfold_cli.main import run
 from tests import quantized
 from tests.test_providers import _in_this_process
@@ -183,7 +183,7 @@ def test_an_error_close_to_its_limit_is_measured_with_many_copies(
     monkeypatch.setattr(comparison, "_measured", measured)
     trial = Trial(onnx.ModelProto(), onnx.ModelProto(), "fast", 0, "")
     assert comparison._level(trial, "off", ["y"])["tensors"][0]["ok"] is ok
-    assert asked == ([0, MANY] if ratio < 32 else [0])
+    assert asked == ([0, MORE_JITTERS] if ratio < 32 else [0])
 
 
 def test_a_fold_says_of_what_its_verification_warns(

@@ -12,19 +12,19 @@ import bnfold
 from bnfold.verification.proof import weights
 from bnfold.verification.proof.around import NotOneLayer
 from bnfold.verification.proof.examples import examples
+from bnfold.verification.proof.indexed_model import IndexedModel
 from bnfold.verification.proof.pieces import Cuts, piece
-from bnfold.verification.proof.sides import Side
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
-RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can tell
+RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can show
 
 
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
     x = original.graph.input[0]
     known = examples(original, feeds(original))
-    pieces = [piece(Cuts(Side(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
+    pieces = [piece(Cuts(IndexedModel(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
     first = weights.layer(original, pieces[0], known, (), np.float32)
-    found = weights.compare(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
+    found = weights.compare_layers(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
     return max(found.ratio, found.at_rest), found.responses
 
 
@@ -64,7 +64,7 @@ def test_a_small_weight_is_not_nothing(net: Net) -> None:
     assert compared(net.original(made), net.folded(wrong))[0] > 100
 
 
-def test_groups_are_told_apart() -> None:
+def test_groups_are_distinguished() -> None:
     made = TRANSPOSE.weights(0)
     wrong = TRANSPOSE.fold(made)
     wrong["w"][[0, 2]] = wrong["w"][[2, 0]]

@@ -9,7 +9,7 @@ import pytest
 
 from bnfold import fold
 from bnfold.algebra.affine import Refused
-from bnfold.folding.rules.windows import FARTHEST, reached, require_elements
+from bnfold.folding.rules.windows import FARTHEST, all_hold_elements, require_filled_windows
 from tests.build import BN, assert_same, bn, build, operators
 
 MODES = ("", "CEIL", "SAME_UPPER", "SAME_LOWER")
@@ -34,12 +34,12 @@ def test_every_window_of_small_axes(mode):
     for taps, gap, step, before, after in product(range(1, 4), range(1, 4), range(1, 4), range(5), range(5)):
         shape = taps, gap, step, before, after, mode
         each = [counted(n, *shape) for n in range(1, 24)]
-        assert [reached(n, *shape) for n in range(1, 24)] == each
-        assert reached(None, *shape) == all(each), shape
+        assert [all_hold_elements(n, *shape) for n in range(1, 24)] == each
+        assert all_hold_elements(None, *shape) == all(each), shape
 
 
 def test_taps_that_are_too_far_apart_are_not_looked_at():
-    assert not reached(None, 2, FARTHEST + 1, 1, 0, 0, "")
+    assert not all_hold_elements(None, 2, FARTHEST + 1, 1, 0, 0, "")
 
 
 POOLS = {  # attributes, sizes of the input and the output: the BatchNormalization folds
@@ -70,9 +70,9 @@ def test_of_a_pool_whose_input_has_no_known_rank_every_size_is_looked_at():
     near = gs.Node(
         "MaxPool", "n", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, [gs.Variable("x")], [gs.Variable("y")]
     )
-    assert require_elements(near) is None
+    assert require_filled_windows(near) is None
     far = gs.Node(
         "MaxPool", "n", near.attrs | {"dilations": [3, 3], "pads": [7] * 4}, [gs.Variable("x")], [gs.Variable("y")]
     )
     with pytest.raises(Refused, match="a window of MaxPool 'n' may hold nothing but padding"):
-        require_elements(far)
+        require_filled_windows(far)

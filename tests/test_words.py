@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.shape_of_the_code import ROOT
-from tests.words import NOT_IN_NAMES, NOT_IN_PROSE, Said, looked_at, prose, sentences, words_of_names
+from tests.shape_of_the_code import ROOT, files
+from tests.words import NOT_IN_NAMES, NOT_IN_PROSE, Said, prose, sentences, words_of_names
 
 ALL = [said for said in sentences() if said.message != "{...}"]
 # what may begin with a capital letter: names of things
@@ -54,7 +54,7 @@ def place(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", looked_at(), ids=place)
+@pytest.mark.parametrize("path", files(), ids=place)
 def test_names_and_prose_are_plain(path: Path):
     assert unplain(path.read_text(encoding="utf-8")) == []
 

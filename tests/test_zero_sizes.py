@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold import fold, verify
-from bnfold.verification.float64.oracle import evaluate
+from tests.verify_nets import evaluate
 
 RNG = np.random.default_rng(0)
 NONE = np.zeros(0)

@@ -12,7 +12,7 @@ from tests.zoo_models import LEFT, MORE
 
 SMALL = {  # BatchNormalization before and after
     "dcgan_generator": (3, 0),
-    "unet": (12, 2),  # behind a Concat with a Relu, before a Conv that pads
+    "unet": (12, 2),  # after a Concat with a Relu, before a Conv that pads
     "resnet3d": (9, 0),
     "pointnet": (7, 0),
     "tdnn": (5, 1),  # between a Relu and the deviation over time

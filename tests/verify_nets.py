@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,13 +13,15 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from bnfold.verification.float64.oracle import Oracle
+
 Weights = dict[str, np.ndarray]
 EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
 class Net:
-    """One linear operator with a BatchNormalization, a Relu behind it, and one more linear operator.
+    """One linear operator with a BatchNormalization, a Relu after it, and one more linear operator.
 
     `rows` lays a value per channel along the weights; `grouped` tells how a wrong group layout would do it.
     """
@@ -131,6 +134,11 @@ def chain(lines: str, constants: Weights, opset: int = 17) -> onnx.ModelProto:
     model = onnx.parser.parse_model(text)
     model.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), k) for k, v in constants.items())
     return model
+
+
+def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Any], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """One float64 evaluation by the oracle: the tensors called `names`, or the outputs of `model`."""
+    return Oracle(model).evaluate(feeds, names)
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, *, short: bool = False) -> None:

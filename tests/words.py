@@ -8,7 +8,6 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from tests.shape_of_the_code import ROOT, files
@@ -53,14 +52,7 @@ NOT_IN_PROSE = {  # of words that no docstring, comment or message has, what to 
     r"\b(voice|bars|thin|fat|tamed|workbench|settled?|promised?|promises)\b": "the table of words in CONTRIBUTING.md",
     r"\b(under the hammer|of one mind|last words)\b": "what it is, without an image",
 }
-ROOM = ROOT / "bnfold" / "verification"
-LATER = (ROOM, ROOM / "influence", ROOM / "proof")  # folders whose words are gone through later
 CAMEL = re.compile(r"_|(?<=[a-z])(?=[A-Z])")
-
-
-def looked_at() -> list[Path]:
-    """The files whose words are plain already: all but those of folders that are gone through later."""
-    return [path for path in files() if path.parent not in LATER]
 
 
 def words_of_names(source: str) -> Iterator[tuple[int, str, str]]:

@@ -152,7 +152,7 @@ def learn_statistics(
 def data(count: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Random inputs that differ as pictures do, in brightness, in contrast, in what is where; every fourth is noise.
 
-    Noise alone looks the same to a network after a few layers: the variances behind a global pool, or deep in an
+    Noise alone looks the same to a network after a few layers: the variances after a global pool, or deep in an
     attention network, come out so small that dividing by them magnifies rounding a thousandfold.
     """
     noise = torch.randn(count, *shape, generator=generator)

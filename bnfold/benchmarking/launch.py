@@ -21,7 +21,7 @@ from ..process import turns
 from ..process.child import stage
 from ..process.jobs import job
 from ..runtime.nvml import states
-from ..runtime.probe import versions
+from ..runtime.probe import library_versions
 from ..runtime.protos import Array
 from ..runtime.providers import Way
 from .runner import (
@@ -73,7 +73,7 @@ def _served(settings: set[Setting]) -> dict[str, Any]:
     bound = sorted({each.provider for each in settings if each.way.gpu and each.mode != "e2e"})
     on_cpu = [name for name in bound if memory(Way(name)) == {"device_type": "cpu"}]
     return {
-        "loaded": {name: version for provider in gpus for name, version in versions(provider).items()},
+        "loaded": {name: version for provider in gpus for name, version in library_versions(provider).items()},
         "notes": [f"{name} offers no memory of its own: inputs and outputs are bound in the CPU's" for name in on_cpu],
     }
 

@@ -14,7 +14,7 @@ from ..errors import Inconclusive, ModelProblem
 from ..process import launcher, turns
 from ..process.endings import Failed
 from ..process.jobs import Job
-from ..runtime.doctor import require
+from ..runtime.doctor import require_providers
 from ..runtime.nvml import states
 from ..runtime.providers import Way
 from ..system import temporary
@@ -85,7 +85,7 @@ class Measurement:
         """The facts, collected while the providers are tried: whether these run comes first."""
         started = time.perf_counter()
         with ThreadPoolExecutor(1) as pool:
-            tried = pool.submit(copy_context().run, require, self.gpus)
+            tried = pool.submit(copy_context().run, require_providers, self.gpus)
             try:
                 return self.child(preflight, "cpu", request)
             finally:

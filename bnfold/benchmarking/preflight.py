@@ -17,7 +17,7 @@ from ..runtime import libraries, sessions
 from ..runtime.dimensions import candidates
 from ..runtime.input_options import require_dynamic
 from ..runtime.inputs import Case, feeds
-from ..runtime.loading import load, require_whole
+from ..runtime.loading import load_to_run, require_whole
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
 from ..verification.regions import shape_of_graph
@@ -54,7 +54,7 @@ def _first(request: Mapping[str, Any], find: Callable[[Setting], T]) -> T:
 
 def _in(precision: str, request: Mapping[str, Any]) -> dict[str, Any]:
     """The paths of the models in this precision, their nodes, and what of these onnxruntime itself takes out."""
-    models, notes = {name: load(request[name]) for name in MODELS}, []
+    models, notes = {name: load_to_run(request[name]) for name in MODELS}, []
     paths, read = {name: request[name] for name in MODELS}, {name: counts(models[name]) for name in MODELS}
     for name in MODELS if precision else ():
         require_float32(models[name], request[name])
@@ -91,7 +91,7 @@ def _after(paths: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, on
 
 
 def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    graph = load(request[ORIGINAL]).graph
+    graph = load_to_run(request[ORIGINAL]).graph
     require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
     return _first(request, lambda setting: _sized(setting, request, graph))
 

@@ -49,7 +49,7 @@ class Branch:
 
     @property
     def has_weight(self) -> bool:
-        return self.node is not None and operator(self.node) in READERS
+        return self.node is not None and operator(self.node) in BRANCH_READERS
 
     @property
     def kernel(self) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
 
 
 def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
-    """What turns the keeper into the merged branch."""
+    """The edits that turn one of the branches, which stays, into the merged one."""
     by_rows = operator(node) == "Conv" or attribute(node, "transB", 0)
     yield Replace(node, 1, merged.weight if by_rows else merged.weight.T)
     if has(node, 2) or merged.bias.any():
@@ -120,16 +120,12 @@ def origins(tensor: gs.Tensor) -> set[int]:
     return {id(tensor), *(id(x) for maker in tensor.inputs for x in maker.inputs)}
 
 
-def is_private(visible: Visible, tensor: gs.Tensor) -> bool:
-    return len(tensor.outputs) == 1 and tensor not in visible
-
-
 def weighted_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
     """A tensor as the output of a convolution or product, of which the sum is the only consumer."""
-    made_by = tensor.inputs[0] if tensor.inputs and is_private(visible, tensor) else None
-    if made_by is None or operator(made_by) not in READERS:
+    made_by = tensor.inputs[0] if tensor.inputs and visible.is_read_once(tensor) else None
+    if made_by is None or operator(made_by) not in BRANCH_READERS:
         return None
-    return READERS[operator(made_by)](made_by)
+    return BRANCH_READERS[operator(made_by)](made_by)
 
 
 def conv_branch(made_by: gs.Node) -> Branch | None:
@@ -166,12 +162,12 @@ def product_branch(made_by: gs.Node) -> Branch | None:
     return Branch(made_by.inputs[0], made_by, rows, bias, 1, (), (), (), (), weight.size, channels=-1)
 
 
-READERS = {"Conv": conv_branch, "MatMul": product_branch, "Gemm": product_branch}
+BRANCH_READERS = {"Conv": conv_branch, "MatMul": product_branch, "Gemm": product_branch}
 
 
 def diagonal_branches(visible: Visible, tensor: gs.Tensor, like: Branch) -> Iterator[Branch]:
     """A tensor as an affine of another, and as itself: depthwise 1x1 convolutions of the kind of `like`."""
-    made_by = tensor.inputs[0] if tensor.inputs and is_private(visible, tensor) else None
+    made_by = tensor.inputs[0] if tensor.inputs and visible.is_read_once(tensor) else None
     try:
         read = affine_of(made_by) if made_by is not None else None
         if read is not None:
@@ -210,7 +206,7 @@ def merge(node: gs.Node, branches: Sequence[Branch], signs: Sequence[int]) -> Br
     require_cheap(node, math.prod(shape), sum(b.multiplies for b in branches))
     weight = np.zeros(shape)
     for branch, sign in zip(branches, signs, strict=True):
-        places = tuple(placed(node, branch, begin, dilations))
+        places = tuple(tap_slices(node, branch, begin, dilations))
         weight[(slice(None), slice(None), *places)] += sign * regrouped(branch, inputs, group)
     bias = sum(sign * b.bias for b, sign in zip(branches, signs, strict=True))
     return replace(first, weight=weight, bias=np.asarray(bias), group=group, dilations=dilations, begin=begin)
@@ -232,7 +228,7 @@ def common_dilation(node: gs.Node, branches: Sequence[Branch], axis: int) -> int
     return dilations.pop() if dilations else 1
 
 
-def placed(node: gs.Node, branch: Branch, begin: Sequence[int], dilations: Sequence[int]) -> Iterator[slice]:
+def tap_slices(node: gs.Node, branch: Branch, begin: Sequence[int], dilations: Sequence[int]) -> Iterator[slice]:
     """Where the taps of a branch lie among those of the merged kernel, per spatial axis."""
     for own, whole, dilation, taps in zip(branch.begin, begin, dilations, branch.kernel, strict=True):
         require(

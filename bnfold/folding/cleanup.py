@@ -23,7 +23,7 @@ def cancel(editor: Editor, tensor: gs.Tensor) -> None:
 
 def is_private(editor: Editor, tensor: gs.Tensor) -> bool:
     """Whether a tensor may give up its name: one node makes it, one reads it, and no one else sees it."""
-    return len(tensor.inputs) == 1 == len(tensor.outputs) and tensor not in editor.visible
+    return len(tensor.inputs) == 1 and editor.visible.is_read_once(tensor)
 
 
 def undo_each_other(first: gs.Node, last: gs.Node) -> bool:

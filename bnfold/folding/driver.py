@@ -26,7 +26,7 @@ from ..system.limits import PLANNING, timed
 from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge, may_merge
 from .cleanup import cancel
-from .plan import Direction, Plan, Way, make_plan, make_split
+from .plan import Direction, Law, Plan, make_plan, make_split
 from .result import Explanation as Explanation
 from .result import Folded as Folded
 from .result import FoldResult as FoldResult
@@ -41,10 +41,11 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     """Fold every affine node of a model that has a home among its constants.
 
     `model` is a path, bytes, a ModelProto, an onnx_ir.Model or a torch.onnx.ONNXProgram, and is left as it was; what
-    is returned holds a ModelProto. Initializers that are also graph inputs may be
-    overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
-    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
-    are not numbers; and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
+    is returned holds a ModelProto. Initializers that are also graph inputs may be overridden by the caller and are not
+    touched, unless `freeze_initializers`. All arithmetic is float64, rounded once to the stored type.
+
+    Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that are not numbers;
+    and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
     """
     with open_model(model) as (record, storage):
         return fold_in_place(record, storage, freeze_initializers)
@@ -64,7 +65,7 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
 def open_model(model: Model, detach: bool = False) -> Iterator[tuple[onnx.ModelProto, Storage]]:
     """A record of the model that may be consumed, and where its data lies.
 
-    Whether it is valid is looked at where something goes wrong: then it is to blame. Raises ModelProblem.
+    Whether it is valid ONNX is checked only where the block fails: then that is the reason. Raises ModelProblem.
     """
     record, storage = onnx_io.consumable(model, detach=detach)
     external.require_data(record, storage)
@@ -116,8 +117,8 @@ def carried_out(editor: Editor) -> FoldResult:
     norms = {id(n): unread(n) for n in editor.nodes() if is_batch_normalization(n)}
     folded: dict[int, Folded] = {}
     while True:  # until a whole round folds nothing: each fold removes a node, and may clear the way for another
-        hoisted, merged = [*attempts(editor, "hoist")], [*merges(editor)]
-        sunk = [*attempts(editor, "sink")]
+        hoisted, merged = [*moves(editor, "hoist")], [*merges(editor)]
+        sunk = [*moves(editor, "sink")]
         done = by_node(hoisted, merged, sunk) or by_node(splits(editor))
         folded |= done
         if not done:
@@ -134,19 +135,19 @@ def unread(node: gs.Node) -> Folded:
     return Folded(node.name, operator(node), node.outputs[0].name, "sink", (), ())
 
 
-def by_node(*outcomes: Iterable[Outcome]) -> dict[int, Folded]:
+def by_node(*outcomes: Iterable[NodeOutcome]) -> dict[int, Folded]:
     return {id(node): outcome for node, outcome in chain(*outcomes) if isinstance(outcome, Folded)}
 
 
-def splits(editor: Editor) -> Iterator[Outcome]:
+def splits(editor: Editor) -> Iterator[NodeOutcome]:
     """The last resort for a BatchNormalization: its scale moves on; of its shift an Add stays."""
     for node in filter(is_batch_normalization, editor.alive()):
         with suppress(Refused):
-            yield node, split(editor, node)
+            yield node, split_off_shift(editor, node)
 
 
-def split(editor: Editor, node: gs.Node) -> Folded:
-    """The shift goes as far as it can, unless it is to repeat there: an Add in the place of the node can have it."""
+def split_off_shift(editor: Editor, node: gs.Node) -> Folded:
+    """Fold a BatchNormalization except for an Add, as near to the inputs as its shift can go without repeating."""
     source, affine = node.inputs[0], batch_normalization(node)
     try:
         plan = make_plan(editor.visible, "hoist", source, affine, 1)
@@ -157,10 +158,10 @@ def split(editor: Editor, node: gs.Node) -> Folded:
     return carry_out(editor, "hoist", node, source, plan)
 
 
-Outcome = tuple[gs.Node, Folded | Reason]
+NodeOutcome = tuple[gs.Node, Folded | Reason]
 
 
-def attempts(editor: Editor, direction: Direction) -> Iterator[Outcome]:
+def moves(editor: Editor, direction: Direction) -> Iterator[NodeOutcome]:
     """Try to move every affine node one way: to the inputs in topological order, to the outputs in reverse order."""
     nodes = editor.alive()
     for node in filter(editor.is_alive, nodes if direction == "hoist" else reversed(nodes)):
@@ -175,7 +176,7 @@ def attempts(editor: Editor, direction: Direction) -> Iterator[Outcome]:
             yield node, Reason(refused.code, str(refused))
 
 
-def merges(editor: Editor) -> Iterator[Outcome]:
+def merges(editor: Editor) -> Iterator[NodeOutcome]:
     """Try to make one convolution of every sum of parallel branches."""
     for node in filter(may_merge, filter(editor.is_alive, editor.alive())):
         try:
@@ -184,9 +185,11 @@ def merges(editor: Editor) -> Iterator[Outcome]:
             yield node, Reason(refused.code, str(refused))
 
 
-def carry_out_merge(editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]) -> list[Outcome]:
+def carry_out_merge(
+    editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, others: list[gs.Node]
+) -> list[NodeOutcome]:
     """Let one convolution take over a sum, and say so of each node that goes."""
-    outcomes: list[Outcome] = [(n, described(n, "merge", plan)) for n in (node, *others)]
+    outcomes: list[NodeOutcome] = [(n, described(n, "merge", plan)) for n in (node, *others)]
     for edit in plan.edits:
         editor.apply(edit)
     editor.bypass(node, keeper.outputs[0], keep_name=True)
@@ -194,7 +197,7 @@ def carry_out_merge(editor: Editor, node: gs.Node, plan: Plan, keeper: gs.Node, 
 
 
 def carry_out(editor: Editor, direction: Direction, node: gs.Node, source: gs.Tensor, plan: Plan) -> Folded:
-    """Fold one affine node one way; raises Refused, with nothing changed, where it would be rounded as it was not."""
+    """Fold one affine node one way. Raises Refused, with nothing changed, where that adds a rounding to fewer bits."""
     if direction == "hoist":
         require_rounded_again(editor.visible, plan, node.outputs[0])
     outcome = described(node, direction, plan)
@@ -229,12 +232,12 @@ def goes_back(visible: Visible, tensor: gs.Tensor, kind: np.dtype[Any]) -> bool:
     return True
 
 
-def described(node: gs.Node, way: Way, plan: Plan) -> Folded:
+def described(node: gs.Node, law: Law, plan: Plan) -> Folded:
     through, into = (tuple(label(n) for n in nodes) for nodes in (plan.through, plan.targets))
-    return Folded(node.name, operator(node), node.outputs[0].name, way, through, into)
+    return Folded(node.name, operator(node), node.outputs[0].name, law, through, into)
 
 
-def kept_after(hoisted: list[Outcome], merged: list[Outcome], sunk: list[Outcome]) -> Iterator[Kept]:
+def kept_after(hoisted: list[NodeOutcome], merged: list[NodeOutcome], sunk: list[NodeOutcome]) -> Iterator[Kept]:
     """The reasons for each affine node, after a round that folded nothing."""
     back, aside, on = ({id(n): r for n, r in outcomes if isinstance(r, Reason)} for outcomes in (hoisted, merged, sunk))
     for node, _ in hoisted:

@@ -18,7 +18,7 @@ from ..system.limits import current
 from ..system.processors import threads
 from ..system.progress import report
 from . import engines
-from .pipeline import DEFAULT, Options, default_target, require_same_folder
+from .pipeline import DEFAULT_OPTIONS, Options, default_target, require_same_folder
 
 SCHEMA = "bnfold.fleet/1"
 WORST = (70, 1, 5, 4, 3, 2, 0)  # exit codes of models, the worst first
@@ -30,7 +30,7 @@ class Task:
 
     source: Path
     target: Path
-    options: Options = DEFAULT
+    options: Options = DEFAULT_OPTIONS
     strict: bool = False
     threads: int = 1
 
@@ -118,12 +118,14 @@ class Fleet:
         return {**how, "exit_code": self.exit_code, "models": [each.to_json() for each in self.outcomes]}
 
 
-def tasks(models: Mapping[Path, Path], out_dir: Path, options: Options = DEFAULT, strict: bool = False) -> list[Task]:
+def tasks(
+    models: Mapping[Path, Path], out_dir: Path, options: Options = DEFAULT_OPTIONS, strict: bool = False
+) -> list[Task]:
     """What becomes of models, each with its place below `out_dir`: NAME.folded.onnx of every NAME.onnx.
 
     Raises UsageProblem where two models would have one place, or one the place of another.
     """
-    places = apart({source: default_target(place) for source, place in models.items()})
+    places = distinct_places({source: default_target(place) for source, place in models.items()})
     tasks = [Task(source, out_dir / place, options, strict) for source, place in places.items()]
     for target, number in Counter(task.target for task in tasks).items():
         if number > 1:
@@ -140,8 +142,8 @@ def tasks(models: Mapping[Path, Path], out_dir: Path, options: Options = DEFAULT
     return tasks
 
 
-def apart(places: Mapping[Path, Path]) -> dict[Path, Path]:
-    """The places of models; where some have one place, each keeps the folders below the one that these models share."""
+def distinct_places(places: Mapping[Path, Path]) -> dict[Path, Path]:
+    """The places of models; where several have the same, each keeps its folders below the one that they share."""
     crowds: dict[Path, list[str]] = {}
     for source, place in places.items():
         crowds.setdefault(place, []).append(os.path.abspath(source))
@@ -185,15 +187,15 @@ def fold_all(
         on_outcome(outcome(number, answer))
         report("fold", next(done), len(planned))
 
-    with engines.open_engine(engine) as running, made({task.target.parent for task in planned}):
-        answers = engines.run(running, requests, most, ended)
+    with engines.open_engine(engine) as running, making_folders({task.target.parent for task in planned}):
+        answers = engines.run_requests(running, requests, most, ended)
     outcomes = tuple(outcome(number, answer) for number, answer in enumerate(answers))
     return Fleet(outcomes, engine, most, time.perf_counter() - started)
 
 
 @contextmanager
-def made(folders: set[Path]) -> Iterator[None]:
-    """Folders are made where there are none; those into which nothing comes go again."""
+def making_folders(folders: set[Path]) -> Iterator[None]:
+    """Make folders that are not there; after the block those that are empty are removed again."""
     ours = {each for folder in folders for each in (folder, *folder.parents) if not os.path.exists(each)}
     try:
         for folder in sorted(ours | folders):

@@ -18,7 +18,7 @@ from ..model import external, onnx_io
 from ..model.datafiles import file_size, require_unchanged, unchanged
 from ..model.messages import counts
 from ..model.storage import Storage
-from ..model.validity import checked
+from ..model.validity import checked_meanwhile
 from ..system import files, staging
 from ..system.installed import require_runtime
 from ..system.limits import PLANNING, timed
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .driver import FoldResult
 
 EFFORTS = ("fast", "full", "off")
-WAYS = ("copy", "keep")
+EXTERNAL_CHOICES = ("copy", "keep")
 GRADES = ("measured", "proved")
 SCHEMA = "bnfold.fold/1"
 
@@ -110,8 +110,8 @@ class Options:
 
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
     that did not pass to NAME.failed.onnx. `require` is the grade that the verification must have: measured, or proved
-    (for all inputs). `external` data are copied (copy), or stay where they are (keep), and the
-    result refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
+    (for all inputs). `external` data are copied (copy), or stay where they are (keep), and the result
+    refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
     nothing is written there. Raises UsageProblem for what is none of these.
     """
 
@@ -125,7 +125,7 @@ class Options:
     require: str = "measured"
 
     def __post_init__(self) -> None:
-        for name, known in (("verify", EFFORTS), ("external", WAYS), ("require", GRADES)):
+        for name, known in (("verify", EFFORTS), ("external", EXTERNAL_CHOICES), ("require", GRADES)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
@@ -138,7 +138,7 @@ class Options:
             )
 
     def require_means(self) -> None:
-        """Raises EnvironmentProblem where there is nothing to verify with."""
+        """Raises EnvironmentProblem where the fold is to be verified and no onnxruntime is installed."""
         if self.verify != "off":
             require_runtime("the proof of a fold", "`--verify off` writes it unproved.")
 
@@ -148,10 +148,10 @@ class Options:
         return self.external == "keep"
 
 
-DEFAULT = Options()
+DEFAULT_OPTIONS = Options()
 
 
-def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT) -> FoldReport:
+def fold_file(source: Path, target: Path | None = None, options: Options = DEFAULT_OPTIONS) -> FoldReport:
     """Fold the model at `source` into `target` (default: NAME.folded.onnx in its folder).
 
     A model in which nothing can be folded is copied byte for byte. Raises UsageProblem where `target` exists,
@@ -174,7 +174,7 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
     place = staging.staged(target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force)
     with place as draft, prepared_proof(options.verify != "off" and before.batch_normalizations > 0):
         outside = options.allow_external_outside
-        with checked(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
+        with checked_meanwhile(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
             from .driver import fold_in_place  # which takes a while, too
 
             result = fold_in_place(record, storage, options.freeze_initializers, defer=True)
@@ -229,10 +229,10 @@ def require_same_folder(source: Path, target: Path) -> None:
 
 
 def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
-    """Raises UsageProblem where `target` is no place for a file, is of the input or another file that is `read`, or is
-    taken and not to be replaced.
+    """Raises UsageProblem where no file can be written to `target`: it is a folder or a device, one of the files that
+    are read, or there already and not to be replaced.
 
-    What a process that was killed has left there is no obstacle: it goes.
+    What a killed process has left there is removed first.
     """
     files.require_target(target)
     staging.sweep(target)
@@ -252,14 +252,14 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
-    """Of a model that lies at `path`, with its data files."""
+    """The size of a model in the file `path`, with its data files."""
     return Size(*counts(record), sum(map(file_size, {path, *data})))
 
 
 def require_passed(report: FoldReport) -> None:
     """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified.
 
-    Where the model changed meanwhile, that is why: raises ModelProblem.
+    Raises ModelProblem instead where a file of the model changed meanwhile.
     """
     verification = report.verification
     if verification is None or verification.passed:

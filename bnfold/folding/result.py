@@ -9,7 +9,7 @@ from itertools import chain
 import onnx
 
 from ..display.display import Shown, Table, counted
-from .plan import Way
+from .plan import Law
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Folded:
     node: str
     operator: str
     output: str
-    direction: Way
+    direction: Law
     through: tuple[str, ...]
     into: tuple[str, ...]
 
@@ -62,12 +62,12 @@ class Kept:
 
 FOLDED = ("node", "operator", "folds into", "through")
 KEPT = ("node", "operator", "why not towards the inputs", "why not towards the outputs")
-WAYS = {"hoist": "to the inputs", "sink": "to the outputs", "merge": "branches merged"}
+LAW_WORDS = {"hoist": "to the inputs", "sink": "to the outputs", "merge": "branches merged"}
 
 
 def folded_table(folded: Iterable[Folded], detailed: bool = False) -> Table:
     """Each node that folds: into whose constants, through which nodes on the way, and, if `detailed`, which way."""
-    rows = [(f.node or f.output, f.operator, f.into, f.through, *[WAYS[f.direction]] * detailed) for f in folded]
+    rows = [(f.node or f.output, f.operator, f.into, f.through, *[LAW_WORDS[f.direction]] * detailed) for f in folded]
     return _by_operator("Folds", (*FOLDED, *["direction"] * detailed), rows)
 
 

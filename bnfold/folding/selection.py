@@ -15,8 +15,8 @@ from ..errors import UsageProblem
 
 MADE = (".folded.onnx", ".failed.onnx")  # names of what `fold` has written
 ANY = "**"  # in a pattern: folders, any number of them
-WHOLE: tuple[str, ...] = (ANY, "*.onnx")  # what a folder stands for
-NOT_ONNX, HIDDEN, LINK, OUT, OURS, SPECIAL, CLOSED = (
+ANY_MODEL: tuple[str, ...] = (ANY, "*.onnx")  # what a folder stands for
+NOT_ONNX, HIDDEN, LINK, RESULT_FOLDER, OURS, SPECIAL, CLOSED = (
     "not .onnx",
     "hidden",
     "link",
@@ -52,9 +52,9 @@ class Selection(NamedTuple):
 
 
 def selected(named: Sequence[Path], out_dir: Path) -> Selection:
-    """The models of `given`, each once: a file; those in a folder and below it; those that fit a pattern.
+    """The models that are `named`, each once: a file; those in a folder and below it; those that fit a pattern.
 
-    Each has its path below the folder, or below the part of a pattern before its first sign, and a file its name.
+    Each has its path below the folder, or below the part of a pattern before its first wildcard, and a file its name.
     Raises UsageProblem for a folder or pattern without any.
     """
     selection = Selection({}, [])
@@ -68,7 +68,7 @@ def selected(named: Sequence[Path], out_dir: Path) -> Selection:
 
 
 def _of(named: Path, out_dir: Path, skipped: list[Skipped]) -> Iterator[tuple[Path, Path]]:
-    top, pattern = named, WHOLE
+    top, pattern = named, ANY_MODEL
     if os.path.isdir(named):
         pass
     elif glob.has_magic(str(named)) and not os.path.exists(named):
@@ -105,7 +105,7 @@ def _walked(top: Path, pattern: tuple[str, ...], out_dir: Path, skipped: list[Sk
         for path in (here / name for name in files):
             if _fits(path.relative_to(top).parts, pattern):
                 yield path
-            elif pattern == WHOLE:
+            elif pattern == ANY_MODEL:
                 skipped.append(Skipped(path, HIDDEN if path.name.startswith(".") else NOT_ONNX))
 
 
@@ -113,7 +113,7 @@ def _why_not_entered(folder: Path, out_dir: Path) -> str:
     if os.path.islink(folder):
         return LINK
     if os.path.abspath(folder) == os.path.abspath(out_dir):
-        return OUT
+        return RESULT_FOLDER
     return HIDDEN if folder.name.startswith(".") else ""
 
 

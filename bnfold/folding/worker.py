@@ -23,7 +23,7 @@ from ..system.interrupts import interruptible
 from ..system.limits import MORE, Limits, capped, within
 from .pipeline import FoldReport, Options, failed_target, fold_file
 
-SECONDS = 14_400.0  # for one model; more than what everything that it starts may usually take together
+FOLD_SECONDS = 14_400.0  # for one model; more than what everything that it starts may usually take together
 PAUSE = 0.02  # seconds between two looks at a process
 GRACE = 10.0  # seconds in which a process that has to stop may clean up
 
@@ -61,7 +61,7 @@ class Running:
         environment = {**os.environ, "BNFOLD_THREADS": str(request["threads"])}
         with within(Limits(**request["limits"])), ExitStack() as stack:
             child = launcher.started(
-                fold_one, request, seconds=SECONDS, environment=environment, capped=False, leads=True
+                fold_one, request, seconds=FOLD_SECONDS, environment=environment, capped=False, leads=True
             )
             self.child = stack.enter_context(child)
             self._leave = stack.pop_all()
@@ -72,7 +72,7 @@ class Running:
         return self.child.ended
 
     def answer(self) -> Plain:
-        """What the process found; where it did not come to an end, how it ended."""
+        """The answer of the process; where it gave none, an error that says how it ended."""
         doing, sound = f"the process that folds {self.request['source']}", True
         try:
             answer = self.child.answer(doing)

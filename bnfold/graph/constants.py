@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Array, Refused
-from ..algebra.computing import COMPUTED, computed, element_type, narrowed, read
+from ..algebra.computing import COMPUTED, computed, element_type, narrowed, valued_inputs
 from ..algebra.rounding import widened
 
 CHANCE = {"Bernoulli", "Multinomial", *(f"Random{name}" for name in ("Normal", "NormalLike", "Uniform", "UniformLike"))}
@@ -28,7 +28,10 @@ def is_known(tensor: gs.Tensor) -> bool:
 
 
 def _follows(tensor: gs.Tensor, what: str, operands: Callable[[gs.Tensor], list[gs.Tensor] | None]) -> bool:
-    """Whether a tensor and all its operands have operands. Tensors keep the answer, for folding changes it for none."""
+    """Whether `operands` lists, instead of None, what a tensor depends on, and what that depends on, and so on.
+
+    Tensors keep the answer as attribute `what`: folding does not change it.
+    """
     agenda = [] if hasattr(tensor, what) else [tensor]
     while agenda:
         t = agenda[-1]
@@ -56,7 +59,7 @@ def _operands(tensor: gs.Tensor) -> list[gs.Tensor] | None:
         return []
     if len(tensor.inputs) != 1 or not _computes_a_constant(tensor.inputs[0]):
         return None
-    return read(tensor.inputs[0])
+    return valued_inputs(tensor.inputs[0])
 
 
 def _computes_a_constant(node: gs.Node) -> bool:
@@ -112,7 +115,7 @@ def _value(tensor: gs.Tensor, values: dict[int, Array | None]) -> Array | None:
         start, end = node.attrs.get("start", 0), node.attrs.get("end")
         return np.asarray(node.inputs[0].shape[start:end], np.int64)
     with _said(tensor):
-        return computed(node, [values[id(x)] for x in read(node)])
+        return computed(node, [values[id(x)] for x in valued_inputs(node)])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ..model.storage import Storage
 from .constants import value_of
 from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .links import adopt
-from .queries import dtype, is_floating, stored
+from .queries import dtype, is_floating, literal_of
 from .scopes import Scope, homes, scopes_of, visibility
 from .shadows import FreshNames
 from .stored import StoredConstant
@@ -51,6 +51,7 @@ class Editor:
         self._home = homes(self.scopes, self.storage)
         self.visible = visibility(self.scopes)
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
+        self._body = {id(s.view): s for s in self.scopes if s.parent}
         self._message: dict[int, NodeProto] = {id(n): m for s in self.scopes for n, m in s.pairs}
         self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
         self._removed: set[int] = set()
@@ -108,8 +109,8 @@ class Editor:
         self._read(node, index, constant)
 
     def _private(self, tensor: gs.Tensor) -> StoredConstant | None:
-        """What the file stores of a constant, if one single input reads it and nothing else can see it."""
-        if tensor.is_empty() or len(tensor.outputs) != 1 or tensor in self.visible:
+        """The stored constant that a tensor is, if a single input reads it and nothing else can see it; else None."""
+        if tensor.is_empty() or not self.visible.is_read_once(tensor):
             return None
         if isinstance(tensor, StoredConstant):
             return tensor if tensor.home is not None else None
@@ -234,7 +235,11 @@ class Editor:
                 self._read(consumer, index, source)
 
     def _remove(self, node: gs.Node) -> None:
+        """Take out a node, and those of its bodies: what they alone read goes as well."""
         self._removed.add(id(node))
+        for body in node.attrs.values():
+            for inner in filter(self.is_alive, self._body[id(body)].nodes if id(body) in self._body else ()):
+                self._remove(inner)
         self._lost += node.inputs
         node.inputs.clear()
         node.outputs.clear()
@@ -243,7 +248,7 @@ class Editor:
         """Take out what lost its last consumer, and what was computed for it alone."""
         while self._lost:
             tensor = self._lost.pop()
-            if tensor.outputs or stored(tensor).outputs or tensor in self.visible:
+            if tensor.outputs or literal_of(tensor).outputs or tensor in self.visible:
                 continue
             if isinstance(tensor, StoredConstant) and tensor.maker is not None:
                 self._removed.add(id(tensor.maker))
@@ -254,7 +259,7 @@ class Editor:
                 self._forget(tensor)
 
     def _forget(self, tensor: gs.Tensor) -> None:
-        """Nothing makes or reads a tensor any more."""
+        """Note that nothing makes or reads a tensor any more."""
         self._gone[id(tensor)] = tensor
         if id(tensor) in self._home:
             self._home[id(tensor)].gone.add(tensor.name)

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 ImpliedRanks = Iterator[tuple[gs.Tensor, int | None]]
-Rule = Callable[[gs.Node], ImpliedRanks]
+RankRule = Callable[[gs.Node], ImpliedRanks]
 
 ELEMENTWISE = {  # whose first output has the shape of their first input
     *("Abs", "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BatchNormalization", "Cast", "CastLike"),
@@ -40,13 +40,13 @@ def imply_ranks(nodes: Iterable[gs.Node]) -> None:
 
     A rank that becomes known is news for the nodes that make or read the tensor: these are looked at again.
     """
-    agenda = deque(node for node in nodes if any(rank(x) is None for x in (*node.inputs, *node.outputs)))
+    agenda = deque(node for node in nodes if any(known_rank(x) is None for x in (*node.inputs, *node.outputs)))
     waiting = set(map(id, agenda))
     while agenda:
         node = agenda.popleft()
         waiting.remove(id(node))
         for tensor, r in implied(node):
-            if r is not None and r >= 0 and rank(tensor) is None and not tensor.is_empty():
+            if r is not None and r >= 0 and known_rank(tensor) is None and not tensor.is_empty():
                 tensor.shape = (None,) * r
                 news = {id(n): n for n in (*tensor.inputs, *tensor.outputs) if id(n) not in waiting}
                 agenda += news.values()
@@ -62,7 +62,7 @@ def shape_of(tensor: gs.Tensor) -> tuple[Any, ...] | None:
     return None if tensor.is_empty() or known is None else tuple(known)
 
 
-def rank(tensor: gs.Tensor) -> int | None:
+def known_rank(tensor: gs.Tensor) -> int | None:
     shape = shape_of(tensor)
     return None if shape is None else len(shape)
 
@@ -84,22 +84,22 @@ def implied(node: gs.Node) -> ImpliedRanks:
 
 
 def alike(tensors: Iterable[gs.Tensor], base: int | None = None) -> ImpliedRanks:
-    """Tensors of one rank: `base`, or that of the first of which it is known."""
+    """Tensors that have the same rank: `base`, or that of the first whose rank is known."""
     present = [x for x in tensors if not x.is_empty()]
-    r = next((rank(x) for x in present if rank(x) is not None), None) if base is None else base
+    r = next((known_rank(x) for x in present if known_rank(x) is not None), None) if base is None else base
     yield from ((x, r) for x in present)
 
 
-def apart(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> ImpliedRanks:
-    """Two tensors, of which one has so many axes more."""
-    low, high = rank(less), rank(more)
+def differing_by(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> ImpliedRanks:
+    """Two tensors, of which `more` has so many axes more than `less`."""
+    low, high = known_rank(less), known_rank(more)
     if axes is not None:
         yield less, None if high is None else high - axes
         yield more, None if low is None else low + axes
 
 
 def count(node: gs.Node, name: str, index: int) -> int | None:
-    """How many numbers a setting has that is attribute `name`, or input `index`, of the node."""
+    """How many numbers there are in attribute `name` of a node, or in its input `index`; None if that is not known."""
     if name in node.attrs:
         return len(node.attrs[name])
     shape = shape_of(node.inputs[index]) if index < len(node.inputs) else None
@@ -154,25 +154,25 @@ def vector(node: gs.Node) -> ImpliedRanks:
 
 
 def squeeze(node: gs.Node) -> ImpliedRanks:
-    return apart(node.outputs[0], node.inputs[0], count(node, "axes", 1))
+    return differing_by(node.outputs[0], node.inputs[0], count(node, "axes", 1))
 
 
 def unsqueeze(node: gs.Node) -> ImpliedRanks:
-    return apart(node.inputs[0], node.outputs[0], count(node, "axes", 1))
+    return differing_by(node.inputs[0], node.outputs[0], count(node, "axes", 1))
 
 
 def gather(node: gs.Node) -> ImpliedRanks:
     """x[.., i, ..]: the axes of the indices come in the place of one."""
-    more = rank(node.inputs[1])
+    more = known_rank(node.inputs[1])
     if more == 0:
-        return apart(node.outputs[0], node.inputs[0], 1)
-    return apart(node.inputs[0], node.outputs[0], None if more is None else more - 1)
+        return differing_by(node.outputs[0], node.inputs[0], 1)
+    return differing_by(node.inputs[0], node.outputs[0], None if more is None else more - 1)
 
 
 def matmul(node: gs.Node) -> ImpliedRanks:
     """Of a matrix and a tensor, a product has the rank of the tensor, be it a vector, a matrix or more."""
     (a, b), out = node.inputs[:2], node.outputs[0]
-    left, right = rank(a), rank(b)
+    left, right = known_rank(a), known_rank(b)
     if 2 in (left, right):
         return alike((b if left == 2 else a, out))
     least, most = (None, None) if left is None or right is None else sorted((left, right))
@@ -180,7 +180,7 @@ def matmul(node: gs.Node) -> ImpliedRanks:
 
 
 def expand(node: gs.Node) -> ImpliedRanks:
-    own, wanted = rank(node.inputs[0]), count(node, "shape", 1)
+    own, wanted = known_rank(node.inputs[0]), count(node, "shape", 1)
     yield node.outputs[0], None if own is None or wanted is None else max(own, wanted)
 
 
@@ -189,11 +189,11 @@ def broadcast(node: gs.Node) -> ImpliedRanks:
     (out,) = node.outputs
     if node.opset < 7:
         return alike((node.inputs[0], out))
-    ranks = [rank(x) for x in node.inputs]
+    ranks = [known_rank(x) for x in node.inputs]
     known = [r for r in ranks if r is not None]
     if len(known) == len(ranks):
         return iter([(out, max(known))])
-    most, open_ones = rank(out), [x for x, r in zip(node.inputs, ranks, strict=True) if r is None]
+    most, open_ones = known_rank(out), [x for x, r in zip(node.inputs, ranks, strict=True) if r is None]
     decides = most is not None and len(open_ones) == 1 and all(r < most for r in known)
     return iter([(open_ones[0], most)] if decides else [])
 
@@ -203,12 +203,12 @@ def reduction(node: gs.Node) -> ImpliedRanks:
     if node.attrs.get("keepdims", 1):
         return alike((x, out))
     if node.op.startswith("Arg"):
-        return apart(out, x, 1)
+        return differing_by(out, x, 1)
     axes = count(node, "axes", 1)
-    return apart(out, x, axes) if axes else iter(())
+    return differing_by(out, x, axes) if axes else iter(())
 
 
-def padding(node: gs.Node) -> ImpliedRanks:
+def pad(node: gs.Node) -> ImpliedRanks:
     numbers = None if len(node.inputs) > 3 else count(node, "pads", 1)
     return alike((node.inputs[0], node.outputs[0]), None if numbers is None else numbers // 2)
 
@@ -234,10 +234,10 @@ def branches(node: gs.Node) -> ImpliedRanks:
     """What an If returns is what either of its branches does; they need not agree on the rank."""
     then, other = (node.attrs[name].outputs for name in ("then_branch", "else_branch"))
     for out, a, b in zip(node.outputs, then, other, strict=True):
-        yield out, rank(a) if rank(a) == rank(b) else None
+        yield out, known_rank(a) if known_rank(a) == known_rank(b) else None
 
 
-RANKS: dict[str, Rule] = {
+RANKS: dict[str, RankRule] = {
     **dict.fromkeys(ELEMENTWISE | POOLS | GLOBAL_POOLS | {"GridSample", "Slice"}, elementwise),
     **dict.fromkeys(BROADCAST, broadcast),
     **dict.fromkeys(REDUCTIONS, reduction),
@@ -255,7 +255,7 @@ RANKS: dict[str, Rule] = {
     "Gemm": matrices,
     "If": branches,
     "MatMul": matmul,
-    "Pad": padding,
+    "Pad": pad,
     "Reshape": reshape,
     "Squeeze": squeeze,
     "Tile": tile,

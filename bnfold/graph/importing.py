@@ -18,10 +18,10 @@ from .stored import StoredConstant
 NOWHERE = Storage()  # of stubs
 
 
-class Names:
+class TensorsByName:
     """The tensors of one graph, by name."""
 
-    def __init__(self, graph: GraphProto | FunctionProto, around: Names | None = None) -> None:
+    def __init__(self, graph: GraphProto | FunctionProto, around: TensorsByName | None = None) -> None:
         self.around = around
         self._made: dict[str, gs.Tensor] = {}
         self._defined = frozenset(defined(graph))
@@ -30,7 +30,7 @@ class Names:
         self._stated = stated(graph) if whole else {}
 
     def own(self, name: str) -> gs.Tensor:
-        """What the graph itself calls so; an omitted tensor has no name."""
+        """The tensor of this name in the graph itself; that of no name is an omitted one."""
         if not name:
             return gs.Variable.empty()
         if name not in self._made:
@@ -39,7 +39,7 @@ class Names:
 
     def __getitem__(self, name: str) -> gs.Tensor:
         """What a node of the graph reads by this name."""
-        at: Names | None = self
+        at: TensorsByName | None = self
         while at is not None and name not in at._defined and name not in at._made:
             at = at.around
         return (at or self).own(name)
@@ -51,7 +51,7 @@ class Names:
 
 
 def stated(graph: GraphProto) -> dict[str, ValueInfoProto]:
-    """What a graph says of the types of tensors; where it does so twice, what has a shape counts."""
+    """The types that a graph states, by the names of tensors; of two for one name, the one with a shape counts."""
     infos: dict[str, ValueInfoProto] = {}
     for value in (*graph.value_info, *graph.input, *graph.output):
         if not infos.setdefault(value.name, value).type.tensor_type.HasField("shape"):
@@ -67,9 +67,9 @@ def graph_of(bare: ModelProto) -> gs.Graph:
 
 
 def graph(
-    message: GraphProto, around: Names | None, opset: int, functions: list[gs.Function] | None = None
+    message: GraphProto, around: TensorsByName | None, opset: int, functions: list[gs.Function] | None = None
 ) -> gs.Graph:
-    names = Names(message, around)
+    names = TensorsByName(message, around)
     stored = {tensor.name for tensor in message.initializer}
     inputs = [names.own(value.name) for value in message.input if value.name not in stored]
     outputs = [names.own(value.name) for value in message.output]
@@ -78,13 +78,13 @@ def graph(
 
 
 def function(message: FunctionProto, opset: int) -> gs.Function:
-    names, opset = Names(message), OnnxImporter.get_opset(message) or opset
+    names, opset = TensorsByName(message), OnnxImporter.get_opset(message) or opset
     inputs, outputs = ([names.own(name) for name in listed] for listed in (message.input, message.output))
     nodes = [node(each, names, opset) for each in message.node]
     return gs.Function(message.name, message.domain, nodes, inputs, outputs, opset=opset)
 
 
-def node(message: NodeProto, names: Names, opset: int) -> gs.Node:
+def node(message: NodeProto, names: TensorsByName, opset: int) -> gs.Node:
     inner = [a for a in message.attribute if a.type == AttributeProto.GRAPH and not a.ref_attr_name]
     plain = [a for a in message.attribute if a not in inner] if inner else message.attribute
     attributes = dict(OnnxImporter.import_attributes(plain, {}, {}, opset, None)) if plain else {}

@@ -15,33 +15,33 @@ from ..model.messages import bodies, inner_graphs
 from .products import MADE_UP
 from .scopes import every_name
 
-BODIES = 200  # nodes with bodies in one piece
+BODIES_PER_PIECE = 200  # nodes with bodies in one piece
 TAKEN = "the names that inference gave to lengths so far"  # an input that has them
 
 
 def inferred(model: ModelProto) -> bytes:
     """The model with shapes, serialized."""
-    pieces = list(cut(model.graph.node))
+    pieces = list(in_pieces(model.graph.node))
     if len(pieces) < 2:
-        return bytes(infer(model).SerializeToString())
+        return bytes(infer_shapes(model).SerializeToString())
     parts = Pieces(model)
     return bytes(parts.joined([parts.inferred(nodes) for nodes in pieces]).SerializeToString())
 
 
-def infer(model: ModelProto) -> ModelProto:
+def infer_shapes(model: ModelProto) -> ModelProto:
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def cut(nodes: Iterable[NodeProto]) -> Iterator[list[NodeProto]]:
-    """Consecutive nodes, few of which have bodies."""
+def in_pieces(nodes: Iterable[NodeProto]) -> Iterator[list[NodeProto]]:
+    """The nodes in order, as many at a time as have BODIES_PER_PIECE nodes with bodies among them."""
     piece: list[NodeProto] = []
-    left = BODIES
+    left = BODIES_PER_PIECE
     for node in nodes:
         piece.append(node)
         left -= any(True for _ in bodies(node))
         if not left:
             yield piece
-            piece, left = [], BODIES
+            piece, left = [], BODIES_PER_PIECE
     if piece:
         yield piece
 
@@ -58,7 +58,7 @@ class Pieces:
 
     def inferred(self, nodes: Sequence[NodeProto]) -> Sequence[NodeProto]:
         """Some nodes, with shapes in their bodies; what they make becomes known."""
-        inferred = infer(self.piece(nodes)).graph
+        inferred = infer_shapes(self.piece(nodes)).graph
         self.known |= {value.name: value for value in (*inferred.value_info, *inferred.output)}
         self.symbols |= dict.fromkeys(made_up(inferred))
         return list(inferred.node)

@@ -11,11 +11,11 @@ import onnx_graphsurgeon as gs
 
 from .implied_ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
 from .lengths import Implied, Lengths, Shape
-from .products import Dim, Product, made, parted, product, quotient
+from .products import Dim, Product, dim_of, parted, product, quotient
 from .window_lengths import convolution, global_pool, pool
 
-Rule = Callable[[gs.Node, Lengths], Implied | list[Implied]]
-FAR = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the end of an axis
+LengthRule = Callable[[gs.Node, Lengths], Implied | list[Implied]]
+TO_THE_END = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the end of an axis
 
 
 def lengths_of(node: gs.Node, known: Lengths) -> list[Implied] | None:
@@ -70,7 +70,7 @@ def broadcast_shapes(shapes: Iterable[Shape]) -> Shape:
 
 
 def broadcast_lengths(lengths: Iterable[Dim]) -> Dim:
-    """Of two lengths that are not both 1 the result has that which is not: a number, or the only other one."""
+    """The length of an axis after broadcasting: the only one that is not 1 or, of several, the only number."""
     others = {n for n in lengths if n != 1}
     numbers = {n for n in others if isinstance(n, int)}
     candidates = numbers or others or {1}
@@ -85,23 +85,23 @@ def transpose(node: gs.Node, known: Lengths) -> Implied:
 
 
 def reshape(node: gs.Node, known: Lengths) -> Implied:
-    """As many elements as before: of one length that is not said, or not known, they leave open none.
+    """The lengths that the second input states; a single one that is -1 or unknown follows from the number of elements.
 
-    A length that is a product of symbols may be 0 in a run, which stands for a length of the input. It is as it says
-    where the input has the symbols, too, for then nothing has any element.
+    A length that is a product of symbols may be 0 in a run, and a 0 is replaced by a length of the input. It counts as
+    it is stated where the input has the same symbols: in such a run there are no elements, before or after.
     """
     source, wanted = known.dims(node.inputs[0]), numbers_in(node, known, "shape", 1)
     if wanted is None:
         return None
     literal = bool(node.attrs.get("allowzero", 0))
-    target = [said(i, n, source, literal) for i, n in enumerate(wanted)]
+    target = [target_length(i, n, source, literal) for i, n in enumerate(wanted)]
     open_ones = [i for i, n in enumerate(target) if n is None]
     if source is not None and len(open_ones) == 1:
         target[open_ones[0]] = quotient(product(source), product(n for n in target if n is not None))
     return tuple(target)
 
 
-def said(axis: int, number: Dim, source: Implied, literal: bool) -> Dim:
+def target_length(axis: int, number: Dim, source: Implied, literal: bool) -> Dim:
     """The length that an entry of the second input of a Reshape stands for."""
     if isinstance(number, Product):
         there = {name for n in source or () if isinstance(n, Product) for name in n.symbols}
@@ -152,7 +152,7 @@ def total(lengths: Iterable[Dim]) -> Dim:
     if len(factors) > 1:
         return None
     ((symbols, factor),) = factors.items()
-    return made(factor, symbols)
+    return dim_of(factor, symbols)
 
 
 def split(node: gs.Node, known: Lengths) -> list[Implied]:
@@ -180,7 +180,9 @@ def slices(node: gs.Node, known: Lengths) -> Implied:
     axes = axes_of(node, known, len(source), 3) if has_setting(node, "axes", 3) else range(len(starts))
     steps = numbers_in(node, known, "steps", 4) if has_setting(node, "steps", 4) else [1] * len(starts)
     settings = zip(axes or (), starts, ends, steps or (), strict=True)
-    cut = {a for a, start, end, step in settings if (start, step) != (0, 1) or not isinstance(end, int) or end < FAR}
+    cut = {
+        a for a, start, end, step in settings if (start, step) != (0, 1) or not isinstance(end, int) or end < TO_THE_END
+    }
     return tuple(None if i in cut else n for i, n in enumerate(source))
 
 
@@ -271,7 +273,7 @@ def common(a: Implied, b: Implied) -> Implied:
     return tuple(n if n == m else None for n, m in zip(a, b, strict=True))
 
 
-LENGTHS: dict[str, Rule] = {
+LENGTHS: dict[str, LengthRule] = {
     **dict.fromkeys(ELEMENTWISE, elementwise),
     **dict.fromkeys(BROADCAST, broadcast),
     **dict.fromkeys(REDUCTIONS, reduction),

@@ -17,11 +17,11 @@ from .shadows import FreshNames
 
 Shape = tuple[Dim, ...]
 Implied = Shape | None  # None where nothing follows
-FEW = 64  # numbers of a tensor that are looked at
+MOST_NUMBERS = 64  # numbers of a tensor that are looked at
 
 
 class Lengths:
-    """Shapes of tensors, noted one by one, those that no node makes first; then each axis has a length or a Product.
+    """Shapes of tensors, noted one by one in the order of the nodes; a noted shape has a number or a Product per axis.
 
     `numbers` are small tensors of whole numbers.
     """
@@ -58,13 +58,13 @@ class Lengths:
         return symbol(stated if stated in names and stated else self._fresh.name(OPEN)) if implied is None else implied
 
     def symbols(self, tensors: Sequence[gs.Tensor]) -> set[str]:
-        """What occurs in the shapes of some tensors."""
+        """The symbols in the shapes of some tensors."""
         lengths = (n for tensor in tensors for n in self.dims(tensor) or ())
         return {name for n in lengths if isinstance(n, Product) for name in n.symbols}
 
     def note(self, tensor: gs.Tensor, numbers: Array | None) -> None:
         """Remember the numbers that a tensor holds."""
-        if numbers is not None and numbers.size <= FEW:
+        if numbers is not None and numbers.size <= MOST_NUMBERS:
             self._numbers[id(tensor)] = numbers
 
     def is_noted(self, tensor: gs.Tensor) -> bool:
@@ -75,7 +75,9 @@ class Lengths:
         if id(tensor) in self._numbers:
             return self._numbers[id(tensor)]
         shape = shape_of(tensor)
-        if shape is not None and not (len(shape) < 2 and all(isinstance(n, int) and 0 <= n <= FEW for n in shape)):
+        if shape is not None and not (
+            len(shape) < 2 and all(isinstance(n, int) and 0 <= n <= MOST_NUMBERS for n in shape)
+        ):
             return None
         value = self.constant(tensor)
         if value is None:
@@ -89,5 +91,5 @@ class Lengths:
         with suppress(Exception):  # what is large, or computed of such, has no values here; others may be damaged
             if is_evaluable(tensor):
                 value = value_of(tensor)
-                return value if value.size <= FEW and value.ndim < 2 else None
+                return value if value.size <= MOST_NUMBERS and value.ndim < 2 else None
         return None

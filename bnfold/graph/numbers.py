@@ -9,12 +9,12 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from ..algebra.affine import Array
-from ..algebra.computing import cut
+from ..algebra.computing import slice_positions
 from .lengths import Lengths
 from .products import Dim, product, quotient
 
-Rule = Callable[[gs.Node, Lengths], Array | None]
-WHOLE = (TensorProto.INT32, TensorProto.INT64)
+NumberRule = Callable[[gs.Node, Lengths], Array | None]
+WHOLE_NUMBERS = (TensorProto.INT32, TensorProto.INT64)
 
 
 def numbers_of(node: gs.Node, known: Lengths) -> Array | None:
@@ -28,12 +28,12 @@ def numbers_of(node: gs.Node, known: Lengths) -> Array | None:
         return None
 
 
-def shape(node: gs.Node, known: Lengths) -> Array | None:
+def shape_operator(node: gs.Node, known: Lengths) -> Array | None:
     dims = known.dims(node.inputs[0])
     return None if dims is None else array(dims[node.attrs.get("start", 0) : node.attrs.get("end")])
 
 
-def size(node: gs.Node, known: Lengths) -> Array | None:
+def size_operator(node: gs.Node, known: Lengths) -> Array | None:
     dims = known.dims(node.inputs[0])
     return None if dims is None else array([product(dims)]).reshape(())
 
@@ -49,7 +49,7 @@ def same(node: gs.Node, known: Lengths) -> Array | None:
 
 
 def cast(node: gs.Node, known: Lengths) -> Array | None:
-    return same(node, known) if node.attrs["to"] in WHOLE else None
+    return same(node, known) if node.attrs["to"] in WHOLE_NUMBERS else None
 
 
 def gather(node: gs.Node, known: Lengths) -> Array | None:
@@ -61,16 +61,16 @@ def gather(node: gs.Node, known: Lengths) -> Array | None:
 
 def sliced(node: gs.Node, known: Lengths) -> Array | None:
     x = known.numbers(node.inputs[0])
-    start, end, axis, step = (setting(node, known, name, i) for i, name in enumerate(SLICE, 1))
+    start, end, axis, step = (number_in(node, known, name, i) for i, name in enumerate(SLICE, 1))
     if x is None or x.ndim != 1 or start is None or end is None or axis not in (0, -1, None):
         return None
-    return x[cut(len(x), start, end, 1 if step is None else step)]
+    return x[slice_positions(len(x), start, end, 1 if step is None else step)]
 
 
 SLICE = ("starts", "ends", "axes", "steps")
 
 
-def setting(node: gs.Node, known: Lengths, name: str, index: int) -> int | None:
+def number_in(node: gs.Node, known: Lengths, name: str, index: int) -> int | None:
     """The one number of a setting that is an attribute or an input; None where it is left out."""
     if name not in node.attrs and (index >= len(node.inputs) or node.inputs[index].is_empty()):
         return None
@@ -108,7 +108,7 @@ def over(node: gs.Node, known: Lengths) -> Array | None:
 
 
 def per_number(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) -> Array | None:
-    """An operation on two numbers, on those of two tensors as broadcasting pairs them."""
+    """An operation on two numbers, applied to those of both inputs, which are broadcast."""
     a, b = (known.numbers(x) for x in node.inputs)
     if a is None or b is None:
         return None
@@ -117,13 +117,13 @@ def per_number(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengt
 
 
 def all_of_them(node: gs.Node, known: Lengths) -> Array | None:
-    """The product of a list."""
+    """ReduceProd of a list: the product of all its numbers."""
     x = known.numbers(node.inputs[0])
     result = None if x is None or x.ndim != 1 else array([product(x)])
     return result if result is None or node.attrs.get("keepdims", 1) else result.reshape(())
 
 
-NUMBERS: dict[str, Rule] = {
+NUMBERS: dict[str, NumberRule] = {
     **dict.fromkeys(("Squeeze", "Unsqueeze"), rearranged),
     "Cast": cast,
     "Concat": concat,
@@ -133,8 +133,8 @@ NUMBERS: dict[str, Rule] = {
     "Mul": multiplied,
     "ReduceProd": all_of_them,
     "Reshape": reshape,
-    "Shape": shape,
-    "Size": size,
+    "Shape": shape_operator,
+    "Size": size_operator,
     "Slice": sliced,
 }
 ALWAYS = ("Concat", "Shape", "Size")  # the others only read what is noted

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OPEN = "?"  # how symbols begin that stand for lengths without a name
-LARGEST = 2**62  # factor
-MANY = 32  # symbols of one Product
+LARGEST_FACTOR = 2**62  # of a Product
+MOST_SYMBOLS = 32  # in one Product
 MADE_UP = "unk__"  # how those begin that onnx's inference makes up
 
 
@@ -43,21 +43,21 @@ def product(numbers: Iterable[Dim]) -> Dim:
         by, more = parted(number)
         factor *= by
         symbols += more
-    return made(factor, symbols)
+    return dim_of(factor, symbols)
 
 
 def quotient(whole: Dim, part: Dim) -> Dim:
-    """What times `part` is `whole`, where it follows: if no symbol of `part` is 0."""
+    """`whole` divided by `part`, where no symbol of `part` is 0; None where that does not follow."""
     if whole is None or not part:
         return None
     (of, named), (by, known) = parted(whole), parted(part)
     left = Counter(named)
     left.subtract(known)
-    return made(of // by, left.elements()) if of % by == 0 and min(left.values(), default=0) >= 0 else None
+    return dim_of(of // by, left.elements()) if of % by == 0 and min(left.values(), default=0) >= 0 else None
 
 
 def may_become(part: Dim, whole: Dim) -> bool:
-    """Whether it may be `whole` times some more numbers or symbols: it has none that `whole` lacks, and is less."""
+    """Whether `part` may still become `whole` by more factors: it has no symbol that `whole` lacks, and is less."""
     if part is None or whole is None:
         return False
     (a, few), (b, many) = parted(part), parted(whole)
@@ -65,17 +65,18 @@ def may_become(part: Dim, whole: Dim) -> bool:
 
 
 def repeats(period: int, length: Dim) -> bool:
-    """Whether an axis of a length that only a run knows is certainly several times as long as one of `period`."""
+    """Whether a length that only a run knows is a multiple of `period`, which is more than 1, in every run."""
     return isinstance(length, Product) and period > 1 and length.factor % period == 0
 
 
 def parted(number: int | Product) -> tuple[int, tuple[str, ...]]:
+    """Factor and symbols."""
     return (number, ()) if isinstance(number, int) else (number.factor, number.symbols)
 
 
-def made(factor: int, symbols: Iterable[str]) -> Dim:
+def dim_of(factor: int, symbols: Iterable[str]) -> Dim:
     """A number or a Product; None for what is too large, which may overflow in a run, or has too many symbols."""
     named = tuple(sorted(symbols)) if factor else ()
-    if abs(factor) > LARGEST or len(named) > MANY or (named and factor < 0):
+    if abs(factor) > LARGEST_FACTOR or len(named) > MOST_SYMBOLS or (named and factor < 0):
         return None
     return Product(factor, named) if named else factor

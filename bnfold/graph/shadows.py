@@ -13,7 +13,7 @@ from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, ValueInfoProt
 
 from ..model.messages import bodies, inner_graphs
 
-Names = dict[str, str]
+NameMap = dict[str, str]
 
 
 def defined(graph: GraphProto | FunctionProto) -> Iterator[str]:
@@ -26,8 +26,8 @@ def defined(graph: GraphProto | FunctionProto) -> Iterator[str]:
     yield from (name for node in graph.node for name in node.output if name)
 
 
-def unshadowed(bare: ModelProto) -> Names:
-    """Give what shadows another tensor a name of its own; returns the names they had by those they have now."""
+def unshadowed(bare: ModelProto) -> NameMap:
+    """Rename what shadows another tensor; returns the old names by the new ones."""
     parts = (bare.graph, *bare.functions)
     inner = [body for part in parts for body in inner_graphs(part.node)]
     renaming = _Renaming({name for graph in (*parts, *inner) for name in mentioned(graph)} if inner else set())
@@ -43,7 +43,7 @@ def mentioned(graph: GraphProto | FunctionProto) -> Iterator[str]:
 
 
 class FreshNames:
-    """Names that nothing has yet: a stem where it is free, and otherwise with a number."""
+    """Names that are not taken: a stem where that is free, else the stem and a number."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = {*taken}
@@ -63,9 +63,9 @@ class _Renaming:
     """New names, none of which is taken; `names` are the old ones by these."""
 
     def __init__(self, taken: Iterable[str]) -> None:
-        self.fresh, self.names = FreshNames(taken), Names()
+        self.fresh, self.names = FreshNames(taken), NameMap()
 
-    def in_bodies(self, nodes: Iterable[NodeProto], around: tuple[frozenset[str], ...], changed: Names) -> None:
+    def in_bodies(self, nodes: Iterable[NodeProto], around: tuple[frozenset[str], ...], changed: NameMap) -> None:
         """Rename in the bodies of some nodes; `changed` are the new names of the graphs around, by the old ones."""
         for body in (body for node in nodes for body in bodies(node)):
             own = frozenset(defined(body))
@@ -76,7 +76,7 @@ class _Renaming:
             self.in_bodies(body.node, (*around, own), names)
 
 
-def _rename(graph: GraphProto, names: Names) -> None:
+def _rename(graph: GraphProto, names: NameMap) -> None:
     """Give tensors new names wherever a graph itself, without the bodies in it, mentions them."""
     if not names:
         return
@@ -98,7 +98,7 @@ def declare(bare: ModelProto) -> None:
         graph.value_info.extend(ValueInfoProto(name=name) for name in made)
 
 
-def restore(view: gs.Graph | gs.Function, names: Names) -> None:
+def restore(view: gs.Graph | gs.Function, names: NameMap) -> None:
     """Let every tensor of a view, and of the bodies in it, have the name that it has in the record."""
     for tensor in [*view.inputs, *view.outputs, *(x for n in view.nodes for x in (*n.inputs, *n.outputs))]:
         tensor.name = names.get(tensor.name, tensor.name)

@@ -15,7 +15,7 @@ from ..algebra.affine import IDENTITY, Affine, Array
 from ..algebra.rounding import Room, flattened, rounded, widened
 from ..model import deferred, wire
 from ..model.storage import Deferred, Storage
-from ..model.tensors import InFile, copied, parts, read, restate, source_of
+from ..model.tensors import InFile, copied, parts, read_values, restate, source_of
 from .links import Readers
 
 NOTHING = np.empty(0)
@@ -24,9 +24,9 @@ NOTHING = np.empty(0)
 class StoredConstant(gs.Constant):  # type: ignore[misc]
     """A constant, and the affine that folding has put on it so far.
 
-    Its values are computed in float64 when they are asked for, from what the file stores, and never kept: however many
-    affines arrive, there is one rounding, when the model is closed. `home` is the message of the record that stores it,
-    `maker` the Constant node, if one has that message.
+    Its values are computed in float64 when they are needed, from what the file stores, and never kept: however many
+    affines are put on it, there is one rounding, when the model is closed. `home` is the message of the record that
+    stores it, `maker` the Constant node, if one has that message.
     """
 
     shape: tuple[int, ...] = ()  # with the affine
@@ -95,7 +95,7 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     @property
     def values(self) -> Array:
         """Floating point as float64, anything else as it is stored."""
-        base = self.base if isinstance(self.base, np.ndarray) else read(self.base, self.storage)
+        base = self.base if isinstance(self.base, np.ndarray) else read_values(self.base, self.storage)
         if self.pending is IDENTITY:
             return widened(base)
         value = self.pending(base)

@@ -17,24 +17,24 @@ from ..model.messages import inner_graphs
 from ..system.limits import current, within
 from .implied_ranks import imply_ranks, shape_of
 from .length_rules import lengths_of
-from .lengths import FEW, Lengths
+from .lengths import MOST_NUMBERS, Lengths
 from .numbers import numbers_of
 from .shadows import FreshNames
 from .shapes import nodes_at_any_depth
 
 
-def disbelieve(bare: ModelProto) -> None:
+def drop_stated_names(bare: ModelProto) -> None:
     """Take away the names that a file gives to lengths; those of inputs stay, each as a name of its own."""
     names = FreshNames(())
-    for length in named(bare.graph.input):
+    for length in named_lengths(bare.graph.input):
         length.dim_param = names.name(length.dim_param)
     bodies = [body for part in (bare.graph, *bare.functions) for body in inner_graphs(part.node)]
     stated = [bare.graph.value_info, bare.graph.output, *(function.value_info for function in bare.functions)]
-    for length in named(chain(*stated, *(each for b in bodies for each in (b.value_info, b.output, b.input)))):
+    for length in named_lengths(chain(*stated, *(each for b in bodies for each in (b.value_info, b.output, b.input)))):
         length.ClearField("dim_param")
 
 
-def named(values: Iterable[ValueInfoProto]) -> Iterator[TensorShapeProto.Dimension]:
+def named_lengths(values: Iterable[ValueInfoProto]) -> Iterator[TensorShapeProto.Dimension]:
     """The lengths that have names."""
     for value in values:
         yield from (length for length in value.type.tensor_type.shape.dim if length.dim_param)
@@ -50,12 +50,12 @@ def complete(view: gs.Graph) -> None:
         tensor.__dict__.pop("evaluable", None)  # whose shape becomes known may be a constant now
     imply_ranks(nodes)
     lengths = Lengths(tensors)
-    with within(replace(current(), elements=FEW)):
+    with within(replace(current(), elements=MOST_NUMBERS)):
         for node in nodes:
-            infer(node, lengths)
+            note_outputs(node, lengths)
 
 
-def infer(node: gs.Node, lengths: Lengths) -> None:
+def note_outputs(node: gs.Node, lengths: Lengths) -> None:
     """Note the shapes of what a node makes, and the numbers that it computes of lengths."""
     if not all(map(is_static, node.outputs)):
         shapes = lengths_of(node, lengths)

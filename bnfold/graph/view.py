@@ -16,15 +16,15 @@ from ..process.native import Failed, guarded
 from .importing import graph_of
 from .inference import inferred
 from .shadows import declare, restore, unshadowed
-from .shapes import SMALL, adopt_shapes, stating, unseen
-from .symbols import complete, disbelieve
+from .shapes import STUB_ABOVE, adopt_shapes, stating, unseen
+from .symbols import complete, drop_stated_names
 
 
 def import_view(bare: ModelProto) -> gs.Graph:
     """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
     names = unshadowed(bare)
     whole = states_shapes(bare)
-    disbelieve(bare)
+    drop_stated_names(bare)
     if not whole:
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))
@@ -105,7 +105,7 @@ def skeleton(record: ModelProto, overridable: set[str]) -> ModelProto:
 
 
 def stub(tensor: TensorProto) -> TensorProto:
-    if math.prod(tensor.dims) <= SMALL and tensor.data_location != TensorProto.EXTERNAL:
+    if math.prod(tensor.dims) <= STUB_ABOVE and tensor.data_location != TensorProto.EXTERNAL:
         return tensor
     return TensorProto(
         name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL

@@ -88,7 +88,7 @@ def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
 
 
 def located(base: TensorProto | InFile, storage: Storage) -> TensorProto | InFile:
-    """What is stored; a large tensor in a data file as what is read from there. Raises ModelProblem if it cannot be."""
+    """The tensor, or, of a large one in a data file, an InFile. Raises ModelProblem where its data cannot be read."""
     if isinstance(base, InFile) or not uses_external_data(base) or external.data_length(base) < DETACHED_FROM:
         return base
     return InFile(base.name, base.data_type, tuple(base.dims), external.place(base, storage))
@@ -103,12 +103,12 @@ def parts(
     if isinstance(base, InFile) and base.lies_plain:
         yield from base.rows(shape)
         return
-    whole = (base if isinstance(base, np.ndarray) else read(base, storage)).reshape(shape)
+    whole = (base if isinstance(base, np.ndarray) else read_values(base, storage)).reshape(shape)
     for rows in spans(shape):
         yield rows, whole[rows]
 
 
-def read(tensor: TensorProto | InFile, storage: Storage) -> Array:
+def read_values(tensor: TensorProto | InFile, storage: Storage) -> Array:
     """The values of a tensor. Raises ModelProblem where its data is missing or does not match its shape."""
     base = located(source_of(tensor, storage), storage) if isinstance(tensor, TensorProto) else tensor
     if isinstance(base, InFile):
@@ -131,7 +131,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def copied(tensor: TensorProto) -> TensorProto:
-    """A message of its own."""
+    """A copy of the message."""
     copy = TensorProto()
     copy.CopyFrom(tensor)
     return copy
@@ -154,7 +154,7 @@ def dense(sparse: onnx.SparseTensorProto, storage: Storage) -> Array:
             f"the limit is {current().elements}",
             f"If the file is to be trusted: --limit elements={math.prod(sparse.dims)}.",
         )
-    values, indices = read(sparse.values, storage), read(sparse.indices, storage)
+    values, indices = read_values(sparse.values, storage), read_values(sparse.indices, storage)
     result = np.zeros(tuple(sparse.dims), values.dtype)
     if indices.ndim == 1:
         result.reshape(-1)[indices] = values

@@ -51,7 +51,7 @@ def require_known(model: ModelProto, name: object) -> None:
 
 
 def _require_text(model: ModelProto, name: object) -> None:
-    """Refuse a name that is no UTF-8: protobuf reads it, but gives bytes where everybody goes by text."""
+    """Refuse a name that is not UTF-8: protobuf returns it as bytes instead of text."""
     if bytes in map(type, _words(model)):
         wrong = next(word for word in _words(model) if isinstance(word, bytes))
         raise ModelProblem(f"{name} holds a name that is not UTF-8: {wrong[:40]!r}", "Is the file damaged?")
@@ -81,15 +81,18 @@ def require_valid(record: ModelProto, name: object, storage: Storage | None = No
 
     `name` is what the model is called, `storage` where its data lies, if not in memory. Raises ModelProblem.
     """
-    with checked(record, name, storage):
+    with checked_meanwhile(record, name, storage):
         pass
 
 
 @contextmanager
-def checked(record: ModelProto, name: object, storage: Storage | None = None, outside: bool = False) -> Iterator[None]:
-    """`require_valid` of a model as it is now, and a block that may change it while onnx's checker goes on.
+def checked_meanwhile(
+    record: ModelProto, name: object, storage: Storage | None = None, outside: bool = False
+) -> Iterator[None]:
+    """`require_valid` of a model as it is now; while the checker of onnx works, the block may change the model.
 
-    Where the checker refuses, that comes before whatever the block did. Data files may also lie `outside` the folder.
+    Where the checker refuses, its error is raised instead of one from the block. Data files may also lie `outside` the
+    folder.
     """
     if storage is not None:
         external.require_data(record, storage, outside)
@@ -153,8 +156,8 @@ def require_acyclic(model: ModelProto) -> None:
 def consistent(bare: bytes) -> Iterator[None]:
     """A block that may rely on the types and shapes of a serialized model, in which large tensors have no values.
 
-    The checker does not look at them, and to do so takes long; so it is done where something went wrong. Raises
-    ModelProblem if they contradict each other. If they do not, what went wrong is a defect of ours, and goes on.
+    onnx's checker does not compare them, and shape inference takes long; so it runs only where the block fails. Raises
+    ModelProblem if they contradict each other. If they do not, the error of the block is a defect of bnfold, and stays.
     """
     try:
         yield

@@ -11,7 +11,7 @@ from onnx.external_data_helper import uses_external_data
 
 from ..model.messages import all_tensors, bodies
 from ..model.storage import Storage
-from ..model.tensors import read, to_tensor
+from ..model.tensors import read_values, to_tensor
 from ..runtime.protos import caller_inputs, stored
 from .norms import attribute
 
@@ -26,7 +26,7 @@ def without_bfloat16(model: onnx.ModelProto, storage: Storage) -> onnx.ModelProt
     copy.CopyFrom(model)
     for tensor in all_tensors(copy):
         if tensor.data_type == BFLOAT16_KIND:
-            tensor.CopyFrom(to_tensor(read(tensor, storage).astype(np.float32), tensor.name))
+            tensor.CopyFrom(to_tensor(read_values(tensor, storage).astype(np.float32), tensor.name))
     for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
         if value.type.tensor_type.elem_type == BFLOAT16_KIND:
             value.type.tensor_type.elem_type = FLOAT_KIND

@@ -18,7 +18,7 @@ from onnx.external_data_helper import uses_external_data
 from ..algebra.moments import Array
 from ..errors import ModelProblem
 from ..model.storage import Storage
-from ..model.tensors import read, to_tensor
+from ..model.tensors import read_values, to_tensor
 from ..runtime import sessions
 from ..runtime.host import Host
 from .levels import Levels, Segment
@@ -120,7 +120,7 @@ def fed(values: Array, norm: Norm) -> Array:
 
 def inline(tensor: TensorProto, storage: Storage) -> TensorProto:
     """The tensor with its data in its own message."""
-    return to_tensor(read(tensor, storage), tensor.name) if uses_external_data(tensor) else tensor
+    return to_tensor(read_values(tensor, storage), tensor.name) if uses_external_data(tensor) else tensor
 
 
 def _with_inputs(node: NodeProto, applied: Mapping[str, Norm]) -> NodeProto:

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from ..algebra.moments import Array
 from ..model.messages import drop, drop_named, reads
 from ..model.storage import Storage
-from ..model.tensors import read, replace_values, to_tensor
+from ..model.tensors import read_values, replace_values, to_tensor
 from .norms import MEAN, VAR, Norm, Statistics
 
 NAMES_SHOWN = 5  # names in a sentence
@@ -69,7 +69,7 @@ class _Writer:
         name = norm.node.input[index]
         tensor = self.stored.get(name)
         if tensor is not None and self._is_private(name):
-            if not np.array_equal(read(tensor, self.storage), values):
+            if not np.array_equal(read_values(tensor, self.storage), values):
                 replace_values(tensor, values)
             return
         self._store(to_tensor(values, self._fresh(f"{norm.name}.running_{word}")))

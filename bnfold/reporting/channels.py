@@ -13,7 +13,7 @@ from ..errors import ModelProblem
 from ..folding.affine_nodes import EPSILON
 from ..model.messages import bodies, is_batch_norm
 from ..model.storage import Storage
-from ..model.tensors import read
+from ..model.tensors import read_values
 from ..recalibration.drift import DEAD
 
 CHANNEL_BINS = 48
@@ -76,7 +76,9 @@ def _norm(node: NodeProto, constants: Constants, storage: Storage) -> NormChanne
     if len(stored) < 4 or any(tensor is None for tensor in stored):
         return None
     try:
-        scale, _, _, var = (read(tensor, storage).astype(np.float64).ravel() for tensor in stored if tensor is not None)
+        scale, _, _, var = (
+            read_values(tensor, storage).astype(np.float64).ravel() for tensor in stored if tensor is not None
+        )
     except (ModelProblem, ValueError):
         return None
     epsilon = next((helper.get_attribute_value(a) for a in node.attribute if a.name == "epsilon"), EPSILON)

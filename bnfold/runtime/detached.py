@@ -27,11 +27,11 @@ from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
 from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
-from .protos import Array, is_constant
+from .protos import Array, is_constant_node
 
 MOST_READ = 1 << 36  # bytes of one constant
-WHOLE = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
-BLOCK = 1 << 24  # bytes of a file that are read at a time
+WHOLE_UP_TO = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
+READ_AT_ONCE = 1 << 24  # bytes of a file that are read at a time
 PAGE = mmap.PAGESIZE
 SHARE = 16  # of so many pages of a large constant one is changed, in the place of all
 
@@ -67,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Numbers of which most are those at a place: of a mapping, whose pages become memory where they are written."""
+    """Data of which most is that at a place: a mapping of it, in which some pages were changed (copy on write)."""
 
     place: Place
     values: Array
@@ -77,7 +77,7 @@ _table: list[Place | Changed] = []
 _known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
 
 
-def size(tensor: TensorProto) -> int:
+def bytes_in_memory(tensor: TensorProto) -> int:
     """Bytes of the values of a tensor in memory."""
     return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
 
@@ -87,12 +87,14 @@ def bytes_of(path: Path) -> int:
     with suppress(OSError, ValueError, KeyError, DecodeError, Unreadable), datafiles.open_regular(path) as stream:
         model = ModelProto()
         model.ParseFromString(detach(FileBytes(stream))[0])
-        outer = (size(t) for t in all_tensors(model) if uses_external_data(t) and handle_of(t.raw_data) is None)
+        outer = (
+            bytes_in_memory(t) for t in all_tensors(model) if uses_external_data(t) and handle_of(t.raw_data) is None
+        )
         return path.stat().st_size + sum(outer)
     return 0
 
 
-def read(path: Path, outside: bool = False) -> ModelProto:
+def read_detached(path: Path, outside: bool = False) -> ModelProto:
     """A model without the data of its large constants; any other tensor has its own.
 
     Raises what `datafiles` and protobuf raise, and ModelProblem where data are not as many as type and shape need.
@@ -110,7 +112,7 @@ def read(path: Path, outside: bool = False) -> ModelProto:
     for tensor in list(filter(uses_external_data, all_tensors(model))):
         span = handle_of(tensor.raw_data)
         place = _named(tensor, path.parent, outside) if span is None else _confirmed(tensor, path, spans[span])
-        if id(tensor) in chosen and place.length == size(tensor) >= DETACHED_FROM:
+        if id(tensor) in chosen and place.length == bytes_in_memory(tensor) >= DETACHED_FROM:
             tensor.ClearField("external_data")
             set_handle(tensor, _number(place))
         else:
@@ -156,11 +158,11 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
     parts = [model.graph, *model.functions] if isinstance(model, ModelProto) else [model]
     for part in [*parts, *(graph for each in parts for graph in inner_graphs(each.node))]:
         yield from getattr(part, "initializer", ())
-        yield from (a.t for node in part.node if is_constant(node) for a in node.attribute if a.name == "value")
+        yield from (a.t for node in part.node if is_constant_node(node) for a in node.attribute if a.name == "value")
 
 
 def _number(place: Place) -> int:
-    """That of the data at a place."""
+    """The number that the data at a place have in the table of this process."""
     index = _known.setdefault((place.length, _digest(place)), len(_table))
     if index == len(_table):
         _table.append(place)
@@ -174,32 +176,32 @@ def _digest(place: Place) -> bytes:
     left, digest = place.length, hashlib.sha256()
     with place.open() as file:
         file.seek(place.offset)
-        while left and (block := file.read(min(left, BLOCK))):
+        while left and (block := file.read(min(left, READ_AT_ONCE))):
             digest.update(block)
             left -= len(block)
     return digest.digest()
 
 
-def number(tensor: TensorProto) -> int | None:
-    """That of the data of a tensor; None where the message has them."""
+def data_number(tensor: TensorProto) -> int | None:
+    """The number that the data of a tensor have in the table of this process; None where they are in the message."""
     return handle_of(tensor.raw_data) if uses_external_data(tensor) else None
 
 
 def place_of(tensor: TensorProto) -> Place:
     """Where the data of a tensor lie that was read, and not changed, of which the data stay in a file."""
-    entry = _table[number(tensor) or 0]
+    entry = _table[data_number(tensor) or 0]
     assert isinstance(entry, Place)
     return entry
 
 
 def stays(tensor: TensorProto) -> bool:
     """Whether the data of a tensor lie in a file."""
-    return number(tensor) is not None
+    return data_number(tensor) is not None
 
 
 def values(tensor: TensorProto) -> Array:
     """The values of a tensor, mapped where they lie in a file."""
-    at = number(tensor)
+    at = data_number(tensor)
     if at is None:
         return np.asarray(numpy_helper.to_array(tensor))
     entry = _table[at]
@@ -210,12 +212,12 @@ def values(tensor: TensorProto) -> Array:
 
 def length(model: ModelProto) -> int:
     """Bytes of the constants of the main graph that lie in files."""
-    return sum(size(tensor) for tensor in model.graph.initializer if stays(tensor))
+    return sum(bytes_in_memory(tensor) for tensor in model.graph.initializer if stays(tensor))
 
 
 def largest(model: ModelProto) -> int:
-    """Bytes of the largest of them."""
-    return max((size(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
+    """Bytes of the largest constant of the main graph that lies in a file."""
+    return max((bytes_in_memory(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
 
 
 def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) -> None:
@@ -223,7 +225,7 @@ def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) 
 
     The same seed changes the same numbers.
     """
-    at, kind, entry = number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type), place_of(tensor)
+    at, kind, entry = data_number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type), place_of(tensor)
     key = (at, tensor.data_type, tuple(tensor.dims), seed)
     if key not in _known:
         flat, first = entry.mapped(mmap.ACCESS_COPY).view(kind), -entry.offset % PAGE // kind.itemsize
@@ -242,7 +244,7 @@ def _pages(count: int, first: int, size: int, random: np.random.Generator) -> It
         return
     starts = np.append(np.arange(first, count - wide, wide), first + (count - wide - first) // size * size)
     drawn = starts + random.integers(SHARE, size=starts.size) * size
-    for some in np.array_split(drawn, -(-drawn.size * size * 8 // BLOCK)):
+    for some in np.array_split(drawn, -(-drawn.size * size * 8 // READ_AT_ONCE)):
         yield (some[:, None] + np.arange(size)).reshape(-1)
 
 
@@ -256,11 +258,11 @@ class Skeleton:
     values: dict[str, Array]
 
 
-def skeleton(model: ModelProto) -> Skeleton:
-    """A model of which only constants of the main graph lie in files."""
+def skeleton_of(model: ModelProto) -> Skeleton:
+    """A model, of which only constants of the main graph lie in files, as onnxruntime takes it."""
     copy, changed, root = _copied(model), {}, ""
     for tensor in filter(stays, copy.graph.initializer):
-        entry = _table[number(tensor) or 0]
+        entry = _table[data_number(tensor) or 0]
         if isinstance(entry, Changed):
             changed[tensor.name] = entry.values
         place = entry.place if isinstance(entry, Changed) else entry
@@ -271,7 +273,7 @@ def skeleton(model: ModelProto) -> Skeleton:
     return Skeleton(copy.SerializeToString(), root, changed)
 
 
-def without_data(model: ModelProto, folder: str) -> str:
+def file_without_data(model: ModelProto, folder: str) -> str:
     """A file in `folder` for onnx's checker, which does not look at data that lie in files; "" for another model."""
     if not any(map(stays, constants(model))):
         return ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx
 
 from .protos import caller_inputs, shape, stored
 
 Sizes = Mapping[str, int]  # a symbolic dimension, or `input/axis`: its size
+Shapes = Mapping[str, Sequence[int]]  # of inputs, by their names
 
 IMAGE_SIZES = (64, 32, 96, 128, 224, 256, 320, 48, 16, 512, 8, 1)
 OTHER_SIZES = (16, 8, 32, 64, 128, 4, 1, 3, 2, 256)

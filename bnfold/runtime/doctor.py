@@ -19,7 +19,7 @@ from .probe import probe
 from .providers import PROVIDERS
 
 SCHEMA = "bnfold.doctor/1"
-SECONDS = 120.0
+PROBE_SECONDS = 120.0
 LOADED = "/proc/driver/nvidia/version"  # there where the driver runs, in containers too
 _LISTED = "These are onnxruntime's words. nvidia-smi should list a GPU, and a CUDA version no older than the runtime."
 EXTRAS = {  # that bring a provider
@@ -102,7 +102,7 @@ def doctor() -> Diagnosis:
     return Diagnosis(results, platform.platform(), platform.python_version(), environment, mixture())
 
 
-def require(providers: Iterable[str]) -> None:
+def require_providers(providers: Iterable[str]) -> None:
     """Raise EnvironmentProblem, with what is missing, for a provider that does not run a one-node session."""
     for provider in dict.fromkeys(providers):
         examine(provider).require()
@@ -112,7 +112,7 @@ def examine(provider: str) -> Health:
     """One provider, looked at in a child: a driver that crashes takes nothing else along."""
     wheels = runtimes() | installed(_WHEELS.get(provider, ("onnxruntime",)))
     try:
-        report = launcher.run(probe, {"provider": provider}, seconds=SECONDS, reserves=provider != "cpu")
+        report = launcher.run(probe, {"provider": provider}, seconds=PROBE_SECONDS, reserves=provider != "cpu")
     except Failed as why:
         fix = f"Check the NVIDIA driver with nvidia-smi; reinstall the wheels: {_brought(provider)}."
         return Health(provider, PROVIDERS[provider], False, str(why), fix, (), wheels, {}, {}, {})
@@ -144,7 +144,7 @@ def diagnose(provider: str, report: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _brought(provider: str) -> str:
-    """The command that brings a provider, again if need be, and onnxruntime with it where a plug-in finds none."""
+    """The command that installs a provider, or installs it again; with onnxruntime where there is none."""
     wheel, version = PLUGINS[provider].installed if provider in PLUGINS else ("", "")
     if wheel and runtimes():
         return pip("install", "--force-reinstall", "--no-deps", f"{wheel}=={version}" if version else wheel)

@@ -9,7 +9,7 @@ from typing import Any
 from ..display.display import counted
 from ..system.processors import threads
 from . import libraries, placement, providers, sessions
-from .doctor import require
+from .doctor import require_providers
 from .providers import Way
 
 ENTRIES = {  # threads that wait do not spin: the work goes to and fro between sessions and numpy
@@ -29,7 +29,7 @@ class Host:
     def ready(way: Way) -> Host:
         """With its libraries loaded. Raises EnvironmentProblem, with what is missing, where it does not run."""
         if way.gpu:
-            require([way.provider])
+            require_providers([way.provider])
             libraries.preload(way.provider)
         return Host(way)
 

@@ -11,7 +11,8 @@ from onnx import helper, numpy_helper
 
 from ..errors import ModelProblem, UsageProblem, first_line
 from ..model.datafiles import open_regular
-from .input_options import Sizes, named_sizes
+from .dimensions import Sizes
+from .input_options import named_sizes
 from .protos import Array, caller_inputs
 
 
@@ -67,7 +68,7 @@ def _fitting(value: onnx.ValueInfoProto, array: Array, path: str) -> Array:
 def sizes_of(graph: onnx.GraphProto, path: str) -> Sizes:
     """The sizes that the data of a file gives to the dynamic dimensions of the model."""
     arrays = read_inputs(graph, path)
-    sizes: Sizes = {}
+    sizes: dict[str, int] = {}
     for value in caller_inputs(graph):
         sizes |= named_sizes(value, arrays[value.name].shape)
     return sizes

@@ -12,12 +12,10 @@ from pathlib import Path
 import onnx
 
 from ..errors import ModelProblem, UsageProblem, require_within
-from .dimensions import dynamic
+from .dimensions import Shapes, Sizes, dynamic
 from .protos import caller_inputs, shape
 
-Sizes = dict[str, int]
-LARGEST = (1 << 31) - 1  # of a dimension
-Shapes = Mapping[str, Sequence[int]]  # of inputs; that of the only input may be called ""
+LARGEST_DIMENSION = (1 << 31) - 1
 
 _SHAPE = re.compile(r"(?:(?P<name>.+)[:=])?\s*[\[(]?(?P<dims>\d+(?:\s*[,x]\s*\d+)*),?[\])]?")
 _NEXT = re.compile(r"(?<=[\d\])])\s*[,;\s]\s*(?=[^\d\s\[(,;][^,;\[(]*[:=])")  # between `x:1x3` and `y:1x2`
@@ -57,7 +55,7 @@ def require_sizes(name: str, sizes: Iterable[int]) -> None:
     for size in sizes:
         if isinstance(size, bool) or not isinstance(size, Integral):
             raise UsageProblem(f"a size of {name} is {size!r}", "Give a whole number.")
-        require_within(f"a size of {name}", size, 1, LARGEST)
+        require_within(f"a size of {name}", size, 1, LARGEST_DIMENSION)
 
 
 def require_dims(dims: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
@@ -70,9 +68,10 @@ def require_dims(dims: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
 
 
 def combinations(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:
-    """Sizes of dynamic dimensions, one set for every combination that `dims` asks for; `shapes` hold in all of them.
+    """Sizes of dynamic dimensions, one set for every combination of those in `dims`; `shapes` hold in all of them.
 
-    Raises UsageProblem for what the model does not have, or has with a size of its own.
+    The shape of the only input may be under the name "". Raises UsageProblem for what the model does not have, or has
+    with a size of its own.
     """
     require_dynamic(graph, dims)
     fixed = _sizes_of(graph, shapes)
@@ -87,9 +86,9 @@ def require_dynamic(graph: onnx.GraphProto, names: Iterable[str]) -> None:
             raise UsageProblem(f"the model has no dynamic dimension {name!r}", f"It has: {', '.join(known) or 'none'}.")
 
 
-def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> Sizes:
+def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> dict[str, int]:
     values = {value.name: value for value in caller_inputs(graph)}
-    named: Sizes = {}
+    named: dict[str, int] = {}
     for name, sizes in shapes.items():
         if not name and len(values) == 1:
             name = next(iter(values))
@@ -99,7 +98,7 @@ def _sizes_of(graph: onnx.GraphProto, shapes: Shapes) -> Sizes:
     return named
 
 
-def named_sizes(value: onnx.ValueInfoProto, sizes: Sequence[int]) -> Sizes:
+def named_sizes(value: onnx.ValueInfoProto, sizes: Sequence[int]) -> dict[str, int]:
     """The sizes that a shape gives to the dynamic dimensions of an input. Raises UsageProblem if it does not fit."""
     stated = shape(value)
     dims = [None] * len(sizes) if stated is None else stated

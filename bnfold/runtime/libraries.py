@@ -57,21 +57,21 @@ def preload(provider: str) -> None:
         return
     if provider in PLUGINS:  # which were built with what they bring: the system may have an older one
         for name in required(provider):
-            load(next(map(str, _in_wheels(name)), name))
+            load_library(next(map(str, _in_wheels(name)), name))
         return
     with redirect_stdout(StringIO()):  # it prints what it does not find
         runtime().preload_dlls()
     for name in required(provider):
-        load(name)
+        load_library(name)
 
 
-def load(name: str) -> str:
-    """Load a library, TensorRT's and a plug-in's also out of its wheel; returns why that failed, or nothing."""
+def load_library(name: str) -> str:
+    """Load a library, TensorRT's and a plug-in's also out of its wheel; returns why that failed, or ""."""
     try:
         ctypes.CDLL(name)
     except OSError as why:
         for path in _in_wheels(name):
-            return load(str(path))
+            return load_library(str(path))
         return str(why)
     return ""
 

@@ -20,28 +20,23 @@ from .detached import Skeleton
 _numbers = itertools.count()
 
 
-def load(path: str, outside: bool = False) -> onnx.ModelProto:
+def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     """The model at `path` with its external data, also that from `outside` its folder.
 
-    The large constants of a model beyond `detached.WHOLE` stay in their files: `detached.values` reads them. Raises
-    ModelProblem in words, also for one beyond the limits.
+    The large constants of a model beyond `detached.WHOLE_UP_TO` stay in their files: `detached.values` reads them.
+    Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
     model = without_constants(path, outside)
-    fill(model)
+    left = list(filter(detached.stays, detached.constants(model)))
+    for tensor in left if sum(map(detached.bytes_in_memory, left)) <= detached.WHOLE_UP_TO else ():
+        detached.fill(tensor, detached.place_of(tensor))
     return model
 
 
-def fill(model: onnx.ModelProto) -> None:
-    """Read the constants that `without_constants` left in files, unless they are more than `detached.WHOLE`."""
-    left = list(filter(detached.stays, detached.constants(model)))
-    for tensor in left if sum(map(detached.size, left)) <= detached.WHOLE else ():
-        detached.fill(tensor, detached.place_of(tensor))
-
-
 def without_constants(path: str, outside: bool = False) -> onnx.ModelProto:
-    """As `load`, of any model: its large constants stay in their files."""
+    """As `load_to_run`, of any model: its large constants stay in their files."""
     try:
-        model = detached.read(Path(path), outside)
+        model = detached.read_detached(Path(path), outside)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
     except (datafiles.LocationError, IsADirectoryError, PermissionError) as why:
@@ -80,7 +75,7 @@ def require_whole(model: onnx.ModelProto, what: str) -> None:
     """Raises ModelProblem for a large model, of which `what` would need a copy."""
     if any(map(detached.stays, detached.constants(model))):
         raise ModelProblem(
-            f"the model is too large for {what}", f"Models of up to {words(detached.WHOLE)} can have it."
+            f"the model is too large for {what}", f"Models of up to {words(detached.WHOLE_UP_TO)} can have it."
         )
 
 
@@ -90,7 +85,7 @@ def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skelet
     Constants that lie in files stay there.
     """
     if detached.length(model):
-        return detached.skeleton(model)
+        return detached.skeleton_of(model)
     with suppress(ValueError, EncodeError):  # of 2 GiB; to ask for the size first takes as long as to serialize
         return bytes(model.SerializeToString())
     from ..model.onnx_io import save  # which few models need

@@ -65,7 +65,7 @@ class Placement:
         return ", ".join(f"{count} node{'s' * (count != 1)} on {provider}" for provider, count in counts.items())
 
 
-def named(model: onnx.ModelProto) -> None:
+def name_nodes(model: onnx.ModelProto) -> None:
     """Give a nameless node of the main graph the name of its output: onnxruntime distinguishes nodes by name only."""
     for node in model.graph.node:
         node.name = node.name or next(filter(None, node.output), "")
@@ -108,7 +108,7 @@ def placement(
 def _broken(
     provider: str, policy: str, placed: Sequence[Node], kernels: Sequence[Node], free: Collection[str]
 ) -> Iterable[str]:
-    """Sentences, the most telling first."""
+    """What breaks the policy, in sentences, the most important first."""
     if not kernels:
         yield "the profile of the run names no node: where it ran cannot be proved"
     if not any(node.provider == provider for node in (*placed, *kernels)):

@@ -127,7 +127,7 @@ PLUGINS = {
 _devices: dict[str, list[Any]] = {}  # of the plug-ins that this process has registered
 
 
-def named(name: str) -> Plugin | None:
+def plugin_of(name: str) -> Plugin | None:
     """The plug-in that onnxruntime calls `name`."""
     return next((each for each in PLUGINS.values() if each.name == name), None)
 
@@ -160,7 +160,7 @@ def devices(plugin: Plugin) -> list[Any]:
     return _devices[plugin.name]
 
 
-def attach(options: Any, plugin: Plugin, chosen: Mapping[str, str]) -> None:
+def use_device(options: Any, plugin: Plugin, chosen: Mapping[str, str]) -> None:
     """Let sessions with these SessionOptions use the first device of a plug-in."""
     options.add_provider_for_devices(devices(plugin)[:1], dict(chosen))
 

@@ -1,4 +1,4 @@
-"""One look at one provider, in a child: what loads, what onnxruntime says, what a one-node session really ran on."""
+"""One provider, examined in a child: which libraries load, what onnxruntime says, where a one-node session ran."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def probe(request: Mapping[str, Any]) -> dict[str, Any]:
         stage(f"loading the libraries of {way.name}")
         libraries.preload(way.provider)
         report["driver"] = driver()
-        report["libraries"] = {name: libraries.load(name) for name in libraries.required(way.provider)}
-        report["versions"].update(versions(way.provider))
+        report["libraries"] = {name: libraries.load_library(name) for name in libraries.required(way.provider)}
+        report["versions"].update(library_versions(way.provider))
     if report["offered"] and not any(report["libraries"].values()):
         report.update(_registered(plugin) if plugin else {})
         report.update({} if report["said"] else _tried(way))
@@ -75,7 +75,7 @@ def _tried(way: Way) -> dict[str, Any]:
                 running = sessions.session(_one_node(), options, chain(way))
                 sessions.outputs(running, ["y"], {"x": np.ones((1, 1, 2, 2), np.float32)})
             except sessions.CannotRun as why:
-                return {"said": str(why) if plugins.named(way.name) else cleaned(words()) or str(why)}
+                return {"said": str(why) if plugins.plugin_of(way.name) else cleaned(words()) or str(why)}
         kernels = {node.provider for node in ran(sessions.finish(running))}
     return {"ran_on": sorted(kernels), "said": cleaned(words())}
 
@@ -89,7 +89,7 @@ def _one_node() -> bytes:
 
 @contextmanager
 def overheard() -> Iterator[Any]:
-    """What native code prints to stderr within; the value is a function that returns it."""
+    """Collect what native code prints to stderr in the block; the value is a function that returns it."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as stream:
@@ -114,7 +114,7 @@ def cleaned(printed: bytes) -> str:
     return sessions.one_line(re.sub(r"^[\d-]+ [\d:.]+ \[\w:[^\]]*\] ", "", text)) if text else ""
 
 
-def versions(provider: str) -> dict[str, str]:
+def library_versions(provider: str) -> dict[str, str]:
     """Of the libraries that are loaded, CUDA's runtime, cuDNN, TensorRT, and of a plug-in's package."""
     plugin = plugins.PLUGINS.get(provider)
     numbers = {

@@ -21,12 +21,12 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Every tensor the graph stores by name: initializers, and Constant nodes that hold a tensor."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if is_constant(node):
+        if is_constant_node(node):
             tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
     return tensors
 
 
-def is_constant(node: onnx.NodeProto) -> bool:
+def is_constant_node(node: onnx.NodeProto) -> bool:
     return node.op_type == "Constant" and node.domain in ("", "ai.onnx")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageProblem
+from .dimensions import Shapes
 from .plugins import PLUGINS
 from .sessions import CPU, CUDA, TENSORRT
 
@@ -16,7 +17,6 @@ MATHS = STRICT, DEFAULT = "strict", "default"
 TF32_BITS = 13  # of float32's 23 that TF32 drops
 QUICK = "DEFAULT"  # cuDNN's search that is over at once: 0.5 s where HEURISTIC takes 8 s (repghostnet_050, H200)
 Chain = list[tuple[str, dict[str, str]]]
-Shapes = Mapping[str, Sequence[int]]  # of the inputs of one run
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,8 @@ def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -
 
 
 def without_tensorrt(way: Way) -> Chain:
-    """The same way without TensorRT: to find sizes that run, and to see the graph before TensorRT swallows it."""
+    """The same way without TensorRT: to find sizes that run, and to see the nodes before TensorRT replaces them by an
+    engine."""
     return chain(way, search=QUICK)[-1:]
 
 

@@ -91,7 +91,7 @@ class CannotRun(Exception):
     """onnxruntime will not load or run the model; the text is its reason in one line."""
 
 
-def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
+def checked_options(provider: str, options: Mapping[str, str]) -> dict[str, str]:
     """Provider options as onnxruntime wants them. Raises UsageProblem for what it does not document."""
     if provider not in PROVIDER_OPTIONS:
         raise UsageProblem(f"unknown execution provider {provider!r}", f"Choose from: {', '.join(PROVIDER_OPTIONS)}.")
@@ -99,7 +99,7 @@ def checked(provider: str, options: Mapping[str, str]) -> dict[str, str]:
         if name not in PROVIDER_OPTIONS[provider]:
             known = ", ".join(sorted(PROVIDER_OPTIONS[provider])) or "none"
             raise UsageProblem(f"{provider} has no option {name!r}", f"Choose from: {known}.")
-    if plugin := plugins.named(provider):
+    if plugin := plugins.plugin_of(provider):
         plugin.check(options)
     return {name: str(value) for name, value in options.items()}
 
@@ -135,13 +135,16 @@ def options(
 def session(
     model: bytes | str | Skeleton, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)
 ) -> Any:
-    """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
+    """A session of `model` (serialized, or a path) on `providers`.
+
+    Raises `CannotRun`, also where onnxruntime leaves out the first of them.
+    """
     values = _map(made, model) if isinstance(model, Skeleton) else []
-    chosen = [(provider, checked(provider, options)) for provider, options in providers]
-    plugin = plugins.named(chosen[0][0])
+    chosen = [(provider, checked_options(provider, options)) for provider, options in providers]
+    plugin = plugins.plugin_of(chosen[0][0])
     try:
         if plugin:  # onnxruntime takes devices or names, not both; what no device takes goes to the CPU
-            plugins.attach(made, plugin, chosen[0][1])
+            plugins.use_device(made, plugin, chosen[0][1])
         named = {} if plugin else {"providers": chosen}
         data = model.model if isinstance(model, Skeleton) else model
         running = runtime().InferenceSession(data, made, enable_fallback=0, **named)

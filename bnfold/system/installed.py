@@ -106,7 +106,7 @@ def listed(distributions: dict[str, str]) -> str:
 
 
 def may_be_several() -> bool:
-    """Whether the names of more than one installed distribution are like onnxruntime's: quick, by file names alone."""
+    """Whether more than one installed distribution may be an onnxruntime, by file names alone, which is quick."""
     names = (name.lower() for place in filter(os.path.isdir, _places()) for name in os.listdir(place))
     return sum(name.startswith(NAMES) and name.endswith("-info") for name in names) > 1
 

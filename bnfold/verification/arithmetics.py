@@ -1,4 +1,4 @@
-"""One trial after the other, for each arithmetic of a provider: what does not depend on it is made once."""
+"""One trial for each arithmetic of a provider: what does not depend on the arithmetic is computed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .trial import WORK, Trial
 
 
 def in_each(trial: Trial, maths: Sequence[str]) -> Iterator[Trial]:
-    """The trial in each of `maths`: models, inputs and the float64 evaluation are shared, what is found is not."""
+    """The trial in each of `maths`: models, inputs and the float64 evaluation are shared, results are not."""
     inputs = min(len(trial.planned), max(1, WORK["fast"] // max(1, trial.elements)))
     small = trial.elements * inputs <= WORK["fast"]
     for number, math in enumerate(maths):
@@ -26,13 +26,13 @@ def in_each(trial: Trial, maths: Sequence[str]) -> Iterator[Trial]:
 
 def _by_shape(trial: Trial) -> list[Case]:
     """The inputs of one shape after those of another: a GPU chooses its kernels anew whenever the shape changes."""
-    found = {case: shapes(trial.original.graph, case, trial.sizes) for case in trial.planned}
-    order = [*found.values()]
-    return sorted(trial.planned, key=lambda case: order.index(found[case]))
+    by_case = {case: shapes(trial.original.graph, case, trial.sizes) for case in trial.planned}
+    order = [*by_case.values()]
+    return sorted(trial.planned, key=lambda case: order.index(by_case[case]))
 
 
 def _of_one_shape(trial: Trial) -> list[Case]:
-    """The inputs whose shapes are those of the first, and all asked for; the first arithmetic has run the others."""
+    """The inputs of the shapes of the first, and all that the options name; the first arithmetic has run the others."""
     graph, first = trial.original.graph, shapes(trial.original.graph, trial.planned[0], trial.sizes)
     kept = [c for c in trial.planned if c.path or c.sizes or shapes(graph, c, trial.sizes) == first]
     if len(kept) < len(trial.planned):

@@ -14,39 +14,39 @@ from ..system.installed import runtime
 
 def _tiers() -> tuple[Any, ...]:
     """What only the children import: how they read both models, the structure tier, the numeric tier."""
-    from .comparison import compare
-    from .structure import check
+    from .comparison import numbers_report
+    from .structure import structure_report
     from .trial import read_models
 
     runtime()
-    return read_models, check, compare
+    return read_models, structure_report, numbers_report
 
 
 @partial(job, prepare=_tiers)
-def look_at_both(request: dict[str, Any]) -> dict[str, Any]:
+def compare_both(request: dict[str, Any]) -> dict[str, Any]:
     """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
-    read_models, check, compare = _tiers()
+    read_models, structure_report, numbers_report = _tiers()
     models = read_models(request)
-    structure = check(request, models)
-    return {"structure": structure, "numbers": None if structure["identical"] else compare(request, models)}
+    structure = structure_report(request, models)
+    return {"structure": structure, "numbers": None if structure["identical"] else numbers_report(request, models)}
 
 
 @job
-def check_structure(request: dict[str, Any]) -> dict[str, Any]:
-    """`structure.check`."""
-    read_models, check, _ = _tiers()
-    return dict(check(request, read_models(request)))
+def compare_structure(request: dict[str, Any]) -> dict[str, Any]:
+    """`structure_report`."""
+    read_models, structure_report, _ = _tiers()
+    return dict(structure_report(request, read_models(request)))
 
 
 @job
 def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`comparison.compare`."""
-    read_models, _, compare = _tiers()
-    return dict(compare(request, read_models(request)))
+    """`numbers_report`."""
+    read_models, _, numbers_report = _tiers()
+    return dict(numbers_report(request, read_models(request)))
 
 
 @contextmanager
 def prepared_child() -> Iterator[None]:
     """A block in which the child of a `verify` on the CPU gets ready."""
-    with launcher.prepared(look_at_both):
+    with launcher.prepared(compare_both):
         yield

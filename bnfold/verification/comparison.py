@@ -30,17 +30,17 @@ from .quantized import kernels
 from .quantized.steps import is_quantized
 from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
-from .trial import MANY, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
+from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
 
-FAR = 8.0  # times its limit is no error that few copies underestimate: one time in 200000
+MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
 @datafiles.unchanged()
-def compare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
-    """Compare two models, those of the paths of the request, at `request["levels"]`; see `verify`. They are changed.
+def numbers_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
+    """Compare the numbers of two models, read from the paths of the request and changed here; see `verify`.
 
-    An answer for each of `request["maths"]`, the arithmetics of the provider.
+    Plain data; under `ways` one dictionary for each of `request["maths"]`, the arithmetics of the provider.
     """
     libraries.preload(request["provider"])
     with TemporaryDirectory(prefix="bnfold-") as folder:
@@ -56,16 +56,16 @@ def compare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> di
 
 
 def _way(trial: Trial, levels: Sequence[str]) -> dict[str, Any]:
-    found = list(_levels(trial, levels))
-    answer = {"levels": found, "derived": [asdict(each) for each in trial.derived], "blocked": trial.blocked}
-    known = _influence(trial, found)
+    reports = list(_levels(trial, levels))
+    answer = {"levels": reports, "derived": [asdict(each) for each in trial.derived], "blocked": trial.blocked}
+    known = _influence(trial, reports)
     if any(each["unseen"] for each in known) and trial.effort == "fast":
-        known = _on_revealing_inputs(trial, found) or known
+        known = _on_revealing_inputs(trial, reports) or known
     return {**answer, "influence": known, "notes": list(dict.fromkeys(trial.notes))}
 
 
 def _on_revealing_inputs(trial: Trial, levels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What nodes that changed do, on more inputs; what is wrong there joins the levels."""
+    """What the nodes that changed do, on more inputs; a report in which something is wrong is added to `levels`."""
     first = next((level for level in levels if level["ran"] and level["level"] == "off"), None)
     if first is None or trial.late or any(case.path or case.sizes for case in trial.planned):
         return []
@@ -81,7 +81,7 @@ def _on_revealing_inputs(trial: Trial, levels: list[dict[str, Any]]) -> list[dic
 
 
 def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What the nodes that changed do, where nothing was found wrong in the whole models."""
+    """What the nodes that changed do, where no tensor of the whole models is wrong."""
     ran = [level for level in levels if level["ran"] and level["level"] != "isolated"]
     if not ran or not trial.way.careful or not all(entry["ok"] for level in ran for entry in level["tensors"]):
         return []
@@ -89,7 +89,7 @@ def _influence(trial: Trial, levels: Sequence[Mapping[str, Any]]) -> list[dict[s
 
 
 def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The levels asked for; after `off` the algebra of the fold sites and, if nothing was wrong, each on its own."""
+    """A report for each level; after `off` the algebra of the fold sites and, if nothing was wrong, each on its own."""
     strict = ["off"] if trial.steps and "off" not in levels else []  # the default level is no judge of whole steps
     for level in [*strict, *levels]:
         if level == "default" and _takes_memory(trial):
@@ -101,7 +101,7 @@ def _levels(trial: Trial, levels: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _in_other_arithmetic(trial: Trial, report: dict[str, Any]) -> dict[str, Any]:
-    """The default level once more where it is the runtime's way with quantized models that is wrong, not the fold."""
+    """The report; of the default level run once more, where not the fold is wrong but the runtime's integer kernels."""
     if not is_quantized(trial.original.graph):
         return report
     entry = kernels.entry(report)
@@ -114,8 +114,10 @@ def _in_other_arithmetic(trial: Trial, report: dict[str, Any]) -> dict[str, Any]
 
 
 def _takes_memory(trial: Trial) -> bool:
-    """Whether the default level is left out, since onnxruntime holds there what it folds of a large model, three times
-    at that: a note says so."""
+    """Whether the default level is left out, since onnxruntime may need three times the size of a large model there.
+
+    A note says so.
+    """
     size = detached.length(trial.original)
     if trial.effort != "fast" or not size or not trial.seen:
         return False
@@ -127,7 +129,7 @@ def _takes_memory(trial: Trial) -> bool:
 
 
 def _on_no_input(trial: Trial, report: dict[str, Any]) -> None:
-    """Nothing could be compared at a level: a doubt, unless another level of the same provider has compared all."""
+    """Nothing could be compared at a level: INCONCLUSIVE, unless another level of the same provider was compared."""
     words = f"onnxruntime runs the original on no input{folded_alone(trial)}"
     if trial.seen:
         trial.notes.append(f"optimization {report['level']}: {words}")
@@ -136,15 +138,15 @@ def _on_no_input(trial: Trial, report: dict[str, Any]) -> None:
 
 
 def _at_sites(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What only the fold sites are asked, given what was found out about all `tensors`."""
+    """The algebra of the fold sites, and a report of each site run on its own; `tensors` are those of level `off`."""
     if trial.late:
         trial.notes.append("algebra and isolated fold sites were skipped: the time allowed is over")
         return
     stage("the algebra of the fold sites")
     trial.derived = derivations(trial, tensors)
     if all(entry["ok"] for entry in tensors):
-        held = (entry["name"] for entry in tensors if entry["usable"] and entry["clear"] and not entry["moved"])
-        yield from _alone(trial, set(held))
+        good = {entry["name"] for entry in tensors if entry["usable"] and entry["clear"] and not entry["moved"]}
+        yield from _alone(trial, good)
 
 
 def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
@@ -165,26 +167,26 @@ def _alone(trial: Trial, good: set[str]) -> Iterator[dict[str, Any]]:
 def _level(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     """As `_measured`; once more with many jittered copies where an error is close to its limit.
 
-    Rounding moves an ill-conditioned network in one direction, further or less far: four copies then say as little of
-    how far as four numbers of a normal distribution do, and one time in sixty the next one is four times as large.
+    Rounding moves an ill-conditioned network in one direction, further or less far. How far, four copies estimate as
+    badly as four samples of a normal distribution do: one time in sixty the next is four times as large.
     """
     report = _measured(trial, level, names)
     if trial.late or trial.copies or not _is_close(report["tensors"]):
         return report
-    return _measured(replace(trial, copies=MANY, moved={}), level, names)
+    return _measured(replace(trial, copies=MORE_JITTERS, moved={}), level, names)
 
 
 def _is_close(tensors: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a better measure of what rounding explains may clear all that is wrong."""
+    """Whether a better measure of what rounding explains may show all wrong tensors to be right."""
     wrong = [t for t in tensors if not t["ok"]]
-    return bool(wrong) and all(OUTPUT_LIMIT < t["ratio"] <= FAR * t["limit"] for t in wrong)
+    return bool(wrong) and all(OUTPUT_LIMIT < t["ratio"] <= MEASURED_AGAIN * t["limit"] for t in wrong)
 
 
 def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
-    """Everything about one way of running both models: ran or why not, the inputs, the tensors."""
+    """The fields of `Level` for one way of running both models, as plain data."""
     report: dict[str, Any] = {"level": level, "ran": False, "why": "", "broken": False, "cases": [], "tensors": []}
     report.update(provider=trial.way.provider, math=trial.way.math, placements=[], same_graph=False)
-    if not names:  # for which onnxruntime would answer with all outputs
+    if not names:  # for which onnxruntime would return all outputs
         report["why"] = "the two models have no tensor in common"
         return report
     report["same_graph"] = level == "default" and is_same_graph(trial)
@@ -213,7 +215,7 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Tally:
-    """Channel by channel at fold sites: along axis 1 and, where a matrix product may be meant, along axis 2."""
+    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2."""
     spatial = operator in ("Conv", "ConvTranspose", "BatchNormalization")
     axes = () if name not in trial.edits else (1,) if spatial else (1, 2)
     steps = running.level == "default" and is_quantized(trial.original.graph)
@@ -221,7 +223,7 @@ def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Ta
 
 
 def _run_cases(trial: Trial, running: LevelSessions, tallies: Tallies) -> list[Case]:
-    """Run one input after another; of a large model fewer, the first and those from files always."""
+    """Run one input after another, and return those that ran; of a large model fewer, but always those from files."""
     planned, own = trial.planned, sum(bool(case.path) for case in trial.planned)
     affordable = max(1, own, WORK[trial.effort] // max(1, trial.elements))
     if affordable < len(planned):
@@ -237,7 +239,7 @@ def _run_cases(trial: Trial, running: LevelSessions, tallies: Tallies) -> list[C
 
 
 def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case) -> Case | None:
-    """One input through every session and the oracle. A batch the model does not take is replaced by a batch of 1."""
+    """One input through every session and the oracle; returns the input that ran, with a batch of 1 if need be."""
     try:
         values = feeds(trial.original.graph, case, trial.sizes)
         first = run_original(running, list(tallies[0]), case, values)

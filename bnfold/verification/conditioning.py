@@ -1,11 +1,11 @@
-"""How far the original moves when its constants move by one unit of their last place: what rounding does to a result.
+"""How far the original's tensors move when its constants move by one unit of their last place: its conditioning.
 
 That is a property of the function and of the unit, not of the kernels. So it is measured on the CPU with graph
 optimization off, for every provider and level: constants move there by one unit of the provider's arithmetic (2^-10 for
 TF32), and each tensor of the provider's own run is taken to move as far as the CPU's does. What this leaves out is how
 the provider rounds on the way, TF32 activations above all. That is in the original's own error, which is measured on
-the provider, and which the folded model is entitled to as well: of the two, the larger counts. So the judgment gets no
-laxer to speak of, and a provider that is wrong or erratic cannot widen the scale. With TF32 emulated (16 networks,
+the provider, and which the folded model may have as well: of the two, the larger counts. So the limits get hardly wider
+and a provider that is wrong, or differs from run to run, cannot widen them. With TF32 emulated (16 networks,
 faults of 5 kinds) every verdict was the same as with copies run on the provider, ratios 0.97 to 1.06 times as large.
 Only where the CPU does not run the original are the copies run on the provider.
 """
@@ -33,19 +33,25 @@ def measured(
     names: Sequence[str],
     first: Sequence[Any],
 ) -> Pairs:
-    """What `case` moves, remembered of the outputs; `first` is what the original computed on the provider."""
+    """Each tensor of `names` in the original and in each jittered copy, on one input; those of outputs are kept.
+
+    `first` is what the original computed on the provider.
+    """
     if not running.jittered:
         return trial.moved.get(case, {})
     here = running.still is running.original
     still = first if here else running.outputs(running.still, names, values, "the original on the CPU")
     moved = [running.outputs(each, names, values, MOVED) for each in running.jittered]
-    found = {name: [(still[i], run[i]) for run in moved] for i, name in enumerate(names)}
-    trial.moved[case] = {name: found[name] for name in names if name in trial.outputs}
-    return found
+    pairs = {name: [(still[i], run[i]) for run in moved] for i, name in enumerate(names)}
+    trial.moved[case] = {name: pairs[name] for name in names if name in trial.outputs}
+    return pairs
 
 
 def transferred(pairs: Pairs, names: Sequence[str], original: Sequence[Any]) -> list[list[Any]]:
-    """Jittered copies, as far from the original as `pairs` are; an output that no node makes does not move."""
+    """The tensors of each jittered copy, as far from `original` as those of `pairs` are from each other.
+
+    An output that no node makes does not move.
+    """
     copies = max(map(len, pairs.values()), default=0)
     still = zip(names, original, strict=True)
     moved = (
@@ -55,7 +61,7 @@ def transferred(pairs: Pairs, names: Sequence[str], original: Sequence[Any]) -> 
 
 
 def moved_alike(value: Any, still: Any, moved: Any) -> Any:
-    """A tensor as far from `value` as `moved` is from `still`: where numbers are no floats, those that moved."""
+    """`value + (moved - still)`; of integers and booleans the `moved` ones where they moved, else `value`."""
     if value is still or not isinstance(value, np.ndarray) or value.shape != still.shape:
         return moved
     if not is_floating(value):
@@ -65,9 +71,9 @@ def moved_alike(value: Any, still: Any, moved: Any) -> Any:
 
 
 def arbiters(pairs: Pairs, names: Sequence[str], original: Sequence[Any]) -> list[Any]:
-    """What the CPU computed of the original, to decide who is wrong; None where it is not known, or is `original`."""
-    found = (pairs[name][0][0] if pairs.get(name) else None for name in names)
-    return [None if still is value else still for still, value in zip(found, original, strict=True)]
+    """The original's tensors on the CPU, to decide which run is wrong; None where unknown, or `original` itself."""
+    on_cpu = (pairs[name][0][0] if pairs.get(name) else None for name in names)
+    return [None if still is value else still for still, value in zip(on_cpu, original, strict=True)]
 
 
 def steady(

@@ -30,20 +30,20 @@ from ..runtime.sessions import CannotRun
 from .float64.windows import Array
 from .interface import declared_otherwise
 from .level_results import ORIGINAL
-from .level_sessions import FOLDED, placed
-from .measure import DRIFT, Tally
+from .level_sessions import FOLDED, placement_of
+from .measure import Row, Tally
 from .proof.algebra import Pair
 from .proof.examples import examples
 from .proof.induction import Induction
 from .regions import edited
 from .results import Derived, Influence
 from .tensor_records import record
-from .trial import Trial, attempts, session
+from .trial import Trial, cases_to_try, trial_session
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one model made of the inputs `values` of a case, and where it ran."""
+    """The outputs of one model on the inputs `values` of a case, and where its nodes ran."""
 
     case: Case
     values: Mapping[str, Array]
@@ -53,7 +53,9 @@ class Run:
 
 def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
     """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
-    if detached.length(trial.original) > detached.WHOLE:  # onnxruntime's default level takes several times its memory
+    if (
+        detached.length(trial.original) > detached.WHOLE_UP_TO
+    ):  # onnxruntime's default level takes several times its memory
         return None
     if trial.effort != "fast" or trial.late or any(case.path or case.sizes for case in trial.planned):
         return None
@@ -82,10 +84,10 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     original, folded = trial.original, trial.folded
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    edits = edited(original.graph, folded.graph)
+    edits = edited(original, folded)
     pair = Pair(original, folded, _examples(trial, original, values, edits))
     known = Induction(pair, edits, lambda name: False).run()
-    return None if known.unsettled() else [site for site in known.derived if site.name in known.same]
+    return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]
 
 
 def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:
@@ -95,9 +97,9 @@ def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array],
     missing = sorted(about - known.keys())
     if missing:
         with suppress(CannotRun):
-            running = session(replace(trial, way=Way()), exposed(model, missing), "off", providers.chain(Way()))
-            found = zip(missing, sessions.outputs(running, missing, values), strict=True)
-            known.update((name, value) for name, value in found if isinstance(value, np.ndarray))
+            running = trial_session(replace(trial, way=Way()), exposed(model, missing), "off", providers.chain(Way()))
+            tensors = zip(missing, sessions.outputs(running, missing, values), strict=True)
+            known.update((name, value) for name, value in tensors if isinstance(value, np.ndarray))
     return known
 
 
@@ -108,11 +110,11 @@ def _first_run(trial: Trial) -> Run | None:
         running = _open(trial, model, label, "off")
     except CannotRun:
         return None
-    for case, sizes in attempts(trial):
+    for case, sizes in cases_to_try(trial):
         try:
             values = feeds(model.graph, case, sizes)
             outputs = sessions.outputs(running, trial.outputs, values)
-            return Run(case, values, outputs, placed(trial, label, model, running))
+            return Run(case, values, outputs, placement_of(trial, label, model, running))
         except (CannotRun, CannotFeed):
             continue
     return None
@@ -122,12 +124,12 @@ def _reports(trial: Trial, levels: Sequence[str], first: Run) -> list[dict[str, 
     """What every level shows; None if one shows a difference, or outputs that could show none."""
     try:
         original = _run(trial, trial.original, "the original", "off", first) if trial.way.gpu else first
-        found = [_report(trial, level, original, _run(trial, trial.folded, FOLDED, level, first)) for level in levels]
+        reports = [_report(trial, level, original, _run(trial, trial.folded, FOLDED, level, first)) for level in levels]
     except CannotRun:
         return None
-    tensors = [tensor for report in found for tensor in report["tensors"]]
+    tensors = [tensor for report in reports for tensor in report["tensors"]]
     agree = all(tensor["ok"] for tensor in tensors) and not all(tensor["constant"] for tensor in tensors)
-    return found if agree else None
+    return reports if agree else None
 
 
 def _report(trial: Trial, level: str, original: Run, folded: Run) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _run(trial: Trial, model: onnx.ModelProto, label: str, level: str, like: Run
     """One run on the inputs of another. Raises CannotRun."""
     running = _open(trial, model, label, level, like.case)
     outputs = sessions.outputs(running, trial.outputs, like.values)
-    return Run(like.case, like.values, outputs, placed(trial, label, model, running))
+    return Run(like.case, like.values, outputs, placement_of(trial, label, model, running))
 
 
 def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: Case) -> Any:
@@ -158,7 +160,7 @@ def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: 
     stage(f"onnxruntime, running {label} with graph optimization {level}")
     engine = providers.profile(trial.way, [shapes(trial.original.graph, case, trial.sizes) for case in cases])
     chain = providers.chain(trial.way, engine, QUICK)
-    return session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
+    return trial_session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
 
 
 def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:
@@ -166,7 +168,7 @@ def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:
 
     Raises CannotRun for an output that is not a tensor.
     """
-    makers, found = produced(trial.original.graph), []
+    makers, records = produced(trial.original.graph), []
     for name, ours, theirs in zip(trial.outputs, original.outputs, folded.outputs, strict=True):
         if not isinstance(ours, np.ndarray) or not isinstance(theirs, np.ndarray):
             raise CannotRun(f"output {name!r} is no tensor")
@@ -174,6 +176,6 @@ def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:
         tally.add(None, ours, theirs, [])
         entry = record(tally, makers[name].op_type if name in makers else "", True, False)
         limit = 1 / math.sqrt(tally.roundoff)
-        sound = tally.usable and not (tally.broken or tally.flips[DRIFT]) and entry["ratio"] <= limit
-        found.append({**entry, "moved": False, "by_channel": None, "limit": limit, "ok": sound})
-    return found
+        sound = tally.usable and not (tally.broken or tally.flips[Row.DRIFT]) and entry["ratio"] <= limit
+        records.append({**entry, "moved": False, "by_channel": None, "limit": limit, "ok": sound})
+    return records

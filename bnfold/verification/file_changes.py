@@ -1,6 +1,6 @@
-"""What is other in the file of B beside what it computes, in groups, the worst first.
+"""What differs in the file of B apart from what it computes, in groups, the worst first.
 
-None of it changes a number. Runtimes ask for operator sets and versions, people and deployments read metadata and
+None of it changes a number. Runtimes check operator sets and versions, people and deployments read metadata and
 documentation, tools look nodes up by name: so all of it is reported, and fails where a model is to be left untouched.
 """
 
@@ -20,7 +20,7 @@ ORDER = (  # the worst first
     *("node", "function", "training_info", "operator sets", "version", "metadata", "quantization_annotation"),
     *("initializer", "sparse_initializer", "value_info", "documentation", "graph", "order"),
 )
-KINDS = {  # as a person calls them
+GROUP_NAMES = {  # of kinds of messages, where the kind itself is no plain name
     "node": "nodes",
     "function": "functions",
     "training_info": "training",
@@ -36,16 +36,16 @@ KINDS = {  # as a person calls them
 def file_changes(
     original: onnx.ModelProto, folded: onnx.ModelProto, messages: Messages, declared: Collection[str] | None
 ) -> list[Change]:
-    """Every change outside the fold sites (`declared`, or whatever nodes differ)."""
-    found = [*_identity(original, folded), *messages.undeclared(declared)]
-    found.sort(key=lambda change: ORDER.index(change[0]))
-    groups = groupby(((KINDS.get(kind, kind), words) for kind, words in found), itemgetter(0))
+    """Every change outside the fold sites (`declared`, or all nodes that differ)."""
+    changes = [*_identity(original, folded), *messages.undeclared(declared)]
+    changes.sort(key=lambda change: ORDER.index(change[0]))
+    groups = groupby(((GROUP_NAMES.get(kind, kind), words) for kind, words in changes), itemgetter(0))
     return [Change.of(kind, [words for _, words in group]) for kind, group in groups]
 
 
 def _identity(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """What names and versions the model."""
-    before, after = versions(original), versions(folded)
+    """Changes of versions, producer, domain, documentation and metadata of the model: the kind, and a sentence."""
+    before, after = _operator_sets(original), _operator_sets(folded)
     for domain in sorted(before.keys() | after.keys()):
         if before.get(domain) != after.get(domain):
             old, new = (str(each.get(domain, "none")) for each in (before, after))
@@ -57,8 +57,8 @@ def _identity(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tu
     yield from (("metadata", words) for words in _metadata(original, folded))
 
 
-def versions(model: onnx.ModelProto) -> dict[str, int]:
-    """The operator sets of a model by domain."""
+def _operator_sets(model: onnx.ModelProto) -> dict[str, int]:
+    """The versions of the operator sets of a model, by domain."""
     return {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
 
 

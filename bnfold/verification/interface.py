@@ -1,9 +1,9 @@
 """What callers see of a model: B has to accept every input that A accepts, and to give the same outputs.
 
-Names, order and types of inputs and outputs are the same. The shape of an input may become less particular, never more;
-that of an output may be known better or less well, but not be another, nor fix a size that callers choose. Symbols of
-dimensions may have other names as long as the same dimensions are equal. An input with a default, an initializer that
-callers may override (IR version 4 or later), keeps its default and stays overridable.
+Names, order and types of inputs and outputs are the same. The shape of an input may become more general, never less;
+that of an output may be known better or less well, but not contradict A's, nor fix a size that callers choose. Symbols
+of dimensions may have other names as long as the same dimensions are equal. An input with a default, an initializer
+that callers may override (IR version 4 or later), keeps its default and stays overridable.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ..runtime.protos import caller_inputs, overridable
 from .influence.meaning import of_tensor
 
 DeclaredShape = list[int | str | None]
-Values = list[onnx.ValueInfoProto]
+ValueInfos = list[onnx.ValueInfoProto]
 
 
 def differences(original: onnx.ModelProto, folded: onnx.ModelProto, frozen: bool = False) -> Iterator[str]:
-    """What a caller of the original runs into; `frozen` initializers need not be overridable any more."""
+    """A sentence for each difference that a caller of the original meets; `frozen`: nothing need be overridable."""
     ours, theirs = original.graph, folded.graph
     yield from _side("input", caller_inputs(ours), caller_inputs(theirs))
     yield from _side("output", list(ours.output), list(theirs.output), {*_symbols(ours, ("input",)).values()})
@@ -31,23 +31,23 @@ def differences(original: onnx.ModelProto, folded: onnx.ModelProto, frozen: bool
     yield from _equalities(original, folded)
 
 
-def _side(what: str, old: Values, new: Values, chosen: Collection[str] = ()) -> Iterator[str]:
-    """What is other about inputs or outputs; sizes that callers have `chosen` stay open in both."""
+def _side(what: str, old: ValueInfos, new: ValueInfos, chosen: Collection[str] = ()) -> Iterator[str]:
+    """Differences of the inputs or of the outputs; dimensions that callers choose, by symbol, must not be fixed."""
     if [v.name for v in old] != [v.name for v in new]:
         yield f"the {what}s changed from {_list(old)} to {_list(new)}"
         return
     for before, after in zip(old, new, strict=True):
         accepting = what == "input"
         if _contradicts(before.type, after.type, accepting) or _fixes(before.type, after.type, chosen):
-            yield f"{what} {before.name!r} changed from {in_words(before.type)} to {in_words(after.type)}"
+            yield f"{what} {before.name!r} changed from {_type(before.type)} to {_type(after.type)}"
 
 
-def _list(values: Values) -> str:
+def _list(values: ValueInfos) -> str:
     return ", ".join(value.name for value in values) or "none"
 
 
 def _contradicts(old: onnx.TypeProto, new: onnx.TypeProto, accepting: bool) -> bool:
-    """Whether a type is another; of an input also where it takes less."""
+    """Whether two types cannot both be true of a value; of an input (`accepting`) also where the new one takes less."""
     kind: str | None = old.WhichOneof("value")
     if kind != new.WhichOneof("value") or kind is None:
         return kind is not None
@@ -67,18 +67,22 @@ def _fixes(old: onnx.TypeProto, new: onnx.TypeProto, chosen: Collection[str]) ->
 
 
 def declared_otherwise(original: onnx.GraphProto, folded: onnx.GraphProto, values: Mapping[str, Any]) -> Iterator[str]:
-    """Outputs that have other shapes, when the model runs, than the folded one declares, and the original does not."""
+    """A sentence for each output whose shape, when the model runs, is not what the folded model alone declares."""
     before = {output.name: _dims(output.type.tensor_type) for output in original.output}
     for output in folded.output:
         shape, dims = np.shape(values.get(output.name, ())), _dims(output.type.tensor_type)
         if not dims or len(dims) != len(shape) or before.get(output.name) == dims:
             continue
         if any(isinstance(dim, int) and dim != size for dim, size in zip(dims, shape, strict=True)):
-            yield f"output {output.name!r} is declared {in_words(output.type)} and has the shape {list(shape)}"
+            yield f"output {output.name!r} is declared {_type(output.type)} and has the shape {list(shape)}"
 
 
 def _other_shape(old: DeclaredShape | None, new: DeclaredShape | None, accepting: bool) -> bool:
-    """Exporters declare outputs scalars whose shape they do not know; of what shape an output is shows when it runs."""
+    """Whether a shape contradicts another.
+
+    Not of an output that was declared a scalar: so exporters declare one whose shape they do not know, and what it is
+    shows when the model runs.
+    """
     if new is None or (not old and not accepting):
         return False
     if old is None or len(old) != len(new):
@@ -87,7 +91,7 @@ def _other_shape(old: DeclaredShape | None, new: DeclaredShape | None, accepting
 
 
 def _other_size(old: int | str | None, new: int | str | None, accepting: bool) -> bool:
-    """An input that took any size may not take one alone; a size of an output that was unknown may become known."""
+    """Whether two sizes contradict each other; of an input also where it took any size, and now takes one alone."""
     if not isinstance(new, int):
         return False
     return old != new if isinstance(old, int) else accepting
@@ -100,25 +104,25 @@ def _dims(tensor: Any) -> DeclaredShape | None:
     return [d.dim_value if known else d.dim_param or None for d, known in zip(tensor.shape.dim, fixed, strict=True)]
 
 
-def in_words(kind: onnx.TypeProto) -> str:
+def _type(kind: onnx.TypeProto) -> str:
     """`FLOAT[N,3]`, `sequence of INT64[?]`"""
     which: str = kind.WhichOneof("value") or "no type"
-    held: Any = getattr(kind, which, None)
+    fields: Any = getattr(kind, which, None)
     if which == "map_type":
-        return f"map from {onnx.TensorProto.DataType.Name(held.key_type)} to {in_words(held.value_type)}"
+        return f"map from {onnx.TensorProto.DataType.Name(fields.key_type)} to {_type(fields.value_type)}"
     if which in ("sequence_type", "optional_type"):
-        return f"{which.removesuffix('_type')} of {in_words(held.elem_type)}"
-    if held is None or which == "opaque_type":
+        return f"{which.removesuffix('_type')} of {_type(fields.elem_type)}"
+    if fields is None or which == "opaque_type":
         return which.replace("_", " ")
-    dims = _dims(held)
+    dims = _dims(fields)
     shape = "" if dims is None else f"[{','.join('?' if d is None else str(d) for d in dims)}]"
-    return f"{onnx.TensorProto.DataType.Name(held.elem_type)}{shape or ' of any shape'}"
+    return f"{onnx.TensorProto.DataType.Name(fields.elem_type)}{shape or ' of any shape'}"
 
 
 def _equalities(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
-    """Dimensions of one symbol are equal: where they have one in both models, it is one symbol in both or in neither.
+    """Dimensions with one symbol are equal: two that have one in both models share it in both or in neither.
 
-    An output may be known to be as large as something that it was not known to be as large as before.
+    A dimension of an output may share one only in the folded model: more is known of it then.
     """
     symbols = [_symbols(model.graph) for model in (original, folded)]
     there: dict[str, tuple[str, str]] = {}  # the symbol in the other model, and where
@@ -136,7 +140,7 @@ def _equalities(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[
 
 
 def _symbols(graph: onnx.GraphProto, sides: Collection[str] = ("input", "output")) -> dict[str, str]:
-    """Where each symbol stands: inputs first."""
+    """The symbol of each dimension that has one, inputs first, by its place: `input 'x' axis 0`."""
     both = (("input", caller_inputs(graph)), ("output", graph.output))
     dims = ((f"{side} {v.name!r}", _dims(v.type.tensor_type)) for side, values in both if side in sides for v in values)
     return {
@@ -159,8 +163,8 @@ def _defaults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[st
     yield from _side("input", *(_typed(model.graph, kept) for model in (original, folded)))
 
 
-def _typed(graph: onnx.GraphProto, names: Mapping[str, object]) -> Values:
-    """Some inputs, in the order of their names: of those that have a default nobody counts on their place."""
+def _typed(graph: onnx.GraphProto, names: Mapping[str, object]) -> ValueInfos:
+    """The inputs with these `names`, sorted by name: the order of inputs that have a default does not matter."""
     return sorted((value for value in graph.input if value.name in names), key=lambda value: value.name)
 
 

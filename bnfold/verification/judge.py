@@ -1,4 +1,4 @@
-"""From measurements to a verdict. Every rule here can say no; none says yes to a comparison that could not fail."""
+"""From measurements to a verdict and its reasons. No PASS rests on a comparison that could not have failed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..display.display import counted
 from .level_results import Compared, Level, largest_error
 from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Structure
 
-MOST = 4  # nodes that reasons name
+NAMED_NODES = 4  # that reasons name
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
 
 
@@ -20,7 +20,7 @@ def judge(
     influence: Sequence[Influence] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
-    wrong = (*_wrong(structure, levels), *_off(derived))
+    wrong = (*_wrong(structure, levels), *_wrong_weights(derived))
     if wrong:
         return FAIL, wrong
     if blocked:
@@ -30,31 +30,35 @@ def judge(
         return VACUOUS, (_SAME_GRAPH, *unsure)
     if unsure:
         return INCONCLUSIVE, unsure
-    return PASS, (*_kept(structure), *_praise(levels), *_proved(derived, any(each.proved for each in influence)))
+    return PASS, (
+        *_same_bytes(structure),
+        *_evidence(levels),
+        *_proved(derived, any(each.proved for each in influence)),
+    )
 
 
 def _wrong(structure: Structure | None, levels: Sequence[Level]) -> tuple[str, ...]:
-    found = list(structure.problems) if structure else []
-    found += [f"{level.where}: {level.why}" for level in levels if level.broken]
-    found += _misplaced(levels)
+    reasons = list(structure.problems) if structure else []
+    reasons += [f"{level.where}: {level.why}" for level in levels if level.broken]
+    reasons += _misplaced(levels)
     for level in levels:
         if level.bad:
-            more = f" ({len(level.bad) - 1} more behind it)" if len(level.bad) > 1 else ""
-            found.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
-    return tuple(found)
+            more = f" ({len(level.bad) - 1} more after it)" if len(level.bad) > 1 else ""
+            reasons.append(f"{level.where}: {level.bad[0].place()}: {level.bad[0].why}{more}")
+    return tuple(reasons)
 
 
-def _kept(structure: Structure | None) -> list[str]:
+def _same_bytes(structure: Structure | None) -> list[str]:
     """What the structure tier adds to a PASS."""
     if not structure:
         return []
     same, all_of_them = structure.untouched, structure.untouched + structure.edited
-    found = f"structure: {same} of {all_of_them} nodes, tensors and shapes are the original's, byte for byte"
-    return [found if structure.changes else f"{found}; the others belong to fold sites"]
+    count = f"structure: {same} of {all_of_them} nodes, tensors and shapes are the original's, byte for byte"
+    return [count if structure.changes else f"{count}; the others belong to fold sites"]
 
 
-def _off(derived: Sequence[Derived]) -> list[str]:
-    """One sentence about the fold sites whose weights are not what the original's make."""
+def _wrong_weights(derived: Sequence[Derived]) -> list[str]:
+    """One sentence about the fold sites whose weights are not what follows from the original's."""
     bad = [site for site in derived if not site.ok]
     more = f" ({len(bad) - 1} more sites)" if len(bad) > 1 else ""
     return [
@@ -77,13 +81,14 @@ def _proved(derived: Sequence[Derived], of_outputs: bool) -> tuple[str, ...]:
 
 
 def _unseen(influence: Sequence[Influence]) -> list[str]:
-    """The first nodes that changed and of which no input showed what they do."""
-    found = [words for each in influence for words in each.unseen]
-    return found[:MOST] + [f"so of {len(found) - MOST} more"] * (len(found) > MOST)
+    """Sentences about the first nodes that changed and of which no input showed what they do."""
+    sentences = [words for each in influence for words in each.unseen]
+    more = len(sentences) - NAMED_NODES
+    return sentences[:NAMED_NODES] + [f"so of {more} more"] * (more > 0)
 
 
 def _rounded(sites: Sequence[Derived]) -> str:
-    """Of weights that are rounded more than once, or not correctly."""
+    """How far weights are off that are rounded more than once, or not correctly."""
     off, effect = (max(getattr(site, which) for site in sites) for which in ("ratio", "effect"))
     of_sums = f", {effect:.2g} of what they are the sums of: rounded on the way" if effect < off else ""
     return f"{off:.2g} unit roundoffs off at most{of_sums}"
@@ -91,12 +96,12 @@ def _rounded(sites: Sequence[Derived]) -> str:
 
 def _misplaced(levels: Sequence[Level]) -> list[str]:
     """One sentence per model and level that did not run where it should."""
-    found = []
+    reasons = []
     for level in levels:
-        for placed in level.placements:
-            more = f" ({len(placed.broken) - 1} more)" if len(placed.broken) > 1 else ""
-            found += [f"{level.where}: {sentence}{more}" for sentence in placed.broken[:1]]
-    return found
+        for placement in level.placements:
+            more = f" ({len(placement.broken) - 1} more)" if len(placement.broken) > 1 else ""
+            reasons += [f"{level.where}: {sentence}{more}" for sentence in placement.broken[:1]]
+    return reasons
 
 
 def _only_same(levels: Sequence[Level]) -> bool:
@@ -107,35 +112,35 @@ def _only_same(levels: Sequence[Level]) -> bool:
 def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
     """Reasons not to believe a comparison in which nothing was wrong."""
     ran = [level for level in levels if level.ran]
-    found = [f"{level.where}: {level.why}" for level in levels if not level.ran and level.why]
+    reasons = [f"{level.where}: {level.why}" for level in levels if not level.ran and level.why]
     if not ran:
-        return tuple(found) or ("nothing could be compared",)
+        return tuple(reasons) or ("nothing could be compared",)
     firsts = {level.way: level for level in reversed(ran)}
     for way in dict.fromkeys(level.way for level in ran):
-        found += [": ".join(filter(None, [way.words, reason])) for reason in _uninformative(firsts[way])]
-    return tuple(found)
+        reasons += [": ".join(filter(None, [way.words, reason])) for reason in _uninformative(firsts[way])]
+    return tuple(reasons)
 
 
 def _uninformative(level: Level) -> list[str]:
-    """Reasons why the outputs of a level tell nothing."""
+    """Reasons why the outputs of a level can show no difference."""
     outputs = [t for t in level.tensors if t.output]
-    found = []
+    reasons = []
     if not outputs:
-        found.append("no output is a tensor of numbers")
+        reasons.append("no output is a tensor of numbers")
     elif not any(t.elements for t in outputs):
-        found.append("no output has elements: there is nothing to compare")
+        reasons.append("no output has elements: there is nothing to compare")
     elif not any(t.usable for t in outputs):
-        found.append("every output is NaN or Inf throughout, in the original as well")
+        reasons.append("every output is NaN or Inf throughout, in the original as well")
     elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):
-        found.append("every output is one constant, whatever the input: it cannot show a difference")
-    return found + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
+        reasons.append("every output is one constant, whatever the input: it cannot show a difference")
+    return reasons + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
 
 
 def _unjudged(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:
-    """The first fold site that nothing was found out about: rounding blurs it, or the original is in doubt there.
+    """A sentence about the first fold site of which nothing is known: rounding blurs it, or the original is in doubt.
 
-    A site whose weights were derived is known. Of a provider with strict math this alone decides: TF32 may blur a site,
-    and it hides what an original does wrong.
+    A site whose weights were derived is known. Where a provider runs in strict math, only those runs count: TF32 may
+    blur a site, and hides what an original does wrong.
     """
     known, strict = {site.name for site in derived if site.responses}, {lv.provider for lv in levels if lv.way.careful}
     sites = [(lv, t) for lv in levels for t in lv.tensors if t.site and (lv.way.careful or lv.provider not in strict)]
@@ -176,8 +181,8 @@ def _wrong_from(t: Compared) -> str:
     return f"{who} wrong from {t.place(channel=False)} on{known}"
 
 
-def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
-    """What a PASS stands on, in words."""
+def _evidence(levels: Sequence[Level]) -> tuple[str, ...]:
+    """What a PASS rests on: one sentence for each level that ran."""
     return tuple(
         f"{level.where}: {counted(len(level.tensors), 'tensor')} on {counted(len(level.cases), 'input')}, "
         f"{_largest(level)}{'; onnxruntime makes both the same graph' if level.same_graph else ''}{_proof(level)}"
@@ -187,7 +192,7 @@ def _praise(levels: Sequence[Level]) -> tuple[str, ...]:
 
 
 def _largest(level: Level) -> str:
-    """The largest error that was measured."""
+    """The largest error of a level, in words."""
     return largest_error([level]) or "compared with the original alone, which is not what float64 makes of it"
 
 

@@ -15,7 +15,7 @@ FLOAT64, ORIGINAL = "float64", "original"
 
 @dataclass(frozen=True)
 class ChannelErrors:
-    """Root mean square errors of the channels of a fold site against float64, over that of its tensor's true values.
+    """Root mean square errors against float64 of each channel of a fold site, relative to the tensor's true values.
 
     One for each channel along `axis`, in order; where a model has very many of them, not `every` one but quantiles,
     evenly spaced from the smallest error to the largest, those of the original and of the folded model apart.
@@ -37,10 +37,10 @@ class ChannelErrors:
 class Compared:
     """One tensor under one level of onnxruntime's optimization.
 
-    `ratio` is the folded model's error over the error a faultless fold is entitled to, the worst of the tensor and, at
-    a fold site, of its channels; `rms_*` are errors against float64 relative to the root mean square of the truth.
-    Where the reference of the level is the original, `rms_folded` is how far the folded model is from that, relative to
-    the root mean square of its values, and `ratio` and `limit` are the same in unit roundoffs.
+    `ratio` is the folded model's error over the error that a faultless fold may have, the worst of the tensor and, at
+    a fold site, of its channels; `rms_*` are errors against float64, relative to the root mean square of the float64
+    values. Where the reference of the level is the original, `rms_folded` is the distance to the original, relative to
+    the root mean square of its values, and `ratio` and `limit` are that distance and its limit in unit roundoffs.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Compared:
     moved: bool
     channels: int = 0  # of a fold site
     live: int = 0  # channels whose true values are not all the same, whatever the input
-    rms_noise: float = 0.0  # how far sessions of the original differ among themselves, likewise
+    rms_noise: float = 0.0  # as `rms_original`: how far sessions of the original differ from each other
     by_channel: ChannelErrors | None = None
     miscomputed: str = ""  # `original` or `both`: what runs wrong here, where the CPU confirms the float64 evaluation
 
@@ -78,7 +78,7 @@ class Compared:
         return cls(**{**plain, "by_channel": ChannelErrors.of(errors) if errors else None})
 
     def place(self, *, channel: bool = True) -> str:
-        """Where it is, for a sentence; without the `channel` of the largest error if that tells nothing."""
+        """`fold site 'y' (Conv) channel 3`, for a sentence: that of the largest error, unless `channel` is False."""
         kind = "output" if self.output else "fold site" if self.site else "tensor"
         at = f" channel {self.channel}" if channel and self.axis is not None and self.channel is not None else ""
         return f"{kind} {self.name!r} ({self.operator}){at}"
@@ -90,7 +90,7 @@ class Compared:
         return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
 
     def distance(self) -> tuple[str, ...]:
-        """Likewise, where the reference is the original: relative distance, name, largest absolute difference."""
+        """For a table, where the reference is the original: relative distance, name, largest absolute difference."""
         return (f"{self.rms_folded:.2g}", self.name, f"{self.max_abs_folded:.2e}")
 
 
@@ -98,21 +98,21 @@ class Compared:
 class Level:
     """One way of running both models on onnxruntime.
 
-    `off`: as written, graph optimization off; `isolated`: likewise, but each fold site cut out and fed numbers of its
-    own; `default`: as they are served, with onnxruntime's own graph optimization. `provider` and `math` say on what
-    and with which arithmetic; the CPU has only one.
+    `off`: as written, graph optimization off; `isolated`: likewise, but each fold site cut out and fed random numbers;
+    `default`: as they are served, with onnxruntime's own graph optimization. `provider` is the execution provider,
+    `math` its arithmetic, of which the CPU has only one.
     """
 
     level: str
     ran: bool
     why: str  # why it did not run
-    broken: bool  # it is the folded model alone that does not run
+    broken: bool  # only the folded model does not run
     same_graph: bool  # onnxruntime made both models the same graph: comparing them here shows nothing
     cases: tuple[str, ...]
     tensors: tuple[Compared, ...]
     provider: str = "cpu"
     math: str = "default"
-    reference: str = FLOAT64  # what errors are measured against: that, or the original itself, as it is written
+    reference: str = FLOAT64  # what errors are measured against: float64, or the original itself, as it is written
     placements: tuple[Placement, ...] = ()
 
     @classmethod
@@ -124,7 +124,7 @@ class Level:
 
     @property
     def confirms(self) -> bool:
-        """It only confirms a proof: its errors are how far the outputs of the two models are from each other."""
+        """Whether it only confirms a proof: its errors are the distances between the outputs of the two models."""
         return self.reference == ORIGINAL
 
     @property
@@ -142,7 +142,7 @@ class Level:
         return Way(self.provider, self.math)
 
     def check(self) -> JUnitCase:
-        """As JUnit wants it."""
+        """The test case of a JUnit report."""
         if not self.ran:
             return JUnitCase(self.title, FAILED if self.broken else SKIPPED, self.why)
         broken = [sentence for each in self.placements for sentence in each.broken]
@@ -156,12 +156,12 @@ class Level:
 
     def worst(self, *, output: bool) -> Compared | None:
         """The tensor with the largest ratio among the outputs, or among all others that count."""
-        found = [t for t in self.tensors if t.output is output and not t.moved]
-        return max(found, key=lambda t: t.ratio, default=None)
+        tensors = [t for t in self.tensors if t.output is output and not t.moved]
+        return max(tensors, key=lambda t: t.ratio, default=None)
 
     @property
     def coverage(self) -> str:
-        """How many of the channels of all fold sites held more than one value: a fault in another may not show."""
+        """`live/all` channels of all fold sites; one that always has one value may hide a fault."""
         channels = sum(tensor.channels for tensor in self.tensors)
         return f"{sum(tensor.live for tensor in self.tensors)}/{channels}" if channels else ""
 
@@ -185,7 +185,7 @@ class Level:
 
 
 def largest_error(levels: Iterable[Level]) -> str:
-    """The largest error of some levels, in words, or nothing: what it is depends on what they are measured against."""
+    """The largest error of some levels, in words, by what they are measured against; "" where there is none."""
     known = [(level, t) for level in levels for t in level.tensors if not (t.moved or t.disputed)]
     ratios = [t.ratio for level, t in known if not level.confirms]
     distances = [t.rms_folded for level, t in known if level.confirms]

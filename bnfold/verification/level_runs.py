@@ -1,4 +1,4 @@
-"""One input through every session of a level and the oracle, and what that adds to the measure of each tensor."""
+"""One input is run by every session of a level and by the oracle; the tally of each tensor takes the results in."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from .measure import Tally
 from .quantized.steps import either_neighbour, is_quantized, replace_codes
 from .trial import Trial, truth
 
-Tallies = tuple[
-    Mapping[str, Tally], Mapping[str, Tally]
-]  # of steady inputs, and of others, where no steady one is left
+Tallies = tuple[Mapping[str, Tally], Mapping[str, Tally]]  # of steady inputs; of others, used where none is steady
 Values = dict[str, Any]  # by the names of tensors
 
 
 def run_original(running: LevelSessions, names: Sequence[str], case: Case, values: Mapping[str, Array]) -> Values:
-    """What the original makes of an input. Raises `CannotRun`."""
+    """The tensors that the original computes of an input. Raises `CannotRun`."""
     stage(f"onnxruntime, running the original ({case})")
     ours = running.read(names, 0)
     return dict(zip(ours, sessions.outputs(running.original, ours, values), strict=True))
@@ -33,7 +31,7 @@ def run_original(running: LevelSessions, names: Sequence[str], case: Case, value
 def add_run(
     trial: Trial, running: LevelSessions, tallies: Tallies, case: Case, values: Mapping[str, Array], first: Values
 ) -> None:
-    """Everything else is run on the input of which the original has made `first`; the tallies take it in."""
+    """Run everything else on the input of which the original has computed `first`, and add it to the tallies."""
     names = list(tallies[0])
     ours, theirs = list(first), running.read(names, 1)
     codes = {name: first[name] for name in ours if name in running.fed}
@@ -71,9 +69,12 @@ def _add(
 
 
 def _rounded(running: LevelSessions, true: Values, first: Values, folded: Values, *others: Any) -> tuple[Any, ...]:
-    """The same, and instead of the codes of quantizers that the fold changed the numbers that these round."""
+    """The same runs, in which codes of quantizers that the fold changed are replaced by the numbers that these round.
+
+    `others`: the jittered runs, those of noise, and the one on the CPU.
+    """
     *lists, on_cpu = others
-    for name, (ours, theirs) in running.rulers.items():
+    for name, (ours, theirs) in running.quantizers.items():
         for run in (true, first, *(run for runs in lists for run in runs), on_cpu):
             run[name] = ours.of(run.get(ours.reads))
         folded[name] = theirs.of(folded[theirs.reads])
@@ -83,7 +84,7 @@ def _rounded(running: LevelSessions, true: Values, first: Values, folded: Values
 def _neighbours(
     trial: Trial, running: LevelSessions, case: Case, values: Mapping[str, Array], first: Values, true: Values
 ) -> list[Values]:
-    """At its default the runtime may compute in integers: how far its entitlement moves the outputs, as noise."""
+    """At the default level onnxruntime may round to either neighbouring step: one such run of the oracle, as noise."""
     if running.level == "off" or not trial.oracle or not is_quantized(trial.original.graph):
         return []
     drawn = truth(trial, case, values, list(first), either_neighbour(trial.seed))

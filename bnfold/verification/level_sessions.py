@@ -1,4 +1,4 @@
-"""The sessions of one level: of both models, of jittered copies and, where runs may differ, of the original again."""
+"""The sessions of one level: of both models, of jittered copies and, where runs may differ, the original once more."""
 
 from __future__ import annotations
 
@@ -16,41 +16,33 @@ from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
 from ..runtime.detached import Skeleton
+from ..runtime.dimensions import Shapes
 from ..runtime.inputs import Case, shapes
 from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
-from ..runtime.providers import QUICK, Shapes, Way
+from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
 from .float64.windows import Array
-from .isolate import cut, uncut
-from .quantized.steps import Ruler, rulers, touched
-from .trial import JITTERS, LARGE, Trial, session
+from .isolate import cut_at, uncut
+from .quantized.steps import Quantizer, changed_steps, quantizers
+from .trial import JITTERS, LARGE_INPUT, Trial, trial_session
 
 _numbers = itertools.count()  # sessions that start within a second would name their profiles alike
 QUICK_KERNELS = "sessions took cuDNN's default kernels; with effort full it tries all out, as onnxruntime serves"
 AS_SERVED = ": here in the two of optimization default"
 FOLDED = "the folded model"
 FEEDABLE = ("cpu", "cuda")  # of others, an engine is made for the shapes of inputs that are known
-KINDS = {
-    f"tensor({name})": kind
-    for kind, name in {
-        **{TensorProto.FLOAT: "float", TensorProto.FLOAT16: "float16", TensorProto.DOUBLE: "double"},
-        **{
-            TensorProto.INT8: "int8",
-            TensorProto.INT16: "int16",
-            TensorProto.INT32: "int32",
-            TensorProto.INT64: "int64",
-        },
-        **{TensorProto.UINT8: "uint8", TensorProto.UINT16: "uint16", TensorProto.UINT32: "uint32"},
-        **{TensorProto.UINT64: "uint64", TensorProto.BOOL: "bool"},
-    }.items()
-}  # as onnxruntime calls them
+_FED_TYPES = [TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL]
+_FED_TYPES += [getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)]
+ONNX_TYPES = {
+    f"tensor({TensorProto.DataType.Name(kind).lower()})": kind for kind in _FED_TYPES
+}  # of onnxruntime's names
 MOVED = "the original with its constants moved by one unit of rounding"
 
 
 @dataclass(frozen=True)
 class LevelSessions:
-    """Sessions that return the same tensors; all but `original` are `fed` what that makes of some of them."""
+    """Sessions that return the same tensors; all but `original` get the tensors `fed` from it, as inputs."""
 
     original: Any
     folded: Any
@@ -59,12 +51,12 @@ class LevelSessions:
     jittered: list[Any]  # copies of it with constants moved
     level: str
     fed: frozenset[str] = frozenset()
-    same: frozenset[str] = frozenset()  # of these, what the fold left alone
-    rulers: Mapping[str, tuple[Ruler, Ruler]] = field(default_factory=dict)  # of the others, quantizers
+    same: frozenset[str] = frozenset()  # those of `fed` that the fold did not change
+    quantizers: Mapping[str, tuple[Quantizer, Quantizer]] = field(default_factory=dict)  # of the others
 
     def read(self, names: Sequence[str], which: int) -> list[str]:
         """`names`, and what the quantizers that the fold changed read in the original (0) or the folded model (1)."""
-        return list(dict.fromkeys([*names, *(pair[which].reads for pair in self.rulers.values())]))
+        return list(dict.fromkeys([*names, *(pair[which].reads for pair in self.quantizers.values())]))
 
     def outputs(self, running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
         """One run of a session other than `original`, which `label` names. Raises `CannotRun`."""
@@ -76,18 +68,18 @@ class LevelSessions:
 
 
 def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> LevelSessions:
-    """Sessions at a graph optimization `level` that return `names`; the two models note where they run.
+    """Sessions at a graph optimization `level` that return `names`; those of the two models record where nodes run.
 
     With effort `full` the two models run at the default level as they are served; every other session only measures
-    errors, and leaves the search for the fastest kernels out. The original is loaded again where the next session may
-    compute something else: not with deterministic kernels.
+    errors, without cuDNN's search for the fastest kernels. The original is loaded once more where two sessions of it
+    may differ, that is, where kernels are not deterministic.
 
-    Raises `CannotRun` naming the one that does not load.
+    Raises `CannotRun` naming the model that does not load.
     """
     runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     steps = [step for step in trial.steps if step in names] if level == "off" and trial.way.provider in FEEDABLE else []
-    edited = touched(trial.folded.graph, steps, trial.edits)
-    changed = rulers(trial.original.graph, trial.folded.graph, edited)
+    edited = changed_steps(trial.folded.graph, steps, trial.edits)
+    changed = quantizers(trial.original.graph, trial.folded.graph, edited)
     ours, theirs = ([*names, *(pair[which].reads for pair in changed.values())] for which in (0, 1))
     original = exposed(trial.original, ours)
     served = "" if level == "default" and trial.effort == "full" else QUICK
@@ -109,8 +101,8 @@ def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Seque
 
 
 def _as_inputs(running: Any, steps: Sequence[str]) -> dict[str, onnx.ValueInfoProto]:
-    """The outputs `steps` of a session, but for those that are no tensors of numbers, as inputs of a model."""
-    kinds = {value.name: (KINDS.get(value.type), len(value.shape)) for value in running.get_outputs()}
+    """The outputs `steps` of a session as inputs of a model; those that are no tensors of numbers are left out."""
+    kinds = {value.name: (ONNX_TYPES.get(value.type), len(value.shape)) for value in running.get_outputs()}
     known = ((step, *kinds[step]) for step in steps)
     return {
         step: helper.make_tensor_value_info(step, kind, [None] * rank if rank else None)
@@ -120,8 +112,8 @@ def _as_inputs(running: Any, steps: Sequence[str]) -> dict[str, onnx.ValueInfoPr
 
 
 def _fed(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, onnx.ValueInfoProto]) -> onnx.ModelProto:
-    """The model, in which what reads a tensor of `inputs` is given it by the caller."""
-    return cut(model, inputs, [uncut(name) if name in inputs else name for name in names]) if inputs else model
+    """The model, in which the tensors of `inputs` are inputs of the graph for the nodes that read them."""
+    return cut_at(model, inputs, [uncut(name) if name in inputs else name for name in names]) if inputs else model
 
 
 def _conditioning(
@@ -136,15 +128,15 @@ def _conditioning(
 
 
 def _copies(trial: Trial, names: Sequence[str]) -> int:
-    """How many jittered copies there are, none where it is known how they move the outputs.
+    """How many jittered copies to run: none where it is known how far they move the outputs.
 
-    With TF32, the original's own error is as large as what they show.
+    Few with TF32, where the original's own error is as large as what they show.
     """
     if trial.copies:
         return trial.copies
     if trial.moved and {*names} <= {*trial.outputs} and not trial.steps:
         return 0
-    few = trial.elements >= LARGE or not trial.way.careful
+    few = trial.elements >= LARGE_INPUT or not trial.way.careful
     return JITTERS[few]
 
 
@@ -158,35 +150,35 @@ def _load(
     *,
     proved: bool = False,
 ) -> Any:
-    """A session whose placement is `proved` keeps its engine as well; the others build theirs anew, as others would."""
+    """A session; one whose placement has to be `proved` writes a profile and keeps its engine for a later session."""
     stage(f"onnxruntime, loading {label} with graph optimization {level}")
-    held = for_onnxruntime(model, trial.folder)
+    loadable = for_onnxruntime(model, trial.folder)
     engine, profile = providers.profile(trial.way, runs), ""
     if proved:
         profile = f"{trial.folder}/ran{next(_numbers)}"
-        engine |= providers.cached(trial.way, trial.folder, f"{digest(held)[:16]}-{level}")
+        engine |= providers.cached(trial.way, trial.folder, f"{digest(loadable)[:16]}-{level}")
     try:
-        return session(trial, held, level, providers.chain(trial.way, engine, search), profile)
+        return trial_session(trial, loadable, level, providers.chain(trial.way, engine, search), profile)
     except CannotRun as why:
         raise CannotRun(f"{label} does not load with graph optimization {level}: {why}") from why
 
 
-def digest(held: bytes | str | Skeleton) -> str:
-    """The sha256 of a model as onnxruntime takes it; of a file without its external data, whose name is its own."""
-    if isinstance(held, Skeleton):
-        return hashlib.sha256(held.model).hexdigest()
-    return hashlib.sha256(held if isinstance(held, bytes) else Path(held).read_bytes()).hexdigest()
+def digest(loadable: bytes | str | Skeleton) -> str:
+    """The sha256 of a model as onnxruntime takes it; of a file without its external data."""
+    if isinstance(loadable, Skeleton):
+        return hashlib.sha256(loadable.model).hexdigest()
+    return hashlib.sha256(loadable if isinstance(loadable, bytes) else Path(loadable).read_bytes()).hexdigest()
 
 
 def placements(trial: Trial, runs: LevelSessions) -> list[Placement]:
-    """Where both models ran, once all is run: ends their profiles."""
+    """Where the nodes of both models ran. Ends the profiles of their sessions."""
     return [
-        placed(trial, "the original", trial.original, runs.original),
-        placed(trial, FOLDED, trial.folded, runs.folded),
+        placement_of(trial, "the original", trial.original, runs.original),
+        placement_of(trial, FOLDED, trial.folded, runs.folded),
     ]
 
 
-def placed(trial: Trial, label: str, model: onnx.ModelProto, running: Any) -> Placement:
-    """Where the nodes of a model ran: ends the profile of its session."""
+def placement_of(trial: Trial, label: str, model: onnx.ModelProto, running: Any) -> Placement:
+    """Where the nodes of a model ran. Ends the profile of its session."""
     took = assigned(running), ran(sessions.finish(running))
     return placement(label, trial.way.name, trial.policy, *took, idle(model.graph))

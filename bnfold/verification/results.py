@@ -1,4 +1,4 @@
-"""What a verification found, as values: frozen, and ready to print or to write as JSON."""
+"""The result of a verification: frozen dataclasses, ready to print or to write as JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ SCHEMA = "bnfold.verify/1"
 class Derived:
     """One fold site, its weights derived once more from the original in float64.
 
-    `responses` numbers of the folded model were held against the original's, a `share` of all there are; the worst is
-    `ratio` unit roundoffs off. A weight that is the correctly rounded one is off by 1 at most, `roundings` weights in a
-    row by as many; up to eight times that a fold in less careful arithmetic is let pass.
+    `responses` numbers of the folded model were compared with the original's, a `share` of all there are; the worst is
+    `ratio` unit roundoffs off. A correctly rounded weight is off by 1 at most, `roundings` weights in a row by as many;
+    a fold in less careful arithmetic passes with up to eight times that.
     """
 
     name: str
@@ -32,37 +32,37 @@ class Derived:
     ratio: float = 0.0
     roundings: float = 1.0
     inside: tuple[str, ...] = ()  # tensors that were derived along with it
-    why: str = ""  # it could not be derived
+    why: str = ""  # why it could not be derived
     effect: float = 0.0  # as `ratio`, in roundoffs of what the original's weights are the sums of; 0 where that is 1
 
     @property
     def ok(self) -> bool:
-        """No weight is further off than a fold that rounds on the way makes it, as in the type of the model."""
+        """Whether no weight is further off than a fold makes it that computes in the type of the model."""
         return min(self.ratio, self.effect) <= SITE_LIMIT * self.roundings
 
     @property
     def covered(self) -> bool:
-        """All of its weights were looked at, and none is further off than rounding explains."""
+        """Whether all of its weights were compared, and none is further off than rounding explains."""
         return self.ok and not self.why and self.share == 1 and self.responses > 0
 
     @property
     def proved(self) -> bool:
-        """All of its weights are the correctly rounded ones: right for any input."""
+        """Whether all of its weights are the correctly rounded ones: right for any input."""
         return self.exact and self.share == 1 and self.responses > 0
 
     @property
     def exact(self) -> bool:
-        """Every weight that was looked at is the correctly rounded one, as far as float64 can tell."""
+        """Whether every weight that was compared is the correctly rounded one, up to float64's own rounding."""
         return not self.why and self.ratio <= self.roundings * (1 + 2.0**-10)
 
 
 @dataclass(frozen=True)
 class Influence:
-    """What is known of the nodes that one model has and the other has not."""
+    """What is known of the nodes that only one of the models has."""
 
     proved: bool = False  # the structure and the algebra of the fold sites show all outputs equal, for all inputs
     changed: int = 0  # nodes of either model that no fold site covers
-    unseen: tuple[str, ...] = ()  # of which no input showed what they do, in words
+    unseen: tuple[str, ...] = ()  # a sentence for each of them of which no input showed what it does
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Influence:
@@ -72,20 +72,22 @@ class Influence:
 
 @dataclass(frozen=True)
 class Change:
-    """One kind of what is other in the file beside what the model computes: how often, and the first in words."""
+    """The changes of one kind in the file that change nothing in what the model computes: how many, the first as
+    sentences."""
 
     kind: str
     count: int
     words: tuple[str, ...]
 
-    MOST: ClassVar = 4  # that are said in words
+    MOST: ClassVar = 4  # sentences
 
     @classmethod
     def of(cls, kind: str, words: Sequence[str]) -> Change:
-        """From all of them in words."""
+        """From a sentence for each change."""
         return cls(kind, len(words), tuple(words[: cls.MOST]))
 
     def in_a_line(self) -> str:
+        """The first sentence, and how many more there are."""
         return self.words[0] + (f" ({self.count - 1} more)" if self.count > 1 else "")
 
 
@@ -93,9 +95,9 @@ class Change:
 class Structure:
     """Everything about the models that can be compared without running them."""
 
-    problems: tuple[str, ...]  # what fails: what makes the model invalid first, then its interface
+    problems: tuple[str, ...]  # why it fails: first what makes the model invalid, then its interface
     notes: tuple[str, ...]
-    changes: tuple[Change, ...]  # of the file beside what it computes; problems as well where nothing may be touched
+    changes: tuple[Change, ...]  # in the file, not in what it computes; problems as well where it is to be untouched
     identical: bool  # the same model to the last byte, external data included
     untouched: int  # messages of the folded model (nodes, constants, shapes) that are the original's to the last byte
     edited: int  # and those that are not
@@ -106,8 +108,8 @@ class Structure:
     def of(cls, plain: dict[str, Any]) -> Structure:
         """From JSON, which knows no tuples."""
         changes = tuple(Change(**{**each, "words": tuple(each["words"])}) for each in plain["changes"])
-        found = {part: tuple(plain[part]) for part in ("problems", "notes")}
-        return cls(**{**plain, **found, "changes": changes})
+        sentences = {part: tuple(plain[part]) for part in ("problems", "notes")}
+        return cls(**{**plain, **sentences, "changes": changes})
 
 
 @dataclass(frozen=True, repr=False)
@@ -122,14 +124,14 @@ class Verification(Shown):
     derived: tuple[Derived, ...]
     models: dict[str, dict[str, Any]]
     seconds: float
-    influence: tuple[Influence, ...] = ()  # of each provider with careful arithmetic
+    influence: tuple[Influence, ...] = ()  # one for each provider, in strict math
 
     WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
     COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
     DISTANCES: ClassVar = ("level", "inputs", "outputs", "distance / size", "furthest", "largest difference")
 
     def rows(self) -> list[tuple[str, ...]]:
-        """One line per level for a table: how far the folded model is from float64, and how far the original is."""
+        """One line per level for a table: the errors of the folded model against float64, and those of the original."""
         measured = [level.row() for level in self.levels if not level.confirms]
         algebra = [("algebra", *counts, "", ratio, name, "", "") for *counts, ratio, name in self._algebra()]
         return measured + algebra if measured or not self.levels else []
@@ -143,12 +145,12 @@ class Verification(Shown):
     def worst(self, most: int = 20) -> list[tuple[str, ...]]:
         """For a table with `WORST`: the outputs and fold sites with the largest ratios, of all levels."""
         measured = [level for level in self.levels if not level.confirms]
-        found = [(t.ratio, level, t) for level in measured for t in level.tensors if t.output or t.site]
-        found.sort(key=lambda entry: -entry[0])
-        return [(level.title, *t.row()) for _, level, t in found[:most]]
+        entries = [(t.ratio, level, t) for level in measured for t in level.tensors if t.output or t.site]
+        entries.sort(key=lambda entry: -entry[0])
+        return [(level.title, *t.row()) for _, level, t in entries[:most]]
 
     def _algebra(self) -> list[tuple[str, ...]]:
-        """Of the fold sites that were derived: weights, sites, the worst in unit roundoffs, and its name."""
+        """A line about the fold sites that were derived: weights, sites, the worst in unit roundoffs, and its name."""
         known = [site for site in self.derived if site.responses]
         if not known:
             return []
@@ -174,14 +176,14 @@ class Verification(Shown):
         return *self.errors_tables(), self.changes_table(), rest
 
     def errors_tables(self) -> tuple[Table, Table]:
-        """The errors of both models, one line per level; apart those of levels that only confirm a proof."""
+        """The errors of both models, one line per level; in a table of their own the levels that confirm a proof."""
         return (
             Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()),
             Table("Outputs of B against those of A, which confirms the proof", self.DISTANCES, self.distances()),
         )
 
     def changes_table(self) -> Table:
-        """What else changed in the file, the worst first."""
+        """What changed in the file apart from what the model computes, the worst first."""
         changes = self.structure.changes if self.structure else ()
         rows = [(each.kind, str(each.count), "; ".join(each.words)) for each in changes]
         return Table("What else changed in the file", ("what", "changes", "the first of them"), rows)
@@ -192,7 +194,7 @@ class Verification(Shown):
 
     @property
     def grade(self) -> str:
-        """Of a PASS: `proved` by structure and algebra, for all inputs, or `measured`; nothing of other verdicts."""
+        """Of a PASS: `proved` by structure and algebra, for all inputs, or `measured`; "" of other verdicts."""
         whole = (self.structure and self.structure.identical) or any(each.proved for each in self.influence)
         return "" if not self.passed else PROVED if whole else MEASURED
 
@@ -225,15 +227,15 @@ class Verification(Shown):
         )
 
     def checks(self) -> list[JUnitCase]:
-        """One for every tier, and one for the verdict, as JUnit wants it."""
+        """Test cases of a JUnit report: one for each tier, and one for the verdict."""
         problems = self.structure.problems if self.structure else ()
         off = [site for site in self.derived if not site.ok]
-        found = [JUnitCase("structure", FAILED if problems else PASSED, "; ".join(problems))]
-        found += [level.check() for level in self.levels]
+        cases = [JUnitCase("structure", FAILED if problems else PASSED, "; ".join(problems))]
+        cases += [level.check() for level in self.levels]
         if self.derived:
-            found.append(JUnitCase("algebra", FAILED if off else PASSED, ", ".join(site.name for site in off)))
+            cases.append(JUnitCase("algebra", FAILED if off else PASSED, ", ".join(site.name for site in off)))
         outcome = {PASS: PASSED, FAIL: FAILED}.get(self.verdict, UNDECIDED)
-        return [*found, JUnitCase("verdict", outcome, f"{self.verdict}: {'; '.join(self.reasons)}")]
+        return [*cases, JUnitCase("verdict", outcome, f"{self.verdict}: {'; '.join(self.reasons)}")]
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: outputs, fold sites, and whatever else is over its limit; other tensors as a count."""

@@ -1,4 +1,4 @@
-"""Whether onnxruntime's own optimization makes the two models of a trial one graph."""
+"""Whether onnxruntime's own graph optimization makes the same graph of the two models of a trial."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .trial import Trial
 
 
 def is_same_graph(trial: Trial) -> bool:
-    """onnxruntime makes the two models the same graph by default, so that comparing them there shows nothing.
+    """Whether onnxruntime makes the same graph of both models at its default level, where comparing shows nothing then.
 
-    Of large models, which would have to be written to be seen, it is not known.
+    False for large models: the optimized graph would have to be written to a file to be read.
     """
     if detached.length(trial.original):
         return False

@@ -1,4 +1,4 @@
-"""The self-test: would a faulty fold of this very model be found? Faults are planted into it, and looked for."""
+"""The self-test: does verification fail for a faulty fold of this very model? Faults are planted into copies of it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from onnx import helper, numpy_helper
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
-from ..runtime.loading import load, require_whole
+from ..runtime.loading import load_to_run, require_whole
 from ..runtime.protos import Array, stored
 from ..system.progress import each
-from .regions import MIXING, changed
+from .regions import MIXING, changed_constants
 from .verifying import locate, verify
 
 SCHEMA = "bnfold.selftest/1"
-SMALL = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative errors of one channel, tried until nothing finds them
+SMALL_ERRORS = (1e-3, 1e-4, 1e-5, 1e-6, 1e-7)  # relative errors of one channel, tried until no tier detects one
 
 
 @dataclass(frozen=True)
 class Planted:
-    """One fault, and which tier found it: the algebra of the fold sites, or the comparison of numbers."""
+    """One fault, and which tier detected it: the algebra of the fold sites, or the comparison of numbers."""
 
     fault: str
     site: str
@@ -34,13 +34,13 @@ class Planted:
     numbers: bool
 
     @property
-    def found(self) -> bool:
+    def detected(self) -> bool:
         return self.algebra or self.numbers
 
 
 @dataclass(frozen=True, repr=False)
 class SelfTest(Shown):
-    """What was planted, and what was found of it."""
+    """The faults that were planted, and which of them were detected."""
 
     planted: tuple[Planted, ...]
 
@@ -48,11 +48,11 @@ class SelfTest(Shown):
 
     @property
     def passed(self) -> bool:
-        """Every fault was found; relative errors as small as rounding are tried, but need not be."""
-        return all(one.found for one in self.planted if one.size is None or one.size >= SMALL[0])
+        """Whether every fault was detected; of relative errors only the largest, as others are as small as rounding."""
+        return all(one.detected for one in self.planted if one.size is None or one.size >= SMALL_ERRORS[0])
 
     def smallest(self, tier: str) -> float | None:
-        """The smallest relative error of one channel that a tier found; None if it found none of `SMALL`."""
+        """The smallest relative error of one channel that a tier detected; None if it detected none."""
         sizes = [one.size for one in self.planted if one.size is not None and getattr(one, tier)]
         return min(sizes, default=None)
 
@@ -61,8 +61,8 @@ class SelfTest(Shown):
         return [(p.fault, p.site, *("yes" if hit else "no" for hit in (p.algebra, p.numbers))) for p in self.planted]
 
     def in_a_line(self) -> str:
-        found = sum(one.found for one in self.planted)
-        return f"{found} of {counted(len(self.planted), 'planted fault')} found"
+        detected = sum(one.detected for one in self.planted)
+        return f"{detected} of {counted(len(self.planted), 'planted fault')} found"
 
     @property
     def tone(self) -> str:
@@ -78,8 +78,8 @@ class SelfTest(Shown):
 
 
 @dataclass(frozen=True)
-class Site:
-    """A folded operator: its weight with output channels first, its bias, and how to put both back."""
+class FoldedNode:
+    """A folded node: its weight with output channels first, its bias, and their names, axis and groups in the model."""
 
     output: str
     names: tuple[str, str]
@@ -89,7 +89,7 @@ class Site:
     bias: Array | None
 
 
-Change = Callable[[Site], tuple[Array, Array | None]]
+Fault = Callable[[FoldedNode], tuple[Array, Array | None]]  # the weight and bias of a node with that fault
 
 
 def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int = 0) -> SelfTest:
@@ -98,75 +98,77 @@ def self_test(original: Model, folded: Model, *, effort: str = "fast", seed: int
     Raises ModelProblem where `folded` has no folded Conv, ConvTranspose, Gemm or MatMul to plant them in.
     """
     with locate(original) as first, locate(folded) as second:
-        before, after = load(str(first)), load(str(second))
+        before, after = load_to_run(str(first)), load_to_run(str(second))
         require_whole(after, "a self-test, which plants faults in copies")
-        sites = list(folded_sites(before, after))
-        if not sites:
+        nodes = list(folded_nodes(before, after))
+        if not nodes:
             raise ModelProblem(
                 "there is nothing to plant a fault in", "B has no operator whose weights A does not have."
             )
-        chosen = [sites[0], sites[-1]] if len(sites) > 1 else sites
+        chosen = [nodes[0], nodes[-1]] if len(nodes) > 1 else nodes
 
-        def plant(fault: str, site: Site, change: Change, size: float | None = None) -> Planted:
-            found = verify(first, with_fault(after, site, change), effort=effort, seed=seed, levels=["off"])
-            hits = any(not one.ok for one in found.derived), any(level.bad for level in found.levels)
-            return Planted(fault, site.output, size, *hits)
+        def plant(name: str, node: FoldedNode, fault: Fault, size: float | None = None) -> Planted:
+            result = verify(first, with_fault(after, node, fault), effort=effort, seed=seed, levels=["off"])
+            by_algebra, by_numbers = any(not site.ok for site in result.derived), any(lv.bad for lv in result.levels)
+            return Planted(name, node.output, size, by_algebra, by_numbers)
 
-        kinds = [(name, site, change) for site in chosen for name, change in faults(site).items()]
+        kinds = [(name, node, fault) for node in chosen for name, fault in faults(node).items()]
         planted = [plant(*kind) for kind in each(kinds, "self-test", len(kinds))]
         planted += smaller_and_smaller(plant, chosen[0])
     return SelfTest(tuple(planted))
 
 
-def smaller_and_smaller(plant: Callable[..., Planted], site: Site) -> Iterator[Planted]:
-    for size in SMALL:
-        one = plant(f"one channel x (1 + {size:g})", site, one_channel(1 + size), size)
+def smaller_and_smaller(plant: Callable[..., Planted], node: FoldedNode) -> Iterator[Planted]:
+    """Relative errors of one channel, until one is not detected."""
+    for size in SMALL_ERRORS:
+        one = plant(f"one channel x (1 + {size:g})", node, one_channel(1 + size), size)
         yield one
-        if not one.found:
+        if not one.detected:
             return
 
 
-def folded_sites(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[Site]:
-    """The operators of the folded model whose stored weight the original does not have."""
-    new, held = changed(before.graph, after.graph), stored(after.graph)
+def folded_nodes(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[FoldedNode]:
+    """The nodes of the folded model whose stored weight the original does not have."""
+    new, constants = changed_constants(before.graph, after.graph), stored(after.graph)
     for node in after.graph.node:
-        if node.op_type in MIXING and node.input[1] in new and node.input[1] in held:
-            yield site_of(node, held)
+        if node.op_type in MIXING and node.input[1] in new and node.input[1] in constants:
+            yield folded_node(node, constants)
 
 
-def site_of(node: onnx.NodeProto, held: Mapping[str, onnx.TensorProto]) -> Site:
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    rows_last = node.op_type == "MatMul" or (node.op_type == "Gemm" and not given.get("transB"))
+def folded_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> FoldedNode:
+    """A Conv, ConvTranspose, Gemm or MatMul with the values of its weight and, where it has a stored one, its bias."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    rows_last = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB"))
     axis = -1 if rows_last else 1 if node.op_type == "ConvTranspose" else 0
-    bias = node.input[2] if len(node.input) > 2 and node.input[2] in held else ""
-    weight = np.moveaxis(numpy_helper.to_array(held[node.input[1]]), axis, 0)
-    known = numpy_helper.to_array(held[bias]) if bias else None
-    return Site(node.output[0], (node.input[1], bias), axis, given.get("group", 1), weight, known)
+    name = node.input[2] if len(node.input) > 2 and node.input[2] in constants else ""
+    weight = np.moveaxis(numpy_helper.to_array(constants[node.input[1]]), axis, 0)
+    bias = numpy_helper.to_array(constants[name]) if name else None
+    return FoldedNode(node.output[0], (node.input[1], name), axis, attributes.get("group", 1), weight, bias)
 
 
-def faults(site: Site) -> dict[str, Change]:
-    """What goes wrong in folds: the faults that this site can have."""
-    found: dict[str, Change] = {
-        "epsilon forgotten": lambda s: (s.weight * np.asarray(1 + 5e-6, s.weight.dtype), s.bias),
+def faults(node: FoldedNode) -> dict[str, Fault]:
+    """The faults that a fold of this node can have, by name."""
+    named: dict[str, Fault] = {
+        "epsilon forgotten": lambda n: (n.weight * np.asarray(1 + 5e-6, n.weight.dtype), n.bias),
     }
-    if len(site.weight) > 1:
-        found["channels of the weight swapped"] = lambda s: (s.weight[[1, 0, *range(2, len(s.weight))]], s.bias)
-    if site.bias is not None and site.bias.any():
-        found["bias forgotten"] = lambda s: (s.weight, np.zeros_like(s.bias))
-    if 1 < site.group < len(site.weight):
-        found["layout of the groups"] = lambda s: (by_member(s.weight, s.group), s.bias)
-    return found
+    if len(node.weight) > 1:
+        named["channels of the weight swapped"] = lambda n: (n.weight[[1, 0, *range(2, len(n.weight))]], n.bias)
+    if node.bias is not None and node.bias.any():
+        named["bias forgotten"] = lambda n: (n.weight, np.zeros_like(n.bias))
+    if 1 < node.group < len(node.weight):
+        named["layout of the groups"] = lambda n: (by_member(n.weight, n.group), n.bias)
+    return named
 
 
-def one_channel(factor: float) -> Change:
+def one_channel(factor: float) -> Fault:
     """The channel with the largest weights, times a factor."""
 
-    def change(site: Site) -> tuple[Array, Array | None]:
-        weight = site.weight.copy()
+    def fault(node: FoldedNode) -> tuple[Array, Array | None]:
+        weight = node.weight.copy()
         weight[np.abs(weight).reshape(len(weight), -1).max(1).argmax()] *= np.asarray(factor, weight.dtype)
-        return weight, site.bias
+        return weight, node.bias
 
-    return change
+    return fault
 
 
 def by_member(weight: Array, group: int) -> Array:
@@ -175,13 +177,13 @@ def by_member(weight: Array, group: int) -> Array:
     return weight[order]
 
 
-def with_fault(model: onnx.ModelProto, site: Site, change: Change) -> onnx.ModelProto:
-    """A copy of the folded model with one site changed."""
+def with_fault(model: onnx.ModelProto, node: FoldedNode, fault: Fault) -> onnx.ModelProto:
+    """A copy of the folded model in which one node has a fault."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    held = stored(copy.graph)
-    weight, bias = change(site)
-    for name, value in zip(site.names, (np.moveaxis(weight, 0, site.axis), bias), strict=True):
+    constants = stored(copy.graph)
+    weight, bias = fault(node)
+    for name, value in zip(node.names, (np.moveaxis(weight, 0, node.axis), bias), strict=True):
         if name and value is not None:
-            held[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), held[name].name))
+            constants[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), constants[name].name))
     return copy

@@ -1,4 +1,4 @@
-"""The structure tier, run in a child: is B valid, do callers find what A offers, and what else of the file is other?"""
+"""The structure tier, run in a child: is B valid, is its interface A's, and what else differs in the file?"""
 
 from __future__ import annotations
 
@@ -25,15 +25,13 @@ from .untouched import Messages
 
 
 @datafiles.unchanged()
-def check(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
-    """Compare two models, and the files of the request that they lie in, without running them.
+def structure_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
+    """Compare two models, read from the paths of the request, without running them: the fields of `Structure`.
 
-    `problems` fail, what makes B invalid first, `notes` inform.
-
-    Every name is defined once; onnx's checker accepts B if it accepts A; the interface is the same (see `interface`).
-    What else is other in the file are `changes`, in groups, the worst first. Where the request says `untouched`, they
-    are problems: then every message outside the fold sites (`declared`, or whatever nodes differ) is the same to the
-    last byte.
+    `problems` are why B fails: a name that is defined twice, onnx's checker rejects B but not A, or another interface
+    (see `interface`). `notes` inform. What else differs in the file are `changes`, in groups, the worst first. Where
+    the request says `untouched`, they are problems as well: every message outside the fold sites (`declared`, or all
+    nodes that differ) has to be the same to the last byte.
     """
     original, folded = models
     messages, frozen = Messages(original, folded), request.get("frozen", False)
@@ -58,21 +56,21 @@ def _facts(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _names(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
-    """Names defined twice in the folded model that were not so before."""
+    """A sentence for each name that is defined twice in the folded model alone."""
     already = _repeated(original)
     for name in sorted(_repeated(folded) - already):
         yield f"the name {name!r} is defined more than once"
 
 
 def _random(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]:
-    """Random operators, which are not run as such: each draws as it did."""
+    """A sentence if random operators draw from other distributions, which no run shows: they are replaced in those."""
     drawn = [Counter(_draws(node) for node in all_nodes(model) if is_random(node)) for model in (original, folded)]
     if drawn[0] != drawn[1]:
         yield f"what random operators draw changed from {_listed(drawn[0])} to {_listed(drawn[1])}"
 
 
 def _draws(node: onnx.NodeProto) -> str:
-    """`RandomNormal (mean 0.0, scale 1.0)`: all but the seed, and where numbers are taken from."""
+    """`RandomNormal (mean 0.0, scale 1.0)`: the operator and all attributes but seed and dtype."""
     known = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name not in ("seed", "dtype")}
     stated = {"mean": 0.0, "scale": 1.0} if "Normal" in node.op_type else {"low": 0.0, "high": 1.0}
     return f"{node.op_type} ({', '.join(f'{name} {value}' for name, value in sorted((stated | known).items()))})"
@@ -91,11 +89,11 @@ def _repeated(model: onnx.ModelProto) -> set[str]:
 
 
 def _checked(label: str, path: str, model: onnx.ModelProto) -> str:
-    """What onnx's checker has against a model, its nodes sorted, in one line; nothing if it passes."""
+    """The first line of the error of onnx's checker on a model, its nodes sorted; "" if it passes."""
     stage(f"onnx.checker, on {label},")
     with TemporaryDirectory(prefix="bnfold-") as folder:
         moved = sort_nodes(model)
-        skeleton = detached.without_data(model, folder)
+        skeleton = detached.file_without_data(model, folder)
         try:
             onnx.checker.check_model(skeleton or (model if moved else path), full_check=True)
         except Exception as why:  # the checker raises errors of several unrelated classes

@@ -1,8 +1,9 @@
-"""What was measured on one tensor, as plain data; of fold sites also the errors of each channel, to be looked at."""
+"""What was measured of one tensor, as plain data; of fold sites also the errors of each channel."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,16 +11,16 @@ import numpy as np
 
 from ..runtime.protos import produced
 from .float64.windows import Array
-from .measure import FOLDED, NOISE, ONES, ORIGINAL, OUTPUT_LIMIT, TRUTH, Tally
+from .measure import OUTPUT_LIMIT, Row, Tally
 from .regions import undone
 from .results import SITE_LIMIT
 from .trial import Trial
 
-RUNS = {"original": ORIGINAL, "folded": FOLDED, "noise": NOISE}
+RUNS = {"original": Row.ORIGINAL, "folded": Row.FOLDED, "noise": Row.NOISE}
 
 
 def record(tally: Tally, operator: str, output: bool, site: bool) -> dict[str, Any]:
-    """A tensor's measure and whether it is within the limit; `why` says in words what is wrong if it is not."""
+    """The fields of `Compared` but two, as plain data; `why` says in words what is wrong where it is not `ok`."""
     ratio, axis, channel = tally.worst()
     limit = OUTPUT_LIMIT if output and not site else SITE_LIMIT
     whole = float(tally.ratios(None).max())
@@ -63,62 +64,64 @@ def _why(tally: Tally, ratio: float, limit: float) -> str:
     return f"its error is {ratio:.3g} times what rounding explains (limit {limit:g})"
 
 
-def _relative(tally: Tally, which: int) -> float:
-    """Root mean square error over that of the true values."""
+def _relative(tally: Tally, row: Row) -> float:
+    """The root mean square error in a row of the sums, relative to the root mean square of the true values."""
     sums = tally.sums.get(None)
-    if sums is None or not sums[TRUTH, 0] > 0:
+    if sums is None or not sums[Row.TRUTH, 0] > 0:
         return 0.0
-    return finite(math.sqrt(float(sums[which, 0] / sums[TRUTH, 0])))
+    return finite(math.sqrt(float(sums[row, 0] / sums[Row.TRUTH, 0])))
 
 
 def finite(value: float) -> float:
     """JSON has no infinity: the largest float stands for it."""
-    return min(float(value), 1.7976931348623157e308)
+    return min(float(value), sys.float_info.max)
 
 
-MOST = 16_384  # channels of all sites of a level, up to which each has its own number
+CHANNELS_IN_FULL = 16_384  # of all sites of a level, up to which each has its own number
 QUANTILES = 65  # of a site, where there are more
 
 
 def by_channel(sites: Sequence[Tally]) -> dict[str, dict[str, Any]]:
-    """The fields of `ChannelErrors` for each site whose channels were told apart, by the name of its tensor."""
-    found = {tally.name: axis for tally in sites if (axis := _axis(tally))}
-    tallies = {tally.name: tally for tally in sites if tally.name in found}
-    every = sum(tally.sums[found[name]].shape[1] for name, tally in tallies.items()) <= MOST
-    return {name: _errors(tally, found[name], every) for name, tally in tallies.items()}
+    """The fields of `ChannelErrors` of each site that was measured channel by channel, by the name of its tensor."""
+    axes = {tally.name: axis for tally in sites if (axis := _axis(tally))}
+    tallies = {tally.name: tally for tally in sites if tally.name in axes}
+    every = sum(tally.sums[axes[name]].shape[1] for name, tally in tallies.items()) <= CHANNELS_IN_FULL
+    return {name: _errors(tally, axes[name], every) for name, tally in tallies.items()}
 
 
 def _axis(tally: Tally) -> int | None:
-    """The last axis that was looked at channel by channel."""
+    """The last axis that was measured channel by channel."""
     axes = [axis for axis in tally.sums if axis is not None]
-    return max(axes) if axes and tally.sums[None][TRUTH, 0] > 0 else None
+    return max(axes) if axes and tally.sums[None][Row.TRUTH, 0] > 0 else None
 
 
 def _errors(tally: Tally, axis: int, every: bool) -> dict[str, Any]:
     sums, whole = tally.sums[axis], tally.sums[None][:, 0]
-    size = math.sqrt(whole[TRUTH] / whole[ONES])
-    rows = {"original": ORIGINAL, "folded": FOLDED}
-    shown = {name: _shortened(np.sqrt(sums[row] / sums[ONES]) / size, every) for name, row in rows.items()}
+    size = math.sqrt(whole[Row.TRUTH] / whole[Row.ONES])
+    rows = {"original": Row.ORIGINAL, "folded": Row.FOLDED}
+    shown = {name: _shortened(np.sqrt(sums[row] / sums[Row.ONES]) / size, every) for name, row in rows.items()}
     return {"axis": axis, "channels": sums.shape[1], "every": every, **shown}
 
 
 def _shortened(errors: Array, every: bool) -> list[float]:
-    """Three digits of each number, or of as many quantiles as there may be."""
+    """Three digits of each number or, unless `every` one is wanted, of quantiles."""
     shown = errors if every else np.quantile(errors, np.linspace(0, 1, QUANTILES))
     return [float(f"{value:.2e}") for value in np.nan_to_num(shown).tolist()]
 
 
 def records(trial: Trial, tallies: Mapping[str, Tally], outputs: Sequence[str]) -> list[dict[str, Any]]:
-    """One record per tensor, in the order of the graph, those excused that hold other values by design."""
+    """One record per tensor, in the order of the graph; one that has other values by design is `moved`, and `ok`."""
     nodes = produced(trial.original.graph)
     makers = {name: nodes[name].op_type if name in nodes else "" for name in tallies}
     shown = (n for n, t in tallies.items() if is_compared(t) or (t.runs and n in outputs))
-    found = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
+    entries = [record(tallies[n], makers[n], n in outputs, n in trial.edits) for n in shown]
     empty = {name: True for name, tally in tallies.items() if tally.runs and not (tally.elements or tally.misshapen)}
-    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in found}}
+    good = {**empty, **{entry["name"]: bool(entry["ok"]) for entry in entries}}
     excused = undone(trial.folded.graph, good, trial.edits)
-    channels = by_channel([tallies[entry["name"]] for entry in found if entry["site"]])
-    return [_excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in found]
+    channels = by_channel([tallies[entry["name"]] for entry in entries if entry["site"]])
+    return [
+        _excused(entry, entry["name"] in excused) | {"by_channel": channels.get(entry["name"])} for entry in entries
+    ]
 
 
 def _excused(entry: dict[str, Any], moved: bool) -> dict[str, Any]:
@@ -135,4 +138,4 @@ def gaps(tensors: Sequence[Mapping[str, Any]]) -> list[str]:
     if not holes:
         return []
     count, first = sum(entry["excluded"] for entry in holes), holes[0]["name"]
-    return [f"{count} elements are NaN or Inf in the original as well and tell nothing, the first in {first!r}"]
+    return [f"{count} elements are NaN or Inf in the original as well and show nothing, the first in {first!r}"]

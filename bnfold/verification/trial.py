@@ -1,4 +1,4 @@
-"""What a numeric comparison is about: two models, the oracle, sizes that work, the tensors to look at."""
+"""A numeric comparison: two models, the oracle, sizes with which the original runs, and the tensors to compare."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from ..runtime.host import ENTRIES
 from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, lies_at, load, nodes_and_inputs, without_constants
-from ..runtime.placement import named
+from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
+from ..runtime.placement import name_nodes
 from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
-from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, Steer
+from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
 from .float64.windows import Array
 from .quantized.steps import is_narrow, steps
 from .regions import MOVES, edited, shared
@@ -38,17 +38,17 @@ from .results import Derived
 WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs together; one input is always run
 ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the sites that are compared, per input
 ALONE = 4_000  # elements that take as long to compare as it takes to begin with a tensor
-SMALL = 4_000_000  # elements of one input: below, the sites are run on their own with every input
-LARGE = 16_000_000  # elements of one input
-EXACT = {"session.x64quantprecision": "1"}  # integer kernels that do not saturate, for models as they are written
+SMALL_INPUT = 4_000_000  # elements of all tensors for one input, up to which sites are run alone with every input
+LARGE_INPUT = 16_000_000  # the same, from which a model counts as large
+EXACT_INTEGERS = {"session.x64quantprecision": "1"}  # kernels that do not saturate, for models as they are written
 JITTERS = 4, 2  # jittered copies, and of a large model; a channel of few elements needs many
-MANY = 24  # copies where an error is close to its limit: what moves in one direction is hard to tell from few
+MORE_JITTERS = 24  # copies where an error is close to its limit: few estimate badly what moves in one direction
 Pairs = dict[str, list[tuple[Any, Any]]]  # of a tensor: its value in the original and in each jittered copy
 
 
 @dataclass
 class Trial:
-    """Two models, what is to be compared in them, and what was found out on the way."""
+    """Two models, what is to be compared in them, and what is known of them so far."""
 
     original: onnx.ModelProto
     folded: onnx.ModelProto
@@ -72,18 +72,16 @@ class Trial:
     seen: dict[str, Array] = field(default_factory=dict)  # one value of each tensor, as onnxruntime computed it
     on_cpu: bool = False  # the CPU runs the original, graph optimization off: its conditioning is measured there
     moved: dict[Case, Pairs] = field(default_factory=dict)  # what was measured of the outputs: it holds at every level
-    truths: dict[Case, dict[str, Any]] = field(
-        default_factory=dict
-    )  # what the oracle said, while it may be asked again
-    keeps: bool = False  # another arithmetic will ask the oracle for the same
-    same_graph: list[bool] = field(default_factory=list)  # what is known of it, for every arithmetic
-    steps: list[str] = field(default_factory=list)  # tensors after which both models are fed what the original makes
-    copies: int = 0  # jittered ones, where it is not for the size of the model to say
-    entries: Mapping[str, str] = field(default_factory=dict)  # of sessions, beyond the usual ones
+    truths: dict[Case, dict[str, Any]] = field(default_factory=dict)  # results of the oracle that may be used again
+    keeps: bool = False  # another arithmetic will use the same results of the oracle
+    same_graph: list[bool] = field(default_factory=list)  # one entry once it is known, shared by all arithmetics
+    steps: list[str] = field(default_factory=list)  # tensors that the folded model gets from the original's run
+    copies: int = 0  # jittered ones; 0: as many as the size of the model allows
+    entries: Mapping[str, str] = field(default_factory=dict)  # settings of sessions, in addition to the usual ones
 
     @property
     def late(self) -> bool:
-        """The time that was allowed is over; `notes` must say what is skipped."""
+        """Whether the time allowed is over; `notes` must say what is skipped."""
         return time.time() > self.deadline
 
     @property
@@ -94,7 +92,7 @@ class Trial:
 def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
     """The original and the folded model, at the paths of a request: without large constants, or `whole`."""
     stage("reading the models")
-    read = load if whole else without_constants
+    read = load_to_run if whole else without_constants
     return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
 
 
@@ -109,22 +107,22 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     for model in (original, folded):
         sort_nodes(model)
-        named(model)
+        name_nodes(model)
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
-    trial.edits = edited(original.graph, folded.graph)
+    trial.edits = edited(original, folded)
     trial.deadline = request.get("deadline") or math.inf
     if not names:
         read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)
         same = ((model, path) for model, nodes, path in read if nodes == nodes_and_inputs(model))
         trial.files = {id(model): path for model, path in same if lies_at(model, path)}
-    asked = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
-    trial.planned = cases(trial.effort, trial.seed, asked, input_sets(request.get("inputs", ())))
+    sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
+    trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
 
 
 def make_oracle(trial: Trial) -> None:
-    """The float64 evaluation of the original, or why there is none."""
+    """Set the float64 evaluation of the original, or why there is none."""
     stage("the float64 evaluation of the original")
     try:
         trial.oracle = Oracle(trial.original)
@@ -136,32 +134,32 @@ def make_oracle(trial: Trial) -> None:
 def find_sizes(trial: Trial) -> bool:
     """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare.
 
-    On the CPU, whose sessions are soon made; else on the provider.
+    On the CPU, whose sessions load fast, or else on the provider. False where it runs on neither.
     """
     stage("onnxruntime, running the original")
     own = providers.without_tensorrt(trial.way)
     tries = [("off", providers.chain(Way())), *[("off", own)] * trial.way.gpu, ("default", own)]
     reasons: list[Exception] = []
     for level, chain in tries:
-        found = _sized_on(trial, level, chain)
-        if not isinstance(found, Exception):
+        ran = _sized_on(trial, level, chain)
+        if not isinstance(ran, Exception):
             trial.on_cpu = not reasons
-            _choose(trial, *found)
+            _choose(trial, *ran)
             return True
-        reasons.append(found)
+        reasons.append(ran)
     why = reasons[trial.way.gpu]  # of the provider itself
     trial.blocked.append(f"onnxruntime cannot run the original: {why}{folded_alone(trial)}")
     return False
 
 
 def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, Array]] | Exception:
-    """The first input that the original runs on, its sizes in `trial.sizes`; or why it runs on none."""
+    """The first input that the original runs on, and its values; sets `trial.sizes`. Or why it runs on none."""
     try:
-        running = session(trial, trial.original, level, chain)
+        running = trial_session(trial, trial.original, level, chain)
     except CannotRun as why:
         return why
     reason: Exception | None = None
-    for case, sizes in attempts(trial):
+    for case, sizes in cases_to_try(trial):
         try:
             values = feeds(trial.original.graph, case, sizes)
             sessions.outputs(running, trial.outputs, values)
@@ -176,7 +174,7 @@ def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, A
 
 
 def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
-    """One more input where sizes may vary, if the original takes it: cuts and padding that even sizes never reach."""
+    """One more input where sizes may vary, if the original runs on it: odd sizes show padding that even ones do not."""
     if "*" not in trial.sizes or any(case.path or case.sizes for case in trial.planned):
         return []
     case = Case("normal", trial.seed + 1, 1, larger=1)
@@ -188,10 +186,10 @@ def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
 
 
 def folded_alone(trial: Trial) -> str:
-    """Whether the folded model runs where the original does not, as with BatchNormalization over 65536 rows on CUDA."""
-    case, sizes = next(attempts(trial))
+    """Words where only the folded model runs, as with BatchNormalization over 65536 rows on CUDA; "" otherwise."""
+    case, sizes = next(cases_to_try(trial))
     try:
-        running = session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
+        running = trial_session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
         sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes or sizes))
     except (CannotRun, CannotFeed):
         return ""
@@ -199,12 +197,12 @@ def folded_alone(trial: Trial) -> str:
 
 
 def require_drawn(case: Case, why: Exception) -> None:
-    """Raise ModelProblem if the model does not run on a person's own data; random inputs may be replaced by others."""
+    """Raise ModelProblem if the model does not run on data from a file; random inputs may be replaced by others."""
     if case.path:
         raise ModelProblem(f"the original does not run on {case}: {why}", "Is it data for this model?") from why
 
 
-def attempts(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
+def cases_to_try(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
     """The first planned case with one set of sizes after another; then the same with a batch of 1."""
     first = trial.planned[0]
     if first.path:
@@ -215,14 +213,14 @@ def attempts(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
 
 
 def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
-    """Outputs and fold sites always; other shared tensors, evenly spread, until there are too many elements."""
+    """Choose the tensors to compare: outputs and fold sites always, of the other shared ones as many as time allows."""
     names = shared(trial.original.graph, trial.folded.graph)
     true = truth(trial, case, values, names)
     narrow = {name for name, value in true.items() if is_narrow(value)}
     names = [name for name in names if name not in narrow]
     counts = {name: np.size(value) for name, value in true.items()}
     trial.steps = steps(trial.original.graph, trial.folded.graph, narrow) if true else []
-    needed = {*trial.edits, *trial.outputs, *_behind_outputs(trial), *_entering(trial), *_moved_on(trial)}
+    needed = {*trial.edits, *trial.outputs, *_before_outputs(trial), *_entering(trial), *_rearranged(trial)}
     needed |= {*trial.steps, *_entering_steps(trial)}
     others = [n for n in names if n not in needed]
     every = max(1, -(-sum(ALONE + counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
@@ -234,66 +232,71 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
 
 
 def _entering(trial: Trial) -> set[str]:
-    """What the edited nodes read: where a fold site can be cut out of its network."""
+    """The tensors that edited nodes read: there a fold site can be cut out of its network."""
     nodes = produced(trial.folded.graph)
     return {name for site in trial.edits if site in nodes for name in nodes[site].input}
 
 
 def _entering_steps(trial: Trial) -> set[str]:
-    """What steps read: a step that the fold left alone is compared by it."""
+    """The tensors that steps read: by these a step that the fold did not change is compared."""
     nodes = produced(trial.folded.graph)
     return {name for step in trial.steps for name in nodes[step].input}
 
 
-def _moved_on(trial: Trial) -> set[str]:
-    """What operators that compute nothing make of edited tensors: which part of them is right shows only there."""
-    found = set(trial.edits)
+def _rearranged(trial: Trial) -> set[str]:
+    """Edited tensors, and those that only have elements of them: of some edited ones, not all elements are right."""
+    names = set(trial.edits)
     for node in trial.folded.graph.node:
-        if node.op_type in MOVES and not found.isdisjoint(node.input):
-            found.update(node.output)
-    return found
+        if node.op_type in MOVES and not names.isdisjoint(node.input):
+            names.update(node.output)
+    return names
 
 
-def _behind_outputs(trial: Trial) -> set[str]:
-    """What the makers of the outputs read: it stands for outputs that are not tensors, the dictionaries of ZipMap."""
+def _before_outputs(trial: Trial) -> set[str]:
+    """The tensors that nodes read whose outputs the model returns: some of these are no tensors, as ZipMap's are."""
     nodes = produced(trial.original.graph)
     return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
-def session(
+def trial_session(
     trial: Trial, model: onnx.ModelProto | str | bytes | Skeleton, level: str, chain: Chain, profile: str = ""
 ) -> Any:
-    """A session on `chain`, to be asked where it placed the nodes and, with `profile`, where they ran."""
+    """A session on the providers of `chain`, which with `profile` writes where each node runs. Raises CannotRun."""
     options = sessions.options(
         level,
         deterministic=trial.way.careful,
         threads=threads(),
-        entries={**ENTRIES, **(EXACT if level == "off" else {}), **trial.entries},
+        entries={**ENTRIES, **(EXACT_INTEGERS if level == "off" else {}), **trial.entries},
         profile=profile,
     )
-    held = trial.files.get(id(model), model)
-    held = for_onnxruntime(held, trial.folder) if isinstance(held, onnx.ModelProto) else held
-    return sessions.session(held, options, chain)
+    loadable = trial.files.get(id(model), model)
+    if isinstance(loadable, onnx.ModelProto):
+        loadable = for_onnxruntime(loadable, trial.folder)
+    return sessions.session(loadable, options, chain)
 
 
 def truth(
-    trial: Trial, case: Case, values: Mapping[str, Array], names: Sequence[str], steer: Steer | None = None
+    trial: Trial,
+    case: Case,
+    values: Mapping[str, Array],
+    names: Sequence[str],
+    replace_outputs: ReplaceOutputs | None = None,
 ) -> dict[str, Any]:
-    """What the oracle says. An oracle that fails is given up, in words; what may be asked again is remembered."""
+    """The float64 values of `names`, kept where they may be used again; {} without an oracle, or once it has failed."""
     if trial.oracle is None:
         return {}
-    if steer is None and case in trial.truths and all(name in trial.truths[case] for name in names):
+    if replace_outputs is None and case in trial.truths and all(name in trial.truths[case] for name in names):
         answer = trial.truths[case]
     else:
         stage("the float64 evaluation of the original")
         try:
-            answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, steer)
+            answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, replace_outputs)
         except CannotEvaluate as why:
             where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
             where.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
-    if steer is not None:
+    if replace_outputs is not None:
         return answer
     kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
     trial.truths[case] = {name: answer[name] for name in kept if name in answer}

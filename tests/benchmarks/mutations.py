@@ -24,7 +24,7 @@ from bnfold.benchmarking.environment import environment
 from bnfold.runtime import sessions
 from bnfold.runtime.dimensions import candidates
 from bnfold.runtime.inputs import Case, feeds
-from bnfold.verification.selftest import Site, by_member, folded_sites, with_fault
+from bnfold.verification.selftest import FoldedNode, by_member, folded_nodes, with_fault
 from tests.data import DATA
 from tests.zoo import CACHE, line
 from tests.zoo_models import exported
@@ -43,11 +43,11 @@ def one(values: Values, change: Callable[[Values], Values]) -> Values:
     return changed
 
 
-def weight(change: Callable[[Values], Values]) -> Callable[[Site], tuple[Values, Values | None]]:
+def weight(change: Callable[[Values], Values]) -> Callable[[FoldedNode], tuple[Values, Values | None]]:
     return lambda site: (change(site.weight).astype(site.weight.dtype), site.bias)
 
 
-def bias(change: Callable[[Values], Values]) -> Callable[[Site], tuple[Values, Values | None]]:
+def bias(change: Callable[[Values], Values]) -> Callable[[FoldedNode], tuple[Values, Values | None]]:
     return lambda site: (site.weight, None if site.bias is None else change(site.bias).astype(site.bias.dtype))
 
 
@@ -79,7 +79,7 @@ def faults(name: str) -> Iterator[tuple[str, str, onnx.ModelProto, onnx.ModelPro
     """Every fault at the first and at the last fold site of one model: site, kind, the original, the changed fold."""
     path = source(name)
     original, folded = onnx.load(path), bnfold.fold(path).model
-    sites = list(folded_sites(original, folded))
+    sites = list(folded_nodes(original, folded))
     for site in dict.fromkeys([sites[0].output, sites[-1].output]):
         at = next(s for s in sites if s.output == site)
         for kind, change in KINDS.items():

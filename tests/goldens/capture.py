@@ -36,7 +36,7 @@ def environment(way: str, folder: Path) -> dict[str, str]:
 
 
 def seen(command: list[str], way: str, folder: Path) -> tuple[int, str]:
-    """The exit code, and what stands on the screen at the end; in a pipe stdout, and then stderr behind its name."""
+    """The exit code, and what stands on the screen at the end; in a pipe stdout, and then stderr after its name."""
     run = [str(Path(sys.executable).with_name("bnfold")), *command]
     around = environment(way, folder)
     if way == "pipe":

@@ -1,4 +1,4 @@
-"""Operators that sum up windows, or interpolate: an affine that is the same at every place crosses them."""
+"""Pooling and interpolation: an affine that is the same at every place of a channel crosses them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...graph.queries import argument, attribute, dims, label, opset, rank
 from . import commutes
 from .guards import no_negative_scale, only_scale, uniform
 from .linear import pads_input
-from .windows import SPATIAL, require_elements
+from .windows import SPATIAL, require_filled_windows
 
 
 def same_at_every_place(node: gs.Node, affine: Affine) -> None:
@@ -27,7 +27,7 @@ def cross_average_pool(node: gs.Node, affine: Affine) -> None:
         f"{label(node)} averages the zeros of its padding, which a shift would have to cross",
     )
     if affine.has_shift:
-        require_elements(node)
+        require_filled_windows(node)
 
 
 @commutes("GlobalAveragePool")
@@ -35,7 +35,7 @@ def cross_global_average_pool(node: gs.Node, affine: Affine) -> None:
     """s * mean(x) + t == mean(s * x + t)"""
     same_at_every_place(node, affine)
     if affine.has_shift:
-        require_elements(node)
+        require_filled_windows(node)
 
 
 @commutes("MaxPool", "GlobalMaxPool")
@@ -43,7 +43,7 @@ def cross_max_pool(node: gs.Node, affine: Affine) -> None:
     """s * max(x) + t == max(s * x + t) for s >= 0, at the same indices for s > 0; what pads is less than any number"""
     same_at_every_place(node, affine)
     no_negative_scale(node, affine)
-    require_elements(node)
+    require_filled_windows(node)
     require(
         affine.is_positive or len(node.outputs) == 1,
         "ZERO_SCALE",

@@ -14,11 +14,13 @@ SPATIAL = 2  # the first axis after batch and channels
 FARTHEST = 1024  # dilations up to which axes of unknown length are looked at
 
 
-def require_elements(node: gs.Node) -> None:
+def require_filled_windows(node: gs.Node) -> None:
     """Refuse a pooling of which a window may hold no element of its input."""
     kernel = attribute(node, "kernel_shape")
     whole = kernel is None  # a global pooling
-    never_empty = all(n != 0 for n in sizes(node)) if whole else all(map(reached, *geometry(node, list(kernel))))
+    never_empty = (
+        all(n != 0 for n in sizes(node)) if whole else all(map(all_hold_elements, *geometry(node, list(kernel))))
+    )
     require(
         never_empty,
         "PADDING",
@@ -43,7 +45,7 @@ def geometry(node: gs.Node, kernel: list[int]) -> list[list[Any]]:
     return [lengths, kernel, dilations, strides, pads[:rank], pads[rank:], modes]
 
 
-def reached(length: Dim, taps: int, gap: int, step: int, before: int, after: int, mode: str) -> bool:
+def all_hold_elements(length: Dim, taps: int, gap: int, step: int, before: int, after: int, mode: str) -> bool:
     """Whether every window along an axis holds one of its elements; of an axis of unknown length, whatever that is.
 
     Windows that begin after the last element are none in ceil_mode, as ONNX has it.
@@ -54,7 +56,7 @@ def reached(length: Dim, taps: int, gap: int, step: int, before: int, after: int
         return (
             near
             and gap <= FARTHEST
-            and all(reached(n, taps, gap, step, before, after, mode) for n in range(1, gap + 1))
+            and all(all_hold_elements(n, taps, gap, step, before, after, mode) for n in range(1, gap + 1))
         )
     if same:
         count = -(-length // step)

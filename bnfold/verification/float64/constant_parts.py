@@ -1,6 +1,6 @@
-"""What a model computes of its constants alone, type by type as it is written: there a Cast rounds for good.
+"""What a model computes from constants alone, in the types that it states: a Cast of a weight to float16 rounds it.
 
-What comes after it, the oracle computes in float64.
+The oracle computes everything else in float64.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ...runtime import detached
-from ...runtime.protos import caller_inputs, domain, stored
+from ...runtime.protos import caller_inputs, domain, overridable, stored
 from .operators import Slice
 from .windows import Array
 
-FIXED = frozenset(  # operators of which every runtime makes the same numbers
+FIXED = frozenset(  # operators that give the same numbers in every runtime
     ["Abs", "Add", "Cast", "CastLike", "Clip", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather"]
     + ["Identity", "Max", "Min", "Mul", "Neg", "QuantizeLinear", "Reciprocal", "Relu", "Reshape", "Shape", "Slice"]
     + ["Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"]
 )
 
 
-MOST = 1 << 28  # bytes that are stored so: a message holds no more than eight times as many
+MOST_STORED = 1 << 28  # bytes of all results: a message may have 2 GiB
 
 
 def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, or a copy in which what nodes of the main graph make of stored values alone is stored.
+    """The model, or a copy in which initializers replace the nodes of the main graph that read only constants.
 
-    What the reference cannot compute stays a node, and is widened; so are sums of products, and DequantizeLinear, whose
-    product no runtime need round; and what would be more than MOST.
+    Nodes stay that the reference cannot compute, sums of products, DequantizeLinear (a runtime need not round its
+    product), and those whose results would exceed MOST_STORED. Callers can override what they could before.
     """
     values = _Values(model)
     left = [node for node in model.graph.node if not values.takes(node)]
@@ -39,14 +39,16 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.node[:]
+    kept, free = caller_inputs(model.graph), overridable(model)
+    del copy.graph.node[:], copy.graph.input[:]
+    copy.graph.input.extend([*kept, *(value for value in model.graph.input if value.name in free)])
     copy.graph.node.extend(left)
     copy.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.made.items())
     return copy
 
 
 class _Values:
-    """Values that are known before run time, computed as the nodes come."""
+    """Values that are known before run time: stored ones, and those `made` of them, node after node."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.stored, self.made, self.bytes = stored(model.graph), dict[str, Array](), 0
@@ -60,27 +62,27 @@ class _Values:
         return self.made.get(name)
 
     def takes(self, node: onnx.NodeProto) -> bool:
-        """Compute a node, if that is possible."""
+        """Compute a node, if that is possible; whether it was."""
         if domain(node) or node.op_type not in FIXED:
             return False
         node = self.plain(node)
         names = [name for name in node.input if name]
         if not names or any(name not in self.stored and name not in self.made for name in names):
             return False
-        if sum(detached.size(self.stored[name]) for name in names if name in self.stored) > MOST:
+        if sum(detached.bytes_in_memory(self.stored[name]) for name in names if name in self.stored) > MOST_STORED:
             return False
         try:
             results = self.run(node, {name: self.value(name) for name in names})
         except Exception:  # whatever the reference raises: the node stays
             return False
-        if (total := self.bytes + sum(each.nbytes for each in results)) > MOST:
+        if (total := self.bytes + sum(each.nbytes for each in results)) > MOST_STORED:
             return False
         self.bytes = total
         self.made.update(zip(filter(None, node.output), results, strict=True))
         return True
 
     def plain(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """A CastLike as a Cast, which looks at no second input."""
+        """A CastLike as a Cast, which has no second input."""
         if node.op_type != "CastLike":
             return node
         like = self.value(node.input[1])

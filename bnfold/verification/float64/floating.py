@@ -1,4 +1,4 @@
-"""Floating-point types: which they are, how finely they round, and what is nothing to them."""
+"""Floating-point types: which they are, their unit roundoff, and the absolute error that they cannot represent."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def roundoff(dtype: Any, dropped: int = 0) -> float:
 
 
 def quantum(dtype: Any) -> float:
-    """What counts as nothing: float16 steps by it near zero, other types may flush what is below it to zero."""
+    """An absolute error that counts as none: the step of float16 near zero, the smallest normal float32 of others."""
     return 2.0**-24 if np.dtype(dtype) == np.float16 else 2.0**-126
 
 
 def is_floating(values: Array) -> bool:
-    """Of a floating-point type: numpy knows no kind of bfloat16."""
+    """Whether values are of a floating-point type, bfloat16 included, whose `kind` NumPy calls V."""
     return values.dtype.kind == "f" or values.dtype.name == "bfloat16"
 
 

@@ -1,4 +1,4 @@
-"""Constants that are too large for float64: operators read some rows of them at a time, where they can."""
+"""Constants that are too large to be copied as float64: where they can, operators widen some rows at a time."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..regions import MOVES
 from .floating import is_floating
 from .windows import Array
 
-BLOCK = 1 << 23  # numbers that are widened at a time: 64 MiB of float64; up to so many, all at once
-FEW = 8  # of so many rows one at most is used: only these are widened
+WIDENED_AT_ONCE = 1 << 23  # numbers that are widened at a time: 64 MiB of float64; up to so many, all at once
+SPARSE = 8  # where at most one of so many rows is used, only those that are used are widened
 
 
 class Stored(np.ndarray[Any, Any]):
@@ -26,7 +26,7 @@ class TooLarge(Exception):
     """An operator needs a constant whole, in float64, for which there is no memory."""
 
 
-def widened(value: Any) -> Any:
+def to_float64(value: Any) -> Any:
     """A stored constant in float64, if it is one of floating-point numbers; anything else as it is."""
     if not isinstance(value, Stored):
         return value
@@ -35,13 +35,13 @@ def widened(value: Any) -> Any:
 
 
 def reading_blocks(operator: Any, memory: int) -> type:
-    """An operator of the reference that takes stored constants, with so many bytes of `memory` for them."""
+    """The class of an operator of the reference that reads `Stored` constants, with `memory` bytes for them at most."""
 
     class Reading(operator):  # type: ignore[misc]
         def run(self, *inputs: Any, **context: Any) -> Any:
             if self.need_context() or not any(isinstance(value, Stored) for value in inputs):
                 return super().run(*inputs, **context)  # a body reads them itself
-            inputs = tuple(widened(value) if np.size(value) <= BLOCK else value for value in inputs)
+            inputs = tuple(to_float64(value) if np.size(value) <= WIDENED_AT_ONCE else value for value in inputs)
             large = [i for i, value in enumerate(inputs) if isinstance(value, Stored)]
             made = _in_blocks(self, inputs, large)
             if made is not None:
@@ -49,7 +49,7 @@ def reading_blocks(operator: Any, memory: int) -> type:
             needed = sum(8 * inputs[i].size for i in large) * (1 if self.onnx_node.op_type in MOVES else 2)
             if needed > memory:
                 raise TooLarge(f"{called(self.onnx_node)}: in float64 its constants take {words(needed)} of memory")
-            return super().run(*map(widened, inputs), **context)
+            return super().run(*map(to_float64, inputs), **context)
 
     return Reading
 
@@ -63,9 +63,9 @@ def _in_blocks(node: Any, inputs: Sequence[Any], large: Sequence[int]) -> Array 
     if not is_floating(w):
         return None
     if operator == "MatMul" and w.ndim == 2:
-        return product(x, w)
+        return product_in_blocks(x, w)
     if operator == "Gemm":
-        made: Array = settings.get("alpha", 1.0) * product(
+        made: Array = settings.get("alpha", 1.0) * product_in_blocks(
             x.T if settings.get("transA") else x, w, bool(settings.get("transB"))
         )
         return made + settings.get("beta", 1.0) * rest[0] if rest and rest[0] is not None else made
@@ -76,21 +76,21 @@ def _in_blocks(node: Any, inputs: Sequence[Any], large: Sequence[int]) -> Array 
     return None
 
 
-def product(x: Array, w: Array, transposed: bool = False) -> Array:
-    """x (.., K) @ w (K, N), or @ w.T of w (N, K), in float64. Rows that nothing but zeros meet are not looked at."""
+def product_in_blocks(x: Array, w: Array, transposed: bool = False) -> Array:
+    """x (.., K) @ w (K, N), or @ w.T of w (N, K), in float64. Rows of w that only zeros multiply may be left out."""
     if transposed:
         return np.concatenate([x @ _wide(w[rows]).T for rows in _rows(w)], axis=-1)
     out = np.zeros((*x.shape[:-1], w.shape[1]))
     for rows in _rows(w):
         part = x[..., rows]
         used = np.flatnonzero(part.reshape(-1, part.shape[-1]).any(axis=0))
-        few = used.size * FEW <= part.shape[-1]
+        few = used.size * SPARSE <= part.shape[-1]
         out += part[..., used] @ _wide(w[rows][used]) if few else part @ _wide(w[rows])
     return out
 
 
 def _rows(w: Array) -> Iterator[slice]:
-    step = max(1, BLOCK * len(w) // max(1, w.size))
+    step = max(1, WIDENED_AT_ONCE * len(w) // max(1, w.size))
     return (slice(start, start + step) for start in range(0, len(w), step))
 
 

@@ -1,8 +1,8 @@
 """If, Loop and Scan as onnx specifies them, in the float64 evaluation.
 
-onnx 1.23's reference takes an absent condition of a Loop for False, joins what a Loop collects along an axis that is
-there already, knows Scan along the first axis forwards only, and gives a body what is stored around it instead of what
-it stores itself under the same name.
+onnx 1.23's reference takes an absent condition of a Loop for False, concatenates scan outputs of a Loop along an axis
+that they have already, knows Scan along the first axis forwards only, and in a body reads an initializer of the graph
+around it instead of the body's own of the same name.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .windows import Array
 
 
 class _WithBody(Standard):
-    """An operator that reads the tensors around it."""
+    """An operator whose bodies may read the tensors of the graph around it."""
 
     body: Any
 
@@ -26,14 +26,14 @@ class _WithBody(Standard):
         return True
 
     def evaluate(self, body: str, around: Mapping[str, Any], fed: Sequence[Any], more: Mapping[str, Any]) -> list[Any]:
-        """What the graph in the attribute `body` returns for the inputs `fed`; its own names hide those `around`."""
+        """What the graph in the attribute `body` returns for the inputs `fed`; its own names come before `around`."""
         graph = getattr(self, body)
         seen = {name: value for name, value in around.items() if name not in graph.rt_inits_}
         seen.update(zip(graph.input_names, fed, strict=True))
         return list(getattr(self, f"_run_{body}")(seen, **more))
 
     def stacked(self, rows: Sequence[Array], output: int, axis: int = 0) -> Array:
-        """What every round returned as that output of the body, along a new axis; of no rounds, in the stated shape."""
+        """One output of the body in every round, stacked along a new axis; without rounds, of the stated shape."""
         if rows:
             return np.stack(rows, axis)
         stated = self.body.output_types_[output].tensor_type
@@ -50,7 +50,7 @@ class If(_WithBody):
 
 
 class Loop(_WithBody):
-    """A graph again and again: `most` times at most, while it says so; both may be absent."""
+    """A graph that is run up to `most` times, while its condition is true; both may be absent."""
 
     def _run(self, most=None, goes_on=None, *carried, context=None, body=None, **more):  # type: ignore[no-untyped-def]
         round_, state, collected = 0, list(carried), list[list[Array]]()
@@ -67,7 +67,7 @@ class Loop(_WithBody):
 
 
 class Scan(_WithBody):
-    """A graph over the slices of tensors, of opset 9 and later."""
+    """A graph that is run on one slice of its scanned inputs after another; opset 9 and later."""
 
     def _run(self, *inputs, context=None, body=None, num_scan_inputs=None, **more):  # type: ignore[no-untyped-def]
         count = self.setting("num_scan_inputs", 1)
@@ -95,4 +95,4 @@ class Scan(_WithBody):
         return int((self.setting(name, None) or [0] * (i + 1))[i])
 
 
-BODIES = (If, Loop, Scan)
+WITH_BODIES = (If, Loop, Scan)

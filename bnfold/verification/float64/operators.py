@@ -1,10 +1,10 @@
-"""Operators that onnx's reference evaluates wrongly, for another opset, or not at all; in float64.
+"""Operators that onnx's reference evaluates wrongly, as another opset defines them, or not at all; in float64.
 
 Known errors of onnx 1.23's reference, each replaced here or in windows.py: BatchNormalization-9 mixes batch statistics
 in, BatchNormalization-7 trains; Softmax and its kin before opset 13 normalize one axis instead of all trailing ones;
 LRN loops over the batch instead of the channels; Upsample-7 and Resize-10 are read with the arguments of later
-versions; DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; Flatten does not know
-what to make of no elements; ConvTranspose with groups.
+versions; DequantizeLinear rounds int32 to float32; Slice does not clamp a start below the axis; Flatten raises for a
+tensor without elements; ConvTranspose is wrong with groups.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EPSILON = float(np.float32(1e-5))  # of a BatchNormalization that states none: a
 
 
 class Standard(OpRun):
-    """An operator of the standard domain that knows which opset it is read with."""
+    """An operator of the standard domain, with the opset of its model."""
 
     op_domain = ""
 
@@ -76,7 +76,7 @@ class Softmax(Standard):
 
 
 class LogSoftmax(Softmax):
-    """log(Softmax(x)), without the loss of taking the logarithm of a rounded quotient."""
+    """log(Softmax(x)), by subtraction: the logarithm of a rounded quotient is less exact."""
 
     def _run(self, x, **attributes):  # type: ignore[no-untyped-def]
         axes = self._axes(x)
@@ -109,7 +109,7 @@ class Pad(Standard):
 
 
 class Flatten(Standard):
-    """All axes before `axis` as one, and all others; of a tensor without elements as well."""
+    """All axes before `axis` become one, and all others one, also of a tensor without elements."""
 
     def _run(self, x, axis=None):  # type: ignore[no-untyped-def]
         axis = self.setting("axis", 1)

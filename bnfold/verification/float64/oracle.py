@@ -16,23 +16,23 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ...model.bounds import expanded_sizes
-from ...model.messages import all_nodes, bodies, inner_graphs
+from ...model.messages import all_nodes, inner_graphs, reads
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, opset
 from ...system.progress import report
 from .constant_parts import evaluate_constants
 from .floating import wide
-from .large_constants import Stored, TooLarge, reading_blocks, widened
-from .loops import BODIES
+from .large_constants import Stored, TooLarge, reading_blocks, to_float64
+from .loops import WITH_BODIES
 from .operators import REPLACED, Resize10
 from .windows import Array
 
-Steer = Callable[[onnx.NodeProto, Sequence[Any], Sequence[Any]], Sequence[Any]]  # outputs of a node, given its inputs
+ReplaceOutputs = Callable[[onnx.NodeProto, Sequence[Any], Sequence[Any]], Sequence[Any]]  # a node, its inputs, outputs
 MEMORY_FACTOR = 3  # the bytes of the largest constant, in memory
 
 
 class CannotEvaluate(Exception):
-    """The oracle does not know how to compute a node; `operator` names its operator."""
+    """The oracle cannot compute a node; `operator` is the name of its operator."""
 
     def __init__(self, operator: str, why: object) -> None:
         super().__init__(f"{operator}: {why}".splitlines()[0])
@@ -44,10 +44,10 @@ class NeedsMemory(CannotEvaluate):
 
 
 class _Evaluator(ReferenceEvaluator):
-    """ReferenceEvaluator with our operators, also inside functions and subgraphs, that names a node it fails on."""
+    """ReferenceEvaluator with the operators of this package, also in functions and subgraphs."""
 
     def __init__(self, proto: Any, new_ops: Any = None, **options: Any) -> None:
-        super().__init__(proto, new_ops=new_ops or [*REPLACED, *BODIES], **options)
+        super().__init__(proto, new_ops=new_ops or [*REPLACED, *WITH_BODIES], **options)
 
     def retrieve_external_data(self, tensor: TensorProto) -> Array:
         return detached.values(tensor).view(Stored)
@@ -65,10 +65,10 @@ class _Evaluator(ReferenceEvaluator):
 
 
 def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
-    """What evaluates a model: one of which constants lie in files with operators that read these."""
+    """The class that evaluates a model; where constants lie in files, its operators read them from there."""
     if not detached.length(model):
         return _Evaluator
-    memory = max(detached.WHOLE, MEMORY_FACTOR * detached.largest(model))
+    memory = max(detached.WHOLE_UP_TO, MEMORY_FACTOR * detached.largest(model))
 
     class Evaluator(_Evaluator):
         def _load_impl(self, node: Any, *rest: Any) -> Any:
@@ -79,7 +79,7 @@ def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
 
 
 class Oracle:
-    """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator nobody here can compute."""
+    """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator that it cannot compute."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         wide = doubled(evaluate_constants(model))
@@ -96,32 +96,35 @@ class Oracle:
         self._opset = opset(model)
 
     def evaluate(
-        self, feeds: Mapping[str, Array], names: Iterable[str] | None = None, steer: Steer | None = None
+        self,
+        feeds: Mapping[str, Array],
+        names: Iterable[str] | None = None,
+        replace_outputs: ReplaceOutputs | None = None,
     ) -> dict[str, Any]:
         """The tensors called `names` (default: the graph's outputs) for the inputs `feeds`, floating point as float64.
 
-        Values that nobody needs any more are dropped on the way, so memory holds `names` and what is being worked on.
-        `steer` says what those that read the outputs of a node are given instead of them.
+        A value is dropped once nothing needs it any more. `replace_outputs` returns the values that nodes read instead
+        of the outputs of a node.
         """
         wanted = set(names) if names is not None else {output.name for output in self._graph.output}
         values: dict[str, Any] = {"": None, **self._evaluator.rt_inits_}
         values.update((name, wide(value)) for name, value in feeds.items())
-        left = Counter(name for node in self._graph.node for name in _reads(node))
+        left = Counter(name for node in self._graph.node for name in reads(node))
         nodes = self._evaluator.rt_nodes_
         with np.errstate(all="ignore"):
             for node in nodes:
                 self._report(len(nodes))
-                self._step(node, values, steer)
+                self._step(node, values, replace_outputs)
                 self._drop(node.onnx_node, values, left, wanted)
-        return {name: widened(values[name]) for name in wanted if name in values}
+        return {name: to_float64(values[name]) for name in wanted if name in values}
 
     def _report(self, nodes: int) -> None:
-        """How far all evaluations are."""
+        """Report the progress of all evaluations."""
         self._begun += 1
         if self.rounds:
             report("verify: float64 evaluation", min(self._begun, self.rounds * nodes), self.rounds * nodes)
 
-    def _step(self, node: Any, values: dict[str, Any], steer: Steer | None) -> None:
+    def _step(self, node: Any, values: dict[str, Any], replace_outputs: ReplaceOutputs | None) -> None:
         inputs = [values.get(name) for name in node.input]
         context = {"context": values} if node.need_context() else {}
         try:
@@ -132,13 +135,14 @@ class Oracle:
             raise NeedsMemory(*str(why).split(": ", 1)) from why
         except Exception as why:  # any numpy error of any operator: it is the operator that is named
             raise CannotEvaluate(called(node.onnx_node), _cause(why)) from why
-        if steer is not None:
-            outputs = steer(node.onnx_node, inputs, outputs)
+        if replace_outputs is not None:
+            outputs = replace_outputs(node.onnx_node, inputs, outputs)
         values.update(zip(node.output, outputs, strict=False))
 
     def _drop(self, node: onnx.NodeProto, values: dict[str, Any], left: Counter[str], wanted: set[str]) -> None:
-        left.subtract(_reads(node))
-        for name in (*_reads(node), *node.output):
+        read = [*reads(node)]
+        left.subtract(read)
+        for name in (*read, *node.output):
             if name and left[name] <= 0 and name not in wanted:
                 values.pop(name, None)
 
@@ -148,25 +152,11 @@ def _cause(why: BaseException) -> BaseException:
     return _cause(why.__cause__) if why.__cause__ else why
 
 
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Every name a node reads, those that its subgraphs capture included."""
-    names = list(node.input)
-    for graph in bodies(node):
-        names += [name for inner in graph.node for name in _reads(inner)]
-        names += [output.name for output in graph.output]
-    return names
-
-
-def evaluate(model: onnx.ModelProto, feeds: Mapping[str, Array], names: Iterable[str] | None = None) -> dict[str, Any]:
-    """One float64 evaluation of `model`: the tensors called `names`, or its outputs."""
-    return Oracle(model).evaluate(feeds, names)
-
-
 TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_datatype", "output_dtype"})
 
 
 def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy `model` with float32, float16 and bfloat16 made float64 wherever they stand.
+    """A copy of `model` in which float64 replaces float32, float16 and bfloat16 everywhere.
 
     Covers initializers (sparse ones too), Constant and ConstantOfShape values, the target types of Cast and its kin,
     and declared value types; in subgraphs and functions as well. Integers, 8-bit and 4-bit floats stay as they are.
@@ -209,7 +199,7 @@ def _widen_node(node: onnx.NodeProto) -> None:
 
 
 def _as_tensor(attribute: AttributeProto) -> None:
-    """Constant's value_float and value_floats can only say float32; the tensor form can say float64."""
+    """Replace value_float or value_floats of a Constant, which are float32, by a tensor of float64."""
     one = attribute.name == "value_float"
     values = np.array(attribute.f if one else list(attribute.floats), dtype=np.float64)
     attribute.CopyFrom(onnx.helper.make_attribute("value", numpy_helper.from_array(values)))

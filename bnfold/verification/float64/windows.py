@@ -84,7 +84,7 @@ class Window:
         return view[(slice(None), slice(None), *moves, *(slice(None, None, d) for d in self.dilations))]
 
 
-BLOCK = 1 << 22  # elements of one unrolled block: 32 MiB of float64
+UNROLLED = 1 << 22  # elements of one unrolled block: 32 MiB of float64
 
 
 def conv(x: Array, w: Array, b: Array | None, window: Window, group: int) -> Array:
@@ -93,7 +93,7 @@ def conv(x: Array, w: Array, b: Array | None, window: Window, group: int) -> Arr
     x, weights = _at_work(x, w.reshape(group, w.shape[0] // group, w.shape[1], prod(window.kernel)))
     taps = window.taps(window.pad(x, 0.0, counts), counts)
     out = np.empty((x.shape[0], group, weights.shape[2], *counts), dtype=x.dtype)
-    rows = max(1, BLOCK * counts[0] // max(1, x.shape[0] * x.shape[1] * prod(counts) * prod(window.kernel)))
+    rows = max(1, UNROLLED * counts[0] // max(1, x.shape[0] * x.shape[1] * prod(counts) * prod(window.kernel)))
     for start in range(0, counts[0], rows):
         block = taps[:, :, start : start + rows]
         out[:, :, :, start : start + rows] = _products(block, weights, len(counts))

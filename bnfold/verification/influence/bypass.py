@@ -12,7 +12,7 @@ from ...model.messages import bodies
 from ...runtime.protos import FLOATING, domain
 
 SWITCH = "bnfold/switch"  # the input that says which bypass is taken; 0: none
-STILL = frozenset(  # operators that hand on an input as it is, whatever its values
+HANDS_ON = frozenset(  # operators that hand on the values of an input, in another shape, order or type
     ["Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Cast", "CastLike", "Expand"]
 )
 _NARROW = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
@@ -31,7 +31,7 @@ class Bypass:
     nodes: tuple[onnx.NodeProto, ...] = ()
 
 
-def bypasses(
+def bypasses_of(
     node: onnx.NodeProto, types: Types, fixed: Collection[str], first: int, read: Collection[str]
 ) -> list[Bypass]:
     """The ways to do without a node, numbered from `first`; other values only of types that can be changed.
@@ -42,42 +42,42 @@ def bypasses(
     outputs = [name for name in node.output if name in read and name in types]
     data = [name for name in node.input if name and name not in fixed]
     pairs = [(outputs[0], name) for name in dict.fromkeys(data) if outputs and types.get(name) == types[outputs[0]]]
-    pairs = [] if node.op_type in STILL and domain(node) == "" else pairs
+    pairs = [] if node.op_type in HANDS_ON and domain(node) == "" else pairs
     pairs += [(name, "") for name in outputs if types[name] in CHANGEABLE]
     return [Bypass(number, *pair) for number, pair in enumerate(pairs, first)]
 
 
-def switchable(model: onnx.ModelProto, wanted: Mapping[int, Sequence[Bypass]], types: Types) -> onnx.ModelProto:
-    """A copy of `model` with an input SWITCH; `wanted` are bypasses of nodes, by their place in `every_node`."""
+def switchable(model: onnx.ModelProto, by_place: Mapping[int, Sequence[Bypass]], types: Types) -> onnx.ModelProto:
+    """A copy of `model` with an input SWITCH; `by_place` are bypasses of nodes, by their place in `every_node`."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     places = iter(range(1 << 62))
-    _switched(copy.graph, wanted, types, places)
+    _switched(copy.graph, by_place, types, places)
     copy.graph.input.append(helper.make_tensor_value_info(SWITCH, TensorProto.INT64, []))
     del copy.graph.value_info[:]
     return copy
 
 
 def _switched(
-    graph: onnx.GraphProto, wanted: Mapping[int, Sequence[Bypass]], types: Types, places: Iterator[int]
+    graph: onnx.GraphProto, by_place: Mapping[int, Sequence[Bypass]], types: Types, places: Iterator[int]
 ) -> None:
     """Each node, and after it what chooses between its outputs and what stands in for them."""
-    found = []
+    nodes = []
     for node in graph.node:
-        more: list[onnx.NodeProto] = []
-        for bypass in wanted.get(next(places), ()):
+        choices: list[onnx.NodeProto] = []
+        for bypass in by_place.get(next(places), ()):
             i = list(node.output).index(bypass.output) if bypass.output in node.output else -1
             kept = f"{bypass.output}/{bypass.number}"
             if i >= 0:
                 node.output[i] = kept
             else:
-                more[-1].output[0] = kept
-            more += _choice(bypass, kept, types)
+                choices[-1].output[0] = kept
+            choices += _choice(bypass, kept, types)
         for body in bodies(node):
-            _switched(body, wanted, types, places)
-        found += [node, *more]
+            _switched(body, by_place, types, places)
+        nodes += [node, *choices]
     del graph.node[:]
-    graph.node.extend(found)
+    graph.node.extend(nodes)
 
 
 def _choice(bypass: Bypass, kept: str, types: Types) -> list[onnx.NodeProto]:

@@ -16,15 +16,16 @@ from onnx import numpy_helper
 from ...model.messages import every_node, inner_graphs
 from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, produced, stored
-from ..regions import NEUTRAL, reached
-from .bypass import STILL
+from ..plain_nodes import NEUTRAL
+from ..regions import reached
+from .bypass import HANDS_ON
 from .meaning import Meanings, NodeMeaning
 
-TABLE = 16  # elements of constants that more than shapes are computed of
-MOVES = 8  # nodes in a row that only move, which are looked past
+TABLE_ELEMENTS = 16  # elements of constants that more than shapes are computed of
+MOST_MOVES = 8  # nodes in a row that only move, which are looked past
 
 
-class Side(NamedTuple):
+class ChangedModel(NamedTuple):
     """One of the models, its constant parts computed and its functions inlined, and the nodes it does not share."""
 
     name: str
@@ -32,7 +33,7 @@ class Side(NamedTuple):
     changed: list[int]  # places in `places`
 
     @property
-    def model(self) -> onnx.ModelProto:
+    def proto(self) -> onnx.ModelProto:
         return self.meanings.model
 
     @property
@@ -40,20 +41,21 @@ class Side(NamedTuple):
         return self.meanings.places
 
 
-def sides(
+def changed_models(
     models: Sequence[onnx.ModelProto],
     values: Sequence[Mapping[str, Array]],
-    good: Collection[str],
+    agreeing: Collection[str],
     covered: Collection[str],
-) -> list[Side]:
+) -> list[ChangedModel]:
     """Both models, given what sizes make in each, which tensors agree, and which fold sites the algebra covers."""
-    ours = Meanings(models[0], values=values[0])
-    theirs = Meanings(models[1], ours, dict.fromkeys({*good} - of_tables(models[1].graph), ()), values[1])
-    found = [_side(*each, good, covered) for each in (("A", ours, theirs), ("B", theirs, ours))]
-    return _without_moved(found)
+    a = Meanings(models[0], values=values[0])
+    b = Meanings(models[1], a, dict.fromkeys({*agreeing} - of_tables(models[1].graph), ()), values[1])
+    return _without_moved([_changed_model("A", a, b, agreeing, covered), _changed_model("B", b, a, agreeing, covered)])
 
 
-def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], known: Collection[str]) -> Side:
+def _changed_model(
+    name: str, own: Meanings, other: Meanings, agreeing: Collection[str], covered: Collection[str]
+) -> ChangedModel:
     """The nodes of one model that an output depends on, the other has not, and no derived fold site covers.
 
     What constants and sizes alone make shows in the nodes that read it; a node that does the same in the other model,
@@ -63,16 +65,16 @@ def _side(name: str, own: Meanings, other: Meanings, good: Collection[str], know
     constants = Neutral(own)
     alike = {place.node.output[0]: place.acts for place in other.places if not place.where}
     shared = {meaning for place in other.places for meaning in place.means}
-    asked = alive_names(graph) - reached(produced(graph), known, good)[0] - without_data(graph)
+    relevant = alive_names(graph) - reached(produced(graph), covered, agreeing)[0] - without_data(graph)
     changed = [
         i
         for i, place in enumerate(own.places)
         if not shared.issuperset(place.means)
-        and not (place.node.output[0] in good and alike.get(place.node.output[0]) == place.acts and not place.where)
+        and not (place.node.output[0] in agreeing and alike.get(place.node.output[0]) == place.acts and not place.where)
         and not constants.leave_alone(place.node)
-        and (place.node.op_type != "Constant" if place.where else not asked.isdisjoint(place.node.output))
+        and (place.node.op_type != "Constant" if place.where else not relevant.isdisjoint(place.node.output))
     ]
-    return Side(name, own, changed)
+    return ChangedModel(name, own, changed)
 
 
 def alive_names(graph: onnx.GraphProto) -> set[str]:
@@ -88,11 +90,11 @@ def alive_names(graph: onnx.GraphProto) -> set[str]:
 def of_tables(graph: onnx.GraphProto) -> set[str]:
     """What is made, for some sizes, of constants of many elements."""
     fixed = without_data(graph)
-    found = {name for name, tensor in stored(graph).items() if prod(tensor.dims) > TABLE}
+    names = {name for name, tensor in stored(graph).items() if prod(tensor.dims) > TABLE_ELEMENTS}
     for node in graph.node:
-        if not fixed.isdisjoint(node.output) and not found.isdisjoint(node.input):
-            found.update(node.output)
-    return found
+        if not fixed.isdisjoint(node.output) and not names.isdisjoint(node.input):
+            names.update(node.output)
+    return names
 
 
 class Neutral:
@@ -114,48 +116,48 @@ class Neutral:
         return numbers is not None and bool((numbers == value).all())
 
 
-def _without_moved(found: list[Side]) -> list[Side]:
+def _without_moved(models: list[ChangedModel]) -> list[ChangedModel]:
     """Leave out the nodes of which each model has as many, that do the same between nodes that do the same."""
-    around = [_around(side) for side in found]
-    counts = [Counter(each.values()) for each in around]
+    neighbours = [_neighbours(model) for model in models]
+    counts = [Counter(each.values()) for each in neighbours]
     return [
-        side._replace(changed=[i for i in side.changed if i not in own or counts[0][own[i]] != counts[1][own[i]]])
-        for side, own in zip(found, around, strict=True)
+        model._replace(changed=[i for i in model.changed if i not in own or counts[0][own[i]] != counts[1][own[i]]])
+        for model, own in zip(models, neighbours, strict=True)
     ]
 
 
-def _around(side: Side) -> dict[int, tuple[bytes, ...]]:
+def _neighbours(model: ChangedModel) -> dict[int, tuple[bytes, ...]]:
     """What each changed node of the main graph does, and those before it and after it; what only moves left out."""
-    makers = {name: place for place in side.places if not place.where for name in place.node.output if name}
+    makers = {name: place for place in model.places if not place.where for name in place.node.output if name}
     readers: dict[str, list[NodeMeaning]] = {}
-    for place in side.places:
+    for place in model.places:
         for name in place.node.input:
             readers.setdefault(name, []).append(place)
 
-    def before(name: str, most: int = MOVES) -> bytes:
+    def before(name: str, most: int = MOST_MOVES) -> bytes:
         place = makers.get(name)
         if place and most and _moves(place.node):
             return before(place.node.input[0], most - 1)
         return place.acts if place else name.encode()
 
-    def after(name: str, most: int = MOVES) -> Iterator[bytes]:
+    def after(name: str, most: int = MOST_MOVES) -> Iterator[bytes]:
         for place in readers.get(name, ()):
             if most and _moves(place.node):
                 yield from after(place.node.output[0], most - 1)
             else:
                 yield place.acts
 
-    fixed = without_data(side.model.graph)
+    fixed = without_data(model.proto.graph)
     return {
         i: (
             place.acts,
             *sorted(before(name) for name in place.node.input if name not in fixed),
             *sorted(acts for name in place.node.output for acts in after(name)),
         )
-        for i in side.changed
-        if not (place := side.places[i]).where
+        for i in model.changed
+        if not (place := model.places[i]).where
     }
 
 
 def _moves(node: onnx.NodeProto) -> bool:
-    return node.op_type in STILL and domain(node) == ""
+    return node.op_type in HANDS_ON and domain(node) == ""

@@ -26,12 +26,12 @@ from ..float64.constant_parts import evaluate_constants
 from ..float64.floating import is_floating, roundoff
 from ..regions import reached
 from ..results import Influence
-from ..trial import Trial, session
-from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses, switchable
-from .changed_nodes import Side, alive_names, of_tables, sides
-from .counterparts import Counterparts, Ways
+from ..trial import Trial, trial_session
+from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
+from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
+from .counterparts import BypassesAt, Counterparts
 from .meaning import Meanings
-from .thresholds import in_words, moved_thresholds
+from .thresholds import moved_thresholds, node_in_words
 
 SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
 
@@ -41,25 +41,25 @@ def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
     if trial.proved:
         return Influence(proved=True)
     stage("which nodes changed")
-    original, folded = (_plain(model) for model in (trial.original, trial.folded))
-    ours = Meanings(original)
-    good = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
-    if Meanings(folded, ours, _proved(trial, (original, folded), good)).outputs() == ours.outputs():
+    pair = [_plain(model) for model in (trial.original, trial.folded)]
+    meanings = Meanings(pair[0])
+    agreeing = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
+    if Meanings(pair[1], meanings, _proved(trial, pair, agreeing)).outputs() == meanings.outputs():
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
-    found = sides((original, folded), ({}, {}), good, covered)
-    if any(side.changed for side in found):
-        found = sides((original, folded), [_sizes(trial, model) for model in (original, folded)], good, covered)
-    unseen = [*moved_thresholds(found[0].meanings, found[1].meanings, good)]
-    unseen += [words for side in found if side.changed for words in _unseen(trial, side)]
-    unseen += [] if unseen else _alike(trial, found, good)
-    return Influence(False, sum(len(side.changed) for side in found), tuple(unseen))
+    models = changed_models(pair, ({}, {}), agreeing, covered)
+    if any(model.changed for model in models):
+        models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
+    unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing)]
+    unseen += [words for model in models if model.changed for words in _unseen(trial, model)]
+    unseen += [] if unseen else _alike(trial, models, agreeing)
+    return Influence(False, sum(len(model.changed) for model in models), tuple(unseen))
 
 
-def _proved(trial: Trial, models: Sequence[onnx.ModelProto], good: Collection[str]) -> dict[str, set[str]]:
+def _proved(trial: Trial, models: Sequence[onnx.ModelProto], agreeing: Collection[str]) -> dict[str, set[str]]:
     """The fold sites that are proved, each if what enters it is the same in both models."""
     makers = [produced(model.graph) for model in models]
-    cuts = {*good, *(value.name for value in models[0].graph.input)}
+    cuts = {*agreeing, *(value.name for value in models[0].graph.input)}
     proved = (site.name for site in trial.derived if site.proved)
     return {name: set().union(*(reached(each, [name], cuts)[1] for each in makers)) for name in proved}
 
@@ -78,67 +78,67 @@ def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
     names = sorted((read & fixed & produced(model.graph).keys()) - of_tables(model.graph))
     if not names:
         return {}
-    found = zip(names, _run_first(trial, model, names), strict=True)
-    return {name: value for name, value in found if isinstance(value, np.ndarray)}
+    values = zip(names, _run_first(trial, model, names), strict=True)
+    return {name: value for name, value in values if isinstance(value, np.ndarray)}
 
 
 def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> list[Any]:
     """Tensors of a model for the first input."""
-    running = session(trial, exposed(model, names), "off", providers.chain(Way()))
+    running = trial_session(trial, exposed(model, names), "off", providers.chain(Way()))
     return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
 
 
-def _unseen(trial: Trial, side: Side) -> Iterator[str]:
+def _unseen(trial: Trial, model: ChangedModel) -> Iterator[str]:
     """A sentence for each changed node that was done without, and no output changed on any input."""
-    stage(f"onnxruntime, running {side.name} without nodes that changed")
+    stage(f"onnxruntime, running {model.name} without nodes that changed")
     try:
-        types = _types(trial, side)
-        at = {i: _place(side, types, i) for i in side.changed}
-        ways = _ways(side, types, at.values())
-        running = session(trial, switchable(side.model, ways, types), "off", providers.chain(Way()))
+        types = _types(trial, model)
+        at = {i: _place(model, types, i) for i in model.changed}
+        bypasses = _bypasses(model, types, at.values())
+        running = trial_session(trial, switchable(model.proto, bypasses, types), "off", providers.chain(Way()))
     except CannotRun as why:
-        yield f"what the nodes that changed in {side.name} do could not be shown: {why}"
+        yield f"what the nodes that changed in {model.name} do could not be shown: {why}"
         return
     results = _Outputs(trial, running)
-    for i in side.changed:
-        place = side.places[i]
-        if not ways[at[i]] or trial.late:
-            late = ": the time allowed is over" if ways[at[i]] else ""
-            yield f"what {in_words(place)} of {side.name} does was not tried{late}"
-        elif missed := results.missed(ways[at[i]]):
-            yield f"no input shows what {in_words(place)} of {side.name} does: {_without(missed)}"
+    for i in model.changed:
+        place = model.places[i]
+        if not bypasses[at[i]] or trial.late:
+            late = ": the time allowed is over" if bypasses[at[i]] else ""
+            yield f"what {node_in_words(place)} of {model.name} does was not tried{late}"
+        elif missed := results.missed(bypasses[at[i]]):
+            yield f"no input shows what {node_in_words(place)} of {model.name} does: {_without(missed)}"
 
 
-def _alike(trial: Trial, found: Sequence[Side], good: Collection[str]) -> Iterator[str]:
-    """A sentence for each changed node of B that no output tells from what A has there, on any input."""
-    ours, theirs = found
-    if not theirs.changed:
+def _alike(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Iterator[str]:
+    """A sentence for each changed node of B that no output distinguishes from what A has there, on any input."""
+    a, b = models
+    if not b.changed:
         return
     stage("onnxruntime, running B with nodes of A")
-    types = [_types(trial, side) for side in found]
-    known = Counterparts(ours, theirs, types, good).ways()
-    for some in _running(trial, theirs, known, types[1]):
+    types = [_types(trial, model) for model in models]
+    known = Counterparts(a, b, types, agreeing).bypasses()
+    for some in _running(trial, b, known, types[1]):
         for i, results in some:
-            if not trial.late and results.alike([way for ways in known[i].values() for way in ways]):
-                yield f"no input shows what A and B do differently at {in_words(theirs.places[i])} of B"
+            if not trial.late and results.alike([bypass for bypasses in known[i].values() for bypass in bypasses]):
+                yield f"no input shows what A and B do differently at {node_in_words(b.places[i])} of B"
 
 
 def _running(
-    trial: Trial, side: Side, known: Mapping[int, Ways], types: Mapping[str, int]
+    trial: Trial, model: ChangedModel, known: Mapping[int, BypassesAt], types: Mapping[str, int]
 ) -> Iterator[list[tuple[int, _Outputs]]]:
     """Outputs of a session for all nodes that are to be replaced; or of one for each, where that cannot be made."""
-    together: Ways = {}
-    for ways in known.values():
-        for at, some in ways.items():
+    together: BypassesAt = {}
+    for bypasses in known.values():
+        for at, some in bypasses.items():
             together.setdefault(at, []).extend(some)
     try:
         results = _Outputs(
-            trial, session(trial, switchable(side.model, together, types), "off", providers.chain(Way()))
+            trial, trial_session(trial, switchable(model.proto, together, types), "off", providers.chain(Way()))
         )
     except CannotRun:
         if len(known) > 1:
-            for i, ways in known.items():
-                yield from _running(trial, side, {i: ways}, types)
+            for i, bypasses in known.items():
+                yield from _running(trial, model, {i: bypasses}, types)
         return
     yield [(i, results) for i in known]
 
@@ -148,24 +148,24 @@ def _without(bypass: Bypass) -> str:
     return f"with {instead} every output stays the same"
 
 
-def _place(side: Side, types: Mapping[str, int], i: int) -> int:
+def _place(model: ChangedModel, types: Mapping[str, int], i: int) -> int:
     """Where a changed node is switched off: one that makes 4-bit or float8 codes at the only node that reads them."""
-    codes = side.places[i].node.output[0]
+    codes = model.places[i].node.output[0]
     if types.get(codes) in CHANGEABLE:
         return i
-    readers = [j for j, place in enumerate(side.places) if codes in place.node.input]
+    readers = [j for j, place in enumerate(model.places) if codes in place.node.input]
     return readers[0] if len(readers) == 1 else i
 
 
-def _ways(side: Side, types: Mapping[str, int], places: Iterable[int]) -> dict[int, list[Bypass]]:
+def _bypasses(model: ChangedModel, types: Mapping[str, int], places: Iterable[int]) -> dict[int, list[Bypass]]:
     """The bypasses of the nodes at some places."""
-    fixed = without_data(side.model.graph) | _constants(side.model)
-    read = alive_names(side.model.graph)
-    ways: dict[int, list[Bypass]] = {}
+    fixed = without_data(model.proto.graph) | _constants(model.proto)
+    read = alive_names(model.proto.graph)
+    bypasses: dict[int, list[Bypass]] = {}
     for i in sorted({*places}):
-        first = 1 + sum(map(len, ways.values()))
-        ways[i] = bypasses(side.places[i].node, types, fixed, first, read)
-    return ways
+        first = 1 + sum(map(len, bypasses.values()))
+        bypasses[i] = bypasses_of(model.places[i].node, types, fixed, first, read)
+    return bypasses
 
 
 def _constants(model: onnx.ModelProto) -> set[str]:
@@ -174,21 +174,21 @@ def _constants(model: onnx.ModelProto) -> set[str]:
     return stored.union(*(node.output for node in every_node(model.graph.node) if node.op_type == "Constant"))
 
 
-def _types(trial: Trial, side: Side) -> dict[str, int]:
+def _types(trial: Trial, model: ChangedModel) -> dict[str, int]:
     """The element types that onnx infers, and those of the tensors that it cannot, as they are when the model runs."""
-    inferred = onnx.shape_inference.infer_shapes(side.model)
+    inferred = onnx.shape_inference.infer_shapes(model.proto)
     graphs = (inferred.graph, *inner_graphs(inferred.graph.node))
     values = (value for graph in graphs for value in (*graph.input, *graph.output, *graph.value_info))
-    found = {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
-    places = (side.places[i] for i in side.changed)
+    types = {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
+    places = (model.places[i] for i in model.changed)
     names = {name for place in places if not place.where for name in (*place.node.input, *place.node.output) if name}
-    names |= {o for n in side.model.graph.node if not names.isdisjoint(n.input) for o in n.output if o}
-    missing = sorted(names & produced(side.model.graph).keys() - found.keys())
+    names |= {o for n in model.proto.graph.node if not names.isdisjoint(n.input) for o in n.output if o}
+    missing = sorted(names & produced(model.proto.graph).keys() - types.keys())
     if missing:
-        for name, value in zip(missing, _run_first(trial, side.model, missing), strict=True):
+        for name, value in zip(missing, _run_first(trial, model.proto, missing), strict=True):
             if isinstance(value, np.ndarray):
-                found[name] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-    return found
+                types[name] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    return types
 
 
 class _Outputs:
@@ -212,21 +212,21 @@ class _Outputs:
     def run(self, values: Mapping[str, Array], switch: int) -> list[Any]:
         return list(sessions.outputs(self.running, self.names, {**values, SWITCH: np.array(switch)}))
 
-    def missed(self, ways: Sequence[Bypass]) -> Bypass | None:
+    def missed(self, bypasses: Sequence[Bypass]) -> Bypass | None:
         """The bypass that no output shows; other values are tried where no input can stand in for the node."""
-        tried = [self._shows(way) for way in ways if way.instead]
+        tried = [self._shows(bypass) for bypass in bypasses if bypass.instead]
         if False in tried:
-            return [way for way in ways if way.instead][tried.index(False)]
+            return [bypass for bypass in bypasses if bypass.instead][tried.index(False)]
         if True in tried:
             return None
-        return next((way for way in ways if not way.instead and self._shows(way) is False), None)
+        return next((bypass for bypass in bypasses if not bypass.instead and self._shows(bypass) is False), None)
 
-    def alike(self, ways: Sequence[Bypass]) -> bool:
+    def alike(self, bypasses: Sequence[Bypass]) -> bool:
         """Whether all that were tried leave every output as it was to the last bit, on all inputs."""
-        tried = [self._shows(way, unlike) for way in ways]
+        tried = [self._shows(bypass, unlike) for bypass in bypasses]
         return False in tried and True not in tried
 
-    def _shows(self, way: Bypass, differ: Callable[[Any, Any], bool] | None = None) -> bool | None:
+    def _shows(self, bypass: Bypass, differ: Callable[[Any, Any], bool] | None = None) -> bool | None:
         """Whether an output changes on some input; None where no input shows it and the bypass stops the model on one,
         as an input of another shape does: inputs that leave out the node's branch are no evidence then.
 
@@ -235,30 +235,30 @@ class _Outputs:
         stops = False
         for values, usual in self.inputs:
             try:
-                found = self.run(values, way.number)
+                changed = self.run(values, bypass.number)
             except CannotRun:
-                if not (way.instead or way.nodes):
+                if not (bypass.instead or bypass.nodes):
                     return True
                 stops = True
                 continue
-            if any(map(differ or changed, usual, found)):
+            if any(map(differ or beyond_rounding, usual, changed)):
                 return True
         return None if stops else False
 
 
-def unlike(usual: Any, found: Any) -> bool:
+def unlike(usual: Any, other: Any) -> bool:
     """Whether an output is not the same to the last bit."""
-    if not isinstance(usual, np.ndarray) or not isinstance(found, np.ndarray) or usual.dtype == object:
-        return repr(usual) != repr(found)
-    return usual.shape != found.shape or usual.tobytes() != found.tobytes()
+    if not isinstance(usual, np.ndarray) or not isinstance(other, np.ndarray) or usual.dtype == object:
+        return repr(usual) != repr(other)
+    return usual.shape != other.shape or usual.tobytes() != other.tobytes()
 
 
-def changed(usual: Any, found: Any) -> bool:
+def beyond_rounding(usual: Any, other: Any) -> bool:
     """Whether an output changed beyond what rounding could do."""
-    if not isinstance(usual, np.ndarray) or usual.shape != np.shape(found) or not is_floating(usual):
-        return bool(not np.array_equal(usual, found)) if isinstance(usual, np.ndarray) else repr(usual) != repr(found)
+    if not isinstance(usual, np.ndarray) or usual.shape != np.shape(other) or not is_floating(usual):
+        return bool(not np.array_equal(usual, other)) if isinstance(usual, np.ndarray) else repr(usual) != repr(other)
     with np.errstate(all="ignore"):
-        before, after = (np.asarray(each, np.float64) for each in (usual, found))
+        before, after = (np.asarray(each, np.float64) for each in (usual, other))
         size = np.sqrt(np.mean(np.square(before), where=np.isfinite(before))) if np.isfinite(before).any() else 0.0
         off = np.abs(after - before) > SHOWN * roundoff(usual.dtype) * np.maximum(np.abs(before), size)
     return bool((off | (np.isfinite(before) != np.isfinite(after))).any())

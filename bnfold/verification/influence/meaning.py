@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 from onnx import numpy_helper
-from onnx.defs import OpSchema
 
-from ...model.messages import attribute_graphs, every_node, inner_graphs
+from ...model.messages import attribute_graphs
 from ...runtime import detached
 from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, overridable
+from ..plain_nodes import PlainNodes
 
 COMMUTE = frozenset(["Add", "Mul", "And", "Or", "Xor", "Equal"])  # to the last bit, in whatever order they read
 ByName = dict[str, bytes]  # of each name its meaning
@@ -48,15 +48,10 @@ class Meanings:
     values: Mapping[str, Array] = field(default_factory=dict)
     places: list[NodeMeaning] = field(default_factory=list)
     scope: ByName = field(default_factory=dict)
-    bodies: dict[bytes, str] = field(default_factory=dict)  # what a body hands out, and where it stands
 
     def __post_init__(self) -> None:
-        self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in self.model.opset_import}
-        self._fixed = without_data(self.model.graph)
-        graphs = (self.model.graph, *inner_graphs(self.model.graph.node))
-        self._read = {name for node in every_node(self.model.graph.node) for name in node.input}
-        self._read.update(output.name for graph in graphs for output in graph.output)
-        free = overridable(self.model)
+        free = overridable((self.other or self).model)  # what callers of the other model may not override is constant
+        self.plain, self._fixed = PlainNodes(self.model, free), without_data(self.model.graph, free)
         self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
         self.scope.update((tensor.name, of_tensor(tensor)) for tensor in stored)
@@ -73,22 +68,21 @@ class Meanings:
         return [scope.get(output.name, b"") for output in graph.output]
 
     def _node(self, node: onnx.NodeProto, scope: ByName, where: str) -> None:
-        names = list(node.input)
-        while names and not names[-1]:
-            names.pop()
-        known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in names]
-        schema = self._schema(node)
-        kind = domain(node), node.op_type, self.version(node)
+        plain = self.plain(node)
+        known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in plain.input]
+        kind = domain(node), node.op_type, self.plain.version(node)
         in_any_order = domain(node) == "" and node.op_type in COMMUTE
         head = _hash(*kind, *(sorted(known) if in_any_order else known))
         at = len(self.places)
         self.places.append(NodeMeaning(node, where, ()))
-        stated = sorted(self._attributes(node, schema, scope, head))
+        stated = sorted(self._attributes(plain, scope, head))
         whole = _hash(head, *stated)
-        constants = (meaning if name in self._fixed else b"data" for name, meaning in zip(names, known, strict=True))
+        constants = (
+            meaning if name in self._fixed else b"data" for name, meaning in zip(plain.input, known, strict=True)
+        )
         acts = _hash(*kind, *stated, "constants", *(sorted(constants) if in_any_order else constants))
-        constant = _constant(node)
-        means = tuple(constant or _hash(whole, i) for i in range(len(node.output)))
+        first = _constant(node) or scope.get(self.plain.handed_on(node), b"")
+        means = (first or _hash(whole, 0), *(_hash(whole, i) for i in range(1, len(node.output))))
         self.places[at] = NodeMeaning(node, where, means, acts)
         for name, meaning in zip(node.output, means, strict=True):
             scope[name] = meaning if where else self._known(name) or meaning
@@ -103,38 +97,17 @@ class Meanings:
         known = all(each in theirs and self.scope.get(each) == theirs[each] for each in self.same[name])
         return theirs.get(name) if known else None
 
-    def _schema(self, node: onnx.NodeProto) -> OpSchema | None:
-        try:
-            return onnx.defs.get_schema(node.op_type, self._versions.get(domain(node), 0), domain(node))
-        except onnx.defs.SchemaError:
-            return None
-
-    def version(self, node: onnx.NodeProto) -> int:
-        """Of the operator that a node means."""
-        schema = self._schema(node)
-        return schema.since_version if schema else self._versions.get(domain(node), 0)
-
-    def _attributes(self, node: onnx.NodeProto, schema: OpSchema | None, scope: ByName, head: bytes) -> Iterator[bytes]:
-        stated = {attribute.name: attribute for attribute in node.attribute}
-        if domain(node) == "" and node.op_type == "MaxPool" and self._read.isdisjoint(node.output[1:]):
-            stated["storage_order"] = onnx.helper.make_attribute(
-                "storage_order", 0
-            )  # of the places, which nobody reads
-        for name, known in schema.attributes.items() if schema else ():
-            if name not in stated and known.default_value.name:
-                yield _of_attribute(known.default_value)
-        for name, attribute in stated.items():
-            bodies = [self._body(node, name, body, scope, head) for body in attribute_graphs(attribute)]
-            yield _hash(name, *bodies) if bodies else _of_attribute(attribute)
+    def _attributes(self, node: onnx.NodeProto, scope: ByName, head: bytes) -> Iterator[bytes]:
+        for attribute in node.attribute:
+            bodies = [self._body(node, attribute.name, body, scope, head) for body in attribute_graphs(attribute)]
+            yield _hash(attribute.name, *bodies) if bodies else _of_attribute(attribute)
 
     def _body(self, node: onnx.NodeProto, name: str, body: onnx.GraphProto, outer: ByName, head: bytes) -> bytes:
         """A body hands out what it makes of its inputs and of the tensors around it."""
         where = f"{name} of {node.op_type} {node.name or node.output[0]!r}"
         inner = {**outer, **{value.name: _hash(head, name, i) for i, value in enumerate(body.input)}}
         inner.update((tensor.name, of_tensor(tensor)) for tensor in body.initializer)
-        found = _hash(head, name, *self._graph(body, inner, where))
-        self.bodies[found] = where
-        return found
+        return _hash(head, name, *self._graph(body, inner, where))
 
 
 def _hash(*parts: object) -> bytes:
@@ -173,13 +146,3 @@ def _of_attribute(attribute: onnx.AttributeProto) -> bytes:
     bare.ClearField("doc_string")
     bare.type = attribute.type
     return _hash(attribute.name, bare.SerializeToString(deterministic=True))
-
-
-def live(graph: onnx.GraphProto, reads: Mapping[int, Collection[str]]) -> set[int]:
-    """Which nodes of the main graph, by their place, an output depends on; `reads` are the names that each reads."""
-    needed, found = {output.name for output in graph.output}, set[int]()
-    for i in reversed(range(len(graph.node))):
-        if not needed.isdisjoint(graph.node[i].output):
-            found.add(i)
-            needed.update(reads[i])
-    return found

@@ -22,28 +22,28 @@ JUMPS |= {"ArgMax", "ArgMin", "TopK", "NonMaxSuppression"}
 CLOSE = 2.0**-20  # relative difference of constants that rounding makes
 
 
-def moved_thresholds(original: Meanings, folded: Meanings, good: Collection[str]) -> Iterator[str]:
+def moved_thresholds(original: Meanings, folded: Meanings, agreeing: Collection[str]) -> Iterator[str]:
     """In words, nodes of the folded model that jump elsewhere than the original's node that makes the same tensor.
 
-    `good` are tensors of the main graph that agree: no input lies where the two differ.
+    `agreeing` are tensors of the main graph that agree: no input lies where the two differ.
     """
     before = {_key(place): place for place in original.places if _jumps(place.node)}
     constants = [_constants(meanings) for meanings in (original, folded)]
     for place in folded.places:
         first = before.get(_key(place)) if _jumps(place.node) else None
-        if first is None or first.acts == place.acts or not (place.where or place.node.output[0] in good):
+        if first is None or first.acts == place.acts or not (place.where or place.node.output[0] in agreeing):
             continue
         kinds = {first.node.op_type, place.node.op_type}
         if len(kinds) > 1:
             if any(kinds <= siblings for siblings in SIBLINGS):
-                yield f"no input shows where {in_words(first)} of A differs from {in_words(place)} of B"
+                yield f"no input shows where {node_in_words(first)} of A differs from {node_in_words(place)} of B"
         elif not _close(*([*_numbers(p.node, known)] for p, known in zip((first, place), constants, strict=True))):
-            yield f"no input lies between what {in_words(place)} compares with in A and in B"
+            yield f"no input lies between what {node_in_words(place)} compares with in A and in B"
         elif _choices(first.node) != _choices(place.node):
-            yield f"no input shows what the attributes of {in_words(place)} do that are others in B"
+            yield f"no input shows what the attributes of {node_in_words(place)} do that are others in B"
 
 
-def in_words(place: NodeMeaning) -> str:
+def node_in_words(place: NodeMeaning) -> str:
     where = f" in {place.where}" if place.where else ""
     return f"node {place.node.name or next(filter(None, place.node.output), '')!r} ({place.node.op_type}){where}"
 

@@ -1,7 +1,7 @@
 """What stands around a linear operator, made one affine next to it.
 
-Operators that work element by element tell their scale and shift by what they make of zeros and ones. The affine is
-then moved past the others, towards the linear operator, where operator and affine change places without a difference:
+What operators that work element by element make of zeros and ones is their shift and, with it, their scale. This affine
+is then moved past the others, towards the linear operator, where operator and affine may change places:
 
     rearrangement   any affine, rearranged along (Reshape, Transpose, ...)
     mean            an affine that is the same all over what is averaged
@@ -21,21 +21,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import REARRANGES
+from .indexed_model import attributes, computation
 from .pieces import POINTWISE, Piece, is_cast_to_float
-from .sides import computation
 
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
 MAXIMA = frozenset(["MaxPool", "GlobalMaxPool"])
 MEANS = frozenset(["ReduceMean", "GlobalAveragePool", "AveragePool"])
 MAY_BE_PASSED = HOMOGENEOUS | MAXIMA | MEANS | REARRANGES
-LARGEST = 1 << 22  # elements of a tensor that an affine is laid out over
+MOST_FOLLOWED = 1 << 22  # elements of a tensor that an affine is laid out over
 
 
 class NotOneLayer(Exception):
@@ -106,7 +105,7 @@ class Step:
 
     @property
     def keeps_places(self) -> bool:
-        """Whether a tensor of one element for each channel tells all."""
+        """Whether a tensor of one element for each channel shows all that it does."""
         return self.is_elementwise or self.operator in HOMOGENEOUS
 
     def affine(self, shape: tuple[int, ...]) -> ScaleAndShift:
@@ -151,10 +150,10 @@ class Step:
     @property
     def counts_padding(self) -> bool:
         """Whether it may average zeros that stand around an image, at some sizes of it."""
-        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
-        padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
-        counted = self.operator == "AveragePool" and given.get("count_include_pad")
-        return bool(counted and (padded or given.get("ceil_mode")))
+        stated = attributes(self.node)
+        padded = any(stated.get("pads", ())) or stated.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID")
+        counted = self.operator == "AveragePool" and stated.get("count_include_pad")
+        return bool(counted and (padded or stated.get("ceil_mode")))
 
     def mixed(self, rank: int) -> tuple[int, ...]:
         """The axes that it averages over or takes maxima along."""
@@ -162,9 +161,9 @@ class Step:
             return ()
         if self.operator != "ReduceMean":
             return tuple(range(2, rank))
-        given = {a.name: helper.get_attribute_value(a) for a in self.node.attribute}
+        stated = attributes(self.node)
         stored = {tensor.name: tensor for tensor in self.piece.constants}
-        axes = given.get("axes", [])
+        axes = stated.get("axes", [])
         if len(self.node.input) > 1 and self.node.input[1] in stored:
             axes = detached.values(stored[self.node.input[1]]).tolist()
         return tuple(axis % rank for axis in axes) or tuple(range(rank))
@@ -266,8 +265,8 @@ def _require_constant(affine: ScaleAndShift, axes: tuple[int, ...]) -> None:
             raise NotOneLayer("an affine is not the same all over what is averaged")
 
 
-def checked(shape: Sequence[int]) -> tuple[int, ...]:
+def require_followable(shape: Sequence[int]) -> tuple[int, ...]:
     """A shape that numbers may be laid out over. Raises NotOneLayer for too large a one."""
-    if prod(shape) > LARGEST:
+    if prod(shape) > MOST_FOLLOWED:
         raise NotOneLayer("it makes a tensor too large to follow numbers through")
     return tuple(shape)

@@ -21,71 +21,71 @@ from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
 from ..regions import MIXING, SELECT
 from .impulses import NotDerived
-from .pieces import POINTWISE, SIZES, SUMS, Piece, Question, is_cast_to_float, require_linear
-from .sides import computation
+from .indexed_model import attributes, computation
+from .pieces import POINTWISE, SIZES, SUMS, Claim, Piece, is_cast_to_float, require_linear
 
 BY_SIZES = frozenset(["Reshape", "Expand", "Tile", "Slice", "Pad", "Split"])  # other inputs than the first are sizes
 FOR_ANY_SIZE = frozenset(["Conv", "ConvTranspose"]) | POINTWISE | SUMS - {"Concat"}
 REARRANGED = frozenset(["Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "DepthToSpace"])
 PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
-LARGE, LARGE_HALF = 2.0**32, 2.0**12  # constants that folds seldom reach
+UNUSUAL, UNUSUAL_HALF = 2.0**32, 2.0**12  # constants that folds seldom reach
 MULTIPLY = MIXING | {"Mul", "Div", "BatchNormalization"}
 
 
-def require_alike(question: Question, examples: Mapping[str, Array]) -> None:
+def require_same_arithmetic(claim: Claim, examples: Mapping[str, Array]) -> None:
     """Raises NotDerived where the folded model's piece calculates in a lesser type, or one with sizes or integers."""
-    _require_floats(question, examples)
-    for piece in question.pieces:
+    _require_floats(claim, examples)
+    for piece in claim.pieces:
         _require_no_sizes(piece)
         _require_kernels(piece)
-    kinds = [_kinds(piece, examples) for piece in question.pieces]
-    made = [own.get(question.site) for own in kinds]
+    kinds = [_kinds(piece, examples) for piece in claim.pieces]
+    made = [own.get(claim.site) for own in kinds]
     if made[0] != made[1]:
         raise NotDerived("the two models make it in different types")
-    stored = [[np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in _stored(p)] for p in question.pieces]
+    stored = [[np.dtype(helper.tensor_dtype_to_np_dtype(t.data_type)) for t in _stored(p)] for p in claim.pieces]
     _require_as_exact([*kinds[0].values()], [*kinds[1].values()])
     _require_as_exact([*kinds[0].values(), *stored[0]], [*kinds[1].values(), *stored[1]])
-    _require_in_range(question, np.dtype(np.float16) in kinds[1].values())
+    _require_in_range(claim, np.dtype(np.float16) in kinds[1].values())
 
 
 def _require_kernels(piece: Piece) -> None:
     """The float64 evaluation looks at no kernel_shape that is another than its weight's, which no runtime takes."""
     dims = {tensor.name: [*tensor.dims[2:]] for tensor in piece.constants}
     for node in piece.nodes:
-        given = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ("group", "kernel_shape")}
-        kernel = given.get("kernel_shape") if called(node) in MIXING else None
-        if given.get("group", 1) < 1 or (kernel and kernel != dims.get(node.input[1], kernel)):
+        stated = attributes(node)
+        kernel = stated.get("kernel_shape") if called(node) in MIXING else None
+        if stated.get("group", 1) < 1 or (kernel and kernel != dims.get(node.input[1], kernel)):
             raise NotDerived(f"{node.op_type} {node.name!r} states another kernel than its weight is")
 
 
-def _require_floats(question: Question, examples: Mapping[str, Array]) -> None:
-    for name in {question.like, *(each for piece in question.pieces for each in piece.entering)}:
+def _require_floats(claim: Claim, examples: Mapping[str, Array]) -> None:
+    for name in {claim.like, *(each for piece in claim.pieces for each in piece.entering)}:
         if name not in examples or not is_floating(examples[name]):
-            for piece in question.pieces:
+            for piece in claim.pieces:
                 require_linear(piece)
             raise NotDerived(f"{name!r}, which enters it, holds no floating-point numbers")
 
 
-def _require_in_range(question: Question, is_half: bool) -> None:
+def _require_in_range(claim: Claim, is_half: bool) -> None:
     """A node on the way to the last one may make numbers that are too large, where the last makes them small again."""
-    nodes = [called(node) for node in question.pieces[1].data_nodes()]
+    nodes = [called(node) for node in claim.pieces[1].data_nodes()]
     if is_half and sum(name in MULTIPLY for name in nodes) > 1:
         raise NotDerived("a number on the way may be beyond the range of float16")
     if sum(name in MULTIPLY | {"Add", "Sub"} for name in nodes) > 1:
-        ours, theirs = map(_largest, question.pieces)
-        if theirs > max(ours, LARGE_HALF if is_half else LARGE):
+        ours, theirs = map(_largest, claim.pieces)
+        if theirs > max(ours, UNUSUAL_HALF if is_half else UNUSUAL):
             raise NotDerived("a number on the way may be beyond the range of its type")
 
 
 def _largest(piece: Piece) -> float:
     """The largest factor or summand among the constants of a piece, and those that are divided by."""
-    divisors, found = {name for node in piece.nodes if called(node) == "Div" for name in node.input[1:]}, 0.0
+    divisors, largest = {name for node in piece.nodes if called(node) == "Div" for name in node.input[1:]}, 0.0
     for tensor in _stored(piece):
         sizes = np.abs(detached.values(tensor))
-        found = max(found, float(sizes.max(initial=0)))
+        largest = max(largest, float(sizes.max(initial=0)))
         if tensor.name in divisors:
-            found = max(found, 1 / float(sizes.min(initial=1)) if sizes.all() else np.inf)
-    return found
+            largest = max(largest, 1 / float(sizes.min(initial=1)) if sizes.all() else np.inf)
+    return largest
 
 
 def _require_no_sizes(piece: Piece) -> None:
@@ -101,7 +101,7 @@ def _require_no_sizes(piece: Piece) -> None:
 
 def _kinds(piece: Piece, examples: Mapping[str, Array]) -> dict[str, Any]:
     """The types of the tensors that depend on what enters."""
-    found: dict[str, Any] = {name: np.dtype(examples[name].dtype) for name in piece.entering if name in examples}
+    kinds: dict[str, Any] = {name: np.dtype(examples[name].dtype) for name in piece.entering if name in examples}
     for node in piece.data_nodes():
         if not is_cast_to_float(node):
             raise NotDerived(f"{node.op_type} {node.name!r} is not linear")
@@ -109,10 +109,10 @@ def _kinds(piece: Piece, examples: Mapping[str, Array]) -> dict[str, Any]:
         kind = (
             np.dtype(helper.tensor_dtype_to_np_dtype(to))
             if to
-            else next((found[name] for name in node.input if name in found), None)
+            else next((kinds[name] for name in node.input if name in kinds), None)
         )
-        found.update((name, kind) for name in node.output if kind is not None)
-    return found
+        kinds.update((name, kind) for name in node.output if kind is not None)
+    return kinds
 
 
 def _stored(piece: Piece) -> list[onnx.TensorProto]:
@@ -134,21 +134,21 @@ def _reach(kind: Any) -> int:
     return 0 if kind == np.float16 else 2 if kind == np.float64 else 1
 
 
-def is_for_any_size(question: Question) -> bool:
-    """Whether pieces treat all places of images alike, whatever their number, so that small images tell all."""
-    nodes = [node for piece in question.pieces for node in piece.data_nodes()]
-    dims = (t.dims for piece in question.pieces for t in piece.constants if len(t.dims) < 3 or not _is_kernel(piece, t))
+def is_for_any_size(claim: Claim) -> bool:
+    """Whether pieces treat all places of images alike, whatever their number: what small images show holds for all."""
+    nodes = [node for piece in claim.pieces for node in piece.data_nodes()]
+    dims = (t.dims for piece in claim.pieces for t in piece.constants if len(t.dims) < 3 or not _is_kernel(piece, t))
     return (
-        _has_same_windows(question)
+        _has_same_windows(claim)
         and all(called(node) in FOR_ANY_SIZE for node in nodes)
-        and all(any(called(node) in MIXING for node in piece.data_nodes()) for piece in question.pieces)
+        and all(any(called(node) in MIXING for node in piece.data_nodes()) for piece in claim.pieces)
         and all(sum(size > 1 for size in each) < 2 for each in dims)
     )
 
 
-def _has_same_windows(question: Question) -> bool:
+def _has_same_windows(claim: Claim) -> bool:
     """Whether convolutions of both pieces make images of the same size of images of any size."""
-    ours, theirs = ({_window(piece, node) for node in piece.data_nodes()} - {""} for piece in question.pieces)
+    ours, theirs = ({_window(piece, node) for node in piece.data_nodes()} - {""} for piece in claim.pieces)
     return ours == theirs
 
 
@@ -156,14 +156,14 @@ def _window(piece: Piece, node: onnx.NodeProto) -> str:
     """What, with the size of an image, the size of the image depends on that a convolution makes of it."""
     if called(node) not in ("Conv", "ConvTranspose"):
         return ""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name != "group"}
+    stated = {name: value for name, value in attributes(node).items() if name != "group"}
     weight = next((t.dims[2:] for t in piece.constants if t.name == node.input[1]), None)
-    kernel = given.get("kernel_shape", weight)
-    if kernel is None or called(node) != "Conv" or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        return repr(sorted(given.items()))
+    kernel = stated.get("kernel_shape", weight)
+    if kernel is None or called(node) != "Conv" or stated.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        return repr(sorted(stated.items()))
     rank = len(kernel)
-    steps, apart = (given.get(name, [1] * rank) for name in ("strides", "dilations"))
-    pads = given.get("pads", [0] * 2 * rank)
+    steps, apart = (stated.get(name, [1] * rank) for name in ("strides", "dilations"))
+    pads = stated.get("pads", [0] * 2 * rank)
     return repr([(steps[i], pads[i] + pads[i + rank] - apart[i] * (kernel[i] - 1)) for i in range(rank)])
 
 
@@ -171,15 +171,15 @@ def _is_kernel(piece: Piece, tensor: onnx.TensorProto) -> bool:
     return any(called(node) in MIXING and tensor.name in node.input[1:2] for node in piece.nodes)
 
 
-def require_same_cuts(question: Question) -> None:
-    """Raises NotDerived unless what cuts, pads and averages is the same in both pieces: it may tell at other sizes.
+def require_same_cuts(claim: Claim) -> None:
+    """Raises NotDerived unless what cuts, pads and averages is the same in both pieces: it may differ at other sizes.
 
     With what rearranges before, between and after.
     """
-    if not _has_same_windows(question):
+    if not _has_same_windows(claim):
         raise NotDerived("the two models pad in other ways: the same for some sizes only, maybe")
-    if any(_is_cut(node) for piece in question.pieces for node in piece.data_nodes()):
-        ours, theirs = (_cuts(piece).get(question.site) for piece in question.pieces)
+    if any(_is_cut(node) for piece in claim.pieces for node in piece.data_nodes()):
+        ours, theirs = (_cuts(piece).get(claim.site) for piece in claim.pieces)
         if ours != theirs:
             raise NotDerived("the two models cut, pad or average in other ways: the same for some sizes only, maybe")
 
@@ -199,7 +199,7 @@ def require_same_places(pieces: Sequence[Piece]) -> None:
 
 
 def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
-    """What each such node does, with the whole numbers that it is given."""
+    """What each such node does, with the whole numbers that it reads."""
     tensors = {**{tensor.name: tensor for tensor in own.constants}, **stored(onnx.GraphProto(node=own.nodes))}
     whole_numbers = {
         name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
@@ -219,14 +219,14 @@ def _is_cut(node: onnx.NodeProto) -> bool:
 def _cuts(piece: Piece) -> dict[str, frozenset[int]]:
     """Of each tensor that depends on data what cuts or rearranges on the ways to it: the last ones, which name those
     before."""
-    found: dict[str, frozenset[int]] = {name: frozenset() for name in piece.entering}
+    marks: dict[str, frozenset[int]] = {name: frozenset() for name in piece.entering}
     for node in piece.data_nodes():
-        read = [found[name] for name in node.input if name in found]
+        read = [marks[name] for name in node.input if name in marks]
         own = frozenset[int]().union(*read)
         if _is_cut(node) or called(node) in REARRANGED:
             own = frozenset([hash((_words(piece, node), *map(frozenset, read)))])
-        found.update(dict.fromkeys(node.output, own))
-    return found
+        marks.update(dict.fromkeys(node.output, own))
+    return marks
 
 
 def _words(piece: Piece, node: onnx.NodeProto) -> str:

@@ -14,7 +14,7 @@ from ...runtime.protos import shape
 from ..float64.windows import Array
 
 LATEST = onnx.IR_VERSION  # of which no initializer has to be an input as well
-SMALL = 1 << 10  # elements of constants that may say something about shapes
+MOST_SIZES = 1 << 10  # elements of constants that may say something about shapes
 
 
 def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
@@ -26,16 +26,16 @@ def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, A
         inferred = shape_inference.infer_shapes(_skeleton(model, values), data_prop=True)
     except shape_inference.InferenceError:  # an operator of a domain that the model does not import
         return dict(values)
-    found = {}
+    known = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
             kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-            found[value.name] = np.broadcast_to(np.zeros((), kind), [dim.dim_value for dim in dims])
-    return {**found, **values}
+            known[value.name] = np.broadcast_to(np.zeros((), kind), [dim.dim_value for dim in dims])
+    return {**known, **values}
 
 
-STEPS = 1, 32, 64  # that sizes are made larger by: an odd one shows padding that even ones do not reach
+LARGER_BY = 1, 32, 64  # that sizes are made larger by: an odd one shows padding that even ones do not reach
 
 
 def of_other_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
@@ -43,12 +43,12 @@ def of_other_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[
     steps: dict[str, int] = {}
     names = dynamic(model.graph)
     may_vary = _holds(model, _enlarged(model, values, {}))
-    for step in STEPS:
+    for step in LARGER_BY:
         every = {name: step * (1 + 2 * i) for i, name in enumerate(names)}  # no two alike by chance
         if not may_vary or _holds(model, _enlarged(model, values, every)):
             return examples(model, _enlarged(model, values, every))
     for name in names:
-        for step in STEPS:
+        for step in LARGER_BY:
             if _holds(model, _enlarged(model, values, {**steps, name: step})):
                 steps[name] = step
                 break
@@ -57,14 +57,14 @@ def of_other_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[
 
 def _enlarged(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mapping[str, int]) -> dict[str, Array]:
     """Zeros in the shapes of `values`, some dimensions larger."""
-    found = {}
+    larger = {}
     for value in model.graph.input:
         if value.name in values:
             own, stated = values[value.name], shape(value) or [None] * values[value.name].ndim
             names = [dim if isinstance(dim, str) else f"{value.name}/{axis}" for axis, dim in enumerate(stated)]
             sizes = [n + steps.get(name, 0) for name, n in zip(names, own.shape, strict=True)]
-            found[value.name] = np.broadcast_to(np.zeros((), own.dtype), sizes)
-    return found
+            larger[value.name] = np.broadcast_to(np.zeros((), own.dtype), sizes)
+    return larger
 
 
 def _holds(model: onnx.ModelProto, values: Mapping[str, Array]) -> bool:
@@ -82,7 +82,7 @@ def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Model
     for name, value in values.items():
         graph.input.append(_declared(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape))
     for tensor in model.graph.initializer:
-        if prod(tensor.dims) <= SMALL:
+        if prod(tensor.dims) <= MOST_SIZES:
             graph.initializer.append(tensor)
         else:
             graph.input.append(_declared(tensor.name, tensor.data_type, tensor.dims))
@@ -95,9 +95,9 @@ def element_types(model: onnx.ModelProto) -> dict[str, int]:
     skeleton = _skeleton(model, {})
     skeleton.graph.input.extend(value for value in model.graph.input)
     inferred = shape_inference.infer_shapes(skeleton).graph
-    found = {v.name: v.type.tensor_type.elem_type for v in (*inferred.input, *inferred.value_info, *inferred.output)}
-    found.update((tensor.name, tensor.data_type) for tensor in model.graph.initializer)
-    return {name: kind for name, kind in found.items() if kind}
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.input, *inferred.value_info, *inferred.output)}
+    kinds.update((tensor.name, tensor.data_type) for tensor in model.graph.initializer)
+    return {name: kind for name, kind in kinds.items() if kind}
 
 
 def _declared(name: str, kind: int, dims: Iterable[int]) -> onnx.ValueInfoProto:

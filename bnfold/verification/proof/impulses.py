@@ -9,9 +9,9 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ..float64.windows import Array, Window
+from .indexed_model import attributes
 
 WIDEST = 4096  # elements, from the first tap of a window to the last, or from one window to the next
 
@@ -44,10 +44,10 @@ def impulses(reader: onnx.NodeProto, port: int, weight: tuple[int, ...], example
 
     `weight` is the shape of its weight, `example` that of the tensor in a run of the network.
     """
-    given = {a.name: helper.get_attribute_value(a) for a in reader.attribute}
+    stated = attributes(reader)
     if reader.op_type in ("Conv", "ConvTranspose") and port == 0:
-        return _images(reader.op_type, given, weight, example)
-    if reader.op_type == "Gemm" and port == 0 and not given.get("transA"):
+        return _images(reader.op_type, stated, weight, example)
+    if reader.op_type == "Gemm" and port == 0 and not stated.get("transA"):
         return _rows(example[1:], len(example) - 2)
     if reader.op_type == "MatMul" and len(weight) == 2 and len(example) > 1 + port:
         return _rows(example[1:], len(example) - 2 - port)
@@ -83,11 +83,11 @@ def _filled(batch: range, slots: Array, axis: int) -> list[list[int]]:
     return [[*slot[:axis], element, *slot[axis:]] for element, slot in zip(batch, slots.tolist(), strict=False)]
 
 
-def _images(operator: str, given: dict[str, object], weight: tuple[int, ...], example: tuple[int, ...]) -> Impulses:
+def _images(operator: str, stated: dict[str, object], weight: tuple[int, ...], example: tuple[int, ...]) -> Impulses:
     """One image per channel of a group and position; all groups share an image, since their outputs are apart."""
-    group = int(given.get("group", 1))  # type: ignore[call-overload]
+    group = int(stated.get("group", 1))  # type: ignore[call-overload]
     channels = example[1] // group
-    geometry = [given.get(name) for name in ("strides", "dilations", "pads", "auto_pad")]
+    geometry = [stated.get(name) for name in ("strides", "dilations", "pads", "auto_pad")]
     if isinstance(geometry[3], bytes):
         geometry[3] = geometry[3].decode()
     window = Window.of(example[2:], weight[2:], *geometry)  # type: ignore[arg-type]
@@ -105,9 +105,10 @@ def _images(operator: str, given: dict[str, object], weight: tuple[int, ...], ex
 
 def _line(operator: str, window: Window, axis: int) -> tuple[int, list[int]]:
     """How long an axis has to be, and at which positions an impulse has to stand, for every tap to be seen."""
-    if operator == "ConvTranspose":
-        return 3, [0, 1, 2]
     extent, step = window.extents[axis], window.strides[axis]
+    if operator == "ConvTranspose":  # it makes `extent` elements of each; pads, which may be implied, cut some off
+        before, after = (-(-max(extent - step, pads[axis]) // step) for pads in (window.before, window.after))
+        return before + 1 + after, [before]
     size = max(extent + step - 1, 2 * extent - 1 - window.before[axis] - window.after[axis])
     seen = {position: set(_taps(window, axis, size, position)) for position in range(size)}
     return size, list(_cover(seen))
@@ -123,7 +124,7 @@ def _taps(window: Window, axis: int, size: int, position: int) -> Iterator[int]:
 
 
 def _cover(seen: dict[int, set[int]]) -> Iterator[int]:
-    """Few positions that together see every tap, the most telling first."""
+    """Few positions that together see every tap, those that see most first."""
     left: set[int] = set().union(*seen.values())
     while left:
         best = max(seen, key=lambda position: len(seen[position] & left))

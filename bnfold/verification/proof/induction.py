@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ...model.messages import bodies, reads
+from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
 from ..regions import SELECT
 from ..results import Derived
 from .algebra import Pair, derive
 from .examples import examples
+from .indexed_model import computation
 from .pieces import Cuts
-from .sides import computation
 
 if TYPE_CHECKING:
     from ..trial import Trial
@@ -34,18 +34,18 @@ class Induction:
 
     pair: Pair
     edits: set[str]  # tensors of the folded model whose node, or a constant it reads, is not the original's
-    is_assumed: Callable[[str], bool]  # of a site that cannot be derived; one that was found wrong never counts as same
+    is_assumed: Callable[[str], bool]  # of a site that cannot be derived; one that is wrong never counts as the same
     same: dict[str, str] = field(default_factory=dict)  # of the folded model, by their names in the original
-    smaller: dict[str, str] = field(default_factory=dict)  # likewise, of those that are smaller by constants
-    less: dict[str, Array] = field(default_factory=dict)  # by which ones
+    shifted: dict[str, str] = field(default_factory=dict)  # likewise, of those that are smaller by constants
+    shifts: dict[str, Array] = field(default_factory=dict)  # by which ones
     originals: dict[str, str] = field(default_factory=dict)  # all names of these in the original, with their first ones
     fixed: set[str] = field(default_factory=set)  # tensors that depend on no data and are those of the same name
-    derived: list[Derived] = field(default_factory=list)  # what was looked at, in the order of the graph
+    derived: list[Derived] = field(default_factory=list)  # what was compared, in the order of the graph
     assumed: list[str] = field(default_factory=list)
 
     def run(self) -> Induction:
         """Go through the folded model once."""
-        first, second = self.pair.sides
+        first, second = self.pair.indexed
         if not _same_frame(self.pair):
             return self
         for name in first.inputs & second.inputs:
@@ -57,32 +57,32 @@ class Induction:
             elif counterpart := self._counterpart(node):
                 for name, known in zip(node.output, counterpart.output, strict=False):
                     self._add(name, known)
-                if not all(map(self._is_same, self.edits.intersection(node.output))):
-                    self._look_at(node)  # it has the name of another tensor
+                if not all(map(self.is_same, self.edits.intersection(node.output))):
+                    self._derive(node)  # it has the name of another tensor
             else:
-                self._look_at(node)
+                self._derive(node)
         return self
 
     def _add(self, name: str, known: str) -> None:
         """A tensor of the folded model is the one that the original calls `known`."""
-        if name in self.pair.sides[1].fixed:
+        if name in self.pair.indexed[1].fixed:
             self.fixed.add(name)
         elif name and known:
             self.same[name] = self._known(known)
 
     def _known(self, tensor: str) -> str:
         """The first name of a tensor of the original that both models may be cut at from now on."""
-        first = self.pair.sides[0]
-        self.originals.update(first.called([first.name(tensor)]))
+        first = self.pair.indexed[0]
+        self.originals.update(first.all_names([first.name(tensor)]))
         return first.name(tensor)
 
-    def _is_same(self, name: str) -> bool:
-        return name in self.fixed or (name in self.same and self.same[name] == self.pair.sides[0].name(name))
+    def is_same(self, name: str) -> bool:
+        return name in self.fixed or (name in self.same and self.same[name] == self.pair.indexed[0].name(name))
 
     def _counterpart(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
-        first, second = self.pair.sides
-        if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
+        first, second = self.pair.indexed
+        if self.edits.isdisjoint(node.output) and all(map(self.is_same, reads(node))):
             name = next(filter(None, node.output), "")  # a CastLike may be a Cast to another type
             return node if first.makers.get(name) == node else None
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
@@ -90,54 +90,55 @@ class Induction:
             return None
         return first.computations.get(computation(node, names))
 
-    def _look_at(self, node: onnx.NodeProto) -> None:
+    def _derive(self, node: onnx.NodeProto) -> None:
         """What may be the same though something its node reads is not: what was edited, and what selects a part."""
-        first, second = self.pair.sides
+        first, second = self.pair.indexed
         weighed = any(name in second.fixed and name not in self.fixed for name in node.input)
         for name in node.output:
             is_site = name in self.edits or node.op_type in SELECT or weighed
-            if not name or name in second.fixed or not (is_site or not self.less.keys().isdisjoint(node.input)):
+            if not name or name in second.fixed or not (is_site or not self.shifts.keys().isdisjoint(node.input)):
                 continue
             if name in first.makers and name in self.pair.examples:
-                self._settle(*derive(self.pair, self._cuts(), name), is_site=is_site)
+                self._record(*derive(self.pair, self._cuts(), name), is_site=is_site)
             elif self.is_assumed(name):
                 self._assume(name)
 
     def _cuts(self) -> list[Cuts]:
-        first, second = self.pair.sides
-        names = ChainMap(self.same, self.smaller)
-        return [Cuts(first, self.originals), Cuts(second, names, self.less, self.pair.changed)]
+        first, second = self.pair.indexed
+        names = ChainMap(self.same, self.shifted)
+        return [Cuts(first, self.originals), Cuts(second, names, self.shifts, self.pair.changed)]
 
-    def _settle(self, site: Derived, less: Array | None, is_site: bool) -> None:
+    def _record(self, site: Derived, shift: Array | None, is_site: bool) -> None:
         right = not site.why and site.ok and site.share == 1
         self.derived += [site] if is_site or right else []
         if site.why and self.is_assumed(site.name):
             self._assume(site.name)
         elif right:
             self._add(site.name, site.name)
-        elif less is not None:
-            self.smaller[site.name], self.less[site.name] = self._known(site.name), less
+        elif shift is not None:
+            self.shifted[site.name], self.shifts[site.name] = self._known(site.name), shift
 
     def _assume(self, name: str) -> None:
         self._add(name, name)
         self.assumed.append(name)
 
-    def unsettled(self) -> set[str]:
+    def open_tensors(self) -> set[str]:
         """Tensors that are not known to be the same and reach an output before one that is: the others are undone."""
-        second, found = self.pair.sides[1], set[str]()
+        second, still_open = self.pair.indexed[1], set[str]()
         agenda = [output.name for output in second.model.graph.output]
         while agenda:
             name = agenda.pop()
-            if name not in found and not self._is_same(name):
-                found.add(name)
+            if name not in still_open and not self.is_same(name):
+                still_open.add(name)
                 agenda += reads(second.makers[name]) if name in second.makers else ()
-        return found
+        return still_open
 
 
 def _same_frame(pair: Pair) -> bool:
     """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
     first, second = pair.original, pair.folded
-    versions = [{(entry.domain, entry.version) for entry in model.opset_import} for model in (first, second)]
+    domains = {node.domain for model in (first, second) for node in all_nodes(model)}
+    versions = [{(e.domain, e.version) for e in model.opset_import if e.domain in domains} for model in (first, second)]
     inputs = {value.name for value in second.graph.input}
     return (
         versions[0] == versions[1]
@@ -151,7 +152,7 @@ OVERRIDABLE = 4  # the version of the format from which on a caller may feed an 
 
 
 def _is_wrong(known: Induction, site: Derived, left: Set[str]) -> bool:
-    """Whether no site that was derived undoes one that was found wrong: one that is only assumed undoes nothing."""
+    """Whether no site that was derived undoes a wrong one: a site that is only assumed undoes nothing."""
     undone = (other.inside for other in known.derived if other.ok and not other.why and other.name != site.name)
     return site.name in left or not any(site.name in inside for inside in undone)
 
@@ -159,8 +160,8 @@ def _is_wrong(known: Induction, site: Derived, left: Set[str]) -> bool:
 def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
     """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
 
-    Assumed is what was found to hold the same values. The inside of a chain, which holds other values by design, is not
-    reported unless no derived site covers it.
+    Assumed is what has the same values in the runs of the trial. The inside of a chain, which holds other values by
+    design, is not reported unless no derived site covers it.
     """
     moved = {entry["name"] for entry in tensors if entry["moved"]}
     good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
@@ -169,11 +170,14 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     gone = {name: value for name, value in examples(trial.original, fed).items() if name not in made}
     pair = Pair(trial.original, trial.folded, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
     known = Induction(pair, trial.edits, good.__contains__).run()
-    left = known.unsettled()
+    left = known.open_tensors()
     exact = all(site.exact for site in known.derived if site.name in known.same)
     trial.proved = exact and not left and not known.assumed
-    found = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
-    makers = pair.sides[1].makers
-    covered = {site.name for site in found}.union(*(site.inside for site in found if site.proved))
-    open_ = [name for name in makers if name in trial.edits - pair.sides[1].fixed - covered]
-    return found + [Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_]
+    derived = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
+    makers = pair.indexed[1].makers
+    covered = {site.name for site in derived}.union(*(site.inside for site in derived if site.proved))
+    covered |= set(filter(known.is_same, makers)) - set(known.assumed)
+    open_ = [name for name in makers if name in trial.edits - pair.indexed[1].fixed - covered]
+    return derived + [
+        Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_
+    ]

@@ -17,9 +17,9 @@ from ..float64.floating import roundoff
 from ..float64.windows import Array
 from ..regions import MIXING
 from .impulses import NotDerived
-from .sides import Side
+from .indexed_model import IndexedModel
 
-LINEAR = MIXING | frozenset(  # in the one input that depends on data
+LINEAR_IN_DATA = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
     + ["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Concat", "Split", "Slice", "Gather", "Expand"]
     + ["Tile", "DepthToSpace", "SpaceToDepth", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"]
@@ -28,8 +28,8 @@ POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", 
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
-LARGEST = 64  # nodes of a piece
-HUGE = 1 << 28
+PIECE_NODES = 64  # nodes of a piece
+LEFT_AS_IT_IS = 1 << 28  # bytes of a weight
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ class Piece:
 
     def data(self) -> dict[str, onnx.NodeProto | None]:
         """Tensors that depend on what enters, and what makes them."""
-        found: dict[str, onnx.NodeProto | None] = dict.fromkeys(self.entering)
+        makers: dict[str, onnx.NodeProto | None] = dict.fromkeys(self.entering)
         for node in self.nodes:
-            if called(node) not in SIZES and any(name in found for name in node.input):
-                found.update(dict.fromkeys(node.output, node))
-        return found
+            if called(node) not in SIZES and any(name in makers for name in node.input):
+                makers.update(dict.fromkeys(node.output, node))
+        return makers
 
     def data_nodes(self) -> list[onnx.NodeProto]:
         """The nodes that data passes."""
@@ -84,14 +84,14 @@ def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a piece's model with sizes in place of numbers: it adds up what, with signs, the piece would add up.
 
     What it answers to zeros is how large the numbers are that the piece's answer is the sum of, cancelled or not.
-    Weights of more than HUGE bytes, of which zeros make zeros, are left as they are.
+    Weights of more than LEFT_AS_IT_IS bytes, of which zeros make zeros, are left as they are.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weights = {name for node in copy.graph.node if node.op_type in MIXING for name in node.input[1:2]}
     for name, tensor in stored(copy.graph).items():
         if tensor.data_type in FLOATING and not (
-            detached.size(tensor) > HUGE and detached.stays(tensor) and name in weights
+            detached.bytes_in_memory(tensor) > LEFT_AS_IT_IS and detached.stays(tensor) and name in weights
         ):
             tensor.CopyFrom(numpy_helper.from_array(np.abs(detached.values(tensor)), tensor.name))
     nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
@@ -113,28 +113,28 @@ def _of_sizes(node: onnx.NodeProto, name: str) -> Iterator[onnx.NodeProto]:
 
 def summing(piece: Piece, name: str) -> list[onnx.NodeProto]:
     """The nodes that sum over what enters as `name`. Refuses two in a row, whose weights cannot be seen apart."""
-    reached, summed, found = {name}, set[str](), []
+    reached, summed, nodes = {name}, set[str](), []
     for node in piece.nodes:
         if reached.isdisjoint(node.input):
             continue
         reached.update(node.output)
         if node.op_type in MIXING:
-            found.append(node)
+            nodes.append(node)
             if not summed.isdisjoint(node.input):
                 raise NotDerived(f"{node.op_type} {node.name!r} sums what another one summed")
         if node.op_type in MIXING or not summed.isdisjoint(node.input):
             summed.update(node.output)
-    return found
+    return nodes
 
 
-def elementwise(piece: Piece, name: str) -> set[str]:
+def scaled_or_shifted(piece: Piece, name: str) -> set[str]:
     """What enters as `name`, and what nodes make of it alone that scale or shift each element by one number."""
-    found, numbers = {name}, {t.name for t in piece.constants if max(t.dims, default=1) == 1 or is_along_channels(t)}
+    made, numbers = {name}, {t.name for t in piece.constants if max(t.dims, default=1) == 1 or is_along_channels(t)}
     for node in piece.nodes:
         data = [each for each in node.input if each not in numbers]
-        if called(node) in POINTWISE and len(data) == 1 and data[0] in found:
-            found.add(node.output[0])
-    return found
+        if called(node) in POINTWISE and len(data) == 1 and data[0] in made:
+            made.add(node.output[0])
+    return made
 
 
 def is_along_channels(tensor: onnx.TensorProto) -> bool:
@@ -146,10 +146,10 @@ def other_operand(node: onnx.NodeProto, name: str) -> str:
     return str(node.input[1 - list(node.input).index(name)])
 
 
-class Question(NamedTuple):
-    """Whether a tensor called `site` is the same in a piece of the original and one of the folded model.
+class Claim(NamedTuple):
+    """What is to be proved: that a tensor `site` is the same in a piece of the original and one of the folded model.
 
-    It has the shape and type of the tensor that the original calls `like`.
+    It has the shape and type of the original's tensor `like`.
     """
 
     pieces: Sequence[Piece]
@@ -161,64 +161,64 @@ class Question(NamedTuple):
 class Cuts:
     """Where both models may be cut: tensors of one of them, with the first names that these have in the original.
 
-    Those of the folded model may be smaller by a constant: `less` has it, of the tensor's rank.
+    Those of the folded model may be smaller by a constant: `shifts` has it, of the tensor's rank.
     """
 
-    side: Side
+    model: IndexedModel
     names: Mapping[str, str]
-    less: Mapping[str, Array] = field(default_factory=dict)
+    shifts: Mapping[str, Array] = field(default_factory=dict)
     changed: Set[str] = frozenset()
 
     def without(self, tensor: str) -> Cuts:
         return replace(self, names={name: first for name, first in self.names.items() if first != tensor})
 
 
-def whole(cuts: Sequence[Cuts], site: str) -> Question:
-    """The question that a site is, cut out of both models where the same tensors enter."""
+def whole(cuts: Sequence[Cuts], site: str) -> Claim:
+    """The claim that a site is the same, cut out of both models where the same tensors enter."""
     while True:
         pieces = [piece(each, site) for each in cuts]
         if not (apart := {*pieces[0].entering} ^ {*pieces[1].entering}):
-            return Question(pieces, site, site)
-        last = max(apart, key=lambda name: cuts[0].side.places.get(name, -1))
+            return Claim(pieces, site, site)
+        last = max(apart, key=lambda name: cuts[0].model.places.get(name, -1))
         cuts = [each.without(last) for each in cuts]
 
 
 def piece(cuts: Cuts, site: str) -> Piece:
     """Cut out what computes `site`."""
-    side, needed, entering, agenda = cuts.side, {site}, dict[str, str](), [*cuts.side.makers[site].input]
+    model, needed, entering, agenda = cuts.model, {site}, dict[str, str](), [*cuts.model.makers[site].input]
     while agenda:
         name = agenda.pop()
         if name in cuts.names:
             entering[name] = cuts.names[name]
-        elif name in side.inputs:
+        elif name in model.inputs:
             raise NotDerived(f"{name!r} is an input of one of the models only")
-        elif name in side.makers and name not in needed:
+        elif name in model.makers and name not in needed:
             needed.add(name)
-            agenda += side.makers[name].input
-        if len(needed) > LARGEST:
+            agenda += model.makers[name].input
+        if len(needed) > PIECE_NODES:
             raise NotDerived(TOO_FAR)
-    nodes = [side.nodes[place] for place in sorted({side.places[name] for name in needed})]
+    nodes = [model.nodes[place] for place in sorted({model.places[name] for name in needed})]
     if any(any(bodies(node)) for node in nodes):
         raise NotDerived(TOO_FAR)
     read = dict.fromkeys(name for node in nodes for name in node.input)
-    constants = [side.initializers[name] for name in read if name in side.initializers]
-    return _entered(Piece(nodes, sorted({*entering.values()}), constants, cuts.changed), entering, cuts.less)
+    constants = [model.initializers[name] for name in read if name in model.initializers]
+    return _entered(Piece(nodes, sorted({*entering.values()}), constants, cuts.changed), entering, cuts.shifts)
 
 
-def _entered(own: Piece, entering: Mapping[str, str], less: Mapping[str, Array]) -> Piece:
+def _entered(own: Piece, entering: Mapping[str, str], shifts: Mapping[str, Array]) -> Piece:
     """A piece that reads what enters by its name in the original, less the constants by which it is smaller."""
-    if all(name == first and name not in less for name, first in entering.items()):
+    if all(name == first and name not in shifts for name, first in entering.items()):
         return own
     known = {*(name for node in own.nodes for name in node.output), *(tensor.name for tensor in own.constants)}
     if not known.isdisjoint(entering.values()):
         raise NotDerived("the two models call different tensors alike")
-    smaller = {name: f"{name}, smaller" for name in entering if name in less}
-    nodes = [helper.make_node("Sub", [entering[n], f"{n}, less"], [made]) for n, made in smaller.items()]
-    constants = [numpy_helper.from_array(less[name], f"{name}, less") for name in smaller]
+    shifted = {name: f"{name}, shifted" for name in entering if name in shifts}
+    nodes = [helper.make_node("Sub", [entering[n], f"{n}, shift"], [made]) for n, made in shifted.items()]
+    constants = [numpy_helper.from_array(shifts[name], f"{name}, shift") for name in shifted]
     for node in own.nodes:
         nodes.append(copy := onnx.NodeProto())
         copy.CopyFrom(node)
-        copy.input[:] = [smaller.get(name, entering.get(name, name)) for name in node.input]
+        copy.input[:] = [shifted.get(name, entering.get(name, name)) for name in node.input]
     return replace(own, nodes=nodes, constants=[*own.constants, *constants])
 
 
@@ -239,7 +239,7 @@ def require_linear(piece: Piece) -> None:
             continue
         trains = called(node) == "Dropout" and any(node.input[2:])
         if (
-            called(node) not in LINEAR
+            called(node) not in LINEAR_IN_DATA
             or trains
             or (ports[0] > 0 and called(node) not in EITHER)
             or not is_cast_to_float(node)

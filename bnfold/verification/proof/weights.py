@@ -1,7 +1,7 @@
 """The algebra of one layer: the weights of both models compared directly, where one linear operator makes a fold site.
 
-Around a Conv, ConvTranspose, Gemm or MatMul stand operators that work element by element. Fed constants 0 and 1 these
-tell their scale and shift for each channel, so that a model computes
+Around a Conv, ConvTranspose, Gemm or MatMul stand operators that work element by element. What they make of constants 0
+and 1 is their shift, and with it their scale, for each channel, so that a model computes
 
     y = scale_out * (W * (scale_in * x + shift_in) + b) + shift_out
 
@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper
 
 from ...runtime import detached
 from ...runtime.protos import called, stored
@@ -26,14 +25,15 @@ from ..float64.floating import quantum, roundoff
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import MIXING
-from .around import NotOneLayer, ScaleAndShift, Step, along, checked, entering, leaving
+from .around import NotOneLayer, ScaleAndShift, Step, along, entering, leaving, require_followable
 from .impulses import NotDerived
+from .indexed_model import attributes
 from .pieces import Piece
 
 EXPONENT = np.uint64(0x7FF << 52)  # its bits in float64
-NOISE = 2.0**-46  # of float64, in what both models are evaluated to
+FLOAT64_NOISE = 2.0**-46  # of float64, in what both models are evaluated to
 PRODUCT = ("product",)
-BLOCK = 1 << 16  # elements of a weight that are compared at once: as float64 they stay in the cache of a processor
+COMPARED_AT_ONCE = 1 << 16  # elements of a weight: as float64 they stay in the cache of a processor
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Layer:
         """
         groups, outputs, inputs, taps = self.weight.shape
         after = self.after.scale.reshape(groups, outputs, 1, 1)
-        count = max(1, BLOCK // max(1, inputs * taps * (outputs if groups > 1 else 1)))
+        count = max(1, COMPARED_AT_ONCE // max(1, inputs * taps * (outputs if groups > 1 else 1)))
         for _, scale in sorted(self.before.items(), key=lambda term: repr(term[0])):
             before = scale.reshape(groups, 1, inputs, 1)
             for start in range(0, groups if groups > 1 else outputs, count):
@@ -134,11 +134,11 @@ def layer(model: onnx.ModelProto, piece: Piece, examples: Mapping[str, Array], m
 
 
 def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
-    """Of a tensor that tells what becomes of an affine: where no element changes places, one element a channel."""
+    """Of a tensor on which an affine is followed: where no element changes places, one element for each channel."""
     if not shape:
         raise NotOneLayer("the shape of what it makes is not known")
     if not all(step.keeps_places for step in steps):
-        return checked(shape)
+        return require_followable(shape)
     axis = len(shape) - 1 if is_product else 1
     return tuple(channels if i == axis else 1 for i in range(len(shape)))
 
@@ -162,31 +162,31 @@ def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str,
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
     known = stored(model.graph)
     try:
-        found = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
+        values = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
     except ValueError as why:
         raise NotDerived(f"a constant does not have as many bytes as its shape says: {why}") from why
-    if left := [name for name in names if name not in found]:
+    if computed := [name for name in names if name not in values]:
         fixed = Piece([n for n in piece.nodes if piece.data().keys().isdisjoint(n.output)], [], piece.constants)
-        found.update(Oracle(fixed.model(model, {}, left[0])).evaluate({}, left))
-    return found
+        values.update(Oracle(fixed.model(model, {}, computed[0])).evaluate({}, computed))
+    return values
 
 
 def _laid(node: onnx.NodeProto, weight: Array, rank: int) -> tuple[tuple[Any, ...], bool, Array]:
     """What the operator is, whether it pads, and its weight as (groups, outputs, inputs, taps)."""
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    stated = attributes(node)
     if called(node) in ("Gemm", "MatMul"):
-        if weight.ndim != 2 or given.get("transA") or rank < 2:
+        if weight.ndim != 2 or stated.get("transA") or rank < 2:
             raise NotOneLayer("it is no product with one matrix")
-        weight = weight * given["alpha"] if given.get("alpha", 1.0) != 1.0 else weight
-        matrix = weight if given.get("transB") else weight.T
+        weight = weight * stated["alpha"] if stated.get("alpha", 1.0) != 1.0 else weight
+        matrix = weight if stated.get("transB") else weight.T
         return PRODUCT, False, matrix[None, :, :, None]
     if weight.ndim < 3:
         raise NotOneLayer("its weight is no kernel")
-    if weight.shape[0] % given.get("group", 1):
+    if weight.shape[0] % stated.get("group", 1):
         raise NotOneLayer("its weight is for another number of groups")
-    groups, geometry = int(given.pop("group", 1)), {**given, "kernel_shape": list(weight.shape[2:])}
+    groups, geometry = int(stated.pop("group", 1)), {**stated, "kernel_shape": list(weight.shape[2:])}
     operator = (called(node), groups, tuple(sorted((name, str(value)) for name, value in geometry.items())))
-    padded = called(node) != "Conv" or any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+    padded = called(node) != "Conv" or any(stated.get("pads", ())) or stated.get("auto_pad", b"NOTSET") != b"NOTSET"
     kernels = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], prod(weight.shape[2:]))
     return operator, padded, kernels if called(node) == "Conv" else kernels.swapaxes(1, 2)
 
@@ -197,8 +197,8 @@ def _bias(node: onnx.NodeProto, values: Mapping[str, Array], outputs: int) -> Ar
     bias = values[node.input[2]].astype(np.float64)
     if bias.size not in (1, outputs) or bias.ndim > 1 + (bias.shape[:1] == (1,)):
         raise NotOneLayer("its bias varies along other axes")
-    given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return np.broadcast_to(bias.ravel() * given.get("beta", 1.0), outputs)
+    stated = attributes(node)
+    return np.broadcast_to(bias.ravel() * stated.get("beta", 1.0), outputs)
 
 
 class Comparison(NamedTuple):
@@ -208,12 +208,12 @@ class Comparison(NamedTuple):
     share: float  # of all there are
     ratio: float  # the largest difference of what data is multiplied by, in unit roundoffs
     at_rest: float  # likewise, of what is left where all that enters is zero
-    by: Array | None  # the latter in the original less that in the folded model, if it is the same for every data
+    shift: Array | None  # the latter in the original less that in the folded model; None where data may change it
     effect: float  # the largest difference in unit roundoffs of what the original's numbers are the sum of
     for_any_size: bool = False  # it says the same for tensors of other sizes
 
 
-def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
+def compare_layers(original: Layer, folded: Layer, like: Array) -> Comparison:
     """Both layers of a site; `like` is an example of its tensor. Raises NotOneLayer if they are of different form."""
     alike = original.operator == folded.operator and original.passed == folded.passed
     if not alike or original.weight.shape != folded.weight.shape:
@@ -227,10 +227,10 @@ def compare(original: Layer, folded: Layer, like: Array) -> Comparison:
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
     worst = max((roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs), default=0.0)
     channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
-    by = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
+    shift = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
     count = original.weight.size * len(original.before) + rests[0].size
     alike = original.for_any_size and folded.for_any_size
-    return Comparison(count, 1.0, worst, rest, by, max(worst, rest), alike)
+    return Comparison(count, 1.0, worst, rest, shift, max(worst, rest), alike)
 
 
 def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:
@@ -241,7 +241,7 @@ def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: An
     original.
     """
     with np.errstate(all="ignore"):
-        off = np.abs(got - expected) - NOISE * (summed + np.abs(expected)) - quantum(kind)
+        off = np.abs(got - expected) - FLOAT64_NOISE * (summed + np.abs(expected)) - quantum(kind)
         if not np.isfinite(expected).all():
             raise NotDerived("a number of the original is not finite")
         if not np.isfinite(got).all():

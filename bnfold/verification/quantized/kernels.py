@@ -1,8 +1,8 @@
-"""What onnxruntime's integer arithmetic does to a quantized model at the default level, said in words.
+"""Notes on what onnxruntime's integer arithmetic does to a quantized model at the default level.
 
-A convolution between DequantizeLinear and QuantizeLinear is made an integer one (QLinearConv) where nothing stands in
-between; folding a BatchNormalization clears the way. On x86 processors without VNNI the kernels for unsigned inputs
-and signed weights add pairs of products in 16 bits, which saturate, unless `session.x64quantprecision` is 1.
+onnxruntime makes a Conv between DequantizeLinear and QuantizeLinear an integer one (QLinearConv) where no other node is
+between them, such as a BatchNormalization that is folded. On x86 processors without VNNI the kernels for unsigned
+inputs and signed weights add pairs of products in 16 bits, which saturate, unless `session.x64quantprecision` is 1.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ KEEPS_STEPS = MOVES | {"Relu", "Clip", "MaxPool", "Concat"}
 
 
 def entry(report: Mapping[str, Any]) -> str:
-    """The session entry with which a level that found something may find nothing; none where it found nothing."""
+    """The session entry with which nothing may be wrong at a level where something is; "" where nothing is."""
     if report["broken"] or not report["ran"]:
         return IN_FLOAT
     return "" if all(t["ok"] for t in report["tensors"]) else PRECISE
 
 
 def warning(folded: onnx.GraphProto, report: Mapping[str, Any], name: str) -> str:
-    """What a level says without the session entry `name`, with which nothing is wrong."""
+    """A note on a level at which something is wrong without the session entry `name`, and nothing with it."""
     if name == IN_FLOAT:
         return f"warning: {report['why']}; with the session entry {name}=1, as compared here, both models load and run"
     worst = max(report["tensors"], key=lambda t: float(t["ratio"]))

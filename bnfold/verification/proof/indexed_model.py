@@ -1,4 +1,4 @@
-"""One of two models that are compared, looked up once."""
+"""A model with an index of its tensors: what makes each one and where, what is stored, which are the same."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import onnx
 from onnx import helper
 
 from ...model.messages import bodies
-from ...runtime import detached
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
-from ..regions import NEUTRAL
+from ..plain_nodes import PlainNodes
 from .examples import element_types
 
 
 @dataclass(frozen=True)
-class Side:
-    """What makes each tensor and where, what is stored, which tensors are other names for one another."""
+class IndexedModel:
+    """One of two models that are compared; each index of its tensors is made once."""
 
     model: onnx.ModelProto
     free: Set[str] = frozenset()  # initializers that callers of the original may override
 
     @cached_property
+    def plain(self) -> PlainNodes:
+        return PlainNodes(self.model, self.free)
+
+    @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes; a CastLike as the Cast that it is in this model, which looks at no second input."""
-        nodes = self.model.graph.node
+        """The nodes, plain; a CastLike as the Cast that it is in this model, which looks at no second input."""
+        nodes = [*map(self.plain, self.model.graph.node)]
         kinds = element_types(self.model) if any(called(node) == "CastLike" for node in nodes) else {}
         return [_plain(node, kinds) for node in nodes]
 
@@ -47,7 +50,7 @@ class Side:
 
     @cached_property
     def stored(self) -> dict[str, onnx.TensorProto]:
-        """Initializers, and what Constant nodes hold."""
+        """Initializers, and the values of Constant nodes."""
         return {name: tensor for name, tensor in stored(self.model.graph).items() if name not in self.free}
 
     @cached_property
@@ -63,38 +66,28 @@ class Side:
     @cached_property
     def names(self) -> dict[str, str]:
         """For each tensor that a node makes without computing anything, the one that it hands on."""
-        found: dict[str, str] = {}
+        firsts: dict[str, str] = {}
         for node in self.nodes:
-            source = self._handed_on(node)
+            source = self.plain.handed_on(node)
             if source and source not in self.fixed:
-                found[node.output[0]] = found.get(source, source)
-        return found
+                firsts[node.output[0]] = firsts.get(source, source)
+        return firsts
 
     def name(self, name: str) -> str:
         """The first of all names of a tensor."""
         return self.names.get(name, name)
 
-    def called(self, tensors: Iterable[str]) -> dict[str, str]:
-        """All names of tensors that are given by their first ones, with these."""
+    def all_names(self, tensors: Iterable[str]) -> dict[str, str]:
+        """All names of `tensors`, which are first names, each with the first one."""
         return {name: first for first in tensors for name in self.others.get(first, [first])}
 
     @cached_property
     def others(self) -> dict[str, list[str]]:
         """All names of each tensor that has several, by the first."""
-        found: dict[str, list[str]] = {}
+        names: dict[str, list[str]] = {}
         for name, first in self.names.items():
-            found.setdefault(first, [first]).append(name)
-        return found
-
-    def _handed_on(self, node: onnx.NodeProto) -> str:
-        if called(node) == "Identity" or (called(node) == "Dropout" and not any(node.input[2:])):
-            return str(node.input[0])
-        ports, value = NEUTRAL.get(called(node), ((), 0))
-        data = [name for name in node.input if name not in self.stored]
-        for port in ports if len(node.input) == 2 and len(data) == 1 else ():
-            if node.input[port] in self.stored and _is_all(self.stored[node.input[port]], value):
-                return str(data[0])
-        return ""
+            names.setdefault(first, [first]).append(name)
+        return names
 
     @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
@@ -111,12 +104,12 @@ def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
     return cast
 
 
-def _is_all(tensor: onnx.TensorProto, value: float) -> bool:
-    """Whether a constant is one number, on whichever axes: it gives the result no shape of its own."""
-    return set(tensor.dims) <= {1} and len(tensor.dims) <= 1 and bool(detached.values(tensor).ravel()[0] == value)
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of the attributes that a node states, by their names."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def computation(node: onnx.NodeProto, names: Sequence[str | None]) -> tuple[Any, ...]:
     """What a node computes of the tensors `names`: equal for nodes that make the same of the same."""
-    attributes = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
-    return (called(node), node.overload, tuple(attributes), tuple(names), len(node.output))
+    serialized = sorted(a.SerializeToString(deterministic=True) for a in node.attribute)
+    return (called(node), node.overload, tuple(serialized), tuple(names), len(node.output))
