@@ -26,11 +26,11 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
     model = without_constants(path, outside)
-    fill(model)
+    fill_unless_large(model)
     return model
 
 
-def fill(model: onnx.ModelProto) -> None:
+def fill_unless_large(model: onnx.ModelProto) -> None:
     """Read the constants that `without_constants` left in files, unless the model is too large."""
     if not detached.is_large(model):
         detached.fill(model)
