@@ -22,6 +22,7 @@ from ..model.validity import checked_meanwhile
 from ..system import files, staging
 from ..system.installed import require_runtime
 from ..system.limits import PLANNING, timed
+from .proof import prepared_proof, verified
 
 if TYPE_CHECKING:
     from ..verification import Verification
@@ -170,9 +171,8 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
     record, storage = onnx_io.detached(source)
     require_places(record, source, target, failed, options)
     before = size_of(record, source, external.data_files(record, source.parent))
-    with staging.staged(
-        target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force
-    ) as draft:
+    place = staging.staged(target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force)
+    with place as draft, prepared_proof(options.verify != "off" and before.batch_normalizations > 0):
         outside = options.allow_external_outside
         with checked_meanwhile(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
             from .driver import fold_in_place  # which takes a while, too
@@ -254,23 +254,6 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
     """The size of a model in the file `path`, with its data files."""
     return Size(*counts(record), sum(map(file_size, {path, *data})))
-
-
-def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft, in which it has the name `target`."""
-    from ..verification import verify
-
-    verification = verify(
-        source,
-        draft,
-        effort=options.verify,
-        untouched=True if sites is None else sites,
-        freeze_initializers=options.freeze_initializers,
-        require=options.require,
-        allow_external_outside=options.allow_external_outside,
-    )
-    verification.models["folded"]["path"] = str(target)
-    return verification
 
 
 def require_passed(report: FoldReport) -> None:

@@ -27,7 +27,6 @@ from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
 from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
-from ..system.sizes import words
 from .protos import Array, is_constant_node
 
 MOST_READ = 1 << 36  # bytes of one constant
@@ -78,26 +77,6 @@ _table: list[Place | Changed] = []
 _known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
 
 
-def is_large(model: ModelProto) -> bool:
-    """Whether a model's constants that lie in files are too many to be read into it."""
-    return sum(map(bytes_in_memory, filter(stays, constants(model)))) > WHOLE_UP_TO
-
-
-def fill(model: ModelProto) -> None:
-    """Read the constants that lie in files into a model."""
-    for tensor in filter(stays, list(constants(model))):
-        entry = _table[data_number(tensor) or 0]
-        assert isinstance(entry, Place)
-        _fill(tensor, entry)
-
-
-def is_all_of(model: ModelProto, path: Path) -> bool:
-    """Whether all data of a model that was read from `path` lie in that file."""
-    entries = (_table[data_number(tensor) or 0] for tensor in filter(stays, constants(model)))
-    same = all(isinstance(entry, Place) and entry.file == path for entry in entries)
-    return same and bytes_of(path) == path.stat().st_size
-
-
 def bytes_in_memory(tensor: TensorProto) -> int:
     """Bytes of the values of a tensor in memory."""
     return int(prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
@@ -137,7 +116,7 @@ def read_detached(path: Path, outside: bool = False) -> ModelProto:
             tensor.ClearField("external_data")
             set_handle(tensor, _number(place))
         else:
-            _fill(tensor, place)
+            fill(tensor, place)
     return model
 
 
@@ -167,13 +146,8 @@ def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
     return Place(path, first, last - first)
 
 
-def require_whole(model: ModelProto, what: str) -> None:
-    """Raises ModelProblem for a large model, of which `what` would need a copy."""
-    if any(map(stays, constants(model))):
-        raise ModelProblem(f"the model is too large for {what}", f"Models of up to {words(WHOLE_UP_TO)} can have it.")
-
-
-def _fill(tensor: TensorProto, place: Place) -> None:
+def fill(tensor: TensorProto, place: Place) -> None:
+    """Read the data of a tensor into its message."""
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
     tensor.raw_data = place.read()
@@ -213,6 +187,13 @@ def data_number(tensor: TensorProto) -> int | None:
     return handle_of(tensor.raw_data) if uses_external_data(tensor) else None
 
 
+def place_of(tensor: TensorProto) -> Place:
+    """Where the data of a tensor lie that was read, and not changed, of which the data stay in a file."""
+    entry = _table[data_number(tensor) or 0]
+    assert isinstance(entry, Place)
+    return entry
+
+
 def stays(tensor: TensorProto) -> bool:
     """Whether the data of a tensor lie in a file."""
     return data_number(tensor) is not None
@@ -244,9 +225,7 @@ def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) 
 
     The same seed changes the same numbers.
     """
-    at, kind = data_number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    entry = _table[at] if at is not None else None
-    assert isinstance(entry, Place)
+    at, kind, entry = data_number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type), place_of(tensor)
     key = (at, tensor.data_type, tuple(tensor.dims), seed)
     if key not in _known:
         flat, first = entry.mapped(mmap.ACCESS_COPY).view(kind), -entry.offset % PAGE // kind.itemsize

@@ -13,6 +13,7 @@ from google.protobuf.message import EncodeError
 from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.bounds import require_bounded
+from ..system.sizes import words
 from . import detached
 from .detached import Skeleton
 
@@ -26,14 +27,15 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
     model = without_constants(path, outside)
-    fill_unless_large(model)
+    _read_constants(model)
     return model
 
 
-def fill_unless_large(model: onnx.ModelProto) -> None:
-    """Read the constants that `without_constants` left in files, unless the model is too large."""
-    if not detached.is_large(model):
-        detached.fill(model)
+def _read_constants(model: onnx.ModelProto) -> None:
+    """Read the constants that `without_constants` left in files, unless they are more than `detached.WHOLE_UP_TO`."""
+    left = list(filter(detached.stays, detached.constants(model)))
+    for tensor in left if sum(map(detached.bytes_in_memory, left)) <= detached.WHOLE_UP_TO else ():
+        detached.fill(tensor, detached.place_of(tensor))
 
 
 def without_constants(path: str, outside: bool = False) -> onnx.ModelProto:
@@ -61,9 +63,25 @@ def _first(why: Exception) -> str:
     return (str(why).splitlines() or [""])[0]
 
 
+def nodes_and_inputs(model: onnx.ModelProto) -> bytes:
+    """What a model does, serialized, but for the numbers of its initializers."""
+    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input)
+    return bytes(onnx.ModelProto(graph=graph, functions=model.functions).SerializeToString(deterministic=True))
+
+
 def lies_at(model: onnx.ModelProto, path: str) -> bool:
     """Whether onnxruntime can open the file that a model was read from, which holds all of it."""
-    return path.isascii() and detached.is_all_of(model, Path(path))
+    places = map(detached.place_of, filter(detached.stays, detached.constants(model)))
+    is_alone = detached.bytes_of(Path(path)) == os.path.getsize(path)
+    return path.isascii() and is_alone and all(place.file == Path(path) for place in places)
+
+
+def require_whole(model: onnx.ModelProto, what: str) -> None:
+    """Raises ModelProblem for a large model, of which `what` would need a copy."""
+    if any(map(detached.stays, detached.constants(model))):
+        raise ModelProblem(
+            f"the model is too large for {what}", f"Models of up to {words(detached.WHOLE_UP_TO)} can have it."
+        )
 
 
 def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skeleton:

@@ -28,6 +28,7 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
+from .regions import REARRANGES
 from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
 from .trial import MORE_JITTERS, WORK, Trial, make_oracle, prepare, read_models
@@ -215,9 +216,12 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Tally:
-    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2."""
+    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2.
+
+    What only rearranges may make as many channels as it has elements; they are judged before it.
+    """
     spatial = operator in ("Conv", "ConvTranspose", "BatchNormalization")
-    axes = () if name not in trial.edits else (1,) if spatial else (1, 2)
+    axes = () if name not in trial.edits or operator in REARRANGES else (1,) if spatial else (1, 2)
     steps = running.level == "default" and is_quantized(trial.original.graph)
     return Tally(name, axes, operator in BOUNDED, name in running.same, steps, trial.way.dropped_bits)
 

@@ -19,7 +19,7 @@ from ..runtime.dimensions import Sizes
 from ..runtime.host import ENTRIES
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import Case, cases
-from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, without_constants
+from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
 from ..system.processors import threads
@@ -82,8 +82,7 @@ class Trial:
 
 
 def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
-    """The original and the folded model, at the paths of a request; unless they are read `whole`, without their large
-    constants, which stay in the files."""
+    """The original and the folded model, at the paths of a request: without large constants, or `whole`."""
     stage("reading the models")
     read = load_to_run if whole else without_constants
     return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
@@ -91,7 +90,7 @@ def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.Mo
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
-    as_read = [*map(_nodes, models)]
+    as_read = [*map(nodes_and_inputs, models)]
     (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
@@ -107,18 +106,11 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
     trial.deadline = request.get("deadline") or math.inf
     if not names:
         read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)
-        trial.files = {
-            id(model): path for model, nodes, path in read if nodes == _nodes(model) and lies_at(model, path)
-        }
+        same = ((model, path) for model, nodes, path in read if nodes == nodes_and_inputs(model))
+        trial.files = {id(model): path for model, path in same if lies_at(model, path)}
     sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
-
-
-def _nodes(model: onnx.ModelProto) -> bytes:
-    """What `prepare` changes in a model, but for numbers."""
-    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input)
-    return bytes(onnx.ModelProto(graph=graph, functions=model.functions).SerializeToString(deterministic=True))
 
 
 def make_oracle(trial: Trial) -> None:

@@ -16,7 +16,6 @@ from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
-from ..process.jobs import job
 from ..runtime.detached import bytes_of
 from ..runtime.doctor import require_providers
 from ..runtime.input_options import require_dims, require_sizes
@@ -25,6 +24,7 @@ from ..runtime.placement import POLICIES
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
+from .children import compare_both, compare_numbers, compare_structure
 from .judge import judge, run_wrong
 from .level_results import Level
 from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
@@ -192,36 +192,6 @@ class _Numbers(NamedTuple):
     def judged(self) -> tuple[Any, ...]:
         """The arguments of `judge`."""
         return self.levels, self.blocked, self.derived, self.influence
-
-
-@job
-def compare_both(request: dict[str, Any]) -> dict[str, Any]:
-    """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
-    from .comparison import numbers_report
-    from .structure import structure_report
-    from .trial import read_models
-
-    models = read_models(request)
-    structure = structure_report(request, models)
-    return {"structure": structure, "numbers": None if structure["identical"] else numbers_report(request, models)}
-
-
-@job
-def compare_structure(request: dict[str, Any]) -> dict[str, Any]:
-    """`structure_report`, whose imports only the child needs."""
-    from .structure import structure_report
-    from .trial import read_models
-
-    return structure_report(request, read_models(request))
-
-
-@job
-def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`numbers_report`, whose imports only the child needs."""
-    from .comparison import numbers_report
-    from .trial import read_models
-
-    return numbers_report(request, read_models(request))
 
 
 def _tiers(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
