@@ -6,13 +6,14 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import onnx
 
 from ..model.order import sort_nodes
 from ..process.child import stage
-from ..runtime import sessions
+from ..runtime import detached, providers, sessions
 from ..runtime.copies import frozen, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
@@ -22,10 +23,11 @@ from ..runtime.inputs import Case, cases
 from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
+from ..runtime.sessions import CannotRun
 from ..system.processors import threads
 from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
 from .float64.windows import Array
-from .regions import edited
+from .regions import edited, shape_of_graph
 from .results import Derived
 
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
@@ -166,3 +168,30 @@ def truth(
     kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
     trial.truths[case] = {name: answer[name] for name in kept if name in answer}
     return answer
+
+
+def is_same_graph(trial: Trial) -> bool:
+    """Whether onnxruntime makes the same graph of both models at its default level, where comparing shows nothing then.
+
+    False for large models: the optimized graph would have to be written to a file to be read.
+    """
+    if detached.length(trial.original):
+        return False
+    if not trial.same_graph:
+        stage("onnxruntime, optimizing the models with graph optimization default")
+        trial.same_graph.append(_made_the_same(trial))
+    return trial.same_graph[0]
+
+
+def _made_the_same(trial: Trial) -> bool:
+    """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
+    target = str(Path(trial.folder, "optimized.onnx"))
+    chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
+    try:
+        original, folded = (
+            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
+            for model in (trial.original, trial.folded)
+        )
+    except CannotRun:
+        return False
+    return shape_of_graph(original) == shape_of_graph(folded)
