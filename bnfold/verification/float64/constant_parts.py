@@ -40,7 +40,11 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept, free, copy.ir_version = caller_inputs(model.graph), overridable(model), max(model.ir_version, FREE_INITIALIZERS)
+    kept, free, copy.ir_version = (
+        caller_inputs(model.graph),
+        overridable(model),
+        max(model.ir_version, FREE_INITIALIZERS),
+    )
     del copy.graph.node[:], copy.graph.input[:]
     copy.graph.input.extend([*kept, *(value for value in model.graph.input if value.name in free)])
     copy.graph.node.extend(left)

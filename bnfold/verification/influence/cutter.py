@@ -13,7 +13,7 @@ from ...runtime.protos import is_constant_node, overridable, produced, stored
 from ..regions import reached, shared
 from .changed_nodes import ChangedModel
 
-MOST_NODES = 32  # of a region in one of the models
+REGION_NODES = 32  # of a region in one of the models
 WIDER = 4  # times that a region is made larger
 
 
@@ -63,7 +63,7 @@ class Cutter:
             made = [{output for node in region.nodes for output in node.output} for region in pair]
             if not any(names & changed for names, changed in zip(made, self.changed, strict=True)):
                 return
-            if max(len(region.nodes) for region in pair) > MOST_NODES:
+            if max(len(region.nodes) for region in pair) > REGION_NODES:
                 return
             if pair[0].entering == pair[1].entering:
                 yield pair

@@ -37,7 +37,7 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
     + ["Div", "Neg", "Sum", "Mean", "Identity", "GRU", "LSTM", "RNN", "Transpose", "Reshape", "Flatten", "Squeeze"]
     + ["Unsqueeze", "DepthToSpace", "SpaceToDepth"]
 )
-SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
+TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
 AT_ONCE = 1 << 12  # indices
 MOST_READ = 1 << 26  # elements of a table
 
@@ -121,7 +121,7 @@ class _Pair:
         normal = {name: random.standard_normal(e.shape) for name, e in zip(self.entering, self.examples, strict=True)}
         kinds = {name: each.dtype for name, each in zip(self.entering, self.examples, strict=True)}
         return self._makes_the_same(
-            {name: (size * values).astype(kinds[name]) for name, values in normal.items()} for size in SIZES
+            {name: (size * values).astype(kinds[name]) for name, values in normal.items()} for size in TRIED_SIZES
         )
 
     def _makes_the_same(self, inputs: Iterable[Mapping[str, Array]]) -> bool:
