@@ -35,7 +35,7 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
     + ["AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pad", "Add", "Sub", "Mul"]
     + ["Div", "Neg", "Sum", "Mean", "Identity", "GRU", "LSTM", "RNN", "Transpose", "Reshape", "Flatten", "Squeeze"]
-    + ["Unsqueeze", "DepthToSpace", "SpaceToDepth"]
+    + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
 )
 TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
 AT_ONCE = 1 << 12  # indices
