@@ -36,6 +36,11 @@ class ChangedModel(NamedTuple):
     def proto(self) -> onnx.ModelProto:
         return self.meanings.model
 
+    @property
+    def acts(self) -> dict[str, bytes]:
+        """What the maker of each tensor of the main graph does, whatever it reads."""
+        return {name: place.acts for place in self.places if not place.where for name in place.node.output}
+
     def without(self, names: set[str]) -> ChangedModel:
         """The same, the nodes left out that make some tensors of the main graph, and nothing else that is read."""
         read = alive_names(self.proto.graph)

@@ -2,12 +2,13 @@
 
 A region is all that makes one tensor, which both models have, of others that both have. Where it does the same in both
 models for all numbers, its nodes are no change: elementwise functions of one tensor are compared on numbers of every
-kind (see `elementwise`), what is read out of tables at every index, smooth functions on random numbers of both signs.
-The verdict stays a measured one.
+kind (see `elementwise`), what is read out of tables at every index, what only moves elements at several sizes (see
+`moves`), smooth functions on random numbers of both signs. The verdict stays a measured one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any
@@ -19,7 +20,7 @@ from onnx import helper, numpy_helper
 from ...process.child import stage
 from ...runtime import providers, sessions
 from ...runtime.inputs import feeds
-from ...runtime.protos import Array, called
+from ...runtime.protos import FLOATING, Array, called
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import FREE_INITIALIZERS
@@ -28,8 +29,10 @@ from ..regions import MIXING
 from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
-from .differences import beyond_rounding
+from .differences import beyond_rounding, unlike
 from .elementwise import are_equal, is_elementwise
+from .meaning import of_tensor
+from .moves import fixed_axes, is_moving, shapes
 
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
@@ -78,6 +81,8 @@ class _Pair:
                 return self._is_equal_elementwise()
             if is_one and self.examples[0].dtype.kind == "i" and (rows := self._rows()):
                 return self._is_equal_at_each_index(rows)
+            if is_one and are_floating and self._only_moves():
+                return self._is_equal_at_all_sizes()
             return are_floating and all(called(node) in SMOOTH for node in self.nodes) and self._is_equal_at_random()
         except CannotRun:
             return False
@@ -115,6 +120,36 @@ class _Pair:
         indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
         blocks = np.split(indices, range(AT_ONCE, rows, AT_ONCE), axis=-1)
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
+
+    def _only_moves(self) -> bool:
+        """Whether all else that is done to elements is the same in both models."""
+        if not all(is_moving(node) or is_elementwise(node) for node in self.nodes):
+            return False
+        others = [Counter[bytes](), Counter[bytes]()]
+        for counts, model, region in zip(others, self.models, self.pair, strict=True):
+            counts.update(model.acts[node.output[0]] for node in region.nodes if not is_moving(node))
+            counts.update(of_tensor(tensor) for tensor in region.constants if tensor.data_type in FLOATING)
+        return others[0] == others[1]
+
+    def _is_equal_at_all_sizes(self) -> bool:
+        """At all that both models take; each takes those that the other one does."""
+        example, constants = self.examples[0], [t for region in self.pair for t in region.constants]
+        fixed = fixed_axes(self.models[0].proto, self.entering[0], example.ndim)
+        tried = shapes(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
+        random, running = np.random.default_rng(self.trial.seed), self._sessions([[self.output], [self.output]])
+        for each in tried or ():
+            fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
+            made = [self._made(session, fed) for session in running]
+            if unlike(*made) or (made[0] is None and each == example.shape):
+                return False
+        return bool(tried)
+
+    def _made(self, session: Any, fed: Mapping[str, Array]) -> Any:
+        """What a region makes; None of a size that it does not take."""
+        try:
+            return sessions.outputs(session, [self.output], fed)[0]
+        except CannotRun:
+            return None
 
     def _is_equal_at_random(self) -> bool:
         random = np.random.default_rng(self.trial.seed)
