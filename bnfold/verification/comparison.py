@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import onnx
 
 from ..model import datafiles
@@ -22,7 +23,7 @@ from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
 from .interface import declared_otherwise
 from .isolate import isolate_sites
-from .level_runs import Tallies, add_run, run_original
+from .level_runs import run_original, run_others, steady
 from .level_sessions import LevelSessions, open_sessions, placements
 from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
@@ -34,6 +35,9 @@ from .trial import MORE_JITTERS, WORK, Trial, is_same_graph, make_oracle, prepar
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
+
+
+Tallies = tuple[Mapping[str, Tally], Mapping[str, Tally]]  # of steady inputs; of others, used where none is steady
 
 
 @datafiles.unchanged()
@@ -192,7 +196,7 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
     report["same_graph"] = level == "default" and is_same_graph(trial)
     makers = {name: node.op_type for name, node in produced(trial.folded.graph).items()}
     try:
-        running = open_sessions(trial, "default" if level == "default" else "off", names, trial.planned)
+        running = open_sessions(trial, "default" if level == "default" else "off", names)
         tallies, spare = (
             {name: _tally(trial, running, name, makers.get(name, "")) for name in names} for _ in range(2)
         )
@@ -245,14 +249,19 @@ def _run_case(trial: Trial, running: LevelSessions, tallies: Tallies, case: Case
     """One input through every session and the oracle; returns the input that ran, with a batch of 1 if need be."""
     try:
         values = feeds(trial.original.graph, case, trial.sizes)
-        first = run_original(running, list(tallies[0]), case, values)
+        original = run_original(running, case, values)
     except (CannotRun, CannotFeed) as why:
         require_drawn(case, why)
         if case.larger or case.batch == 1:
             trial.notes.append(f"the original does not run on {case}: {why}")
             return None
         return _run_case(trial, running, tallies, replace(case, batch=1))
-    for otherwise in declared_otherwise(trial.original.graph, trial.folded.graph, first):
+    for otherwise in declared_otherwise(trial.original.graph, trial.folded.graph, original):
         raise CannotRun(f"the folded model does not keep its word: {otherwise}")
-    add_run(trial, running, tallies, case, values, first)
+    runs = run_others(trial, running, case, values, original)
+    until = steady(trial, case, running.names, runs)
+    runs.replace_codes(running.quantizers)
+    for i, name in enumerate(running.names):
+        runs.add_to(tallies[i >= until][name])
+    trial.seen = trial.seen or {n: original[n] for n in running.names if isinstance(original[n], np.ndarray)}
     return case
