@@ -12,7 +12,7 @@ from onnx import helper
 
 from ..runtime.protos import called
 
-PARTS = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
+STANDARD = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
 PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Relu": (), "Tanh": (), "Sigmoid": ()}
 
 
@@ -31,10 +31,10 @@ def unfused(model: onnx.ModelProto) -> onnx.ModelProto:
 def _parts(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     activation = values.get("activation", b"").decode()
-    if called(node) not in PARTS or activation not in PARAMETERS:
+    if called(node) not in STANDARD or activation not in PARAMETERS:
         yield node
         return
-    operator, output, summed = PARTS[called(node)], node.output[0], node.input[3:4] if "Conv" in node.op_type else []
+    operator, output, summed = STANDARD[called(node)], node.output[0], node.input[3:4] if "Conv" in node.op_type else []
     own = {name: value for name, value in values.items() if not name.startswith("activation")}
     made = f"{output}/{operator}"
     yield helper.make_node(operator, node.input[:3], [made], f"{node.name}/{operator}", **own)

@@ -29,14 +29,14 @@ PARTS = 8  # an interval in which something changes is cut into so many
 MOST_INTERVALS, MOST_COLUMNS = 1 << 12, 1 << 11
 FAR = 64.0  # numbers up to which a result may be off by roundoffs of the number itself, as Gelu's left end is
 ROUNDOFFS = 16.0
-Run = Callable[[Array], Sequence[Mapping[str, Array]]]  # numbers, first axis -> all tensors of both regions
+RunBoth = Callable[[Array], Sequence[Mapping[str, Array]]]  # numbers, first axis -> all tensors of both regions
 
 
 def is_elementwise(node: onnx.NodeProto) -> bool:
     return called(node) in OPERATORS
 
 
-def are_equal(run: Run, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> bool:
+def are_equal(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> bool:
     """Whether both regions make the same `output` of every number of a type, up to rounding."""
     shape = np.broadcast_shapes(*(each.shape for each in constants))
     if np.prod(shape) > MOST_COLUMNS:

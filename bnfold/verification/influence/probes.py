@@ -29,7 +29,7 @@ from .changed_nodes import ChangedModel
 from .differences import beyond_rounding
 from .elementwise import are_equal, is_elementwise
 
-MOST_NODES = 32  # of a region in one of the models
+REGION_NODES = 32  # of a region in one of the models
 WIDER = 4  # times that a region is made larger
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
@@ -37,7 +37,7 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
     + ["Div", "Neg", "Sum", "Mean", "Identity", "GRU", "LSTM", "RNN", "Transpose", "Reshape", "Flatten", "Squeeze"]
     + ["Unsqueeze", "DepthToSpace", "SpaceToDepth"]
 )
-SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
+TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
 LAST_IR = 4  # the first version of the format in which initializers need not be inputs as well
 
 
@@ -100,7 +100,7 @@ class _Cutter:
             made = [{output for node in region.nodes for output in node.output} for region in pair]
             if not any(names & changed for names, changed in zip(made, self.changed, strict=True)):
                 return
-            if max(len(region.nodes) for region in pair) > MOST_NODES:
+            if max(len(region.nodes) for region in pair) > REGION_NODES:
                 return
             if pair[0].entering == pair[1].entering:
                 yield pair
@@ -171,7 +171,7 @@ class _Pair:
         running = [self._session(i, [self.output], examples) for i in range(2)]
         random = np.random.default_rng(self.trial.seed)
         normal = [random.standard_normal(each.shape) for each in examples]
-        for size in SIZES:
+        for size in TRIED_SIZES:
             drawn = [(size * each).astype(example.dtype) for each, example in zip(normal, examples, strict=True)]
             fed = dict(zip(self.entering, drawn, strict=True))
             made = [sessions.outputs(each, [self.output], fed)[0] for each in running]
