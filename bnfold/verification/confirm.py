@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,14 @@ from ..runtime.sessions import CannotRun
 from .choosing import cases_to_try
 from .float64.windows import Array
 from .interface import declared_otherwise
-from .level_results import ORIGINAL
+from .level_results import ORIGINAL, Compared, Level
 from .level_sessions import FOLDED, placement_of
 from .measure import Row, Tally
 from .proof.algebra import Pair
 from .proof.examples import examples
 from .proof.induction import Induction
 from .regions import edited
-from .results import Derived, Influence
+from .results import Derived, Influence, Numbers
 from .tensor_records import record
 from .trial import Trial, trial_session
 
@@ -52,8 +52,8 @@ class Run:
     placed: Placement
 
 
-def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
-    """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
+def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[Numbers] | None:
+    """The result for each of `maths`; None where there is no short answer."""
     if (
         detached.length(trial.original) > detached.WHOLE_UP_TO
     ):  # onnxruntime's default level takes several times its memory
@@ -73,9 +73,8 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
         reports = _reports(own, levels, first)
         if reports is None:
             return None
-        answer = {"levels": reports, "derived": [*map(asdict, derived)], "blocked": [], "notes": own.notes}
         whole = Influence(proved=all(site.proved for site in derived))
-        answers.append({**answer, "influence": [asdict(whole)]})
+        answers.append(Numbers(tuple(reports), (), tuple(own.notes), tuple(derived), (whole,)))
     return answers
 
 
@@ -121,32 +120,29 @@ def _first_run(trial: Trial) -> Run | None:
     return None
 
 
-def _reports(trial: Trial, levels: Sequence[str], first: Run) -> list[dict[str, Any]] | None:
+def _reports(trial: Trial, levels: Sequence[str], first: Run) -> list[Level] | None:
     """What every level shows; None if one shows a difference, or outputs that could show none."""
     try:
         original = _run(trial, trial.original, "the original", "off", first) if trial.way.gpu else first
         reports = [_report(trial, level, original, _run(trial, trial.folded, FOLDED, level, first)) for level in levels]
     except CannotRun:
         return None
-    tensors = [tensor for report in reports for tensor in report["tensors"]]
-    agree = all(tensor["ok"] for tensor in tensors) and not all(tensor["constant"] for tensor in tensors)
+    tensors = [tensor for report in reports for tensor in report.tensors]
+    agree = all(tensor.ok for tensor in tensors) and not all(tensor.constant for tensor in tensors)
     return reports if agree else None
 
 
-def _report(trial: Trial, level: str, original: Run, folded: Run) -> dict[str, Any]:
-    return {
-        "level": level,
-        "ran": True,
-        "why": "",
-        "broken": False,
-        "same_graph": False,
-        "reference": ORIGINAL,
-        "provider": trial.way.provider,
-        "math": trial.way.math,
-        "cases": [str(original.case)],
-        "tensors": _compared(trial, original, folded),
-        "placements": [asdict(run.placed) for run in (original, folded)],
-    }
+def _report(trial: Trial, level: str, original: Run, folded: Run) -> Level:
+    return Level(
+        level,
+        ran=True,
+        cases=(str(original.case),),
+        tensors=_compared(trial, original, folded),
+        provider=trial.way.provider,
+        math=trial.way.math,
+        reference=ORIGINAL,
+        placements=(original.placed, folded.placed),
+    )
 
 
 def _run(trial: Trial, model: onnx.ModelProto, label: str, level: str, like: Run) -> Run:
@@ -164,7 +160,7 @@ def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: 
     return trial_session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
 
 
-def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:
+def _compared(trial: Trial, original: Run, folded: Run) -> tuple[Compared, ...]:
     """A record of every output: its error is the distance between the models, in unit roundoffs.
 
     Raises CannotRun for an output that is not a tensor.
@@ -177,6 +173,6 @@ def _compared(trial: Trial, original: Run, folded: Run) -> list[dict[str, Any]]:
         tally.add(None, ours, theirs, [])
         entry = record(tally, makers[name].op_type if name in makers else "", True, False)
         limit = 1 / math.sqrt(tally.roundoff)
-        sound = tally.usable and not (tally.broken or tally.flips[Row.DRIFT]) and entry["ratio"] <= limit
-        records.append({**entry, "moved": False, "by_channel": None, "limit": limit, "ok": sound})
-    return records
+        sound = tally.usable and not (tally.broken or tally.flips[Row.DRIFT]) and entry.ratio <= limit
+        records.append(replace(entry, limit=limit, ok=sound))
+    return tuple(records)
