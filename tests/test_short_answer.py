@@ -58,6 +58,28 @@ def test_an_input_that_shows_nothing_gives_way_to_another_distribution() -> None
     assert references(found) == {"original"}
 
 
+def test_outputs_of_one_element_are_told_apart_by_several_inputs() -> None:
+    original, folded = pair("m = GlobalMaxPool (n)  y = ReduceMean <axes = [1]> (m)")
+    for model in (original, folded):
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+    found = bnfold.verify(original, folded)
+    assert found.passed, found.reasons
+    assert references(found) == {"original"}
+    assert [len(level.cases) for level in found.levels] == [3, 3]
+
+
+def test_outputs_that_nothing_moves_show_nothing_and_that_is_known_at_once() -> None:
+    original, folded = pair("d = Sub (n, most)  y = Relu (d)", most=1e5)
+    for model in (original, folded):
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    found = bnfold.verify(original, folded)
+    assert found.verdict == "INCONCLUSIVE"
+    assert found.reasons == ("every output is one constant, whatever the input: it cannot show a difference",)
+    assert references(found) == {"original"}
+
+
 def test_what_rounding_explains_needs_no_comparison_of_whole_networks() -> None:
     found = bnfold.verify(*pair("y = Relu (n)", far=1e5))
     assert found.passed, found.reasons

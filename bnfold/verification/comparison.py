@@ -28,12 +28,12 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
+from .regions import BOUNDED
 from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
 from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
-BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
 @datafiles.unchanged()

@@ -24,11 +24,13 @@ from onnx.inliner import inline_local_functions
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
 from ..runtime.copies import exposed, jittered
+from ..runtime.dimensions import dynamic
 from ..runtime.inputs import CannotFeed, Case, feeds, shapes
 from ..runtime.placement import Placement
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
+from .float64.floating import is_floating, roundoff
 from .float64.windows import Array
 from .interface import declared_otherwise
 from .level_results import ORIGINAL
@@ -37,7 +39,7 @@ from .measure import OUTPUT_LIMIT, Row, Tally
 from .proof.algebra import Pair
 from .proof.examples import examples
 from .proof.induction import Induction
-from .regions import edited
+from .regions import BOUNDED, edited
 from .results import Derived, Influence
 from .tensor_records import record
 from .trial import Trial, cases_to_try, trial_session
@@ -116,10 +118,10 @@ def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array],
 
 
 def _inputs(trial: Trial) -> tuple[list[Fed], Run] | None:
-    """An input for each choice of sizes, and the outputs of the original for them: as it is written, on the CPU.
+    """Inputs for each choice of sizes, and the outputs of the original for them: as it is written, on the CPU.
 
-    The first of the planned ones with which the outputs are not constant, lest nothing can be seen in them. None where
-    the original does not run.
+    One input that makes outputs in which something can be seen or, without such, all that are planned. None where the
+    original does not run.
     """
     try:
         running = _open(trial, trial.original, "the original", "off")
@@ -128,25 +130,33 @@ def _inputs(trial: Trial) -> tuple[list[Fed], Run] | None:
     planned: dict[object, list[Case]] = {}
     for case in trial.planned:
         planned.setdefault(case.sizes, []).append(case)
-    runs = [run for cases in planned.values() if (run := _live(trial, running, cases)) is not None]
-    if len(runs) < len(planned):
+    runs = [run for cases in planned.values() for run in _telling(trial, running, cases)]
+    if len({fed.case.sizes for fed, _ in runs}) < len(planned):
         return None
     placed = placement_of(trial, "the original", trial.original, running)
     return [fed for fed, _ in runs], Run([outputs for _, outputs in runs], placed)
 
 
-def _live(trial: Trial, running: Any, planned: Sequence[Case]) -> tuple[Fed, list[Any]] | None:
-    """The first run whose outputs are not constant, else the last one; None where the original does not run."""
-    run = None
+def _telling(trial: Trial, running: Any, planned: Sequence[Case]) -> list[tuple[Fed, list[Any]]]:
+    """The first run whose outputs vary by more than errors may; else all, of which each may have other outputs."""
+    runs, makers = [], produced(trial.original.graph)
+    bounded = [name in makers and makers[name].op_type in BOUNDED for name in trial.outputs]
     for case in planned:
-        run = _first_run(replace(trial, planned=[case]), running) or run
-        if run is None or not all(map(_is_constant, run[1])):
-            break
-    return run
+        if run := _first_run(replace(trial, planned=[case]), running):
+            runs.append(run)
+            if any(map(_varies, run[1], bounded)):
+                return [run]
+    return runs
 
 
-def _is_constant(output: Any) -> bool:
-    return not isinstance(output, np.ndarray) or not output.size or bool((output == output.ravel()[0]).all())
+def _varies(output: Any, bounded: bool) -> bool:
+    """Whether it varies by more than the square root of the unit roundoff, of its values or of its bound."""
+    if not isinstance(output, np.ndarray) or output.size < 2:
+        return False
+    if not is_floating(output):
+        return bool((output != output.flat[0]).any())
+    low, high = float(output.min()), float(output.max())
+    return high - low > math.sqrt(roundoff(output.dtype)) * max(abs(low), abs(high), float(bounded))
 
 
 def _first_run(trial: Trial, running: Any) -> tuple[Fed, list[Any]] | None:
@@ -159,15 +169,15 @@ def _first_run(trial: Trial, running: Any) -> tuple[Fed, list[Any]] | None:
 
 
 def _reports(trial: Trial, levels: Sequence[str], fed: Sequence[Fed], first: Run) -> list[dict[str, Any]] | None:
-    """What every level shows; None if one shows a difference, or outputs that could show none."""
+    """What every level shows; None if one shows a difference, or outputs that might show one with other sizes."""
     try:
         original = _run(trial, trial.original, "the original", "off", fed) if trial.way.gpu else first
         reports = [_report(trial, level, fed, original) for level in levels]
     except CannotRun:
         return None
     tensors = [tensor for report in reports for tensor in report["tensors"]]
-    agree = all(tensor["ok"] for tensor in tensors) and not all(tensor["constant"] for tensor in tensors)
-    return reports if agree else None
+    may_vary = dynamic(trial.original.graph) and all(tensor["constant"] for tensor in tensors)
+    return reports if all(tensor["ok"] for tensor in tensors) and not may_vary else None
 
 
 def _report(trial: Trial, level: str, fed: Sequence[Fed], original: Run) -> dict[str, Any]:
