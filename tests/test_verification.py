@@ -316,3 +316,15 @@ def test_a_fault_after_a_site_with_a_dead_channel_fails() -> None:
         weights = w * scale * np.where(np.arange(4) == 2, factor, 1).reshape(1, 4, 1)
         found = verify(original, chain(folded, {"a": a * scale, "w": weights, "t": bn["t"]}))
         assert found.verdict == verdict, found.reasons
+
+
+def test_what_only_rearranges_is_not_judged_channel_by_channel() -> None:
+    """Of a flattened picture every element would be a channel, whose error is a matter of chance."""
+    r = np.random.default_rng(0)
+    bn = {"s": r.uniform(0.5, 2, 4), "t": r.standard_normal(4), "m": np.zeros(4), "v": np.ones(4)}
+    a, scale = r.standard_normal((4, 4, 3)), (bn["s"] / np.sqrt(1 + EPSILON)).reshape(4, 1, 1)
+    original = chain(f"{HEAD}  y = Flatten (n)", {"a": a, **bn})
+    folded = chain("n = Conv <pads = [1,1]> (x, a, t)  y = Flatten <axis = -2> (n)", {"a": a * scale, "t": bn["t"]})
+    found = verify(original, folded)
+    axes = {entry.name: entry.by_channel is not None for entry in found.levels[0].tensors}
+    assert axes == {"n": True, "y": False}

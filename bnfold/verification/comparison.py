@@ -16,7 +16,7 @@ from ..runtime.inputs import CannotFeed, Case, feeds, revealing
 from ..runtime.protos import produced
 from ..runtime.sessions import CannotRun
 from ..system.sizes import words
-from .arithmetics import in_each
+from .choosing import find_sizes, folded_alone, in_each, require_drawn
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
@@ -28,10 +28,9 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
-from .regions import BOUNDED
-from .same_graph import is_same_graph
+from .regions import BOUNDED, REARRANGES
 from .tensor_records import gaps, is_compared, records
-from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
+from .trial import MORE_JITTERS, WORK, Trial, is_same_graph, make_oracle, prepare, read_models
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
 
@@ -109,7 +108,7 @@ def _in_other_arithmetic(trial: Trial, report: dict[str, Any]) -> dict[str, Any]
     if not entry or kernels.entry(again):
         trial.notes += kernels.off_by_steps(trial.folded.graph, report)
         return report
-    trial.notes.append(kernels.warning(trial.folded.graph, report, entry))
+    trial.notes.append(kernels.warning(trial.folded.graph, report, again, entry))
     return again
 
 
@@ -215,9 +214,12 @@ def _measured(trial: Trial, level: str, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _tally(trial: Trial, running: LevelSessions, name: str, operator: str) -> Tally:
-    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2."""
+    """At fold sites also channel by channel: along axis 1 and, unless the operator is spatial, along axis 2.
+
+    What only rearranges may make as many channels as it has elements; they are judged before it.
+    """
     spatial = operator in ("Conv", "ConvTranspose", "BatchNormalization")
-    axes = () if name not in trial.edits else (1,) if spatial else (1, 2)
+    axes = () if name not in trial.edits or operator in REARRANGES else (1,) if spatial else (1, 2)
     steps = running.level == "default" and is_quantized(trial.original.graph)
     return Tally(name, axes, operator in BOUNDED, name in running.same, steps, trial.way.dropped_bits)
 

@@ -30,6 +30,7 @@ from ..runtime.placement import Placement
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
+from .choosing import cases_to_try
 from .float64.floating import is_floating, roundoff
 from .float64.windows import Array
 from .interface import declared_otherwise
@@ -42,7 +43,7 @@ from .proof.induction import Induction
 from .regions import BOUNDED, edited
 from .results import Derived, Influence
 from .tensor_records import record
-from .trial import Trial, cases_to_try, trial_session
+from .trial import Trial, trial_session
 
 COPIES = 2  # of the original, whose constants are moved, where a distance has to be explained
 

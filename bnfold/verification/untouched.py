@@ -40,7 +40,7 @@ class Graph:
         return self.around.name(name)
 
 
-def paired(original: onnx.ModelProto, folded: onnx.ModelProto) -> tuple[list[Graph], list[Graph]]:
+def corresponding_graphs(original: onnx.ModelProto, folded: onnx.ModelProto) -> tuple[list[Graph], list[Graph]]:
     """Every graph of both models, each after the one around it; those that correspond have one number."""
     every: tuple[list[Graph], list[Graph]] = ([], [])
     numbers = itertools.count()
@@ -110,7 +110,7 @@ class Messages:
 
     def __init__(self, original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
         self.original, self.folded = original, folded
-        self.graphs = paired(original, folded)
+        self.graphs = corresponding_graphs(original, folded)
         self.inlined = {*map(called_as, original.functions)} != {*map(called_as, folded.functions)}
         if self.inlined:
             self.graphs = merged(self.graphs[0]), merged(self.graphs[1])

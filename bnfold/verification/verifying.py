@@ -50,7 +50,7 @@ def verify(
     dims: Mapping[str, Sequence[int]] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
-    untouched: bool | Collection[str] = False,
+    untouched: bool | Collection[str] | None = False,
     freeze_initializers: bool = False,
     require: str = MEASURED,
     allow_external_outside: bool = False,
@@ -73,11 +73,11 @@ def verify(
 
     What differs in the file and changes nothing in what the model computes (metadata, documentation, shapes of
     tensors, operator sets, order) is in `structure.changes`, and fails only where the file has to be `untouched`: then
-    everything outside the fold sites, those that are named (`FoldResult.sites`) or all nodes that differ, has to be
-    the same to the last byte. With `freeze_initializers`, callers need not be able to override initializers any more.
-    A PASS has a `grade`: `proved` for all inputs, or `measured` on those that were tried; where `require` is proved,
-    any other PASS becomes INCONCLUSIVE. `allow_external_outside` reads external data also outside of the models'
-    folders.
+    everything outside the fold sites has to be the same to the last byte. `untouched` may name the sites, as
+    `FoldResult.sites` does, where that is not None; otherwise all nodes that differ are sites. With
+    `freeze_initializers`, callers need not be able to override initializers any more. A PASS has a `grade`: `proved`
+    for all inputs, or `measured` on those that were tried; where `require` is proved, any other PASS becomes
+    INCONCLUSIVE. `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -104,10 +104,10 @@ def _verification(
     return Verification(*judged, notes, structure, *parts, models, seconds, numbers.influence)
 
 
-def _file(untouched: bool | Collection[str], frozen: bool) -> dict[str, Any]:
+def _file(untouched: bool | Collection[str] | None, frozen: bool) -> dict[str, Any]:
     """The options of the structure tier."""
-    declared = None if isinstance(untouched, bool) else list(untouched)
-    return {"untouched": declared is not None or untouched, "declared": declared, "frozen": frozen}
+    declared = None if untouched is None or isinstance(untouched, bool) else list(untouched)
+    return {"untouched": untouched is not False, "declared": declared, "frozen": frozen}
 
 
 def require_grade(wanted: str) -> None:

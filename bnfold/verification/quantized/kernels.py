@@ -29,17 +29,34 @@ def entry(report: Mapping[str, Any]) -> str:
     return "" if all(t["ok"] for t in report["tensors"]) else PRECISE
 
 
-def warning(folded: onnx.GraphProto, report: Mapping[str, Any], name: str) -> str:
-    """A note on a level at which something is wrong without the session entry `name`, and nothing with it."""
+def warning(folded: onnx.GraphProto, report: Mapping[str, Any], again: Mapping[str, Any], name: str) -> str:
+    """A note on a level at which something is wrong without the session entry `name`, and nothing `again` with it.
+
+    The kernels that this entry excludes differ from the others only where they saturate: so errors that are much larger
+    with them show that they do, those of the original that they compute its outputs as well.
+    """
     if name == IN_FLOAT:
         return f"warning: {report['why']}; with the session entry {name}=1, as compared here, both models load and run"
     worst = max(report["tensors"], key=lambda t: float(t["ratio"]))
-    size = _size(folded, worst["name"], worst["max_abs_folded"])
+    off = {which: _size(folded, worst["name"], worst[f"max_abs_{which}"]) for which in ("original", "folded")}
+    cause, original = "differ from float64 by more than rounding explains", ""
+    if _is_larger(folded, worst, again, "folded"):
+        cause, original = "saturate on this processor", ". Folding is what makes it choose them"
+    if _is_larger(folded, worst, again, "original"):
+        original = f", of the original up to {off['original']}"
     return (
-        f"warning: onnxruntime's 8-bit kernels saturate on this processor: at its default graph optimization output "
-        f"{worst['name']!r} of the folded model is up to {size} off. Folding is what makes it choose them. The session "
+        f"warning: onnxruntime's 8-bit kernels {cause}: at its default graph optimization output "
+        f"{worst['name']!r} of the folded model is up to {off['folded']} off{original}. The session "
         f"entry {name}=1, with which both models were compared, or graph optimization off avoids that"
     )
+
+
+def _is_larger(folded: onnx.GraphProto, tensor: Mapping[str, Any], again: Mapping[str, Any], which: str) -> bool:
+    """Whether a model's largest error is at least half a step, and more than twice that of the other run."""
+    error = float(tensor[f"max_abs_{which}"])
+    other = [t[f"max_abs_{which}"] for t in again["tensors"] if t["name"] == tensor["name"]]
+    half = step_of(folded, tensor["name"]) / 2 or 1e-3 * float(tensor["max_abs_folded"])
+    return bool(other) and error >= half and error > 2 * float(other[0])
 
 
 def off_by_steps(folded: onnx.GraphProto, report: Mapping[str, Any]) -> list[str]:
@@ -51,7 +68,7 @@ def off_by_steps(folded: onnx.GraphProto, report: Mapping[str, Any]) -> list[str
             place = f"output {t['name']!r} of the folded model is up to {size} off"
             return [
                 f"onnxruntime computes layers between quantizers in integers, with 8-bit weights, at its default: "
-                f"{place}; the session entry {IN_FLOAT}=1 avoids that"
+                f"{place}; with the session entry {IN_FLOAT}=1 it computes them in float"
             ]
     return []
 
