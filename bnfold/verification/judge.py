@@ -6,30 +6,22 @@ from collections.abc import Sequence
 
 from ..display.display import counted
 from .level_results import Compared, Level, largest_error
-from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Structure
+from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Numbers, Structure
 
 NAMED_NODES = 4  # that reasons name
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
 
 
-def judge(
-    structure: Structure | None,
-    levels: Sequence[Level],
-    blocked: Sequence[str],
-    derived: Sequence[Derived] = (),
-    influence: Sequence[Influence] = (),
-) -> tuple[str, tuple[str, ...]]:
+def judge(structure: Structure | None, numbers: Numbers) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
+    levels, derived, influence = numbers.levels, numbers.derived, numbers.influence
     wrong = (*_wrong(structure, levels), *_wrong_weights(derived))
     if wrong:
         return FAIL, wrong
-    if blocked:
-        return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (
-        *_unsure(levels, any(each.explained for each in influence)),
-        *_unjudged(levels, derived),
-        *_unseen(influence),
-    )
+    if numbers.blocked:
+        return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(numbers.blocked))
+    explained = any(each.explained for each in influence)
+    unsure = (*_unsure(levels, explained), *_unjudged(levels, derived), *_unseen(influence))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
     if unsure:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any, ClassVar
 
 from ..display.display import Shown, Table, counted
@@ -73,6 +74,29 @@ class Influence:
     def of(cls, plain: dict[str, Any]) -> Influence:
         """From JSON, which knows no tuples."""
         return cls(**{**plain, "unseen": tuple(plain["unseen"])})
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The result of the numeric tier for one provider and arithmetic, or for all."""
+
+    levels: tuple[Level, ...] = ()
+    blocked: tuple[str, ...] = ()  # why something could not be compared
+    notes: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
+    influence: tuple[Influence, ...] = ()
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Numbers:
+        """From JSON, which knows no tuples."""
+        derived = tuple(Derived(**{**each, "inside": tuple(each["inside"])}) for each in plain["derived"])
+        influence, levels = tuple(map(Influence.of, plain["influence"])), tuple(map(Level.of, plain["levels"]))
+        return cls(levels, tuple(plain["blocked"]), tuple(plain["notes"]), derived, influence)
+
+    @classmethod
+    def joined(cls, several: Sequence[Numbers]) -> Numbers:
+        """One after the other."""
+        return cls(*(tuple(chain.from_iterable(getattr(each, f.name) for each in several)) for f in fields(cls)))
 
 
 @dataclass(frozen=True)
