@@ -19,6 +19,11 @@ def opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
+def opsets(model: onnx.ModelProto) -> dict[str, int]:
+    """The version of each operator set that the model imports; `domain` says how they are called."""
+    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+
+
 def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """Every tensor the graph stores by name: initializers, and Constant nodes whose value is numbers."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}

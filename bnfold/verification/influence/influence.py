@@ -56,7 +56,7 @@ def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
     unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - equal[1])]
     unseen += [words for model in models if model.changed for words in _unseen(trial, model)]
     unseen += [] if unseen else _alike(trial, models, agreeing)
-    return Influence(False, sum(len(model.changed) for model in models), tuple(unseen))
+    return Influence(False, sum(len(model.changed) + model.moved for model in models), tuple(unseen))
 
 
 def _proved(trial: Trial, models: Sequence[onnx.ModelProto], agreeing: Collection[str]) -> dict[str, set[str]]:

@@ -32,7 +32,7 @@ from .cutter import Cutter, Region, alone
 from .differences import beyond_rounding, unlike
 from .elementwise import are_equal, is_elementwise
 from .meaning import of_tensor
-from .moves import fixed_axes, is_moving, shapes
+from .moves import fixed_axes, is_moving, shapes_to_try
 
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
@@ -41,8 +41,8 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
     + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
 )
 TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
-AT_ONCE = 1 << 12  # indices
-MOST_READ = 1 << 26  # elements of a table
+INDICES_AT_ONCE = 1 << 12  # indices
+LARGEST_TABLE = 1 << 26  # elements of a table
 
 
 def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
@@ -83,7 +83,7 @@ class _Pair:
                 return self._is_equal_at_each_index(rows)
             if is_one and are_floating and self._only_moves():
                 return self._is_equal_at_all_sizes()
-            return are_floating and all(called(node) in SMOOTH for node in self.nodes) and self._is_equal_at_random()
+            return are_floating and self._are_smooth() and self._is_equal_at_random()
         except CannotRun:
             return False
 
@@ -109,7 +109,7 @@ class _Pair:
                 if called(node) == "Gather" and node.input[0] in tables and node.input[1] not in tables:
                     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                     sizes.append(tables[node.input[0]][axis])
-                    if prod(tables[node.input[0]]) > MOST_READ:
+                    if prod(tables[node.input[0]]) > LARGEST_TABLE:
                         return 0
                 elif not is_elementwise(node):
                     return 0
@@ -118,7 +118,7 @@ class _Pair:
     def _is_equal_at_each_index(self, rows: int) -> bool:
         rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
         indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
-        blocks = np.split(indices, range(AT_ONCE, rows, AT_ONCE), axis=-1)
+        blocks = np.split(indices, range(INDICES_AT_ONCE, rows, INDICES_AT_ONCE), axis=-1)
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
 
     def _only_moves(self) -> bool:
@@ -135,7 +135,7 @@ class _Pair:
         """At all that both models take; each takes those that the other one does."""
         example, constants = self.examples[0], [t for region in self.pair for t in region.constants]
         fixed = fixed_axes(self.models[0].proto, self.entering[0], example.ndim)
-        tried = shapes(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
+        tried = shapes_to_try(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
         random, running = np.random.default_rng(self.trial.seed), self._sessions([[self.output], [self.output]])
         for each in tried or ():
             fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
@@ -150,6 +150,11 @@ class _Pair:
             return sessions.outputs(session, [self.output], fed)[0]
         except CannotRun:
             return None
+
+    def _are_smooth(self) -> bool:
+        """Nothing is divided by data either: numbers near zero would outweigh all others."""
+        known = {tensor.name for region in self.pair for tensor in region.constants}
+        return all(called(node) in SMOOTH and (called(node) != "Div" or node.input[1] in known) for node in self.nodes)
 
     def _is_equal_at_random(self) -> bool:
         random = np.random.default_rng(self.trial.seed)
