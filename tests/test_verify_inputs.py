@@ -141,9 +141,9 @@ ONE = np.ones(1, np.float32)
 
 
 def test_what_is_shared_and_what_is_edited() -> None:
-    old = parse(CHAIN, w=ONE, s=ONE, v=ONE).graph
-    new = parse("n = Conv (x, w, b)  r = Relu (n)  y = Conv (r, v)", w=2 * ONE, b=ONE, v=ONE).graph
-    assert shared(old, new) == ["n", "r", "y"]
+    old = parse(CHAIN, w=ONE, s=ONE, v=ONE)
+    new = parse("n = Conv (x, w, b)  r = Relu (n)  y = Conv <group = 1> (r, v)", w=2 * ONE, b=ONE, v=ONE)
+    assert shared(old.graph, new.graph) == ["n", "r", "y"]
     assert edited(old, new) == {"n"}
     assert edited(old, old) == set()
 

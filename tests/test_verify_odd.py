@@ -14,7 +14,7 @@ from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
-from bnfold.verification import Verification, comparison, self_test, trial, verify
+from bnfold.verification import Verification, choosing, comparison, self_test, verify
 from bnfold.verification.proof import algebra
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
@@ -199,7 +199,7 @@ def deep(layers: int) -> onnx.ModelProto:
 
 def test_of_a_large_model_fewer_inputs_and_fewer_tensors_are_taken_and_it_says_so(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setitem(comparison.WORK, "full", 1)
-    monkeypatch.setitem(trial.ELEMENTS, "full", 3 * trial.ALONE)
+    monkeypatch.setitem(choosing.ELEMENTS, "full", 3 * choosing.ALONE)
     model = deep(12)
     _, found = folded(model, effort="full")
     assert found.passed, found.reasons

@@ -21,7 +21,7 @@ def prepared_proof(wanted: bool) -> AbstractContextManager[None]:
 
 
 def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft, which calls it `target`."""
+    """The verification of a draft, in which it has the name `target`."""
     from ..verification import verify
 
     verification = verify(

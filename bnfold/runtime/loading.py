@@ -27,15 +27,10 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
     model = without_constants(path, outside)
-    read_constants(model)
-    return model
-
-
-def read_constants(model: onnx.ModelProto) -> None:
-    """Read the constants that `without_constants` left in files, unless they are more than `detached.WHOLE_UP_TO`."""
     left = list(filter(detached.stays, detached.constants(model)))
     for tensor in left if sum(map(detached.bytes_in_memory, left)) <= detached.WHOLE_UP_TO else ():
         detached.fill(tensor, detached.place_of(tensor))
+    return model
 
 
 def without_constants(path: str, outside: bool = False) -> onnx.ModelProto:

@@ -16,7 +16,7 @@ from ..runtime.inputs import CannotFeed, Case, feeds, revealing
 from ..runtime.protos import produced
 from ..runtime.sessions import CannotRun
 from ..system.sizes import words
-from .arithmetics import in_each
+from .choosing import find_sizes, folded_alone, in_each, require_drawn
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
@@ -29,9 +29,8 @@ from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
 from .regions import REARRANGES
-from .same_graph import is_same_graph
 from .tensor_records import gaps, is_compared, records
-from .trial import MORE_JITTERS, WORK, Trial, find_sizes, folded_alone, make_oracle, prepare, read_models, require_drawn
+from .trial import MORE_JITTERS, WORK, Trial, is_same_graph, make_oracle, prepare, read_models
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
 BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])

@@ -27,6 +27,7 @@ from ..runtime.placement import Placement
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
 from ..runtime.sessions import CannotRun
+from .choosing import cases_to_try
 from .float64.windows import Array
 from .interface import declared_otherwise
 from .level_results import ORIGINAL
@@ -38,7 +39,7 @@ from .proof.induction import Induction
 from .regions import edited
 from .results import Derived, Influence
 from .tensor_records import record
-from .trial import Trial, cases_to_try, trial_session
+from .trial import Trial, trial_session
 
 
 @dataclass(frozen=True)

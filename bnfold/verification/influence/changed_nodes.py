@@ -36,6 +36,16 @@ class ChangedModel(NamedTuple):
     def proto(self) -> onnx.ModelProto:
         return self.meanings.model
 
+    def without(self, names: set[str]) -> ChangedModel:
+        """The same, the nodes left out that make some tensors of the main graph, and nothing else that is read."""
+        read = alive_names(self.proto.graph)
+        known = [
+            i
+            for i in self.changed
+            if not self.places[i].where and read.intersection(self.places[i].node.output) <= names
+        ]
+        return self._replace(changed=[i for i in self.changed if i not in {*known}])
+
     @property
     def places(self) -> list[NodeMeaning]:
         return self.meanings.places

@@ -17,8 +17,9 @@ import onnx
 from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
-from ..regions import SELECT
+from ..regions import SELECT, edited
 from ..results import Derived
+from ..unfused import unfused
 from .algebra import Pair, derive
 from .examples import examples
 from .indexed_model import computation
@@ -57,7 +58,7 @@ class Induction:
             elif counterpart := self._counterpart(node):
                 for name, known in zip(node.output, counterpart.output, strict=False):
                     self._add(name, known)
-                if not all(map(self.is_same, self.edits.intersection(node.output))):
+                if not all(map(self._is_same, self.edits.intersection(node.output))):
                     self._derive(node)  # it has the name of another tensor
             else:
                 self._derive(node)
@@ -76,13 +77,13 @@ class Induction:
         self.originals.update(first.all_names([first.name(tensor)]))
         return first.name(tensor)
 
-    def is_same(self, name: str) -> bool:
+    def _is_same(self, name: str) -> bool:
         return name in self.fixed or (name in self.same and self.same[name] == self.pair.indexed[0].name(name))
 
     def _counterpart(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """The node of the original that computes the same of the same tensors, whatever their names are."""
         first, second = self.pair.indexed
-        if self.edits.isdisjoint(node.output) and all(map(self.is_same, reads(node))):
+        if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
             name = next(filter(None, node.output), "")  # a CastLike may be a Cast to another type
             return node if first.makers.get(name) == node else None
         names = [name if name in self.fixed else self.same.get(name) for name in node.input]
@@ -128,7 +129,7 @@ class Induction:
         agenda = [output.name for output in second.model.graph.output]
         while agenda:
             name = agenda.pop()
-            if name not in still_open and not self.is_same(name):
+            if name not in still_open and not self._is_same(name):
                 still_open.add(name)
                 agenda += reads(second.makers[name]) if name in second.makers else ()
         return still_open
@@ -166,18 +167,20 @@ def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Deri
     moved = {entry["name"] for entry in tensors if entry["moved"]}
     good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
+    models = unfused(trial.original), unfused(trial.folded)
     made = {name for node in trial.folded.graph.node for name in node.output}
-    gone = {name: value for name, value in examples(trial.original, fed).items() if name not in made}
-    pair = Pair(trial.original, trial.folded, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
-    known = Induction(pair, trial.edits, good.__contains__).run()
+    gone = {name: value for name, value in examples(models[0], fed).items() if name not in made}
+    pair = Pair(*models, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
+    edits = trial.edits if models[1] is trial.folded else edited(*models)
+    known = Induction(pair, edits, good.__contains__).run()
     left = known.open_tensors()
     exact = all(site.exact for site in known.derived if site.name in known.same)
     trial.proved = exact and not left and not known.assumed
     derived = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
     makers = pair.indexed[1].makers
     covered = {site.name for site in derived}.union(*(site.inside for site in derived if site.proved))
-    covered |= set(filter(known.is_same, makers)) - set(known.assumed)
-    open_ = [name for name in makers if name in trial.edits - pair.indexed[1].fixed - covered]
+    covered |= known.same.keys() - set(known.assumed)
+    open_ = [name for name in makers if name in edits - pair.indexed[1].fixed - covered]
     return derived + [
         Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_
     ]

@@ -19,7 +19,7 @@ from ...runtime.protos import called
 from ..regions import REARRANGES
 from .impulses import NotDerived
 from .indexed_model import IndexedModel, computation
-from .pieces import LINEAR_IN_DATA, Claim, Cuts, Piece, piece
+from .pieces import LINEAR_IN_DATA, Claim, Cuts, Piece, cut_evenly, piece
 
 OPERAND = "the operand of the last operator"  # no tensor of a model is called so
 
@@ -42,8 +42,11 @@ def operand(cuts: Sequence[Cuts], site: str) -> Claim:
     ):
         raise NotDerived("more than one operand of the last operator differs")
     names = _unmoved(cuts, [each.node.input[ports[0]] for each in (ours, theirs)])
-    pieces = [_operand(*each) for each in zip(cuts, (ours, theirs), names, strict=True)]
-    return Claim(pieces, OPERAND, names[0])
+
+    def cut_out(cuts: Sequence[Cuts]) -> list[Piece]:
+        return [_operand(*each) for each in zip(cuts, (ours, theirs), names, strict=True)]
+
+    return Claim(cut_evenly(cuts, cut_out), OPERAND, names[0])
 
 
 def _is_same(cuts: Sequence[Cuts], ours: str, theirs: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -175,16 +175,23 @@ class Cuts:
 
 def whole(cuts: Sequence[Cuts], site: str) -> Claim:
     """The claim that a site is the same, cut out of both models where the same tensors enter."""
+    return Claim(cut_evenly(cuts, lambda cuts: [piece(each, site) for each in cuts]), site, site)
+
+
+def cut_evenly(cuts: Sequence[Cuts], cut_out: Callable[[Sequence[Cuts]], list[Piece]]) -> list[Piece]:
+    """Pieces of both models that the same tensors enter: the last cut of which only one has need is left out."""
     while True:
-        pieces = [piece(each, site) for each in cuts]
+        pieces = cut_out(cuts)
         if not (apart := {*pieces[0].entering} ^ {*pieces[1].entering}):
-            return Claim(pieces, site, site)
+            return pieces
         last = max(apart, key=lambda name: cuts[0].model.places.get(name, -1))
         cuts = [each.without(last) for each in cuts]
 
 
 def piece(cuts: Cuts, site: str) -> Piece:
     """Cut out what computes `site`."""
+    if site not in cuts.model.makers:
+        raise NotDerived(f"{site!r} is an input of one of the models only")
     model, needed, entering, agenda = cuts.model, {site}, dict[str, str](), [*cuts.model.makers[site].input]
     while agenda:
         name = agenda.pop()
