@@ -101,6 +101,14 @@ def test_what_does_the_same_in_other_words_passes(words: str, kind: str) -> None
     assert found.verdict == "PASS", found.reasons
 
 
+@pytest.mark.parametrize(("words", "number"), [
+    ("a bound that is hardly reached", "of 5120.0 A makes 5120.0, B 5000.0"), ("no number", "of nan A makes nan, B 1.0"),
+    ("one value of a product", "A makes 2.3333333, B 5000.0"),
+])  # fmt: skip
+def test_the_number_at_which_two_functions_differ_is_named(words: str, number: str) -> None:
+    assert number in verify(*(on_a_conv(body) for body in OTHER[words])).reasons[0]
+
+
 @pytest.mark.parametrize("words", OTHER)
 def test_what_differs_for_some_numbers_does_not_pass(words: str) -> None:
     found = verify(*(on_a_conv(body) for body in OTHER[words]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -30,7 +30,7 @@ from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
 from .differences import beyond_rounding, unlike
-from .elementwise import are_equal, is_elementwise
+from .elementwise import difference, is_elementwise
 from .meaning import of_tensor
 from .moves import fixed_axes, is_moving, shapes_to_try
 
@@ -45,17 +45,27 @@ INDICES_AT_ONCE = 1 << 12  # indices
 LARGEST_TABLE = 1 << 26  # elements of a table
 
 
-def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
-    """Tensors of A, and of B, whose nodes belong to regions that do the same in both models."""
+class Probed(NamedTuple):
+    """What is known of regions that changed."""
+
+    equal: tuple[set[str], set[str]]  # tensors of A, and of B, of regions that do the same in both models
+    words: dict[str, str]  # of others of either, of which number A and B make something else
+
+
+def probe(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
+    """Compare the regions of two models that have changed nodes."""
     stage("what nodes that changed do to numbers of every kind")
-    cutter, known = Cutter(models, agreeing), [set[str](), set[str]()]
+    cutter, known = Cutter(models, agreeing), Probed((set(), set()), {})
     examples = {**feeds(trial.original.graph, trial.planned[0], trial.sizes), **trial.seen}
     for name in cutter.names:
-        for pair in cutter.regions(name):
-            if not trial.late and _Pair(trial, models, pair, examples).is_equal():
-                for names, region, readers in zip(known, pair, cutter.readers, strict=True):
+        for regions in cutter.regions(name):
+            pair = _Pair(trial, models, regions, examples)
+            if not trial.late and pair.is_equal():
+                for names, region, readers in zip(known.equal, regions, cutter.readers, strict=True):
                     names |= alone(region, readers)
                 break
+            made = (output for node in pair.nodes for output in node.output)
+            known.words.update(dict.fromkeys(made, pair.words) if pair.words else {})
     return known
 
 
@@ -70,6 +80,7 @@ class _Pair:
         self.entering, self.output = pair[0].entering, pair[0].output
         self.nodes = [node for region in pair for node in region.nodes]
         self.examples = [known[name] for name in self.entering if name in known]
+        self.words = ""  # where it differs
 
     def is_equal(self) -> bool:
         """Whether both models are known to make the same of whatever enters."""
@@ -89,7 +100,6 @@ class _Pair:
 
     def _is_equal_elementwise(self) -> bool:
         constants = [numpy_helper.to_array(tensor) for region in self.pair for tensor in region.constants]
-        floating = [each for each in constants if is_floating(each)]
         names = [[name for node in region.nodes for name in node.output if name] for region in self.pair]
         running = self._sessions(names)
 
@@ -98,7 +108,8 @@ class _Pair:
             made = (sessions.outputs(*each, fed) for each in zip(running, names, strict=True))
             return [dict(zip(each, values, strict=True)) for each, values in zip(names, made, strict=True)]
 
-        return are_equal(run, floating, self.output, self.examples[0].dtype)
+        self.words = difference(run, constants, self.output, self.examples[0].dtype)
+        return not self.words
 
     def _rows(self) -> int:
         """How many indices there are where what enters only chooses rows of tables, all of as many; else none."""
