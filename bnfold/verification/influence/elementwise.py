@@ -63,7 +63,7 @@ def difference(run: RunBoth, constants: Sequence[Array], output: str, kind: np.d
         return "A and B make tensors of another type or shape"
     agree = _agree(numbers, first, second)
     at = np.unravel_index(int(np.argmin(agree)), agree.shape)
-    return "" if agree.all() else f"of {numbers[at]} A makes {first[at]}, B {second[at]}"
+    return "" if agree.all() else f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}"
 
 
 def _column(numbers: Array, shape: tuple[int, ...]) -> Array:
