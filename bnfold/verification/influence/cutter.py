@@ -12,6 +12,7 @@ from ...runtime.copies import without_data
 from ...runtime.protos import is_constant_node, overridable, produced, stored
 from ..regions import reached, shared
 from .changed_nodes import ChangedModel
+from .moves import is_moving
 
 REGION_NODES = 32  # of a region in one of the models
 WIDER = 4  # times that a region is made larger
@@ -72,6 +73,15 @@ class Cutter:
             if not wider:
                 return
             cuts = cuts - {max(wider, key=self.order.__getitem__)}
+
+    def put_in(self, i: int) -> Iterator[list[Region]]:
+        """Regions of one model that end with a changed node that moves elements, each after what may do the same."""
+        for name, node in self.makers[i].items():
+            if name in self.changed[i] and is_moving(node):
+                region = self._region(i, name, self.cuts - {name})
+                if len(region.entering) == 1:
+                    as_it_is = onnx.helper.make_node("Identity", region.entering, [name])
+                    yield [region._replace(nodes=[as_it_is], constants=[]), region]
 
     def _region(self, i: int, output: str, cuts: Collection[str]) -> Region:
         names, entering = reached(self.makers[i], [output], cuts)

@@ -6,7 +6,7 @@ more than any index that it names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
@@ -23,6 +23,19 @@ def is_moving(node: onnx.NodeProto) -> bool:
     if called(node) in ("Resize", "Upsample"):
         return not any(a.name == "mode" and a.s != b"nearest" for a in node.attribute)
     return called(node) in MOVING
+
+
+def computed_of(nodes: Sequence[onnx.NodeProto], entering: Sequence[str], acts: Mapping[str, bytes]) -> dict[str, int]:
+    """What nodes compute of the tensors that enter, as numbers: equal for what differs by moves of elements alone."""
+    known = {name: hash(name) for name in entering}
+    for node in nodes:
+        data = [known[name] for name in node.input if name in known]
+        if is_moving(node) and len({*data}) == 1:
+            value = data[0]
+        else:
+            value = hash(("moved", *sorted({*data})) if is_moving(node) else (acts.get(node.output[0], b""), *data))
+        known.update((name, value if is_moving(node) else hash((value, i))) for i, name in enumerate(node.output))
+    return known
 
 
 def fixed_axes(model: onnx.ModelProto, name: str, rank: int) -> list[bool]:

@@ -8,7 +8,6 @@ kind (see `elementwise`), what is read out of tables at every index, what only m
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -29,10 +28,10 @@ from ..regions import MIXING
 from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
-from .differences import beyond_rounding, unlike
+from .differences import beyond_rounding
 from .elementwise import difference, is_elementwise
 from .meaning import of_tensor
-from .moves import fixed_axes, is_moving, shapes_to_try
+from .moves import computed_of, fixed_axes, is_moving, shapes_to_try
 
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
@@ -66,6 +65,10 @@ def probe(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str
                 break
             made = (output for node in pair.nodes for output in node.output)
             known.words.update(dict.fromkeys(made, pair.words) if pair.words else {})
+    for i, model in enumerate(models):
+        for regions in cutter.put_in(i):
+            if not trial.late and _Pair(trial, [model, model], regions, examples).is_equal():
+                known.equal[i].update(alone(regions[1], cutter.readers[i]))
     return known
 
 
@@ -133,14 +136,12 @@ class _Pair:
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
 
     def _only_moves(self) -> bool:
-        """Whether all else that is done to elements is the same in both models."""
-        if not all(is_moving(node) or is_elementwise(node) for node in self.nodes):
-            return False
-        others = [Counter[bytes](), Counter[bytes]()]
-        for counts, model, region in zip(others, self.models, self.pair, strict=True):
-            counts.update(model.acts[node.output[0]] for node in region.nodes if not is_moving(node))
-            counts.update(of_tensor(tensor) for tensor in region.constants if tensor.data_type in FLOATING)
-        return others[0] == others[1]
+        """Whether all else that is done to elements is the same in both models, in the same order."""
+        kinds = [
+            (computed_of(region.nodes, region.entering, model.acts)[self.output], _scales(region))
+            for model, region in zip(self.models, self.pair, strict=True)
+        ]
+        return kinds[0] == kinds[1]
 
     def _is_equal_at_all_sizes(self) -> bool:
         """At all that both models take; each takes those that the other one does."""
@@ -151,7 +152,10 @@ class _Pair:
         for each in tried or ():
             fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
             made = [self._made(session, fed) for session in running]
-            if unlike(*made) or (made[0] is None and each == example.shape):
+            missing = [each is None for each in made]
+            if missing == [True, True] and each != example.shape:
+                continue
+            if any(missing) or beyond_rounding(*made):
                 return False
         return bool(tried)
 
@@ -196,3 +200,9 @@ class _Pair:
         version = max(like.proto.ir_version, FREE_INITIALIZERS)
         model = onnx.ModelProto(ir_version=version, graph=graph, opset_import=like.proto.opset_import)
         return trial_session(self.trial, model, "off", providers.chain(Way()))
+
+
+def _scales(region: Region) -> list[bytes]:
+    """The floating-point numbers by which operators that move elements do so, as Resize does."""
+    read = {name for node in region.nodes if is_moving(node) for name in node.input}
+    return sorted(of_tensor(t) for t in region.constants if t.name in read and t.data_type in FLOATING)
