@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
-from ...runtime.protos import Array, called, shape
+from ...runtime.protos import Array, called
 from ..regions import MOVES
 
 MOVING = MOVES | {"Concat", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Resize", "Upsample", "Shape", "Range"}
@@ -36,13 +36,6 @@ def computed_of(nodes: Sequence[onnx.NodeProto], entering: Sequence[str], acts: 
             value = hash(("moved", *sorted({*data})) if is_moving(node) else (acts.get(node.output[0], b""), *data))
         known.update((name, value if is_moving(node) else hash((value, i))) for i, name in enumerate(node.output))
     return known
-
-
-def fixed_axes(model: onnx.ModelProto, name: str, rank: int) -> list[bool]:
-    """Which axes of a tensor have one size only, as far as inference knows."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    dims = next((shape(v) for v in (*graph.input, *graph.value_info) if v.name == name), None)
-    return [isinstance(dim, int) for dim in dims] if dims and len(dims) == rank else [False] * rank
 
 
 def shapes_to_try(
