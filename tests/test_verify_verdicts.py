@@ -16,6 +16,7 @@ from bnfold.errors import ModelProblem, UsageProblem
 from bnfold.verification import Verification, verify
 from bnfold.verification.judge import judge
 from bnfold.verification.level_results import Compared, Level
+from bnfold.verification.results import Numbers
 from tests.test_verify_inputs import parse
 from tests.verify_nets import CONV, GEMM, Weights, chain, run_here
 
@@ -93,7 +94,7 @@ JUDGED = {
 @pytest.mark.parametrize("case", JUDGED)
 def test_the_verdict_never_says_yes_to_what_could_not_say_no(case: str) -> None:
     levels, blocked, expected = JUDGED[case]
-    verdict, reasons = judge(None, levels, blocked)
+    verdict, reasons = judge(None, Numbers(tuple(levels), tuple(blocked)))
     assert verdict == expected
     assert reasons
 

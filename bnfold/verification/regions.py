@@ -21,14 +21,14 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
 
 
 def edited(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
-    """Tensors of the folded model whose node, or a constant it reads, is another one than the original's."""
+    """Tensors of the folded model whose node, or a constant that it or a body in it reads, is not the original's."""
     graphs, plain = (original.graph, folded.graph), [PlainNodes(model) for model in (original, folded)]
     ours, theirs = map(produced, graphs)
     other = changed_constants(*graphs)
     return {
         name
         for name, node in theirs.items()
-        if name not in ours or not other.isdisjoint(node.input) or plain[0].of(ours[name]) != plain[1].of(node)
+        if name not in ours or not other.isdisjoint(reads(node)) or plain[0].of(ours[name]) != plain[1].of(node)
     }
 
 
@@ -51,6 +51,7 @@ SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 REARRANGES = MOVES - SELECT  # outputs are all of the elements, in another order at most
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
+BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
 UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # the input of which an operator reads no values

@@ -23,6 +23,7 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
+from ..level_results import Compared
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, trial_session
@@ -36,14 +37,14 @@ from .probes import equal_regions
 from .thresholds import moved_thresholds, node_in_words
 
 
-def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
+def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
     """What is proved of the outputs, and of which changed nodes nothing showed; `tensors` were compared as written."""
     if trial.proved:
         return Influence(proved=True)
     stage("which nodes changed")
     pair = [_plain(model) for model in (trial.original, trial.folded)]
     meanings = Meanings(pair[0])
-    agreeing = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
+    agreeing = {entry.name for entry in tensors if entry.ok and not entry.moved}
     if Meanings(pair[1], meanings, _proved(trial, pair, agreeing)).outputs() == meanings.outputs():
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}

@@ -8,15 +8,16 @@ It may be assumed, by who measures it otherwise; what follows is then derived un
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
 from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
 from ..float64.windows import Array
+from ..level_results import Compared
 from ..regions import SELECT, edited
 from ..results import Derived
 from ..unfused import unfused
@@ -158,14 +159,14 @@ def _is_wrong(known: Induction, site: Derived, left: Set[str]) -> bool:
     return site.name in left or not any(site.name in inside for inside in undone)
 
 
-def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
+def derivations(trial: Trial, tensors: Sequence[Compared]) -> list[Derived]:
     """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
 
     Assumed is what has the same values in the runs of the trial. The inside of a chain, which holds other values by
     design, is not reported unless no derived site covers it.
     """
-    moved = {entry["name"] for entry in tensors if entry["moved"]}
-    good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
+    moved = {entry.name for entry in tensors if entry.moved}
+    good = {e.name for e in tensors if e.ok and e.clear and not e.moved}
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
     models = unfused(trial.original), unfused(trial.folded)
     made = {name for node in trial.folded.graph.node for name in node.output}
