@@ -63,6 +63,21 @@ def totals(rows: list[dict[str, Any]]) -> tuple[int, int, int]:
     return sum(a for a, _ in pairs), sum(b for _, b in pairs), sum(row["best_peer"] for row in rows)
 
 
+def test_the_readme_shows_what_was_measured_on_the_cpu():
+    """Each row of the table is that of the record."""
+    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    table = text[text.index("| model | BN before, after |") :]
+    assert cells_of(table[: table.index("\n\n")]) == [
+        [
+            row["name"],
+            *("{original}, {folded}".format(**row[what]) for what in ("batch_normalizations", "nodes")),
+            "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**row["over original"]),
+            "{ratio:.3f} [{low:.3f}, {high:.3f}]".format(**row["over timm"]),
+        ]
+        for row in figures.record("reparameterized_cpu.json")
+    ]
+
+
 def test_the_readme_says_how_many_planted_faults_are_found():
     rows = figures.record("mutations_cpu.json")["rows"]
     ours = sum(row["verdict"] == "FAIL" for row in rows)
