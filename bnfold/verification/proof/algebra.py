@@ -118,7 +118,7 @@ def _joined(parts: Sequence[tuple[Derived, Relation | None]], argument: Argument
     responses, share = sum(each.responses for each in sites), min(each.share for each in sites)
     inside = tuple({name: 0 for each in sites for name in each.inside})
     joined = replace(worst, responses=responses, share=share, inside=inside)
-    if joined.ok or not all(derived.ok or relation for derived, relation in parts):
+    if joined.ok or not all(relation or (derived.ok and derived.share == 1) for derived, relation in parts):
         return joined, None
     known = [relation or SAME._replace(ratio=each.ratio, roundings=each.roundings) for each, relation in parts]
     relation = argument.relation(known)

@@ -94,9 +94,12 @@ class Induction:
         """What may be the same though something its node reads is not: what was edited, and what selects a part."""
         first, second = self.pair.indexed
         weighed = any(name in second.fixed and name not in self.fixed for name in node.input)
+        reads_other = any(
+            name in self.relations or (name in self.same and not self._is_same(name)) for name in node.input
+        )
         for name in node.output:
             is_site = name in self.edits or node.op_type in SELECT or weighed
-            if not name or name in second.fixed or not (is_site or not self.relations.keys().isdisjoint(node.input)):
+            if not name or name in second.fixed or not (is_site or reads_other):
                 continue
             if name in first.makers and name in self.pair.examples:
                 self._record(*derive(self.pair, self._cuts(), name), is_site=is_site)
