@@ -39,7 +39,7 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
 )
 TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
 INDICES_AT_ONCE = 1 << 12  # indices
-TABLE_ELEMENTS = 1 << 26  # elements of a table
+SCANNED_ELEMENTS = 1 << 26  # elements of a table
 
 
 def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
@@ -104,7 +104,7 @@ class _Pair:
                 if called(node) == "Gather" and node.input[0] in tables and node.input[1] not in tables:
                     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                     sizes.append(tables[node.input[0]][axis])
-                    if prod(tables[node.input[0]]) > TABLE_ELEMENTS:
+                    if prod(tables[node.input[0]]) > SCANNED_ELEMENTS:
                         return 0
                 elif not is_elementwise(node):
                     return 0
