@@ -38,8 +38,8 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
     + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
 )
 TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
-AT_ONCE = 1 << 12  # indices
-MOST_READ = 1 << 26  # elements of a table
+INDICES_AT_ONCE = 1 << 12  # indices
+SCANNED_ELEMENTS = 1 << 26  # elements of a table
 
 
 def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
@@ -104,7 +104,7 @@ class _Pair:
                 if called(node) == "Gather" and node.input[0] in tables and node.input[1] not in tables:
                     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                     sizes.append(tables[node.input[0]][axis])
-                    if prod(tables[node.input[0]]) > MOST_READ:
+                    if prod(tables[node.input[0]]) > SCANNED_ELEMENTS:
                         return 0
                 elif not is_elementwise(node):
                     return 0
@@ -113,7 +113,7 @@ class _Pair:
     def _is_equal_at_each_index(self, rows: int) -> bool:
         rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
         indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
-        blocks = np.split(indices, range(AT_ONCE, rows, AT_ONCE), axis=-1)
+        blocks = np.split(indices, range(INDICES_AT_ONCE, rows, INDICES_AT_ONCE), axis=-1)
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
 
     def _is_equal_at_random(self) -> bool:

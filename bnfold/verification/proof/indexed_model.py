@@ -14,6 +14,7 @@ from ...model.messages import bodies
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
 from ..plain_nodes import PlainNodes
+from ..regions import MIXING
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ class IndexedModel:
         for name, first in self.names.items():
             names.setdefault(first, [first]).append(name)
         return names
+
+    @cached_property
+    def made_by(self) -> dict[tuple[str, str], list[str]]:
+        """What each linear operator makes of a tensor, which has its first name here."""
+        made: dict[tuple[str, str], list[str]] = {}
+        for node in self.nodes:
+            if called(node) in MIXING:
+                made.setdefault((node.op_type, self.name(node.input[0])), []).append(node.output[0])
+        return made
 
     @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
