@@ -86,3 +86,41 @@ def test_what_does_the_same_in_other_words_passes(words: str, kind: str) -> None
 def test_what_differs_for_some_numbers_does_not_pass(words: str) -> None:
     found = verify(*(on_a_conv(body) for body in OTHER[words]))
     assert found.verdict in ("INCONCLUSIVE", "FAIL"), found.reasons
+
+
+def reading(folded: bool, wrong: int | None = None, rows: int = 300) -> onnx.ModelProto:
+    """Rows of a table, doubled by a node or in the table."""
+    body = "y = Gather (table, i)" if folded else "t = Gather (table, i) y = Mul (t, two)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (int64[N,L] i) => (float[N,L,3] y) {{ {body} }}'
+    made, table = onnx.parser.parse_model(text), np.random.default_rng(1).standard_normal((rows, 3)).astype(np.float32)
+    table *= 1.7 if folded else 1
+    if wrong is not None:
+        table[wrong] += 1
+    made.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    made.graph.initializer.extend([numpy_helper.from_array(np.float32(1.7), "two")] * (not folded))
+    return made
+
+
+def test_every_row_of_a_table_is_looked_up() -> None:
+    assert verify(reading(False), reading(True)).passed
+
+
+@pytest.mark.parametrize("wrong", [100, 299])
+def test_a_wrong_row_of_a_table_that_was_scaled_does_not_pass(wrong: int) -> None:
+    """Random indices are small: no input reads that row."""
+    found = verify(reading(False), reading(True, wrong))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "'y' (Gather) of B" in found.reasons[0]
+
+
+@pytest.mark.parametrize("default", [1.5, 0.0])
+def test_a_default_that_other_nodes_read_too_is_overridden(default: float) -> None:
+    """Worked into one node, callers override it for the other one only."""
+    pair = []
+    for name in ("gain", "own"):
+        made = model(f"c = Conv (x, w) m = Mul (c, {name}) k = Abs (gain) y = Add (m, k)")
+        made.graph.input.append(onnx.helper.make_tensor_value_info("gain", 1, [1]))
+        constants = (numpy_helper.from_array(np.float32([default]), each) for each in dict.fromkeys(["gain", name]))
+        made.graph.initializer.extend(constants)
+        pair.append(made)
+    assert verify(*pair).verdict == "FAIL"

@@ -15,6 +15,7 @@ from . import detached
 from .protos import FLOATING, Array, domain, is_constant_node, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
+READ_SIZES = frozenset(["Resize", "Upsample", "Range", "Cast"])  # also of floating-point numbers
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
 TO_JITTER = (
     frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
@@ -128,16 +129,17 @@ def _at_half(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
     """Give both models, in place, other values for initializers that callers may override; returns their names.
 
-    Then a run shows where a fold has worked a default into other constants. Only initializers that linear operators
-    read: others may be sizes.
+    Then a run shows where a fold has worked a default into other constants. Not of those that may be sizes.
     """
-    both = overridable(original).keys() & overridable(folded).keys() & _movable(original.graph)
-    names = [t.name for t in original.graph.initializer if t.name in both and t.data_type in FLOATING]
+    both = overridable(original).keys() & overridable(folded).keys()
+    sizes = {name for node in all_nodes(original) if node.op_type in READ_SIZES for name in node.input}
+    names = [t.name for t in original.graph.initializer if t.name in both - sizes and t.data_type in FLOATING]
     for tensor in (*original.graph.initializer, *folded.graph.initializer):
         if tensor.name in names:
             values = detached.values(tensor)
-            factors = 1 + (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
-            tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(values.dtype), tensor.name))
+            more = (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
+            moved = np.where(values == 0, more, values * (1 + more))
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(values.dtype), tensor.name))
     return names
 
 

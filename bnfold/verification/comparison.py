@@ -30,13 +30,12 @@ from .measure import OUTPUT_LIMIT, Tally
 from .proof.induction import derivations
 from .quantized import kernels
 from .quantized.steps import is_quantized
-from .regions import REARRANGES
+from .regions import BOUNDED, REARRANGES
 from .results import Influence, Numbers
 from .tensor_records import gaps, is_compared, records
 from .trial import MORE_JITTERS, WORK, Trial, is_same_graph, make_oracle, prepare, read_models
 
 MEASURED_AGAIN = 8.0  # times its limit, up to which few copies may have underestimated it; beyond, 1 time in 200000
-BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
 Tallies = tuple[Mapping[str, Tally], Mapping[str, Tally]]  # of steady inputs; of others, used where none is steady

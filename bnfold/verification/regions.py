@@ -51,6 +51,7 @@ SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 REARRANGES = MOVES - SELECT  # outputs are all of the elements, in another order at most
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
+BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
 UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # the input of which an operator reads no values

@@ -65,6 +65,11 @@ class Influence:
     changed: int = 0  # nodes of either model that no fold site covers
     unseen: tuple[str, ...] = ()  # a sentence for each of them of which no input showed what it does
 
+    @property
+    def explained(self) -> bool:
+        """No node that changed is left: each difference between the models is known to be none."""
+        return self.proved or not (self.changed or self.unseen)
+
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Influence:
         """From JSON, which knows no tuples."""

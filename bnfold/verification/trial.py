@@ -96,20 +96,17 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
     (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
-    names = override(original, folded)
-    if names:
+    if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
-    for model in (original, folded):
+    files = {}
+    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
         sort_nodes(model)
         name_nodes(model)
-    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
+        if not names and nodes == nodes_and_inputs(model) and lies_at(model, request[name]):
+            files[id(model)] = request[name]
+    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes, files=files)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
-    trial.edits = edited(original, folded)
-    trial.deadline = request.get("deadline") or math.inf
-    if not names:
-        read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)
-        same = ((model, path) for model, nodes, path in read if nodes == nodes_and_inputs(model))
-        trial.files = {id(model): path for model, path in same if lies_at(model, path)}
+    trial.edits, trial.deadline = edited(original, folded), request.get("deadline") or math.inf
     sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
@@ -159,8 +156,8 @@ def truth(
         try:
             answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, replace_outputs)
         except CannotEvaluate as why:
-            where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
-            where.append(f"the float64 oracle cannot evaluate {why}")
+            words = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
+            words.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
     if replace_outputs is not None:

@@ -68,9 +68,9 @@ class Meanings:
         return [scope.get(output.name, b"") for output in graph.output]
 
     def _node(self, node: onnx.NodeProto, scope: ByName, where: str) -> None:
-        plain = self.plain(node)
+        version, plain = self.plain.of(node)
         known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in plain.input]
-        kind = domain(node), node.op_type, self.plain.version(node)
+        kind = domain(node), plain.op_type, version
         in_any_order = domain(node) == "" and node.op_type in COMMUTE
         head = _hash(*kind, *(sorted(known) if in_any_order else known))
         at = len(self.places)

@@ -28,7 +28,7 @@ from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import REARRANGES
 from .indexed_model import attributes, computation
-from .pieces import POINTWISE, Piece, is_cast_to_float
+from .pieces import POINTWISE, Piece, is_cast_to_float, of_sizes
 
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
 MAXIMA = frozenset(["MaxPool", "GlobalMaxPool"])
@@ -42,14 +42,23 @@ class NotOneLayer(Exception):
 
 
 class ScaleAndShift(NamedTuple):
-    """x -> scale * x + shift, float64, both of the shape of the tensor that they act on."""
+    """x -> scale * x + shift, float64, each of the shape of the tensor that they act on.
+
+    `size` is how large the numbers are that the shift is the sum of, cancelled or not.
+    """
 
     scale: Array
     shift: Array
+    size: Array
 
     @classmethod
-    def identity(cls, shape: Sequence[int]) -> ScaleAndShift:
-        return cls(np.ones(shape), np.zeros(shape))
+    def scaling(cls, scale: Array) -> ScaleAndShift:
+        return cls(scale, np.zeros_like(scale), np.zeros_like(scale))
+
+    def after(self, first: ScaleAndShift) -> ScaleAndShift:
+        """What both make, the `first` one first."""
+        size = np.abs(self.scale) * first.size + self.size
+        return ScaleAndShift(self.scale * first.scale, self.scale * first.shift + self.shift, size)
 
 
 def along(axis: int, values: Array) -> Array:
@@ -82,16 +91,20 @@ class Step:
         self.piece, self.like, self.node, self.data, self.operator = piece, like, node, data, called(node)
 
     @cached_property
-    def oracle(self) -> Oracle:
+    def model(self) -> onnx.ModelProto:
         own = self.piece.needed([self.node])
         read = {name for node in own for name in node.input}
         alone = Piece(own, [*self.data], [tensor for tensor in self.piece.constants if tensor.name in read])
-        return Oracle(alone.model(self.like, dict.fromkeys(self.data, onnx.TensorProto.FLOAT), self.node.output[0]))
+        return alone.model(self.like, dict.fromkeys(self.data, onnx.TensorProto.FLOAT), self.node.output[0])
 
-    def __call__(self, value: Array) -> Array:
+    @cached_property
+    def oracle(self) -> Oracle:
+        return Oracle(self.model)
+
+    def __call__(self, value: Array, oracle: Oracle | None = None) -> Array:
         if not self.is_elementwise and self.operator not in MAY_BE_PASSED:
             raise NotOneLayer(f"an affine does not change places with {self.operator}")
-        made = np.asarray(self.oracle.evaluate({self.data[0]: value})[self.node.output[0]])
+        made = np.asarray((oracle or self.oracle).evaluate({self.data[0]: value})[self.node.output[0]])
         if not made.size:
             raise NotOneLayer("it makes a tensor without elements")
         return made
@@ -113,7 +126,10 @@ class Step:
         zero, one = self(np.zeros(shape)), self(np.ones(shape))
         if zero.shape != shape or one.shape != shape:
             raise NotOneLayer("an operator around it treats more than channels apart")
-        return ScaleAndShift(one - zero, zero)
+        cancels = self.operator == "BatchNormalization"  # its mean and its shift may
+        return ScaleAndShift(
+            one - zero, zero, self(np.zeros(shape), Oracle(of_sizes(self.model))) if cancels else np.abs(zero)
+        )
 
     def mark(self) -> tuple[Any, ...]:
         """What it does, to be found in both models. Raises NotOneLayer where that depends on more than constants."""
@@ -193,7 +209,7 @@ class Entering(NamedTuple):
             terms = {key: own.scale * scale for key, scale in self.terms.items()}
             return Entering(terms, own.scale * self.shift + own.shift)
         for scale in self.terms.values():
-            affine = ScaleAndShift(scale, self.shift)
+            affine = ScaleAndShift(scale, self.shift, np.abs(self.shift))
             step.require_passed(affine)
             _require_constant(affine, step.mixed(scale.ndim))
         if len(self.terms) > 1 and step.operator in HOMOGENEOUS | MAXIMA:
@@ -226,16 +242,15 @@ def leaving(steps: Sequence[Step], shape: tuple[int, ...]) -> Around:
     shapes = [shape]
     for step in steps:
         shapes.append(shapes[-1] if step.keeps_places else step(np.zeros(shapes[-1])).shape)
-    affine, passed, stays = ScaleAndShift.identity(shapes[-1]), tuple[Any, ...](), None
+    affine, passed, stays = ScaleAndShift.scaling(np.ones(shapes[-1])), tuple[Any, ...](), None
     for step, entered in zip(steps, shapes, strict=False):
         passed = passed if step.is_elementwise else step.passes(passed, entered)
     for step, entered in zip(reversed(steps), shapes[-2::-1], strict=True):
         if step.is_elementwise:
-            own = step.affine(entered)
-            affine = ScaleAndShift(affine.scale * own.scale, affine.scale * own.shift + affine.shift)
+            affine = affine.after(step.affine(entered))
         else:
             if step.operator in HOMOGENEOUS and stays is None:
-                stays, affine = affine.shift, ScaleAndShift(affine.scale, np.zeros(shapes[-1]))
+                stays, affine = affine.shift, ScaleAndShift.scaling(affine.scale)
             stays = np.zeros(shapes[-1]) if stays is None else stays
             step.require_passed(affine)
             affine = ScaleAndShift(*(_before(step, entered, values) for values in affine))
@@ -255,11 +270,11 @@ def _before(step: Step, entered: tuple[int, ...], values: Array) -> Array:
     if values.ndim != len(entered):
         raise NotOneLayer(f"{step.operator} drops axes")
     kept = tuple(slice(0, 1) if axis in axes else slice(None) for axis in range(values.ndim))
-    _require_constant(ScaleAndShift(values, values), axes)
+    _require_constant([values], axes)
     return np.broadcast_to(values[kept], entered)
 
 
-def _require_constant(affine: ScaleAndShift, axes: tuple[int, ...]) -> None:
+def _require_constant(affine: Sequence[Array], axes: tuple[int, ...]) -> None:
     for values in affine:
         if axes and np.ptp(values, axis=axes).any():
             raise NotOneLayer("an affine is not the same all over what is averaged")

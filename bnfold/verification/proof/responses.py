@@ -24,7 +24,7 @@ from .impulses import Impulses, NotDerived, elements, everything, impulses
 from .pieces import POINTWISE, SUMS, Claim, Piece, of_sizes, other_operand, require_linear, scaled_or_shifted, summing
 from .weights import Comparison, roundoffs
 
-FED_AT_ONCE = 1 << 21  # elements of one batch of impulses
+FED_AT_ONCE = 1 << 18  # elements of one batch of impulses
 
 
 class ImpulseComparison:

@@ -89,7 +89,7 @@ class Layer:
     def sizes(self) -> Array:
         """How large the numbers are that `rest` is the sum of, cancelled or not."""
         summed = self._summed(np.abs(self.weight), np.abs(self.shift), np.abs(self.bias))
-        return np.asarray(np.abs(self.after.scale) * summed + np.abs(self.after.shift))
+        return np.asarray(np.abs(self.after.scale) * summed + self.after.size)
 
     def _summed(self, weight: Array, shift: Array, bias: Array) -> Array:
         if not shift.any():
@@ -222,15 +222,16 @@ def compare_layers(original: Layer, folded: Layer, like: Array) -> Comparison:
         raise NotOneLayer("other tensors enter the two models")
     rests, sizes = (original.rest(), folded.rest()), folded.sizes()
     rest = roundoffs(*rests, sizes, sizes, folded.kinds[1], folded.alone)
+    effect = min(rest, roundoffs(*rests, sizes, original.sizes(), folded.kinds[1], False))
     stays = original.stays, folded.stays
-    rest = max(rest, roundoffs(*stays, np.abs(stays[1]), np.abs(stays[1]), folded.kinds[1], False))
+    off = roundoffs(*stays, np.abs(stays[1]), np.abs(stays[1]), folded.kinds[1], False)
     pairs = zip(original.blocks(), folded.blocks(), strict=True)
     worst = max((roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs), default=0.0)
     channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
     shift = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
     count = original.weight.size * len(original.before) + rests[0].size
     alike = original.for_any_size and folded.for_any_size
-    return Comparison(count, 1.0, worst, rest, shift, max(worst, rest), alike)
+    return Comparison(count, 1.0, worst, max(rest, off), shift, max(worst, effect, off), alike)
 
 
 def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:
