@@ -623,7 +623,7 @@ def test_a_placement_against_the_policy_fails_whatever_the_numbers_say() -> None
     assert reasons == (f"cuda, strict math, optimization off: {words}",)
 
 
-def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
+def test_what_one_provider_cannot_show_another_does_not_make_up_for() -> None:
     plain = level("off")
     (tensor,) = plain.tensors
     lost = level("off", provider="cuda", math=STRICT, tensors=(replace(tensor, usable=False),))

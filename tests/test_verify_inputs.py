@@ -44,7 +44,7 @@ def test_wide_inputs_are_wide_and_of_either_sign() -> None:
     assert 0.45 < (x > 0).mean() < 0.55
 
 
-def test_weights_tell_the_size_of_a_channel_axis() -> None:
+def test_weights_show_the_size_of_a_channel_axis() -> None:
     conv = parse("y = Conv <group = 2> (x, w)", "float[N,C,H,W] x", w=np.zeros((4, 3, 1, 1), np.float32))
     assert feeds(conv.graph, Case("normal", 0, 1), {"*": 5})["x"].shape == (1, 6, 5, 5)
     gemm = parse("y = Gemm <transB = 1> (x, w)", "float[N,C] x", w=np.zeros((4, 7), np.float32))
