@@ -21,8 +21,8 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
 
 
 def edited(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
-    """Tensors of the folded model whose node is not the original's, or reads a constant that is not, or calls a function
-    that is not: itself or in its bodies."""
+    """Tensors of the folded model whose node is not the original's, or which itself or in its bodies reads a constant
+    that is not, or calls such a function."""
     graphs, plain = (original.graph, folded.graph), [PlainNodes(model) for model in (original, folded)]
     ours, theirs = map(produced, graphs)
     constants, functions = changed_constants(*graphs), changed_functions(original, folded)
