@@ -8,6 +8,7 @@ import onnx
 
 from ..model.messages import every_node, reads
 from ..runtime import detached
+from ..runtime.copies import without_data
 from ..runtime.protos import called, called_as, produced, stored
 from .plain_nodes import PlainNodes
 
@@ -21,19 +22,22 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
 
 
 def edited(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
-    """Tensors of the folded model whose node is not the original's, or which itself or in its bodies reads a constant
-    that is not, or calls such a function."""
+    """Tensors of the folded model, its nodes sorted, whose node is not the original's, or which itself or in its bodies
+    reads a constant that is not, also a computed one, or calls a function that is not."""
     graphs, plain = (original.graph, folded.graph), [PlainNodes(model) for model in (original, folded)]
     ours, theirs = map(produced, graphs)
     constants, functions = changed_constants(*graphs), changed_functions(original, folded)
-    return {
-        name
-        for name, node in theirs.items()
-        if name not in ours
-        or not constants.isdisjoint(reads(node))
-        or not functions.isdisjoint(map(called, every_node([node])))
-        or plain[0].of(ours[name]) != plain[1].of(node)
-    }
+    fixed, edits = without_data(folded.graph), set[str]()
+    for name, node in theirs.items():
+        if (
+            name not in ours
+            or not constants.isdisjoint(reads(node))
+            or not functions.isdisjoint(map(called, every_node([node])))
+            or plain[0].of(ours[name]) != plain[1].of(node)
+        ):
+            edits.add(name)
+            constants |= {name} & fixed
+    return edits
 
 
 def changed_functions(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
