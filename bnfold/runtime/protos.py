@@ -70,3 +70,8 @@ def domain(node: onnx.NodeProto) -> str:
 def called(node: onnx.NodeProto) -> str:
     """The operator of a node as a person writes it: `Conv`, or `custom.domain::Op`."""
     return f"{domain(node)}::{node.op_type}" if domain(node) else node.op_type
+
+
+def called_as(function: onnx.FunctionProto) -> str:
+    """The operator of nodes that call a function."""
+    return called(onnx.NodeProto(domain=function.domain, op_type=function.name))
