@@ -40,7 +40,8 @@ def explain(
 
 
 def show(result: Explanation) -> None:
-    """A table of what folds, one of what is kept and why, and how many."""
+    """A table of what folds, one of what is kept and why, how many; in detail also what can be done about it."""
+    from bnfold.folding.advice import advice
     from bnfold.folding.result import folded_table, kept_table
 
     for one in (folded_table(result.folded, console.detailed), kept_table(result.kept, console.detailed)):
@@ -48,4 +49,6 @@ def show(result: Explanation) -> None:
             console.table(one.title, one.columns, one.rows)
     console.say(result.in_a_line())
     if result.kept and not console.detailed:
-        console.say("-v adds the code of each reason; README.md says what can be done about it")
+        console.say("-v adds the code of each reason, and what can be done about it")
+    for line in advice(result.kept) if console.detailed else ():
+        console.say(line)

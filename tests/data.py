@@ -1,4 +1,4 @@
-"""Where tests find real data: `BNFOLD_DATA`, or `../shared/data` beside the project."""
+"""Where tests find real data: `BNFOLD_DATA`, or `../shared/data` next to the project."""
 
 from __future__ import annotations
 

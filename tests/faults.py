@@ -60,7 +60,7 @@ class Place:
 
 @cache
 def source_of(path: Path) -> bytes:
-    """A file as it was when it was first asked for, whoever edits it meanwhile."""
+    """A file as it was when it was first read, whoever edits it meanwhile."""
     return path.read_bytes()
 
 

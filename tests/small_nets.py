@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def generator() -> nn.Module:
-    """DCGAN's: BatchNormalization behind every ConvTranspose but the last."""
+    """DCGAN's: BatchNormalization after every ConvTranspose but the last."""
     widths = (100, 64, 32, 16)
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
@@ -106,7 +106,7 @@ class Pooled(nn.Module):
 
 
 def tdnn() -> nn.Module:
-    """x-vectors: BatchNormalization stands behind Relu, before the next Conv, whose input is not padded."""
+    """x-vectors: BatchNormalization stands after Relu, before the next Conv, whose input is not padded."""
     layers: list[nn.Module] = []
     for a, b, k, d in ((24, 32, 5, 1), (32, 32, 3, 2), (32, 32, 3, 3), (32, 48, 1, 1)):
         layers += [nn.Conv1d(a, b, k, dilation=d), nn.ReLU(), nn.BatchNorm1d(b)]
@@ -114,7 +114,7 @@ def tdnn() -> nn.Module:
 
 
 def tabular() -> nn.Module:
-    """BatchNormalization first, on columns as they come, then behind every Relu."""
+    """BatchNormalization first, on columns as they come, then after every Relu."""
     hidden = [(nn.Linear(a, b), nn.ReLU(), nn.BatchNorm1d(b), nn.Dropout(0.1)) for a, b in ((20, 64), (64, 32))]
     return nn.Sequential(nn.BatchNorm1d(20), *(layer for step in hidden for layer in step), nn.Linear(32, 2))
 

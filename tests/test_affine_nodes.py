@@ -1,4 +1,4 @@
-"""Every spelling of an affine: old and new BatchNormalization, chains of constants, constants behind other nodes."""
+"""Every spelling of an affine: old and new BatchNormalization, chains of constants, constants after other nodes."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_a_sparse_initializer(layout):
     assert_same(whole, result.model)
 
 
-def test_shapes_go_on_behind_a_sparse_initializer():
+def test_shapes_go_on_after_a_sparse_initializer():
     body = f"c = Conv(X, W) d = Add(k, c) e = Identity(d) Y = {BN('e', 'p')}"
     whole, thin = thinned(build(body, X, "Y[A,B,C,D]", {**W, "k": (4, 4, 4), **bn("p", 4)}), "k")
     result = fold(thin)

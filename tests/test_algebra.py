@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -126,12 +128,17 @@ def test_a_bias_that_is_wrong_is_found_where_it_all_but_cancels_too(ulps: int) -
     assert not site(found, "y").ok
 
 
-@pytest.mark.parametrize("pads", [(0, 0), (1, 1), (2, 0), (0, 3)])
+PADS = [{"pads": [a, b]} for a, b in ((0, 0), (1, 1), (2, 0), (0, 3), (4, 4), (9, 2))]
+PADS += [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"auto_pad": "VALID"}]
+
+
+@pytest.mark.parametrize("pads", PADS, ids=str)
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 2, 1), (2, 3, 1), (5, 2, 2)])
-def test_impulses_show_every_tap_alone(kernel: int, stride: int, dilation: int, pads: tuple[int, int]) -> None:
-    attributes = {"strides": [stride], "dilations": [dilation], "pads": list(pads), "group": 2}
-    node = onnx.helper.make_node("Conv", ["x", "w"], ["y"], **attributes)
-    w = np.random.default_rng(0).standard_normal((4, 3, kernel)).astype(np.float64)
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_impulses_show_every_tap_alone(operator: str, kernel: int, stride: int, dilation: int, pads: Any) -> None:
+    node = onnx.helper.make_node(operator, ["x", "w"], ["y"], strides=[stride], dilations=[dilation], group=2, **pads)
+    shape = (4, 3, kernel) if operator == "Conv" else (6, 2, kernel)
+    w = np.random.default_rng(0).standard_normal(shape).astype(np.float64)
     probe = impulses(node, 0, w.shape, (2, 6, 40))
     seen = [response(node, x, w) for x in probe.batch(np.arange(probe.count))]
     found = {float(v) for each in seen for v in each.ravel()}

@@ -322,7 +322,7 @@ def test_a_provider_without_memory_of_its_own_is_noted(cuda: Cuda, monkeypatch: 
     assert words not in benchmark(dense(2), dense(1), **{**QUICK, "mode": "e2e"}).notes
 
 
-def test_levels_are_those_that_were_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_levels_are_those_of_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     onnx.save(dense(1), tmp_path / "m.onnx")
     command = ["bench", str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), "--quick"]
     assert run([*command, "--opt", "off", "--json", "-"]) in (0, 5)

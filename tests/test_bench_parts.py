@@ -212,7 +212,7 @@ def test_a_run_that_is_mostly_submission_is_launch_bound() -> None:
     assert cell(calm, calm, gpu).enqueue_ms is None
 
 
-def test_notes_tell_what_held_the_gpu_back_and_what_sits_elsewhere() -> None:
+def test_notes_say_what_slowed_the_gpu_and_what_sits_elsewhere() -> None:
     calm = [0.0, 0.001, -0.001]
     gpu = Setting("default", "cuda", "device")
     placed = [{"CUDAExecutionProvider": 3, "CPUExecutionProvider": 1}, {"CUDAExecutionProvider": 3}]

@@ -277,7 +277,7 @@ def test_a_normalization_that_stays_inside_is_counted(tmp_path: Path, function: 
     assert verified.structure.original["batch_normalization"] == 1
 
 
-def test_what_bodies_call_by_one_name_is_told_apart(tmp_path: Path):
+def test_what_bodies_call_by_one_name_stays_distinct(tmp_path: Path):
     """One branch loses its normalization, the other keeps one with parameters of the same names."""
     model = branching(f"c = Conv(X, W) ty = {NORM}", f"u = Conv(X, W) c = Relu(u) ey = {NORM}")
     stored = {t.name: t for t in model.graph.initializer}

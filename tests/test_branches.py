@@ -55,12 +55,12 @@ MERGED = {
         inputs="X[2,4]", outputs="Y[2,5]", left="Gemm"),
     "a linear layer and an affine": Branches(f"a = Gemm(X, P, B) b = {BN('X', 'p')} Y = Add(b, a)", {"P": (4, 4), "B": (4,), **bn("p", 4)}, inputs="X[2,4]",
         outputs="Y[2,4]", left="Gemm"),
-    "a scale beside it": Branches(f"a = {SAME}(X, W, B) m = Mul(X, k) Y = Sub(a, m)", {**DENSE, "k": (4, 1, 1)}),
+    "a scale next to it": Branches(f"a = {SAME}(X, W, B) m = Mul(X, k) Y = Sub(a, m)", {**DENSE, "k": (4, 1, 1)}),
 }  # fmt: skip
 APART = {
-    "dense 1x1 beside depthwise 3x3": Branches(f"a = Conv<pads=[1,1,1,1], group=4>(X, D) b = Conv(X, V) s = Add(a, b) Y = {BN('X', 'p')} Z = Sigmoid(s)",
+    "dense 1x1 next to depthwise 3x3": Branches(f"a = Conv<pads=[1,1,1,1], group=4>(X, D) b = Conv(X, V) s = Add(a, b) Y = {BN('X', 'p')} Z = Sigmoid(s)",
         {**DEPTH, **SMALL, **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="COST", words="would multiply 2.8 times as much"),
-    "3x3 beside 1x5": Branches(f"a = {SAME}(X, W, B) b = Conv<pads=[0,2,0,2]>(X, H) Z = Add(a, b) Y = {BN('X', 'p')}",
+    "3x3 next to 1x5": Branches(f"a = {SAME}(X, W, B) b = Conv<pads=[0,2,0,2]>(X, H) Z = Add(a, b) Y = {BN('X', 'p')}",
         {**DENSE, "H": (4, 4, 1, 5), **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="COST", words="1.1 times as much"),
     "another dilation": Branches(f"a = Conv<pads=[2,2,2,2], dilations=[2,2]>(X, W, B) b = {SAME}(X, U) Z = Add(a, b) Y = {BN('X', 'p')}",
         {**DENSE, "U": (4, 4, 3, 3), **bn("p", 4)}, outputs=f"{Y}; Z[2,4,7,7]", code="ALIGNMENT", words="differ in their dilations"),
@@ -78,7 +78,7 @@ APART = {
         words="differ in their channels"),
     "a product of stacks": Branches("a = MatMul(X, P) b = MatMul(X, Q) Y = Add(a, b)", {"P": (2, 4, 4), "Q": (4, 4)}, inputs="X[2,3,4]", outputs="Y[2,3,4]",
         code="NO_BRANCHES", words="are not branches over one tensor"),
-    "a product with a shift beside it": Branches("a = MatMul(X, P) b = BatchNormalization(X, pg, pb, pm, pv) Y = Add(a, b)", {"P": (4, 4), **bn("p", 4)},
+    "a product with a shift next to it": Branches("a = MatMul(X, P) b = BatchNormalization(X, pg, pb, pm, pv) Y = Add(a, b)", {"P": (4, 4), **bn("p", 4)},
         inputs="X[2,4]", outputs="Y[2,4]", code="NO_BIAS", words="MatMul -> 'a' has no bias to take the shift"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Constants behind Cast, CastLike and QuantizeLinear: the numbers that the operator says, of every element type."""
+"""Constants after Cast, CastLike and QuantizeLinear: the numbers that the operator says, of every element type."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ CHAINS = {
 
 
 def chain(name: str) -> onnx.ModelProto:
-    """X -> Conv -> BatchNormalization, with the weight of a row behind a Cast to float32."""
+    """X -> Conv -> BatchNormalization, with the weight of a row after a Cast to float32."""
     norm = {
         f"p{k}": RNG.uniform(0.5, 2, 4).astype(np.float32) * (1 if k == "v" else RNG.choice([-1, 1], 4)) for k in "gbmv"
     }

@@ -23,11 +23,11 @@ GRAPHS = {  # graph -> the operators that must be left of it
         outputs="Y[N,5]", left="GlobalAveragePool Flatten Gemm"),
     "bn, mean, gemm": Row(f"b = {BN('X', 'p')} m = ReduceMean<axes=[2,3], keepdims=0>(b) Y = Gemm(m, G)", {**P4, "G": (4, 5)}, inputs=X4,
         outputs="Y[N,5]", left="ReduceMean Gemm"),
-    "bn behind a part": Row(f"c = Conv(X, W) l, r = Split<axis=1>(c, n) b = {BN('r', 'p')} Y = Concat<axis=1>(b, l)", {**W, "n": [1, 3], **bn("p", 3)},
+    "bn after a part": Row(f"c = Conv(X, W) l, r = Split<axis=1>(c, n) b = {BN('r', 'p')} Y = Concat<axis=1>(b, l)", {**W, "n": [1, 3], **bn("p", 3)},
         outputs=Y4, left="Conv Split Concat"),
     "bn before parts": Row(f"b = {BN('X', 'p')} l, r = Split<axis=1>(b, n) c = Conv(l, L) d = Conv(r, R) Y = Add(c, d)",
         {**P4, "n": [1, 3], "L": (4, 1, 3, 3), "R": (4, 3, 3, 3)}, inputs=X4, outputs=Y4, left="Split Conv Conv Add"),
-    "bn behind a slice": Row(f"c = Conv(X, W) s = Slice(c, o, t, a) Y = {BN('s', 'p')}", {**W, "o": [1], "t": [3], "a": [1], **bn("p", 2)},
+    "bn after a slice": Row(f"c = Conv(X, W) s = Slice(c, o, t, a) Y = {BN('s', 'p')}", {**W, "o": [1], "t": [3], "a": [1], **bn("p", 2)},
         outputs="Y[N,2,4,4]", left="Conv Slice"),
     "channels shuffled by Gather": Row(f"c = Conv(X, W) g = Gather<axis=1>(c, i) Y = {BN('g', 'p')}", {**W, "i": [2, 0, 3, 1], **P4}, outputs=Y4,
         left="Conv Gather"),
@@ -58,7 +58,7 @@ GRAPHS = {  # graph -> the operators that must be left of it
     "a product scaled as a whole": Row("l = MatMul(X, V) Y = Mul(l, k)", {"V": (3, 5), "k": [2.0]}, inputs="X[N,3]", outputs="Y[N,5]", left="MatMul"),
     "a product of higher rank, scaled": Row("l = MatMul(X, V) Y = Mul(l, k)", {"V": (3, 5), "k": (5,)}, inputs="X[N,7,3]", outputs="Y[N,7,5]",
         left="MatMul"),
-    "a reshape beside an unknown length": Row("c = Mul(X, g) t = Reshape(c, n) Y = Mul(t, k)", {"g": (2, 3, 1), "n": [6, -1], "k": (6, 1)},
+    "a reshape next to an unknown length": Row("c = Mul(X, g) t = Reshape(c, n) Y = Mul(t, k)", {"g": (2, 3, 1), "n": [6, -1], "k": (6, 1)},
         inputs="X[2,3,N]", outputs="Y[6,M]", left="Mul Reshape"),
 }  # fmt: skip
 

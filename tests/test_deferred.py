@@ -31,7 +31,7 @@ LAYERS = 6
 
 @pytest.fixture(autouse=True)
 def shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any amount is worth a fork, and there are no threads that other tests left behind."""
+    """Any amount is worth a fork, and there are no threads that other tests have left."""
     monkeypatch.setattr(deferred, "MUCH", 1)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
@@ -139,7 +139,7 @@ def test_a_file_that_became_shorter_is_said(source: Path) -> None:
         list(constant.rounded())
 
 
-def test_the_disk_is_told_of_every_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_part_goes_to_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     advised = []
     monkeypatch.setattr(staging, "STEP", 1000)
     monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: advised.append((start, length)))

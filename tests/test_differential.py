@@ -1,4 +1,4 @@
-"""bnfold beside its peers on random graphs; and what was wrong with bnfold that such graphs have found."""
+"""bnfold next to its peers on random graphs; and what was wrong with bnfold that such graphs have found."""
 
 from __future__ import annotations
 

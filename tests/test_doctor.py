@@ -149,7 +149,7 @@ def test_tensorrt_is_repaired_with_all_that_it_needs() -> None:
     assert f"{install_command('cuda', 'tensorrt')}" in fix
 
 
-def test_missing_and_broken_are_told_apart() -> None:
+def test_missing_and_broken_are_distinguished() -> None:
     assert missing({CURAND: ABSENT.format(CURAND), CUDA: "odd"}) == (
         "libcurand.so.10 (wheel nvidia-curand) is missing; libcuda.so.1 does not load: odd"
     )
@@ -218,7 +218,7 @@ def test_what_onnxruntime_prints_is_made_one_readable_line() -> None:
     )
 
 
-def test_what_native_code_prints_is_heard_and_stderr_is_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_native_code_prints_is_collected_and_stderr_is_back_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
     with probe.overheard() as words:
         subprocess.run([sys.executable, "-c", "import sys; print('inside', file=sys.stderr)"], check=True)
         assert words() == b"inside\n"
@@ -253,7 +253,7 @@ int nvmlDeviceGetUUID(void *h, char *text, unsigned n) { strncpy(text, "GPU-x", 
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
-def test_the_driver_and_its_gpus_are_asked_through_nvml(tmp_path: Path) -> None:
+def test_the_driver_and_its_gpus_are_read_through_nvml(tmp_path: Path) -> None:
     source, library = tmp_path / "nvml.c", tmp_path / "nvml.so"
     source.write_text(FAKE)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)

@@ -168,7 +168,7 @@ def drawn(folder: str, classes: str, count: int = 12) -> str:
     return folder
 
 
-def test_a_data_set_tells_what_a_model_does_not_say_of_normalization():
+def test_a_data_set_states_what_a_model_does_not_say_of_normalization():
     found = evaluate([written(Path("a.onnx"), of_digits())], "digits")
     assert found.notes[1] == "a.onnx says nothing of normalization: that of digits was used"
 

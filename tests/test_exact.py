@@ -41,7 +41,7 @@ def ulp(value: Fraction, kind: str) -> Fraction:
 
 @dataclass(frozen=True)
 class Fold:
-    """One operator before (or behind) a BatchNormalization, and what its constants become in exact arithmetic.
+    """One operator before (or after) a BatchNormalization, and what its constants become in exact arithmetic.
 
     `formula` takes the weight, the bias, and s and t of the BatchNormalization; all arrays of Fraction.
     """
@@ -102,7 +102,7 @@ def ordinary(fold: Fold, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def cancelling(fold: Fold, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """|mean| >> sigma; where the BatchNormalization is behind the operator, the bias nearly is the mean."""
+    """|mean| >> sigma; where the BatchNormalization is after the operator, the bias nearly is the mean."""
     made = ordinary(fold, rng)
     mean = 5 * rng.standard_normal(fold.channels)
     bias = made["B"] if fold.before else mean + 0.01 * rng.standard_normal(fold.channels)
@@ -217,7 +217,7 @@ def test_there_is_one_rounding_only(kind):
 
 
 def test_a_shift_that_all_but_vanishes():
-    """The bias is within half an ulp of what float64 can tell: of parts that cancel, 2^-53 of each is noise.
+    """The bias is within half an ulp of what float64 can show: of parts that cancel, 2^-53 of each is noise.
 
     Beta is s * mean rounded to float32, so that of the shift only the rounding error is left.
     """

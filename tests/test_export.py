@@ -130,7 +130,7 @@ def test_the_batch_is_free(exported: ExportResult) -> None:
     np.testing.assert_allclose(whole, single, atol=1e-5)
 
 
-def test_the_file_is_alone_and_tells_nothing_of_this_machine(exported: ExportResult) -> None:
+def test_the_file_is_alone_and_says_nothing_of_this_machine(exported: ExportResult) -> None:
     assert {path.name for path in exported.path.parent.iterdir()} == {"run", "digits.onnx"}
     content = exported.path.read_bytes()
     assert not any(word in content for word in (b"site-packages", b".py", str(exported.path.parent).encode()))
@@ -141,7 +141,7 @@ def test_exporting_twice_gives_the_same_bytes(convnet: TrainResult, exported: Ex
 
 
 @pytest.mark.parametrize("opset", [18])
-def test_the_opset_asked_for_is_the_opset_given(mlp: TrainResult, tmp_path: Path, opset: int) -> None:
+def test_the_opset_of_the_options_is_that_of_the_file(mlp: TrainResult, tmp_path: Path, opset: int) -> None:
     result = export(mlp.run, tmp_path / "mlp.onnx", opset=opset)
     assert [entry.version for entry in onnx.load(result.path).opset_import] == [opset]
     assert result.batch_norms == 3

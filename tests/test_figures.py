@@ -31,12 +31,38 @@ def test_a_figure_is_as_the_records_are_now(name, tmp_path):
         assert again == committed
 
 
-def test_what_is_drawn_is_what_is_told():
+def test_what_is_drawn_is_what_was_measured():
     words = " ".join(WORDS.findall((figures.RESULTS / "left.svg").read_text()))
     rows = figures.unfinished()
     assert f"of {sum(row['batch_norms'][0] for row in rows)} in {len(rows)}" in words
     assert f"bnfold: {sum(row['batch_norms'][1] for row in rows)}," in words
     assert all(row["best_peer"] == min(row["peers"].values()) for row in rows)
+
+
+def test_the_readme_shows_what_the_architectures_keep():
+    text = " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+    left, every = figures.unfinished(), figures.record("zoo_cpu.json")["rows"]
+    before, after, peers = totals(left)
+    assert f"In {len(left)} architectures onnxslim and onnxruntime leave {peers}, bnfold leaves {after}," in text
+    assert f"`tests/zoo_models.py`) | {before} | {after} | {peers} |" in text
+    assert "| all {} | {} | {} | {} |".format(len(every), *totals(every)) in text
+    same = sum(row["batch_norms"][1] == row["best_peer"] for row in left)
+    assert f"In {same} of the {len(left)} bnfold leaves as many as the others" in text
+
+
+def totals(rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """BatchNormalization before, kept by bnfold, kept by the best other tool."""
+    pairs = [row["batch_norms"] for row in rows]
+    return sum(a for a, _ in pairs), sum(b for _, b in pairs), sum(row["best_peer"] for row in rows)
+
+
+def test_the_readme_shows_how_a_fold_grows():
+    text = " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+    growth = figures.record("scale_cpu.json")["growth"]
+    ratios = [each["seconds ratio"] for each in growth]
+    assert f"takes {min(ratios):.1f} to {max(ratios):.1f} times as long" in text
+    large = [row["seconds"] for each in growth for row in each["rows"] if row["nodes"] >= 100_000]
+    assert f"100,000 nodes in {min(large):.0f} to {max(large):.0f} s" in text
 
 
 def interval(row: dict[str, Any]) -> str:

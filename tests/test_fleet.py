@@ -172,7 +172,7 @@ def test_an_out_dir_that_cannot_be_made(models, capfd):
     assert listing(models) == before
 
 
-def test_external_data_may_stay_beside_the_model(models):
+def test_external_data_may_stay_next_to_the_model(models):
     model = conv_bn()
     onnx.save(model, "ext.onnx", save_as_external_data=True, location="ext.data", size_threshold=0)
     assert run(["fold", "ext.onnx", "--out-dir", ".", "--external", "keep"]) == 0
@@ -350,7 +350,7 @@ def test_a_fleet_that_is_killed_leaves_no_process(slow):
 
 
 def test_on_another_thread_signals_are_left_alone(models):
-    """They come to the main thread only; a fleet may run beside it."""
+    """They come to the main thread only; a fleet may run next to it."""
     planned = fleet.tasks(
         selected([Path("a.onnx"), Path("b.onnx")], Path("out")).models, Path("out"), Options(verify="off")
     )
@@ -360,7 +360,7 @@ def test_on_another_thread_signals_are_left_alone(models):
     assert names(models / "out") == ["a.folded.onnx", "b.folded.onnx"]
 
 
-def test_without_ray_one_is_told_what_to_install(models, capfd, monkeypatch):
+def test_without_ray_the_hint_says_what_to_install(models, capfd, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     before = listing(models)
     assert run(["fold", "a.onnx", "--out-dir", "out", "--engine", "ray"]) == 4

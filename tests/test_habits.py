@@ -121,6 +121,6 @@ ASKED = re.compile(r"\.(exists|is_dir|is_file|is_symlink)\(\)")
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_name_leads_to_is_asked_without_an_error(path):
+def test_what_a_path_leads_to_is_looked_up_without_an_error(path):
     """pathlib raises OSError for names that are too long and folders that are closed; os.path says no."""
     assert not ASKED.findall(path.read_text())

@@ -1,4 +1,4 @@
-"""Every command that bnfold tells a person to run is run; every option that it names is one."""
+"""Every command that bnfold prints for a person to run is run; every option that it names is one."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_every_option_is_known():
 
 
 def filled(template: str) -> str:
-    """The command as a person would be told it, about the files of `models`."""
+    """The command as a person would read it, about the files of `models`."""
     values = iter(ARGUED[template])
     text = re.sub(r"\{\.\.\.\}", lambda _: next(values), template)
     names = {
@@ -123,7 +123,7 @@ def models(here: Path) -> Path:  # noqa: F811
 
 
 @pytest.mark.parametrize("template", sorted(ARGUED.keys() - TRAINED))
-def test_a_command_that_is_told_does_what_it_should(template: str, models: Path):
+def test_a_command_of_a_hint_does_what_it_should(template: str, models: Path):
     for part in filled(template).split(" && "):
         if part.startswith("bnfold bench"):
             part += " --quick"
@@ -144,7 +144,7 @@ def test_a_command_about_a_run_does_what_it_should(models: Path):
             assert run(words[1:]) == 0, template
 
 
-def test_a_command_that_is_told_can_be_pasted_whatever_a_file_is_called(here: Path, capfd: pytest.CaptureFixture[str]):  # noqa: F811
+def test_a_command_of_a_hint_can_be_pasted_whatever_a_file_is_called(here: Path, capfd: pytest.CaptureFixture[str]):  # noqa: F811
     name = "my model; it's $HOME.onnx"
     onnx.save(stuck_bn(), name)
     assert run(["fold", name, "--strict"]) == 1

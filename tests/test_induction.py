@@ -28,7 +28,7 @@ def proof(original: onnx.ModelProto, folded: onnx.ModelProto, *assumed: str) -> 
         for v in original.graph.input
     }
     pair = Pair(original, folded, examples(original, values))
-    return Induction(pair, edited(original.graph, folded.graph), assumed.__contains__).run()
+    return Induction(pair, edited(original, folded), assumed.__contains__).run()
 
 
 def model(
@@ -113,7 +113,7 @@ def test_a_site_that_is_left_out_of_the_list_is_found_by_what_it_reads() -> None
     """The list of edits is not trusted: a node that reads a changed constant through another node counts as changed."""
     original = model("t = Transpose <perm = [1, 0]> (w)  n = MatMul (x, t)  y = Relu (n)", w=(5, 6))
     wrong = changed(original, "w", lambda w: w * 1.01)
-    assert edited(original.graph, wrong.graph) == {"t"}
+    assert edited(original, wrong) == {"t"}
     assert {"n", "y"} <= proof(original, wrong).open_tensors()
 
 
@@ -193,6 +193,6 @@ def test_an_operand_whose_shape_nobody_knows_stays_open() -> None:
     known = {
         name: value for name, value in examples(original, {"x": np.zeros((2, 4, 6), np.float32)}).items() if name != "n"
     }
-    found = Induction(Pair(original, folded, known), edited(original.graph, folded.graph), lambda _: False).run()
+    found = Induction(Pair(original, folded, known), edited(original, folded), lambda _: False).run()
     assert "y" in found.open_tensors()
     assert found.derived[-1].why

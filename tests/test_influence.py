@@ -44,7 +44,7 @@ BRANCH = "g () => (float[N,4,O,O] {0}) {{ {0} = {1} (c) }}"
 
 
 def branching() -> onnx.ModelProto:
-    """A branch that no random input takes, behind a BatchNormalization."""
+    """A branch that no random input takes, after a BatchNormalization."""
     parameters = {k: R.uniform(0.5, 2, 4) for k in ("scale", "shift", "mean", "var")}
     made = model(
         "p = Conv (x, w) c = BatchNormalization (p, scale, shift, mean, var) s = ReduceSum <keepdims = 0> (x) "
@@ -168,7 +168,7 @@ def test_the_body_of_a_loop_without_trips_is_named() -> None:
     assert "(Neg) in body of Loop 'again' of B" in " ".join(found.reasons)
 
 
-def test_an_output_that_nobody_reads_is_not_asked_for() -> None:
+def test_an_output_that_nobody_reads_is_not_compared() -> None:
     """The order of the places that MaxPool gives is another; nobody reads them."""
     original = model(
         "c = Conv (x, w) p, i = MaxPool <kernel_shape = [2,2], strides = [2,2]> (c) y = Add (p, k)",

@@ -83,7 +83,7 @@ def test_sizes_are_combined_and_checked_against_the_model() -> None:
             combinations(NET.graph, dims, shapes)
 
 
-def test_every_size_that_was_asked_for_is_used() -> None:
+def test_every_size_of_the_options_is_used() -> None:
     planned = cases("fast", 0, [{"N": n} for n in (1, 2, 3, 4, 5)])
     assert [dict(case.sizes)["N"] for case in planned] == [1, 2, 3, 4, 5]
     assert len({(case.distribution, case.seed) for case in planned}) == 5
@@ -91,7 +91,7 @@ def test_every_size_that_was_asked_for_is_used() -> None:
     assert str(planned[4]) == "wide, seed 3, N 5"
 
 
-def test_an_input_of_unknown_rank_takes_the_shape_that_was_asked_for() -> None:
+def test_an_input_of_unknown_rank_takes_the_shape_of_the_options() -> None:
     model = parse("y = Relu (x)", "float[1] x")
     model.graph.input[0].type.tensor_type.ClearField("shape")
     (sizes,) = combinations(model.graph, {}, {"x": [4, 5, 6]})

@@ -69,7 +69,7 @@ def test_hints_name_what_the_extras_bring():
 def test_data_need_no_pytorch(monkeypatch: pytest.MonkeyPatch, module: str, package: str):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentProblem) as raised:
-        need(module)
+        need(module, what="this")
     assert raised.value.hint == pip("install", package)
 
 
@@ -189,7 +189,7 @@ COMMANDS = {
 
 @pytest.mark.usefixtures("without")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_without_a_runtime_one_is_told_what_to_install_and_nothing_is_begun(
+def test_without_a_runtime_the_hint_says_what_to_install_and_nothing_is_begun(
     command: str,
     here: Path,  # noqa: F811
     capfd: pytest.CaptureFixture[str],

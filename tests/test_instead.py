@@ -57,7 +57,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads((folder / "out.json").read_text())["rows"])
 
 
-def test_every_variant_computes_the_same_and_is_timed_beside_the_original(
+def test_every_variant_computes_the_same_and_is_timed_next_to_the_original(
     tmp_path: Path, here: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script(tmp_path, "--compile-only") == 0

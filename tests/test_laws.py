@@ -141,7 +141,7 @@ def test_a_sink_rule_obeys_its_law(case, seed):
 @pytest.mark.parametrize("case", cases.HOIST + cases.ODD_HOIST, ids=str)
 @settings(deadline=None, max_examples=25)
 @given(seed=SEEDS)
-def test_a_hoist_rule_refuses_or_tells_the_truth(case, seed):
+def test_a_hoist_rule_refuses_or_is_true(case, seed):
     with suppress(Refused):
         hoisted(case, seed, any_affine)  # ends in check()
 
@@ -149,7 +149,7 @@ def test_a_hoist_rule_refuses_or_tells_the_truth(case, seed):
 @pytest.mark.parametrize("case", cases.SINK + cases.ODD_SINK, ids=str)
 @settings(deadline=None, max_examples=25)
 @given(seed=SEEDS)
-def test_a_sink_rule_refuses_or_tells_the_truth(case, seed):
+def test_a_sink_rule_refuses_or_is_true(case, seed):
     with suppress(Refused):
         sunk(case, seed, any_affine)  # ends in check()
 

@@ -91,7 +91,7 @@ def kept(reshaped: str, inputs: str, stated: dict[str, list[int | str]] | None =
 
 
 def test_what_a_file_says_of_lengths_is_not_believed_but_what_follows_is() -> None:
-    """[M, 4, N] may lie behind the names [N, 4, M]; two inputs, too, may have other lengths than their names say."""
+    """[M, 4, N] may lie under the names [N, 4, M]; two inputs, too, may have other lengths than their names say."""
     lie: dict[str, list[int | str]] = {"s": [3], "c": ["N", 4, "M"], "t": ["N", 4, "M"]}
     assert kept("s = Cast<to = 7>(S) t = Reshape(c, s)", "X[N,4,M]; S[3]", lie) == ["SHAPE_UNKNOWN"]
     assert kept("s = Shape(Z) t = Reshape(c, s)", "X[N,4,M]; Z[N,4,M]") == ["SHAPE_UNKNOWN"]

@@ -1,4 +1,4 @@
-"""Limits: how they are said, and that every process that is started is held to them."""
+"""Limits: how they are stated, and that every process that is started obeys them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def two_alarms_in_another():
     time.sleep(10)
 
 
-def test_an_alarm_goes_on_behind_others():
+def test_an_alarm_goes_on_after_others():
     with pytest.raises(Rung, match="outer"), limits.alarm(0.2, Rung("outer")):
         two_alarms_in_another()
     with limits.alarm(20, Rung("outer")):
@@ -142,12 +142,12 @@ def test_a_child_that_reserves_memory_is_watched_but_not_capped():
         launcher.run(crash, options, seconds=60, reserves=True)
 
 
-def test_children_are_told_the_limits(monkeypatch):
+def test_children_get_the_limits(monkeypatch):
     with within(Limits(seconds=0.7)), pytest.raises(Failed, match=r"took longer than 0\.7 s and was stopped"):
         launcher.run(crash, {"seconds": 100}, seconds=60)
 
 
-def test_a_model_of_a_fleet_is_held_to_the_limits(tmp_path, capsys):
+def test_a_model_of_a_fleet_obeys_the_limits(tmp_path, capsys):
     for name, count in (("a", 300), ("b", 1)):
         (tmp_path / name).mkdir()
         changed(ladder(count))(tmp_path / name).rename(tmp_path / f"{name}.onnx")

@@ -16,7 +16,7 @@ import pytest
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.model.validity import checked_meanwhile
+from bnfold.model.validity import checked_meanwhile, require_valid
 from bnfold.process import native
 from bnfold.process.native import Failed, guarded, start_guarded
 from bnfold_cli.main import run
@@ -29,7 +29,7 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="there is no saf
 
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a process of its own: other tests may have left a thread behind (that of a progress bar, say)."""
+    """As in a process of its own: other tests may have left a thread (that of a progress bar, say)."""
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
 
@@ -87,7 +87,7 @@ def test_a_fork_leaves_garbage_alone() -> None:
     assert gc.isenabled()
 
 
-def test_beside_other_threads_the_call_is_made_here() -> None:
+def test_next_to_other_threads_the_call_is_made_here() -> None:
     release = threading.Event()
     other = threading.Thread(target=release.wait)
     other.start()
@@ -126,6 +126,16 @@ def test_the_checker_sees_the_model_as_it_was_and_its_word_comes_first() -> None
     with refused, checked_meanwhile(model, "m"):
         raise ValueError("of a plan that does not know what to do with it")
     assert offspring(os.getpid()) == before
+
+
+def test_an_initializer_that_an_old_format_wants_listed_is_a_hint() -> None:
+    model = GEMM.original(GEMM.weights(0))
+    model.ir_version = 3
+    with pytest.raises(ModelProblem, match="in initializer but not in graph input") as caught:
+        require_valid(model, "m")
+    assert "set ir_version to 4" in caught.value.hint
+    model.ir_version = 4
+    require_valid(model, "m")
 
 
 @needs_fork
@@ -176,7 +186,7 @@ def test_a_process_whose_parent_is_gone_does_not_begin() -> None:
     ids=["time", "memory", "killed"],
 )
 def test_a_checker_that_met_a_limit_says_nothing_about_the_model(alone, tmp_path, monkeypatch, capsys, late, words):
-    """It was told as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
+    """It was reported as `m.onnx is not valid ONNX`, exit code 3, with the advice to repair the model."""
     monkeypatch.chdir(tmp_path)
     onnx.save(conv_bn(), "m.onnx")
     monkeypatch.setattr(onnx.checker, "check_model", late)

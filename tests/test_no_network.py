@@ -23,7 +23,7 @@ COMMANDS = {
     "explain": ["explain", "m.onnx"],
     "bench": ["bench", "m.onnx", "folded.onnx", "--quick"],
 }
-ANSWERS = {"bench": (0, 5)}  # 5: too noisy a machine to tell, which is an answer
+ANSWERS = {"bench": (0, 5)}  # 5: too noisy a machine to decide, which is an answer
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_the_cage_would_notice(tmp_path, family):
 
 
 def test_onnxruntime_keeps_to_itself(tmp_path):
-    """From 1.29 on it identifies the machine in the user's home and reports about models, unless it is told not to."""
+    """From 1.29 on it identifies the machine in the user's home and reports about models, unless an option forbids it."""
     models = "import onnxruntime; onnxruntime.SessionOptions(); onnxruntime.get_available_providers()"
     done = caged([sys.executable, "-c", f"import bnfold; {models}"], tmp_path, tmp_path)
     assert done.returncode == 0, done.stderr

@@ -75,7 +75,7 @@ def test_a_number_that_an_option_cannot_have_is_refused(here, capsys, command, n
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0, 1e10])
-def test_python_is_held_to_them_too(value):
+def test_they_hold_in_python_too(value):
     model = conv_bn()
     for call in (
         lambda: bnfold.verify(model, model, budget_s=value),

@@ -1,4 +1,4 @@
-"""Other tools beside bnfold, each by its version: of this environment, and of others."""
+"""Other tools next to bnfold, each by its version: of this environment, and of others."""
 
 from __future__ import annotations
 

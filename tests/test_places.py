@@ -104,7 +104,7 @@ def test_what_a_command_makes_itself_is_a_place(files):
     assert run(["fold", "m.onnx", "--verify", "off", "--json", "/dev/null"]) == 0
 
 
-def test_the_data_of_a_model_are_asked_for_only_where_something_is_there(files, monkeypatch):
+def test_the_data_files_of_a_model_are_looked_up_only_where_something_is_there(files, monkeypatch):
     monkeypatch.setattr(onnx_io, "load", lambda *given, **how: pytest.fail("not needed"))
     from bnfold_cli.places import require_places
 

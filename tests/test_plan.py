@@ -33,7 +33,7 @@ def test_what_a_plan_says_does_not_change(name):
 
 
 @pytest.mark.parametrize("name", [*EDITS, "Branch"])
-def test_edits_hold_arrays_and_are_told_apart_by_identity(name):
+def test_edits_hold_arrays_and_are_compared_by_identity(name):
     kind = kind_of(name)
     values = [np.zeros(2) for _ in fields(kind)]
     assert kind(*values) != kind(*values)
@@ -140,8 +140,8 @@ def test_the_factor_of_a_bias():
     (6, [(2, 3), (3, 4)], linear.OUT), (7, [(2, 3), (3, 4)], 2), (8, [(2, 3), (3, 4)], 2),
     (17, [(1, 2, 3), (3, 4)], linear.OUT), (17, [(2, 3), (1, 3, 4)], linear.OUT),
 ])  # fmt: skip
-def test_where_a_shift_behind_a_product_goes(opset, shapes, home):
-    """Up to opset 6 the bias of a Gemm does not broadcast unless it is told to."""
+def test_where_a_shift_after_a_product_goes(opset, shapes, home):
+    """Up to opset 6 the bias of a Gemm does not broadcast unless its attribute says so."""
     product = node("MatMul", *shapes)
     product.outputs[0].shape = [2, 4] if max(map(len, shapes)) == 2 else [1, 2, 4]
     graph = gs.Graph([product], opset=opset)

@@ -416,7 +416,7 @@ def test_a_plugin_is_named_in_the_chain_by_what_onnxruntime_calls_it() -> None:
     assert replace(RTX, package="bnfold_no_such_package").folder is None
 
 
-def test_the_probe_tells_a_refusal_from_no_device(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_probe_distinguishes_a_refusal_from_no_device(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(device(FAKE.name))
     assert probe._registered(FAKE) == {"devices": [FAKE.name]}
     plugins._devices.clear()

@@ -48,7 +48,7 @@ def is_proved(first: Made, second: Made, x: str, size: int = 64) -> bool:
         for v in original.graph.input
         if v.name not in stored
     }
-    known = Induction(Pair(original, folded, examples(original, values)), edited(original.graph, folded.graph), never)
+    known = Induction(Pair(original, folded, examples(original, values)), edited(original, folded), never)
     return not known.run().open_tensors()
 
 
@@ -174,7 +174,7 @@ DIFFERENT: dict[str, tuple[Made, Made, str]] = {
         ("t = Cast <to=10> (i)  v = CastLike (x, t)  z = Cast <to=1> (v)  y = Conv (z, w)", {"w": WS}),
         f"{FIXED}, int64[1] i",
     ),
-    "what a body reads beside its operands": (
+    "what a body reads besides its operands": (
         (f"c = Conv (x, w)  s = Mul (c, q)  t = Clip (z, lo, hi)  {SCAN} (s)", {"w": W, "q": S, "lo": F(-5), "hi": F(5)}),
         (f"s2 = Conv (x, w)  t = Clip (z, lo, hi)  {SCAN} (s2)", {"w": WS, "lo": F(-5), "hi": F(6)}),
         f"{FIXED}, float[1] z",

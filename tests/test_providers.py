@@ -1,4 +1,4 @@
-"""Execution providers: what onnxruntime is asked for, where nodes ran, noise and TF32, and no silent pass on the CPU.
+"""Execution providers: the options of onnxruntime, where nodes ran, noise and TF32, and no silent pass on the CPU.
 
 There is no GPU where these tests usually run. What a GPU provider does to the report is tried with sessions of the CPU
 in its place; tests marked `gpu` run on the real one.
@@ -38,6 +38,7 @@ from bnfold.verification import level_sessions, verify, verifying
 from bnfold.verification.float64.oracle import Oracle
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
+from bnfold.verification.results import Numbers
 from bnfold_cli.main import run
 from tests.test_verify_verdicts import level
 from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped, written
@@ -46,7 +47,7 @@ WAYS = (Way(), Way("cuda", STRICT), Way("cuda"), Way("tensorrt", STRICT), Way("t
 RTX = Way("tensorrt-rtx")
 
 
-# What onnxruntime is asked for
+# The options of onnxruntime
 
 
 def test_every_provider_is_run_with_each_of_its_arithmetics() -> None:
@@ -218,7 +219,7 @@ def test_tensorrt_may_leave_nodes_to_cuda_but_not_all_of_them() -> None:
     assert words == "No node is on TensorrtExecutionProvider, in m"
 
 
-def test_what_was_placed_is_held_against_what_ran() -> None:
+def test_what_was_placed_is_compared_with_what_ran() -> None:
     given, kernels = [Node("a", "Add", CUDA)], [Node("a", "Add", CPU)]
     (words,) = placement.placement("m", CUDA, "compute", given, kernels, ()).broken
     assert words == f"Node 'a' (Add) was placed on {CUDA} but ran on {CPU}, in m"
@@ -245,7 +246,7 @@ def sized(lines: str = ARITHMETIC) -> onnx.ModelProto:
     return model
 
 
-def test_nodes_that_handle_only_sizes_are_told_apart() -> None:
+def test_nodes_that_handle_only_sizes_are_recognized() -> None:
     assert placement.idle(sized().graph) == {"s", "n"}
 
 
@@ -454,7 +455,7 @@ def test_fold_sites_are_also_run_on_their_own_with_strict_math() -> None:
 
 
 def blurred_in_tf32(wrong: float = 0.0) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A fold site, behind a Relu where the algebra cannot follow, on a difference that TF32 cannot tell from noise."""
+    """A fold site, after a Relu where the algebra cannot follow, on a difference that TF32 cannot distinguish from noise."""
     r = np.random.default_rng(1)
     w, w2, s, t = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3)), r.uniform(0.5, 2, 4), np.ones(4)
     front = (
@@ -616,19 +617,19 @@ def test_a_placement_against_the_policy_fails_whatever_the_numbers_say() -> None
     nodes = [Node("a", "Conv", CUDA), Node("b", "Conv", CPU)]
     placed = placement.placement("the folded model", CUDA, "compute", nodes, nodes, ())
     cuda = level("off", provider="cuda", math=STRICT, placements=(placed,))
-    verdict, reasons = judge(None, [cuda], [])
+    verdict, reasons = judge(None, Numbers((cuda,)))
     assert verdict == "FAIL"
     words = "Node 'b' (Conv) was placed on CPUExecutionProvider, in the folded model (1 more)"
     assert reasons == (f"cuda, strict math, optimization off: {words}",)
 
 
-def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
+def test_what_one_provider_cannot_show_another_does_not_make_up_for() -> None:
     plain = level("off")
     (tensor,) = plain.tensors
     lost = level("off", provider="cuda", math=STRICT, tensors=(replace(tensor, usable=False),))
     fine = level("off", provider="cuda")
-    assert judge(None, [plain, fine], [])[0] == "PASS"
-    verdict, (reason,) = judge(None, [plain, lost, fine], [])
+    assert judge(None, Numbers((plain, fine)))[0] == "PASS"
+    verdict, (reason,) = judge(None, Numbers((plain, lost, fine)))
     assert verdict == "INCONCLUSIVE"
     assert reason.startswith("cuda, strict math: every output is NaN or Inf throughout")
 

@@ -1,4 +1,4 @@
-"""What `import bnfold` offers: names, signatures, promises in words; what models it takes; how results show themselves."""
+"""What `import bnfold` offers: names, signatures, docstrings; what models it takes; how results show themselves."""
 
 from __future__ import annotations
 

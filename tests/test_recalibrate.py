@@ -22,8 +22,8 @@ CONV = {"W": (4, 3, 3, 3), "V": (4, 4, 1, 1)}
 IMAGE = "X[N,3,6,6]"
 POSITIONS = {  # name: body, input, output, constants, opset
     "first": (f"Y = {BN('X', 'p')}", IMAGE, "Y[N,3,6,6]", bn("p", 3), 17),
-    "behind a Conv": (f"c = Conv(X, W) Y = {BN('c', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 17),
-    "behind a Relu, in a chain": (f"c = Conv(X, W) r = Relu(c) d = {BN('r', 'p')} e = Conv(d, V) Y = {BN('e', 'q')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p",
+    "after a Conv": (f"c = Conv(X, W) Y = {BN('c', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 17),
+    "after a Relu, in a chain": (f"c = Conv(X, W) r = Relu(c) d = {BN('r', 'p')} e = Conv(d, V) Y = {BN('e', 'q')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p",
      4), **bn("q", 4)}, 17),
     "two of one tensor": (f"c = Conv(X, W) d = {BN('c', 'p')} e = {BN('c', 'q')} Y = Add(d, e)", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4), **bn("q", 4)}, 17),
     "a residual block": (f"c = Conv(X, W) d = {BN('c', 'p')} r = Relu(d) e = Conv(r, V) f = {BN('e', 'q')} s = Add(f, r) g = Conv(s, V) Y = {BN('g', 's')}",
@@ -34,7 +34,7 @@ POSITIONS = {  # name: body, input, output, constants, opset
     "(N, C)": (f"c = MatMul(X, W) d = {BN('c', 'p')} e = Sigmoid(d) Y = {BN('e', 'q')}", "X[N,5]", "Y[N,4]", {"W": (5, 4), **bn("p", 4), **bn("q", 4)}, 17),
     "(N, C, L)": (f"c = Conv(X, W) Y = {BN('c', 'p')}", "X[N,3,9]", "Y[N,4,7]", {"W": (4, 3, 3), **bn("p", 4)}, 17),
     "(N, C, D, H, W)": (f"c = Conv(X, W) Y = {BN('c', 'p')}", "X[N,2,4,4,4]", "Y[N,3,2,2,2]", {"W": (3, 2, 3, 3, 3), **bn("p", 3)}, 17),
-    "behind Shape and Reshape": (f"c = Conv(X, W) s = Shape(c) f = Flatten(c) r = Reshape(f, s) Y = {BN('r', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p",
+    "after Shape and Reshape": (f"c = Conv(X, W) s = Shape(c) f = Flatten(c) r = Reshape(f, s) Y = {BN('r', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p",
      4)}, 17),
     "time folded into the batch": (f"r = Reshape(X, S) d = {BN('r', 'p')} e = Relu(d) Y = {BN('e', 'q')}", "X[N,6,4]", "Y[M,4]", {"S": np.array([-1, 4]),
      **bn("p", 4), **bn("q", 4)}, 17),
@@ -47,7 +47,7 @@ POSITIONS = {  # name: body, input, output, constants, opset
     "opset 9": (f"c = Conv(X, W) Y = {BN('c', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 9),
     "opset 14": (f"c = Conv(X, W) Y = {BN('c', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 14),
     "the newest opset": (f"c = Conv(X, W) Y = {BN('c', 'p')}", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 21),
-    "a dead end beside": (f"c = Conv(X, W) d = {BN('c', 'p')} Y = Relu(d)", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 17),
+    "a dead end next to it": (f"c = Conv(X, W) d = {BN('c', 'p')} Y = Relu(d)", IMAGE, "Y[N,4,4,4]", {**CONV, **bn("p", 4)}, 17),
 }  # fmt: skip
 
 
@@ -152,7 +152,7 @@ def test_nothing_but_the_statistics_changes(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["a residual block", "(N, C)", "time folded into the batch", "behind a Relu, in a chain"]
+    "name", ["a residual block", "(N, C)", "time folded into the batch", "after a Relu, in a chain"]
 )
 def test_alg2_is_the_pass_in_training_mode(name):
     model = model_of(name)
@@ -175,7 +175,7 @@ def test_alg2_is_the_pass_in_training_mode(name):
 
 
 def test_a_short_last_batch_counts_in_sequential_and_is_left_out_of_alg2():
-    model = model_of("behind a Conv")
+    model = model_of("after a Conv")
     x = data(model, 130)
     assert recalibrate(model, [x]).samples == 130
     left = recalibrate(model, [x], method="alg2", batch_size=60)
@@ -208,7 +208,7 @@ def listed(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 
 def test_a_statistic_that_callers_may_override_gets_an_initializer_of_its_own():
-    model = listed(model_of("behind a Conv"), ["pm"])
+    model = listed(model_of("after a Conv"), ["pm"])
     after = recalibrate(model, [data(model)]).model
     assert after.graph.input == model.graph.input
     assert norms(after)[0].input[3] == "Y.running_mean"
@@ -237,7 +237,7 @@ def with_constants(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
 
 
 def test_constant_nodes_give_way_to_initializers():
-    plain = model_of("behind a Relu, in a chain")
+    plain = model_of("after a Relu, in a chain")
     x = data(plain)
     wanted = statistics(recalibrate(plain, [x]).model)
     after = recalibrate(with_constants(plain, ["pm", "pv", "qm", "qv", "pg"]), [x]).model
@@ -277,7 +277,7 @@ def in_type(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("kind", "error"), [("float16", 2e-3), ("bfloat16", 2e-2)])
 def test_narrow_statistics_are_rounded_once(kind, error):
-    model = model_of("behind a Relu, in a chain")
+    model = model_of("after a Relu, in a chain")
     x = data(model)
     wanted = by_hand(model, x)
     result = recalibrate(in_type(model, kind), [x])
@@ -338,7 +338,7 @@ REFUSED = {
     "no data": (lambda: recalibrate(model_of("first"), []), ModelProblem, "the data hold no samples"),
     "one sample": (lambda: recalibrate(model_of("(N, C)"), [np.ones((1, 5), "f4")]), UsageProblem, "sees 1 value.* per channel"),
     "not a number": (lambda: recalibrate(model_of("first"), [np.full((9, 3, 6, 6), np.nan, "f4")]), ModelProblem, "batch 0: 'X' holds NaN"),
-    "overflow on the way": (lambda: recalibrate(model_of("behind a Conv"), [np.full((9, 3, 6, 6), 3e38, "f4")]), ModelProblem,
+    "overflow on the way": (lambda: recalibrate(model_of("after a Conv"), [np.full((9, 3, 6, 6), 3e38, "f4")]), ModelProblem,
      "the mean of Y is not a number in . channels"),
     "another shape": (lambda: recalibrate(model_of("first"), [np.ones((9, 3, 6, 5), "f4")]), ModelProblem, r"batch 0: 'X' has the shape \[9, 3, 6, 5\]"),
     "another type": (lambda: recalibrate(model_of("first"), [np.ones((9, 3, 6, 6), "i8")]), ModelProblem, "batch 0: 'X' is int64"),

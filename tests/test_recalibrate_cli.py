@@ -63,7 +63,7 @@ def test_it_writes_a_model_and_a_report(here, capfd):  # noqa: F811
     assert (report["schema"], report["target"]) == ("bnfold.recalibrate/1", "m.recalibrated.onnx")
 
 
-def test_it_replaces_nothing_unless_told(here, capfd):  # noqa: F811
+def test_it_replaces_nothing_without_force(here, capfd):  # noqa: F811
     written(Path("m.onnx"), conv_bn())
     Path("out.onnx").write_text("precious")
     before = listing(here) | {"data.npz": None}
@@ -208,7 +208,7 @@ def test_bad_data_is_one_error_and_one_hint(here, capfd, name):  # noqa: F811
     refused(here, capfd, make(), code, message)
 
 
-def test_values_beyond_the_metadata_are_taken_if_asked(here):  # noqa: F811
+def test_values_beyond_the_metadata_are_taken_with_any_range(here):  # noqa: F811
     written(Path("m.onnx"), with_metadata(conv_bn()))
     where = samples(X=data(conv_bn()) * 100)
     assert run(["recalibrate", "m.onnx", "--data", where, "--any-range"]) == 0

@@ -89,7 +89,7 @@ def test_a_name_that_is_taken_is_not_taken_again():
     np.testing.assert_allclose(statistics(result)[0][0], by_hand(model, x)[0][0], rtol=1e-5, atol=1e-6)
 
 
-def test_bfloat16_beside_whole_numbers_and_in_casts():
+def test_bfloat16_next_to_whole_numbers_and_in_casts():
     body = f"r = Reshape(X, S) f = Cast<to=1>(r) g = Cast<to=16>(f) Y = {BN('g', 'p')} k = Shape(g)"
     model = in_type(single(build(body, "X[N,6,4]", "Y[M,4]", bn("p", 4))), "bfloat16")
     model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 4]), "S"))
@@ -149,7 +149,7 @@ TIED = {
 
 @pytest.mark.parametrize("case", TIED)
 def test_nodes_that_shared_statistics_have_their_own_and_that_is_said(case, here, capfd):  # noqa: F811
-    """They may be one behind the other, so that no number would be right for both."""
+    """They may be one after the other, so that no number would be right for both."""
     constants = {**CONV, **bn("p", 4), **bn("q", 4)}
     model = single(build(TIED[case], IMAGE, "Y[N,4,4,4]", constants))
     x = data(model)

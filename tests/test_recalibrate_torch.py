@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 class Residual(nn.Module):
-    """A shortcut, a depthwise and a transposed convolution, a concatenation, a normalization behind a ReLU."""
+    """A shortcut, a depthwise and a transposed convolution, a concatenation, a normalization after a ReLU."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The report page: what it tells, that it tells the truth, that nothing in a model can break out, and its commands."""
+"""The report page: what it says, that it is true, that nothing in a model can break out, and its commands."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_pair_without_a_record_is_derived_from_the_original(pair):
     assert sentence(data).endswith("That the result still computes the same has not been verified.")
 
 
-def test_what_another_tool_folded_is_told_by_the_nodes(here):
+def test_what_another_tool_folded_is_seen_from_the_nodes(here):
     """One BatchNormalization is taken out by hand that bnfold keeps, one stays that bnfold would fold."""
     original = wide(50)
     other = onnx.ModelProto()
@@ -417,13 +417,13 @@ def test_errors_of_very_many_channels_are_quantiles():
     truth = rng.standard_normal((2, tensor_records.CHANNELS_IN_FULL + 1))
     tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
     by_channel = tensor_records.by_channel([tally])["y"]
-    assert (by_channel["every"], by_channel["channels"], len(by_channel["folded"])) == (
+    assert (by_channel.every, by_channel.channels, len(by_channel.folded)) == (
         False,
         tensor_records.CHANNELS_IN_FULL + 1,
         tensor_records.QUANTILES,
     )
-    assert by_channel["folded"] == sorted(by_channel["folded"])
-    assert by_channel["folded"][-1] > by_channel["original"][-1]
+    assert [*by_channel.folded] == sorted(by_channel.folded)
+    assert by_channel.folded[-1] > by_channel.original[-1]
 
 
 def test_runs_are_condensed():

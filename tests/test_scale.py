@@ -73,7 +73,7 @@ def test_what_is_omitted_is_no_circle() -> None:
     assert operators(bnfold.fold(model).model) == ["Conv", "MaxPool"]
 
 
-def test_the_rank_is_found_behind_any_number_of_norms() -> None:
+def test_the_rank_follows_through_any_number_of_norms() -> None:
     body = " ".join(f"x{i + 1} = {BN(f'x{i}', 'p')}" for i in range(1200))
     model = build(f"x0 = my.unknown(X) {body} Y = Conv(x1200, W)", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
     model.graph.node[0].domain = "my"
@@ -81,7 +81,7 @@ def test_the_rank_is_found_behind_any_number_of_norms() -> None:
     assert operators(bnfold.fold(model).model) == ["unknown", "Conv"]
 
 
-def test_new_nodes_stand_behind_those_that_made_them_necessary() -> None:
+def test_new_nodes_stand_after_those_that_made_them_necessary() -> None:
     result = bnfold.fold(norms(8))
     split = [operators(result.model)[i : i + 2] for i, op in enumerate(operators(result.model)) if op == "MatMul"]
     assert split == [["MatMul", "Add"]] * 2

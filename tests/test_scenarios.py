@@ -49,7 +49,7 @@ GRAPHS = {
     "bias of zeros as PyTorch writes it with optimize=False": Row(
         f"s = Shape<start=0, end=1>(W) d = Expand(s, one) k = CastLike(zero, X) z = Expand(k, d) c = Conv(X, W, z) Y = {BN('c', 'p')}",
         {**W, "zero": 0.5, "one": [1], **bn("p", 4)}),
-    "parameters behind Identity": Row("g = Identity(pg) v = Identity(pv) c = Conv(X, W) Y = BatchNormalization(c, g, pb, pm, v)", {**W, **bn("p", 4)}),
+    "parameters after Identity": Row("g = Identity(pg) v = Identity(pv) c = Conv(X, W) Y = BatchNormalization(c, g, pb, pm, v)", {**W, **bn("p", 4)}),
     "bn, bn": Row(f"r = Sigmoid(X) b = {BN('r', 'p')} Y = {BN('b', 'q')}", {**bn("p", 3), **bn("q", 3)}, outputs="Y[N,3,6,6]",
         left="Sigmoid BatchNormalization"),
     "the conv is an output too": Row(f"A = Conv(X, W) Y = {BN('A', 'p')}", {**W, **bn("p", 4)}, outputs=f"{Y}; A[N,4,4,4]", left="Conv BatchNormalization"),
@@ -88,7 +88,7 @@ def test_what_is_left(name):
     assert again.model == result.model
 
 
-def test_a_batch_norm_that_nothing_reads_any_more_is_told():
+def test_a_batch_norm_that_nothing_reads_any_more_is_reported():
     """Its shape alone was read, and became a stored bias."""
     body = f"n = {BN('X', 'p')} s = Shape(n) b = Cast<to = 11>(s) c = Conv(X, W, b) Y = Mul(c, two)"
     model = build(body, "X[1,3,6,6]", "Y[1,4,4,4]", {**W, **bn("p", 3), "two": 2.0})

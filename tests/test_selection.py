@@ -1,4 +1,4 @@
-"""Which models a folder or a pattern stands for, where each goes, and what is said of what lies beside them."""
+"""Which models a folder or a pattern stands for, where each goes, and what is said of what lies next to them."""
 
 from __future__ import annotations
 

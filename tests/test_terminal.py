@@ -1,4 +1,4 @@
-"""At a terminal and elsewhere: tables that fit, bars that vanish, -q and -v, colours, completion of the shell."""
+"""At a terminal and elsewhere: tables that fit, progress that vanishes, -q and -v, colours, completion of the shell."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_step_under_a_second_has_no_bar(monkeypatch):
     bar.close()
 
 
-def test_whoever_listens_is_told():
+def test_a_listener_gets_every_report():
     heard = []
     with progress.reporting_to(lambda *report: heard.append(report)):
         assert [*progress.each("ab", "letters", 2)] == ["a", "b"]
@@ -207,7 +207,7 @@ def test_the_shell_completes(shell, typed, offered):
     assert "--json" not in done.stdout
 
 
-def test_a_command_that_is_told_is_not_broken_by_us(capfd, monkeypatch):
+def test_a_command_of_a_hint_is_printed_on_one_line(capfd, monkeypatch):
     """Where a line is too long for it the terminal breaks it, and gives it back whole to whoever copies it."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "40")

@@ -110,7 +110,7 @@ def test_every_option_reaches_its_field(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [TrainOptions(**given), TrainOptions()]
 
 
-def test_help_tells_names_and_defaults(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_states_names_and_defaults(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert run(["train", "--help"]) == 0
     text = capfd.readouterr().out

@@ -72,7 +72,7 @@ def test_without_batch_norm_the_biases_are_back(arch: str) -> None:
 @pytest.mark.parametrize(
     ("activation", "kind", "other"), [("sigmoid", nn.Sigmoid, nn.ReLU), ("relu", nn.ReLU, nn.Sigmoid)]
 )
-def test_the_nonlinearity_is_the_one_asked_for(
+def test_the_nonlinearity_is_that_of_the_options(
     arch: str, activation: str, kind: type[nn.Module], other: type[nn.Module]
 ) -> None:
     layers = leaves(made(arch, activation=activation))
@@ -91,7 +91,7 @@ def test_mlp_is_the_network_of_section_4_1() -> None:
 
 
 @pytest.mark.parametrize("arch", ["convnet", "bn-inception", "torchvision:squeezenet1_1"])
-def test_weights_of_the_standard_deviation_asked_for(arch: str) -> None:
+def test_weights_have_the_standard_deviation_of_the_options(arch: str) -> None:
     net = made(arch, (3, 64, 64), init_std=0.02)
     weights = torch.cat([p.detach().ravel() for p in net.parameters() if p.ndim > 1])
     assert abs(float(weights.std()) - 0.02) < 0.0005

@@ -66,7 +66,7 @@ def test_weight_decay_acts_on_weights_alone() -> None:
         torch.testing.assert_close(change, expected.detach(), atol=1e-7, rtol=1e-4)
 
 
-def test_gradients_are_clipped_to_the_norm_asked_for() -> None:
+def test_gradients_are_clipped_to_the_norm_of_the_options() -> None:
     start, end = net(), net()
     one_step(end, clip_norm=1e-3)
     steps = [(a - b).detach().ravel() / 0.1 for a, b in zip(start.parameters(), end.parameters(), strict=True)]

@@ -69,11 +69,11 @@ T1 = {
         outputs="Y[N,4,14,14]", left="BatchNormalization ConvTranspose", code="BORDER"),
     "ConvTranspose, stride > kernel": Row(f"b = {B3} Y = ConvTranspose<strides=[3,3]>(b, W)", {"W": (3, 4, 2, 2), **P3}, outputs="Y[N,4,17,17]",
         left="BatchNormalization ConvTranspose", code="BORDER"),
-    "behind ConvTranspose, pads": Row(f"c = ConvTranspose<pads=[1,1,1,1]>(X, W) Y = {B4}", {"W": (3, 4, 3, 3), **P4}, outputs="Y[N,4,6,6]",
+    "after ConvTranspose, pads": Row(f"c = ConvTranspose<pads=[1,1,1,1]>(X, W) Y = {B4}", {"W": (3, 4, 3, 3), **P4}, outputs="Y[N,4,6,6]",
         left="ConvTranspose"),
-    "behind ConvTranspose, output_padding": Row(f"c = ConvTranspose<strides=[2,2], output_padding=[1,1]>(X, W) Y = {B4}", {"W": (3, 4, 3, 3), **P4},
+    "after ConvTranspose, output_padding": Row(f"c = ConvTranspose<strides=[2,2], output_padding=[1,1]>(X, W) Y = {B4}", {"W": (3, 4, 3, 3), **P4},
         outputs="Y[N,4,14,14]", left="ConvTranspose"),
-    "behind ConvTranspose, stride > kernel": Row(f"c = ConvTranspose<strides=[3,3]>(X, W, B) Y = {B4}", {"W": (3, 4, 2, 2), "B": (4,), **P4},
+    "after ConvTranspose, stride > kernel": Row(f"c = ConvTranspose<strides=[3,3]>(X, W, B) Y = {B4}", {"W": (3, 4, 2, 2), "B": (4,), **P4},
         outputs="Y[N,4,17,17]", left="ConvTranspose"),
 }  # fmt: skip
 T2 = {

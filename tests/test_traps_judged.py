@@ -98,7 +98,7 @@ T18 = {
     "from the left, axis 1": Quantized("b = Mul(X, k) w = DequantizeLinear<axis=1>(q, f, o) Y = Conv(b, w)",
         {**INTEGERS, "f": SCALES["d"][:3], "o": np.zeros(3, np.int8), "k": np.array([0.5, 2, 3]).reshape(3, 1, 1)},
         left=("DequantizeLinear Conv", "Mul DequantizeLinear Conv")),
-    "behind a quantization": Quantized(f"{PER_AXIS} a = Conv(X, w) i = QuantizeLinear(a, e, y) c = DequantizeLinear(i, e, y) Y = {BN('c', 'p')}",
+    "after a quantization": Quantized(f"{PER_AXIS} a = Conv(X, w) i = QuantizeLinear(a, e, y) c = DequantizeLinear(i, e, y) Y = {BN('c', 'p')}",
         {**INTEGERS, **SCALES, **POSITIVE, "y": np.array(3, np.int8)}, left="DequantizeLinear Conv QuantizeLinear DequantizeLinear BatchNormalization"),
     "parameters": Quantized(f"g = DequantizeLinear(i, e) c = Conv(X, W) Y = {BN('c', 'p').replace('pg', 'g')}",
         {**SCALES, **W, **{k: v for k, v in P4.items() if k != "pg"}, "i": np.array([50, 60, 70, -80], np.int8)},

@@ -239,7 +239,7 @@ def test_a_chaotic_tail_hides_no_fault() -> None:
     assert "fold site 'n'" in found.reasons[0]
 
 
-def test_what_was_moved_behind_a_chaotic_part_is_no_fault() -> None:
+def test_what_was_moved_after_a_chaotic_part_is_no_fault() -> None:
     """Found on convmixer_768_32: the inside of a chain that no input could be compared at was judged on its own."""
     r = np.random.default_rng(0)
     s, t = r.uniform(0.5, 2, 4), r.standard_normal(4)
@@ -258,7 +258,7 @@ def test_what_was_moved_behind_a_chaotic_part_is_no_fault() -> None:
     assert "too far to judge" in found.reasons[0]
 
 
-def test_a_fault_behind_a_channel_that_is_dead_for_every_input_fails() -> None:
+def test_a_fault_after_a_channel_that_is_dead_for_every_input_fails() -> None:
     r = np.random.default_rng(0)
     a, w = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3))
     silent = {"a": a, "c": np.array([0, 0, -1e6, 0])}
@@ -272,3 +272,59 @@ def test_a_fault_behind_a_channel_that_is_dead_for_every_input_fails() -> None:
     found = verify(original, chain(f"{first}  y = {second}, t)", {**silent, "w": wrong, "t": bn["t"]}))
     assert found.verdict == "FAIL"
     assert found.reasons[0].startswith("optimization isolated: fold site 'y'")
+
+
+HEAD = "c = Conv <pads = [1,1]> (x, a)  n = BatchNormalization (c, s, t, m, v)"
+BOUNDED = [  # what computes r, within bounds, and what does nothing to it
+    ("r = Relu (n)", "Relu (r)"),
+    ("r = Sigmoid (n)", "Clip (r, zero, one)"),
+    ("r = Softmax <axis = 1> (n)", "Clip (r, zero, one)"),
+    ("r = Mul (n, n)", "Abs (r)"),
+    ("e = Exp (n)  r = Mul (e, one)", "Relu (r)"),
+    ("e = Relu (n)  f = Sigmoid (n)  r = Add (e, f)", "Relu (r)"),
+    ("e = Relu (n)  r = MaxPool <kernel_shape = [1]> (e)", "Abs (r)"),
+    ("e = Relu (n)  r = Concat <axis = 1> (e, e)", "Abs (r)"),
+    ("e = Abs (n)  f = Add (e, one)  r = Div (n, f)", "Clip (r, minus, one)"),
+    ("r = Max (n, zero)", "Abs (r)"),
+]
+
+
+@pytest.mark.parametrize(("bounded", "last"), BOUNDED)
+def test_no_site_is_fed_what_the_operators_before_it_cannot_return(bounded: str, last: str) -> None:
+    r = np.random.default_rng(0)
+    a = r.standard_normal((4, 4, 3))
+    bn = {"s": r.uniform(0.5, 2, 4), "t": r.standard_normal(4), "m": np.zeros(4), "v": np.ones(4)}
+    scale = (bn["s"] / np.sqrt(1 + EPSILON)).reshape(4, 1, 1)
+    numbers = {"zero": np.array(0.0), "one": np.array(1.0), "minus": np.array(-1.0)}
+    original = chain(f"{HEAD}  {bounded}  y = {last}", {"a": a, **bn, **numbers})
+    folded = f"n = Conv <pads = [1,1]> (x, a, t)  {bounded}  y = Identity (r)"
+    found = verify(original, chain(folded, {"a": a * scale, "t": bn["t"], **numbers}))
+    assert found.verdict != "FAIL", found.reasons
+    assert "isolated" in {level.level for level in found.levels}
+
+
+def test_a_fault_after_a_site_with_a_dead_channel_fails() -> None:
+    """The output of the first site is cut, before the Relu that bounds what enters the second."""
+    r = np.random.default_rng(0)
+    a, w = r.standard_normal((4, 4, 3)), r.standard_normal((4, 4, 3))
+    bn = {"s": r.uniform(0.5, 2, 4), "t": np.array([0, 0, -1e6, 0]), "m": np.zeros(4), "v": np.ones(4)}
+    scale = (bn["s"] / np.sqrt(1 + EPSILON)).reshape(4, 1, 1)
+    tail = "q = Conv <pads = [1,1]> (r, w)  y = BatchNormalization (q, s, t, m, v)"
+    original = chain(f"{HEAD}  r = Relu (n)  {tail}", {"a": a, "w": w, **bn})
+    folded = "n = Conv <pads = [1,1]> (x, a, t)  r = Relu (n)  y = Conv <pads = [1,1]> (r, w, t)"
+    for factor, verdict in ((1, "PASS"), (1.001, "FAIL")):
+        weights = w * scale * np.where(np.arange(4) == 2, factor, 1).reshape(1, 4, 1)
+        found = verify(original, chain(folded, {"a": a * scale, "w": weights, "t": bn["t"]}))
+        assert found.verdict == verdict, found.reasons
+
+
+def test_what_only_rearranges_is_not_judged_channel_by_channel() -> None:
+    """Of a flattened picture every element would be a channel, whose error is a matter of chance."""
+    r = np.random.default_rng(0)
+    bn = {"s": r.uniform(0.5, 2, 4), "t": r.standard_normal(4), "m": np.zeros(4), "v": np.ones(4)}
+    a, scale = r.standard_normal((4, 4, 3)), (bn["s"] / np.sqrt(1 + EPSILON)).reshape(4, 1, 1)
+    original = chain(f"{HEAD}  y = Flatten (n)", {"a": a, **bn})
+    folded = chain("n = Conv <pads = [1,1]> (x, a, t)  y = Flatten <axis = -2> (n)", {"a": a * scale, "t": bn["t"]})
+    found = verify(original, folded)
+    axes = {entry.name: entry.by_channel is not None for entry in found.levels[0].tensors}
+    assert axes == {"n": True, "y": False}

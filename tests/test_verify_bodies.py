@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 import bnfold
 from bnfold.errors import ModelProblem
 from bnfold.runtime import loading
+from bnfold.verification.regions import edited
 from tests.test_wire import parsed
 
 BEFORE = """z = If (c) <
@@ -52,6 +53,56 @@ def test_a_site_between_bodies_passes_and_a_fault_in_it_does_not(tmp_path: Path)
     bias.CopyFrom(onnx.numpy_helper.from_array(wrong, bias.name))
     onnx.save(folded, tmp_path / "f.onnx")
     assert bnfold.verify(tmp_path / "m.onnx", tmp_path / "f.onnx").verdict == "FAIL"
+
+
+UNREAD = """a = If (c) <
+  then_branch = t () => (float[2,4,6,6] p) { p = Conv (x, w) },
+  else_branch = e () => (float[2,4,6,6] q) { q = Conv (x, w) }>"""
+LATER = """y = If (c) <
+  then_branch = t3 () => (float[2,4,6,6] u) { p = Relu (n) u = Neg (p) },
+  else_branch = e3 () => (float[2,4,6,6] o) { d = BatchNormalization (a, g, b, m, v) q = Identity (n) o = Relu (q) }>"""
+
+
+def test_bodies_that_are_gone_with_their_node_leave_nothing_and_no_other_is_taken_for_them(tmp_path: Path) -> None:
+    """The normalization that nobody reads goes into the bodies, which nobody reads then either."""
+    model = parsed(
+        f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] y) {{ {UNREAD} k = Conv (x, w) {BN} {LATER} }}", weights()
+    )
+    result = bnfold.fold(model)
+    assert [node.op_type for node in result.model.graph.node] == ["Conv", "If"]
+    assert len(result.model.graph.initializer) == 2
+    assert bnfold.verify(model, result.model, untouched=result.sites).passed
+    result.model.graph.node[1].attribute[0].g.node[0].op_type = "Abs"
+    found = bnfold.verify(model, result.model, untouched=result.sites, levels=["off"])
+    assert found.reasons[0] == "not untouched: node 'p' changed"
+
+
+def test_a_body_may_call_a_tensor_of_its_own_like_one_inside_a_fold_site(tmp_path: Path) -> None:
+    """`r` has other values by design in the folded model; the body reads a Constant that has the same name."""
+    body = "then_branch = t () => (float[2,3,8,8] p) { r = Constant <value_float = 2.0> () p = Mul (x, r) }"
+    before = f"z = If (c) <{body}, else_branch = e () => (float[2,3,8,8] q) {{ q = Identity (x) }}>"
+    turned = "s = Transpose <perm = [0, 1, 3, 2]> (z) i = BatchNormalization (s, h, h, h, h)"
+    model = parsed(
+        f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] n, float[2,3,8,8] s) "
+        f"{{ {before} {turned} r = Transpose <perm = [0, 1, 3, 2]> (i) k = Conv (r, w) {BN} }}",
+        {**weights(), "h": np.array([0.5, 1.5, 2.0])},
+    )
+    result = bnfold.fold(model)
+    assert len(result.batch_norms_folded) == 2
+    assert bnfold.verify(model, result.model, untouched=result.sites, effort="full").passed
+
+
+def test_a_constant_that_only_a_body_reads_makes_its_node_a_fold_site() -> None:
+    """A site is judged channel by channel; in the whole tensor a wrong channel of small numbers may not show."""
+    then, other = (f"{name} () => (float[2,4,6,6] {name}p) {{ {name}p = Mul (k, {name}w) }}" for name in "te")
+    text = f"k = Conv (x, w) y = If (c) <then_branch = {then}, else_branch = {other}>"
+    scales = {f"{name}w": np.ones((1, 4, 1, 1)) for name in "te"}
+    original = parsed(f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] y) {{ {text} }}", {**weights(), **scales})
+    folded = onnx.ModelProto()
+    folded.CopyFrom(original)
+    folded.graph.initializer[-1].raw_data = (np.ones(4, np.float32) * 2).tobytes()
+    assert edited(original, original) == set()
+    assert edited(original, folded) == {"y"}
 
 
 @pytest.mark.parametrize("kind", ["float", "double", "bool", "int64", "uint8"])

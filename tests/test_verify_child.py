@@ -84,7 +84,7 @@ def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
     onnx.save(CONV.folded(folded), tmp_path / "b.onnx")
     full = verify(tmp_path / "a.onnx", tmp_path / "b.onnx", effort="full")
     assert full.passed, full.reasons
-    assert [level.level for level in full.levels] == ["off", "isolated", "default"]
+    assert [level.level for level in full.levels] == ["off", "default"]  # the input enters the only site: no cut
     assert full.levels[-1].same_graph
     fast = verify(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert fast.passed, fast.reasons
@@ -99,6 +99,32 @@ def test_whole_verifications_in_real_children(tmp_path: Path) -> None:
     assert "times what rounding explains" in full.in_a_line()
     onnx.save(CONV.folded({**folded, "w": one_channel(folded["w"])}), tmp_path / "c.onnx")
     assert verify(tmp_path / "a.onnx", tmp_path / "c.onnx", effort="full").verdict == "FAIL"
+
+
+def test_a_child_that_got_ready_is_used_once_and_for_its_job_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    real = launcher._waiting
+    monkeypatch.setattr(
+        launcher, "_waiting", lambda job, *rest, **more: started.append(job.__name__) or real(job, *rest, **more)
+    )
+    for first in (True, False):
+        with launcher.prepared(crash):
+            for _ in range(2):
+                with pytest.raises(ModelProblem, match="a problem on purpose"):
+                    launcher.run(crash, {}, seconds=30, environment=None if first else {"OTHER": "1"})
+        assert started == ["crash"] * (2 if first else 3)
+        started.clear()
+
+
+def test_a_child_that_died_as_it_got_ready_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with launcher.prepared(crash):
+        spare = launcher._spare.get()
+        assert spare is not None
+        spare.process.kill()
+        spare.process.wait()
+        with pytest.raises(Failed, match="the start of a child process was killed"):
+            launcher.run(crash, {}, seconds=30)
+    assert not Path(spare.folder).exists()
 
 
 @pytest.mark.parametrize("job", ["compare_structure", "compare_numbers"])

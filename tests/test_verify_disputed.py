@@ -68,7 +68,7 @@ def epsilon(number: float) -> Changed:
 def test_a_fold_that_is_wrong_as_the_provider_is_does_not_pass(
     wrong: float, cuda_is_wrong: Callable[[Changed], None]
 ) -> None:
-    """Both models run alike there, and classes tell little of errors, be these large or small."""
+    """Both models run alike there, and classes say little of errors, be these large or small."""
     cuda_is_wrong(epsilon(wrong))
     assert verify(*after_relu(EPSILON), providers=["cuda"]).passed
     found = verify(*after_relu(wrong), providers=["cuda"])

@@ -1,4 +1,4 @@
-"""Verification of models of an unusual make: what can be told is told, and what cannot be is a sentence."""
+"""Verification of models of an unusual make: what can be judged is judged, and what cannot be is a sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
 from bnfold.runtime.copies import jittered
-from bnfold.verification import Verification, comparison, self_test, trial, verify
+from bnfold.verification import Verification, choosing, comparison, self_test, verify
 from bnfold.verification.proof import algebra
 from bnfold.verification.results import Derived
 from tests.test_verify_inputs import parse
@@ -93,7 +93,7 @@ def test_one_branch_is_fed_while_the_other_is_silent() -> None:
     assert all(each.proved for each in found.derived)
 
 
-def test_a_site_behind_a_tensor_that_was_turned_is_derived_element_by_element() -> None:
+def test_a_site_after_a_tensor_that_was_turned_is_derived_element_by_element() -> None:
     body = "n = BatchNormalization (x, s, o, o, v) t = Transpose <perm = [0,2,1]> (n) y = MatMul (t, w)"
     made, found = folded(parse(body, "float[N,4,6] x", w=f32(4, 5), o=np.zeros(4, np.float32), **bn(4)))
     assert found.passed, found.reasons
@@ -199,7 +199,7 @@ def deep(layers: int) -> onnx.ModelProto:
 
 def test_of_a_large_model_fewer_inputs_and_fewer_tensors_are_taken_and_it_says_so(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setitem(comparison.WORK, "full", 1)
-    monkeypatch.setitem(trial.ELEMENTS, "full", 3 * trial.ALONE)
+    monkeypatch.setitem(choosing.ELEMENTS, "full", 3 * choosing.ALONE)
     model = deep(12)
     _, found = folded(model, effort="full")
     assert found.passed, found.reasons

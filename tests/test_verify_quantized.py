@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold
 from bnfold.runtime import sessions
 from bnfold.verification import comparison, verify, verifying
+from bnfold.verification.level_results import Level
+from bnfold.verification.measure import Tally
 from bnfold.verification.quantized import kernels
 from bnfold.verification.quantized.steps import either_neighbour, is_step, rounds, steps
+from bnfold.verification.tensor_records import record
 from bnfold.verification.trial import MORE_JITTERS, Trial
 from bnfold_cli.main import run
 from tests import quantized
@@ -82,30 +87,42 @@ def test_the_default_level_alone_is_no_judge_of_whole_steps() -> None:
     assert verify(*layer(1 + 1e-5), levels=["default"]).verdict == "FAIL"
 
 
-def saturating(monkeypatch: pytest.MonkeyPatch, steps_off: int, cure: str, few: bool = False) -> None:
-    """An onnxruntime whose default level is so many steps of 0.1 off in the folded model, but for a session entry."""
-    session, outputs, wrong = sessions.session, sessions.outputs, list[Any]()
+def saturating(
+    monkeypatch: pytest.MonkeyPatch,
+    steps_off: float,
+    cure: str,
+    few: bool = False,
+    original: float = 0,
+    cured: float = 0,
+) -> None:
+    """An onnxruntime whose default level is so many steps of 0.1 off in the folded model, and in the original.
+
+    With the session entry `cure` it is so many off that are `cured`, in the folded model.
+    """
+    session, outputs, wrong = sessions.session, sessions.outputs, dict[int, tuple[Any, float]]()
 
     def loaded(model: bytes | str, made: Any, *rest: Any) -> Any:
         running = session(model, made, *rest)
-        off = made.graph_optimization_level.name != "ORT_ENABLE_ALL"
         is_folded = isinstance(model, bytes) and not any(
             n.op_type == "Mul" for n in onnx.load_from_string(model).graph.node
         )
         try:
-            cured = made.get_session_config_entry(cure) == "1"
+            is_cured = made.get_session_config_entry(cure) == "1"
         except RuntimeError:
-            cured = False
-        if is_folded and not off and not cured:
-            wrong.append(running)
+            is_cured = False
+        if made.graph_optimization_level.name == "ORT_ENABLE_ALL":
+            off = steps_off if is_folded else original
+            wrong[id(running)] = running, off if not is_cured else cured * is_folded
         return running
 
     def run(running: Any, *rest: Any) -> list[Any]:
         found = outputs(running, *rest)
+        if id(running) not in wrong:
+            return found
         off = [np.zeros(value.shape, np.float32) for value in found]
         for value in off:
-            value.reshape(-1)[: 1 if few else None] = 0.1 * steps_off
-        return [a + b for a, b in zip(found, off, strict=True)] if running in wrong else found
+            value.reshape(-1)[: 1 if few else None] = 0.1 * wrong[id(running)][1]
+        return [a + b for a, b in zip(found, off, strict=True)]
 
     monkeypatch.setattr(sessions, "session", loaded)
     monkeypatch.setattr(sessions, "outputs", run)
@@ -121,6 +138,32 @@ def test_saturating_kernels_are_named_with_their_size_in_steps(monkeypatch: pyte
     assert len(warnings) == 1
     assert "7 quantization steps (0.7)" in warnings[0]
     assert "session.x64quantprecision=1" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [
+        (
+            (14, 0, 0),
+            "saturate on this processor: .* up to 14 quantization steps .* Folding is what makes it choose them",
+        ),
+        (
+            (14, 2, 0),
+            r"saturate on this processor: .* up to 14 .* off, of the original up to 2 quantization steps \(0.2\)\. ",
+        ),
+        (
+            (3, 0, 1.9),
+            r"differ from float64 by more than rounding explains: .* up to 3 quantization steps \(0.3\) off\. The",
+        ),
+    ],
+)
+def test_a_warning_claims_what_the_run_with_the_entry_shows(
+    monkeypatch: pytest.MonkeyPatch, steps: tuple[float, float, float], words: str
+) -> None:
+    saturating(monkeypatch, steps[0], kernels.PRECISE, original=steps[1], cured=steps[2])
+    (warning,) = (note for note in verify(*layer()).notes if note.startswith("warning: "))
+    assert re.search(words, warning)
+    assert ("Folding" in warning) is (steps == (14, 0, 0))
 
 
 def test_a_runtime_that_is_as_far_off_whatever_the_entry_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,14 +218,15 @@ def test_an_error_close_to_its_limit_is_measured_with_many_copies(
     """mobilenetv3_small with one seed: 4.9 of 4 by four copies, all of which moved the network in one direction."""
     asked = list[int]()
 
-    def measured(trial: Any, level: str, names: Any) -> dict[str, Any]:
+    def measured(trial: Any, level: str, names: Any) -> Level:
         asked.append(trial.copies)
         found = better if trial.copies else ratio
-        return {"tensors": [{"name": "y", "ok": found <= 4, "ratio": found, "limit": 4.0}]}
+        entry = record(Tally("y"), "Conv", output=True, site=False)
+        return Level(level, tensors=(replace(entry, ok=found <= 4, ratio=found),))
 
     monkeypatch.setattr(comparison, "_measured", measured)
     trial = Trial(onnx.ModelProto(), onnx.ModelProto(), "fast", 0, "")
-    assert comparison._level(trial, "off", ["y"])["tensors"][0]["ok"] is ok
+    assert comparison._level(trial, "off", ["y"]).tensors[0].ok is ok
     assert asked == ([0, MORE_JITTERS] if ratio < 32 else [0])
 
 

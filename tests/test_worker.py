@@ -68,7 +68,7 @@ def test_a_request_of_another_version_is_an_answer(request_of_hours):
 def test_one_that_does_not_stop_is_killed(request_of_hours, monkeypatch):
     monkeypatch.setattr(worker, "GRACE", 0.2)
     running = at_work(request_of_hours)
-    os.kill(running.child.process.pid, signal.SIGSTOP)  # it will not hear what it is told
+    os.kill(running.child.process.pid, signal.SIGSTOP)  # it will not react to signals
     worker.stop([running])
     assert running.child.process.returncode == -signal.SIGKILL
     assert names(Path("out")) == []

@@ -37,7 +37,7 @@ TOOLS = {"onnxslim": slimmed, "onnxruntime": optimized}
 
 
 def left(path: Path) -> dict[str, int | str]:
-    """BatchNormalization nodes that each tool leaves, or in words why it gave no model; remembered beside the model."""
+    """BatchNormalization nodes that each tool leaves, or in words why it gave no model; kept in a file next to the model."""
     memory = path.with_suffix(".peers.json")
     versions = {tool: version(tool) for tool in TOOLS}
     known = json.loads(memory.read_text()) if memory.exists() else {}

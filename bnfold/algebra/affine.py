@@ -41,7 +41,7 @@ def require_room(*lengths: int) -> None:
 
 
 def require_room_to_broadcast(*shapes: tuple[int, ...]) -> None:
-    """Refuse to make of several arrays one that is larger than each of them, and than the limit: a column and a row."""
+    """Refuse to broadcast arrays, a column and a row say, to one larger than each of them and than the limit."""
     whole = np.broadcast_shapes(*shapes)
     if math.prod(whole) > max(map(math.prod, shapes)):
         require_room(*whole)

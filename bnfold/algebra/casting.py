@@ -1,6 +1,6 @@
-"""Numbers of one element type as another one holds them: what Cast and QuantizeLinear make of stored values.
+"""Cast and QuantizeLinear of stored values, between all element types.
 
-What the specification leaves open, or runtimes are known to do in different ways, is refused.
+What the specification leaves open, and what runtimes are known to do differently, is refused.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def cast(value: Array, kind: np.dtype[Any], saturate: bool = True, round_mode: s
 
 
 def to_integer(value: Array, kind: np.dtype[Any]) -> Array:
-    """Integers lose their high bits; other numbers their fraction."""
+    """Integers keep their low bits; other numbers lose their fraction."""
     if is_integer(value.dtype) or value.dtype.kind == "b":
         return value.astype(np.uint64 if value.dtype == np.uint64 else np.int64).astype(kind)
     wide, limits = value.astype(np.float64), ml_dtypes.iinfo(kind)  # type: ignore[no-untyped-call]

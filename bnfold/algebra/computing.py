@@ -19,14 +19,14 @@ COMPUTED = {  # operators that exporters put between a stored value and its use
     "Unsqueeze",
 }
 ARITHMETIC = ("Add", "Div", "Mul", "Pow", "Reciprocal", "Sqrt", "Sub")
-AGREED = ("Cast", "CastLike", "Constant", "ConstantOfShape", "QuantizeLinear", "Shape")  # whatever made what they read
+AGREED = ("Cast", "CastLike", "Constant", "ConstantOfShape", "QuantizeLinear", "Shape")  # on which runtimes agree
 HALF = (BFLOAT16, np.dtype(np.float16))
 BROADCAST = ("Add", "Div", "Expand", "Mul", "Pow", "Sub")
 ENDS = (2**31 - 1, 2**63 - 1)
 
 
 def computed(node: gs.Node, inputs: list[Array | None]) -> Array:
-    """One node in its own types."""
+    """The output of one node for these inputs, in the element types that ONNX gives it."""
     if node.op in ("Cast", "CastLike"):
         kind = element_type(node.attrs["to"] if node.op == "Cast" else node.inputs[1].dtype)
         _require_agreed(node.inputs[0], _present(inputs)[0].dtype, kind)
@@ -62,17 +62,17 @@ def valued_inputs(node: gs.Node) -> list[gs.Tensor]:
 
 
 def narrowed(value: Array, kind: np.dtype[Any]) -> Array:
-    """What was widened, or computed in float64, back in its own type."""
+    """float64 rounded to the type that the numbers are of; anything but floating point stays as it is."""
     return value if value.dtype == kind or value.dtype.kind in "iubSUO" else nearest(value, kind)
 
 
 def element_type(kind: Any) -> np.dtype[Any]:
-    """An element type, which onnx-graphsurgeon states in NumPy's terms or in those of ONNX."""
+    """The NumPy dtype of an element type, which onnx-graphsurgeon states as such or as ONNX's number for it."""
     return kind if isinstance(kind, np.dtype) else helper.tensor_dtype_to_np_dtype(kind)
 
 
 def _require_agreed(tensor: gs.Tensor, kind: np.dtype[Any], to: np.dtype[Any] | None = None) -> None:
-    """Refuse to convert what is computed in 16 bits: not every runtime rounds it to them before it goes on."""
+    """Refuse to convert what arithmetic in 16 bits made: not every runtime rounds it to 16 bits before it goes on."""
     agenda = [tensor] if kind in HALF and kind != to else []
     while agenda:
         t = agenda.pop()
@@ -89,7 +89,7 @@ def _present(inputs: list[Array | None]) -> list[Array]:
 
 
 def _rounding(node: gs.Node) -> tuple[bool, str]:
-    """How a Cast goes to types of eight bits."""
+    """`saturate` and `round_mode` of a Cast, which count for types of eight bits."""
     return bool(node.attrs.get("saturate", 1)), str(node.attrs.get("round_mode", "up"))
 
 
@@ -153,7 +153,7 @@ def _quantized(node: gs.Node, value: Array, scale: Array, zero: Array | None = N
 
 
 def _largest(node: gs.Node, inputs: list[Array | None]) -> tuple[int, ...]:
-    """The shape of what a node computes or, where operators only rearrange what there is, of at least as much."""
+    """The shape of what a node computes; where it only rearranges numbers, one of at least as many."""
     present = _present(inputs)
     if node.op == "ConstantOfShape":
         return tuple(map(int, present[0]))

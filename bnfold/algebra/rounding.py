@@ -67,14 +67,14 @@ def to_odd(value: Array) -> Array:
 
 
 def flattened(affine: Affine, shape: tuple[int, ...]) -> tuple[Affine, tuple[int, ...]]:
-    """Both with all axes as one after the last on which the affine varies: the fewer, the faster is its arithmetic."""
+    """Both with the axes after the last one along which the affine varies merged into one: fewer axes are faster."""
     affine = affine.map(lambda c: at_rank(c, len(shape)))
     varied = max((i for i, n in enumerate(affine.extent, 1) if n != 1), default=1)
     return affine.map(lambda c: c.reshape(*c.shape[:varied], 1)), (*shape[:varied], math.prod(shape[varied:]))
 
 
 def rows_at_once(shape: tuple[int, ...]) -> int:
-    """As many as the processor's cache holds, and no more than there are."""
+    """How many rows of an array fit into the processor's cache as float64: at least 1, at most all."""
     return min(shape[0], max(1, shape[0] * CACHED // max(1, math.prod(shape))))
 
 
@@ -85,7 +85,8 @@ def spans(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 class Room:
-    """Arrays in which parts of an array are computed, one after the other: fresh ones take longer than computing."""
+    """Memory for parts of an array that are computed one after the other: to allocate it anew would take longer than
+    the arithmetic."""
 
     def __init__(self, shape: tuple[int, ...], kind: np.dtype[Any]) -> None:
         longest = rows_at_once(shape) * math.prod(shape[1:])

@@ -15,7 +15,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from ..display.display import counted
 from ..errors import ModelProblem, UsageProblem, first_line
-from ..model.messages import all_nodes, every_node, inner_graphs
+from ..model.messages import all_nodes, inner_graphs
+from ..model.order import topological
 from ..runtime.protos import domain, stored
 
 LARGEST_HALF, SMALLEST_HALF = 65504.0, 5.96e-08  # magnitudes of float16; the converter clips to them
@@ -93,26 +94,7 @@ def _plain_constants(graph: onnx.GraphProto) -> None:
 
 def _order(graph: onnx.GraphProto) -> None:
     """Every node once, after those that it reads."""
-    waiting = list({tuple(node.output): node for node in graph.node}.values())
-    made = {name for node in waiting for name in node.output}
-    ordered: list[NodeProto] = []
-    done: set[str] = set()
-    while waiting:
-        later = []
-        for node in waiting:
-            if _reads(node) & made <= done:
-                ordered.append(node)
-                done.update(node.output)
-            else:
-                later.append(node)
-        if len(later) == len(waiting):
-            raise ValueError("its nodes read each other in a circle")
-        waiting = later
-    copies = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
+    nodes = list({tuple(node.output): node for node in graph.node}.values())
+    copies = [NodeProto.FromString(nodes[place].SerializeToString()) for place in topological(nodes)]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def _reads(node: NodeProto) -> set[str]:
-    """The tensors that a node reads, also in the graphs of its attributes."""
-    return {name for each in every_node([node]) for name in each.input if name}

@@ -14,11 +14,10 @@ from ..model.messages import counts
 from ..process.child import stage
 from ..process.jobs import job
 from ..runtime import libraries, sessions
-from ..runtime.detached import require_whole
 from ..runtime.dimensions import candidates
 from ..runtime.input_options import require_dynamic
 from ..runtime.inputs import Case, feeds
-from ..runtime.loading import load_to_run
+from ..runtime.loading import load_to_run, require_whole
 from ..runtime.sessions import CannotRun
 from ..system.installed import runtime
 from ..verification.regions import shape_of_graph

@@ -28,7 +28,7 @@ from ..graph.queries import (
 from ..model.messages import INFERENCE
 
 BATCH_NORMALIZATION = "BatchNormalization"
-NEAR = 2**-7  # no number farther from 0 or 1 is rounded to it, in any type
+NEVER_ROUNDED_FROM = 2**-7  # no number farther from 0 or 1 is rounded to it, in any type
 EPSILON = float(np.float32(1e-5))  # the default of the ONNX specification, a float32 like every attribute
 
 
@@ -150,7 +150,7 @@ AFFINE_READERS = {"Mul": _mul, "Add": _add, "Sub": _sub, "Div": _div, "Neg": _ne
 def _with_constant(
     node: gs.Node, neutral: float, read: Callable[[Array, int], Affine]
 ) -> tuple[gs.Tensor, Affine] | None:
-    """Read a node of two operands, exactly one of them constant, which changes nothing where it is `neutral`."""
+    """The affine of a node with two operands, exactly one of them constant, which is `neutral` if nothing changes."""
     stored = [is_constant(x) for x in node.inputs]
     if sum(stored) != 1:
         return None
@@ -161,9 +161,9 @@ def _with_constant(
 
 
 def _as_stored(node: gs.Node, index: int, neutral: float) -> Array:
-    """A constant that folds may have changed; all neutral where rounding will make it so: then its node can go now."""
+    """The constant of a node, in float64; all `neutral` if rounding will make it so: then the node can go now."""
     value = constant(node, index)
-    near = value.size and abs(value.flat[0] - neutral) < NEAR
+    near = value.size and abs(value.flat[0] - neutral) < NEVER_ROUNDED_FROM
     settled = near and np.all(rounded(value, dtype(node.inputs[index]))[0] == neutral)
     return np.full_like(value, neutral) if settled else value
 

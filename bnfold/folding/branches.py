@@ -82,7 +82,7 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
 
 
 def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
-    """What turns the keeper into the merged branch."""
+    """The edits that turn one of the branches, which stays, into the merged one."""
     by_rows = operator(node) == "Conv" or attribute(node, "transB", 0)
     yield Replace(node, 1, merged.weight if by_rows else merged.weight.T)
     if has(node, 2) or merged.bias.any():

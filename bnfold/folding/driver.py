@@ -41,10 +41,11 @@ def fold(model: Model, *, freeze_initializers: bool = False) -> FoldResult:
     """Fold every affine node of a model that has a home among its constants.
 
     `model` is a path, bytes, a ModelProto, an onnx_ir.Model or a torch.onnx.ONNXProgram, and is left as it was; what
-    is returned holds a ModelProto. Initializers that are also graph inputs may be
-    overridden by the caller and are not touched, unless `freeze_initializers`. All arithmetic is float64, rounded once
-    to the stored type. Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that
-    are not numbers; and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
+    is returned holds a ModelProto. Initializers that are also graph inputs may be overridden by the caller and are not
+    touched, unless `freeze_initializers`. All arithmetic is float64, rounded once to the stored type.
+
+    Raises ModelProblem for a model that cannot be read, is in training mode, or has statistics that are not numbers;
+    and for one that is not valid ONNX, where that prevents the fold; TypeError for what is no model.
     """
     with open_model(model) as (record, storage):
         return fold_in_place(record, storage, freeze_initializers)
@@ -64,7 +65,7 @@ def explain(model: Model, *, freeze_initializers: bool = False) -> Explanation:
 def open_model(model: Model, detach: bool = False) -> Iterator[tuple[onnx.ModelProto, Storage]]:
     """A record of the model that may be consumed, and where its data lies.
 
-    Whether it is valid is looked at where something goes wrong: then it is to blame. Raises ModelProblem.
+    Whether it is valid ONNX is checked only where the block fails: then that is the reason. Raises ModelProblem.
     """
     record, storage = onnx_io.consumable(model, detach=detach)
     external.require_data(record, storage)
@@ -146,7 +147,7 @@ def splits(editor: Editor) -> Iterator[NodeOutcome]:
 
 
 def split_off_shift(editor: Editor, node: gs.Node) -> Folded:
-    """The shift goes as far as it can, unless it is to repeat there: an Add in the place of the node can have it."""
+    """Fold a BatchNormalization except for an Add, as near to the inputs as its shift can go without repeating."""
     source, affine = node.inputs[0], batch_normalization(node)
     try:
         plan = make_plan(editor.visible, "hoist", source, affine, 1)
@@ -196,7 +197,7 @@ def carry_out_merge(
 
 
 def carry_out(editor: Editor, direction: Direction, node: gs.Node, source: gs.Tensor, plan: Plan) -> Folded:
-    """Fold one affine node one way; raises Refused, with nothing changed, where it would be rounded as it was not."""
+    """Fold one affine node one way. Raises Refused, with nothing changed, where that adds a rounding to fewer bits."""
     if direction == "hoist":
         require_rounded_again(editor.visible, plan, node.outputs[0])
     outcome = described(node, direction, plan)

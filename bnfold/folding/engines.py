@@ -16,7 +16,7 @@ from ..system.interrupts import ENDING
 from .worker import GRACE, PAUSE, Plain, Running, failure, fold_apart, stop, sweep
 
 ENGINES = ("local", "ray")
-AT_EASE = 2  # processors of one model on a cluster
+THREADS_PER_MODEL = 2  # processors of one model on a cluster
 
 
 class Engine(Protocol):
@@ -25,7 +25,7 @@ class Engine(Protocol):
     def start(self, request: Mapping[str, Any]) -> Any: ...
 
     def ended(self, handles: Sequence[Any]) -> list[Any]:
-        """Those that are done; waits a moment for one."""
+        """Those that have ended; waits a moment if none has."""
 
     def answer(self, handle: Any) -> Plain: ...
 
@@ -61,7 +61,7 @@ def run_requests(
 
 @contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Signals to end that come within are put on a list, so that they interrupt nothing by half."""
+    """Within the block, signals that end a process are put on a list, so that no step is left half done."""
     signals: list[int] = []
     try:
         former = {
@@ -108,7 +108,7 @@ class OnRay:
     def __init__(self, ray: Any) -> None:
         self.ray = ray
         most = max(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["Alive"])
-        self.threads = max(1, min(AT_EASE, int(most)))
+        self.threads = max(1, min(THREADS_PER_MODEL, int(most)))
         self.requests: dict[Any, Mapping[str, Any]] = {}
         self.task = ray.remote(num_cpus=self.threads, max_retries=0)(fold_apart)
 

@@ -143,7 +143,7 @@ def tasks(
 
 
 def distinct_places(places: Mapping[Path, Path]) -> dict[Path, Path]:
-    """The places of models; where some have one place, each keeps the folders below the one that these models share."""
+    """The places of models; where several have the same, each keeps its folders below the one that they share."""
     crowds: dict[Path, list[str]] = {}
     for source, place in places.items():
         crowds.setdefault(place, []).append(os.path.abspath(source))
@@ -195,7 +195,7 @@ def fold_all(
 
 @contextmanager
 def making_folders(folders: set[Path]) -> Iterator[None]:
-    """Folders are made where there are none; those into which nothing comes go again."""
+    """Make folders that are not there; after the block those that are empty are removed again."""
     ours = {each for folder in folders for each in (folder, *folder.parents) if not os.path.exists(each)}
     try:
         for folder in sorted(ours | folders):

@@ -22,6 +22,7 @@ from ..model.validity import checked_meanwhile
 from ..system import files, staging
 from ..system.installed import require_runtime
 from ..system.limits import PLANNING, timed
+from .proof import prepared_proof, verified
 
 if TYPE_CHECKING:
     from ..verification import Verification
@@ -109,8 +110,8 @@ class Options:
 
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
     that did not pass to NAME.failed.onnx. `require` is the grade that the verification must have: measured, or proved
-    (for all inputs). `external` data are copied (copy), or stay where they are (keep), and the
-    result refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
+    (for all inputs). `external` data are copied (copy), or stay where they are (keep), and the result
+    refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
     nothing is written there. Raises UsageProblem for what is none of these.
     """
 
@@ -137,7 +138,7 @@ class Options:
             )
 
     def require_means(self) -> None:
-        """Raises EnvironmentProblem where there is nothing to verify with."""
+        """Raises EnvironmentProblem where the fold is to be verified and no onnxruntime is installed."""
         if self.verify != "off":
             require_runtime("the proof of a fold", "`--verify off` writes it unproved.")
 
@@ -170,9 +171,8 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
     record, storage = onnx_io.detached(source)
     require_places(record, source, target, failed, options)
     before = size_of(record, source, external.data_files(record, source.parent))
-    with staging.staged(
-        target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force
-    ) as draft:
+    place = staging.staged(target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force)
+    with place as draft, prepared_proof(options.verify != "off" and before.batch_normalizations > 0):
         outside = options.allow_external_outside
         with checked_meanwhile(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
             from .driver import fold_in_place  # which takes a while, too
@@ -229,10 +229,10 @@ def require_same_folder(source: Path, target: Path) -> None:
 
 
 def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
-    """Raises UsageProblem where `target` is no place for a file, is of the input or another file that is `read`, or is
-    taken and not to be replaced.
+    """Raises UsageProblem where no file can be written to `target`: it is a folder or a device, one of the files that
+    are read, or there already and not to be replaced.
 
-    What a process that was killed has left there is no obstacle: it goes.
+    What a killed process has left there is removed first.
     """
     files.require_target(target)
     staging.sweep(target)
@@ -252,31 +252,14 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
-    """Of a model that lies at `path`, with its data files."""
+    """The size of a model in the file `path`, with its data files."""
     return Size(*counts(record), sum(map(file_size, {path, *data})))
-
-
-def verified(source: Path, draft: Path, target: Path, options: Options, sites: tuple[str, ...] | None) -> Verification:
-    """The verification of a draft, which calls it `target`."""
-    from ..verification import verify
-
-    verification = verify(
-        source,
-        draft,
-        effort=options.verify,
-        untouched=True if sites is None else sites,
-        freeze_initializers=options.freeze_initializers,
-        require=options.require,
-        allow_external_outside=options.allow_external_outside,
-    )
-    verification.models["folded"]["path"] = str(target)
-    return verification
 
 
 def require_passed(report: FoldReport) -> None:
     """Raises CheckFailed or Inconclusive, with the report as evidence, unless the draft passed or was not verified.
 
-    Where the model changed meanwhile, that is why: raises ModelProblem.
+    Raises ModelProblem instead where a file of the model changed meanwhile.
     """
     verification = report.verification
     if verification is None or verification.passed:

@@ -60,7 +60,8 @@ class Plan:
 
 
 def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine: Affine, room: int = 0) -> Plan:
-    """Hoist: the edits after which `tensor` holds affine(tensor). Sink: after which its consumers get by without.
+    """Hoist: the edits after which `tensor` holds affine(tensor). Sink: those after which no consumer
+    needs the affine on it.
 
     `room` is how many Add nodes may be made for shifts that no operator on the way has room for. Raises Refused, with
     the reason, when any part of the affine finds no home.
@@ -85,7 +86,7 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
 
 
 def move(plan: Plan, way: str, node: gs.Node, port: int, affine: Affine) -> list[Errand]:
-    """Past one node, or into its constants: edits for the plan, and where the search goes on."""
+    """Move an affine past one node, or into its constants: adds edits to the plan, returns where the search goes on."""
     repeats = is_repeated(affine, node.inputs[port] if way == "sink" else node.outputs[port])
     require(not repeats or operator(node) in REPEATING, "REPEATS", f"{REPEATS}, which is not for {label(node)}")
     if way != "sink" and operator(node) in RETURN:
@@ -111,7 +112,7 @@ def require_onward(node: gs.Node, way: str, shares: Shares) -> None:
 
 
 def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
-    """What a hoist rule has no room for: an Add, if one may be made."""
+    """Put the shift that a hoist rule has no room for into an Add after the node, if one may be made."""
     if left.is_identity:
         return
     plan.room -= 1
@@ -142,7 +143,7 @@ def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 
 
 def readers(tensor: gs.Tensor) -> str:
-    """All readers of a tensor; no more than a sentence bears."""
+    """The nodes that read a tensor, as they are called in sentences, at most MOST_NAMED of them."""
     some = sorted({label(n) for n in islice(tensor.outputs, MOST_NAMED)})
     more = len(tensor.outputs) - MOST_NAMED
     return ", ".join(some) + (f" and {more} more" if more > 0 else "")
@@ -158,7 +159,7 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 
 
 def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
-    """What the rule of an operator answers."""
+    """The shares that the rule of an operator returns."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
@@ -191,8 +192,8 @@ def put_into_constant(plan: Plan, node: gs.Node, index: int, share: Affine) -> N
 
 
 def require_fitting(node: gs.Node, index: int, share: Affine) -> None:
-    """Refuse where a constant has neither the lengths along which the share varies, nor is repeated along them; and
-    where it would become too large, as a row does that receives a column."""
+    """Refuse a share that cannot be broadcast against a constant, or that would make it too large, as a column does to
+    a row."""
     own = tuple(n for n in dims(node.inputs[index]) if isinstance(n, int)) if has(node, index) else ()
     fit = all(1 in (n, m) or n == m for n, m in zip(share.extent[::-1], own[::-1], strict=False))
     require(fit, "MALFORMED", f"input {index} of {label(node)} does not have the shape that the operator needs")
@@ -241,5 +242,6 @@ def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:
 
 
 def require_once(plan: Plan) -> None:
+    """Refuse a plan that changes one constant twice."""
     targets = [(id(e.node), e.index) for e in plan.edits if isinstance(e, SetConstant)]
     require(len(set(targets)) == len(targets), "SHARED", "it would reach the same constant on two ways")

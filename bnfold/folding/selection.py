@@ -52,9 +52,9 @@ class Selection(NamedTuple):
 
 
 def selected(named: Sequence[Path], out_dir: Path) -> Selection:
-    """The models of `given`, each once: a file; those in a folder and below it; those that fit a pattern.
+    """The models that are `named`, each once: a file; those in a folder and below it; those that fit a pattern.
 
-    Each has its path below the folder, or below the part of a pattern before its first sign, and a file its name.
+    Each has its path below the folder, or below the part of a pattern before its first wildcard, and a file its name.
     Raises UsageProblem for a folder or pattern without any.
     """
     selection = Selection({}, [])

@@ -72,7 +72,7 @@ class Running:
         return self.child.ended
 
     def answer(self) -> Plain:
-        """What the process found; where it did not come to an end, how it ended."""
+        """The answer of the process; where it gave none, an error that says how it ended."""
         doing, sound = f"the process that folds {self.request['source']}", True
         try:
             answer = self.child.answer(doing)

@@ -28,7 +28,10 @@ def is_known(tensor: gs.Tensor) -> bool:
 
 
 def _follows(tensor: gs.Tensor, what: str, operands: Callable[[gs.Tensor], list[gs.Tensor] | None]) -> bool:
-    """Whether a tensor and all its operands have operands. Tensors keep the answer, for folding changes it for none."""
+    """Whether `operands` lists, instead of None, what a tensor depends on, and what that depends on, and so on.
+
+    Tensors keep the answer as attribute `what`: folding does not change it.
+    """
     agenda = [] if hasattr(tensor, what) else [tensor]
     while agenda:
         t = agenda[-1]

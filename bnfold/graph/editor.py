@@ -51,6 +51,7 @@ class Editor:
         self._home = homes(self.scopes, self.storage)
         self.visible = visibility(self.scopes)
         self._scope = {id(n): s for s in self.scopes for n in s.nodes}
+        self._body = {id(s.view): s for s in self.scopes if s.parent}
         self._message: dict[int, NodeProto] = {id(n): m for s in self.scopes for n, m in s.pairs}
         self._fresh = FreshNames({name for s in self.scopes for name in s.names()} | self.visible.captured)
         self._removed: set[int] = set()
@@ -108,7 +109,7 @@ class Editor:
         self._read(node, index, constant)
 
     def _private(self, tensor: gs.Tensor) -> StoredConstant | None:
-        """What the file stores of a constant, if one single input reads it and nothing else can see it."""
+        """The stored constant that a tensor is, if a single input reads it and nothing else can see it; else None."""
         if tensor.is_empty() or not self.visible.is_read_once(tensor):
             return None
         if isinstance(tensor, StoredConstant):
@@ -234,7 +235,11 @@ class Editor:
                 self._read(consumer, index, source)
 
     def _remove(self, node: gs.Node) -> None:
+        """Take out a node, and those of its bodies: what they alone read goes as well."""
         self._removed.add(id(node))
+        for body in node.attrs.values():
+            for inner in filter(self.is_alive, self._body[id(body)].nodes if id(body) in self._body else ()):
+                self._remove(inner)
         self._lost += node.inputs
         node.inputs.clear()
         node.outputs.clear()
@@ -254,7 +259,7 @@ class Editor:
                 self._forget(tensor)
 
     def _forget(self, tensor: gs.Tensor) -> None:
-        """Nothing makes or reads a tensor any more."""
+        """Note that nothing makes or reads a tensor any more."""
         self._gone[id(tensor)] = tensor
         if id(tensor) in self._home:
             self._home[id(tensor)].gone.add(tensor.name)

@@ -84,14 +84,14 @@ def implied(node: gs.Node) -> ImpliedRanks:
 
 
 def alike(tensors: Iterable[gs.Tensor], base: int | None = None) -> ImpliedRanks:
-    """Tensors of one rank: `base`, or that of the first of which it is known."""
+    """Tensors that have the same rank: `base`, or that of the first whose rank is known."""
     present = [x for x in tensors if not x.is_empty()]
     r = next((known_rank(x) for x in present if known_rank(x) is not None), None) if base is None else base
     yield from ((x, r) for x in present)
 
 
 def differing_by(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> ImpliedRanks:
-    """Two tensors, of which one has so many axes more."""
+    """Two tensors, of which `more` has so many axes more than `less`."""
     low, high = known_rank(less), known_rank(more)
     if axes is not None:
         yield less, None if high is None else high - axes
@@ -99,7 +99,7 @@ def differing_by(less: gs.Tensor, more: gs.Tensor, axes: int | None) -> ImpliedR
 
 
 def count(node: gs.Node, name: str, index: int) -> int | None:
-    """How many numbers a setting has that is attribute `name`, or input `index`, of the node."""
+    """How many numbers there are in attribute `name` of a node, or in its input `index`; None if that is not known."""
     if name in node.attrs:
         return len(node.attrs[name])
     shape = shape_of(node.inputs[index]) if index < len(node.inputs) else None

@@ -30,7 +30,7 @@ class TensorsByName:
         self._stated = stated(graph) if whole else {}
 
     def own(self, name: str) -> gs.Tensor:
-        """What the graph itself calls so; an omitted tensor has no name."""
+        """The tensor of this name in the graph itself; that of no name is an omitted one."""
         if not name:
             return gs.Variable.empty()
         if name not in self._made:
@@ -51,7 +51,7 @@ class TensorsByName:
 
 
 def stated(graph: GraphProto) -> dict[str, ValueInfoProto]:
-    """What a graph says of the types of tensors; where it does so twice, what has a shape counts."""
+    """The types that a graph states, by the names of tensors; of two for one name, the one with a shape counts."""
     infos: dict[str, ValueInfoProto] = {}
     for value in (*graph.value_info, *graph.input, *graph.output):
         if not infos.setdefault(value.name, value).type.tensor_type.HasField("shape"):

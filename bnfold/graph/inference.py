@@ -33,7 +33,7 @@ def infer_shapes(model: ModelProto) -> ModelProto:
 
 
 def in_pieces(nodes: Iterable[NodeProto]) -> Iterator[list[NodeProto]]:
-    """Consecutive nodes, few of which have bodies."""
+    """The nodes in order, as many at a time as have BODIES_PER_PIECE nodes with bodies among them."""
     piece: list[NodeProto] = []
     left = BODIES_PER_PIECE
     for node in nodes:

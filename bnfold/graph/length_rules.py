@@ -70,7 +70,7 @@ def broadcast_shapes(shapes: Iterable[Shape]) -> Shape:
 
 
 def broadcast_lengths(lengths: Iterable[Dim]) -> Dim:
-    """Of two lengths that are not both 1 the result has that which is not: a number, or the only other one."""
+    """The length of an axis after broadcasting: the only one that is not 1 or, of several, the only number."""
     others = {n for n in lengths if n != 1}
     numbers = {n for n in others if isinstance(n, int)}
     candidates = numbers or others or {1}
@@ -85,23 +85,23 @@ def transpose(node: gs.Node, known: Lengths) -> Implied:
 
 
 def reshape(node: gs.Node, known: Lengths) -> Implied:
-    """As many elements as before: of one length that is not said, or not known, they leave open none.
+    """The lengths that the second input states; a single one that is -1 or unknown follows from the number of elements.
 
-    A length that is a product of symbols may be 0 in a run, which stands for a length of the input. It is as it says
-    where the input has the symbols, too, for then nothing has any element.
+    A length that is a product of symbols may be 0 in a run, and a 0 is replaced by a length of the input. It counts as
+    it is stated where the input has the same symbols: in such a run there are no elements, before or after.
     """
     source, wanted = known.dims(node.inputs[0]), numbers_in(node, known, "shape", 1)
     if wanted is None:
         return None
     literal = bool(node.attrs.get("allowzero", 0))
-    target = [said(i, n, source, literal) for i, n in enumerate(wanted)]
+    target = [target_length(i, n, source, literal) for i, n in enumerate(wanted)]
     open_ones = [i for i, n in enumerate(target) if n is None]
     if source is not None and len(open_ones) == 1:
         target[open_ones[0]] = quotient(product(source), product(n for n in target if n is not None))
     return tuple(target)
 
 
-def said(axis: int, number: Dim, source: Implied, literal: bool) -> Dim:
+def target_length(axis: int, number: Dim, source: Implied, literal: bool) -> Dim:
     """The length that an entry of the second input of a Reshape stands for."""
     if isinstance(number, Product):
         there = {name for n in source or () if isinstance(n, Product) for name in n.symbols}

@@ -21,7 +21,7 @@ MOST_NUMBERS = 64  # numbers of a tensor that are looked at
 
 
 class Lengths:
-    """Shapes of tensors, noted one by one, those that no node makes first; then each axis has a length or a Product.
+    """Shapes of tensors, noted one by one in the order of the nodes; a noted shape has a number or a Product per axis.
 
     `numbers` are small tensors of whole numbers.
     """
@@ -58,7 +58,7 @@ class Lengths:
         return symbol(stated if stated in names and stated else self._fresh.name(OPEN)) if implied is None else implied
 
     def symbols(self, tensors: Sequence[gs.Tensor]) -> set[str]:
-        """What occurs in the shapes of some tensors."""
+        """The symbols in the shapes of some tensors."""
         lengths = (n for tensor in tensors for n in self.dims(tensor) or ())
         return {name for n in lengths if isinstance(n, Product) for name in n.symbols}
 

@@ -55,7 +55,7 @@ class Readers:
 
 
 class Inputs(SynchronizedList):  # type: ignore[misc]
-    """The inputs of a node, which learn when it reads them and when it no longer does."""
+    """The inputs of a node, a list that keeps the readers of its tensors up to date."""
 
     _ports: dict[int, list[int]] | None = None  # of many inputs, by id(); made when one is looked for
 
@@ -76,7 +76,7 @@ class Inputs(SynchronizedList):  # type: ignore[misc]
             self._ports = ports
 
     def ports(self, tensor: gs.Tensor) -> list[int]:
-        """Where a tensor is among them."""
+        """At which places a tensor is among them."""
         if len(self) <= FEW_INPUTS:
             return [i for i, x in enumerate(self) if x is tensor]
         if self._ports is None:
@@ -94,7 +94,7 @@ def _readers(tensor: gs.Tensor) -> Readers:
 
 
 def adopt(node: gs.Node, opset: int) -> None:
-    """Tell a node which version of the operators it is of, and keep the links to its inputs in this way from now on."""
+    """Give a node the version of its operator set, and keep the links to its inputs in this way from now on."""
     node.opset = opset
     link(node)
 

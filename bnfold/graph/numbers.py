@@ -108,7 +108,7 @@ def over(node: gs.Node, known: Lengths) -> Array | None:
 
 
 def per_number(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengths) -> Array | None:
-    """An operation on two numbers, on those of two tensors as broadcasting pairs them."""
+    """An operation on two numbers, applied to those of both inputs, which are broadcast."""
     a, b = (known.numbers(x) for x in node.inputs)
     if a is None or b is None:
         return None
@@ -117,7 +117,7 @@ def per_number(operation: Callable[[Dim, Dim], Dim], node: gs.Node, known: Lengt
 
 
 def all_of_them(node: gs.Node, known: Lengths) -> Array | None:
-    """The product of a list."""
+    """ReduceProd of a list: the product of all its numbers."""
     x = known.numbers(node.inputs[0])
     result = None if x is None or x.ndim != 1 else array([product(x)])
     return result if result is None or node.attrs.get("keepdims", 1) else result.reshape(())

@@ -47,7 +47,7 @@ def product(numbers: Iterable[Dim]) -> Dim:
 
 
 def quotient(whole: Dim, part: Dim) -> Dim:
-    """What times `part` is `whole`, where it follows: if no symbol of `part` is 0."""
+    """`whole` divided by `part`, where no symbol of `part` is 0; None where that does not follow."""
     if whole is None or not part:
         return None
     (of, named), (by, known) = parted(whole), parted(part)
@@ -57,7 +57,7 @@ def quotient(whole: Dim, part: Dim) -> Dim:
 
 
 def may_become(part: Dim, whole: Dim) -> bool:
-    """Whether it may be `whole` times some more numbers or symbols: it has none that `whole` lacks, and is less."""
+    """Whether `part` may still become `whole` by more factors: it has no symbol that `whole` lacks, and is less."""
     if part is None or whole is None:
         return False
     (a, few), (b, many) = parted(part), parted(whole)
@@ -65,11 +65,12 @@ def may_become(part: Dim, whole: Dim) -> bool:
 
 
 def repeats(period: int, length: Dim) -> bool:
-    """Whether an axis of a length that only a run knows is certainly several times as long as one of `period`."""
+    """Whether a length that only a run knows is a multiple of `period`, which is more than 1, in every run."""
     return isinstance(length, Product) and period > 1 and length.factor % period == 0
 
 
 def parted(number: int | Product) -> tuple[int, tuple[str, ...]]:
+    """Factor and symbols."""
     return (number, ()) if isinstance(number, int) else (number.factor, number.symbols)
 
 

@@ -31,9 +31,9 @@ def label(node: gs.Node) -> str:
 
 @contextmanager
 def algebra(node: gs.Node) -> Iterator[None]:
-    """Refuses where NumPy cannot carry it out.
+    """A block of NumPy operations on what a node states: what raises an error there is refused as MALFORMED.
 
-    Which shapes fit, and which settings are lists, onnx's checker does not see to, nor does each rule.
+    onnx's checker does not check that shapes fit or that settings are lists, and rules need not.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def opset(node: gs.Node) -> int:
 
 
 def has(node: gs.Node, index: int) -> bool:
-    """Whether an optional input is given."""
+    """Whether an optional input is there."""
     return index < len(node.inputs) and not node.inputs[index].is_empty()
 
 
@@ -71,7 +71,7 @@ def argument(node: gs.Node, name: str, index: int, default: Any = None) -> Any:
 
 
 def number(node: gs.Node, value: Any) -> float:
-    """A setting as the one number that it must be. Refuses what is none, or several."""
+    """A setting as a float. Refuses what is not one number."""
     array = np.asarray(value)
     sound = array.size == 1 and array.dtype.kind in "biuf"
     require(sound, "MALFORMED", f"a setting of {label(node)} is not one number")
@@ -131,7 +131,7 @@ def rank(tensor: gs.Tensor) -> int:
 
 
 def bounded(length: int) -> int:
-    """A length along which coefficients are to be laid. Refuses one that no tensor with coefficients has."""
+    """A length of an axis along which coefficients are laid out. Refuses one of more than LONGEST_AXIS elements."""
     require(abs(length) <= LONGEST_AXIS, "TOO_LARGE", f"an axis would have {length} elements")
     return length
 

@@ -60,7 +60,7 @@ class Scope:
         return self.parent.root if self.parent else self
 
     def meaning(self, name: str) -> Scope | None:
-        """The graph, this one or one around it, whose tensor a name is here."""
+        """The graph, this one or the nearest around it, that defines the tensor which a name means here."""
         if name in self.own:
             return self
         return self.parent.meaning(name) if self.parent else None
@@ -87,7 +87,7 @@ class Scope:
         yield from (value.name for value in self.message.value_info)
 
     def stated(self) -> Iterator[ValueInfoProto]:
-        """What is said of the types of inputs and of tensors inside."""
+        """The types that the message states, of inputs and of tensors inside."""
         yield from self.message.value_info
         if isinstance(self.message, GraphProto):
             yield from self.message.input
@@ -146,7 +146,7 @@ def _scopes(
 
 
 def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
-    """Let constants of the view take their values from the record; returns the graph that each tensor is of."""
+    """Let constants of the view take their values from the record; returns the graph of each tensor, by its id()."""
     owners = {id(x): s for s in scopes for n in s.nodes for x in n.outputs}
     for scope in scopes:
         for tensor in (x for n in scope.nodes for x in n.inputs if isinstance(x, StoredConstant)):
@@ -164,7 +164,7 @@ def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
 
 
 def visibility(scopes: list[Scope]) -> Visible:
-    """What more than its consumers can see: outputs, and names that are returned from inside another graph.
+    """What not only its consumers can see: outputs, and names that are returned from inside another graph.
 
     onnx-graphsurgeon does not read attributes that hold several graphs: whatever those name is visible, too.
     """

@@ -27,7 +27,7 @@ def defined(graph: GraphProto | FunctionProto) -> Iterator[str]:
 
 
 def unshadowed(bare: ModelProto) -> NameMap:
-    """Give what shadows another tensor a name of its own; returns the names they had by those they have now."""
+    """Rename what shadows another tensor; returns the old names by the new ones."""
     parts = (bare.graph, *bare.functions)
     inner = [body for part in parts for body in inner_graphs(part.node)]
     renaming = _Renaming({name for graph in (*parts, *inner) for name in mentioned(graph)} if inner else set())
@@ -43,7 +43,7 @@ def mentioned(graph: GraphProto | FunctionProto) -> Iterator[str]:
 
 
 class FreshNames:
-    """Names that nothing has yet: a stem where it is free, and otherwise with a number."""
+    """Names that are not taken: a stem where that is free, else the stem and a number."""
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = {*taken}

@@ -22,7 +22,7 @@ STUB_ABOVE = 1024  # elements above which a tensor comes without values to shape
 
 
 def unseen(view: gs.Graph) -> dict[str, Array]:
-    """The values, by name, that nodes compute and other nodes read whose shapes are not known."""
+    """The values, by name, of computed constants that are read by nodes whose output shapes are not known."""
     unsure = (n for n in nodes_at_any_depth(view) if not all(is_stated(x.shape) for x in n.outputs))
     read = (x for n in unsure for x in n.inputs if x.inputs and x.inputs[0].op != "Constant")
     values = {}
@@ -61,7 +61,7 @@ def constant_node(node: NodeProto, value: Array) -> NodeProto:
 
 
 def adopt_shapes(bare: ModelProto, inferred: ModelProto) -> None:
-    """Take over what is said of tensors in a copy with the same graphs."""
+    """Take over the types and shapes that a copy with the same graphs states."""
     mine, others = ((model.graph, *inner_graphs(model.graph.node)) for model in (bare, inferred))
     for graph, other in zip(mine, others, strict=True):
         for field in ("value_info", "output"):

@@ -24,9 +24,9 @@ NOTHING = np.empty(0)
 class StoredConstant(gs.Constant):  # type: ignore[misc]
     """A constant, and the affine that folding has put on it so far.
 
-    Its values are computed in float64 when they are asked for, from what the file stores, and never kept: however many
-    affines arrive, there is one rounding, when the model is closed. `home` is the message of the record that stores it,
-    `maker` the Constant node, if one has that message.
+    Its values are computed in float64 when they are needed, from what the file stores, and never kept: however many
+    affines are put on it, there is one rounding, when the model is closed. `home` is the message of the record that
+    stores it, `maker` the Constant node, if one has that message.
     """
 
     shape: tuple[int, ...] = ()  # with the affine

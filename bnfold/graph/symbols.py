@@ -23,7 +23,7 @@ from .shadows import FreshNames
 from .shapes import nodes_at_any_depth
 
 
-def disbelieve(bare: ModelProto) -> None:
+def drop_stated_names(bare: ModelProto) -> None:
     """Take away the names that a file gives to lengths; those of inputs stay, each as a name of its own."""
     names = FreshNames(())
     for length in named_lengths(bare.graph.input):

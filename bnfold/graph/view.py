@@ -17,14 +17,14 @@ from .importing import graph_of
 from .inference import inferred
 from .shadows import declare, restore, unshadowed
 from .shapes import STUB_ABOVE, adopt_shapes, stating, unseen
-from .symbols import complete, disbelieve
+from .symbols import complete, drop_stated_names
 
 
 def import_view(bare: ModelProto) -> gs.Graph:
     """The view of a `skeleton`, to which inferred shapes are added. Raises ModelProblem if the graph cannot be read."""
     names = unshadowed(bare)
     whole = states_shapes(bare)
-    disbelieve(bare)
+    drop_stated_names(bare)
     if not whole:
         with suppress(Failed):  # stated shapes must do, then
             bare.ParseFromString(guarded("shape inference", lambda: inferred(bare)))

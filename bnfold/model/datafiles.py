@@ -74,7 +74,7 @@ def open_regular(path: Path) -> BufferedReader:
 def inside(folder: Path, location: str) -> BufferedReader:
     """A regular file of one name in a folder, or in one within that, with no link on the way.
 
-    Raises Elsewhere where it is not that, OSError or ValueError where there is none, ModelProblem if it changed.
+    Raises LocationError where it is not that, OSError or ValueError where there is none, ModelProblem if it changed.
     """
     path = folder / location
     with _once(path):
@@ -142,7 +142,8 @@ def _elsewhere(path: Path, folder: Path, location: str) -> LocationError | None:
 
 
 def _regular(number: int, path: Path, most: float = math.inf) -> BufferedReader:
-    """An open file as a stream. Raises OSError if it is no regular one, Elsewhere if it has more than `most` names."""
+    """An open file as a stream. Raises OSError if it is no regular one, LocationError if it has more than
+    `most` names."""
     try:
         state = os.fstat(number)
         if stat.S_ISDIR(state.st_mode):

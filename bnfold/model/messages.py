@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from onnx import (
@@ -54,14 +54,18 @@ def inner_graphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
         yield from bodies(node)
 
 
-def reads(node: NodeProto) -> Iterator[str]:
-    """Every name of its graph, or of one around it, that a node reads, itself or in its bodies."""
-    yield from node.input
+def reads(node: NodeProto, but: Mapping[str, int] | None = None) -> Iterator[str]:
+    """Every name of its graph, or of one around it, that a node reads, itself or in its bodies.
+
+    Of the standard operators in `but` one input is left out, the index of which that says.
+    """
+    left_out = but.get(node.op_type) if but and node.domain in ("", "ai.onnx") else None
+    yield from (name for i, name in enumerate(node.input) if i != left_out)
     for body in bodies(node):
         own = {x.name for x in (*body.input, *body.initializer)}
         own.update(tensor.values.name for tensor in body.sparse_initializer)
         own.update(name for inner in body.node for name in inner.output)
-        named = (name for inner in body.node for name in reads(inner))
+        named = (name for inner in body.node for name in reads(inner, but))
         yield from (name for name in (*named, *(output.name for output in body.output)) if name not in own)
 
 

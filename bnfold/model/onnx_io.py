@@ -51,7 +51,7 @@ def consumable(model: Model, *, detach: bool = False) -> tuple[ModelProto, Stora
 
 
 def copied_model(model: ModelProto) -> ModelProto:
-    """A message of its own."""
+    """A copy of the message."""
     copy = ModelProto()
     copy.CopyFrom(model)
     return copy
@@ -77,7 +77,7 @@ def _all(stream: BinaryIO) -> bytes:
 
 
 def _small(stream: BinaryIO, storage: Storage, path: Path) -> bytes:
-    """The bytes of a model without its large tensors; all of them where the file is of an unusual make."""
+    """The bytes of a model without the data of large tensors; all bytes where `wire` cannot read the file."""
     stamp = external.stamp(stream.fileno())
     try:
         skeleton, spans = wire.detach(wire.FileBytes(stream))

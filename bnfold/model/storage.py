@@ -97,7 +97,7 @@ class Storage:
         return self._entries[number]
 
     def belongs_outside(self, tensor: TensorProto) -> bool:
-        """Its data lies in a data file; or is new, and that of the tensor before it did."""
+        """Whether the data of a tensor go to a data file: because they lie in one, or replace data that do."""
         entry = self.entry(tensor) if uses_external_data(tensor) else None
         if isinstance(entry, Deferred):
             return entry.outside

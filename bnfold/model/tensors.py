@@ -88,7 +88,7 @@ def source_of(tensor: TensorProto, storage: Storage) -> TensorProto | InFile:
 
 
 def located(base: TensorProto | InFile, storage: Storage) -> TensorProto | InFile:
-    """What is stored; a large tensor in a data file as what is read from there. Raises ModelProblem if it cannot be."""
+    """The tensor, or, of a large one in a data file, an InFile. Raises ModelProblem where its data cannot be read."""
     if isinstance(base, InFile) or not uses_external_data(base) or external.data_length(base) < DETACHED_FROM:
         return base
     return InFile(base.name, base.data_type, tuple(base.dims), external.place(base, storage))
@@ -131,7 +131,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def copied(tensor: TensorProto) -> TensorProto:
-    """A message of its own."""
+    """A copy of the message."""
     copy = TensorProto()
     copy.CopyFrom(tensor)
     return copy

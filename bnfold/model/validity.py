@@ -24,6 +24,10 @@ from .tensors import DATA_FIELDS
 LENGTH_CHECKED_FROM = (
     1 << 20
 )  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
+UNLISTED, LIST_HINT = (  # what onnx's checker says of an initializer, and what to do about it
+    "in initializer but not in graph input",
+    "Up to IR version 3 initializers must be inputs, too: set ir_version to 4 with the onnx package, or export again.",
+)
 NOT_ONNX_HINT = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
@@ -51,7 +55,7 @@ def require_known(model: ModelProto, name: object) -> None:
 
 
 def _require_text(model: ModelProto, name: object) -> None:
-    """Refuse a name that is no UTF-8: protobuf reads it, but gives bytes where everybody goes by text."""
+    """Refuse a name that is not UTF-8: protobuf returns it as bytes instead of text."""
     if bytes in map(type, _words(model)):
         wrong = next(word for word in _words(model) if isinstance(word, bytes))
         raise ModelProblem(f"{name} holds a name that is not UTF-8: {wrong[:40]!r}", "Is the file damaged?")
@@ -89,9 +93,10 @@ def require_valid(record: ModelProto, name: object, storage: Storage | None = No
 def checked_meanwhile(
     record: ModelProto, name: object, storage: Storage | None = None, outside: bool = False
 ) -> Iterator[None]:
-    """`require_valid` of a model as it is now, and a block that may change it while onnx's checker goes on.
+    """`require_valid` of a model as it is now; while the checker of onnx works, the block may change the model.
 
-    Where the checker refuses, that comes before whatever the block did. Data files may also lie `outside` the folder.
+    Where the checker refuses, its error is raised instead of one from the block. Data files may also lie `outside` the
+    folder.
     """
     if storage is not None:
         external.require_data(record, storage, outside)
@@ -115,7 +120,7 @@ def _refuse(name: object, answer: Callable[[], bytes]) -> None:
     except Stopped as why:
         raise EnvironmentProblem(f"{name} was not checked: {why}", MORE) from why
     except Failed as why:
-        raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
+        raise ModelProblem(f"{name} is not valid ONNX: {why}", LIST_HINT if UNLISTED in str(why) else REPAIR) from why
 
 
 def _bare(record: ModelProto) -> ModelProto:
@@ -155,8 +160,8 @@ def require_acyclic(model: ModelProto) -> None:
 def consistent(bare: bytes) -> Iterator[None]:
     """A block that may rely on the types and shapes of a serialized model, in which large tensors have no values.
 
-    The checker does not look at them, and to do so takes long; so it is done where something went wrong. Raises
-    ModelProblem if they contradict each other. If they do not, what went wrong is a defect of ours, and goes on.
+    onnx's checker does not compare them, and shape inference takes long; so it runs only where the block fails. Raises
+    ModelProblem if they contradict each other. If they do not, the error of the block is a defect of bnfold, and stays.
     """
     try:
         yield

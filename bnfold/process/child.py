@@ -16,6 +16,7 @@ from . import jobs
 
 NOTE_PAUSE = 0.25  # seconds between two notes of how far it is
 REQUEST, ANSWER, STAGE, PRINTED, PROGRESS = "request.json", "answer.json", "stage", "noise", "progress"  # in its folder
+GO = b"\n"  # into its standard input, once the request is there
 _stage_file: Path | None = None
 
 
@@ -34,8 +35,11 @@ def serve(name: str, folder: str, limits: str, capped: str, parent: str) -> None
     cap(in_force.bytes() if capped else UNCAPPED)
     answer: dict[str, Any]
     try:
+        job = jobs.find(name)
+        sys.stdin.buffer.read(len(GO))
+        request = json.loads(Path(folder, REQUEST).read_text(encoding="utf-8"))
         with within(in_force), reporting_to(_noted(Path(folder, PROGRESS))):
-            answer = {"returned": jobs.find(name)(json.loads(Path(folder, REQUEST).read_text(encoding="utf-8")))}
+            answer = {"returned": job(request)}
     except BnfoldError as problem:
         answer = {"raised": type(problem).__name__, "message": str(problem), "hint": problem.hint}
     except Exception as defect:

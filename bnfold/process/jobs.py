@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import Any
 
 Job = Callable[[dict[str, Any]], dict[str, Any]]  # plain data in, plain data out: both travel as JSON
-_registered: dict[str, Job] = {}
+_registered: dict[str, tuple[Job, Callable[[], object]]] = {}
 
 
-def job(function: Job) -> Job:
-    """Let children run `function`, which lies at the top of its module."""
-    _registered[name(function)] = function
+def job(function: Job, prepare: Callable[[], object] = lambda: None) -> Job:
+    """Let children run `function`, which lies at the top of its module; `prepare` is run before there is a request."""
+    _registered[name(function)] = function, prepare
     return function
 
 
@@ -22,6 +22,8 @@ def name(function: Job) -> str:
 
 
 def find(named: str) -> Job:
-    """The job of that name; importing its module registers it. Raises KeyError for any other function."""
+    """The job of that name, prepared; importing its module registers it. Raises KeyError for any other function."""
     import_module(named.partition(":")[0])
-    return _registered[named]
+    function, prepare = _registered[named]
+    prepare()
+    return function

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from ..system import temporary
 from ..system.limits import ProcessWatch, current
 from ..system.progress import report
 from . import jobs
-from .child import ANSWER, NOTE_PAUSE, PRINTED, PROGRESS, REQUEST, STAGE
+from .child import ANSWER, GO, NOTE_PAUSE, PRINTED, PROGRESS, REQUEST, STAGE
 from .endings import Stopped, ending
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -48,13 +50,48 @@ def run(
 
     Raises `Failed` if it dies or exceeds a limit, and passes on the errors bnfold raises on purpose.
     """
-    around = _CALM | os.environ | dict(environment or {})
+    around = _around(environment)
+    spare = _spare.get()
+    if spare and spare.order == _order(job, around, not reserves):
+        _spare.set(None)
+        spare.begin(request, seconds)
+        return _answer(spare)
     with started(job, request, seconds=seconds, environment=around, capped=not reserves) as child:
-        while not child.ended:
-            with suppress(subprocess.TimeoutExpired):
-                child.process.wait(NOTE_PAUSE)
-            _pass_on(Path(child.folder, PROGRESS))
-        return child.answer()
+        return _answer(child)
+
+
+@contextmanager
+def prepared(job: jobs.Job) -> Iterator[None]:
+    """A block in which a child gets ready for `job`, for the first `run` of it there.
+
+    To start an interpreter and to import onnx and onnxruntime takes 0.3 s, as long as a small model is verified:
+    python -m tests.benchmarks.proof_cost mobilenetv3_small_100
+    """
+    with _waiting(job, _around(), capped=True, leads=False) as child:
+        token = _spare.set(child)
+        try:
+            yield
+        finally:
+            _spare.reset(token)
+
+
+_spare: ContextVar[Child | None] = ContextVar("spare", default=None)
+
+
+def _around(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    return _CALM | os.environ | dict(environment or {})
+
+
+def _order(job: jobs.Job, environment: Mapping[str, str], capped: bool) -> tuple[object, ...]:
+    """What a child has to be started with."""
+    return jobs.name(job), environment, current(), capped
+
+
+def _answer(child: Child) -> dict[str, Any]:
+    while not child.ended:
+        child.wait(NOTE_PAUSE)
+        _pass_on(Path(child.folder, PROGRESS))
+    return child.answer()
 
 
 @contextmanager
@@ -71,13 +108,19 @@ def started(
 
     One that `leads` has a session of its own: signals go to it and to all that it started.
     """
-    limits = current()
-    words = json.dumps({**asdict(limits), "seconds": 0}), "capped" if capped else "", str(os.getpid())
+    with _waiting(job, environment, capped, leads) as child:
+        child.begin(request, seconds)
+        yield child
+
+
+@contextmanager
+def _waiting(job: jobs.Job, environment: Mapping[str, str], capped: bool, leads: bool) -> Iterator[Child]:
+    """A child that imports what it needs for `job`, and waits for its request."""
+    words = json.dumps({**asdict(current()), "seconds": 0}), "capped" if capped else "", str(os.getpid())
     with temporary.folder() as folder:
-        Path(folder, REQUEST).write_text(json.dumps(dict(request)), encoding="utf-8")
         around = {**environment, "TMPDIR": folder}  # what it leaves goes with it
         with _interpreter([jobs.name(job), folder, *words], Path(folder, PRINTED), around, leads) as process:
-            child = Child(process, folder, ProcessWatch(process.pid, limits.time(seconds), limits.bytes()), leads)
+            child = Child(process, folder, leads, _order(job, environment, capped))
             try:
                 yield child
             finally:
@@ -92,7 +135,7 @@ def _interpreter(
     command = [sys.executable, "-P", "-c", _START, str(Path(__file__).parents[2]), *arguments]
     with noise.open("wb") as out:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=leads
+            command, 0, stdin=subprocess.PIPE, stdout=out, stderr=out, env=environment, start_new_session=leads
         )
 
 
@@ -102,14 +145,33 @@ class Child:
 
     process: subprocess.Popen[bytes]
     folder: str
-    watch: ProcessWatch
     leads: bool
+    order: tuple[object, ...]
+    watch: ProcessWatch | None = None
     exceeded: str = ""
+
+    def begin(self, request: Mapping[str, Any], seconds: float) -> None:
+        """Let it do its job, for which it usually has `seconds`, within the limits in force."""
+        Path(self.folder, REQUEST).write_text(json.dumps(dict(request)), encoding="utf-8")
+        self.watch = ProcessWatch(self.process.pid, current().time(seconds), current().bytes())
+        with suppress(BrokenPipeError):  # of one that did not live to read it
+            assert self.process.stdin is not None
+            self.process.stdin.write(GO)
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended, or for so long: its end breaks the pipe; `Popen.wait` looks now and then."""
+        if self.process.stdin and hasattr(select, "poll"):
+            looking = select.poll()
+            looking.register(self.process.stdin, 0)
+            if not looking.poll(1000 * seconds):
+                return
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
 
     @property
     def ended(self) -> bool:
         """Whether the process has ended; one that exceeds its limits is killed now."""
-        if self.process.poll() is None and (why := self.watch.broken()):
+        if self.process.poll() is None and self.watch and (why := self.watch.broken()):
             self.exceeded = why
             self.send(KILL)
             self.process.wait()

@@ -27,9 +27,9 @@ def guarded(doing: str, call: Callable[[], bytes | None], seconds: float = FORK_
     """The bytes that `call` returns, from a fork of this process, which takes milliseconds. Raises `Failed`,
     `Stopped` where it met a limit.
 
-    It usually has `seconds`; see `limits` for these and for its memory. Nothing but bytes comes back: whoever takes
-    over the fork can send us no object. Where a process has several threads, or on macOS, a fork is not safe, and on
-    Windows there is none: there the call is made in this process.
+    It usually has `seconds`; see `limits` for these and for its memory. Only bytes come back, which nobody
+    unpickles: a model that takes over the fork can send no object. Where a process has several threads, or on macOS, a
+    fork is not safe, and on Windows there is none: there the call is made in this process.
     """
     return start_guarded(doing, call, seconds)()
 
@@ -90,7 +90,7 @@ def _serve(call: Callable[[], bytes | None], pipe: int, parent: int) -> NoReturn
 
 
 def _outcome(call: Callable[[], bytes | None]) -> bytes:
-    """ANSWER and what the call returned, or WHY and what it raised, or SHORT and that memory was."""
+    """RETURNED and what the call returned, RAISED and the error, or SHORT_OF_MEMORY and the words for that."""
     try:
         return RETURNED + (call() or b"")
     except MemoryError:

@@ -56,5 +56,5 @@ def _mark(folder: str, stage: str, number: int) -> None:
 
 
 def _all(folder: str, stage: str, count: int) -> bool:
-    """Have the first `count` launches come to a stage?"""
+    """Whether the first `count` launches have come to a stage."""
     return all(os.path.exists(Path(folder, f"{stage}-{number}")) for number in range(count))

@@ -15,6 +15,7 @@ from . import detached
 from .protos import FLOATING, Array, domain, is_constant_node, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
+READ_SIZES = frozenset(["Resize", "Upsample", "Range", "Cast"])  # also of floating-point numbers
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
 TO_JITTER = (
     frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
@@ -47,8 +48,8 @@ def without_randomness(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[st
 def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose main graph has the constants of bodies and functions that lie in files, as initializers.
 
-    Those of bodies get names by what they hold: the same in two models, where that is the same. Without such constants
-    the model itself.
+    Those of bodies are named after what they hold: equal data have equal names in two models. Without such constants it
+    is the model itself.
     """
     if not any(map(detached.stays, detached.constants(model))):
         return model
@@ -68,7 +69,7 @@ def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _taken(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """The constants of a graph that lie in files, under the names that nodes read; the graph has them no more."""
+    """Take the constants that lie in files out of a graph; returns copies of them, under the names that nodes read."""
     stored = [i for i, tensor in enumerate(graph.initializer) if detached.stays(tensor)]
     made = [
         i for i, node in enumerate(graph.node) if is_constant_node(node) and any(map(detached.stays, _tensors(node)))
@@ -126,23 +127,24 @@ def _at_half(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 
 
 def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
-    """Give both models, in place, other values of what callers may override; the names.
+    """Give both models, in place, other values for initializers that callers may override; returns their names.
 
-    So it shows where a model has worked a default into other constants. Only initializers that linear operators read:
-    others may be sizes.
+    Then a run shows where a fold has worked a default into other constants. Not of those that may be sizes.
     """
-    both = overridable(original).keys() & overridable(folded).keys() & _movable(original.graph)
-    names = [t.name for t in original.graph.initializer if t.name in both and t.data_type in FLOATING]
+    both = overridable(original).keys() & overridable(folded).keys()
+    sizes = {name for node in all_nodes(original) if node.op_type in READ_SIZES for name in node.input}
+    names = [t.name for t in original.graph.initializer if t.name in both - sizes and t.data_type in FLOATING]
     for tensor in (*original.graph.initializer, *folded.graph.initializer):
         if tensor.name in names:
-            values = np.asarray(numpy_helper.to_array(tensor))
-            factors = 1 + (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
-            tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(values.dtype), tensor.name))
+            values = detached.values(tensor)
+            more = (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
+            moved = np.where(values == 0, more, values * (1 + more))
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(values.dtype), tensor.name))
     return names
 
 
 def frozen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with initializers, in place, that callers cannot override."""
+    """The model itself, changed so that callers cannot override its initializers."""
     free = overridable(model)
     drop(model.graph.input, [i for i, value in enumerate(model.graph.input) if value.name in free])
     return model
@@ -160,10 +162,10 @@ def exposed(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProto:
 def jittered(model: onnx.ModelProto, seed: int, dropped: int = 0) -> onnx.ModelProto:
     """A copy in which every floating-point constant of a linear operator is moved by one unit of its last place.
 
-    Up or down at random, but equal values of a row together, as they are rounded together; zeros stay zeros. What this
-    does to the results is what rounding the constants once more is entitled to do to them: it is the scale on which a
-    fold is judged. Where the arithmetic drops `dropped` bits of a float32 number, the last place is above these.
-    Functions are inlined, so that their constants, and those that they are given, are moved as well.
+    Up or down at random, but equal values of a row together, as they are rounded together; zeros stay zeros. How far
+    this moves the results is how far one more rounding of the constants may move them: by that a fold is judged. Where
+    the arithmetic drops `dropped` bits of a float32 number, the last place is above these. Functions are inlined, so
+    that their constants, and their arguments, are moved as well.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(inline_local_functions(model) if model.functions else model)

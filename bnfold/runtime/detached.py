@@ -27,7 +27,6 @@ from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
 from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
-from ..system.sizes import words
 from .protos import Array, is_constant_node
 
 MOST_READ = 1 << 36  # bytes of one constant
@@ -52,6 +51,12 @@ class Place:
             return datafiles.open_regular(self.file)
         return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
 
+    def read(self) -> bytes:
+        """The bytes, in memory."""
+        with self.open() as file:
+            file.seek(self.offset)
+            return file.read(self.length)
+
     def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
         """The bytes, in mapped memory."""
         before = self.offset % mmap.ALLOCATIONGRANULARITY
@@ -62,7 +67,7 @@ class Place:
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """Numbers of which most are those at a place: of a mapping, whose pages become memory where they are written."""
+    """Data of which most is that at a place: a mapping of it, in which some pages were changed (copy on write)."""
 
     place: Place
     values: Array
@@ -70,11 +75,6 @@ class Changed:
 
 _table: list[Place | Changed] = []
 _known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
-
-
-def is_large(model: ModelProto, path: Path) -> bool:
-    """Whether a model, read without its data files, is too large to be read whole."""
-    return path.stat().st_size + sum(map(bytes_in_memory, filter(uses_external_data, all_tensors(model)))) > WHOLE_UP_TO
 
 
 def bytes_in_memory(tensor: TensorProto) -> int:
@@ -116,7 +116,7 @@ def read_detached(path: Path, outside: bool = False) -> ModelProto:
             tensor.ClearField("external_data")
             set_handle(tensor, _number(place))
         else:
-            _fill(tensor, place)
+            fill(tensor, place)
     return model
 
 
@@ -137,26 +137,20 @@ def _named(tensor: TensorProto, folder: Path, outside: bool) -> Place:
 def _confirmed(tensor: TensorProto, path: Path, span: Span) -> Place:
     """Where data lie in the model's file, once protobuf reads the same there, in a message of that name and shape."""
     (start, stop), (first, last) = span.message, span.data
-    message = TensorProto.FromString(Place(path, start, stop - start).mapped().data)
-    place = Place(path, first, last - first)
+    content = Place(path, start, stop - start).read()
+    message = TensorProto.FromString(content)
+    data = message.raw_data
     same = [(t.name, t.data_type, *t.dims) for t in (tensor, message)]
-    if same[0] != same[1] or hashlib.sha256(message.raw_data).digest() != _digest(place):
+    if same[0] != same[1] or len(data) != last - first or not content.startswith(data, first - start):
         raise ModelProblem(f"the data of '{tensor.name}' are not found in {path}", "Is the file complete?")
-    return place
+    return Place(path, first, last - first)
 
 
-def require_whole(model: ModelProto, what: str) -> None:
-    """Raises ModelProblem for a large model, of which `what` would need a copy."""
-    if any(map(stays, constants(model))):
-        raise ModelProblem(f"the model is too large for {what}", f"Models of up to {words(WHOLE_UP_TO)} can have it.")
-
-
-def _fill(tensor: TensorProto, place: Place) -> None:
+def fill(tensor: TensorProto, place: Place) -> None:
+    """Read the data of a tensor into its message."""
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
-    with place.open() as file:
-        file.seek(place.offset)
-        tensor.raw_data = file.read(place.length)
+    tensor.raw_data = place.read()
 
 
 def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
@@ -168,10 +162,9 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 
 def _number(place: Place) -> int:
-    """That of the data at a place."""
+    """The number that the data at a place have in the table of this process."""
     index = _known.setdefault((place.length, _digest(place)), len(_table))
-    if index == len(_table):
-        _table.append(place)
+    _table[index : index + 1] = [place]  # the newest one: the file of an earlier model may be gone
     return index
 
 
@@ -189,8 +182,15 @@ def _digest(place: Place) -> bytes:
 
 
 def data_number(tensor: TensorProto) -> int | None:
-    """That of the data of a tensor; None where the message has them."""
+    """The number that the data of a tensor have in the table of this process; None where they are in the message."""
     return handle_of(tensor.raw_data) if uses_external_data(tensor) else None
+
+
+def place_of(tensor: TensorProto) -> Place:
+    """Where the data of a tensor lie that was read, and not changed, of which the data stay in a file."""
+    entry = _table[data_number(tensor) or 0]
+    assert isinstance(entry, Place)
+    return entry
 
 
 def stays(tensor: TensorProto) -> bool:
@@ -215,7 +215,7 @@ def length(model: ModelProto) -> int:
 
 
 def largest(model: ModelProto) -> int:
-    """Bytes of the largest of them."""
+    """Bytes of the largest constant of the main graph that lies in a file."""
     return max((bytes_in_memory(tensor) for tensor in model.graph.initializer if stays(tensor)), default=0)
 
 
@@ -224,10 +224,8 @@ def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) 
 
     The same seed changes the same numbers.
     """
-    at, kind = data_number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    entry = _table[at] if at is not None else None
-    assert isinstance(entry, Place)
-    key = (at, tensor.data_type, tuple(tensor.dims), seed)
+    kind, entry = helper.tensor_dtype_to_np_dtype(tensor.data_type), place_of(tensor)
+    key = (entry, tensor.data_type, tuple(tensor.dims), seed)
     if key not in _known:
         flat, first = entry.mapped(mmap.ACCESS_COPY).view(kind), -entry.offset % PAGE // kind.itemsize
         for rows in _pages(flat.size, first, PAGE // kind.itemsize, np.random.default_rng([seed, len(_table)])):
@@ -260,7 +258,7 @@ class Skeleton:
 
 
 def skeleton_of(model: ModelProto) -> Skeleton:
-    """A model of which only constants of the main graph lie in files."""
+    """A model, of which only constants of the main graph lie in files, as onnxruntime takes it."""
     copy, changed, root = _copied(model), {}, ""
     for tensor in filter(stays, copy.graph.initializer):
         entry = _table[data_number(tensor) or 0]

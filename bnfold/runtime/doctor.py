@@ -144,7 +144,7 @@ def diagnose(provider: str, report: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _brought(provider: str) -> str:
-    """The command that brings a provider, again if need be, and onnxruntime with it where a plug-in finds none."""
+    """The command that installs a provider, or installs it again; with onnxruntime where there is none."""
     wheel, version = PLUGINS[provider].installed if provider in PLUGINS else ("", "")
     if wheel and runtimes():
         return pip("install", "--force-reinstall", "--no-deps", f"{wheel}=={version}" if version else wheel)

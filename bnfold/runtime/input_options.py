@@ -68,11 +68,10 @@ def require_dims(dims: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
 
 
 def combinations(graph: onnx.GraphProto, dims: Mapping[str, Sequence[int]], shapes: Shapes) -> list[Sizes]:
-    """Sizes of dynamic dimensions, one set for every combination that `dims` asks for; `shapes` hold in all of them.
+    """Sizes of dynamic dimensions, one set for every combination of those in `dims`; `shapes` hold in all of them.
 
-    That of the only input may be called "".
-
-    Raises UsageProblem for what the model does not have, or has with a size of its own.
+    The shape of the only input may be under the name "". Raises UsageProblem for what the model does not have, or has
+    with a size of its own.
     """
     require_dynamic(graph, dims)
     fixed = _sizes_of(graph, shapes)

@@ -66,7 +66,7 @@ def preload(provider: str) -> None:
 
 
 def load_library(name: str) -> str:
-    """Load a library, TensorRT's and a plug-in's also out of its wheel; returns why that failed, or nothing."""
+    """Load a library, TensorRT's and a plug-in's also out of its wheel; returns why that failed, or ""."""
     try:
         ctypes.CDLL(name)
     except OSError as why:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx
 from google.protobuf.message import EncodeError
-from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
 from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.bounds import require_bounded
+from ..system.sizes import words
 from . import detached
 from .detached import Skeleton
 
@@ -26,8 +26,17 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     The large constants of a model beyond `detached.WHOLE_UP_TO` stay in their files: `detached.values` reads them.
     Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
+    model = without_constants(path, outside)
+    left = list(filter(detached.stays, detached.constants(model)))
+    for tensor in left if sum(map(detached.bytes_in_memory, left)) <= detached.WHOLE_UP_TO else ():
+        detached.fill(tensor, detached.place_of(tensor))
+    return model
+
+
+def without_constants(path: str, outside: bool = False) -> onnx.ModelProto:
+    """As `load_to_run`, of any model: its large constants stay in their files."""
     try:
-        model = _read(Path(path), outside)
+        model = detached.read_detached(Path(path), outside)
     except FileNotFoundError as why:
         raise ModelProblem(f"a file of the model is missing: {why.filename or path}", _AT_ITS_PLACE) from why
     except (datafiles.LocationError, IsADirectoryError, PermissionError) as why:
@@ -42,22 +51,6 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     return model
 
 
-def _read(path: Path, outside: bool) -> onnx.ModelProto:
-    model = onnx.load(path, load_external_data=False) if path.stat().st_size <= detached.WHOLE_UP_TO else None
-    if model is None or detached.is_large(model, path):
-        return detached.read_detached(path, outside)
-    _complete(model, path.parent, outside)
-    return model
-
-
-def _complete(model: onnx.ModelProto, folder: Path, outside: bool) -> None:
-    """Read external data, as onnx does, but for how files are opened."""
-    for tensor in filter(uses_external_data, _get_all_tensors(model)):
-        tensor.raw_data = datafiles.data(tensor, folder, outside)
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
 _AT_ITS_PLACE = "External data is looked for next to the model; keep the files together."
 
 
@@ -65,9 +58,25 @@ def _first(why: Exception) -> str:
     return (str(why).splitlines() or [""])[0]
 
 
+def nodes_and_inputs(model: onnx.ModelProto) -> bytes:
+    """What a model does, serialized, but for the numbers of its initializers."""
+    graph = onnx.GraphProto(node=model.graph.node, input=model.graph.input)
+    return bytes(onnx.ModelProto(graph=graph, functions=model.functions).SerializeToString(deterministic=True))
+
+
 def lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether a file, of a name that onnxruntime can open, holds a model as it is: its size says so."""
-    return path.isascii() and not detached.length(model) and os.path.getsize(path) == model.ByteSize()
+    """Whether onnxruntime can open the file that a model was read from, which holds all of it."""
+    places = map(detached.place_of, filter(detached.stays, detached.constants(model)))
+    is_alone = detached.bytes_of(Path(path)) == os.path.getsize(path)
+    return path.isascii() and is_alone and all(place.file == Path(path) for place in places)
+
+
+def require_whole(model: onnx.ModelProto, what: str) -> None:
+    """Raises ModelProblem for a large model, of which `what` would need a copy."""
+    if any(map(detached.stays, detached.constants(model))):
+        raise ModelProblem(
+            f"the model is too large for {what}", f"Models of up to {words(detached.WHOLE_UP_TO)} can have it."
+        )
 
 
 def for_onnxruntime(model: onnx.ModelProto, folder: str) -> bytes | str | Skeleton:

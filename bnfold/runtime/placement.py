@@ -108,7 +108,7 @@ def placement(
 def _broken(
     provider: str, policy: str, placed: Sequence[Node], kernels: Sequence[Node], free: Collection[str]
 ) -> Iterable[str]:
-    """Sentences, the most telling first."""
+    """What breaks the policy, in sentences, the most important first."""
     if not kernels:
         yield "the profile of the run names no node: where it ran cannot be proved"
     if not any(node.provider == provider for node in (*placed, *kernels)):

@@ -1,4 +1,4 @@
-"""One look at one provider, in a child: what loads, what onnxruntime says, what a one-node session really ran on."""
+"""One provider, examined in a child: which libraries load, what onnxruntime says, where a one-node session ran."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _one_node() -> bytes:
 
 @contextmanager
 def overheard() -> Iterator[Any]:
-    """What native code prints to stderr within; the value is a function that returns it."""
+    """Collect what native code prints to stderr in the block; the value is a function that returns it."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as stream:

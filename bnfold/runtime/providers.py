@@ -89,7 +89,8 @@ def chain(way: Way, engine: Mapping[str, str] | None = None, search: str = "") -
 
 
 def without_tensorrt(way: Way) -> Chain:
-    """The same way without TensorRT: to find sizes that run, and to see the graph before TensorRT swallows it."""
+    """The same way without TensorRT: to find sizes that run, and to see the nodes before TensorRT replaces them by an
+    engine."""
     return chain(way, search=QUICK)[-1:]
 
 

@@ -135,7 +135,10 @@ def options(
 def session(
     model: bytes | str | Skeleton, made: Any, providers: Sequence[tuple[str, Mapping[str, str]]] = ((CPU, {}),)
 ) -> Any:
-    """A session of `model` (serialized, or a path) on `providers`, the first of them for sure. Raises `CannotRun`."""
+    """A session of `model` (serialized, or a path) on `providers`.
+
+    Raises `CannotRun`, also where onnxruntime leaves out the first of them.
+    """
     values = _map(made, model) if isinstance(model, Skeleton) else []
     chosen = [(provider, checked_options(provider, options)) for provider, options in providers]
     plugin = plugins.plugin_of(chosen[0][0])

@@ -65,7 +65,7 @@ def _quoted(word: str) -> str:
     return word if not set(word) & set(" []<>;,*?&()~'") else f'"{word}"'
 
 
-def need(*packages: str, extra: str = "train", what: str = "this") -> None:
+def need(*packages: str, what: str, extra: str = "train") -> None:
     """Raise EnvironmentProblem unless `what` can import these packages, which an `extra` of bnfold brings."""
     for package in packages:
         try:
@@ -106,7 +106,7 @@ def listed(distributions: dict[str, str]) -> str:
 
 
 def may_be_several() -> bool:
-    """Whether the names of more than one installed distribution are like onnxruntime's: quick, by file names alone."""
+    """Whether more than one installed distribution may be an onnxruntime, by file names alone, which is quick."""
     names = (name.lower() for place in filter(os.path.isdir, _places()) for name in os.listdir(place))
     return sum(name.startswith(NAMES) and name.endswith("-info") for name in names) > 1
 

@@ -80,7 +80,7 @@ def new_entry(key: str, name: str) -> Entry:
 
 
 def dead(key: str) -> Iterator[Entry]:
-    """The entries for `key` whose processes live no more, to be ended."""
+    """The entries for `key` whose processes have ended; whoever takes one ends it."""
     folder = _folder()
     for path in sorted(folder.glob(f"{key}*")) if folder else ():
         with suppress(OSError):
@@ -129,7 +129,7 @@ def locked(file: int) -> bool | None:
 
 
 def key(target: Path) -> str:
-    """How the names of entries about drafts of `target` begin. Raises OSError."""
+    """What the names of entries about drafts of `target` begin with. Raises OSError."""
     folder = target.parent.stat()
     return sha256(f"{folder.st_dev}:{folder.st_ino}:".encode() + os.fsencode(target.name)).hexdigest()[:32]
 

@@ -1,4 +1,4 @@
-"""Limits on what a model may cost in time and memory: it may come from a stranger. Real models stay far below them.
+"""Limits on what a model, which may come from a stranger, may cost in time and memory; real networks stay far below.
 
 The limits in force are a property of the context, as numpy's `errstate` is: `within` sets them for a block, `current`
 returns them, and the processes that we start get them, too. The command line says `--limit nodes=1000 --limit

@@ -12,26 +12,17 @@ from dataclasses import replace
 import onnx
 from onnx import helper
 
-from ..model.messages import bodies
+from ..model.messages import bodies, reads
 from ..runtime.copies import without_data
 from ..runtime.protos import FLOATING, called, produced
 from .float64.oracle import Oracle
-from .regions import MOVES, reached, shared
+from .regions import MIXING, MOVES, reached, shared
 from .trial import SMALL_INPUT, Trial
 
-BOUNDS = frozenset(
-    ["Relu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish", "Softmax", "Tanh", "Softplus", "Softsign", "Abs", "Exp"]
-    + ["Sqrt", "Elu", "Selu", "Celu", "Gelu", "Mish", "ThresholdedRelu", "Erf", "Sin", "Cos"]
-)
-KEEPS_BOUNDS = MOVES | {
-    "MaxPool",
-    "AveragePool",
-    "GlobalMaxPool",
-    "GlobalAveragePool",
-    "Concat",
-    "Dropout",
-    "LeakyRelu",
-}
+ANY_NUMBER = MIXING | {"BatchNormalization", "Einsum"}  # whatever bounds what they read
+ADDITIONS = frozenset(["Add", "Mean", "Sub", "Sum"])  # which have bounds where all that they add up has
+KEEPS_BOUNDS = MOVES | {"AveragePool", "Cast", "Concat", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu"}
+KEEPS_BOUNDS |= {"LpPool", "MaxPool", "Pad", "Resize", "Upsample"}
 
 
 def isolate_sites(trial: Trial, good: Collection[str]) -> Trial | None:
@@ -55,13 +46,19 @@ def isolate_sites(trial: Trial, good: Collection[str]) -> Trial | None:
 
 
 def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]:
-    """The tensors to cut at, as inputs: floating-point ones among `good` that enter a site and are none themselves."""
-    makers, fixed = produced(trial.folded.graph), without_data(trial.folded.graph)
-    entering = {name for site in trial.edits if site in makers for name in makers[site].input}
-    allowed = set(good) - trial.edits - fixed
+    """The tensors to cut at, as inputs: floating-point ones among `good` that enter a site.
+
+    Where operators bound what enters, the cut is before them; it may then be the output of another site.
+    """
+    graph = trial.folded.graph
+    makers, fixed = produced(graph), without_data(graph)
+    entering = {name for site in trial.edits if site in makers for name in makers[site].input}.intersection(good)
+    free = {name: names for name, names in _unbounded(makers, fixed).items() if name in entering}
+    captured = {name for node in graph.node if any(bodies(node)) for name in reads(node)}
+    before = set().union(*free.values()) - trial.edits.intersection(captured)
+    direct = entering - trial.edits - free.keys()
     cuts = {}
-    free = {name: _unbounded(makers, name) & allowed for name in entering & allowed}
-    for name in sorted(set().union(*(before or {name} for name, before in free.items()))):
+    for name in sorted((before | direct).intersection(good) - fixed):
         example = trial.seen.get(name)
         if example is not None and example.size and helper.np_dtype_to_tensor_dtype(example.dtype) in FLOATING:
             kind = helper.np_dtype_to_tensor_dtype(example.dtype)
@@ -69,19 +66,24 @@ def _cuts(trial: Trial, good: Collection[str]) -> dict[str, onnx.ValueInfoProto]
     return cuts
 
 
-def _unbounded(makers: Mapping[str, onnx.NodeProto], name: str) -> set[str]:
-    """The tensors before the operators that bound `name`: fed any numbers, `name` still has only values that it can.
-
-    Empty where nothing bounds it.
+def _unbounded(makers: Mapping[str, onnx.NodeProto], fixed: Collection[str]) -> dict[str, set[str]]:
+    """For each tensor that has bounds, those before the operators that bound it: fed any numbers, it still has only
+    values that it can. Every operator bounds its output (a square is not negative) but those known not to.
     """
-    node = makers.get(name)
-    if node is None or called(node) not in BOUNDS | KEEPS_BOUNDS or not node.input:
-        return set()
-    data = node.input if called(node) == "Concat" else node.input[:1]
-    before = [_unbounded(makers, each) for each in data]
-    if called(node) not in BOUNDS and not any(before):
-        return set()
-    return set().union(*(some or [each] for some, each in zip(before, data, strict=True)))
+    free: dict[str, set[str]] = {}
+    for name, node in makers.items():
+        data = [each for each in dict.fromkeys(node.input) if each not in fixed]
+        before = [free.get(each, set()) for each in data]
+        keeps = all(before) if called(node) in ADDITIONS else any(before) or not _keeps_bounds(node, fixed)
+        if keeps and called(node) not in ANY_NUMBER and not any(bodies(node)):
+            free[name] = set().union(*(some or {each} for some, each in zip(before, data, strict=True)))
+    return free
+
+
+def _keeps_bounds(node: onnx.NodeProto, fixed: Collection[str]) -> bool:
+    """Whether a node's output has bounds only where its input has."""
+    scales = {"Mul": [*node.input], "Div": [*node.input[1:]]}.get(called(node), [])
+    return called(node) in KEEPS_BOUNDS or not {*scales}.isdisjoint(fixed)
 
 
 def _even(trial: Trial, sites: Collection[str], cuts: dict[str, onnx.ValueInfoProto]) -> dict[str, onnx.ValueInfoProto]:
@@ -103,19 +105,24 @@ def uncut(name: str) -> str:
 def cut_at(
     model: onnx.ModelProto, cuts: Mapping[str, onnx.ValueInfoProto], outputs: Collection[str]
 ) -> onnx.ModelProto:
-    """A copy in which the tensors `cuts` are inputs and `outputs` are returned, without nodes that then are unused."""
+    """A copy in which the tensors `cuts` are inputs and `outputs` are returned, without nodes that then are unused.
+
+    An output that is cut as well is returned as its node computes it, unless `uncut` names it; no body may read it.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
+    inputs = {name: f"{name}/input" if name in outputs else name for name in cuts}
     for node in graph.node:
-        for i, name in enumerate(node.output):
-            if name in cuts:
-                node.output[i] = uncut(name)
+        node.input[:] = [inputs.get(name, name) for name in node.input]
+        node.output[:] = [uncut(name) if inputs.get(name) == name else name for name in node.output]
     kept = _needed(graph, outputs)
     nodes = [node for node in graph.node if not kept.isdisjoint(node.output)]
     del graph.node[:], graph.output[:]
     graph.node.extend(nodes)
-    graph.input.extend(cuts.values())
+    for name, value in cuts.items():
+        graph.input.add().CopyFrom(value)
+        graph.input[-1].name = inputs[name]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
     return copy
 
@@ -125,15 +132,5 @@ def _needed(graph: onnx.GraphProto, outputs: Collection[str]) -> set[str]:
     needed = set(outputs)
     for node in reversed(graph.node):
         if not needed.isdisjoint(node.output):
-            needed.update(node.input)
-            needed.update(name for inner in bodies(node) for name in _mentioned(inner))
+            needed.update(reads(node))
     return needed
-
-
-def _mentioned(graph: onnx.GraphProto) -> set[str]:
-    """Every name a graph reads, its own and those of the graphs around it."""
-    names = {output.name for output in graph.output}
-    for node in graph.node:
-        names.update(node.input)
-        names.update(name for inner in bodies(node) for name in _mentioned(inner))
-    return names

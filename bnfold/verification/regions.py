@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import onnx
 
-from ..model.messages import bodies
+from ..model.messages import reads
+from ..runtime import detached
 from ..runtime.protos import produced, stored
+from .plain_nodes import PlainNodes
 
 
 def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
@@ -18,31 +20,40 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
     ]
 
 
-def edited(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
-    """Tensors of the folded graph whose node, or a constant it reads, is not byte for byte that of the original."""
-    ours, other = produced(original), changed_constants(original, folded)
+def edited(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
+    """Tensors of the folded model whose node, or a constant that it or a body in it reads, is not the original's."""
+    graphs, plain = (original.graph, folded.graph), [PlainNodes(model) for model in (original, folded)]
+    ours, theirs = map(produced, graphs)
+    other = changed_constants(*graphs)
     return {
         name
-        for name, node in produced(folded).items()
-        if name not in ours or ours[name] != node or not other.isdisjoint(node.input)
+        for name, node in theirs.items()
+        if name not in ours or not other.isdisjoint(reads(node)) or plain[0].of(ours[name]) != plain[1].of(node)
     }
 
 
 def changed_constants(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
-    """Constants of the folded graph that the original does not have, or not with this value."""
+    """Constants of the folded graph that the original does not have, or not with this value, however it is encoded."""
     old = stored(original)
-    return {name for name, tensor in stored(folded).items() if old.get(name) != tensor}
+    return {name for name, tensor in stored(folded).items() if name not in old or not _is_equal(old[name], tensor)}
+
+
+def _is_equal(old: onnx.TensorProto, new: onnx.TensorProto) -> bool:
+    """Whether two constants are the same message, or the same numbers; those in files are not read."""
+    if old == new or old.data_type != new.data_type or old.dims != new.dims or old.data_type == onnx.TensorProto.STRING:
+        return old == new
+    if detached.stays(old) or detached.stays(new):
+        return False
+    return detached.values(old).tobytes() == detached.values(new).tobytes()
 
 
 SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  # outputs are some of the elements
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 REARRANGES = MOVES - SELECT  # outputs are all of the elements, in another order at most
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
+BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
-NEUTRAL = {  # which operand leaves the other one as it is, and its value
-    "Add": ((0, 1), 0), "Sub": ((1,), 0), "Mul": ((0, 1), 1), "Div": ((1,), 1), "Pad": ((1,), 0)
-}  # fmt: skip
 UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # the input of which an operator reads no values
 
 
@@ -55,7 +66,7 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
     """
     outputs = {output.name for output in folded.output}
-    readers, read = _readers(folded), {name for node in folded.node for name in _reads(node)}
+    readers, read = _readers(folded), {name for node in folded.node for name in reads(node)}
     excused: dict[str, bool] = {}
     restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
     for name in reversed(list(produced(folded))):
@@ -75,19 +86,9 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that read the values of each tensor."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for name in set(_reads(node, seen=True)):
+        for name in set(reads(node, but=UNSEEN)):
             readers.setdefault(name, []).append(node)
     return readers
-
-
-def _reads(node: onnx.NodeProto, seen: bool = False) -> Iterator[str]:
-    """Names that a node and its subgraphs read; with `seen`, only those of which they read the values."""
-    unseen = UNSEEN.get(node.op_type) if seen and node.domain in ("", "ai.onnx") else None
-    yield from (name for i, name in enumerate(node.input) if i != unseen)
-    for graph in bodies(node):
-        for inner in graph.node:
-            yield from _reads(inner, seen)
-        yield from (output.name for output in graph.output)
 
 
 def reached(

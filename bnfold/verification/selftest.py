@@ -13,8 +13,7 @@ from onnx import helper, numpy_helper
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
-from ..runtime.detached import require_whole
-from ..runtime.loading import load_to_run
+from ..runtime.loading import load_to_run, require_whole
 from ..runtime.protos import Array, stored
 from ..system.progress import each
 from .regions import MIXING, changed_constants

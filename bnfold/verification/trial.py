@@ -1,43 +1,37 @@
-"""A numeric comparison: two models, the oracle, sizes with which the original runs, and the tensors to compare."""
+"""What a numeric comparison is about: two models, the oracle, sessions of them, and what is known of them so far."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
-from ..errors import ModelProblem
 from ..model.order import sort_nodes
 from ..process.child import stage
-from ..runtime import providers, sessions
+from ..runtime import detached, providers, sessions
 from ..runtime.copies import frozen, override, without_randomness
 from ..runtime.detached import Skeleton
-from ..runtime.dimensions import Sizes, candidates
+from ..runtime.dimensions import Sizes
 from ..runtime.host import ENTRIES
-from ..runtime.input_files import sizes_of
 from ..runtime.input_options import combinations, input_sets
-from ..runtime.inputs import CannotFeed, Case, cases, feeds
-from ..runtime.loading import for_onnxruntime, lies_at, load_to_run
+from ..runtime.inputs import Case, cases
+from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
-from ..runtime.protos import produced
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
 from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
 from .float64.windows import Array
-from .quantized.steps import is_narrow, steps
-from .regions import MOVES, edited, shared
+from .regions import edited, shape_of_graph
 from .results import Derived
 
 # Work is bounded by counting elements, not by the clock: the same models get the same verdict on a busy machine.
 WORK = {"fast": 40_000_000, "full": 4_000_000_000}  # elements of all inputs together; one input is always run
-ELEMENTS = {"fast": 12_000_000, "full": 200_000_000}  # of tensors between the sites that are compared, per input
-ALONE = 4_000  # elements that take as long to compare as it takes to begin with a tensor
 SMALL_INPUT = 4_000_000  # elements of all tensors for one input, up to which sites are run alone with every input
 LARGE_INPUT = 16_000_000  # the same, from which a model counts as large
 EXACT_INTEGERS = {"session.x64quantprecision": "1"}  # kernels that do not saturate, for models as they are written
@@ -89,30 +83,30 @@ class Trial:
         return [output.name for output in self.original.graph.output]
 
 
-def read_models(request: Mapping[str, Any]) -> list[onnx.ModelProto]:
-    """The original and the folded model, at the paths of a request."""
+def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
+    """The original and the folded model, at the paths of a request: without large constants, or `whole`."""
     stage("reading the models")
-    return [load_to_run(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    read = load_to_run if whole else without_constants
+    return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
 
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
-    """A trial of two models, which are changed here: for anything else they have to be read again."""
+    """A trial of two models, which are changed: they are read anew for anything else."""
+    as_read = [*map(nodes_and_inputs, models)]
     (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
-    names = override(original, folded)
-    if names:
+    if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
-    moved = [sort_nodes(model) for model in (original, folded)]
-    for model in (original, folded):
+    files = {}
+    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
+        sort_nodes(model)
         name_nodes(model)
-    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
+        if not names and nodes == nodes_and_inputs(model) and lies_at(model, request[name]):
+            files[id(model)] = request[name]
+    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes, files=files)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
-    trial.edits = edited(original.graph, folded.graph)
-    trial.deadline = request.get("deadline") or math.inf
-    if not names:
-        pairs = zip((original, folded), (request["original"], request["folded"]), moved, strict=True)
-        trial.files = {id(model): path for model, path, other in pairs if not other and lies_at(model, path)}
+    trial.edits, trial.deadline = edited(original, folded), request.get("deadline") or math.inf
     sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
@@ -126,133 +120,6 @@ def make_oracle(trial: Trial) -> None:
         trial.oracle.rounds = len(trial.planned)
     except CannotEvaluate as why:
         trial.blocked.append(f"the float64 oracle cannot evaluate {why}")
-
-
-def find_sizes(trial: Trial) -> bool:
-    """Find sizes for the dynamic dimensions with which the original runs, and choose the tensors to compare.
-
-    On the CPU, whose sessions load fast, or else on the provider. False where it runs on neither.
-    """
-    stage("onnxruntime, running the original")
-    own = providers.without_tensorrt(trial.way)
-    tries = [("off", providers.chain(Way())), *[("off", own)] * trial.way.gpu, ("default", own)]
-    reasons: list[Exception] = []
-    for level, chain in tries:
-        ran = _sized_on(trial, level, chain)
-        if not isinstance(ran, Exception):
-            trial.on_cpu = not reasons
-            _choose(trial, *ran)
-            return True
-        reasons.append(ran)
-    why = reasons[trial.way.gpu]  # of the provider itself
-    trial.blocked.append(f"onnxruntime cannot run the original: {why}{folded_alone(trial)}")
-    return False
-
-
-def _sized_on(trial: Trial, level: str, chain: Chain) -> tuple[Case, dict[str, Array]] | Exception:
-    """The first input that the original runs on, and its values; sets `trial.sizes`. Or why it runs on none."""
-    try:
-        running = trial_session(trial, trial.original, level, chain)
-    except CannotRun as why:
-        return why
-    reason: Exception | None = None
-    for case, sizes in cases_to_try(trial):
-        try:
-            values = feeds(trial.original.graph, case, sizes)
-            sessions.outputs(running, trial.outputs, values)
-        except (CannotRun, CannotFeed) as why:
-            require_drawn(case, why)
-            reason = reason or why
-            continue
-        trial.sizes = sizes
-        trial.planned += _of_odd_sizes(trial, running)
-        return case, values
-    return reason or CannotRun("there is no size to try")
-
-
-def _of_odd_sizes(trial: Trial, running: Any) -> list[Case]:
-    """One more input where sizes may vary, if the original runs on it: odd sizes show padding that even ones do not."""
-    if "*" not in trial.sizes or any(case.path or case.sizes for case in trial.planned):
-        return []
-    case = Case("normal", trial.seed + 1, 1, larger=1)
-    try:
-        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes))
-    except (CannotRun, CannotFeed):
-        return []
-    return [case]
-
-
-def folded_alone(trial: Trial) -> str:
-    """Words where only the folded model runs, as with BatchNormalization over 65536 rows on CUDA; "" otherwise."""
-    case, sizes = next(cases_to_try(trial))
-    try:
-        running = trial_session(trial, trial.folded, "off", providers.without_tensorrt(trial.way))
-        sessions.outputs(running, trial.outputs, feeds(trial.original.graph, case, trial.sizes or sizes))
-    except (CannotRun, CannotFeed):
-        return ""
-    return "; it runs the folded model"
-
-
-def require_drawn(case: Case, why: Exception) -> None:
-    """Raise ModelProblem if the model does not run on data from a file; random inputs may be replaced by others."""
-    if case.path:
-        raise ModelProblem(f"the original does not run on {case}: {why}", "Is it data for this model?") from why
-
-
-def cases_to_try(trial: Trial) -> Iterator[tuple[Case, Sizes]]:
-    """The first planned case with one set of sizes after another; then the same with a batch of 1."""
-    first = trial.planned[0]
-    if first.path:
-        yield first, sizes_of(trial.original.graph, first.path)
-    else:
-        for case in dict.fromkeys((first, replace(first, batch=1))):
-            yield from ((case, sizes) for sizes in candidates(trial.original.graph))
-
-
-def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
-    """Choose the tensors to compare: outputs and fold sites always, of the other shared ones as many as time allows."""
-    names = shared(trial.original.graph, trial.folded.graph)
-    true = truth(trial, case, values, names)
-    narrow = {name for name, value in true.items() if is_narrow(value)}
-    names = [name for name in names if name not in narrow]
-    counts = {name: np.size(value) for name, value in true.items()}
-    trial.steps = steps(trial.original.graph, trial.folded.graph, narrow) if true else []
-    needed = {*trial.edits, *trial.outputs, *_before_outputs(trial), *_entering(trial), *_rearranged(trial)}
-    needed |= {*trial.steps, *_entering_steps(trial)}
-    others = [n for n in names if n not in needed]
-    every = max(1, -(-sum(ALONE + counts.get(n, 0) for n in others) // ELEMENTS[trial.effort]))
-    chosen = needed | set(others[::every])
-    trial.names = [n for n in names if n in chosen]
-    trial.elements = sum(counts.values())
-    if every > 1:
-        trial.notes.append(f"of {len(others)} tensors between the sites one in {every} was compared, to save time")
-
-
-def _entering(trial: Trial) -> set[str]:
-    """The tensors that edited nodes read: there a fold site can be cut out of its network."""
-    nodes = produced(trial.folded.graph)
-    return {name for site in trial.edits if site in nodes for name in nodes[site].input}
-
-
-def _entering_steps(trial: Trial) -> set[str]:
-    """The tensors that steps read: by these a step that the fold did not change is compared."""
-    nodes = produced(trial.folded.graph)
-    return {name for step in trial.steps for name in nodes[step].input}
-
-
-def _rearranged(trial: Trial) -> set[str]:
-    """Edited tensors, and those that only have elements of them: of some edited ones, not all elements are right."""
-    names = set(trial.edits)
-    for node in trial.folded.graph.node:
-        if node.op_type in MOVES and not names.isdisjoint(node.input):
-            names.update(node.output)
-    return names
-
-
-def _before_outputs(trial: Trial) -> set[str]:
-    """The tensors that nodes read whose outputs the model returns: some of these are no tensors, as ZipMap's are."""
-    nodes = produced(trial.original.graph)
-    return {name for output in trial.outputs if output in nodes for name in nodes[output].input}
 
 
 def trial_session(
@@ -289,8 +156,8 @@ def truth(
         try:
             answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, replace_outputs)
         except CannotEvaluate as why:
-            where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
-            where.append(f"the float64 oracle cannot evaluate {why}")
+            words = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
+            words.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
     if replace_outputs is not None:
@@ -298,3 +165,30 @@ def truth(
     kept = {*trial.outputs, *(trial.names if trial.keeps else ())} if trial.names else answer
     trial.truths[case] = {name: answer[name] for name in kept if name in answer}
     return answer
+
+
+def is_same_graph(trial: Trial) -> bool:
+    """Whether onnxruntime makes the same graph of both models at its default level, where comparing shows nothing then.
+
+    False for large models: the optimized graph would have to be written to a file to be read.
+    """
+    if detached.length(trial.original):
+        return False
+    if not trial.same_graph:
+        stage("onnxruntime, optimizing the models with graph optimization default")
+        trial.same_graph.append(_made_the_same(trial))
+    return trial.same_graph[0]
+
+
+def _made_the_same(trial: Trial) -> bool:
+    """On the CPU, where that runs the original: which folds onnxruntime makes by itself depends on no provider."""
+    target = str(Path(trial.folder, "optimized.onnx"))
+    chain = providers.chain(Way()) if trial.on_cpu else providers.without_tensorrt(trial.way)
+    try:
+        original, folded = (
+            sessions.optimized(for_onnxruntime(model, trial.folder), "default", target, chain)
+            for model in (trial.original, trial.folded)
+        )
+    except CannotRun:
+        return False
+    return shape_of_graph(original) == shape_of_graph(folded)

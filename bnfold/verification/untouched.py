@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,21 +16,22 @@ from ..runtime.protos import called
 
 Name = tuple[int, str]  # the number of the graph that defines it, and the name
 Digests = dict[tuple[str, Name], list[bytes]]  # by kind of message and name, in the order of the file
+Message = onnx.GraphProto | onnx.FunctionProto
 FIELDS = {"initializer": "name", "value_info": "name", "quantization_annotation": "tensor_name"}
 STORED = ("initializer", "sparse_initializer")
 
 
 @dataclass(frozen=True)
 class Graph:
-    """The main graph, a body or a function, with its number in the order of the file, and the graph around it.
+    """The main graph, a body or a function, with a number that its counterpart in the other model has as well.
 
     `own` are the names that it defines in either model: one that the other model lost still means the same tensor.
     """
 
     number: int
-    message: onnx.GraphProto | onnx.FunctionProto
-    around: Graph | None
-    own: frozenset[str]
+    message: Message
+    around: Graph | None = None
+    own: frozenset[str] = frozenset()
 
     def name(self, name: str) -> Name:
         """The tensor that a name means here: the number of the graph that defines it, and the name."""
@@ -37,22 +40,54 @@ class Graph:
         return self.around.name(name)
 
 
-def graphs(model: onnx.ModelProto, others: Sequence[Graph] = ()) -> list[Graph]:
-    """Every graph of a model, each after the one around it; `others` are those of the model it is compared with."""
-    every: list[Graph] = []
+def corresponding_graphs(original: onnx.ModelProto, folded: onnx.ModelProto) -> tuple[list[Graph], list[Graph]]:
+    """Every graph of both models, each after the one around it; those that correspond have one number."""
+    every: tuple[list[Graph], list[Graph]] = ([], [])
+    numbers = itertools.count()
 
-    def add(message: onnx.GraphProto | onnx.FunctionProto, around: Graph | None) -> None:
-        same = others[len(every)].own if len(every) < len(others) else frozenset()
-        every.append(graph := Graph(len(every), message, around, same | _defined(message)))
-        for body in (body for node in message.node for body in bodies(node)):
-            add(body, graph)
+    def add(messages: Sequence[Message | None], around: Sequence[Graph | None]) -> None:
+        number, names = next(numbers), [_defined(message) for message in messages]
+        defined = zip(messages, around, (names[0], names[0] | names[1]), strict=True)
+        graphs = [Graph(number, message, outer, own) if message else None for message, outer, own in defined]
+        for side, graph in zip(every, graphs, strict=True):
+            side += [graph] if graph else []
+        for nodes in _counterparts(*(message.node if message else () for message in messages)):
+            for pair in itertools.zip_longest(*(bodies(node) if node else () for node in nodes)):
+                add(pair, graphs)
 
-    for part in (model.graph, *model.functions):
-        add(part, None)
+    functions = [{called_as(function): function for function in model.functions} for model in (original, folded)]
+    add((original.graph, folded.graph), (None, None))
+    for name in dict.fromkeys([*functions[0], *functions[1]]):
+        add([known.get(name) for known in functions], (None, None))
     return every
 
 
-def _defined(graph: onnx.GraphProto | onnx.FunctionProto) -> frozenset[str]:
+def _counterparts(ours: Iterable[onnx.NodeProto], theirs: Iterable[onnx.NodeProto]) -> list[Sequence[Any]]:
+    """The nodes with bodies of two graphs in pairs, with None next to one that has no counterpart.
+
+    A fold may remove such nodes, or let one have another output: then its bodies return the same names.
+    """
+    left = [[node for node in nodes if any(bodies(node))] for nodes in (ours, theirs)]
+    pairs: list[Sequence[Any]] = []
+    for key in (_first, _returned, called):
+        waiting: dict[Any, deque[onnx.NodeProto]] = defaultdict(deque)
+        for node in left[1]:
+            waiting[key(node)].append(node)
+        matches = [(node, same.popleft() if (same := waiting[key(node)]) else None) for node in left[0]]
+        pairs += [pair for pair in matches if pair[1]]
+        matched = {id(other) for _, other in matches}
+        left = [[node for node, other in matches if not other], [node for node in left[1] if id(node) not in matched]]
+    return [*pairs, *((node, None) for node in left[0]), *((None, node) for node in left[1])]
+
+
+def _returned(node: onnx.NodeProto) -> Any:
+    """The operator of a node, and the names that its bodies return."""
+    return called(node), *(output.name for body in bodies(node) for output in body.output)
+
+
+def _defined(graph: Message | None) -> frozenset[str]:
+    if graph is None:
+        return frozenset()
     made = {name for node in graph.node for name in node.output}
     if isinstance(graph, onnx.FunctionProto):
         return frozenset({*made, *graph.input})
@@ -61,8 +96,8 @@ def _defined(graph: onnx.GraphProto | onnx.FunctionProto) -> frozenset[str]:
 
 
 def merged(graphs: Iterable[Graph]) -> list[Graph]:
-    """The same graphs, all with one number: where those of two models do not correspond, names alone are compared."""
-    return [Graph(0, graph.message, None, frozenset()) for graph in graphs]
+    """The same graphs, all with one number: where functions are inlined, messages are compared by their names alone."""
+    return [Graph(0, graph.message) for graph in graphs]
 
 
 def differ(before: list[bytes], after: list[bytes], inlined: bool) -> bool:
@@ -75,13 +110,11 @@ class Messages:
 
     def __init__(self, original: onnx.ModelProto, folded: onnx.ModelProto) -> None:
         self.original, self.folded = original, folded
-        first = graphs(original)
-        pair = [first, graphs(folded, first)]
+        self.graphs = corresponding_graphs(original, folded)
         self.inlined = {*map(called_as, original.functions)} != {*map(called_as, folded.functions)}
-        if self.inlined or len(pair[0]) != len(pair[1]):
-            pair = [merged(each) for each in pair]
-        self.graphs = pair
-        self.before, self.after = digests(original, pair[0]), digests(folded, pair[1])
+        if self.inlined:
+            self.graphs = merged(self.graphs[0]), merged(self.graphs[1])
+        self.before, self.after = digests(original, self.graphs[0]), digests(folded, self.graphs[1])
         self.different = {
             key for key, after in self.after.items() if differ(self.before.get(key, []), after, self.inlined)
         }
@@ -96,12 +129,17 @@ class Messages:
         for kind, name in sorted(self.different):
             if name not in allowed:
                 yield kind, f"{kind} {name[1]!r} {'changed' if (kind, name) in self.before else 'is new'}"
+        yield from self._gone()
+        yield from _labels(self.original, self.folded)
+
+    def _gone(self) -> Iterator[tuple[str, str]]:
+        """What is gone and was not used, or is still used; but for nodes, and bodies that are gone with their node."""
         used, left = map(_mentioned, self.graphs)
+        numbers = {graph.number for graph in self.graphs[1]}
         for kind, name in sorted(self.before.keys() - self.after.keys()):
             stays = name in left and not (self.inlined and kind in STORED)
-            if kind != "node" and (stays or name not in used):
+            if kind not in ("node", "graph") and name[0] in numbers and (stays or name not in used):
                 yield kind, f"{kind} {name[1]!r} is gone"
-        yield from _labels(self.original, self.folded)
 
     def count(self) -> tuple[int, int]:
         """How many messages of the folded model are the original's, and how many are not."""
@@ -130,7 +168,7 @@ def called_as(function: onnx.FunctionProto) -> str:
     return called(onnx.NodeProto(domain=function.domain, op_type=function.name))
 
 
-def _in_graph(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[tuple[str, str, Any]]:
+def _in_graph(graph: Message) -> Iterator[tuple[str, str, Any]]:
     for node in graph.node:
         yield "node", _first(node), _without_graphs(node) if any(bodies(node)) else node
     if isinstance(graph, onnx.FunctionProto):

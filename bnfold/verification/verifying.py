@@ -8,15 +8,14 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, path_or_proto
 from ..process import launcher
 from ..process.endings import Failed
-from ..process.jobs import job
 from ..runtime.detached import bytes_of
 from ..runtime.doctor import require_providers
 from ..runtime.input_options import require_dims, require_sizes
@@ -25,9 +24,9 @@ from ..runtime.placement import POLICIES
 from ..runtime.providers import MATHS, Way, ways
 from ..system import temporary
 from ..system.installed import require_runtime
+from .children import compare_both, compare_numbers, compare_structure
 from .judge import judge, run_wrong
-from .level_results import Level
-from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
+from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Numbers, Structure, Verification
 
 TIME_LIMITS = {"fast": 300.0, "full": 3600.0}  # seconds after which a child is stopped
 BYTES_A_SECOND = 10e6  # for so many bytes of a model a child has a second more
@@ -50,7 +49,7 @@ def verify(
     dims: Mapping[str, Sequence[int]] | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     budget_s: float | None = None,
-    untouched: bool | Collection[str] = False,
+    untouched: bool | Collection[str] | None = False,
     freeze_initializers: bool = False,
     require: str = MEASURED,
     allow_external_outside: bool = False,
@@ -73,11 +72,11 @@ def verify(
 
     What differs in the file and changes nothing in what the model computes (metadata, documentation, shapes of
     tensors, operator sets, order) is in `structure.changes`, and fails only where the file has to be `untouched`: then
-    everything outside the fold sites, those that are named (`FoldResult.sites`) or all nodes that differ, has to be
-    the same to the last byte. With `freeze_initializers`, callers need not be able to override initializers any more.
-    A PASS has a `grade`: `proved` for all inputs, or `measured` on those that were tried; where `require` is proved,
-    any other PASS becomes INCONCLUSIVE. `allow_external_outside` reads external data also outside of the models'
-    folders.
+    everything outside the fold sites has to be the same to the last byte. `untouched` may name the sites, as
+    `FoldResult.sites` does, where that is not None; otherwise all nodes that differ are sites. With
+    `freeze_initializers`, callers need not be able to override initializers any more. A PASS has a `grade`: `proved`
+    for all inputs, or `measured` on those that were tried; where `require` is proved, any other PASS becomes
+    INCONCLUSIVE. `allow_external_outside` reads external data also outside of the models' folders.
 
     Raises ModelProblem where a file is no readable model or data, UsageProblem where sizes do not fit the model,
     EnvironmentProblem where a provider cannot run.
@@ -95,19 +94,19 @@ def verify(
 
 
 def _verification(
-    structure: Structure | None, numbers: _Numbers, models: dict[str, dict[str, Any]], started: float
+    structure: Structure | None, numbers: Numbers, models: dict[str, dict[str, Any]], started: float
 ) -> Verification:
     """The result of both tiers, with the verdict."""
-    judged = (PASS, _SAME) if structure and structure.identical else judge(structure, *numbers.judged())
+    judged = (PASS, _SAME) if structure and structure.identical else judge(structure, numbers)
     notes = (*(structure.notes if structure else ()), *numbers.notes, *run_wrong(numbers.levels))
     seconds, parts = time.perf_counter() - started, (numbers.levels, numbers.derived)
     return Verification(*judged, notes, structure, *parts, models, seconds, numbers.influence)
 
 
-def _file(untouched: bool | Collection[str], frozen: bool) -> dict[str, Any]:
+def _file(untouched: bool | Collection[str] | None, frozen: bool) -> dict[str, Any]:
     """The options of the structure tier."""
-    declared = None if isinstance(untouched, bool) else list(untouched)
-    return {"untouched": declared is not None or untouched, "declared": declared, "frozen": frozen}
+    declared = None if untouched is None or isinstance(untouched, bool) else list(untouched)
+    return {"untouched": untouched is not False, "declared": declared, "frozen": frozen}
 
 
 def require_grade(wanted: str) -> None:
@@ -180,67 +179,21 @@ def describe(path: Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
 
 
-class _Numbers(NamedTuple):
-    """The result of the numeric tier."""
-
-    levels: tuple[Level, ...] = ()
-    blocked: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    derived: tuple[Derived, ...] = ()
-    influence: tuple[Influence, ...] = ()
-
-    def judged(self) -> tuple[Any, ...]:
-        """The arguments of `judge`."""
-        return self.levels, self.blocked, self.derived, self.influence
-
-
-@job
-def compare_both(request: dict[str, Any]) -> dict[str, Any]:
-    """Structure and, unless the models are identical, numbers, in one child that reads the models once."""
-    from .comparison import numbers_report
-    from .structure import structure_report
-    from .trial import read_models
-
-    models = read_models(request)
-    structure = structure_report(request, models)
-    return {"structure": structure, "numbers": None if structure["identical"] else numbers_report(request, models)}
-
-
-@job
-def compare_structure(request: dict[str, Any]) -> dict[str, Any]:
-    """`structure_report`, whose imports only the child needs."""
-    from .structure import structure_report
-    from .trial import read_models
-
-    return structure_report(request, read_models(request))
-
-
-@job
-def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
-    """`numbers_report`, whose imports only the child needs."""
-    from .comparison import numbers_report
-    from .trial import read_models
-
-    return numbers_report(request, read_models(request))
-
-
-def _tiers(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
+def _tiers(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, Numbers]:
     """The results of the children: one child for each provider and environment, which CUDA reads only once."""
     size = sum(bytes_of(Path(request[name])) for name in ("original", "folded"))
     request = {**request, "seconds": TIME_LIMITS[request["effort"]] + size / BYTES_A_SECOND}
     groups = [list(group) for _, group in groupby(served, _child)]
     structure, first, crash = _both(request, groups[0]) or _structure(request)
     if structure and structure.identical:
-        return structure, _Numbers()
+        return structure, Numbers()
     left = groups if not first else groups[1:]
     answers = [*first, *(answer for group in left for answer in _numbers(request, group))]
-    levels, blocked, notes, derived, influence = (
-        tuple(chain.from_iterable(parts)) for parts in zip(*answers, strict=True)
-    )
-    return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived, influence)
+    numbers = Numbers.joined([Numbers(blocked=tuple(crash)), *answers])
+    return structure, replace(numbers, notes=tuple(dict.fromkeys(numbers.notes)))
 
 
-def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure, list[_Numbers], list[str]] | None:
+def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure, list[Numbers], list[str]] | None:
     """Structure and numbers of the CPU by one child; None where that child fails, or for another provider."""
     if served[0] != Way():
         return None
@@ -253,7 +206,7 @@ def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure,
     return Structure.of(answer["structure"]), results, []
 
 
-def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[_Numbers], list[str]]:
+def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[Numbers], list[str]]:
     """The structure by a child of its own, or a sentence about how that child failed."""
     try:
         return Structure.of(launcher.run(compare_structure, request, seconds=request["seconds"])), [], []
@@ -270,7 +223,7 @@ def _child(way: Way) -> tuple[str, dict[str, str]]:
     return way.provider, way.environment
 
 
-def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers]:
+def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[Numbers]:
     """The result of each way. Where the child fails, each way is run in a child of its own."""
     first, seconds = served[0], request["seconds"] * len(served)
     request_of_ways = {**request, **_of_ways(served)}
@@ -281,15 +234,15 @@ def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers
     except Failed as why:
         if len(served) > 1:
             return [answer for way in served for answer in _numbers(request, [way])]
-        return [_Numbers(blocked=(_of(first, str(why)),))]
+        return [Numbers(blocked=(_of(first, str(why)),))]
     return [_answer(way, each) for way, each in zip(served, answer["ways"], strict=True)]
 
 
-def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
-    blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
-    derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
-    influence = tuple(map(Influence.of, answer["influence"]))
-    return _Numbers(tuple(map(Level.of, answer["levels"])), blocked, notes, tuple(derived), influence)
+def _answer(way: Way, answer: dict[str, Any]) -> Numbers:
+    """The result of a way, whose sentences name it."""
+    numbers = Numbers.of(answer)
+    blocked, notes = (tuple(_of(way, each) for each in sentences) for sentences in (numbers.blocked, numbers.notes))
+    return replace(numbers, blocked=blocked, notes=notes)
 
 
 def _of(way: Way, sentence: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 WIDTH = 4
-SECRET = "secret.bin"  # beside the model's folder, not in it
+SECRET = "secret.bin"  # next to the model's folder, not in it
 
 Change = Callable[[ModelProto], object]
 
@@ -132,7 +132,7 @@ def computed(*nodes: NodeProto, constants: dict[str, Any]) -> Change:
 
 
 def nested(depth: int) -> Change:
-    """If within If within If, and a BatchNormalization behind them."""
+    """If within If within If, and a BatchNormalization after them."""
 
     def body(level: int) -> GraphProto:
         inner = helper.make_node("Identity", ["c"], [f"t{level}"])

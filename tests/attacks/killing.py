@@ -2,7 +2,7 @@
 
 A model with its data in a file of its own is folded; OUT is not there yet, or is another model with data of its own.
 Whenever the fold ends: inputs are as they were; OUT is absent, old or new, to the last byte, and its data file with
-it; and the same command, given again, succeeds and leaves nothing else behind.
+it; and the same command, given again, succeeds and leaves nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hostile and broken files: each gets the promised sentence and exit code, and leaves nothing behind."""
+"""Hostile and broken files: each gets the documented sentence and exit code, and leaves nothing."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ REFUSED = {  # what is done to a sound model -> how it is made, and the words of
     "data at a name with a NUL": (outside(location="m\0.data"), BEYOND),
     "data at an endless name": (outside(location="a" * 5000), "cannot be read from"),
     "data on drive C": (outside(location="C:\\secret"), "cannot be read from"),
-    "data behind a symbolic link": (linked(symbolic), BEYOND),
-    "data behind a hard link": (linked(lambda target, link: os.link(target, link)), "multiple hard links"),
+    "data through a symbolic link": (linked(symbolic), BEYOND),
+    "data through a hard link": (linked(lambda target, link: os.link(target, link)), "multiple hard links"),
     "data from a pipe": (linked(pipe), "cannot be read from"),
     "data in a directory": (linked(directory), "cannot be read from"),
     "data from a device": (linked(lambda _, link: link.symlink_to("/dev/zero")), BEYOND),
     "data missing": (outside(location="nothing.data"), "cannot be read from"),
-    "data behind the end": (outside(offset=10**6), "ends before the data of 'w' does"),
+    "data beyond the end": (outside(offset=10**6), "ends before the data of 'w' does"),
     "a negative offset": (outside(offset=-4), "'-4', which is not a number"),
     "a negative length": (outside(length=-4), "'-4', which is not a number"),
     "an endless offset": (outside(offset=2**70), "ends before the data of 'w' does"),

@@ -90,7 +90,7 @@ def sparse(location: str) -> Callable[[Path], Path]:
 
 LINKS = {  # refused, unless it is allowed
     "a symbolic link": (linked(lambda target, link: link.symlink_to(target)), "outside the model's folder"),
-    "a link to a file beside it": (linked(inner), "'m.data', which is a symbolic link"),
+    "a link to a file next to it": (linked(inner), "'m.data', which is a symbolic link"),
     "a hard link": (linked(lambda target, link: os.link(target, link)), "'m.data', which has multiple hard links"),
     "a folder that is a link": (linked(through, "sub/away.bin"), "outside the model's folder"),
     "a file above": (linked(lambda *_: None, "../away.bin"), "outside the model's folder"),
@@ -100,7 +100,7 @@ REFUSED = {
     "more than the weight": (lambda f: made(f, at(0, NEEDED + 4)), f"holds {NEEDED + 4} bytes of data; its type"),
     "less than the weight": (lambda f: made(f, at(0, NEEDED - 4)), f"holds {NEEDED - 4} bytes of data; its type"),
     "a bit more than there is": (lambda f: made(f, at(len(DATA) - NEEDED + 1)), "ends before the data of 'w' does"),
-    "no length, and more behind the weight": (lambda f: made(f, at(0, None)), f"holds {len(DATA)} bytes of data"),
+    "no length, and more after the weight": (lambda f: made(f, at(0, None)), f"holds {len(DATA)} bytes of data"),
     "a number with a sign": (lambda f: made(f, at("+4")), "'+4', which is not a number"),
     "a number with spaces": (lambda f: made(f, at(" 4")), "' 4', which is not a number"),
     "a number that no machine can count to": (lambda f: made(f, at("9" * 5000)), "9', which is no place in a file"),
@@ -270,7 +270,7 @@ def test_shared_data_stay_shared(folder: Path) -> None:
     assert {numpy_helper.to_array(t).tobytes() for t in found if t.name.startswith("v")} >= {DATA[:NEEDED]}
 
 
-@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="the system does not tell where a file has holes")
+@pytest.mark.skipif(not hasattr(os, "SEEK_DATA"), reason="the system does not show where a file has holes")
 def test_a_file_that_states_a_terabyte_fills_no_disk(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is copied with its holes; verification, which reads it, has no memory for it."""
     model = sound()

@@ -259,7 +259,7 @@ def test_a_pipe_is_no_output(made: Scene, capsys: pytest.CaptureFixture[str]) ->
 
 @pytest.mark.parametrize("leads_to", ["real", "nowhere"])
 def test_an_output_takes_the_place_of_a_link_and_nothing_is_written_through_it(tmp_path: Path, leads_to: str) -> None:
-    """Whoever made the folder has put a link where a report goes by itself, or where it is asked for."""
+    """Whoever made the folder has put a link where a report goes by itself, or where an option names it."""
     (tmp_path / "models").mkdir()
     made = scene(tmp_path / "models", exists=False)
     (tmp_path / "real").write_text("old")

@@ -1,5 +1,5 @@
 """What each command shows: at a terminal of 80 columns, in a pipe, and at that terminal with NO_COLOR.
 
-The files beside this one are what was seen, with measured numbers masked; `python -m tests.goldens --write` makes them
+The files next to this one are what was seen, with measured numbers masked; `python -m tests.goldens --write` makes them
 anew, `python -m tests.goldens NAME` shows one.
 """

@@ -36,7 +36,7 @@ def environment(way: str, folder: Path) -> dict[str, str]:
 
 
 def seen(command: list[str], way: str, folder: Path) -> tuple[int, str]:
-    """The exit code, and what stands on the screen at the end; in a pipe stdout, and then stderr behind its name."""
+    """The exit code, and what stands on the screen at the end; in a pipe stdout, and then stderr after its name."""
     run = [str(Path(sys.executable).with_name("bnfold")), *command]
     around = environment(way, folder)
     if way == "pipe":
@@ -69,7 +69,7 @@ def _read(terminal: int) -> Iterator[bytes]:
 
 
 def screen(text: str) -> str:
-    """What a terminal shows in the end: bars that were drawn over and erased are gone; colours are <1;31>."""
+    """What a terminal shows in the end: progress bars that were drawn over and erased are gone; colours are <1;31>."""
     lines, row = [""], 0
     for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r\n|\r|\n)", text):
         code = CODE.fullmatch(part)

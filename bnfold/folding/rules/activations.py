@@ -165,7 +165,7 @@ def sink_cast(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def require_same_numbers(node: gs.Node) -> None:
-    """Refuse a Cast but between floating point types; and what is the same in every run keeps the roundings it has."""
+    """Refuse a Cast that is not between floating-point types, or is of a constant, whose rounding must stay."""
     source, target = node.inputs[0], node.outputs[0]
     require(
         is_floating(source) and is_floating(target),

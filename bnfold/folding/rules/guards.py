@@ -1,4 +1,4 @@
-"""What several laws ask of an affine."""
+"""What several laws require of an affine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def no_shift(node: gs.Node, affine: Affine) -> None:
 
 
 def only_scale(node: gs.Node, affine: Affine) -> None:
-    """Refuse what moves the point at which the operator bends."""
+    """Refuse a shift, which would move the point where the slope of the operator changes."""
     require(not affine.has_shift, "NONLINEAR", f"{label(node)} is not linear: a scale may cross it, but no shift")
 
 

@@ -32,7 +32,7 @@ def taken(affine: Affine, axis: int, positions: Array) -> Affine:
 
 
 def put_back(node: gs.Node, affine: Affine, axis: int, positions: Array, length: int) -> Affine:
-    """The coefficients along an axis of `length` from which these positions are taken, and 1 and 0 at all others."""
+    """Coefficients for an axis of this `length`: those of an affine at `positions`, and 1 and 0 at all others."""
 
     def spread(c: Array, neutral: float) -> Array:
         require_room(*c.shape[:axis], length, *c.shape[axis + 1 :])
@@ -46,12 +46,14 @@ def put_back(node: gs.Node, affine: Affine, axis: int, positions: Array, length:
 
 
 def on(affine: Affine, moves: Moves) -> Affine:
+    """From the axes of the input to those of the output."""
     for axis, move in moves.items():
         affine = taken(affine, axis, move(np.arange(affine.extent[axis])))
     return affine
 
 
 def back(node: gs.Node, affine: Affine, moves: Moves) -> Affine:
+    """From the axes of the output to those of the input."""
     for axis, move in moves.items():
         length = size(node.inputs[0], axis)
         affine = put_back(node, affine, axis, move(np.arange(length)), length)
@@ -76,7 +78,7 @@ def sink_concat(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def joined(node: gs.Node, axis: int) -> list[int]:
-    """Where the inputs of a Concat end along its axis, from 0 on. It keeps the answer: folding changes no length."""
+    """0, then where each input of a Concat ends along its axis. Kept on the node, since folding changes no length."""
     if not hasattr(node, "ends"):
         node.ends = ends_of(size(x, axis) for x in node.inputs)
     ends: list[int] = node.ends
@@ -88,7 +90,7 @@ def ends_of(sizes: Iterable[int]) -> list[int]:
 
 
 def shared_out(affine: Affine, axis: int, ends: list[int]) -> Shares:
-    """The coefficients of each of consecutive parts along an axis; parts on which nothing acts have none."""
+    """The coefficients of consecutive parts of an axis, by the number of the part; identities are left out."""
     if affine.extent[axis] == 1:
         return dict.fromkeys(range(len(ends) - 1), affine)
     acts = np.moveaxis((affine.scale != 1) | (affine.shift != 0), axis, 0)
@@ -114,9 +116,9 @@ def sink_split(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def parts_of(node: gs.Node) -> tuple[int, list[int]]:
-    """The axis of a Split, and where its parts end, from 0 on; without sizes all are equal, but for the last.
+    """The axis of a Split; 0, then where each part ends. Without sizes all are equal, but for the last.
 
-    It keeps the answer: folding changes no length.
+    Kept on the node, since folding changes no length.
     """
     if not hasattr(node, "parts"):
         axis = attribute(node, "axis", 0) % rank(node.inputs[0])
@@ -259,6 +261,6 @@ def sink_gather(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def axis_of_gather(node: gs.Node) -> tuple[int, int]:
-    """The axes of the output of a Gather that its indices make: from, up to but not including."""
+    """Start and stop, among the axes of the output of a Gather, of those that its indices have."""
     axis = attribute(node, "axis", 0) % rank(node.inputs[0])
     return axis, axis + rank(node.inputs[1])

@@ -1,4 +1,4 @@
-"""Arithmetic."""
+"""Arithmetic of tensors: Add, Sub, Mul, Div, Sum, Mean, Neg."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def by_prospect(node: gs.Node) -> list[int]:
 
 
 def may_take_shift(tensor: gs.Tensor) -> bool:
-    """Whether nobody else reads a tensor, and an operator with a bias makes it, or made what was only moved since."""
+    """Whether only one node reads a tensor, and an operator with a bias makes it, or what it only rearranges."""
     if len(tensor.outputs) != 1 or not tensor.inputs:
         return False
     maker = tensor.inputs[0]

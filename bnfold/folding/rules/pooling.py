@@ -1,4 +1,4 @@
-"""Operators that sum up windows, or interpolate: an affine that is the same at every place crosses them."""
+"""Pooling and interpolation: an affine that is the same at every place of a channel crosses them."""
 
 from __future__ import annotations
 

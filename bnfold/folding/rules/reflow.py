@@ -54,7 +54,7 @@ def spelled(tensor: gs.Tensor) -> str:
 
 
 def in_two(shape: Sequence[Dim]) -> list[Dim]:
-    """The axes, those of several times a length that only a run knows as two."""
+    """The axes, where one of 4*N elements counts as two: N and 4."""
     return [part for n in shape for part in halves(n)]
 
 
@@ -104,7 +104,7 @@ def paired_axes(before: Sequence[Dim], after: Sequence[Dim]) -> list[Group]:
 
 
 def matched(before: Sequence[Dim], after: Sequence[Dim]) -> list[tuple[int, int]]:
-    """After how many axes of both shapes, counted from the first, as many elements are passed for certain.
+    """Pairs (i, j): the first i axes of one shape have as many elements as the first j of the other, in every run.
 
     If a symbol among them is 0, neither tensor has any element.
     """

@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ...runtime import detached
-from ...runtime.protos import caller_inputs, domain, stored
+from ...runtime.protos import caller_inputs, domain, overridable, stored
 from .operators import Slice
 from .windows import Array
 
@@ -24,6 +24,7 @@ FIXED = frozenset(  # operators that give the same numbers in every runtime
 )
 
 
+FREE_INITIALIZERS = 4  # the version of the format from which on initializers need not be inputs as well
 MOST_STORED = 1 << 28  # bytes of all results: a message may have 2 GiB
 
 
@@ -31,7 +32,7 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, or a copy in which initializers replace the nodes of the main graph that read only constants.
 
     Nodes stay that the reference cannot compute, sums of products, DequantizeLinear (a runtime need not round its
-    product), and those whose results would exceed MOST_STORED.
+    product), and those whose results would exceed MOST_STORED. Callers can override what they could before.
     """
     values = _Values(model)
     left = [node for node in model.graph.node if not values.takes(node)]
@@ -39,7 +40,13 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    del copy.graph.node[:]
+    kept, free, copy.ir_version = (
+        caller_inputs(model.graph),
+        overridable(model),
+        max(model.ir_version, FREE_INITIALIZERS),
+    )
+    del copy.graph.node[:], copy.graph.input[:]
+    copy.graph.input.extend([*kept, *(value for value in model.graph.input if value.name in free)])
     copy.graph.node.extend(left)
     copy.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.made.items())
     return copy

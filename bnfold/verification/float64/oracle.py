@@ -16,7 +16,7 @@ from onnx import AttributeProto, TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ...model.bounds import expanded_sizes
-from ...model.messages import all_nodes, bodies, inner_graphs
+from ...model.messages import all_nodes, inner_graphs, reads
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, opset
 from ...system.progress import report
@@ -109,7 +109,7 @@ class Oracle:
         wanted = set(names) if names is not None else {output.name for output in self._graph.output}
         values: dict[str, Any] = {"": None, **self._evaluator.rt_inits_}
         values.update((name, wide(value)) for name, value in feeds.items())
-        left = Counter(name for node in self._graph.node for name in _reads(node))
+        left = Counter(name for node in self._graph.node for name in reads(node))
         nodes = self._evaluator.rt_nodes_
         with np.errstate(all="ignore"):
             for node in nodes:
@@ -140,8 +140,9 @@ class Oracle:
         values.update(zip(node.output, outputs, strict=False))
 
     def _drop(self, node: onnx.NodeProto, values: dict[str, Any], left: Counter[str], wanted: set[str]) -> None:
-        left.subtract(_reads(node))
-        for name in (*_reads(node), *node.output):
+        read = [*reads(node)]
+        left.subtract(read)
+        for name in (*read, *node.output):
             if name and left[name] <= 0 and name not in wanted:
                 values.pop(name, None)
 
@@ -149,15 +150,6 @@ class Oracle:
 def _cause(why: BaseException) -> BaseException:
     """The first error of a chain: ReferenceEvaluator wraps errors in messages about argument types."""
     return _cause(why.__cause__) if why.__cause__ else why
-
-
-def _reads(node: onnx.NodeProto) -> list[str]:
-    """Every name a node reads, those that its subgraphs capture included."""
-    names = list(node.input)
-    for graph in bodies(node):
-        names += [name for inner in graph.node for name in _reads(inner)]
-        names += [output.name for output in graph.output]
-    return names
 
 
 TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_datatype", "output_dtype"})

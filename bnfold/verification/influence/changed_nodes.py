@@ -16,7 +16,8 @@ from onnx import numpy_helper
 from ...model.messages import every_node, inner_graphs
 from ...runtime.copies import without_data
 from ...runtime.protos import Array, domain, produced, stored
-from ..regions import NEUTRAL, reached
+from ..plain_nodes import NEUTRAL
+from ..regions import reached
 from .bypass import HANDS_ON
 from .meaning import Meanings, NodeMeaning
 
@@ -34,6 +35,16 @@ class ChangedModel(NamedTuple):
     @property
     def proto(self) -> onnx.ModelProto:
         return self.meanings.model
+
+    def without(self, names: set[str]) -> ChangedModel:
+        """The same, the nodes left out that make some tensors of the main graph, and nothing else that is read."""
+        read = alive_names(self.proto.graph)
+        known = [
+            i
+            for i in self.changed
+            if not self.places[i].where and read.intersection(self.places[i].node.output) <= names
+        ]
+        return self._replace(changed=[i for i in self.changed if i not in {*known}])
 
     @property
     def places(self) -> list[NodeMeaning]:

@@ -23,34 +23,37 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
-from ..float64.floating import is_floating, roundoff
+from ..level_results import Compared
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, trial_session
+from ..unfused import unfused
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
 from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
+from .differences import beyond_rounding, unlike
 from .meaning import Meanings
+from .probes import equal_regions
 from .thresholds import moved_thresholds, node_in_words
 
-SHOWN = 16.0  # roundoffs of an element, or of the tensor's usual size, by which an output changes
 
-
-def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
+def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
     """What is proved of the outputs, and of which changed nodes nothing showed; `tensors` were compared as written."""
     if trial.proved:
         return Influence(proved=True)
     stage("which nodes changed")
     pair = [_plain(model) for model in (trial.original, trial.folded)]
     meanings = Meanings(pair[0])
-    agreeing = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
+    agreeing = {entry.name for entry in tensors if entry.ok and not entry.moved}
     if Meanings(pair[1], meanings, _proved(trial, pair, agreeing)).outputs() == meanings.outputs():
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
     models = changed_models(pair, ({}, {}), agreeing, covered)
     if any(model.changed for model in models):
         models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
-    unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing)]
+    equal = equal_regions(trial, models, agreeing)
+    models = [model.without(names) for model, names in zip(models, equal, strict=True)]
+    unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - equal[1])]
     unseen += [words for model in models if model.changed for words in _unseen(trial, model)]
     unseen += [] if unseen else _alike(trial, models, agreeing)
     return Influence(False, sum(len(model.changed) for model in models), tuple(unseen))
@@ -65,7 +68,7 @@ def _proved(trial: Trial, models: Sequence[onnx.ModelProto], agreeing: Collectio
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    return evaluate_constants(inline_local_functions(model) if model.functions else model)
+    return evaluate_constants(unfused(inline_local_functions(model) if model.functions else model))
 
 
 def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
@@ -244,21 +247,3 @@ class _Outputs:
             if any(map(differ or beyond_rounding, usual, changed)):
                 return True
         return None if stops else False
-
-
-def unlike(usual: Any, other: Any) -> bool:
-    """Whether an output is not the same to the last bit."""
-    if not isinstance(usual, np.ndarray) or not isinstance(other, np.ndarray) or usual.dtype == object:
-        return repr(usual) != repr(other)
-    return usual.shape != other.shape or usual.tobytes() != other.tobytes()
-
-
-def beyond_rounding(usual: Any, other: Any) -> bool:
-    """Whether an output changed beyond what rounding could do."""
-    if not isinstance(usual, np.ndarray) or usual.shape != np.shape(other) or not is_floating(usual):
-        return bool(not np.array_equal(usual, other)) if isinstance(usual, np.ndarray) else repr(usual) != repr(other)
-    with np.errstate(all="ignore"):
-        before, after = (np.asarray(each, np.float64) for each in (usual, other))
-        size = np.sqrt(np.mean(np.square(before), where=np.isfinite(before))) if np.isfinite(before).any() else 0.0
-        off = np.abs(after - before) > SHOWN * roundoff(usual.dtype) * np.maximum(np.abs(before), size)
-    return bool((off | (np.isfinite(before) != np.isfinite(after))).any())

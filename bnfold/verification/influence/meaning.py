@@ -50,8 +50,8 @@ class Meanings:
     scope: ByName = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        free = overridable(self.model)
-        self.plain, self._fixed = PlainNodes(self.model, free), without_data(self.model.graph)
+        free = overridable((self.other or self).model)  # what callers of the other model may not override is constant
+        self.plain, self._fixed = PlainNodes(self.model, free), without_data(self.model.graph, free)
         self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
         self.scope.update((tensor.name, of_tensor(tensor)) for tensor in stored)
@@ -68,9 +68,9 @@ class Meanings:
         return [scope.get(output.name, b"") for output in graph.output]
 
     def _node(self, node: onnx.NodeProto, scope: ByName, where: str) -> None:
-        plain = self.plain(node)
+        version, plain = self.plain.of(node)
         known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in plain.input]
-        kind = domain(node), node.op_type, self.plain.version(node)
+        kind = domain(node), plain.op_type, version
         in_any_order = domain(node) == "" and node.op_type in COMMUTE
         head = _hash(*kind, *(sorted(known) if in_any_order else known))
         at = len(self.places)

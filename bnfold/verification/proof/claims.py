@@ -82,6 +82,8 @@ def aligned(cuts: Sequence[Cuts], cut_out: Callable[[Cuts], Piece]) -> list[Piec
 
 def piece(cuts: Cuts, site: str) -> Piece:
     """Cut out what computes `site`."""
+    if site not in cuts.model.makers:
+        raise NotDerived(f"{site!r} is an input of one of the models only")
     model, needed, entering, agenda = cuts.model, {site}, dict[str, str](), [*cuts.model.makers[site].input]
     while agenda:
         name = agenda.pop()

@@ -105,9 +105,10 @@ def _images(operator: str, stated: dict[str, object], weight: tuple[int, ...], e
 
 def _line(operator: str, window: Window, axis: int) -> tuple[int, list[int]]:
     """How long an axis has to be, and at which positions an impulse has to stand, for every tap to be seen."""
-    if operator == "ConvTranspose":
-        return 3, [0, 1, 2]
     extent, step = window.extents[axis], window.strides[axis]
+    if operator == "ConvTranspose":  # it makes `extent` elements of each; pads, which may be implied, cut some off
+        before, after = (-(-max(extent - step, pads[axis]) // step) for pads in (window.before, window.after))
+        return before + 1 + after, [before]
     size = max(extent + step - 1, 2 * extent - 1 - window.before[axis] - window.after[axis])
     seen = {position: set(_taps(window, axis, size, position)) for position in range(size)}
     return size, list(_cover(seen))

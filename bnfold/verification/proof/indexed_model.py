@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,6 @@ from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
 from ..plain_nodes import PlainNodes
 from ..regions import MIXING
-from .examples import element_types
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,8 @@ class IndexedModel:
 
     @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes, plain; a CastLike as the Cast that it is in this model, which looks at no second input."""
-        nodes = [*map(self.plain, self.model.graph.node)]
-        kinds = element_types(self.model) if any(called(node) == "CastLike" for node in nodes) else {}
-        return [_plain(node, kinds) for node in nodes]
+        """The nodes, as plain as they can be written."""
+        return [*map(self.plain, self.model.graph.node)]
 
     @cached_property
     def makers(self) -> dict[str, onnx.NodeProto]:
@@ -108,14 +105,6 @@ class IndexedModel:
     def computation(self, node: onnx.NodeProto) -> tuple[Any, ...]:
         """What a node computes of tensors, which have their first names."""
         return computation(node, [self.name(name) for name in node.input])
-
-
-def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
-    if called(node) != "CastLike" or node.input[1] not in kinds:
-        return node
-    cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=kinds[node.input[1]])
-    cast.attribute.extend(node.attribute)
-    return cast
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

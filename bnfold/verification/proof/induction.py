@@ -8,17 +8,19 @@ It may be assumed, by who measures it otherwise; what follows is then derived un
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import onnx
 
-from ...model.messages import bodies, reads
+from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
 from ...runtime.protos import called
-from ..regions import MIXING, SELECT
+from ..level_results import Compared
+from ..regions import MIXING, SELECT, edited
 from ..results import Derived
+from ..unfused import unfused
 from .algebra import Pair, derive
 from .claims import Cuts
 from .examples import examples
@@ -164,7 +166,8 @@ class Induction:
 def _same_frame(pair: Pair) -> bool:
     """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
     first, second = pair.original, pair.folded
-    versions = [{(entry.domain, entry.version) for entry in model.opset_import} for model in (first, second)]
+    domains = {node.domain for model in (first, second) for node in all_nodes(model)}
+    versions = [{(e.domain, e.version) for e in model.opset_import if e.domain in domains} for model in (first, second)]
     inputs = {value.name for value in second.graph.input}
     return (
         versions[0] == versions[1]
@@ -184,26 +187,29 @@ def _is_wrong(known: Induction, site: Derived, left: Set[str]) -> bool:
     return site.name in left or not any(site.name in inside for inside in undone)
 
 
-def derivations(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> list[Derived]:
+def derivations(trial: Trial, tensors: Sequence[Compared]) -> list[Derived]:
     """Every fold site of a trial whose `tensors` were compared, in the order of the graph.
 
     Assumed is what has the same values in the runs of the trial. The inside of a chain, which holds other values by
     design, is not reported unless no derived site covers it.
     """
-    moved = {entry["name"] for entry in tensors if entry["moved"]}
-    good = {e["name"] for e in tensors if e["ok"] and e["clear"] and not e["moved"]}
+    moved = {entry.name for entry in tensors if entry.moved}
+    good = {e.name for e in tensors if e.ok and e.clear and not e.moved}
     fed = feeds(trial.original.graph, trial.planned[0], trial.sizes)
+    models = unfused(trial.original), unfused(trial.folded)
     made = {name for node in trial.folded.graph.node for name in node.output}
-    gone = {name: value for name, value in examples(trial.original, fed).items() if name not in made}
-    pair = Pair(trial.original, trial.folded, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
-    known = Induction(pair, trial.edits, good.__contains__).run()
+    gone = {name: value for name, value in examples(models[0], fed).items() if name not in made}
+    pair = Pair(*models, {**gone, **fed, **trial.seen}, trial.effort, trial.seed)
+    edits = trial.edits if models[1] is trial.folded else edited(*models)
+    known = Induction(pair, edits, good.__contains__).run()
     left = known.open_tensors()
     exact = all(site.exact for site in known.derived if site.name in known.same)
     trial.proved = exact and not left and not known.assumed
     derived = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
     makers = pair.indexed[1].makers
     covered = {site.name for site in derived}.union(*(site.inside for site in derived if site.proved))
-    open_ = [name for name in makers if name in trial.edits - pair.indexed[1].fixed - covered]
+    covered |= known.same.keys() - set(known.assumed)
+    open_ = [name for name in makers if name in edits - pair.indexed[1].fixed - covered]
     return derived + [
         Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_
     ]

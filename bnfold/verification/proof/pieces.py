@@ -25,6 +25,7 @@ POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", 
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
+LEFT_AS_IT_IS = 1 << 28  # bytes of a weight
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,16 @@ class Piece:
 def of_sizes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a piece's model with sizes in place of numbers: it adds up what, with signs, the piece would add up.
 
-    What it answers to zeros is how large the numbers are that the piece's answer is the sum of, cancelled or not. Large
-    weights, of which zeros make zeros, are left as they are.
+    What it answers to zeros is how large the numbers are that the piece's answer is the sum of, cancelled or not.
+    Weights of more than LEFT_AS_IT_IS bytes, of which zeros make zeros, are left as they are.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     weights = {name for node in copy.graph.node if node.op_type in MIXING for name in node.input[1:2]}
     for name, tensor in stored(copy.graph).items():
-        if tensor.data_type in FLOATING and not (detached.stays(tensor) and name in weights):
+        if tensor.data_type in FLOATING and not (
+            detached.bytes_in_memory(tensor) > LEFT_AS_IT_IS and detached.stays(tensor) and name in weights
+        ):
             tensor.CopyFrom(numpy_helper.from_array(np.abs(detached.values(tensor)), tensor.name))
     nodes = [each for i, node in enumerate(copy.graph.node) for each in _of_sizes(node, f"size/{i}")]
     del copy.graph.node[:]

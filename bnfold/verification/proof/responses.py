@@ -26,7 +26,7 @@ from .pieces import POINTWISE, SUMS, Piece, of_sizes, other_operand, require_lin
 from .roundoffs import Comparison, roundoffs
 from .scale_and_shift import SAME, compressed
 
-FED_AT_ONCE = 1 << 21  # elements of one batch of impulses
+FED_AT_ONCE = 1 << 18  # elements of one batch of impulses
 
 
 class ImpulseComparison:

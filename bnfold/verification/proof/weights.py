@@ -243,13 +243,14 @@ def compare_layers(original: Layer, folded: Layer) -> Comparison:
         raise NotOneLayer("other tensors enter the two models")
     rests, sizes = (original.rest(), folded.rest()), folded.sizes()
     rest = roundoffs(*rests, sizes, sizes, folded.kinds[1], folded.alone)
-    stays = original.stays.shift, folded.stays.shift
-    rest = max(rest, roundoffs(*stays, folded.stays.size, folded.stays.size, folded.kinds[1], False))
+    effect = min(rest, roundoffs(*rests, sizes, original.sizes(), folded.kinds[1], False))
+    stays, size = (original.stays.shift, folded.stays.shift), folded.stays.size
+    off = roundoffs(*stays, size, size, folded.kinds[1], False)
     worst = _worst(original, folded, np.ones(folded.after.scale.size))
-    relation = _relation(original, folded, rests) if max(worst, rest) > SITE_LIMIT else None
+    relation = _relation(original, folded, rests) if max(worst, rest, off) > SITE_LIMIT else None
     count = original.weight.size * len(original.before) + rests[0].size
     alike = original.for_any_size and folded.for_any_size
-    return Comparison(count, 1.0, worst, rest, max(worst, rest), relation, alike)
+    return Comparison(count, 1.0, worst, max(rest, off), max(worst, effect, off), relation, alike)
 
 
 def _worst(original: Layer, folded: Layer, scale: Array) -> float:

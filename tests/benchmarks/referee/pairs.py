@@ -104,4 +104,4 @@ def _in_fold(make: Callable[..., tuple[Path, Path]], change: Change, folder: Pat
 def _fold(make: Callable[..., tuple[Path, Path]], folder: Path) -> Judged:
     original, other = make(folder=folder)
     why = truth.wrong(original, other)
-    return original, other, FAULT if why else SAME, why or "right on three inputs"
+    return original, other, FAULT if why else SAME, why or "right on four inputs"

@@ -120,11 +120,11 @@ def _wrong(before: ModelProto, after: ModelProto, original: Path, other: Path) -
         yield "an override is lost"
     if [v.name for v in before.graph.output] != [v.name for v in after.graph.output]:
         yield "other outputs"
-    seeds = [seed for seed in range(len(SIZES)) if meant(original, seed)[0]]
+    seeds = [seed for seed in range(len(SIZES) + 1) if meant(original, seed)[0]]
     if not seeds:
         raise AssertionError(f"{original.name} runs on none of the sizes")
     for seed in seeds:
-        feeds, (expected, truth) = normal(before, **SIZES[seed], seed=seed), meant(original, seed)
+        feeds, (expected, truth) = fed(before, seed), meant(original, seed)
         try:
             got = ran(other, feeds)
         except Exception as problem:
@@ -138,6 +138,13 @@ def _wrong(before: ModelProto, after: ModelProto, original: Path, other: Path) -
             yield f"error {off:.2g} of the largest value, {own:.2g} of the original, explained up to {limit:.2g}"
 
 
+def fed(model: ModelProto, seed: int) -> dict[str, Any]:
+    """Normal numbers of one of `SIZES`, and last zeros: a tool may take a small constant for nothing."""
+    if seed < len(SIZES):
+        return normal(model, **SIZES[seed], seed=seed)
+    return {name: np.zeros_like(value) for name, value in normal(model, **SIZES[0]).items()}
+
+
 @cache
 def meant(path: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """The original's own numbers, and those in float64; nothing where it does not run on inputs of these sizes.
@@ -145,7 +152,7 @@ def meant(path: Path, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     Where onnx's reference evaluator does not know an operator the original's numbers stand for both.
     """
     model = onnx.load(path)
-    feeds = normal(model, **SIZES[seed], seed=seed)
+    feeds = fed(model, seed)
     try:
         got = ran(path, feeds)
     except Exception:  # of onnxruntime

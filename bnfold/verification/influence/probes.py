@@ -1,0 +1,147 @@
+"""Regions that A and B compute in other ways, cut out of both and fed numbers that their networks may never make.
+
+A region is all that makes one tensor, which both models have, of others that both have. Where it does the same in both
+models for all numbers, its nodes are no change: elementwise functions of one tensor are compared on numbers of every
+kind (see `elementwise`), what is read out of tables at every index, smooth functions on random numbers of both signs.
+The verdict stays a measured one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ...process.child import stage
+from ...runtime import providers, sessions
+from ...runtime.inputs import feeds
+from ...runtime.protos import Array, called
+from ...runtime.providers import Way
+from ...runtime.sessions import CannotRun
+from ..float64.constant_parts import FREE_INITIALIZERS
+from ..float64.floating import is_floating
+from ..regions import MIXING
+from ..trial import Trial, trial_session
+from .changed_nodes import ChangedModel
+from .cutter import Cutter, Region, alone
+from .differences import beyond_rounding
+from .elementwise import are_equal, is_elementwise
+
+SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
+    ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
+    + ["AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pad", "Add", "Sub", "Mul"]
+    + ["Div", "Neg", "Sum", "Mean", "Identity", "GRU", "LSTM", "RNN", "Transpose", "Reshape", "Flatten", "Squeeze"]
+    + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
+)
+TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
+AT_ONCE = 1 << 12  # indices
+MOST_READ = 1 << 26  # elements of a table
+
+
+def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
+    """Tensors of A, and of B, whose nodes belong to regions that do the same in both models."""
+    stage("what nodes that changed do to numbers of every kind")
+    cutter, known = Cutter(models, agreeing), [set[str](), set[str]()]
+    examples = {**feeds(trial.original.graph, trial.planned[0], trial.sizes), **trial.seen}
+    for name in cutter.names:
+        for pair in cutter.regions(name):
+            if not trial.late and _Pair(trial, models, pair, examples).is_equal():
+                for names, region, readers in zip(known, pair, cutter.readers, strict=True):
+                    names |= alone(region, readers)
+                break
+    return known
+
+
+class _Pair:
+    """A region as both models have it, to be run on its own."""
+
+    def __init__(
+        self, trial: Trial, models: Sequence[ChangedModel], pair: Sequence[Region], known: Mapping[str, Array]
+    ) -> None:
+        """`known` has a value of each tensor, for its shape and type."""
+        self.trial, self.models, self.pair = trial, models, pair
+        self.entering, self.output = pair[0].entering, pair[0].output
+        self.nodes = [node for region in pair for node in region.nodes]
+        self.examples = [known[name] for name in self.entering if name in known]
+
+    def is_equal(self) -> bool:
+        """Whether both models are known to make the same of whatever enters."""
+        if not self.entering or len(self.examples) < len(self.entering):
+            return False
+        is_one, are_floating = len(self.examples) == 1, all(map(is_floating, self.examples))
+        try:
+            if is_one and are_floating and all(map(is_elementwise, self.nodes)):
+                return self._is_equal_elementwise()
+            if is_one and self.examples[0].dtype.kind == "i" and (rows := self._rows()):
+                return self._is_equal_at_each_index(rows)
+            return are_floating and all(called(node) in SMOOTH for node in self.nodes) and self._is_equal_at_random()
+        except CannotRun:
+            return False
+
+    def _is_equal_elementwise(self) -> bool:
+        constants = [numpy_helper.to_array(tensor) for region in self.pair for tensor in region.constants]
+        floating = [each for each in constants if is_floating(each)]
+        names = [[name for node in region.nodes for name in node.output if name] for region in self.pair]
+        running = self._sessions(names)
+
+        def run(numbers: Array) -> list[dict[str, Array]]:
+            fed = {self.entering[0]: numbers}
+            made = (sessions.outputs(*each, fed) for each in zip(running, names, strict=True))
+            return [dict(zip(each, values, strict=True)) for each, values in zip(names, made, strict=True)]
+
+        return are_equal(run, floating, self.output, self.examples[0].dtype)
+
+    def _rows(self) -> int:
+        """How many indices there are where what enters only chooses rows of tables, all of as many; else none."""
+        sizes = []
+        for region in self.pair:
+            tables = {tensor.name: tensor.dims for tensor in region.constants}
+            for node in region.nodes:
+                if called(node) == "Gather" and node.input[0] in tables and node.input[1] not in tables:
+                    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                    sizes.append(tables[node.input[0]][axis])
+                    if prod(tables[node.input[0]]) > MOST_READ:
+                        return 0
+                elif not is_elementwise(node):
+                    return 0
+        return sizes[0] if len({*sizes}) == 1 else 0
+
+    def _is_equal_at_each_index(self, rows: int) -> bool:
+        rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
+        indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
+        blocks = np.split(indices, range(AT_ONCE, rows, AT_ONCE), axis=-1)
+        return self._makes_the_same({self.entering[0]: block} for block in blocks)
+
+    def _is_equal_at_random(self) -> bool:
+        random = np.random.default_rng(self.trial.seed)
+        normal = {name: random.standard_normal(e.shape) for name, e in zip(self.entering, self.examples, strict=True)}
+        kinds = {name: each.dtype for name, each in zip(self.entering, self.examples, strict=True)}
+        return self._makes_the_same(
+            {name: (size * values).astype(kinds[name]) for name, values in normal.items()} for size in TRIED_SIZES
+        )
+
+    def _makes_the_same(self, inputs: Iterable[Mapping[str, Array]]) -> bool:
+        """Whether both regions make finite numbers, the same up to rounding, of all inputs."""
+        running = self._sessions([[self.output], [self.output]])
+        for fed in inputs:
+            made = [sessions.outputs(each, [self.output], fed)[0] for each in running]
+            if beyond_rounding(*made) or not np.isfinite(made[0]).all():
+                return False
+        return True
+
+    def _sessions(self, names: Sequence[Sequence[str]]) -> list[Any]:
+        """A session of each region; its outputs are some tensors of it."""
+        return [self._session(*each) for each in zip(self.models, self.pair, names, strict=True)]
+
+    def _session(self, like: ChangedModel, region: Region, names: Sequence[str]) -> Any:
+        graph = onnx.GraphProto(name="region", node=region.nodes, initializer=region.constants)
+        for name, each in zip(region.entering, self.examples, strict=True):
+            graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), None))
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        version = max(like.proto.ir_version, FREE_INITIALIZERS)
+        model = onnx.ModelProto(ir_version=version, graph=graph, opset_import=like.proto.opset_import)
+        return trial_session(self.trial, model, "off", providers.chain(Way()))

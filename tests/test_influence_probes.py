@@ -1,0 +1,126 @@
+"""Regions that do the same in other words are no change; those that differ for some numbers only are not let pass."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import numpy_helper
+
+from bnfold.verification import verify
+from tests.verify_nets import run_here
+
+R = np.random.default_rng(0)
+CONSTANTS = {
+    "w": R.standard_normal((4, 3, 3, 3)), "nil": 0.0, "one": 1.0, "two": 2.0, "half": 0.5, "three": 3.0, "six": 6.0, "seven": 7.0,
+    "far": 5000.0, "low": -5000.0, "eps": 1e-9, "inf": np.inf, "slopes": np.full((4, 1, 1), 0.1), "root": np.sqrt(2),
+    "edge": 27000.0, "end": 27000.01,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_here(monkeypatch)
+
+
+def model(body: str, kind: str = "float", opset: int = 20) -> onnx.ModelProto:
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({kind}[N,3,6,6] x) => ({kind} y) {{ {body} }}'
+    made = onnx.parser.parse_model(text)
+    made.graph.output[0].type.tensor_type.ClearField("shape")
+    dtype = np.float16 if kind == "float16" else np.float32
+    used = {name: value for name, value in CONSTANTS.items() if re.search(rf"\b{name}\b", body)}
+    made.graph.initializer.extend(numpy_helper.from_array(np.asarray(v, dtype), name) for name, v in used.items())
+    made.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    return made
+
+
+def on_a_conv(body: str, kind: str = "float") -> onnx.ModelProto:
+    return model(f"c = Conv (x, w) {body} y = Sigmoid (r)", kind)
+
+
+SAME = {
+    "Relu as Max": ("r = Relu (c)", "r = Max (nil, c)"),
+    "Relu as Clip": ("r = Relu (c)", "r = Clip (c, nil, inf)"),
+    "Relu of a Relu": ("a = Relu (c) r = Relu (a)", "r = Relu (c)"),
+    "Relu as LeakyRelu": ("r = Relu (c)", "r = LeakyRelu <alpha = 0.0> (c)"),
+    "Relu6": ("r = Clip (c, nil, six)", "a = Relu (c) r = Min (a, six)"),
+    "LeakyRelu as PRelu": ("r = LeakyRelu <alpha = 0.1> (c)", "r = PRelu (c, slopes)"),
+    "HardSwish": ("a = HardSigmoid <alpha = 0.16666667, beta = 0.5> (c) r = Mul (a, c)", "r = HardSwish (c)"),
+    "HardSwish of a Clip": ("a = Add (c, three) b = Clip (a, nil, six) d = Mul (c, b) r = Div (d, six)", "r = HardSwish (c)"),
+    "Mish": ("a = Softplus (c) b = Tanh (a) r = Mul (c, b)", "r = Mish (c)"),
+    "Gelu": ("a = Div (c, root) e = Erf (a) d = Add (e, one) q = Mul (c, d) r = Mul (q, half)", "r = Gelu (c)"),
+    "a square": ("r = Pow (c, two)", "r = Mul (c, c)"),
+    "a root": ("a = Abs (c) r = Sqrt (a)", "a = Abs (c) r = Pow (a, half)"),
+    "a reciprocal": ("a = Sigmoid (c) e = Add (a, one) r = Reciprocal (e)", "a = Sigmoid (c) e = Add (a, one) r = Div (one, e)"),
+    "a magnitude": ("r = Abs (c)", "a = Neg (c) r = Max (a, c)"),
+    "an average": ("r = GlobalAveragePool (c)", "r = ReduceMean <keepdims = 1> (c, axes)"),
+}  # fmt: skip
+OTHER = {
+    "a bound that is hardly reached": ("r = Relu (c)", "r = Clip (c, nil, far)"),
+    "a bound below": ("r = Identity (c)", "r = Max (c, low)"),
+    "a bound by sums": ("r = Identity (c)", "a = Add (c, far) b = Relu (a) r = Sub (b, far)"),
+    "a bound of another one": ("r = Clip (c, nil, far)", "a = Relu (c) r = Clip (a, nil, inf)"),
+    "one value": ("r = Relu (c)", "t = Equal (c, seven) a = Relu (c) r = Where (t, one, a)"),
+    "one value of a product": ("r = Relu (c)", "p = Mul (c, three) t = Equal (p, seven) a = Relu (c) r = Where (t, far, a)"),
+    "a narrow interval": (
+        "r = Relu (c)", "p = Mul (c, three) s = Add (p, far) l = Greater (s, edge) h = Less (s, end) t = And (l, h) a = Relu (c) r = Where (t, far, a)",
+    ),
+    "numbers near zero": ("r = Sigmoid (c)", "a = Abs (c) t = Less (a, eps) s = Sigmoid (c) r = Where (t, one, s)"),
+    "no number": ("r = Sigmoid (c)", "t = IsNaN (c) s = Sigmoid (c) r = Where (t, one, s)"),
+    "infinity": ("r = Sigmoid (c)", "t = IsInf (c) s = Sigmoid (c) r = Where (t, half, s)"),
+    "a tie": ("t = Greater (c, nil) r = Where (t, c, one)", "t = GreaterOrEqual (c, nil) r = Where (t, c, one)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+@pytest.mark.parametrize("words", SAME)
+def test_what_does_the_same_in_other_words_passes(words: str, kind: str) -> None:
+    found = verify(*(on_a_conv(body, kind) for body in SAME[words]))
+    assert found.verdict == "PASS", found.reasons
+
+
+@pytest.mark.parametrize("words", OTHER)
+def test_what_differs_for_some_numbers_does_not_pass(words: str) -> None:
+    found = verify(*(on_a_conv(body) for body in OTHER[words]))
+    assert found.verdict in ("INCONCLUSIVE", "FAIL"), found.reasons
+
+
+def reading(folded: bool, wrong: int | None = None, rows: int = 300) -> onnx.ModelProto:
+    """Rows of a table, doubled by a node or in the table."""
+    body = "y = Gather (table, i)" if folded else "t = Gather (table, i) y = Mul (t, two)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (int64[N,L] i) => (float[N,L,3] y) {{ {body} }}'
+    made, table = onnx.parser.parse_model(text), np.random.default_rng(1).standard_normal((rows, 3)).astype(np.float32)
+    table *= 1.7 if folded else 1
+    if wrong is not None:
+        table[wrong] += 1
+    made.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    made.graph.initializer.extend([numpy_helper.from_array(np.float32(1.7), "two")] * (not folded))
+    return made
+
+
+def test_every_row_of_a_table_is_looked_up() -> None:
+    assert verify(reading(False), reading(True)).passed
+
+
+@pytest.mark.parametrize("wrong", [100, 299])
+def test_a_wrong_row_of_a_table_that_was_scaled_does_not_pass(wrong: int) -> None:
+    """Random indices are small: no input reads that row."""
+    found = verify(reading(False), reading(True, wrong))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "'y' (Gather) of B" in found.reasons[0]
+
+
+@pytest.mark.parametrize("default", [1.5, 0.0])
+def test_a_default_that_other_nodes_read_too_is_overridden(default: float) -> None:
+    """Worked into one node, callers override it for the other one only."""
+    pair = []
+    for name in ("gain", "own"):
+        made = model(f"c = Conv (x, w) m = Mul (c, {name}) k = Abs (gain) y = Add (m, k)")
+        made.graph.input.append(onnx.helper.make_tensor_value_info("gain", 1, [1]))
+        constants = (numpy_helper.from_array(np.float32([default]), each) for each in dict.fromkeys(["gain", name]))
+        made.graph.initializer.extend(constants)
+        pair.append(made)
+    assert verify(*pair).verdict == "FAIL"
