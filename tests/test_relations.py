@@ -47,7 +47,7 @@ def known(original: onnx.ModelProto, folded: onnx.ModelProto) -> Induction:
         v.name: np.zeros([d.dim_value or 2 for d in v.type.tensor_type.shape.dim], F) for v in original.graph.input
     }
     pair = Pair(original, folded, examples(original, values))
-    return Induction(pair, edited(original.graph, folded.graph), lambda name: False).run()
+    return Induction(pair, edited(original, folded), lambda name: False).run()
 
 
 class Case(NamedTuple):

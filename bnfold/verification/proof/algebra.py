@@ -78,7 +78,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str, like: str = "") -> tuple
     if is_far or derived.exact or not cuts[1].relations:
         return derived, relation
     again, other = _derived_at(pair, (cuts[0], cuts[1].exact), site, like)
-    is_closer = not again.why and (bool(derived.why) or again.ratio < derived.ratio)
+    is_closer = not again.why and (bool(derived.why) or (-again.share, again.ratio) < (-derived.share, derived.ratio))
     return (again, other) if other or is_closer else (derived, relation)
 
 

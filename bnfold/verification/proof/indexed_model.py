@@ -100,7 +100,11 @@ class IndexedModel:
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
         """The nodes by what they compute; the first of several that compute the same."""
         nodes = (node for node in reversed(self.nodes) if node.input and not any(bodies(node)))
-        return {computation(node, [self.name(name) for name in node.input]): node for node in nodes}
+        return {self.computation(node): node for node in nodes}
+
+    def computation(self, node: onnx.NodeProto) -> tuple[Any, ...]:
+        """What a node computes of tensors, which have their first names."""
+        return computation(node, [self.name(name) for name in node.input])
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

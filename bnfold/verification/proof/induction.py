@@ -16,7 +16,7 @@ import onnx
 
 from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
-from ...runtime.protos import domain, opsets
+from ...runtime.protos import called, domain, opsets
 from ..level_results import Compared
 from ..regions import MIXING, SELECT, edited
 from ..results import Derived
@@ -25,6 +25,7 @@ from .algebra import Pair, derive
 from .claims import Cuts
 from .examples import examples
 from .indexed_model import computation
+from .pieces import SIZES
 from .scale_and_shift import Relation
 
 if TYPE_CHECKING:
@@ -88,9 +89,13 @@ class Induction:
         if self.edits.isdisjoint(node.output) and all(map(self._is_same, reads(node))):
             name = next(filter(None, node.output), "")  # a CastLike may be a Cast to another type
             return node if first.makers.get(name) == node else None
-        names = [name if name in self.fixed else self.same.get(name) for name in node.input]
+        known = ChainMap(self.same, self.related) if called(node) in SIZES else self.same  # what is related is as long
+        names = [name if name in self.fixed else known.get(name) for name in node.input]
         if None in names or any(bodies(node)) or not second.fixed.isdisjoint(node.output):
             return None
+        namesake = first.makers.get(next(filter(None, node.output), ""))
+        if namesake and first.computation(namesake) == computation(node, names):
+            return namesake
         return first.computations.get(computation(node, names))
 
     def _derive(self, node: onnx.NodeProto) -> None:

@@ -49,6 +49,16 @@ class Rearranged(NamedTuple):
         return self.entered == self.made and self.places == np.arange(prod(self.made), dtype=np.int64).tobytes()
 
 
+def rearranged(before: tuple[Any, ...], shape: tuple[int, ...], places: Array) -> tuple[Any, ...]:
+    """What an affine has passed, with elements of a tensor of `shape` put in other places."""
+    own = Rearranged(shape, places.shape, places.tobytes())
+    if before and isinstance(before[-1], Rearranged):
+        earlier = np.append(np.frombuffer(before[-1].places, np.int64), NO_PLACE)
+        first = earlier[places.ravel()]
+        before, own = before[:-1], Rearranged(before[-1].entered, places.shape, first.tobytes())
+    return before if own.is_identity else (*before, own)
+
+
 class Step:
     """One node of the way that data takes through a piece, and the output that is meant."""
 
@@ -83,7 +93,13 @@ class Step:
     @property
     def keeps_places(self) -> bool:
         """Whether a tensor of one element for each channel shows all that it does."""
-        return self.is_elementwise or self.operator in HOMOGENEOUS
+        return self.is_elementwise or self.operator in HOMOGENEOUS or self.joined_axis == 1
+
+    @property
+    def joined_axis(self) -> int | None:
+        """The axis along which it joins tensors that all depend on data; None if it is no such Concat."""
+        is_joint = self.operator == "Concat" and [*self.node.input] == [*self.data]
+        return int(attributes(self.node)["axis"]) if is_joint else None
 
     def affine(self, shape: tuple[int, ...]) -> ScaleAndShift:
         """Of an elementwise node."""
@@ -113,13 +129,7 @@ class Step:
         """What an affine has passed, with this node, which a tensor of `shape` enters; rearrangements are made one."""
         if self.operator not in PLACED:
             return (*before, self.mark())
-        places = self.places(shape)
-        own = Rearranged(shape, places.shape, places.tobytes())
-        if before and isinstance(before[-1], Rearranged):
-            earlier = np.append(np.frombuffer(before[-1].places, np.int64), NO_PLACE)
-            first = earlier[places.ravel()]
-            before, own = before[:-1], Rearranged(before[-1].entered, places.shape, first.tobytes())
-        return before if own.is_identity else (*before, own)
+        return rearranged(before, shape, self.places(shape))
 
     def places(self, shape: tuple[int, ...]) -> Array:
         """For each place of what it makes the place that its element has in what enters; NO_PLACE for a zero."""

@@ -43,7 +43,7 @@ def sums_at(models: Sequence[onnx.ModelProto], claim: Claim, examples: Mapping[s
     first, second = (steps_of(model, piece, site) for model, piece in zip(models, pieces, strict=True))
     if any(step.operator in MIXING for step in (*first, *second)):
         raise NotOneLayer("it has a linear operator")
-    if all(step.keeps_places for step in (*first, *second) if len(step.data) == 1):
+    if all(step.keeps_places for step in (*first, *second)):
         shapes = {name: tuple(n if i == 1 else 1 for i, n in enumerate(examples[name].shape)) for name in names}
         with suppress(NotOneLayer):  # where it treats more than channels apart
             return Sums(entering(first, shapes, site), entering(second, shapes, site), True)

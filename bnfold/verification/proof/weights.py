@@ -134,14 +134,14 @@ def layer(
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
-    is_product, rank = step.operator in ("Gemm", "MatMul"), examples[piece.entering[0]].ndim
+    axis, rank = -1 if step.operator in ("Gemm", "MatMul") else 1, examples[piece.entering[0]].ndim
     values = _values(model, piece, [name for name in step.node.input[1:] if name])
     operator, padded, weight = _laid(step.node, values[step.node.input[1]], rank)
     groups, outputs, inputs, _ = weight.shape
-    fed = {name: _shape(head, examples[name].shape, groups * inputs, is_product) for name in piece.entering}
-    before, axis = entering(head, fed, step.data[0]), -1 if is_product else 1
+    fed = {name: _shape(head, examples[name].shape, axis) for name in piece.entering}
+    before = entering(head, fed, step.data[0])
     made = tuple(made or np.shape(examples.get(step.node.output[0], 0)))
-    laid = _shape(tail, made, groups * outputs, is_product)
+    laid = _shape(tail, made, axis)
     after = leaving(_in_a_row(step, tail), laid)
     terms = {key: along(axis, scale) for key, scale in before.terms.items()}
     sums, sizes = along(axis, before.shift), along(axis, before.size)
@@ -161,14 +161,14 @@ def require_shapes(names: Iterable[str], examples: Mapping[str, Array]) -> None:
         raise NotOneLayer(f"the shape of {unknown[:1]} is not known")
 
 
-def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
+def _shape(steps: Sequence[Step], shape: Sequence[int], axis: int) -> tuple[int, ...]:
     """Of a tensor on which an affine is followed: where no element changes places, one element for each channel."""
     if not shape:
         raise NotOneLayer("the shape of what it makes is not known")
-    if not all(step.keeps_places for step in steps):
+    axis %= len(shape)
+    if not all(step.keeps_places and step.joined_axis in (None, axis) for step in steps):
         return require_followable(shape)
-    axis = len(shape) - 1 if is_product else 1
-    return tuple(channels if i == axis else 1 for i in range(len(shape)))
+    return tuple(size if i == axis else 1 for i, size in enumerate(shape))
 
 
 def steps_of(model: onnx.ModelProto, piece: Piece, site: str) -> list[Step]:
@@ -244,14 +244,13 @@ def compare_layers(original: Layer, folded: Layer) -> Comparison:
     rests, sizes = (original.rest(), folded.rest()), folded.sizes()
     rest = roundoffs(*rests, sizes, sizes, folded.kinds[1], folded.alone)
     effect = min(rest, roundoffs(*rests, sizes, original.sizes(), folded.kinds[1], False))
-    stays = original.stays.shift, folded.stays.shift
-    off = roundoffs(*stays, folded.stays.size, folded.stays.size, folded.kinds[1], False)
+    stays, size = (original.stays.shift, folded.stays.shift), folded.stays.size
+    off = roundoffs(*stays, size, size, folded.kinds[1], False)
     worst = _worst(original, folded, np.ones(folded.after.scale.size))
-    rest = max(rest, off)
-    relation = _relation(original, folded, rests) if max(worst, rest) > SITE_LIMIT else None
+    relation = _relation(original, folded, rests) if max(worst, rest, off) > SITE_LIMIT else None
     count = original.weight.size * len(original.before) + rests[0].size
     alike = original.for_any_size and folded.for_any_size
-    return Comparison(count, 1.0, worst, rest, max(worst, effect, off), relation, alike)
+    return Comparison(count, 1.0, worst, max(rest, off), max(worst, effect, off), relation, alike)
 
 
 def _worst(original: Layer, folded: Layer, scale: Array) -> float:
