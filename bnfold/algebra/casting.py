@@ -24,6 +24,10 @@ def is_integer(kind: np.dtype[Any]) -> bool:
     return kind.kind in "iu" or kind in SUBBYTE
 
 
+def is_unsigned(kind: np.dtype[Any]) -> bool:
+    return is_integer(kind) and ml_dtypes.iinfo(kind).min == 0  # type: ignore[no-untyped-call]
+
+
 def cast(value: Array, kind: np.dtype[Any], saturate: bool = True, round_mode: str = "up") -> Array:
     """Cast, of numbers or truth values of any element type. Refuses what ONNX leaves undefined."""
     require(

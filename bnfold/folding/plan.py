@@ -12,10 +12,22 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Affine, Array, Refused, require, require_room_to_broadcast
-from ..algebra.rounding import TINY, rounded
+from ..algebra.rounding import TINY, keeps_codes, rounded
 from ..graph.constants import value_of
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
-from ..graph.queries import algebra, dims, dtype, fits, has, is_constant, is_repeated, label, onto, operator
+from ..graph.queries import (
+    algebra,
+    dims,
+    dtype,
+    fits,
+    has,
+    is_constant,
+    is_floating,
+    is_repeated,
+    label,
+    onto,
+    operator,
+)
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
 from .rules import HOIST, OUT, SINK, Shares
@@ -31,6 +43,7 @@ FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("DequantizeLinear", 1),
     ("PRelu", 1),
 }
+CODED = {"DequantizeLinear": (0, 2), "Gather": (0,)}  # constants of operators that are codes of a quantized tensor
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
 REPEATS = "it repeats along an axis whose length is not known before run time"
 REPEATING = {  # operators whose laws hold for coefficients that repeat along an axis, too
@@ -212,6 +225,8 @@ def require_storable(edit: Edit) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
+    if index in CODED.get(operator(node), ()) and not is_floating(node.inputs[0]):
+        return require_code(node, index, share)
     kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
     if tensor is None or isinstance(tensor, StoredConstant):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -231,6 +246,13 @@ def require_in_range(node: gs.Node, index: int, value: Array, kind: np.dtype[Any
     most = DIGITS * float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
     exact = (operator(node), index) not in FACTORS or np.all(np.abs(new - value) <= most * np.abs(value))
     require(exact, "OVERFLOW", f"the folded constant of {label(node)} would be too small for {kind}")
+
+
+def require_code(node: gs.Node, index: int, share: Affine) -> None:
+    """Refuse where a code of a quantized constant has no opposite in its type, as -128 has none in int8."""
+    kind, codes = dtype(node.inputs[0]), value_of(node.inputs[index]) if has(node, index) else np.zeros(())
+    kept = keeps_codes(share, codes, kind)
+    require(kept, "CODE_RANGE", f"an integer of {label(node)} would change its sign, and so leave the range of {kind}")
 
 
 def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:
