@@ -32,10 +32,12 @@ class Form:
     channels: int = 6
 
 
+GROUPED = Form("ConvTranspose", (2, 4, 3, 3), (4, 3, 3, 3), 1, {"group": 2})
 FORMS = {
     "conv": Form("Conv", (2, 4, 5, 5), (6, 4, 3, 3), 0, {"pads": [1, 1, 1, 1]}),
     "depthwise": Form("Conv", (2, 6, 5, 5), (6, 1, 3, 3), 0, {"group": 6}),
     "transposed": Form("ConvTranspose", (2, 4, 3, 3), (4, 6, 3, 3), 1, {"strides": [2, 2]}),
+    "transposed depthwise": Form("ConvTranspose", (2, 6, 3, 3), (6, 1, 3, 3), 0, {"group": 6}),
     "gemm": Form("Gemm", (2, 4), (6, 4), 0, {"transB": 1}),
     "gemm as it is": Form("Gemm", (2, 4), (4, 6), 1),
     "product": Form("MatMul", (2, 4), (4, 6), 1),
@@ -70,13 +72,13 @@ def layer(
     shift: bool = True,
 ) -> onnx.ModelProto:
     """The layer. `gamma` is that of the BatchNormalization, a third of it negative if it is left out."""
-    rng, f, dtype = np.random.default_rng(seed), FORMS[form], KINDS[kind]
+    rng, f, dtype = np.random.default_rng(seed), FORMS.get(form, GROUPED), KINDS[kind]
     count = f.weight[f.axis]
     gamma = np.where(rng.random(f.channels) < 0.4, -1, 1) * (rng.random(f.channels) + 0.5) if gamma is None else gamma
     scale = np.float32(rng.random(count if rows else ()) * 0.02 + 0.01)
     zero = np.broadcast_to(middle(dtype) if zero is None else zero, scale.shape)
     stored = {"q": codes(f.weight, dtype, rng) if values is None else values.astype(dtype), "s": scale}
-    stored["z"] = np.ascontiguousarray(zero).astype(np.int64 if "int" in kind else np.float32).astype(dtype)
+    stored["z"] = np.array(zero).astype(np.int64 if "int" in kind else np.float32).astype(dtype)
     parameters = {"g": gamma, "b": rng.standard_normal(f.channels), "m": rng.standard_normal(f.channels) * 0.1,
                   "v": rng.random(f.channels) + 0.5}  # fmt: skip
     stored |= {name: np.float32(value) for name, value in parameters.items()}

@@ -123,3 +123,112 @@ def test_codes_are_turned_before_they_are_gathered():
     original.graph.node.extend(order)
     before, after = stored(original), stored(folded(original))
     assert np.array_equal(after["q"], np.sign(before["g"]).astype(np.int8) * before["q"])
+
+
+@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize("form", FORMS)
+def test_one_scale_for_all_channels_becomes_one_for_each(form, kind):
+    original = layer(form, kind, rows=False)
+    model, f = folded(original), FORMS[form]
+    before, after = stored(original), stored(model)
+    (node,) = (node for node in model.graph.node if node.op_type == "DequantizeLinear")
+    size = np.abs(before["g"]) / np.sqrt(before["v"].astype(np.float64) + 1e-5)
+    np.testing.assert_allclose(after["s"], size * before["s"], rtol=1e-6)
+    assert [a.i for a in node.attribute if a.name == "axis"] == [f.axis]
+    assert after["z"].tolist() == [before["z"].item()] * f.channels
+    assert after["z"].dtype == KINDS[kind]
+
+
+def test_a_scale_that_is_one_number_in_a_list_becomes_one_for_each():
+    original = layer(rows=False)
+    for tensor in original.graph.initializer:
+        if tensor.name in ("s", "z"):
+            tensor.dims[:] = [1]
+    assert stored(folded(original))["s"].shape == (6,)
+
+
+def test_the_sign_alone_needs_no_scale_for_each_channel():
+    gamma = np.array([1, -1, 1, -1, 1, -1.0])
+    original = layer(rows=False, gamma=gamma)
+    for tensor in original.graph.initializer:
+        if tensor.name == "v":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(6, np.float32), "v"))
+    assert stored(folded(original))["s"].shape == ()
+
+
+def test_a_zero_point_for_all_channels_is_mirrored_in_some():
+    rng = np.random.default_rng(0)
+    values = codes((6, 4, 3, 3), KINDS["uint8"], rng, narrow=False)
+    original = layer(kind="uint8", rows=False, values=values, zero=3)
+    before, after = stored(original), stored(folded(original))
+    assert after["z"].tolist() == np.where(before["g"] < 0, 252, 3).tolist()
+
+
+@pytest.mark.parametrize("opset", [10, 12])
+def test_older_opsets_have_no_scale_for_each_channel(opset):
+    words = f"DequantizeLinear 'dq' of opset {opset} has one scale for all channels"
+    assert kept(layer(rows=False, opset=opset)) == ("OLD_OPSET", words)
+    converted = onnx.version_converter.convert_version(layer(rows=False, opset=opset), 13)
+    assert not bnfold.fold(converted).batch_norms_kept
+
+
+@pytest.mark.parametrize(
+    ("gamma", "folds"), [([1, 2, 3, 1, 2, 3], True), ([1, -2, 3, -1, 2, -3], True), ([1, 2, 3, 4, 5, 6], False)]
+)
+@pytest.mark.parametrize("rows", [True, False])
+def test_groups_of_a_transposed_convolution_have_to_agree(gamma, folds, rows):
+    """One scale of its weight is for a channel of every group. Signs may differ: they go into single codes."""
+    original = layer("grouped", rows=rows, gamma=gamma)
+    for tensor in original.graph.initializer:
+        if tensor.name == "v":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones(6, np.float32), "v"))
+    if folds:
+        folded(original)
+    else:
+        assert kept(original)[0] == "VARIES"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("kind", ["int8", "int4", "float8_e5m2"])
+def test_blocks_have_scales_of_their_own(kind, axis):
+    """Along the sum, where each channel has several; or along the channels, if those of a block agree."""
+    original = layer("gemm as it is", kind, rows=False, opset=21)
+    rng, shape = np.random.default_rng(1), (2, 6) if axis == 0 else (4, 3)
+    for tensor in original.graph.initializer:
+        if tensor.name in ("s", "z"):
+            kept_kind = np.float32 if tensor.name == "s" else KINDS[kind]
+            values = rng.random(shape) + 0.1 if tensor.name == "s" else np.zeros(shape)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float32).astype(kept_kind), tensor.name))
+        if axis == 1 and tensor.name in "gbmv":
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(
+                    np.float32([-1, -1, 2, 2, 3, 3]) ** (2 if tensor.name == "v" else 1), tensor.name
+                )
+            )
+    original.graph.node[0].attribute.extend(
+        [onnx.helper.make_attribute("axis", axis), onnx.helper.make_attribute("block_size", 2)]
+    )
+    folded(original)
+    if axis == 1:
+        for tensor in original.graph.initializer:
+            if tensor.name == "g":
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.float32([-1, 1.5, 2, 2, 3, 3]), "g"))
+        words = "it varies along axis 1, on which DequantizeLinear 'dq' has one scale for 2 elements"
+        assert kept(original) == ("VARIES", words)
+
+
+def test_data_keeps_one_scale_for_all_channels():
+    """Integers that a run computes: kernels know one scale for those."""
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="dq"),
+        onnx.helper.make_node("Mul", ["d", "k"], ["y"]),
+    ]
+    made = {"s": np.float32(0.1), "z": np.uint8(3), "k": np.float32([1, 2, 3, 4]).reshape(4, 1, 1)}
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in made.items()]
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, [1, 4, 2, 2])], [info("y", 1, [1, 4, 2, 2])], tensors)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (left,) = bnfold.fold(model).kept
+    words = "it varies along axis 1, whose elements DequantizeLinear 'dq' mixes"
+    assert (left.not_hoisted.code, left.not_hoisted.words) == ("VARIES", words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -14,7 +15,7 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import Affine, Array, Refused, require, require_room_to_broadcast
 from ..algebra.rounding import TINY, keeps_codes, rounded
 from ..graph.constants import value_of
-from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
+from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from ..graph.queries import (
     algebra,
     dims,
@@ -30,7 +31,7 @@ from ..graph.queries import (
 )
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
-from .rules import HOIST, OUT, SINK, Shares
+from .rules import HOIST, OUT, SINK, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
 
@@ -178,14 +179,17 @@ def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Share
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
     with algebra(node):
-        return dict(rule(node, port, affine))
+        return copy(rule(node, port, affine))
 
 
 def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
     """Turn shares on constants into edits; return the shares on computed tensors, where the search goes on."""
     onward: list[Errand] = []
+    settings = shares.settings if isinstance(shares, Relaid) else {}
+    if settings:
+        plan.add(SetAttributes(node, settings))
     for index, share in shares.items():
-        if share.is_identity:
+        if share.is_identity and not settings:
             continue
         if index <= OUT:
             onward.append(("sink", node.outputs[OUT - index], share))

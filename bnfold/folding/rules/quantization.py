@@ -10,35 +10,59 @@ from ...algebra.affine import Affine, Array, compress, require
 from ...algebra.casting import is_unsigned
 from ...algebra.rounding import keeps_codes
 from ...graph.constants import is_known, value_of
-from ...graph.queries import attribute, carries_data, constant, dims, dtype, has, is_constant, label, operator, size
-from . import HOIST, Shares, hoist, sink
+from ...graph.queries import (
+    attribute,
+    carries_data,
+    constant,
+    dims,
+    dtype,
+    has,
+    is_constant,
+    label,
+    operator,
+    opset,
+    size,
+)
+from . import HOIST, Relaid, Shares, hoist, sink
 from .guards import inverse, no_shift, uniform
 
 CODES, SCALE, ZERO = 0, 1, 2
+PER_CHANNEL_SINCE = 13  # opset
 
 
 @hoist("DequantizeLinear")
 def hoist_dequantize(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * ((q - z) * scale) == ((z + sign(s) * (q - z)) - z) * (|s| * scale), where |s| counts as 1 if s is 0"""
     no_shift(node, affine)
-    magnitude = np.where(affine.scale == 0, 1.0, np.abs(affine.scale))
-    return {SCALE: on_parameter(node, Affine.of(magnitude)), **turned(node, np.sign(affine.scale))}
+    magnitude = Affine.of(np.where(affine.scale == 0, 1.0, np.abs(affine.scale)))
+    codes, zero = turned(node, np.sign(affine.scale))
+    shares = on_parameters(node, {SCALE: magnitude, **zero})
+    shares.update(codes)
+    return shares
 
 
-def turned(node: gs.Node, sign: Array) -> Shares:
-    """q -> z + sign * (q - z); of unsigned integers, where one has no opposite, q -> max - q and z -> max - z."""
+def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
+    """q -> z + sign * (q - z); of unsigned integers, where one has no opposite, q -> max - q and z -> max - z.
+
+    What the codes receive, and what the zero point would, were it of their rank.
+    """
     if np.all(sign == 1):
-        return {}
+        return {}, {}
+    require(is_stored(node.inputs[CODES]), "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
     codes, zero = node.inputs[CODES], zero_point(node, sign.ndim)
-    stored = is_constant(codes) or (codes.inputs and operator(codes.inputs[0]) in HOIST)
-    require(stored, "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
     own, kind = Affine.of(sign, (1 - sign) * zero), dtype(codes)
     if not (is_unsigned(kind) and is_constant(codes) and has(node, ZERO)) or keeps_codes(own, value_of(codes), kind):
-        return {CODES: own}
-    most = float(ml_dtypes.iinfo(kind).max)  # type: ignore[no-untyped-call]
-    is_negative = sign < 0
+        return {CODES: own}, {}
+    most, is_negative = float(ml_dtypes.iinfo(kind).max), sign < 0  # type: ignore[no-untyped-call]
     mirrored = Affine.of(np.where(is_negative, -1.0, 1.0), np.where(is_negative, most, 0.0))
-    return {CODES: Affine.of(sign, np.where(sign == 0, zero, mirrored.shift)), ZERO: on_parameter(node, mirrored)}
+    return {CODES: Affine.of(sign, np.where(sign == 0, zero, mirrored.shift))}, {ZERO: mirrored}
+
+
+def is_stored(codes: gs.Tensor) -> bool:
+    """Whether codes are stored, or rows of stored ones that the data choose."""
+    while not is_constant(codes) and codes.inputs and operator(codes.inputs[0]) in HOIST:
+        codes = codes.inputs[0].inputs[0]
+    return is_constant(codes)
 
 
 def zero_point(node: gs.Node, rank: int) -> Array:
@@ -62,14 +86,43 @@ def on_scale(node: gs.Node, affine: Affine) -> Affine:
     """A positive scale in the shape of that of the quantization."""
     no_shift(node, affine)
     require(affine.is_positive, "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
-    return on_parameter(node, affine)
+    return on_parameter(node, affine.map(compress))
+
+
+def on_parameters(node: gs.Node, affines: Shares) -> Relaid:
+    """Affines of scale and zero point in their shape. Of stored codes one number becomes one per channel."""
+    affines = {index: affine.map(compress) for index, affine in affines.items()}
+    varied = {axis for affine in affines.values() for axis, n in enumerate(affine.extent) if n != 1}
+    whole = dims(node.inputs[SCALE]) in ((), (1,)) and not attribute(node, "block_size", 0)
+    if not (varied and whole and is_stored(node.inputs[CODES])):
+        return Relaid({index: on_parameter(node, affine) for index, affine in affines.items()}, {})
+    require(
+        len(varied) == 1, "VARIES", f"it varies along several axes, and {label(node)} has one scale for each channel"
+    )
+    old = f"{label(node)} of opset {opset(node)} has one scale for all channels"
+    require(opset(node) >= PER_CHANNEL_SINCE, "OLD_OPSET", old)
+    (axis,) = varied
+    if has(node, ZERO):
+        affines.setdefault(ZERO, Affine.of(np.ones((1,) * affines[SCALE].rank)))
+    length = max(affine.extent[axis] for affine in affines.values())
+    return Relaid({index: affine.along(axis, length) for index, affine in affines.items()}, {"axis": axis})
 
 
 def on_parameter(node: gs.Node, affine: Affine) -> Affine:
     """The affine in the shape of scale and zero point: one number, one per channel, or one per block."""
-    affine = affine.map(compress)
-    axis, own = attribute(node, "axis", 1), dims(node.inputs[SCALE])
+    axis, block, own = attribute(node, "axis", 1), attribute(node, "block_size", 0), dims(node.inputs[SCALE])
     if len(own) == 1:
         return affine.along(axis, size(node.inputs[SCALE], 0))
-    uniform(node, affine, [axis] if attribute(node, "block_size", 0) else range(affine.rank))
-    return affine.map(lambda c: c.reshape(c.shape if own else ()))
+    if block and own:
+        return affine.map(lambda c: per_block(node, c, axis % affine.rank, block))
+    uniform(node, affine, range(affine.rank))
+    return affine.map(lambda c: c.reshape(()))
+
+
+def per_block(node: gs.Node, coefficients: Array, axis: int, block: int) -> Array:
+    """One coefficient for each block. Refuses those that vary in a block."""
+    length = coefficients.shape[axis]
+    firsts = coefficients.take(range(0, length, block), axis)
+    same = np.array_equal(np.repeat(firsts, block, axis).take(range(length), axis), coefficients)
+    require(same, "VARIES", f"it varies along axis {axis}, on which {label(node)} has one scale for {block} elements")
+    return firsts
