@@ -44,7 +44,7 @@ FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("DequantizeLinear", 1),
     ("PRelu", 1),
 }
-CODED = {"DequantizeLinear": (0, 2), "Gather": (0,)}  # constants of operators that are codes of a quantized tensor
+CODED = {"DequantizeLinear": (0, 2), "Gather": (0,), "QuantizeLinear": (2,)}  # inputs that hold codes
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
 REPEATS = "it repeats along an axis whose length is not known before run time"
 REPEATING = {  # operators whose laws hold for coefficients that repeat along an axis, too
@@ -61,6 +61,7 @@ class Plan:
     edits: list[Edit] = field(default_factory=list)
     through: list[gs.Node] = field(default_factory=list)
     room: int = 0
+    private: list[gs.Tensor] = field(default_factory=list)  # changes, and has no other reader
 
     def add(self, edit: Edit) -> None:
         """One more edit. Refuses one that makes numbers which their type cannot hold."""
@@ -95,6 +96,8 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
             if onward:
                 plan.through.append(node)
             agenda += onward
+    for tensor in plan.private:
+        visible.require_private(tensor)
     require_once(plan)
     return plan
 
@@ -188,6 +191,9 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
     settings = shares.settings if isinstance(shares, Relaid) else {}
     if settings:
         plan.add(SetAttributes(node, settings))
+    if isinstance(shares, Relaid) and shares.of_producer:
+        plan.private += [] if shares.of_producer[0].is_positive else [node.inputs[0]]
+        onward += step(plan, node.inputs[0].inputs[0], shares.of_producer)
     for index, share in shares.items():
         if share.is_identity and not settings:
             continue
@@ -229,7 +235,7 @@ def require_storable(edit: Edit) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
-    if index in CODED.get(operator(node), ()) and not is_floating(node.inputs[0]):
+    if index in CODED.get(operator(node), ()) and not is_floating(node.inputs[index]):
         return require_code(node, index, share)
     kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
     if tensor is None or isinstance(tensor, StoredConstant):
@@ -254,8 +260,8 @@ def require_in_range(node: gs.Node, index: int, value: Array, kind: np.dtype[Any
 
 def require_code(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where a code of a quantized constant has no opposite in its type, as -128 has none in int8."""
-    kind, codes = dtype(node.inputs[0]), value_of(node.inputs[index]) if has(node, index) else np.zeros(())
-    kept = keeps_codes(share, codes, kind)
+    kind = dtype(node.inputs[index])
+    kept = keeps_codes(share, value_of(node.inputs[index]), kind)
     require(kept, "CODE_RANGE", f"an integer of {label(node)} would change its sign, and so leave the range of {kind}")
 
 

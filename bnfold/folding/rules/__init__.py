@@ -25,11 +25,14 @@ Shares = dict[int, Affine]
 
 
 class Relaid(dict[int, Affine]):
-    """Shares with which a node gets other `settings`, too: then even identities act, for the shapes that they make."""
+    """Shares with which a node gets other `settings`, too: then even identities act, for the shapes that they make.
 
-    def __init__(self, shares: Shares, settings: dict[str, int | list[int]]) -> None:
+    `of_producer` are the shares of the node that makes its first input, if that takes part.
+    """
+
+    def __init__(self, shares: Shares, settings: dict[str, int | list[int]], of_producer: Shares | None = None) -> None:
         super().__init__(shares)
-        self.settings = settings
+        self.settings, self.of_producer = settings, of_producer
 
 
 Rule = Callable[[gs.Node, int, Affine], Shares]

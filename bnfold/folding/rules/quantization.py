@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, Array, compress, require
-from ...algebra.casting import is_unsigned
-from ...algebra.rounding import keeps_codes
+from ...algebra.affine import IDENTITY, Affine, Array, Refused, compress, require
+from ...algebra.casting import WIDE, is_unsigned, quantize_in
+from ...algebra.computing import element_type
+from ...algebra.rounding import TINY, keeps_codes, rounded
 from ...graph.constants import is_known, value_of
 from ...graph.queries import (
     attribute,
@@ -37,8 +40,44 @@ def hoist_dequantize(node: gs.Node, port: int, affine: Affine) -> Shares:
     magnitude = Affine.of(np.where(affine.scale == 0, 1.0, np.abs(affine.scale)))
     codes, zero = turned(node, np.sign(affine.scale))
     shares = on_parameters(node, {SCALE: magnitude, **zero})
-    shares.update(codes)
-    return shares
+    shares.of_producer = None if zero else of_quantizer(node, affine, magnitude, codes.get(CODES, IDENTITY))
+    return shares if shares.of_producer else Relaid({**shares, **codes}, shares.settings)
+
+
+def of_quantizer(node: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> Shares | None:
+    """s * dequantize(quantize(W, scale)) == dequantize(quantize(s * W, |s| * scale)), where codes at most turn
+
+    What a quantizer of constants receives before the DequantizeLinear: s and |s|; or, where a rounding would make
+    another code of that, the sign of s alone; or nothing.
+    """
+    codes = node.inputs[CODES]
+    quantizer = codes.inputs[0] if codes.inputs else node
+    if operator(quantizer) != "QuantizeLinear" or not is_constant(codes) or len(codes.outputs) > 1:
+        return None
+    if quantizes_to(quantizer, affine, magnitude, turn):
+        shares = on_parameters(quantizer, {SCALE: magnitude})
+        return Relaid({**shares, CODES: affine}, shares.settings)
+    sign = Affine.of(np.sign(affine.scale))
+    return {CODES: sign} if sign.has_scale and quantizes_to(quantizer, sign, IDENTITY, turn) else None
+
+
+def quantizes_to(quantizer: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> bool:
+    """Whether quantize(affine(W), magnitude(scale)) == turn(quantize(W, scale)), in any precision of the quotient."""
+    kinds = dtype(quantizer.inputs[CODES]), dtype(quantizer.inputs[SCALE])
+    if not {*kinds} <= {*TINY}:
+        return False
+    weight, scale = constant(quantizer, CODES), parameter(quantizer, SCALE, affine.rank)
+    zero = parameter(quantizer, ZERO, affine.rank).astype(dtype(quantizer.outputs[0]))
+    old = rounded(weight, kinds[0])[0], rounded(scale, kinds[1])[0]
+    new = rounded(affine(weight), kinds[0])[0], rounded(magnitude(scale), kinds[1])[0]
+    stated, saturate = attribute(quantizer, "precision", 0) or kinds[1], bool(attribute(quantizer, "saturate", 1))
+    with suppress(Refused):
+        for each in {element_type(stated), *WIDE}:
+            codes, others = (quantize_in(each, *pair, zero, saturate).astype(np.float64) for pair in (old, new))
+            if not np.array_equal(turn(codes), others):
+                return False
+        return True
+    return False
 
 
 def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
@@ -49,7 +88,7 @@ def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
     if np.all(sign == 1):
         return {}, {}
     require(is_stored(node.inputs[CODES]), "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
-    codes, zero = node.inputs[CODES], zero_point(node, sign.ndim)
+    codes, zero = node.inputs[CODES], parameter(node, ZERO, sign.ndim)
     own, kind = Affine.of(sign, (1 - sign) * zero), dtype(codes)
     if not (is_unsigned(kind) and is_constant(codes) and has(node, ZERO)) or keeps_codes(own, value_of(codes), kind):
         return {CODES: own}, {}
@@ -65,13 +104,13 @@ def is_stored(codes: gs.Tensor) -> bool:
     return is_constant(codes)
 
 
-def zero_point(node: gs.Node, rank: int) -> Array:
-    """The zero point of a DequantizeLinear, of the rank of its codes."""
-    zero = constant(node, ZERO).astype(np.float64) if has(node, ZERO) else np.zeros(())
+def parameter(node: gs.Node, index: int, rank: int) -> Array:
+    """The scale or zero point of a quantization, of the rank of what is quantized."""
+    value = constant(node, index).astype(np.float64) if has(node, index) else np.zeros(())
     axis, block = attribute(node, "axis", 1) % rank, attribute(node, "block_size", 0)
-    if block and zero.ndim:
-        return np.repeat(zero, block, axis).take(range(size(node.inputs[CODES], axis)), axis)
-    return zero.reshape([-1 if i == axis else 1 for i in range(rank)] if zero.size > 1 else (1,) * rank)
+    if block and value.ndim:
+        return np.repeat(value, block, axis).take(range(size(node.inputs[CODES], axis)), axis)
+    return value.reshape([-1 if i == axis else 1 for i in range(rank)] if value.size > 1 else (1,) * rank)
 
 
 @sink("QuantizeLinear")
