@@ -10,10 +10,10 @@ from onnx import helper, numpy_helper
 
 import bnfold
 from bnfold.verification.proof import weights
-from bnfold.verification.proof.around import NotOneLayer
+from bnfold.verification.proof.claims import Cuts, piece
 from bnfold.verification.proof.examples import examples
 from bnfold.verification.proof.indexed_model import IndexedModel
-from bnfold.verification.proof.pieces import Cuts, piece
+from bnfold.verification.proof.scale_and_shift import NotOneLayer
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
 RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can show
@@ -28,8 +28,8 @@ def comparison(original: onnx.ModelProto, folded: onnx.ModelProto, site: str) ->
     x = original.graph.input[0]
     known = examples(original, feeds(original))
     pieces = [piece(Cuts(IndexedModel(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
-    first = weights.layer(original, pieces[0], known, (), np.float32)
-    return weights.compare_layers(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
+    first = weights.layer(original, pieces[0], site, known, (), np.float32)
+    return weights.compare_layers(first, weights.layer(folded, pieces[1], site, known, first.made, np.float32))
 
 
 def feeds(model: onnx.ModelProto) -> dict[str, np.ndarray]:

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from ..model.messages import SCALARS
+
 Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
-SCALARS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 FLOATING = FLOATS | {onnx.TensorProto.DOUBLE}
 
 
@@ -88,3 +89,8 @@ def domain(node: onnx.NodeProto) -> str:
 def called(node: onnx.NodeProto) -> str:
     """The operator of a node as a person writes it: `Conv`, or `custom.domain::Op`."""
     return f"{domain(node)}::{node.op_type}" if domain(node) else node.op_type
+
+
+def called_as(function: onnx.FunctionProto) -> str:
+    """The operator of nodes that call a function."""
+    return called(onnx.NodeProto(domain=function.domain, op_type=function.name))

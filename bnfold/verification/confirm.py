@@ -95,21 +95,23 @@ def _is_declared_otherwise(trial: Trial, outputs: Sequence[Any]) -> bool:
 def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     """Every fold site, derived for all inputs; None if one of them is not."""
     stage("the algebra of the fold sites")
-    original, folded = trial.original, trial.folded
+    original, folded, edits = trial.original, trial.folded, trial.edits
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    edits = edited(original, folded)
-    pair = Pair(original, folded, _examples(trial, original, values, edits))
+        edits = edited(original, folded)
+    pair = Pair(original, folded, _examples(trial, (original, folded), values, edits))
     known = Induction(pair, edits, lambda name: False).run()
     return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]
 
 
-def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:
-    """An example of each tensor that inference knows, and of those about the edited ones as onnxruntime makes them."""
-    known, makers = examples(model, values), produced(model.graph)
-    about = edits.union(*(makers[name].input for name in edits if name in makers)) & makers.keys()
-    missing = sorted(about - known.keys())
-    if missing:
+def _examples(
+    trial: Trial, models: Sequence[onnx.ModelProto], values: Mapping[str, Array], edits: set[str]
+) -> dict[str, Array]:
+    """Of the original an example of each tensor that inference knows; of those about edits as it makes them."""
+    model, makers = models[0], [produced(each.graph) for each in models]
+    known = examples(model, values)
+    about = edits.union(*(each[name].input for each in makers for name in edits if name in each))
+    if missing := sorted(about & makers[0].keys() - known.keys()):
         with suppress(CannotRun):
             running = trial_session(replace(trial, way=Way()), exposed(model, missing), "off", providers.chain(Way()))
             tensors = zip(missing, sessions.outputs(running, missing, values), strict=True)

@@ -14,6 +14,7 @@ from ...model.messages import bodies
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
 from ..plain_nodes import PlainNodes
+from ..regions import MIXING
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,23 @@ class IndexedModel:
         return names
 
     @cached_property
+    def made_by(self) -> dict[tuple[str, str], list[str]]:
+        """What each linear operator makes of a tensor, which has its first name here."""
+        made: dict[tuple[str, str], list[str]] = {}
+        for node in self.nodes:
+            if called(node) in MIXING:
+                made.setdefault((node.op_type, self.name(node.input[0])), []).append(node.output[0])
+        return made
+
+    @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
         """The nodes by what they compute; the first of several that compute the same."""
         nodes = (node for node in reversed(self.nodes) if node.input and not any(bodies(node)))
-        return {computation(node, [self.name(name) for name in node.input]): node for node in nodes}
+        return {self.computation(node): node for node in nodes}
+
+    def computation(self, node: onnx.NodeProto) -> tuple[Any, ...]:
+        """What a node computes of tensors, which have their first names."""
+        return computation(node, [self.name(name) for name in node.input])
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
