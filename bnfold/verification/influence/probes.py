@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, shape_inference
 
 from ...process.child import stage
-from ...runtime import providers, sessions
+from ...runtime import detached, providers, sessions
 from ...runtime.inputs import feeds
 from ...runtime.protos import FLOATING, Array, called, shape
 from ...runtime.providers import Way
@@ -81,7 +81,10 @@ class Inferred:
 
     @cached_property
     def dims(self) -> dict[str, list[int | str | None] | None]:
-        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        try:
+            graph = shape_inference.infer_shapes(self.model).graph
+        except (shape_inference.InferenceError, ValueError):  # an operator that it does not know, more than 2 GiB
+            return {}
         return {value.name: shape(value) for value in (*graph.input, *graph.value_info)}
 
     def fixed_axes(self, name: str) -> list[bool]:
@@ -116,7 +119,7 @@ class _Pair:
             return False
 
     def _is_equal_elementwise(self) -> bool:
-        constants = [numpy_helper.to_array(tensor) for region in self.pair for tensor in region.constants]
+        constants = [detached.values(tensor) for region in self.pair for tensor in region.constants]
         names = [[name for node in region.nodes for name in node.output if name] for region in self.pair]
         running = self._sessions(names)
 
@@ -161,7 +164,7 @@ class _Pair:
         """At all that both models take; each takes those that the other one does."""
         example, constants = self.examples[0], [t for region in self.pair for t in region.constants]
         fixed = self.known.fixed_axes(self.entering[0])
-        tried = shapes_to_try(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
+        tried = shapes_to_try(example.shape, fixed, [detached.values(tensor) for tensor in constants])
         random, running = np.random.default_rng(self.trial.seed), self._sessions([[self.output], [self.output]])
         for each in tried or ():
             fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
