@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from ..model.messages import SCALARS
+
 Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
-SCALARS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 FLOATING = FLOATS | {onnx.TensorProto.DOUBLE}
 
 

@@ -20,7 +20,7 @@ from .influence.meaning import of_tensor
 DeclaredShape = list[int | str | None]
 ValueInfos = list[onnx.ValueInfoProto]
 
-LISTED_VALUES = 8  # of inputs or outputs that a sentence lists
+LISTED_NAMES = 8  # of inputs or outputs that a sentence lists
 
 
 def differences(original: onnx.ModelProto, folded: onnx.ModelProto, frozen: bool = False) -> Iterator[str]:
@@ -45,8 +45,8 @@ def _side(what: str, old: ValueInfos, new: ValueInfos, chosen: Collection[str] =
 
 
 def _list(values: ValueInfos) -> str:
-    more = f" and {len(values) - LISTED_VALUES} more" if len(values) > LISTED_VALUES else ""
-    return (", ".join(value.name for value in values[:LISTED_VALUES]) or "none") + more
+    more = f" and {len(values) - LISTED_NAMES} more" if len(values) > LISTED_NAMES else ""
+    return (", ".join(value.name for value in values[:LISTED_NAMES]) or "none") + more
 
 
 def _contradicts(old: onnx.TypeProto, new: onnx.TypeProto, accepting: bool) -> bool:

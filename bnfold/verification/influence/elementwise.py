@@ -36,7 +36,7 @@ def is_elementwise(node: onnx.NodeProto) -> bool:
     return called(node) in OPERATORS
 
 
-def difference(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> str:
+def first_difference(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> str:
     """In words, a number of which two regions, A's and B's, make another `output`; nothing if that is none of a type.
 
     What rounding explains is no difference.

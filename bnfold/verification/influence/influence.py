@@ -33,7 +33,7 @@ from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
 from .differences import beyond_rounding, unlike
 from .meaning import Meanings, NodeMeaning
-from .probes import probe
+from .probes import probe_regions
 from .thresholds import moved_thresholds, node_in_words
 
 
@@ -51,7 +51,7 @@ def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
     models = changed_models(pair, ({}, {}), agreeing, covered)
     if any(model.changed for model in models):
         models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
-    probed = probe(trial, models, agreeing)
+    probed = probe_regions(trial, models, agreeing)
     models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
     unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - probed.equal[1])]
     unseen += [words for model in models if model.changed for words in _unseen(trial, model, probed.words)]

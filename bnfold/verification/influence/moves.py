@@ -15,7 +15,7 @@ from ..regions import MOVES
 
 MOVING = MOVES | {"Concat", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Resize", "Upsample", "Shape", "Range"}
 NAMED = 1 << 12  # indices that may be reached
-TO_THE_END = 1 << 31  # from which on an index means the end
+END_INDEX = 1 << 31  # from which on an index means the end
 
 
 def is_moving(node: onnx.NodeProto) -> bool:
@@ -37,7 +37,7 @@ def shapes_to_try(
 ) -> list[tuple[int, ...]] | None:
     """The shape at hand, and larger ones along each axis that is not fixed; None where an index is out of reach."""
     named = [abs(int(each)) for values in constants if values.dtype.kind == "i" for each in values.ravel()]
-    last = max((each for each in named if each < TO_THE_END), default=0)
+    last = max((each for each in named if each < END_INDEX), default=0)
     axes = [axis for axis, is_fixed in enumerate(fixed) if not is_fixed]
     if axes and last > NAMED:
         return None

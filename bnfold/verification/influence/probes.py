@@ -30,7 +30,7 @@ from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
 from .differences import beyond_rounding, unlike
-from .elementwise import difference, is_elementwise
+from .elementwise import first_difference, is_elementwise
 from .meaning import of_tensor
 from .moves import fixed_axes, is_moving, shapes_to_try
 
@@ -52,7 +52,7 @@ class Probed(NamedTuple):
     words: dict[str, str]  # of others of either, of which number A and B make something else
 
 
-def probe(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
+def probe_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
     """Compare the regions of two models that have changed nodes."""
     stage("what nodes that changed do to numbers of every kind")
     cutter, known = Cutter(models, agreeing), Probed((set(), set()), {})
@@ -108,7 +108,7 @@ class _Pair:
             made = (sessions.outputs(*each, fed) for each in zip(running, names, strict=True))
             return [dict(zip(each, values, strict=True)) for each, values in zip(names, made, strict=True)]
 
-        self.words = difference(run, constants, self.output, self.examples[0].dtype)
+        self.words = first_difference(run, constants, self.output, self.examples[0].dtype)
         return not self.words
 
     def _rows(self) -> int:
