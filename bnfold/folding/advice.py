@@ -29,6 +29,7 @@ ADVICE = {  # the table of README.md has the same
     "SHAPE_UNKNOWN": "write the size into the graph's inputs, export with static shapes, or run shape inference",
     "OVERFLOW": IN_FLOAT32,
     "NOT_FINITE": IN_FLOAT32,
+    "CODE_RANGE": "quantize weights to a symmetric range, -127 to 127 in int8",
     "NO_INPUT": CONVERT,
     "TOO_LARGE": "`--limit elements=...`, where a constant is computed",
     "MALFORMED": "check the model with `onnx.checker.check_model(m, full_check=True)`",
@@ -37,7 +38,7 @@ ADVICE = {  # the table of README.md has the same
 }
 
 
-def advice(kept: Iterable[Kept]) -> dict[str, str]:
-    """What can be done, by code, for the codes of these nodes that there is advice for, in order of their appearance."""
+def advice(kept: Iterable[Kept]) -> list[str]:
+    """`CODE: what can be done`, for the codes of these nodes that have advice, in order of appearance."""
     codes = dict.fromkeys(reason.code for each in kept for reason in (each.not_hoisted, each.not_sunk))
-    return {code: ADVICE[code] for code in codes if code in ADVICE}
+    return [f"{code}: {ADVICE[code]}" for code in codes if code in ADVICE]

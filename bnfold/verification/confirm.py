@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -35,14 +35,14 @@ from .choosing import cases_to_try
 from .float64.floating import is_floating, roundoff
 from .float64.windows import Array
 from .interface import declared_otherwise
-from .level_results import ORIGINAL
+from .level_results import ORIGINAL, Compared, Level
 from .level_sessions import FOLDED, MOVED, placement_of
 from .measure import OUTPUT_LIMIT, Row, Tally
 from .proof.algebra import Pair
 from .proof.examples import examples
 from .proof.induction import Induction
 from .regions import BOUNDED, edited
-from .results import Derived, Influence
+from .results import Derived, Influence, Numbers
 from .tensor_records import record
 from .trial import Trial, trial_session
 
@@ -65,8 +65,8 @@ class Run:
     placed: Placement
 
 
-def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[dict[str, Any]] | None:
-    """An answer for each of `maths`, as `comparison.compare` gives them; None where there is no short answer."""
+def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list[Numbers] | None:
+    """The result for each of `maths`; None where there is no short answer."""
     large = detached.length(trial.original) > detached.WHOLE_UP_TO  # the default level takes several times its memory
     if large or trial.effort != "fast" or trial.late or any(case.path for case in trial.planned):
         return None
@@ -83,9 +83,8 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
         reports = _reports(own, levels, fed, original)
         if reports is None:
             return None
-        answer = {"levels": reports, "derived": [*map(asdict, derived)], "blocked": [], "notes": own.notes}
         whole = Influence(proved=all(site.proved for site in derived))
-        answers.append({**answer, "influence": [asdict(whole)]})
+        answers.append(Numbers(tuple(reports), (), tuple(own.notes), tuple(derived), (whole,)))
     return answers
 
 
@@ -101,17 +100,19 @@ def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
         edits = edited(original, folded)
-    pair = Pair(original, folded, _examples(trial, original, values, edits))
+    pair = Pair(original, folded, _examples(trial, (original, folded), values, edits))
     known = Induction(pair, edits, lambda name: False).run()
     return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]
 
 
-def _examples(trial: Trial, model: onnx.ModelProto, values: Mapping[str, Array], edits: set[str]) -> dict[str, Array]:
-    """An example of each tensor that inference knows, and of those about the edited ones as onnxruntime makes them."""
-    known, makers = examples(model, values), produced(model.graph)
-    about = edits.union(*(makers[name].input for name in edits if name in makers)) & makers.keys()
-    missing = sorted(about - known.keys())
-    if missing:
+def _examples(
+    trial: Trial, models: Sequence[onnx.ModelProto], values: Mapping[str, Array], edits: set[str]
+) -> dict[str, Array]:
+    """Of the original an example of each tensor that inference knows; of those about edits as it makes them."""
+    model, makers = models[0], [produced(each.graph) for each in models]
+    known = examples(model, values)
+    about = edits.union(*(each[name].input for each in makers for name in edits if name in each))
+    if missing := sorted(about & makers[0].keys() - known.keys()):
         with suppress(CannotRun):
             running = trial_session(replace(trial, way=Way()), exposed(model, missing), "off", providers.chain(Way()))
             tensors = zip(missing, sessions.outputs(running, missing, values), strict=True)
@@ -170,33 +171,30 @@ def _first_run(trial: Trial, running: Any) -> tuple[Fed, list[Any]] | None:
     return None
 
 
-def _reports(trial: Trial, levels: Sequence[str], fed: Sequence[Fed], first: Run) -> list[dict[str, Any]] | None:
+def _reports(trial: Trial, levels: Sequence[str], fed: Sequence[Fed], first: Run) -> list[Level] | None:
     """What every level shows; None if one shows a difference, or outputs that might show one with other sizes."""
     try:
         original = _run(trial, trial.original, "the original", "off", fed) if trial.way.gpu else first
         reports = [_report(trial, level, fed, original) for level in levels]
     except CannotRun:
         return None
-    tensors = [tensor for report in reports for tensor in report["tensors"]]
-    may_vary = dynamic(trial.original.graph) and all(tensor["constant"] for tensor in tensors)
-    return reports if all(tensor["ok"] for tensor in tensors) and not may_vary else None
+    tensors = [tensor for report in reports for tensor in report.tensors]
+    may_vary = dynamic(trial.original.graph) and all(tensor.constant for tensor in tensors)
+    return reports if all(tensor.ok for tensor in tensors) and not may_vary else None
 
 
-def _report(trial: Trial, level: str, fed: Sequence[Fed], original: Run) -> dict[str, Any]:
+def _report(trial: Trial, level: str, fed: Sequence[Fed], original: Run) -> Level:
     folded = _run(trial, trial.folded, FOLDED, level, fed)
-    return {
-        "level": level,
-        "ran": True,
-        "why": "",
-        "broken": False,
-        "same_graph": False,
-        "reference": ORIGINAL,
-        "provider": trial.way.provider,
-        "math": trial.way.math,
-        "cases": [str(each.case) for each in fed],
-        "tensors": _compared(trial, fed, original, folded),
-        "placements": [asdict(run.placed) for run in (original, folded)],
-    }
+    return Level(
+        level,
+        ran=True,
+        cases=tuple(str(each.case) for each in fed),
+        tensors=_compared(trial, fed, original, folded),
+        provider=trial.way.provider,
+        math=trial.way.math,
+        reference=ORIGINAL,
+        placements=(original.placed, folded.placed),
+    )
 
 
 def _run(trial: Trial, model: onnx.ModelProto, label: str, level: str, fed: Sequence[Fed]) -> Run:
@@ -220,17 +218,18 @@ def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: 
     return trial_session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
 
 
-def _compared(trial: Trial, fed: Sequence[Fed], original: Run, folded: Run) -> list[dict[str, Any]]:
+def _compared(trial: Trial, fed: Sequence[Fed], original: Run, folded: Run) -> tuple[Compared, ...]:
     """A record of every output: its error is the distance between the models, in unit roundoffs.
 
     Where that is too large, in the distance that rounding moves the original. Raises CannotRun for an output that is
     not a tensor.
     """
     records = [_record(trial, i, [original, folded]) for i in range(len(trial.outputs))]
-    if trial.way.gpu or all(entry["ok"] for entry in records):
-        return records
+    if trial.way.gpu or all(entry.ok for entry in records):
+        return tuple(records)
     moved = [_jittered(trial, fed, copy) for copy in range(COPIES)]
-    return [e if e["ok"] else _record(trial, i, [original, folded, *moved]) for i, e in enumerate(records)]
+    runs = [original, folded, *moved]
+    return tuple(entry if entry.ok else _record(trial, i, runs) for i, entry in enumerate(records))
 
 
 def _jittered(trial: Trial, fed: Sequence[Fed], copy: int) -> Run:
@@ -238,7 +237,7 @@ def _jittered(trial: Trial, fed: Sequence[Fed], copy: int) -> Run:
     return _run(trial, jittered(trial.original, trial.seed + copy), MOVED, "off", fed)
 
 
-def _record(trial: Trial, place: int, runs: Sequence[Run]) -> dict[str, Any]:
+def _record(trial: Trial, place: int, runs: Sequence[Run]) -> Compared:
     """Of the output at a `place`; `runs` are of the original, of the folded model, of jittered copies of the former."""
     name, makers = trial.outputs[place], produced(trial.original.graph)
     tally = Tally(name, dropped=trial.way.dropped_bits)
@@ -249,5 +248,5 @@ def _record(trial: Trial, place: int, runs: Sequence[Run]) -> dict[str, Any]:
     entry = record(tally, makers[name].op_type if name in makers else "", True, False)
     limit = OUTPUT_LIMIT if runs[2:] else 1 / math.sqrt(tally.roundoff)
     broken = tally.broken or tally.flips[Row.DRIFT] or not tally.clear
-    sound = tally.usable and not broken and entry["ratio"] <= limit
-    return {**entry, "moved": False, "by_channel": None, "limit": limit, "ok": sound}
+    sound = tally.usable and not broken and entry.ratio <= limit
+    return replace(entry, moved=False, by_channel=None, limit=limit, ok=sound)
