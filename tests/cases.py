@@ -8,9 +8,11 @@ from tests.case import IMG, SEQ, Case
 from tests.crossing import BOTH, GRID, ODD_BOTH, SCALE, UP
 
 INTEGERS = np.random.default_rng(5).integers(-128, 128, (4, 3, 2)).astype(np.int8)
+UNSIGNED = INTEGERS.view(np.uint8)
 SCALES = np.array([0.1, 0.02, 0.3, 0.04])
 ZEROS = np.array([3, -4, 0, 7], np.int8)
 BLOCKS = np.random.default_rng(6).random((4, 3, 1)) + 0.1
+BLOCK_ZEROS = np.random.default_rng(7).integers(-9, 9, (4, 3, 1)).astype(np.int8)
 LEAST, MOST = -(2**63), 2**63 - 1
 
 
@@ -125,6 +127,12 @@ HOIST = [
     Case("RMSNormalization", (SEQ,), ((4,),), axis=2, shift=False, opset=23),
     Case("DequantizeLinear", (INTEGERS,), (SCALES, ZEROS), {"axis": 0}, axis=0, **SCALE),
     Case("DequantizeLinear", (), (INTEGERS, SCALES), {"axis": -3}, axis=0, **SCALE),
+    Case("DequantizeLinear", (), (INTEGERS, SCALES, ZEROS), {"axis": 0}, axis=0, shift=False),
+    Case("DequantizeLinear", (), (UNSIGNED, SCALES, UNSIGNED[:, 0, 0]), {"axis": 0}, axis=0, shift=False),
+    *(Case("DequantizeLinear", (), (INTEGERS, 0.02, np.int8(5)), axis=axis, shift=False) for axis in range(3)),
+    Case("DequantizeLinear", (), (UNSIGNED, 0.02, np.uint8(5)), axis=2, shift=False),
+    Case("DequantizeLinear", (), (INTEGERS, np.array([0.02])), axis=0, shift=False),
+    Case("DequantizeLinear", (), (INTEGERS, BLOCKS, BLOCK_ZEROS), {"axis": 2, "block_size": 2}, shift=False, opset=21),
     Case("DequantizeLinear", (INTEGERS,), (0.02, np.int8(5)), axis=None, **SCALE),
     Case("DequantizeLinear", (INTEGERS,), (0.02,), axis=None, opset=10, **SCALE),
     Case("DequantizeLinear", (INTEGERS,), (BLOCKS,), {"axis": 2, "block_size": 2}, opset=21, **SCALE),
@@ -256,6 +264,9 @@ ODD_HOIST = [  # written so that a careless rule goes wrong
     Case("DequantizeLinear", (INTEGERS,), (0.02,)),
     Case("DequantizeLinear", (INTEGERS,), (BLOCKS,), {"axis": 2, "block_size": 2}, opset=21),
     Case("DequantizeLinear", (INTEGERS,), (SCALES,), {"axis": 0}),
+    Case("DequantizeLinear", (), (UNSIGNED, SCALES, UNSIGNED[:, 0, 0]), {"axis": 0}),
+    Case("DequantizeLinear", (), (INTEGERS, 0.02, np.int8(5))),
+    Case("DequantizeLinear", (), (INTEGERS, BLOCKS, BLOCK_ZEROS), {"axis": 2, "block_size": 2}, opset=21),
 ]
 ODD_SINK = [
     *ODD_BOTH,

@@ -158,7 +158,9 @@ class DequantizeLinear(OpRun):
         shape = [n if i == axis % x.ndim else 1 for i, n in enumerate(x.shape)]
 
         def laid(p):
-            return p if p.ndim == 0 else np.repeat(p, block_size, axis) if block_size else p.reshape(shape)
+            if p.size == 1:  # in a list of one as well, as onnxruntime has it
+                return p.reshape(())
+            return np.repeat(p, block_size, axis) if block_size else p.reshape(shape)
 
         return ((x.astype(np.float64) - laid(np.asarray(zero_point))) * laid(scale),)
 

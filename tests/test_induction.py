@@ -124,7 +124,8 @@ def test_a_site_that_is_left_out_of_the_list_is_found_by_what_it_reads() -> None
     """The list of edits is not trusted: a node that reads a changed constant through another node counts as changed."""
     original = model("t = Transpose <perm = [1, 0]> (w)  n = MatMul (x, t)  y = Relu (n)", w=(5, 6))
     wrong = changed(original, "w", lambda w: w * 1.01)
-    assert edited(original, wrong) == {"t"}
+    known = Induction(Pair(original, wrong, {"x": np.zeros((2, 4, 6), np.float32)}), {"t"}, lambda _: False).run()
+    assert {"n", "y"} <= known.open_tensors()
     assert {"n", "y"} <= proof(original, wrong).open_tensors()
 
 

@@ -17,7 +17,7 @@ R = np.random.default_rng(0)
 CONSTANTS = {
     "w": R.standard_normal((4, 3, 3, 3)), "nil": 0.0, "one": 1.0, "two": 2.0, "half": 0.5, "three": 3.0, "six": 6.0, "seven": 7.0,
     "far": 5000.0, "low": -5000.0, "eps": 1e-9, "inf": np.inf, "slopes": np.full((4, 1, 1), 0.1), "root": np.sqrt(2),
-    "edge": 27000.0, "end": 27000.01,
+    "edge": 27000.0, "edge2": 27000.01,
 }  # fmt: skip
 
 
@@ -41,6 +41,14 @@ def on_a_conv(body: str, kind: str = "float") -> onnx.ModelProto:
     return model(f"c = Conv (x, w) {body} y = Sigmoid (r)", kind)
 
 
+INDICES = " ".join(
+    f"{name} = Constant <value_ints = [{number}]> ()"
+    for name, number in {"n0": 0, "n1": 1, "n64": 64, "million": 10**6, "end": 2**62}.items()
+)
+NEAREST = (
+    "k = Constant <value_floats = [1.0,1.0,2.0,2.0]> () "
+    'r = Resize <mode = "nearest", coordinate_transformation_mode = "{}", nearest_mode = "{}"> (c, , k)'
+)
 SAME = {
     "Relu as Max": ("r = Relu (c)", "r = Max (nil, c)"),
     "Relu as Clip": ("r = Relu (c)", "r = Clip (c, nil, inf)"),
@@ -56,9 +64,20 @@ SAME = {
     "a root": ("a = Abs (c) r = Sqrt (a)", "a = Abs (c) r = Pow (a, half)"),
     "a reciprocal": ("a = Sigmoid (c) e = Add (a, one) r = Reciprocal (e)", "a = Sigmoid (c) e = Add (a, one) r = Div (one, e)"),
     "a magnitude": ("r = Abs (c)", "a = Neg (c) r = Max (a, c)"),
+    "a whole slice": ("r = Relu (c)", f"{INDICES} a = Slice (c, n0, end, n0) r = Relu (a)"),
+    "a part": (f"{INDICES} r = Gather <axis = 1> (c, n0)", f"{INDICES} r = Slice (c, n0, n1, n1)"),
+    "nearest neighbours": (
+        NEAREST.format("half_pixel", "round_prefer_floor"), NEAREST.format("asymmetric", "floor"),
+    ),
     "an average": ("r = GlobalAveragePool (c)", "r = ReduceMean <keepdims = 1> (c, axes)"),
 }  # fmt: skip
 OTHER = {
+    "rows from 64 on come first": (
+        "r = Relu (c)", f"{INDICES} a = Slice (c, n0, n64, n0) b = Slice (c, n64, end, n0) d = Concat <axis = 0> (b, a) r = Relu (d)",
+    ),
+    "rows up to 64": ("r = Relu (c)", f"{INDICES} a = Slice (c, n0, n64, n0) r = Relu (a)"),
+    "rows up to a million": ("r = Relu (c)", f"{INDICES} a = Slice (c, n0, million, n0) r = Relu (a)"),
+    "a scale": (NEAREST.format("asymmetric", "floor"), NEAREST.format("asymmetric", "floor").replace("2.0,2.0", "2.0,2.0001")),
     "a bound that is hardly reached": ("r = Relu (c)", "r = Clip (c, nil, far)"),
     "a bound below": ("r = Identity (c)", "r = Max (c, low)"),
     "a bound by sums": ("r = Identity (c)", "a = Add (c, far) b = Relu (a) r = Sub (b, far)"),
@@ -66,7 +85,7 @@ OTHER = {
     "one value": ("r = Relu (c)", "t = Equal (c, seven) a = Relu (c) r = Where (t, one, a)"),
     "one value of a product": ("r = Relu (c)", "p = Mul (c, three) t = Equal (p, seven) a = Relu (c) r = Where (t, far, a)"),
     "a narrow interval": (
-        "r = Relu (c)", "p = Mul (c, three) s = Add (p, far) l = Greater (s, edge) h = Less (s, end) t = And (l, h) a = Relu (c) r = Where (t, far, a)",
+        "r = Relu (c)", "p = Mul (c, three) s = Add (p, far) l = Greater (s, edge) h = Less (s, edge2) t = And (l, h) a = Relu (c) r = Where (t, far, a)",
     ),
     "numbers near zero": ("r = Sigmoid (c)", "a = Abs (c) t = Less (a, eps) s = Sigmoid (c) r = Where (t, one, s)"),
     "no number": ("r = Sigmoid (c)", "t = IsNaN (c) s = Sigmoid (c) r = Where (t, one, s)"),
@@ -80,6 +99,14 @@ OTHER = {
 def test_what_does_the_same_in_other_words_passes(words: str, kind: str) -> None:
     found = verify(*(on_a_conv(body, kind) for body in SAME[words]))
     assert found.verdict == "PASS", found.reasons
+
+
+@pytest.mark.parametrize(("words", "number"), [
+    ("a bound that is hardly reached", "of 5120.0 A makes 5120.0, B 5000.0"), ("no number", "of nan A makes nan, B 1.0"),
+    ("one value of a product", "A makes 2.3333333, B 5000.0"),
+])  # fmt: skip
+def test_the_number_at_which_two_functions_differ_is_named(words: str, number: str) -> None:
+    assert number in verify(*(on_a_conv(body) for body in OTHER[words])).reasons[0]
 
 
 @pytest.mark.parametrize("words", OTHER)

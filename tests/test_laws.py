@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -60,15 +61,16 @@ def compute(case: Case, inputs: list, operator: str = "") -> list[np.ndarray]:
 def with_shares(case: Case, inputs: list, shares: dict[int, Affine]) -> list[np.ndarray]:
     """op(share[0](x0), .., share[n](xn)); an omitted input is a zero."""
     given = {i: x for i, x in enumerate(inputs) if x is not None}
-    operator = case.op
+    operator, settings = case.op, getattr(shares, "settings", {})
     for index, share in shares.items():
-        if index <= OUT or share.is_identity:
+        if index <= OUT or (share.is_identity and not settings):
             continue
         if index not in given:
             operator = BECOMES.get(operator, operator)
             if not share.has_shift:
                 continue
         given[index] = squeezed(share(given.get(index, np.zeros(()))), np.ndim(given.get(index, 0)))
+    case = replace(case, attrs={**case.attrs, **settings})
     return compute(case, [given.get(i) for i in range(max(given) + 1)], operator)
 
 

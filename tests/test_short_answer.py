@@ -58,7 +58,7 @@ def test_an_input_that_shows_nothing_gives_way_to_another_distribution() -> None
     assert references(found) == {"original"}
 
 
-def test_outputs_of_one_element_are_told_apart_by_several_inputs() -> None:
+def test_outputs_of_one_element_are_distinguished_by_several_inputs() -> None:
     original, folded = pair("m = GlobalMaxPool (n)  y = ReduceMean <axes = [1]> (m)")
     for model in (original, folded):
         model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1

@@ -148,6 +148,13 @@ def test_what_is_shared_and_what_is_edited() -> None:
     assert edited(old, old) == set()
 
 
+@pytest.mark.parametrize("constant", ["v = Transpose (w)", "v = Constant <value_floats = [{}]> ()"])
+def test_what_reads_a_constant_that_nodes_compute_is_edited_with_it(constant: str) -> None:
+    text = f"{constant}  c = Identity (v)  y = PRelu (x, c)  z = Relu (y)"
+    old, new = (parse(text.format(scale), w=scale * ONE) for scale in (1.0, 2.0))
+    assert edited(old, new) == {"v", "c", "y"}
+
+
 @pytest.mark.parametrize(
     ("good", "edits", "excused"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -323,3 +324,23 @@ def test_inputs_and_outputs_of_unknown_rank_are_folded_and_verified(places: tupl
     for place in places:
         getattr(model.graph, place)[0].type.tensor_type.ClearField("shape")
     assert folded(model)[1].passed
+
+
+@pytest.mark.parametrize("places", [[0, 2, 3], [[0, 0], [0, 2], [1, 0]]], ids=["row-major", "one row each"])
+def test_a_sparse_initializer_is_compared_as_the_tensor_that_it_is(places: list[Any]) -> None:
+    """onnx's reference reads none."""
+    text = '<ir_version: 9, opset_import: ["" : 19]> g (float[5,2] x) => (float[5,3] y) { k = MatMul (x, w) y = Mul (k, s) }'
+    models = []
+    for scale in (1.0, 1.0 + 1e-5):
+        model = onnx.parser.parse_model(text)
+        numbers = numpy_helper.from_array(np.array([1.0, 3.0, scale], np.float32), "w")
+        model.graph.sparse_initializer.append(
+            helper.make_sparse_tensor(numbers, numpy_helper.from_array(np.array(places), ""), [2, 3])
+        )
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1.0, 2.0, 3.0], np.float32), "s"))
+        models.append(model)
+    same = onnx.ModelProto()
+    same.CopyFrom(models[0])
+    same.graph.node[1].name = "other"
+    assert verify(models[0], same, effort="full").passed
+    assert verify(*models).verdict == "FAIL"

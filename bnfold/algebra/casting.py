@@ -24,6 +24,10 @@ def is_integer(kind: np.dtype[Any]) -> bool:
     return kind.kind in "iu" or kind in SUBBYTE
 
 
+def is_unsigned(kind: np.dtype[Any]) -> bool:
+    return is_integer(kind) and ml_dtypes.iinfo(kind).min == 0  # type: ignore[no-untyped-call]
+
+
 def cast(value: Array, kind: np.dtype[Any], saturate: bool = True, round_mode: str = "up") -> Array:
     """Cast, of numbers or truth values of any element type. Refuses what ONNX leaves undefined."""
     require(
@@ -85,18 +89,20 @@ def quantize(value: Array, scale: Array, zero: Array, precision: np.dtype[Any], 
 
     Runtimes do not agree on whether the quotient has its precision or that of float32: both must give the same.
     """
-    kind, results = zero.dtype, []
-    for each in {precision, np.dtype(np.float32)}:
-        with np.errstate(all="ignore"):
-            quotient = (to_float(value.astype(np.float64), each) / to_float(scale.astype(np.float64), each)).astype(
-                each
-            )
-        results.append(_quantized(quotient.astype(np.float64), zero, kind, saturate))
+    results = [quantize_in(each, value, scale, zero, saturate) for each in {precision, np.dtype(np.float32)}]
     same = all(np.array_equal(each.astype(np.float64), results[0].astype(np.float64)) for each in results)
     require(
         same, "NOT_CONSTANT", f"a QuantizeLinear of quotients that {scale.dtype} rounds in another way than float32"
     )
     return results[0]
+
+
+def quantize_in(precision: np.dtype[Any], value: Array, scale: Array, zero: Array, saturate: bool = True) -> Array:
+    """QuantizeLinear of a runtime that computes the quotient in this precision."""
+    wide = (to_float(each.astype(np.float64), precision) for each in (value, scale))
+    with np.errstate(all="ignore"):
+        quotient = np.divide(*wide).astype(precision)
+    return _quantized(quotient.astype(np.float64), zero, zero.dtype, saturate)
 
 
 def _quantized(quotient: Array, zero: Array, kind: np.dtype[Any], saturate: bool) -> Array:

@@ -41,8 +41,10 @@ def rounded(
 
     Subnormals count as too small, since they slow inference down; but float16 keeps its own, which carry weights of
     ordinary size and which hardware runs at full speed. What overflows becomes infinite. The result is `near`, if that
-    is given; it and `sizes` are overwritten.
+    is given; it and `sizes` are overwritten. Codes of quantized tensors are exact, see `keeps_codes`.
     """
+    if kind not in TINY:
+        return exact(np.asarray(value), kind), 0
     wide, near = np.asarray(value), np.empty(np.shape(value), kind) if near is None else near
     with np.errstate(over="ignore", invalid="ignore"):
         np.copyto(near, to_odd(wide) if kind == BFLOAT16 else wide, casting="unsafe")
@@ -64,6 +66,24 @@ def to_odd(value: Array) -> Array:
     low = np.where(beyond, np.nextafter(near, np.float32(0)), near)
     inexact = low.astype(np.float64) != value
     return np.where(inexact & np.isfinite(value), (low.view(np.uint32) | 1).view(np.float32), near)
+
+
+def exact(value: Array, kind: np.dtype[Any]) -> Array:
+    """float64 that a type of codes is known to hold: an integer one, or floating point of few bits."""
+    return value.astype(np.int64).astype(kind) if kind.kind in "iu" else value.astype(np.float32).astype(kind)
+
+
+def keeps_codes(affine: Affine, codes: Array, kind: np.dtype[Any]) -> bool:
+    """Whether an affine makes codes of a type of codes, of the shape of the affine or larger."""
+    codes = np.broadcast_to(codes, np.broadcast_shapes(codes.shape, affine.extent, (1,)))
+    affine = affine.map(lambda c: at_rank(c, codes.ndim))
+    limits = (ml_dtypes.iinfo if "int" in kind.name else ml_dtypes.finfo)(kind)
+    for rows in spans(codes.shape):
+        new = affine.rows(rows)(codes[rows].astype(np.float64))
+        in_range = np.all((new >= float(limits.min)) & (new <= float(limits.max)))
+        if not (in_range and np.array_equal(exact(new, kind).astype(np.float64), new)):
+            return False
+    return True
 
 
 def flattened(affine: Affine, shape: tuple[int, ...]) -> tuple[Affine, tuple[int, ...]]:

@@ -29,6 +29,7 @@ ADVICE = {  # the table of README.md has the same
     "SHAPE_UNKNOWN": "write the size into the graph's inputs, export with static shapes, or run shape inference",
     "OVERFLOW": IN_FLOAT32,
     "NOT_FINITE": IN_FLOAT32,
+    "CODE_RANGE": "quantize weights to a symmetric range, -127 to 127 in int8",
     "NO_INPUT": CONVERT,
     "TOO_LARGE": "`--limit elements=...`, where a constant is computed",
     "MALFORMED": "check the model with `onnx.checker.check_model(m, full_check=True)`",

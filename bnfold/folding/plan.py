@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Literal
@@ -12,13 +13,25 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Affine, Array, Refused, require, require_room_to_broadcast
-from ..algebra.rounding import TINY, rounded
+from ..algebra.rounding import TINY, keeps_codes, rounded
 from ..graph.constants import value_of
-from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetConstant
-from ..graph.queries import algebra, dims, dtype, fits, has, is_constant, is_repeated, label, onto, operator
+from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from ..graph.queries import (
+    algebra,
+    dims,
+    dtype,
+    fits,
+    has,
+    is_constant,
+    is_floating,
+    is_repeated,
+    label,
+    onto,
+    operator,
+)
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
-from .rules import HOIST, OUT, SINK, Shares
+from .rules import HOIST, OUT, SINK, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
 
@@ -31,6 +44,7 @@ FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("DequantizeLinear", 1),
     ("PRelu", 1),
 }
+CODED = {"DequantizeLinear": (0, 2), "Gather": (0,), "QuantizeLinear": (2,)}  # inputs that hold codes
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
 REPEATS = "it repeats along an axis whose length is not known before run time"
 REPEATING = {  # operators whose laws hold for coefficients that repeat along an axis, too
@@ -47,6 +61,7 @@ class Plan:
     edits: list[Edit] = field(default_factory=list)
     through: list[gs.Node] = field(default_factory=list)
     room: int = 0
+    private: list[gs.Tensor] = field(default_factory=list)  # changes, and has no other reader
 
     def add(self, edit: Edit) -> None:
         """One more edit. Refuses one that makes numbers which their type cannot hold."""
@@ -81,6 +96,8 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
             if onward:
                 plan.through.append(node)
             agenda += onward
+    for tensor in plan.private:
+        visible.require_private(tensor)
     require_once(plan)
     return plan
 
@@ -165,14 +182,20 @@ def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Share
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
     with algebra(node):
-        return dict(rule(node, port, affine))
+        return copy(rule(node, port, affine))
 
 
 def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
     """Turn shares on constants into edits; return the shares on computed tensors, where the search goes on."""
     onward: list[Errand] = []
+    settings = shares.settings if isinstance(shares, Relaid) else {}
+    if settings:
+        plan.add(SetAttributes(node, settings))
+    if isinstance(shares, Relaid) and shares.of_producer:
+        plan.private += [] if shares.of_producer[0].is_positive else [node.inputs[0]]
+        onward += step(plan, node.inputs[0].inputs[0], shares.of_producer)
     for index, share in shares.items():
-        if share.is_identity:
+        if share.is_identity and not settings:
             continue
         if index <= OUT:
             onward.append(("sink", node.outputs[OUT - index], share))
@@ -212,6 +235,8 @@ def require_storable(edit: Edit) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
+    if index in CODED.get(operator(node), ()) and not is_floating(node.inputs[index]):
+        return require_code(node, index, share)
     kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
     if tensor is None or isinstance(tensor, StoredConstant):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -231,6 +256,13 @@ def require_in_range(node: gs.Node, index: int, value: Array, kind: np.dtype[Any
     most = DIGITS * float(ml_dtypes.finfo(kind).eps)  # type: ignore[no-untyped-call]
     exact = (operator(node), index) not in FACTORS or np.all(np.abs(new - value) <= most * np.abs(value))
     require(exact, "OVERFLOW", f"the folded constant of {label(node)} would be too small for {kind}")
+
+
+def require_code(node: gs.Node, index: int, share: Affine) -> None:
+    """Refuse where a code of a quantized constant has no opposite in its type, as -128 has none in int8."""
+    kind = dtype(node.inputs[index])
+    kept = keeps_codes(share, value_of(node.inputs[index]), kind)
+    require(kept, "CODE_RANGE", f"an integer of {label(node)} would change its sign, and so leave the range of {kind}")
 
 
 def floating_kind(node: gs.Node, index: int) -> np.dtype[Any]:

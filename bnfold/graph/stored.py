@@ -12,8 +12,8 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto, helper
 
 from ..algebra.affine import IDENTITY, Affine, Array
-from ..algebra.rounding import Room, flattened, rounded, widened
-from ..model import deferred, wire
+from ..algebra.rounding import TINY, Room, flattened, rounded, widened
+from ..model import deferred, external, wire
 from ..model.storage import Deferred, Storage
 from ..model.tensors import InFile, copied, parts, read_values, restate, source_of
 from .links import Readers
@@ -81,7 +81,7 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     @property
     def length(self) -> int:
         """Bytes that the values take."""
-        return math.prod(self.shape) * self.kind.itemsize
+        return external.data_length(TensorProto(dims=self.shape, data_type=helper.np_dtype_to_tensor_dtype(self.kind)))
 
     @property
     def reach(self) -> float:
@@ -99,12 +99,14 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
         if self.pending is IDENTITY:
             return widened(base)
         value = self.pending(base)
-        return value.reshape(value.shape[redundant(value.shape, base.ndim) :])
+        value = value.reshape(value.shape[redundant(value.shape, base.ndim) :])
+        return value if self.kind in TINY else widened(rounded(value, self.kind)[0])
 
     def rounded(self) -> Iterator[tuple[Array, int]]:
         """`values` as `rounded` gives them, some rows at a time where they have the shape of what is stored."""
         shape = self.stored_shape or (1,)
-        if self.pending.rank > len(shape) or self.shape not in (shape, ()):
+        is_packed = self.length < math.prod(self.shape)
+        if self.pending.rank > len(shape) or self.shape not in (shape, ()) or is_packed:
             yield rounded(self.values, self.kind)
             return
         whole, shape = flattened(self.pending, shape)

@@ -84,7 +84,12 @@ def write_constant(constant: Computed, sink: BinaryIO) -> int:
 
 
 def little_endian(values: Array) -> memoryview:
-    """The bytes of an array as ONNX stores them: the very memory, where this machine stores numbers like that."""
+    """The bytes of an array as ONNX stores them: the very memory, where this machine stores numbers like that.
+
+    Numbers of less than a byte, of which NumPy knows none, are packed.
+    """
+    if values.dtype.kind == "V":
+        return memoryview(numpy_helper.from_array(values).raw_data)
     if sys.byteorder == "big":
         return memoryview(numpy_helper.tobytes_little_endian(values))
     return np.ascontiguousarray(values).view(np.uint8).data

@@ -10,7 +10,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
+from ..errors import ModelProblem
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
+from ..system.limits import current
 from . import detached
 from .protos import FLOATING, Array, domain, is_constant_node, overridable, stored
 
@@ -43,6 +45,28 @@ def without_randomness(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[st
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
     return copy, [f"random operators were replaced by 0.5: {', '.join(random)}"] if random else []
+
+
+def make_dense(model: onnx.ModelProto) -> None:
+    """Replace sparse initializers by dense ones: onnx's reference reads none, and constants are compared as tensors.
+
+    Raises ModelProblem for one of more elements than the limit.
+    """
+    parts = (model.graph, *model.functions)
+    for graph in (model.graph, *(body for part in parts for body in inner_graphs(part.node))):
+        graph.initializer.extend(map(_made_dense, graph.sparse_initializer))
+        del graph.sparse_initializer[:]
+
+
+def _made_dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+    name, count = sparse.values.name, prod(sparse.dims)
+    if count > current().elements:
+        words = f"'{name}' is a sparse tensor of {count} elements; the limit is {current().elements}"
+        raise ModelProblem(words, f"If the file is to be trusted: --limit elements={count}.")
+    values, indices = map(numpy_helper.to_array, (sparse.values, sparse.indices))
+    result = np.zeros(tuple(sparse.dims), values.dtype)
+    result[np.unravel_index(indices, result.shape) if indices.ndim == 1 else tuple(indices.T)] = values
+    return numpy_helper.from_array(result, name)
 
 
 def lifted(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,4 +1,4 @@
-"""Labelled images to train on: `load(name, folder)` gives a Dataset.
+"""Labelled images to train on: `load_dataset(name, folder)` gives a Dataset.
 
 Adding a dataset is one function from a folder (or None) to a Dataset and one row in DATASETS.
 """

@@ -95,10 +95,10 @@ def _is_declared_otherwise(trial: Trial, outputs: Sequence[Any]) -> bool:
 def _proof(trial: Trial, values: Mapping[str, Array]) -> list[Derived] | None:
     """Every fold site, derived for all inputs; None if one of them is not."""
     stage("the algebra of the fold sites")
-    original, folded = trial.original, trial.folded
+    original, folded, edits = trial.original, trial.folded, trial.edits
     if original.functions or folded.functions:
         original, folded = inline_local_functions(original), inline_local_functions(folded)
-    edits = edited(original, folded)
+        edits = edited(original, folded)
     pair = Pair(original, folded, _examples(trial, (original, folded), values, edits))
     known = Induction(pair, edits, lambda name: False).run()
     return None if known.open_tensors() else [site for site in known.derived if site.name in known.same]

@@ -16,7 +16,7 @@ from onnx.defs import OpSchema
 
 from ..model.messages import every_node, inner_graphs
 from ..runtime import detached
-from ..runtime.protos import called, domain, stored
+from ..runtime.protos import called, domain, opsets, stored
 from .proof.examples import element_types
 
 OF_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}  # which the schemas say in prose only
@@ -34,7 +34,7 @@ class PlainNodes:
     def __init__(self, model: onnx.ModelProto, free: Collection[str] = ()) -> None:
         """`free` are initializers that callers may override."""
         self._model, graphs = model, (model.graph, *inner_graphs(model.graph.node))
-        self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in model.opset_import}
+        self._versions = opsets(model)
         self._stored = {n: tensor for graph in graphs for n, tensor in stored(graph).items() if n not in free}
         self._read = {name for node in every_node(model.graph.node) for name in node.input}
         self._read.update(output.name for graph in graphs for output in graph.output)

@@ -14,7 +14,7 @@ import onnx
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import frozen, override, without_randomness
+from ..runtime.copies import frozen, make_dense, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
 from ..runtime.host import ENTRIES
@@ -100,6 +100,7 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     files = {}
     for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
+        make_dense(model)
         sort_nodes(model)
         name_nodes(model)
         if not names and nodes == nodes_and_inputs(model) and lies_at(model, request[name]):

@@ -22,6 +22,19 @@ from ...graph.queries import carries_data
 
 OUT = -1
 Shares = dict[int, Affine]
+
+
+class Relaid(dict[int, Affine]):
+    """Shares with which a node gets other `settings`, too: then even identities act, for the shapes that they make.
+
+    `of_producer` are the shares of the node that makes its first input, if that takes part.
+    """
+
+    def __init__(self, shares: Shares, settings: dict[str, int | list[int]], of_producer: Shares | None = None) -> None:
+        super().__init__(shares)
+        self.settings, self.of_producer = settings, of_producer
+
+
 Rule = Callable[[gs.Node, int, Affine], Shares]
 Guard = Callable[[gs.Node, Affine], None]
 
@@ -73,4 +86,4 @@ from . import (  # noqa: E402, F401
     reduction,
 )
 
-__all__ = ["HOIST", "OUT", "SINK", "Guard", "Rule", "Shares", "commutes", "hoist", "sink"]
+__all__ = ["HOIST", "OUT", "SINK", "Guard", "Relaid", "Rule", "Shares", "commutes", "hoist", "sink"]

@@ -1,22 +1,116 @@
-"""Quantization: the integers stay as they are, and their scale changes."""
+"""Quantization: the scale changes, and stays positive; integers at most change their sign."""
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import ml_dtypes
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, compress, require
-from ...graph.constants import is_known
-from ...graph.queries import attribute, carries_data, dims, label, size
-from . import Shares, hoist, sink
+from ...algebra.affine import IDENTITY, Affine, Array, Refused, compress, require
+from ...algebra.casting import WIDE, is_unsigned, quantize_in
+from ...algebra.computing import element_type
+from ...algebra.rounding import TINY, keeps_codes, rounded
+from ...graph.constants import is_known, value_of
+from ...graph.queries import (
+    attribute,
+    carries_data,
+    constant,
+    dims,
+    dtype,
+    has,
+    is_constant,
+    label,
+    operator,
+    opset,
+    size,
+)
+from . import HOIST, Relaid, Shares, hoist, sink
 from .guards import inverse, no_shift, uniform
 
-SCALE = 1
+CODES, SCALE, ZERO = 0, 1, 2
+PER_CHANNEL_SINCE = 13  # opset
 
 
 @hoist("DequantizeLinear")
 def hoist_dequantize(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * ((q - z) * scale) == (q - z) * (s * scale), for s > 0"""
-    return {SCALE: on_scale(node, affine)}
+    """s * ((q - z) * scale) == ((z + sign(s) * (q - z)) - z) * (|s| * scale), where |s| counts as 1 if s is 0"""
+    no_shift(node, affine)
+    magnitude = Affine.of(np.where(affine.scale == 0, 1.0, np.abs(affine.scale)))
+    codes, zero = turned(node, np.sign(affine.scale))
+    shares = on_parameters(node, {SCALE: magnitude, **zero})
+    shares.of_producer = None if zero else of_quantizer(node, affine, magnitude, codes.get(CODES, IDENTITY))
+    return shares if shares.of_producer else Relaid({**shares, **codes}, shares.settings)
+
+
+def of_quantizer(node: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> Shares | None:
+    """s * dequantize(quantize(W, scale)) == dequantize(quantize(s * W, |s| * scale)), where codes at most turn
+
+    What a quantizer of constants receives before the DequantizeLinear: s and |s|; or, where a rounding would make
+    another code of that, the sign of s alone; or nothing.
+    """
+    codes = node.inputs[CODES]
+    quantizer = codes.inputs[0] if codes.inputs else node
+    if operator(quantizer) != "QuantizeLinear" or not is_constant(codes) or len(codes.outputs) > 1:
+        return None
+    if quantizes_to(quantizer, affine, magnitude, turn):
+        shares = on_parameters(quantizer, {SCALE: magnitude})
+        return Relaid({**shares, CODES: affine}, shares.settings)
+    sign = Affine.of(np.sign(affine.scale))
+    return {CODES: sign} if sign.has_scale and quantizes_to(quantizer, sign, IDENTITY, turn) else None
+
+
+def quantizes_to(quantizer: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> bool:
+    """Whether quantize(affine(W), magnitude(scale)) == turn(quantize(W, scale)), in any precision of the quotient."""
+    kinds = dtype(quantizer.inputs[CODES]), dtype(quantizer.inputs[SCALE])
+    if not {*kinds} <= {*TINY}:
+        return False
+    weight, scale = constant(quantizer, CODES), parameter(quantizer, SCALE, affine.rank)
+    zero = parameter(quantizer, ZERO, affine.rank).astype(dtype(quantizer.outputs[0]))
+    old = rounded(weight, kinds[0])[0], rounded(scale, kinds[1])[0]
+    new = rounded(affine(weight), kinds[0])[0], rounded(magnitude(scale), kinds[1])[0]
+    stated, saturate = attribute(quantizer, "precision", 0) or kinds[1], bool(attribute(quantizer, "saturate", 1))
+    with suppress(Refused):
+        for each in {element_type(stated), *WIDE}:
+            codes, others = (quantize_in(each, *pair, zero, saturate).astype(np.float64) for pair in (old, new))
+            if not np.array_equal(turn(codes), others):
+                return False
+        return True
+    return False
+
+
+def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
+    """q -> z + sign * (q - z); of unsigned integers, where one has no opposite, q -> max - q and z -> max - z.
+
+    What the codes receive, and what the zero point would, were it of their rank.
+    """
+    if np.all(sign == 1):
+        return {}, {}
+    require(is_stored(node.inputs[CODES]), "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
+    codes, zero = node.inputs[CODES], parameter(node, ZERO, sign.ndim)
+    own, kind = Affine.of(sign, (1 - sign) * zero), dtype(codes)
+    if not (is_unsigned(kind) and is_constant(codes) and has(node, ZERO)) or keeps_codes(own, value_of(codes), kind):
+        return {CODES: own}, {}
+    most, is_negative = float(ml_dtypes.iinfo(kind).max), sign < 0  # type: ignore[no-untyped-call]
+    mirrored = Affine.of(np.where(is_negative, -1.0, 1.0), np.where(is_negative, most, 0.0))
+    return {CODES: Affine.of(sign, np.where(sign == 0, zero, mirrored.shift))}, {ZERO: mirrored}
+
+
+def is_stored(codes: gs.Tensor) -> bool:
+    """Whether codes are stored, or rows of stored ones that the data choose."""
+    while not is_constant(codes) and codes.inputs and operator(codes.inputs[0]) in HOIST:
+        codes = codes.inputs[0].inputs[0]
+    return is_constant(codes)
+
+
+def parameter(node: gs.Node, index: int, rank: int) -> Array:
+    """The scale or zero point of a quantization, of the rank of what is quantized."""
+    value = constant(node, index).astype(np.float64) if has(node, index) else np.zeros(())
+    axis, block = attribute(node, "axis", 1) % rank, attribute(node, "block_size", 0)
+    if block and value.ndim:
+        return np.repeat(value, block, axis).take(range(size(node.inputs[CODES], axis)), axis)
+    return value.reshape([-1 if i == axis else 1 for i in range(rank)] if value.size > 1 else (1,) * rank)
 
 
 @sink("QuantizeLinear")
@@ -28,12 +122,46 @@ def sink_quantize(node: gs.Node, port: int, affine: Affine) -> Shares:
 
 
 def on_scale(node: gs.Node, affine: Affine) -> Affine:
-    """A positive scale in the shape of that of the quantization: one number, one per channel, or one per block."""
+    """A positive scale in the shape of that of the quantization."""
     no_shift(node, affine)
     require(affine.is_positive, "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
-    affine = affine.map(compress)
-    axis, own = attribute(node, "axis", 1), dims(node.inputs[SCALE])
+    return on_parameter(node, affine.map(compress))
+
+
+def on_parameters(node: gs.Node, affines: Shares) -> Relaid:
+    """Affines of scale and zero point in their shape. Of stored codes one number becomes one per channel."""
+    affines = {index: affine.map(compress) for index, affine in affines.items()}
+    varied = {axis for affine in affines.values() for axis, n in enumerate(affine.extent) if n != 1}
+    whole = dims(node.inputs[SCALE]) in ((), (1,)) and not attribute(node, "block_size", 0)
+    if not (varied and whole and is_stored(node.inputs[CODES])):
+        return Relaid({index: on_parameter(node, affine) for index, affine in affines.items()}, {})
+    require(
+        len(varied) == 1, "VARIES", f"it varies along several axes, and {label(node)} has one scale for each channel"
+    )
+    old = f"{label(node)} of opset {opset(node)} has one scale for all channels"
+    require(opset(node) >= PER_CHANNEL_SINCE, "OLD_OPSET", old)
+    (axis,) = varied
+    if has(node, ZERO):
+        affines.setdefault(ZERO, Affine.of(np.ones((1,) * affines[SCALE].rank)))
+    length = max(affine.extent[axis] for affine in affines.values())
+    return Relaid({index: affine.along(axis, length) for index, affine in affines.items()}, {"axis": axis})
+
+
+def on_parameter(node: gs.Node, affine: Affine) -> Affine:
+    """The affine in the shape of scale and zero point: one number, one per channel, or one per block."""
+    axis, block, own = attribute(node, "axis", 1), attribute(node, "block_size", 0), dims(node.inputs[SCALE])
     if len(own) == 1:
         return affine.along(axis, size(node.inputs[SCALE], 0))
-    uniform(node, affine, [axis] if attribute(node, "block_size", 0) else range(affine.rank))
-    return affine.map(lambda c: c.reshape(c.shape if own else ()))
+    if block and own:
+        return affine.map(lambda c: per_block(node, c, axis % affine.rank, block))
+    uniform(node, affine, range(affine.rank))
+    return affine.map(lambda c: c.reshape(()))
+
+
+def per_block(node: gs.Node, coefficients: Array, axis: int, block: int) -> Array:
+    """One coefficient for each block. Refuses those that vary in a block."""
+    length = coefficients.shape[axis]
+    firsts = coefficients.take(range(0, length, block), axis)
+    same = np.array_equal(np.repeat(firsts, block, axis).take(range(length), axis), coefficients)
+    require(same, "VARIES", f"it varies along axis {axis}, on which {label(node)} has one scale for {block} elements")
+    return firsts

@@ -77,8 +77,18 @@ class Cutter:
         names, entering = reached(self.makers[i], [output], cuts)
         nodes = [node for node in self.graphs[i].node if not names.isdisjoint(node.output)]
         read = dict.fromkeys(name for node in nodes for name in node.input)
-        constants = [self.stored[i][name] for name in read if name in self.stored[i]]
+        constants = [_called(self.stored[i][name], name) for name in read if name in self.stored[i]]
         return Region([node for node in nodes if not is_constant_node(node)], sorted(entering), output, constants)
+
+
+def _called(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
+    """The same with the name that nodes read: that in a Constant node has another, or none."""
+    if tensor.name == name:
+        return tensor
+    copy = onnx.TensorProto()
+    copy.CopyFrom(tensor)
+    copy.name = name
+    return copy
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:

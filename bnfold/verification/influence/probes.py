@@ -2,15 +2,16 @@
 
 A region is all that makes one tensor, which both models have, of others that both have. Where it does the same in both
 models for all numbers, its nodes are no change: elementwise functions of one tensor are compared on numbers of every
-kind (see `elementwise`), what is read out of tables at every index, smooth functions on random numbers of both signs.
-The verdict stays a measured one.
+kind (see `elementwise`), what is read out of tables at every index, what only moves elements at several sizes (see
+`moves`), smooth functions on random numbers of both signs. The verdict stays a measured one.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ from onnx import helper, numpy_helper
 from ...process.child import stage
 from ...runtime import providers, sessions
 from ...runtime.inputs import feeds
-from ...runtime.protos import Array, called
+from ...runtime.protos import FLOATING, Array, called
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import FREE_INITIALIZERS
@@ -28,8 +29,10 @@ from ..regions import MIXING
 from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
-from .differences import beyond_rounding
-from .elementwise import are_equal, is_elementwise
+from .differences import beyond_rounding, unlike
+from .elementwise import first_difference, is_elementwise
+from .meaning import of_tensor
+from .moves import fixed_axes, is_moving, shapes_to_try
 
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
@@ -38,21 +41,31 @@ SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers sh
     + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
 )
 TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
-AT_ONCE = 1 << 12  # indices
-MOST_READ = 1 << 26  # elements of a table
+INDICES_AT_ONCE = 1 << 12  # indices
+LARGEST_TABLE = 1 << 26  # elements of a table
 
 
-def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
-    """Tensors of A, and of B, whose nodes belong to regions that do the same in both models."""
+class Probed(NamedTuple):
+    """What is known of regions that changed."""
+
+    equal: tuple[set[str], set[str]]  # tensors of A, and of B, of regions that do the same in both models
+    words: dict[str, str]  # of others of either, of which number A and B make something else
+
+
+def probe_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
+    """Compare the regions of two models that have changed nodes."""
     stage("what nodes that changed do to numbers of every kind")
-    cutter, known = Cutter(models, agreeing), [set[str](), set[str]()]
+    cutter, known = Cutter(models, agreeing), Probed((set(), set()), {})
     examples = {**feeds(trial.original.graph, trial.planned[0], trial.sizes), **trial.seen}
     for name in cutter.names:
-        for pair in cutter.regions(name):
-            if not trial.late and _Pair(trial, models, pair, examples).is_equal():
-                for names, region, readers in zip(known, pair, cutter.readers, strict=True):
+        for regions in cutter.regions(name):
+            pair = _Pair(trial, models, regions, examples)
+            if not trial.late and pair.is_equal():
+                for names, region, readers in zip(known.equal, regions, cutter.readers, strict=True):
                     names |= alone(region, readers)
                 break
+            made = (output for node in pair.nodes for output in node.output)
+            known.words.update(dict.fromkeys(made, pair.words) if pair.words else {})
     return known
 
 
@@ -67,6 +80,7 @@ class _Pair:
         self.entering, self.output = pair[0].entering, pair[0].output
         self.nodes = [node for region in pair for node in region.nodes]
         self.examples = [known[name] for name in self.entering if name in known]
+        self.words = ""  # where it differs
 
     def is_equal(self) -> bool:
         """Whether both models are known to make the same of whatever enters."""
@@ -78,13 +92,14 @@ class _Pair:
                 return self._is_equal_elementwise()
             if is_one and self.examples[0].dtype.kind == "i" and (rows := self._rows()):
                 return self._is_equal_at_each_index(rows)
-            return are_floating and all(called(node) in SMOOTH for node in self.nodes) and self._is_equal_at_random()
+            if is_one and are_floating and self._only_moves():
+                return self._is_equal_at_all_sizes()
+            return are_floating and self._are_smooth() and self._is_equal_at_random()
         except CannotRun:
             return False
 
     def _is_equal_elementwise(self) -> bool:
         constants = [numpy_helper.to_array(tensor) for region in self.pair for tensor in region.constants]
-        floating = [each for each in constants if is_floating(each)]
         names = [[name for node in region.nodes for name in node.output if name] for region in self.pair]
         running = self._sessions(names)
 
@@ -93,7 +108,8 @@ class _Pair:
             made = (sessions.outputs(*each, fed) for each in zip(running, names, strict=True))
             return [dict(zip(each, values, strict=True)) for each, values in zip(names, made, strict=True)]
 
-        return are_equal(run, floating, self.output, self.examples[0].dtype)
+        self.words = first_difference(run, constants, self.output, self.examples[0].dtype)
+        return not self.words
 
     def _rows(self) -> int:
         """How many indices there are where what enters only chooses rows of tables, all of as many; else none."""
@@ -104,7 +120,7 @@ class _Pair:
                 if called(node) == "Gather" and node.input[0] in tables and node.input[1] not in tables:
                     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
                     sizes.append(tables[node.input[0]][axis])
-                    if prod(tables[node.input[0]]) > MOST_READ:
+                    if prod(tables[node.input[0]]) > LARGEST_TABLE:
                         return 0
                 elif not is_elementwise(node):
                     return 0
@@ -113,8 +129,43 @@ class _Pair:
     def _is_equal_at_each_index(self, rows: int) -> bool:
         rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
         indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
-        blocks = np.split(indices, range(AT_ONCE, rows, AT_ONCE), axis=-1)
+        blocks = np.split(indices, range(INDICES_AT_ONCE, rows, INDICES_AT_ONCE), axis=-1)
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
+
+    def _only_moves(self) -> bool:
+        """Whether all else that is done to elements is the same in both models."""
+        if not all(is_moving(node) or is_elementwise(node) for node in self.nodes):
+            return False
+        others = [Counter[bytes](), Counter[bytes]()]
+        for counts, model, region in zip(others, self.models, self.pair, strict=True):
+            counts.update(model.acts[node.output[0]] for node in region.nodes if not is_moving(node))
+            counts.update(of_tensor(tensor) for tensor in region.constants if tensor.data_type in FLOATING)
+        return others[0] == others[1]
+
+    def _is_equal_at_all_sizes(self) -> bool:
+        """At all that both models take; each takes those that the other one does."""
+        example, constants = self.examples[0], [t for region in self.pair for t in region.constants]
+        fixed = fixed_axes(self.models[0].proto, self.entering[0], example.ndim)
+        tried = shapes_to_try(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
+        random, running = np.random.default_rng(self.trial.seed), self._sessions([[self.output], [self.output]])
+        for each in tried or ():
+            fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
+            made = [self._made(session, fed) for session in running]
+            if unlike(*made) or (made[0] is None and each == example.shape):
+                return False
+        return bool(tried)
+
+    def _made(self, session: Any, fed: Mapping[str, Array]) -> Any:
+        """What a region makes; None of a size that it does not take."""
+        try:
+            return sessions.outputs(session, [self.output], fed)[0]
+        except CannotRun:
+            return None
+
+    def _are_smooth(self) -> bool:
+        """Nothing is divided by data either: numbers near zero would outweigh all others."""
+        known = {tensor.name for region in self.pair for tensor in region.constants}
+        return all(called(node) in SMOOTH and (called(node) != "Div" or node.input[1] in known) for node in self.nodes)
 
     def _is_equal_at_random(self) -> bool:
         random = np.random.default_rng(self.trial.seed)

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..float64.windows import Array
 from .scale_and_shift import NotOneLayer, ScaleAndShift
-from .step import HOMOGENEOUS, MAXIMA, NO_PLACE, Step, rearranged, require_constant
+from .step import HOMOGENEOUS, MAXIMA, NO_PLACE, Step, appended_rearrangement, require_constant
 
 FOLLOWED_ELEMENTS = 1 << 22  # elements of a tensor that an affine is laid out over
 
@@ -81,14 +81,14 @@ def entering(steps: Sequence[Step], shapes: Mapping[str, tuple[int, ...]], last:
         elif step.operator == "Add" and len({*step.data}) == 2:
             made = known[step.data[0]].plus(known[step.data[1]])
         elif step.joined_axis is not None:
-            made = joined([known[name] for name in step.data], step.joined_axis)
+            made = concatenated([known[name] for name in step.data], step.joined_axis)
         else:
             raise NotOneLayer("it has branches")
         known[step.made] = made
     return known[last]
 
 
-def joined(parts: Sequence[Entering], axis: int) -> Entering:
+def concatenated(parts: Sequence[Entering], axis: int) -> Entering:
     """What a Concat makes: each part stands for itself, with zeros where the others are."""
     shift, size = (np.concatenate(values, axis) for values in zip(*((p.shift, p.size) for p in parts), strict=True))
     terms = dict[tuple[Any, ...], Array]()
@@ -98,7 +98,7 @@ def joined(parts: Sequence[Entering], axis: int) -> Entering:
             around[place] = np.arange(scale.size).reshape(scale.shape)
             places = np.concatenate(around, axis)
             laid = np.append(scale.ravel(), 0.0)[places]
-            terms[rearranged(key, scale.shape, places)] = laid
+            terms[appended_rearrangement(key, scale.shape, places)] = laid
     if len(terms) < sum(len(part.terms) for part in parts):
         raise NotOneLayer("it joins tensors that are not apart")
     return Entering(terms, shift, size)

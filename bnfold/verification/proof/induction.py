@@ -16,7 +16,7 @@ import onnx
 
 from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
-from ...runtime.protos import called
+from ...runtime.protos import called, domain, opsets
 from ..level_results import Compared
 from ..regions import MIXING, SELECT, edited
 from ..results import Derived
@@ -169,8 +169,8 @@ class Induction:
 def _same_frame(pair: Pair) -> bool:
     """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
     first, second = pair.original, pair.folded
-    domains = {node.domain for model in (first, second) for node in all_nodes(model)}
-    versions = [{(e.domain, e.version) for e in model.opset_import if e.domain in domains} for model in (first, second)]
+    domains = {domain(node) for model in (first, second) for node in all_nodes(model)}
+    versions = [{of: n for of, n in opsets(model).items() if of in domains} for model in (first, second)]
     inputs = {value.name for value in second.graph.input}
     return (
         versions[0] == versions[1]

@@ -49,6 +49,7 @@ class ImpulseComparison:
         self.kind, self.most, self.seed = kind, most, seed
         self.entering = sorted({name for each in self.pieces for name in each.entering})
         self._require_impulses()
+        self.impulses = [(name, each) for name in self.entering for each in self._impulses(name)]
         kinds = {n: helper.np_dtype_to_tensor_dtype(examples[n].dtype) for n in self.entering}
         made = [piece.model(model, kinds, self.site) for piece, model in zip(self.pieces, models, strict=True)]
         self.oracles, self.of_sizes = [Oracle(model) for model in made], [Oracle(of_sizes(model)) for model in made]
@@ -73,7 +74,7 @@ class ImpulseComparison:
 
     def run(self) -> Comparison:
         """Feed every tensor that enters; the share is that of all impulses that there was time for."""
-        shares = [self._feed(name, each) for name in self.entering for each in self._impulses(name)]
+        shares = [self._feed(name, each) for name, each in self.impulses]
         share, shift = min(shares, default=1.0), self.shift
         relation = None if shift is None else SAME._replace(shift=shift, size=np.abs(shift), ratio=self.ratio)
         return Comparison(self.responses, share, self.ratio, self.at_rest, self.effect, relation)

@@ -49,7 +49,7 @@ class Rearranged(NamedTuple):
         return self.entered == self.made and self.places == np.arange(prod(self.made), dtype=np.int64).tobytes()
 
 
-def rearranged(before: tuple[Any, ...], shape: tuple[int, ...], places: Array) -> tuple[Any, ...]:
+def appended_rearrangement(before: tuple[Any, ...], shape: tuple[int, ...], places: Array) -> tuple[Any, ...]:
     """What an affine has passed, with elements of a tensor of `shape` put in other places."""
     own = Rearranged(shape, places.shape, places.tobytes())
     if before and isinstance(before[-1], Rearranged):
@@ -129,7 +129,7 @@ class Step:
         """What an affine has passed, with this node, which a tensor of `shape` enters; rearrangements are made one."""
         if self.operator not in PLACED:
             return (*before, self.mark())
-        return rearranged(before, shape, self.places(shape))
+        return appended_rearrangement(before, shape, self.places(shape))
 
     def places(self, shape: tuple[int, ...]) -> Array:
         """For each place of what it makes the place that its element has in what enters; NO_PLACE for a zero."""

@@ -193,7 +193,7 @@ def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
 
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
-    known = stored(model.graph)
+    known = {tensor.name: tensor for tensor in piece.constants} | stored(onnx.GraphProto(node=piece.nodes))
     try:
         values = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
     except ValueError as why:
