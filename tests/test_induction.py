@@ -11,7 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold.verification.proof import algebra
+from bnfold.verification.proof import algebra, induction
 from bnfold.verification.proof.algebra import Pair
 from bnfold.verification.proof.examples import examples
 from bnfold.verification.proof.induction import Induction
@@ -96,6 +96,17 @@ def test_a_site_that_is_assumed_is_named_and_what_follows_is_derived() -> None:
     assert known.assumed == ["f"]
     assert not known.open_tensors()
     assert "y" in proof(original, other).open_tensors()
+
+
+def test_a_site_that_is_only_assumed_undoes_no_scale() -> None:
+    """A channel that is 0.1 % off is related to what it should be; what follows may blur that, and agree."""
+    original = model("n = Conv (x, w)  s = Sin (n)  y = Mul (s, k)", w=(5, 4, 3), k=())
+    wrong = changed(changed(original, "w", lambda w: w * np.float32(1.001)), "k", lambda k: k * np.float32(1 + 1e-6))
+    known = proof(original, wrong, "y")
+    assert known.assumed == ["y"]
+    assert "n" in known.related
+    assert not known.open_tensors()
+    assert induction._is_wrong(known, known.derived[0], known.open_tensors())
 
 
 def test_a_response_that_is_only_drawn_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,8 +71,24 @@ def moved_along(between: str = "", last: str = "w2") -> tuple[onnx.ModelProto, o
     return before, after
 
 
-def test_weights_that_are_summed_twice_are_not_derived_but_compared() -> None:
+def test_a_factor_that_was_moved_from_one_product_to_the_next_is_derived() -> None:
     found = verify(*moved_along())
+    assert found.passed, found.reasons
+    assert derived(found, "y").proved
+    before, after = moved_along()
+    tensor = next(t for t in after.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), "w2"))
+    assert verify(before, after).verdict == "FAIL"
+
+
+def test_weights_that_are_summed_twice_are_not_derived_but_compared() -> None:
+    """The channels between two products in another order: no scale and shift of each channel is that."""
+    before, after = moved_along()
+    for name, factor, order in (("w1", 0.5, np.s_[:, [1, 0, 3, 2]]), ("w2", 2, np.s_[[1, 0, 3, 2]])):
+        tensor = next(t for t in after.graph.initializer if t.name == name)
+        swapped = numpy_helper.to_array(tensor)[order] * np.float32(factor)
+        tensor.CopyFrom(numpy_helper.from_array(swapped, name))
+    found = verify(before, after)
     assert found.passed, found.reasons
     assert "sums what another one summed" in derived(found, "y").why
 
@@ -91,7 +107,7 @@ def test_one_branch_is_fed_while_the_other_is_silent() -> None:
     model = parse(body, "float[N,3,8,8] a, float[N,2,8,8] x", w=f32(4, 3, 3, 3), w2=f32(4, 2, 3, 3), **bn(4))
     _, found = folded(model)
     assert found.passed, found.reasons
-    assert all(each.proved for each in found.derived)
+    assert all(each.proved for each in found.derived), found.derived
 
 
 def test_a_site_after_a_tensor_that_was_turned_is_derived_element_by_element() -> None:
@@ -112,10 +128,8 @@ def test_a_product_by_as_many_matrices_as_samples_is_derived_element_by_element(
 
 def test_of_many_weights_a_share_is_drawn_and_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
-    body = (
-        "c = Conv (x, w) d = Conv (x, u) e = Concat <axis=1> (c, d) n = BatchNormalization (e, s, b, m, v) y = Relu (n)"
-    )
-    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), u=f32(2, 3, 3, 3), **bn(6)))
+    body = "c = Conv (x, w) d = Conv (x, u) e = Add (c, d) n = BatchNormalization (e, s, b, m, v) y = Relu (n)"
+    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), u=f32(4, 3, 3, 3), **bn(4)))
     assert found.passed, found.reasons
     assert 0 < derived(found, "n").share < 1
     assert not derived(found, "n").proved

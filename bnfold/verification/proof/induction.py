@@ -8,7 +8,7 @@ It may be assumed, by who measures it otherwise; what follows is then derived un
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -151,13 +151,16 @@ class Induction:
         self._add(name, name)
         self.assumed.append(name)
 
-    def open_tensors(self) -> set[str]:
-        """Tensors that are not known to be the same and reach an output before one that is: the others are undone."""
+    def open_tensors(self, assumed: Collection[str] = ()) -> set[str]:
+        """Tensors that are not known to be the same and reach an output before one that is: the others are undone.
+
+        Those that are only `assumed` to be the same may be left open, too.
+        """
         second, still_open = self.pair.indexed[1], set[str]()
         agenda = [output.name for output in second.model.graph.output]
         while agenda:
             name = agenda.pop()
-            if name not in still_open and not self._is_same(name):
+            if name not in still_open and (name in assumed or not self._is_same(name)):
                 still_open.add(name)
                 agenda += reads(second.makers[name]) if name in second.makers else ()
         return still_open
@@ -183,6 +186,8 @@ OVERRIDABLE = 4  # the version of the format from which on a caller may feed an 
 
 def _is_wrong(known: Induction, site: Derived, left: Set[str]) -> bool:
     """Whether no site that was derived undoes a wrong one: a site that is only assumed undoes nothing."""
+    if site.name in known.related:
+        return site.name in known.open_tensors(known.assumed)
     undone = (other.inside for other in known.derived if other.ok and not other.why and other.name != site.name)
     return site.name in left or not any(site.name in inside for inside in undone)
 
@@ -208,7 +213,7 @@ def derivations(trial: Trial, tensors: Sequence[Compared]) -> list[Derived]:
     derived = [site for site in known.derived if site.name not in moved and (site.ok or _is_wrong(known, site, left))]
     makers = pair.indexed[1].makers
     covered = {site.name for site in derived}.union(*(site.inside for site in derived if site.proved))
-    covered |= known.same.keys() - set(known.assumed)
+    covered |= (known.same.keys() | known.related.keys() - left) - set(known.assumed)
     open_ = [name for name in makers if name in edits - pair.indexed[1].fixed - covered]
     return derived + [
         Derived(name, makers[name].op_type, why="what restores its values is not linear") for name in open_

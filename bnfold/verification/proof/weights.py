@@ -246,19 +246,19 @@ def compare_layers(original: Layer, folded: Layer) -> Comparison:
     effect = min(rest, roundoffs(*rests, sizes, original.sizes(), folded.kinds[1], False))
     stays, size = (original.stays.shift, folded.stays.shift), folded.stays.size
     off = roundoffs(*stays, size, size, folded.kinds[1], False)
-    worst = _worst(original, folded, np.ones(folded.after.scale.size))
+    worst = _worst(original, folded, np.ones(folded.after.scale.size), folded.alone)
     relation = _relation(original, folded, rests) if max(worst, rest, off) > SITE_LIMIT else None
     count = original.weight.size * len(original.before) + rests[0].size
     alike = original.for_any_size and folded.for_any_size
     return Comparison(count, 1.0, worst, max(rest, off), max(worst, effect, off), relation, alike)
 
 
-def _worst(original: Layer, folded: Layer, scale: Array) -> float:
+def _worst(original: Layer, folded: Layer, scale: Array, alone: bool = False) -> float:
     """The largest difference, in unit roundoffs, of the folded model's weights from `scale` times the original's."""
     worst = 0.0
     for rows, ours, theirs in _pairs(original, folded):
         sizes, expected = np.abs(theirs), scale[rows].reshape(*ours.shape[:2], 1, 1) * ours
-        worst = max(worst, roundoffs(expected, theirs, sizes, sizes, folded.kinds[0], folded.alone))
+        worst = max(worst, roundoffs(expected, theirs, sizes, sizes, folded.kinds[0], alone))
     return worst
 
 
