@@ -65,7 +65,7 @@ class Cuts:
 
 def whole(cuts: Sequence[Cuts], site: str) -> Argument:
     """The one claim that a site is the same, cut out of both models where the same tensors enter."""
-    others = [each.without(cuts[0].model.name(site)) for each in cuts]
+    others = [each.without(site) for each in cuts]
     claim = Claim(aligned(others, lambda each: piece(each, site)), site, site)
     return Argument([claim], lambda relations: relations[0])
 

@@ -154,10 +154,10 @@ class Induction:
     def open_tensors(self, assumed: Collection[str] = ()) -> set[str]:
         """Tensors that are not known to be the same and reach an output before one that is: the others are undone.
 
-        Those that are only `assumed` to be the same may be left open, too.
+        Those that are only `assumed` to be the same are as good as outputs that are not the same.
         """
         second, still_open = self.pair.indexed[1], set[str]()
-        agenda = [output.name for output in second.model.graph.output]
+        agenda = [*(output.name for output in second.model.graph.output), *assumed]
         while agenda:
             name = agenda.pop()
             if name not in still_open and (name in assumed or not self._is_same(name)):
