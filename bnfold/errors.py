@@ -11,8 +11,8 @@ FOREVER = 1e9  # seconds: what can be waited for
 class BnfoldError(Exception):
     """Base of every error bnfold raises on purpose.
 
-    `str(error)` says what is wrong, in one `printable` line; `hint` says what to do about it; `exit_code` is what the
-    command line exits with.
+    `str(error)` says what is wrong, in one `printable` line; `hint` says what to do about it, and tracebacks show it,
+    too; `exit_code` is what the command line exits with.
     """
 
     exit_code = 70
@@ -21,6 +21,7 @@ class BnfoldError(Exception):
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(printable(message))
         self.hint = printable(hint)
+        self.add_note(f"hint: {self.hint}")
 
 
 def first_line(error: BaseException) -> str:

@@ -26,7 +26,9 @@ Data = Annotated[
 ]
 Crops = Annotated[int, typer.Option(help="Crops of each image: 1, 5, 10 or 144.")]
 Ep = Annotated[str, typer.Option(help="Execution provider that runs the models, as it serves: cpu, cuda, tensorrt.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the data set's files; without it they are downloaded.")]
+DataDir = Annotated[
+    Path | None, typer.Option(help="Folder of the data set's files; without it torchvision downloads them.")
+]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 
 

@@ -50,5 +50,5 @@ def show(result: Explanation) -> None:
     console.say(result.in_a_line())
     if result.kept and not console.detailed:
         console.say("-v adds the code of each reason, and what can be done about it")
-    for code, words in advice(result.kept).items() if console.detailed else ():
-        console.say(f"{code}: {words}")
+    for line in advice(result.kept) if console.detailed else ():
+        console.say(line)

@@ -236,7 +236,8 @@ def failure_noted(junit: str | None) -> Iterator[None]:
 
 
 def show(report: FoldReport) -> None:
-    """The table of what went where, and of what stayed and why."""
+    """The table of what went where, and of what stayed and why; in detail also what can be done about it."""
+    from bnfold.folding.advice import advice
     from bnfold.folding.result import folded_table, kept_table
 
     console.table(str(report.source), ("", "before", "after"), [*sizes(report)])
@@ -247,6 +248,8 @@ def show(report: FoldReport) -> None:
             console.table(one.title, one.columns, one.rows)
     if kept[SHOWN:]:
         say(f"and {len(kept) - SHOWN} more: `bnfold explain {quote(str(report.source))}` lists them all")
+    for line in advice(kept) if console.detailed else ():
+        say(line)
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:

@@ -64,8 +64,8 @@ def _longest(text: str) -> int:
 
 
 def aligned(rows: Sequence[Sequence[object]], width_of: Sequence[int] | None = None) -> Iterator[list[str]]:
-    """The lines of each row, its columns two blanks apart and as wide as needed, or as `given`; then cells are wrapped
-    and numbers set to the right."""
+    """The lines of each row, its columns two blanks apart and as wide as needed, or as `width_of` says; then cells are
+    wrapped and numbers set to the right."""
     columns = list(zip(*rows, strict=True))
     wide = width_of or [max(len(line) for cell in column for line in lines_of(cell)) for column in columns]
     right = [bool(width_of) and _numeric(column[1:]) for column in columns]

@@ -45,5 +45,7 @@ def test_explain_says_what_can_be_done(tmp_path, capfd):
     assert run(["explain", str(tmp_path / "m.onnx"), "-v"]) == 0
     said = capfd.readouterr().err.splitlines()
     assert said[1:3] == [f"{code}: {ADVICE[code]}" for code in ("NONLINEAR", "GRAPH_OUTPUT")]
+    assert run(["fold", str(tmp_path / "m.onnx"), "--dry-run", "-v"]) == 0
+    assert capfd.readouterr().err.splitlines()[:2] == said[1:3]
     assert run(["explain", str(tmp_path / "m.onnx")]) == 0
     assert capfd.readouterr().err.splitlines()[-1] == "-v adds the code of each reason, and what can be done about it"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from statistics import median
 from typing import Any
 
 import matplotlib
@@ -39,6 +41,84 @@ def test_what_is_drawn_is_what_was_measured():
     assert all(row["best_peer"] == min(row["peers"].values()) for row in rows)
 
 
+def readme() -> str:
+    """The README, its lines joined."""
+    return " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+
+
+def test_the_readme_shows_what_the_architectures_keep():
+    text = readme()
+    left, every = figures.unfinished(), figures.record("zoo_cpu.json")["rows"]
+    before, after, peers = totals(left)
+    assert f"In {len(left)} architectures onnxslim and onnxruntime leave {peers}, bnfold leaves {after}," in text
+    assert f"`tests/zoo_models.py`) | {before} | {after} | {peers} |" in text
+    assert "| all {} | {} | {} | {} |".format(len(every), *totals(every)) in text
+    same = sum(row["batch_norms"][1] == row["best_peer"] for row in left)
+    assert f"In {same} of the {len(left)} bnfold leaves as many as the others" in text
+
+
+def totals(rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+    """BatchNormalization before, kept by bnfold, kept by the best other tool."""
+    pairs = [row["batch_norms"] for row in rows]
+    return sum(a for a, _ in pairs), sum(b for _, b in pairs), sum(row["best_peer"] for row in rows)
+
+
+def test_the_readme_shows_what_was_measured_on_the_cpu():
+    """Each row of the table is that of the record."""
+    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    table = text[text.index("| model | BN before, after |") :]
+    assert cells_of(table[: table.index("\n\n")]) == [
+        [
+            row["name"],
+            *("{original}, {folded}".format(**row[what]) for what in ("batch_normalizations", "nodes")),
+            "{ratio:.2f} [{low:.2f}, {high:.2f}]".format(**row["over original"]),
+            "{ratio:.3f} [{low:.3f}, {high:.3f}]".format(**row["over timm"]),
+        ]
+        for row in figures.record("reparameterized_cpu.json")
+    ]
+
+
+def test_the_readme_says_how_many_planted_faults_are_found():
+    rows = figures.record("mutations_cpu.json")["rows"]
+    ours = sum(row["verdict"] == "FAIL" for row in rows)
+    theirs = [sum(row[tool] for row in rows) for tool in ("onnxsim", "onnxslim")]
+    assert (
+        f"of {len(rows)} planted faults of {len({row['fault'] for row in rows})} kinds bnfold finds {ours};" in readme()
+    )
+    assert "that onnxsim applies to outputs finds {}, that of onnxslim {} (".format(*theirs) in readme()
+
+
+def test_the_readme_says_what_faultless_folds_get():
+    rows = figures.record("false_alarms_cpu.json")["rows"]
+    verdicts = Counter(verdict for row in rows for verdict in row["verdicts"])
+    assert f"Of {len(rows)} faultless folds with three seeds it calls none FAIL" in readme()
+    assert f"{verdicts['PASS']} PASS, and {verdicts['INCONCLUSIVE']} INCONCLUSIVE" in readme()
+    assert not verdicts["FAIL"]
+
+
+def test_the_readme_says_what_unusual_graphs_showed():
+    found = figures.record("api_fuzz.json")
+    assert f"of {found['judged']:,} that onnxruntime runs, none was wrong, invalid or an exception" in readme()
+    assert found["faults"] == []
+
+
+def test_the_readme_says_what_a_fold_costs():
+    rows = {row["tool"]: row for row in figures.record("against_peers_cpu.json")["rows"] if row["model"] == "vgg11_bn"}
+    ours = rows["bnfold"]
+    assert f"bnfold {median(ours['seconds']):.1f} s and {ours['peak_mb']:.0f} MB of memory" in readme()
+    for tool in ("onnxruntime", "onnxscript", "onnxslim", "onnxsim", "onnxoptimizer"):
+        assert f"{tool} {median(rows[tool]['seconds']):.2g} s and {rows[tool]['peak_mb'] / 1000:.1f} GB" in readme()
+
+
+def test_the_readme_shows_how_a_fold_grows():
+    text = readme()
+    growth = figures.record("scale_cpu.json")["growth"]
+    ratios = [each["seconds ratio"] for each in growth]
+    assert f"takes {min(ratios):.1f} to {max(ratios):.1f} times as long" in text
+    large = [row["seconds"] for each in growth for row in each["rows"] if row["nodes"] >= 100_000]
+    assert f"100,000 nodes in {min(large):.0f} to {max(large):.0f} s" in text
+
+
 def interval(row: dict[str, Any]) -> str:
     return f"{row['ratio']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
 
@@ -61,7 +141,7 @@ def cells_of(table: str) -> list[list[str]]:
 
 
 def test_the_readme_names_the_verdicts_on_cuda():
-    text = " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+    text = readme()
     passed = [m["name"] for m in leases.read(figures.RESULTS / "verify_cuda.json") if m["verdict"] == "PASS"]
     assert len(passed) == 10
     assert f"{', '.join(passed[:-1])} and {passed[-1]}, all PASS" in text
@@ -69,7 +149,7 @@ def test_the_readme_names_the_verdicts_on_cuda():
 
 def test_the_readme_says_what_batch_normalization_over_rows_costs_on_cuda():
     """The sentences on levit_128s and its BatchNormalizations are the record's, of the newest lease."""
-    text = " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+    text = readme()
     rows = [row for row in leases.read(figures.RESULTS / "levit_cuda.json") if "bnfold" in row["lease"]]
     alone = {row["N"]: row for row in rows if row["graph"] == "BatchNormalization [N, C]" and row["C"] == 128}
     whole = {row["tf32"]: row for row in rows if row.get("batch") == 32 and row["optimization"] == "default"}

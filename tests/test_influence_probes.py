@@ -17,7 +17,7 @@ R = np.random.default_rng(0)
 CONSTANTS = {
     "w": R.standard_normal((4, 3, 3, 3)), "nil": 0.0, "one": 1.0, "two": 2.0, "half": 0.5, "three": 3.0, "six": 6.0, "seven": 7.0,
     "far": 5000.0, "low": -5000.0, "eps": 1e-9, "inf": np.inf, "slopes": np.full((4, 1, 1), 0.1), "root": np.sqrt(2),
-    "edge": 27000.0, "end": 27000.01,
+    "edge": 27000.0, "edge2": 27000.01,
 }  # fmt: skip
 
 
@@ -41,6 +41,14 @@ def on_a_conv(body: str, kind: str = "float") -> onnx.ModelProto:
     return model(f"c = Conv (x, w) {body} y = Sigmoid (r)", kind)
 
 
+INDICES = " ".join(
+    f"{name} = Constant <value_ints = [{number}]> ()"
+    for name, number in {"n0": 0, "n1": 1, "n64": 64, "million": 10**6, "end": 2**62}.items()
+)
+NEAREST = (
+    "k = Constant <value_floats = [1.0,1.0,2.0,2.0]> () "
+    'r = Resize <mode = "nearest", coordinate_transformation_mode = "{}", nearest_mode = "{}"> (c, , k)'
+)
 SAME = {
     "Relu as Max": ("r = Relu (c)", "r = Max (nil, c)"),
     "Relu as Clip": ("r = Relu (c)", "r = Clip (c, nil, inf)"),
@@ -56,9 +64,20 @@ SAME = {
     "a root": ("a = Abs (c) r = Sqrt (a)", "a = Abs (c) r = Pow (a, half)"),
     "a reciprocal": ("a = Sigmoid (c) e = Add (a, one) r = Reciprocal (e)", "a = Sigmoid (c) e = Add (a, one) r = Div (one, e)"),
     "a magnitude": ("r = Abs (c)", "a = Neg (c) r = Max (a, c)"),
+    "a whole slice": ("r = Relu (c)", f"{INDICES} a = Slice (c, n0, end, n0) r = Relu (a)"),
+    "a part": (f"{INDICES} r = Gather <axis = 1> (c, n0)", f"{INDICES} r = Slice (c, n0, n1, n1)"),
+    "nearest neighbours": (
+        NEAREST.format("half_pixel", "round_prefer_floor"), NEAREST.format("asymmetric", "floor"),
+    ),
     "an average": ("r = GlobalAveragePool (c)", "r = ReduceMean <keepdims = 1> (c, axes)"),
 }  # fmt: skip
 OTHER = {
+    "rows from 64 on come first": (
+        "r = Relu (c)", f"{INDICES} a = Slice (c, n0, n64, n0) b = Slice (c, n64, end, n0) d = Concat <axis = 0> (b, a) r = Relu (d)",
+    ),
+    "rows up to 64": ("r = Relu (c)", f"{INDICES} a = Slice (c, n0, n64, n0) r = Relu (a)"),
+    "rows up to a million": ("r = Relu (c)", f"{INDICES} a = Slice (c, n0, million, n0) r = Relu (a)"),
+    "a scale": (NEAREST.format("asymmetric", "floor"), NEAREST.format("asymmetric", "floor").replace("2.0,2.0", "2.0,2.0001")),
     "a bound that is hardly reached": ("r = Relu (c)", "r = Clip (c, nil, far)"),
     "a bound below": ("r = Identity (c)", "r = Max (c, low)"),
     "a bound by sums": ("r = Identity (c)", "a = Add (c, far) b = Relu (a) r = Sub (b, far)"),
@@ -66,7 +85,7 @@ OTHER = {
     "one value": ("r = Relu (c)", "t = Equal (c, seven) a = Relu (c) r = Where (t, one, a)"),
     "one value of a product": ("r = Relu (c)", "p = Mul (c, three) t = Equal (p, seven) a = Relu (c) r = Where (t, far, a)"),
     "a narrow interval": (
-        "r = Relu (c)", "p = Mul (c, three) s = Add (p, far) l = Greater (s, edge) h = Less (s, end) t = And (l, h) a = Relu (c) r = Where (t, far, a)",
+        "r = Relu (c)", "p = Mul (c, three) s = Add (p, far) l = Greater (s, edge) h = Less (s, edge2) t = And (l, h) a = Relu (c) r = Where (t, far, a)",
     ),
     "numbers near zero": ("r = Sigmoid (c)", "a = Abs (c) t = Less (a, eps) s = Sigmoid (c) r = Where (t, one, s)"),
     "no number": ("r = Sigmoid (c)", "t = IsNaN (c) s = Sigmoid (c) r = Where (t, one, s)"),
@@ -82,7 +101,64 @@ def test_what_does_the_same_in_other_words_passes(words: str, kind: str) -> None
     assert found.verdict == "PASS", found.reasons
 
 
+@pytest.mark.parametrize(("rows", "passes"), [("end", True), ("n64", False)])
+def test_a_slice_put_in_before_a_fold_takes_all_rows_or_is_named(rows: str, passes: bool) -> None:
+    scale = np.array([0.5, 2, 1, 3], np.float32)
+    first = model("c = Conv (x, w) r = Mul (c, slopes) y = Sigmoid (r)")
+    other = model(f"{INDICES} a = Slice (x, n0, {rows}, n0) r = Conv (a, w) y = Sigmoid (r)")
+    first.graph.initializer[1].CopyFrom(numpy_helper.from_array(scale.reshape(4, 1, 1), "slopes"))
+    w = numpy_helper.to_array(other.graph.initializer[0]) * scale.reshape(4, 1, 1, 1)
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "w"))
+    assert verify(first, other).passed == passes
+
+
+@pytest.mark.parametrize(("words", "number"), [
+    ("a bound that is hardly reached", "of 5120.0 A makes 5120.0, B 5000.0"), ("no number", "of nan A makes nan, B 1.0"),
+    ("one value of a product", "A makes 2.3333333, B 5000.0"),
+])  # fmt: skip
+def test_the_number_at_which_two_functions_differ_is_named(words: str, number: str) -> None:
+    assert number in verify(*(on_a_conv(body) for body in OTHER[words])).reasons[0]
+
+
 @pytest.mark.parametrize("words", OTHER)
 def test_what_differs_for_some_numbers_does_not_pass(words: str) -> None:
     found = verify(*(on_a_conv(body) for body in OTHER[words]))
     assert found.verdict in ("INCONCLUSIVE", "FAIL"), found.reasons
+
+
+def reading(folded: bool, wrong: int | None = None, rows: int = 300) -> onnx.ModelProto:
+    """Rows of a table, doubled by a node or in the table."""
+    body = "y = Gather (table, i)" if folded else "t = Gather (table, i) y = Mul (t, two)"
+    text = f'<ir_version: 8, opset_import: ["" : 17]> g (int64[N,L] i) => (float[N,L,3] y) {{ {body} }}'
+    made, table = onnx.parser.parse_model(text), np.random.default_rng(1).standard_normal((rows, 3)).astype(np.float32)
+    table *= 1.7 if folded else 1
+    if wrong is not None:
+        table[wrong] += 1
+    made.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    made.graph.initializer.extend([numpy_helper.from_array(np.float32(1.7), "two")] * (not folded))
+    return made
+
+
+def test_every_row_of_a_table_is_looked_up() -> None:
+    assert verify(reading(False), reading(True)).passed
+
+
+@pytest.mark.parametrize("wrong", [100, 299])
+def test_a_wrong_row_of_a_table_that_was_scaled_does_not_pass(wrong: int) -> None:
+    """Random indices are small: no input reads that row."""
+    found = verify(reading(False), reading(True, wrong))
+    assert found.verdict == "INCONCLUSIVE"
+    assert "'y' (Gather) of B" in found.reasons[0]
+
+
+@pytest.mark.parametrize("default", [1.5, 0.0])
+def test_a_default_that_other_nodes_read_too_is_overridden(default: float) -> None:
+    """Worked into one node, callers override it for the other one only."""
+    pair = []
+    for name in ("gain", "own"):
+        made = model(f"c = Conv (x, w) m = Mul (c, {name}) k = Abs (gain) y = Add (m, k)")
+        made.graph.input.append(onnx.helper.make_tensor_value_info("gain", 1, [1]))
+        constants = (numpy_helper.from_array(np.float32([default]), each) for each in dict.fromkeys(["gain", name]))
+        made.graph.initializer.extend(constants)
+        pair.append(made)
+    assert verify(*pair).verdict == "FAIL"

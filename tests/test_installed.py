@@ -69,7 +69,7 @@ def test_hints_name_what_the_extras_bring():
 def test_data_need_no_pytorch(monkeypatch: pytest.MonkeyPatch, module: str, package: str):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(EnvironmentProblem) as raised:
-        need(module)
+        need(module, what="this")
     assert raised.value.hint == pip("install", package)
 
 

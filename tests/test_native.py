@@ -16,7 +16,7 @@ import pytest
 
 import bnfold
 from bnfold.errors import ModelProblem
-from bnfold.model.validity import checked_meanwhile
+from bnfold.model.validity import checked_meanwhile, require_valid
 from bnfold.process import native
 from bnfold.process.native import Failed, guarded, start_guarded
 from bnfold_cli.main import run
@@ -87,7 +87,7 @@ def test_a_fork_leaves_garbage_alone() -> None:
     assert gc.isenabled()
 
 
-def test_beside_other_threads_the_call_is_made_here() -> None:
+def test_next_to_other_threads_the_call_is_made_here() -> None:
     release = threading.Event()
     other = threading.Thread(target=release.wait)
     other.start()
@@ -126,6 +126,16 @@ def test_the_checker_sees_the_model_as_it_was_and_its_word_comes_first() -> None
     with refused, checked_meanwhile(model, "m"):
         raise ValueError("of a plan that does not know what to do with it")
     assert offspring(os.getpid()) == before
+
+
+def test_an_initializer_that_an_old_format_wants_listed_is_a_hint() -> None:
+    model = GEMM.original(GEMM.weights(0))
+    model.ir_version = 3
+    with pytest.raises(ModelProblem, match="in initializer but not in graph input") as caught:
+        require_valid(model, "m")
+    assert "set ir_version to 4" in caught.value.hint
+    model.ir_version = 4
+    require_valid(model, "m")
 
 
 @needs_fork

@@ -33,6 +33,7 @@ SAME = (
     ("AveragePool <kernel_shape=[2,2]> (x)", "AveragePool <kernel_shape=[2,2], ceil_mode=0, count_include_pad=0> (x)"),
     ("Transpose (x)", "Transpose <perm=[3,2,1,0]> (x)"),
     ("LeakyRelu (x)", "LeakyRelu <alpha=0.01> (x)"),
+    ("Cast <to=1> (x)", "CastLike (x, w)"),
     ("GRU <hidden_size=4> (x, gw, gr)", 'GRU <direction="forward", activations=["Sigmoid","Tanh"]> (x, gw, gr)'),
     ("GRU <hidden_size=4> (x, gw, gr)", "GRU <hidden_size=4> (x, gw, gr, , )"),
     ('LSTM <direction="bidirectional"> (x, lw, lr)',
@@ -51,6 +52,7 @@ OTHER = (
     ("GRU <hidden_size=4> (x, gw, gr)", 'GRU <hidden_size=4, activations=["Tanh","Sigmoid"]> (x, gw, gr)'),
     ("GRU <hidden_size=4> (x, gw, gr)", "GRU <hidden_size=3> (x, gw, gr)"),
     ("Softmax (x)", "Softmax <axis=1> (x)"),
+    ("Cast <to=10> (x)", "CastLike (x, w)"),
 )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def test_where_a_shift_after_a_product_goes(opset, shapes, home):
 
 @pytest.mark.parametrize("body", ["r = Relu(X) l = MatMul(r, W) Y = Mul(l, k)", "r = Relu(X) l = MatMul(W, r) Y = Mul(l, k)"])  # fmt: skip
 def test_a_scale_that_either_factor_could_take_goes_to_the_stored_one(body):
-    """Behind the Relu there is nowhere to go."""
+    """After the Relu there is nowhere to go."""
     model = build(body, "X[4,4]", "Y[4,4]", {"W": (4, 4), "k": (1,)})
     result = fold(model)
     assert operators(result.model) == ["Relu", "MatMul"]

@@ -263,3 +263,18 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
 @pytest.mark.parametrize("name", ALIKE)
 def test_right_folds_are_still_proved(name: str) -> None:
     assert is_proved(*ALIKE[name])
+
+
+@pytest.mark.parametrize("names", [("", ""), ("ai.onnx", ""), ("ai.onnx", "ai.onnx")])
+def test_operators_of_another_version_are_not_the_same(names: tuple[str, str]) -> None:
+    """Softmax is along axis 1 up to version 12, along the last one from 13 on."""
+    pair = []
+    for version, name in zip((12, 13), names, strict=True):
+        made = onnx.parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 13]> g (float[N,3,4] x) => (float[N,3,4] y) { y = Softmax (x) }'
+        )
+        made.opset_import[0].CopyFrom(onnx.helper.make_opsetid(name, version))
+        pair.append(made)
+    known = examples(pair[0], {"x": np.zeros((2, 3, 4), np.float32)})
+    assert edited(*pair) == {"y"}
+    assert not Induction(Pair(*pair, known), edited(*pair), lambda _: False).run().same

@@ -38,6 +38,7 @@ from bnfold.verification import level_sessions, verify, verifying
 from bnfold.verification.float64.oracle import Oracle
 from bnfold.verification.judge import judge
 from bnfold.verification.measure import Tally, is_unsteady
+from bnfold.verification.results import Numbers
 from bnfold_cli.main import run
 from tests.test_verify_verdicts import level
 from tests.verify_nets import CONV, EPSILON, GEMM, NETS, chain, one_channel, run_here, swapped, written
@@ -616,19 +617,19 @@ def test_a_placement_against_the_policy_fails_whatever_the_numbers_say() -> None
     nodes = [Node("a", "Conv", CUDA), Node("b", "Conv", CPU)]
     placed = placement.placement("the folded model", CUDA, "compute", nodes, nodes, ())
     cuda = level("off", provider="cuda", math=STRICT, placements=(placed,))
-    verdict, reasons = judge(None, [cuda], [])
+    verdict, reasons = judge(None, Numbers((cuda,)))
     assert verdict == "FAIL"
     words = "Node 'b' (Conv) was placed on CPUExecutionProvider, in the folded model (1 more)"
     assert reasons == (f"cuda, strict math, optimization off: {words}",)
 
 
-def test_what_one_provider_cannot_tell_another_does_not_make_up_for() -> None:
+def test_what_one_provider_cannot_show_another_does_not_make_up_for() -> None:
     plain = level("off")
     (tensor,) = plain.tensors
     lost = level("off", provider="cuda", math=STRICT, tensors=(replace(tensor, usable=False),))
     fine = level("off", provider="cuda")
-    assert judge(None, [plain, fine], [])[0] == "PASS"
-    verdict, (reason,) = judge(None, [plain, lost, fine], [])
+    assert judge(None, Numbers((plain, fine)))[0] == "PASS"
+    verdict, (reason,) = judge(None, Numbers((plain, lost, fine)))
     assert verdict == "INCONCLUSIVE"
     assert reason.startswith("cuda, strict math: every output is NaN or Inf throughout")
 

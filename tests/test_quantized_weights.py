@@ -113,7 +113,7 @@ def test_integers_of_the_data_are_not_turned():
     assert kept(original) == ("NEGATIVE_SCALE", "the scale of DequantizeLinear 'dq' has to stay positive")
 
 
-def test_codes_are_turned_before_they_are_gathered():
+def test_codes_are_turned_before_a_Gather_reads_them():
     """A table from which rows are taken as integers."""
     original = layer("table")
     dq, gather, _ = original.graph.node

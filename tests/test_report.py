@@ -417,13 +417,13 @@ def test_errors_of_very_many_channels_are_quantiles():
     truth = rng.standard_normal((2, tensor_records.CHANNELS_IN_FULL + 1))
     tally.add(truth, truth.astype(np.float32), (truth * (1 + 1e-6)).astype(np.float32), [])
     by_channel = tensor_records.by_channel([tally])["y"]
-    assert (by_channel["every"], by_channel["channels"], len(by_channel["folded"])) == (
+    assert (by_channel.every, by_channel.channels, len(by_channel.folded)) == (
         False,
         tensor_records.CHANNELS_IN_FULL + 1,
         tensor_records.QUANTILES,
     )
-    assert by_channel["folded"] == sorted(by_channel["folded"])
-    assert by_channel["folded"][-1] > by_channel["original"][-1]
+    assert [*by_channel.folded] == sorted(by_channel.folded)
+    assert by_channel.folded[-1] > by_channel.original[-1]
 
 
 def test_runs_are_condensed():

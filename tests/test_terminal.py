@@ -1,4 +1,4 @@
-"""At a terminal and elsewhere: tables that fit, bars that vanish, -q and -v, colours, completion of the shell."""
+"""At a terminal and elsewhere: tables that fit, progress that vanishes, -q and -v, colours, completion of the shell."""
 
 from __future__ import annotations
 

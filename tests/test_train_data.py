@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 from pathlib import Path
+from traceback import format_exception
 
 import numpy as np
 import pytest
@@ -149,13 +150,15 @@ def test_a_download_without_a_network_says_what_to_do(tmp_path: Path, monkeypatc
     from torchvision import datasets
 
     def offline(*arguments: object, **options: object) -> None:
-        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
+        raise RuntimeError("Error downloading train-images-idx3-ubyte.gz:\nTried https://somewhere, got:\nno network")
 
     monkeypatch.setattr(sources, "CACHE", tmp_path)
     monkeypatch.setattr(datasets, "MNIST", offline)
     with pytest.raises(EnvironmentProblem, match="cannot be downloaded") as caught:
         load_dataset("mnist", None)
     assert "--data-dir" in caught.value.hint
+    assert str(caught.value).endswith(": Error downloading train-images-idx3-ubyte.gz")
+    assert caught.value.hint in format_exception(caught.value)[-1]  # what a notebook shows
 
 
 def test_what_torchvision_downloads_is_read(little_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:

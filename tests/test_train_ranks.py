@@ -1,4 +1,4 @@
-"""Two processes with gloo: the statistics of one, one voice, no one left waiting, and a run that can go on."""
+"""Two processes with gloo: the statistics of one, one output, no one left waiting, and a run that can go on."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def test_an_onnxruntime_that_is_too_old_for_the_file_says_so(finished: TrainResu
 
 def test_a_package_that_is_missing_says_how_to_install_it() -> None:
     with pytest.raises(EnvironmentProblem, match="needs the package no_such_package") as caught:
-        need("no_such_package")
+        need("no_such_package", what="this")
     assert caught.value.hint == install_command("train")
 
 

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 import bnfold
 from bnfold.errors import ModelProblem
 from bnfold.runtime import loading
+from bnfold.verification.regions import edited
 from tests.test_wire import parsed
 
 BEFORE = """z = If (c) <
@@ -89,6 +90,37 @@ def test_a_body_may_call_a_tensor_of_its_own_like_one_inside_a_fold_site(tmp_pat
     result = bnfold.fold(model)
     assert len(result.batch_norms_folded) == 2
     assert bnfold.verify(model, result.model, untouched=result.sites, effort="full").passed
+
+
+def test_a_constant_that_only_a_body_reads_makes_its_node_a_fold_site() -> None:
+    """A site is judged channel by channel; in the whole tensor a wrong channel of small numbers may not show."""
+    then, other = (f"{name} () => (float[2,4,6,6] {name}p) {{ {name}p = Mul (k, {name}w) }}" for name in "te")
+    text = f"k = Conv (x, w) y = If (c) <then_branch = {then}, else_branch = {other}>"
+    scales = {f"{name}w": np.ones((1, 4, 1, 1)) for name in "te"}
+    original = parsed(f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] y) {{ {text} }}", {**weights(), **scales})
+    folded = onnx.ModelProto()
+    folded.CopyFrom(original)
+    folded.graph.initializer[-1].raw_data = (np.ones(4, np.float32) * 2).tobytes()
+    assert edited(original, original) == set()
+    assert edited(original, folded) == {"y"}
+
+
+def test_a_call_of_a_function_that_changed_is_a_fold_site() -> None:
+    """`G` calls `F`, of which one scale is 1 % off: in the whole tensor, whose other channels are larger, it is lost."""
+    made = []
+    for scale in (1e-5, 1.01e-5):
+        model = onnx.parser.parse_model(
+            '<ir_version: 9, opset_import: ["" : 19, "my" : 1]> g (float[2,3,8,8] x) => (float[2,4,6,6] y) '
+            "{ k = Conv (x, w) y = my.G (k) }"
+            '<domain: "my", opset_import: ["" : 19, "my" : 1]> G (a) => (b) { i = my.F (a) b = Identity (i) }'
+            '<domain: "my", opset_import: ["" : 19]> F (a) => (b) '
+            f"{{ v = Constant <value = float[1,4,1,1] {{1.0, 1.0, {scale}, 1.0}}> () b = Mul (a, v) }}"
+        )
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights()["w"].astype(np.float32), "w"))
+        made.append(model)
+    assert edited(made[0], made[0]) == set()
+    assert edited(*made) == {"y"}
+    assert bnfold.verify(*made).verdict == "FAIL"
 
 
 @pytest.mark.parametrize("kind", ["float", "double", "bool", "int64", "uint8"])

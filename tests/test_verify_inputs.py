@@ -44,7 +44,7 @@ def test_wide_inputs_are_wide_and_of_either_sign() -> None:
     assert 0.45 < (x > 0).mean() < 0.55
 
 
-def test_weights_tell_the_size_of_a_channel_axis() -> None:
+def test_weights_show_the_size_of_a_channel_axis() -> None:
     conv = parse("y = Conv <group = 2> (x, w)", "float[N,C,H,W] x", w=np.zeros((4, 3, 1, 1), np.float32))
     assert feeds(conv.graph, Case("normal", 0, 1), {"*": 5})["x"].shape == (1, 6, 5, 5)
     gemm = parse("y = Gemm <transB = 1> (x, w)", "float[N,C] x", w=np.zeros((4, 7), np.float32))
@@ -146,6 +146,13 @@ def test_what_is_shared_and_what_is_edited() -> None:
     assert shared(old.graph, new.graph) == ["n", "r", "y"]
     assert edited(old, new) == {"n"}
     assert edited(old, old) == set()
+
+
+@pytest.mark.parametrize("constant", ["v = Transpose (w)", "v = Constant <value_floats = [{}]> ()"])
+def test_what_reads_a_constant_that_nodes_compute_is_edited_with_it(constant: str) -> None:
+    text = f"{constant}  c = Identity (v)  y = PRelu (x, c)  z = Relu (y)"
+    old, new = (parse(text.format(scale), w=scale * ONE) for scale in (1.0, 2.0))
+    assert edited(old, new) == {"v", "c", "y"}
 
 
 @pytest.mark.parametrize(

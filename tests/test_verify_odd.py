@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,8 +71,24 @@ def moved_along(between: str = "", last: str = "w2") -> tuple[onnx.ModelProto, o
     return before, after
 
 
-def test_weights_that_are_summed_twice_are_not_derived_but_compared() -> None:
+def test_a_factor_that_was_moved_from_one_product_to_the_next_is_derived() -> None:
     found = verify(*moved_along())
+    assert found.passed, found.reasons
+    assert derived(found, "y").proved
+    before, after = moved_along()
+    tensor = next(t for t in after.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.001), "w2"))
+    assert verify(before, after).verdict == "FAIL"
+
+
+def test_weights_that_are_summed_twice_are_not_derived_but_compared() -> None:
+    """The channels between two products in another order: no scale and shift of each channel is that."""
+    before, after = moved_along()
+    for name, factor, order in (("w1", 0.5, np.s_[:, [1, 0, 3, 2]]), ("w2", 2, np.s_[[1, 0, 3, 2]])):
+        tensor = next(t for t in after.graph.initializer if t.name == name)
+        swapped = numpy_helper.to_array(tensor)[order] * np.float32(factor)
+        tensor.CopyFrom(numpy_helper.from_array(swapped, name))
+    found = verify(before, after)
     assert found.passed, found.reasons
     assert "sums what another one summed" in derived(found, "y").why
 
@@ -90,7 +107,7 @@ def test_one_branch_is_fed_while_the_other_is_silent() -> None:
     model = parse(body, "float[N,3,8,8] a, float[N,2,8,8] x", w=f32(4, 3, 3, 3), w2=f32(4, 2, 3, 3), **bn(4))
     _, found = folded(model)
     assert found.passed, found.reasons
-    assert all(each.proved for each in found.derived)
+    assert all(each.proved for each in found.derived), found.derived
 
 
 def test_a_site_after_a_tensor_that_was_turned_is_derived_element_by_element() -> None:
@@ -111,10 +128,8 @@ def test_a_product_by_as_many_matrices_as_samples_is_derived_element_by_element(
 
 def test_of_many_weights_a_share_is_drawn_and_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
-    body = (
-        "c = Conv (x, w) d = Conv (x, u) e = Concat <axis=1> (c, d) n = BatchNormalization (e, s, b, m, v) y = Relu (n)"
-    )
-    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), u=f32(2, 3, 3, 3), **bn(6)))
+    body = "c = Conv (x, w) d = Conv (x, u) e = Add (c, d) n = BatchNormalization (e, s, b, m, v) y = Relu (n)"
+    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), u=f32(4, 3, 3, 3), **bn(4)))
     assert found.passed, found.reasons
     assert 0 < derived(found, "n").share < 1
     assert not derived(found, "n").proved
@@ -309,3 +324,23 @@ def test_inputs_and_outputs_of_unknown_rank_are_folded_and_verified(places: tupl
     for place in places:
         getattr(model.graph, place)[0].type.tensor_type.ClearField("shape")
     assert folded(model)[1].passed
+
+
+@pytest.mark.parametrize("places", [[0, 2, 3], [[0, 0], [0, 2], [1, 0]]], ids=["row-major", "one row each"])
+def test_a_sparse_initializer_is_compared_as_the_tensor_that_it_is(places: list[Any]) -> None:
+    """onnx's reference reads none."""
+    text = '<ir_version: 9, opset_import: ["" : 19]> g (float[5,2] x) => (float[5,3] y) { k = MatMul (x, w) y = Mul (k, s) }'
+    models = []
+    for scale in (1.0, 1.0 + 1e-5):
+        model = onnx.parser.parse_model(text)
+        numbers = numpy_helper.from_array(np.array([1.0, 3.0, scale], np.float32), "w")
+        model.graph.sparse_initializer.append(
+            helper.make_sparse_tensor(numbers, numpy_helper.from_array(np.array(places), ""), [2, 3])
+        )
+        model.graph.initializer.append(numpy_helper.from_array(np.array([1.0, 2.0, 3.0], np.float32), "s"))
+        models.append(model)
+    same = onnx.ModelProto()
+    same.CopyFrom(models[0])
+    same.graph.node[1].name = "other"
+    assert verify(models[0], same, effort="full").passed
+    assert verify(*models).verdict == "FAIL"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from onnx import TensorProto, helper, numpy_helper
 import bnfold
 from bnfold.runtime import sessions
 from bnfold.verification import comparison, verify, verifying
+from bnfold.verification.level_results import Level
+from bnfold.verification.measure import Tally
 from bnfold.verification.quantized import kernels
 from bnfold.verification.quantized.steps import either_neighbour, is_step, rounds, steps
+from bnfold.verification.tensor_records import record
 from bnfold.verification.trial import MORE_JITTERS, Trial
 from bnfold_cli.main import run
 from tests import quantized, quantized_layers
@@ -242,14 +246,15 @@ def test_an_error_close_to_its_limit_is_measured_with_many_copies(
     """mobilenetv3_small with one seed: 4.9 of 4 by four copies, all of which moved the network in one direction."""
     asked = list[int]()
 
-    def measured(trial: Any, level: str, names: Any) -> dict[str, Any]:
+    def measured(trial: Any, level: str, names: Any) -> Level:
         asked.append(trial.copies)
         found = better if trial.copies else ratio
-        return {"tensors": [{"name": "y", "ok": found <= 4, "ratio": found, "limit": 4.0}]}
+        entry = record(Tally("y"), "Conv", output=True, site=False)
+        return Level(level, tensors=(replace(entry, ok=found <= 4, ratio=found),))
 
     monkeypatch.setattr(comparison, "_measured", measured)
     trial = Trial(onnx.ModelProto(), onnx.ModelProto(), "fast", 0, "")
-    assert comparison._level(trial, "off", ["y"])["tensors"][0]["ok"] is ok
+    assert comparison._level(trial, "off", ["y"]).tensors[0].ok is ok
     assert asked == ([0, MORE_JITTERS] if ratio < 32 else [0])
 
 

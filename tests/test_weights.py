@@ -10,22 +10,26 @@ from onnx import helper, numpy_helper
 
 import bnfold
 from bnfold.verification.proof import weights
-from bnfold.verification.proof.around import NotOneLayer
+from bnfold.verification.proof.claims import Cuts, piece
 from bnfold.verification.proof.examples import examples
 from bnfold.verification.proof.indexed_model import IndexedModel
-from bnfold.verification.proof.pieces import Cuts, piece
+from bnfold.verification.proof.scale_and_shift import NotOneLayer
 from tests.verify_nets import EPSILON, NETS, TRANSPOSE, Net, chain
 
 RIGHT = 1 + 2.0**-10  # the correctly rounded weight, as far as float64 can show
 
 
 def compared(original: onnx.ModelProto, folded: onnx.ModelProto, site: str = "n") -> tuple[float, int]:
+    found = comparison(original, folded, site)
+    return max(found.ratio, found.at_rest), found.responses
+
+
+def comparison(original: onnx.ModelProto, folded: onnx.ModelProto, site: str) -> weights.Comparison:
     x = original.graph.input[0]
     known = examples(original, feeds(original))
     pieces = [piece(Cuts(IndexedModel(model), {x.name: x.name, "q": "q"}), site) for model in (original, folded)]
-    first = weights.layer(original, pieces[0], known, (), np.float32)
-    found = weights.compare_layers(first, weights.layer(folded, pieces[1], known, first.made, np.float32), known[site])
-    return max(found.ratio, found.at_rest), found.responses
+    first = weights.layer(original, pieces[0], site, known, (), np.float32)
+    return weights.compare_layers(first, weights.layer(folded, pieces[1], site, known, first.made, np.float32))
 
 
 def feeds(model: onnx.ModelProto) -> dict[str, np.ndarray]:
@@ -53,6 +57,21 @@ def test_every_stored_number_counts(net: Net, constant: str) -> None:
         flat = wrong[constant].reshape(-1)
         flat[place] = np.nextafter(np.nextafter(flat[place], np.float32(9)), np.float32(9))
         assert compared(net.original(made), net.folded(wrong))[0] > RIGHT, place
+
+
+@pytest.mark.parametrize("site", ["n", "r"])
+@pytest.mark.parametrize("net", NETS.values(), ids=list(NETS))
+def test_a_bias_that_all_but_cancels_is_judged_by_what_it_is_the_sum_of(net: Net, site: str) -> None:
+    """As folded in float32: the correctly rounded bias is far better. A bias that is wrong is off by that, too."""
+    made = net.weights(0)
+    made["mean"] = made["b"] * np.float32(1 + 1e-3)
+    made["shift"] = np.zeros(net.channels, np.float32)
+    s = made["scale"] / np.sqrt(made["var"] + np.float32(EPSILON))
+    right = {**net.fold(made), "b": made["b"] * s - made["mean"] * s}
+    wrong = {**right, "b": right["b"] * np.float32(1.1)}
+    found = [comparison(net.original(made), net.folded(each), site) for each in (right, wrong)]
+    assert found[0].effect < 4 < 100 < found[0].at_rest
+    assert found[1].effect > 100
 
 
 @pytest.mark.parametrize("net", NETS.values(), ids=list(NETS))

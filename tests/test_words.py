@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -62,8 +63,26 @@ def test_names_and_prose_are_plain(path: Path):
 def unplain(source: str) -> list[str]:
     """The words of a module that have a plainer one, each with its line and with what to say."""
     names = [f"{n}: {name}: {NOT_IN_NAMES[word]}" for n, name, word in words_of_names(source) if word in NOT_IN_NAMES]
-    lines = [(n, text, say) for n, text in prose(source) for word, say in NOT_IN_PROSE.items() if re.search(word, text)]
+    lines = [
+        (n, text, say)
+        for n, text in prose(source)
+        for word, say in NOT_IN_PROSE.items()
+        if re.search(word, text.lower())
+    ]
     return names + [f"{n}: {text.strip()}: {say}" for n, text, say in lines]
+
+
+OWN = ("words.py", "test_words.py")  # which have the words themselves
+
+
+@pytest.mark.parametrize("path", [p for p in sorted((ROOT / "tests").rglob("*.py")) if p.name not in OWN], ids=place)
+def test_titles_and_docstrings_of_tests_are_plain(path: Path):
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    documented = [node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    texts = [ast.get_docstring(node) or "" for node in documented]
+    texts += [node.name.replace("_", " ") for node in documented if getattr(node, "name", "").startswith("test_")]
+    words = [word for word in NOT_IN_PROSE if "bars" not in word]
+    assert [text for text in texts if any(re.search(word, text.lower()) for word in words)] == []
 
 
 SCRIPTS = [

@@ -23,7 +23,7 @@ EPSILON = 1e-5
 class Net:
     """One linear operator with a BatchNormalization, a Relu after it, and one more linear operator.
 
-    `rows` lays a value per channel along the weights; `grouped` tells how a wrong group layout would do it.
+    `rows` lays a value per channel along the weights; `grouped` says how a wrong group layout would do it.
     """
 
     name: str

@@ -24,7 +24,7 @@ from tests.zoo_models import LEFT, NAMES, batch_norms, exported
 from tests.zoo_pattern import around
 
 CACHE = Path("/tmp/bnfold-zoo")
-LIMITS = {  # of issue 3, of the error of the folded model; those of `bnfold verify` are for anybody's models
+LIMITS = {  # of the error of the folded model; those of `bnfold verify` are for anybody's models
     "own": 2.0,  # at the outputs, over the original's own error
     "output": 2.0,  # at the outputs, over what rounding explains
     "site": 8.0,  # at any fold site and channel, likewise
@@ -37,7 +37,6 @@ FINAL = {  # why a BatchNormalization has to stay, hoist/sink; any other pair as
     "NONLINEAR/MIXES": "a nonlinearity before it; after it a residual sum, whose other part the scale is not for",
     "NEGATIVE_SCALE/NONLINEAR": "MaxPool before it takes no negative scale; a nonlinearity after it",
     "VARIES/NONLINEAR": "before it a product of activations, of which none varies over heads and values alike",
-    "SHAPE_UNKNOWN/NONLINEAR": "before it an axis holds the heads of every item of a batch whose size is open",
 }
 OPEN = "NOT FINAL"
 COLUMNS = (

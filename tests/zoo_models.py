@@ -28,7 +28,7 @@ skresnet18 resnest14d ghostnet_100 nasnetalarge rexnet_100 vgg11_bn gernet_s ese
 cspdarknet53 efficientformer_l1 efficientvit_b0 tiny_vit_5m_224 mobilevit_xxs mobilevitv2_050 hgnetv2_b0
 lcnet_050 tinynet_a regnety_002 bat_resnext26ts volo_d1_224 cs3darknet_s ecaresnet26t fbnetv3_b
 mobilenetv4_conv_small efficientnet_b0 tf_efficientnet_b0 mobilenetv3_small_100 tresnet_m gcresnet33ts
-"""  # issue 3
+"""
 LEFT, MORE = tuple(_LEFT.split()), tuple(_MORE.split())
 NAMES = (*LEFT, *MORE, *NETS)
 SIZES = {  # where 64 is too small and timm does not say so

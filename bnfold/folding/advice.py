@@ -38,7 +38,7 @@ ADVICE = {  # the table of README.md has the same
 }
 
 
-def advice(kept: Iterable[Kept]) -> dict[str, str]:
-    """What can be done, by code, for the codes of these nodes that there is advice for, as they appear."""
+def advice(kept: Iterable[Kept]) -> list[str]:
+    """`CODE: what can be done`, for the codes of these nodes that have advice, in order of appearance."""
     codes = dict.fromkeys(reason.code for each in kept for reason in (each.not_hoisted, each.not_sunk))
-    return {code: ADVICE[code] for code in codes if code in ADVICE}
+    return [f"{code}: {ADVICE[code]}" for code in codes if code in ADVICE]

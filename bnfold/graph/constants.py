@@ -12,9 +12,9 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import Array, Refused
 from ..algebra.computing import COMPUTED, computed, element_type, narrowed, valued_inputs
 from ..algebra.rounding import widened
+from ..model.messages import SCALARS
 
 CHANCE = {"Bernoulli", "Multinomial", *(f"Random{name}" for name in ("Normal", "NormalLike", "Uniform", "UniformLike"))}
-SCALARS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 
 
 def is_evaluable(tensor: gs.Tensor) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from onnx import (
     AttributeProto,
     GraphProto,
@@ -20,6 +21,10 @@ from onnx import (
 PLAIN_ATTRIBUTES = frozenset(
     AttributeProto.AttributeType.Value(f"{kind}{s}") for kind in ("INT", "FLOAT", "STRING") for s in ("", "S")
 )
+
+SCALARS = {  # of the attributes of a Constant that hold numbers
+    "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64
+}  # fmt: skip
 
 INFERENCE = (  # what to do about a BatchNormalization in training mode
     "Export the model in inference mode. In PyTorch: model.eval() before the export, and layers that have statistics: "

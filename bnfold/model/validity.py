@@ -24,6 +24,10 @@ from .tensors import DATA_FIELDS
 LENGTH_CHECKED_FROM = (
     1 << 20
 )  # bytes of data from which we, not onnx's checker, see whether a tensor holds as many as it should
+UNLISTED, LIST_HINT = (  # what onnx's checker says of an initializer, and what to do about it
+    "in initializer but not in graph input",
+    "Up to IR version 3 initializers must be inputs, too: set ir_version to 4 with the onnx package, or export again.",
+)
 NOT_ONNX_HINT = "Give a binary ONNX file (.onnx), as torch.onnx.export or `bnfold export` writes it."
 
 
@@ -116,7 +120,7 @@ def _refuse(name: object, answer: Callable[[], bytes]) -> None:
     except Stopped as why:
         raise EnvironmentProblem(f"{name} was not checked: {why}", MORE) from why
     except Failed as why:
-        raise ModelProblem(f"{name} is not valid ONNX: {why}", REPAIR) from why
+        raise ModelProblem(f"{name} is not valid ONNX: {why}", LIST_HINT if UNLISTED in str(why) else REPAIR) from why
 
 
 def _bare(record: ModelProto) -> ModelProto:

@@ -10,11 +10,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
+from ..errors import ModelProblem
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
+from ..system.limits import current
 from . import detached
 from .protos import FLOATING, Array, domain, is_constant_node, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
+READ_SIZES = frozenset(["Resize", "Upsample", "Range", "Cast"])  # also of floating-point numbers
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
 TO_JITTER = (
     frozenset(  # operators whose constants a fold may change: those constants may be moved by one unit of rounding
@@ -42,6 +45,28 @@ def without_randomness(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[st
         del copy.graph.node[:]
         copy.graph.node.extend(nodes)
     return copy, [f"random operators were replaced by 0.5: {', '.join(random)}"] if random else []
+
+
+def make_dense(model: onnx.ModelProto) -> None:
+    """Replace sparse initializers by dense ones: onnx's reference reads none, and constants are compared as tensors.
+
+    Raises ModelProblem for one of more elements than the limit.
+    """
+    parts = (model.graph, *model.functions)
+    for graph in (model.graph, *(body for part in parts for body in inner_graphs(part.node))):
+        graph.initializer.extend(map(_made_dense, graph.sparse_initializer))
+        del graph.sparse_initializer[:]
+
+
+def _made_dense(sparse: onnx.SparseTensorProto) -> TensorProto:
+    name, count = sparse.values.name, prod(sparse.dims)
+    if count > current().elements:
+        words = f"'{name}' is a sparse tensor of {count} elements; the limit is {current().elements}"
+        raise ModelProblem(words, f"If the file is to be trusted: --limit elements={count}.")
+    values, indices = map(numpy_helper.to_array, (sparse.values, sparse.indices))
+    result = np.zeros(tuple(sparse.dims), values.dtype)
+    result[np.unravel_index(indices, result.shape) if indices.ndim == 1 else tuple(indices.T)] = values
+    return numpy_helper.from_array(result, name)
 
 
 def lifted(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -128,16 +153,17 @@ def _at_half(node: onnx.NodeProto) -> list[onnx.NodeProto]:
 def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:
     """Give both models, in place, other values for initializers that callers may override; returns their names.
 
-    Then a run shows where a fold has worked a default into other constants. Only initializers that linear operators
-    read: others may be sizes.
+    Then a run shows where a fold has worked a default into other constants. Not of those that may be sizes.
     """
-    both = overridable(original).keys() & overridable(folded).keys() & _movable(original.graph)
-    names = [t.name for t in original.graph.initializer if t.name in both and t.data_type in FLOATING]
+    both = overridable(original).keys() & overridable(folded).keys()
+    sizes = {name for node in all_nodes(original) if node.op_type in READ_SIZES for name in node.input}
+    names = [t.name for t in original.graph.initializer if t.name in both - sizes and t.data_type in FLOATING]
     for tensor in (*original.graph.initializer, *folded.graph.initializer):
         if tensor.name in names:
             values = detached.values(tensor)
-            factors = 1 + (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
-            tensor.CopyFrom(numpy_helper.from_array((values * factors).astype(values.dtype), tensor.name))
+            more = (np.arange(values.size).reshape(values.shape) * GOLDEN + GOLDEN) % 1 / 4
+            moved = np.where(values == 0, more, values * (1 + more))
+            tensor.CopyFrom(numpy_helper.from_array(moved.astype(values.dtype), tensor.name))
     return names
 
 

@@ -164,8 +164,7 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 def _number(place: Place) -> int:
     """The number that the data at a place have in the table of this process."""
     index = _known.setdefault((place.length, _digest(place)), len(_table))
-    if index == len(_table):
-        _table.append(place)
+    _table[index : index + 1] = [place]  # the newest one: the file of an earlier model may be gone
     return index
 
 
@@ -225,8 +224,8 @@ def change(tensor: TensorProto, seed: int, by: Callable[[Array, Array], Array]) 
 
     The same seed changes the same numbers.
     """
-    at, kind, entry = data_number(tensor), helper.tensor_dtype_to_np_dtype(tensor.data_type), place_of(tensor)
-    key = (at, tensor.data_type, tuple(tensor.dims), seed)
+    kind, entry = helper.tensor_dtype_to_np_dtype(tensor.data_type), place_of(tensor)
+    key = (entry, tensor.data_type, tuple(tensor.dims), seed)
     if key not in _known:
         flat, first = entry.mapped(mmap.ACCESS_COPY).view(kind), -entry.offset % PAGE // kind.itemsize
         for rows in _pages(flat.size, first, PAGE // kind.itemsize, np.random.default_rng([seed, len(_table)])):

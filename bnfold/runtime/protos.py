@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import onnx
+
+from ..model.messages import SCALARS
 
 Array = npt.NDArray[Any]
 FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
@@ -17,13 +20,29 @@ def opset(model: onnx.ModelProto) -> int:
     return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
 
 
+def opsets(model: onnx.ModelProto) -> dict[str, int]:
+    """The version of each operator set that the model imports; `domain` says how they are called."""
+    return {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+
+
 def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Every tensor the graph stores by name: initializers, and Constant nodes that hold a tensor."""
+    """Every tensor the graph stores by name: initializers, and Constant nodes whose value is numbers."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if is_constant_node(node):
-            tensors.update((node.output[0], a.t) for a in node.attribute if a.name == "value")
+    made = ((node, constant_value(node)) for node in graph.node if is_constant_node(node))
+    tensors.update((node.output[0], value) for node, value in made if value is not None)
     return tensors
+
+
+def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """What a Constant node makes: the tensor in it, or one made of the numbers in it; None of another kind of value."""
+    for attribute in node.attribute:
+        if attribute.name == "value":
+            tensor: onnx.TensorProto = attribute.t
+            return tensor
+        if attribute.name in SCALARS:
+            value = np.array(onnx.helper.get_attribute_value(attribute), SCALARS[attribute.name])
+            return onnx.numpy_helper.from_array(value)
+    return None
 
 
 def is_constant_node(node: onnx.NodeProto) -> bool:
@@ -70,3 +89,8 @@ def domain(node: onnx.NodeProto) -> str:
 def called(node: onnx.NodeProto) -> str:
     """The operator of a node as a person writes it: `Conv`, or `custom.domain::Op`."""
     return f"{domain(node)}::{node.op_type}" if domain(node) else node.op_type
+
+
+def called_as(function: onnx.FunctionProto) -> str:
+    """The operator of nodes that call a function."""
+    return called(onnx.NodeProto(domain=function.domain, op_type=function.name))

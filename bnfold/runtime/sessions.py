@@ -204,6 +204,9 @@ def optimized(
     return onnx.load(path)
 
 
+LONGEST_MESSAGE = 400  # characters: one of many missing inputs names them all
+
+
 def one_line(why: object) -> str:
     """onnxruntime's message in one line, without its preamble and the places in its sources; CUDA's own if there is."""
     text = str(why).strip() or type(why).__name__
@@ -211,4 +214,5 @@ def one_line(why: object) -> str:
     if failure:
         return failure[0].strip()
     preamble = r"^.*\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/onnxruntime_src/\S+ [^)]*\) ?"
-    return re.sub(preamble, "", text.splitlines()[0]).strip()
+    line = re.sub(preamble, "", text.splitlines()[0]).strip()
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."

@@ -65,7 +65,7 @@ def _quoted(word: str) -> str:
     return word if not set(word) & set(" []<>;,*?&()~'") else f'"{word}"'
 
 
-def need(*packages: str, extra: str = "train", what: str = "this") -> None:
+def need(*packages: str, what: str, extra: str = "train") -> None:
     """Raise EnvironmentProblem unless `what` can import these packages, which an `extra` of bnfold brings."""
     for package in packages:
         try:

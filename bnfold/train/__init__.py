@@ -30,7 +30,7 @@ def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResu
     `watch` is called after every step. Raises BnfoldError for bad options or data, for a run that diverges, and,
     as `Interrupted`, on Ctrl-C: the last checkpoint is kept and `TrainOptions(resume=True)` goes on exactly.
     """
-    need("torch")
+    need("torch", what="training")
     from .loop import run_training
 
     return run_training(options, watch)
@@ -39,7 +39,7 @@ def train(options: TrainOptions, watch: Watch = lambda event: None) -> TrainResu
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    need("torch")
+    need("torch", what=f"{__name__}.{name}")
     return getattr(import_module(f"{__name__}.population"), name)
 
 

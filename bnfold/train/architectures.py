@@ -65,7 +65,7 @@ def _require_honoured(network: Network, beyond: set[str]) -> None:
 
 def from_timm(name: str, shape: ImageShape, classes: int) -> nn.Module:
     """timm's model `name`, untrained, for these channels and classes."""
-    need("timm", extra="timm")
+    need("timm", extra="timm", what="an architecture of timm")
     import timm
 
     if not timm.is_model(name):
@@ -76,7 +76,7 @@ def from_timm(name: str, shape: ImageShape, classes: int) -> nn.Module:
 
 def from_torchvision(name: str, shape: ImageShape, classes: int) -> nn.Module:
     """torchvision's classifier `name`, untrained, without the auxiliary classifiers that some have in training."""
-    need("torchvision")
+    need("torchvision", what="an architecture of torchvision")
     from torchvision import models
 
     known = models.list_models(module=models)

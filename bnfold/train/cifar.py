@@ -38,7 +38,7 @@ def _from_npz(path: Path) -> tuple[Arrays, Arrays]:
 
 def _from_batches(data_dir: Path) -> tuple[Arrays, Arrays]:
     """torchvision compares the checksums of the files before it reads them."""
-    need("torchvision")
+    need("torchvision", what="CIFAR-10")
     from torchvision.datasets import CIFAR10
 
     try:

@@ -52,7 +52,7 @@ TENSORBOARD = "tensorboard"
 
 def require_tensorboard() -> None:
     """EnvironmentProblem unless TensorBoard is installed."""
-    need("tensorboard", extra="tensorboard")
+    need("tensorboard", what="--tensorboard", extra="tensorboard")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Labelled images to train on: `load(name, folder)` gives a Dataset.
+"""Labelled images to train on: `load_dataset(name, folder)` gives a Dataset.
 
 Adding a dataset is one function from a folder (or None) to a Dataset and one row in DATASETS.
 """
@@ -101,7 +101,7 @@ def _sample(rng: np.random.Generator, labels: Labels, label: int, name: str, sha
 
 def _digits(data_dir: Path | None) -> Dataset:
     """1797 real handwritten digits, 8x8, 17 grey levels, that come with scikit-learn."""
-    need("sklearn")
+    need("sklearn", what="the data set digits")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -46,7 +46,7 @@ def export(run: Path | None, out: Path, opset: int = 20, dtype: str = "float32",
     dtype that is not supported or an `out` that exists, ModelProblem for a run that cannot be read.
     """
     _check_request(out, opset, dtype, force)
-    need("torch", "onnxscript")
+    need("torch", "onnxscript", what="an export")
     require_runtime("the comparison of the exported file with PyTorch")
     from . import runs
 

@@ -25,7 +25,7 @@ def load_folder(path: Path) -> tuple[tuple[str, ...], list[Arrays]]:
 
     Images of one size keep it, others are resized to 64x64; C is 1 if all of them are grey, else 3.
     """
-    need("PIL")
+    need("PIL", what="an image")
     if not os.path.isdir(path):
         raise ModelProblem(f"no folder {path}", "Give folder:PATH, with one sub-folder of images for each class.")
     parts = (

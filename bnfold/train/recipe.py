@@ -150,7 +150,7 @@ class Settings(Network, Recipe):
     """All that decides the numbers of a run; stored in its config.json. UsageProblem for values beyond their limits."""
 
     data: str = option("digits", "digits, mnist, fashion-mnist, cifar10 or folder:PATH.")
-    data_dir: str | None = option(None, "Folder of the data set's files; without it they are downloaded.")
+    data_dir: str | None = option(None, "Folder of the data set's files; without it torchvision downloads them.")
     steps: int | None = option(None, "Mini-batches to train on, instead of epochs.", COUNT)
     epochs: int | None = option(None, "Passes over the training images.", COUNT, shown=str(EPOCHS))
     evaluate_every: int | None = option(

@@ -17,18 +17,16 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bnfold
 
 def download(name: str) -> list[Any]:
     """torchvision's data set `name`, train and test part; EnvironmentProblem where it cannot be had."""
-    need("torchvision")
+    need("torchvision", what=f"the download of {name}")
     from torchvision import datasets
 
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         return [getattr(datasets, name)(CACHE, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:
-        reason = first_line(error)
-        raise EnvironmentProblem(
-            f"{name} cannot be downloaded to {CACHE}: {reason}",
-            "Fetch it elsewhere and name its folder with --data-dir.",
-        ) from error
+        reason = first_line(error).rstrip(":")
+        hint = "Fetch it elsewhere and name its folder with --data-dir."
+        raise EnvironmentProblem(f"{name} cannot be downloaded to {CACHE}: {reason}", hint) from error
 
 
 Arrays = tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]

@@ -20,6 +20,8 @@ from .influence.meaning import of_tensor
 DeclaredShape = list[int | str | None]
 ValueInfos = list[onnx.ValueInfoProto]
 
+LISTED_NAMES = 8  # of inputs or outputs that a sentence lists
+
 
 def differences(original: onnx.ModelProto, folded: onnx.ModelProto, frozen: bool = False) -> Iterator[str]:
     """A sentence for each difference that a caller of the original meets; `frozen`: nothing need be overridable."""
@@ -43,7 +45,8 @@ def _side(what: str, old: ValueInfos, new: ValueInfos, chosen: Collection[str] =
 
 
 def _list(values: ValueInfos) -> str:
-    return ", ".join(value.name for value in values) or "none"
+    more = f" and {len(values) - LISTED_NAMES} more" if len(values) > LISTED_NAMES else ""
+    return (", ".join(value.name for value in values[:LISTED_NAMES]) or "none") + more
 
 
 def _contradicts(old: onnx.TypeProto, new: onnx.TypeProto, accepting: bool) -> bool:

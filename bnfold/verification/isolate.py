@@ -20,7 +20,7 @@ from .regions import MIXING, MOVES, reached, shared
 from .trial import SMALL_INPUT, Trial
 
 ANY_NUMBER = MIXING | {"BatchNormalization", "Einsum"}  # whatever bounds what they read
-ADDITIONS = frozenset(["Add", "Mean", "Sub", "Sum"])  # which have bounds where all that they add up has
+ADDS = frozenset(["Add", "Mean", "Sub", "Sum"])  # which have bounds where all that they add up has
 KEEPS_BOUNDS = MOVES | {"AveragePool", "Cast", "Concat", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "LeakyRelu"}
 KEEPS_BOUNDS |= {"LpPool", "MaxPool", "Pad", "Resize", "Upsample"}
 
@@ -74,7 +74,7 @@ def _unbounded(makers: Mapping[str, onnx.NodeProto], fixed: Collection[str]) -> 
     for name, node in makers.items():
         data = [each for each in dict.fromkeys(node.input) if each not in fixed]
         before = [free.get(each, set()) for each in data]
-        keeps = all(before) if called(node) in ADDITIONS else any(before) or not _keeps_bounds(node, fixed)
+        keeps = all(before) if called(node) in ADDS else any(before) or not _keeps_bounds(node, fixed)
         if keeps and called(node) not in ANY_NUMBER and not any(bodies(node)):
             free[name] = set().union(*(some or {each} for some, each in zip(before, data, strict=True)))
     return free

@@ -6,26 +6,22 @@ from collections.abc import Sequence
 
 from ..display.display import counted
 from .level_results import Compared, Level, largest_error
-from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Structure
+from .results import FAIL, INCONCLUSIVE, PASS, SITE_LIMIT, VACUOUS, Derived, Influence, Numbers, Structure
 
 NAMED_NODES = 4  # that reasons name
 _SAME_GRAPH = "onnxruntime made both models the same graph: they were not compared as they are written"
 
 
-def judge(
-    structure: Structure | None,
-    levels: Sequence[Level],
-    blocked: Sequence[str],
-    derived: Sequence[Derived] = (),
-    influence: Sequence[Influence] = (),
-) -> tuple[str, tuple[str, ...]]:
+def judge(structure: Structure | None, numbers: Numbers) -> tuple[str, tuple[str, ...]]:
     """The verdict and its reasons. What is proved wrong fails, whatever else could not be decided."""
+    levels, derived, influence = numbers.levels, numbers.derived, numbers.influence
     wrong = (*_wrong(structure, levels), *_wrong_weights(derived))
     if wrong:
         return FAIL, wrong
-    if blocked:
-        return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(blocked))
-    unsure = (*_unsure(levels), *_unjudged(levels, derived), *_unseen(influence))
+    if numbers.blocked:
+        return (VACUOUS if _only_same(levels) else INCONCLUSIVE), tuple(dict.fromkeys(numbers.blocked))
+    explained = any(each.explained for each in influence)
+    unsure = (*_unsure(levels, explained), *_unjudged(levels, derived), *_unseen(influence))
     if _only_same(levels):
         return VACUOUS, (_SAME_GRAPH, *unsure)
     if unsure:
@@ -109,31 +105,39 @@ def _only_same(levels: Sequence[Level]) -> bool:
     return bool(ran) and all(level.same_graph for level in ran)
 
 
-def _unsure(levels: Sequence[Level]) -> tuple[str, ...]:
-    """Reasons not to believe a comparison in which nothing was wrong."""
+def _unsure(levels: Sequence[Level], explained: bool) -> tuple[str, ...]:
+    """Reasons not to believe a comparison in which nothing was wrong.
+
+    Where every difference between the models is `explained`, outputs that can show none are no such reason.
+    """
     ran = [level for level in levels if level.ran]
     reasons = [f"{level.where}: {level.why}" for level in levels if not level.ran and level.why]
     if not ran:
         return tuple(reasons) or ("nothing could be compared",)
     firsts = {level.way: level for level in reversed(ran)}
     for way in dict.fromkeys(level.way for level in ran):
-        reasons += [": ".join(filter(None, [way.words, reason])) for reason in _uninformative(firsts[way])]
+        reasons += [": ".join(filter(None, [way.words, reason])) for reason in _doubts(firsts[way], explained)]
     return tuple(reasons)
 
 
-def _uninformative(level: Level) -> list[str]:
-    """Reasons why the outputs of a level can show no difference."""
+def _doubts(level: Level, explained: bool) -> list[str]:
+    """Reasons why the outputs of a level can show no difference, and why the original itself is in doubt."""
     outputs = [t for t in level.tensors if t.output]
-    reasons = []
-    if not outputs:
-        reasons.append("no output is a tensor of numbers")
-    elif not any(t.elements for t in outputs):
-        reasons.append("no output has elements: there is nothing to compare")
-    elif not any(t.usable for t in outputs):
-        reasons.append("every output is NaN or Inf throughout, in the original as well")
-    elif all(t.constant for t in outputs if t.ratio >= 0 and t.usable):
-        reasons.append("every output is one constant, whatever the input: it cannot show a difference")
+    reasons = [] if explained else _uninformative(outputs)
     return reasons + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
+
+
+def _uninformative(outputs: Sequence[Compared]) -> list[str]:
+    """Why the outputs of a level can show no difference."""
+    if not outputs:
+        return ["no output is a tensor of numbers"]
+    if not any(t.elements for t in outputs):
+        return ["no output has elements: there is nothing to compare"]
+    if not any(t.usable for t in outputs):
+        return ["every output is NaN or Inf throughout, in the original as well"]
+    if all(t.constant for t in outputs if t.ratio >= 0 and t.usable):
+        return ["every output is one constant, whatever the input: it cannot show a difference"]
+    return []
 
 
 def _unjudged(levels: Sequence[Level], derived: Sequence[Derived]) -> list[str]:

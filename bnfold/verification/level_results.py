@@ -64,7 +64,7 @@ class Compared:
     constant: bool
     excluded: int
     elements: int
-    moved: bool
+    moved: bool = False  # it has other values by design, inside a chain that an affine was moved along
     channels: int = 0  # of a fold site
     live: int = 0  # channels whose true values are not all the same, whatever the input
     rms_noise: float = 0.0  # as `rms_original`: how far sessions of the original differ from each other
@@ -104,12 +104,12 @@ class Level:
     """
 
     level: str
-    ran: bool
-    why: str  # why it did not run
-    broken: bool  # only the folded model does not run
-    same_graph: bool  # onnxruntime made both models the same graph: comparing them here shows nothing
-    cases: tuple[str, ...]
-    tensors: tuple[Compared, ...]
+    ran: bool = False
+    why: str = ""  # why it did not run
+    broken: bool = False  # only the folded model does not run
+    same_graph: bool = False  # onnxruntime made both models the same graph: comparing them here shows nothing
+    cases: tuple[str, ...] = ()
+    tensors: tuple[Compared, ...] = ()
     provider: str = "cpu"
     math: str = "default"
     reference: str = FLOAT64  # what errors are measured against: float64, or the original itself, as it is written

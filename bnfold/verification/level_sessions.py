@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,7 @@ from ..process.child import stage
 from ..runtime import providers, sessions
 from ..runtime.copies import exposed, jittered
 from ..runtime.detached import Skeleton
-from ..runtime.dimensions import Shapes
-from ..runtime.inputs import Case, shapes
+from ..runtime.inputs import shapes
 from ..runtime.loading import for_onnxruntime
 from ..runtime.placement import Placement, assigned, idle, placement, ran
 from ..runtime.providers import QUICK, Way
@@ -42,8 +41,9 @@ MOVED = "the original with its constants moved by one unit of rounding"
 
 @dataclass(frozen=True)
 class LevelSessions:
-    """Sessions that return the same tensors; all but `original` get the tensors `fed` from it, as inputs."""
+    """Sessions that return the tensors `names`; all but `original` get the tensors `fed` from it, as inputs."""
 
+    names: Sequence[str]
     original: Any
     folded: Any
     again: list[Any]
@@ -54,20 +54,21 @@ class LevelSessions:
     same: frozenset[str] = frozenset()  # those of `fed` that the fold did not change
     quantizers: Mapping[str, tuple[Quantizer, Quantizer]] = field(default_factory=dict)  # of the others
 
-    def read(self, names: Sequence[str], which: int) -> list[str]:
+    def read(self, which: int) -> list[str]:
         """`names`, and what the quantizers that the fold changed read in the original (0) or the folded model (1)."""
-        return list(dict.fromkeys([*names, *(pair[which].reads for pair in self.quantizers.values())]))
+        return list(dict.fromkeys([*self.names, *(pair[which].reads for pair in self.quantizers.values())]))
 
-    def outputs(self, running: Any, names: Sequence[str], values: Mapping[str, Array], label: str) -> list[Any]:
-        """One run of a session other than `original`, which `label` names. Raises `CannotRun`."""
+    def outputs(self, running: Any, names: Collection[str], values: Mapping[str, Array], label: str) -> dict[str, Any]:
+        """The tensors `names` in one run of a session other than `original`, called `label`. Raises `CannotRun`."""
         stage(f"onnxruntime, running {label}")
         try:
-            return sessions.outputs(running, [uncut(name) if name in self.fed else name for name in names], values)
+            results = sessions.outputs(running, [uncut(name) if name in self.fed else name for name in names], values)
         except CannotRun as why:
             raise CannotRun(f"{label} does not run: {why}") from why
+        return dict(zip(names, results, strict=True))
 
 
-def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Sequence[Case]) -> LevelSessions:
+def open_sessions(trial: Trial, level: str, names: Sequence[str]) -> LevelSessions:
     """Sessions at a graph optimization `level` that return `names`; those of the two models record where nodes run.
 
     With effort `full` the two models run at the default level as they are served; every other session only measures
@@ -76,23 +77,22 @@ def open_sessions(trial: Trial, level: str, names: Sequence[str], planned: Seque
 
     Raises `CannotRun` naming the model that does not load.
     """
-    runs = [shapes(trial.original.graph, case, trial.sizes) for case in planned]
     steps = [step for step in trial.steps if step in names] if level == "off" and trial.way.provider in FEEDABLE else []
     edited = changed_steps(trial.folded.graph, steps, trial.edits)
     changed = quantizers(trial.original.graph, trial.folded.graph, edited)
     ours, theirs = ([*names, *(pair[which].reads for pair in changed.values())] for which in (0, 1))
     original = exposed(trial.original, ours)
-    served = "" if level == "default" and trial.effort == "full" else QUICK
     if trial.way == Way("cuda") and level == "default":
-        trial.notes.append(f"{QUICK_KERNELS}{'' if served else AS_SERVED}")
-    first = _load(trial, level, "the original", original, runs, served, proved=True)
+        trial.notes.append(f"{QUICK_KERNELS}{AS_SERVED if trial.effort == 'full' else ''}")
+    first = _load(trial, level, "the original", original, proved=True)
     inputs = _as_inputs(first, steps)
     again, folded = _fed(original, ours, inputs), _fed(exposed(trial.folded, theirs), theirs, inputs)
     return LevelSessions(
+        names,
         first,
-        _load(trial, level, FOLDED, folded, runs, served, proved=True),
-        [] if trial.way.careful else [_load(trial, level, "the original, loaded again,", again, runs, QUICK)],
-        *_conditioning(trial, level, again, first, runs, _copies(trial, names)),
+        _load(trial, level, FOLDED, folded, proved=True),
+        [] if trial.way.careful else [_load(trial, level, "the original, loaded again,", again)],
+        *_conditioning(trial, level, again, first, _copies(trial, names)),
         level,
         frozenset(inputs),
         frozenset(inputs.keys() - edited),
@@ -117,14 +117,14 @@ def _fed(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, onnx
 
 
 def _conditioning(
-    trial: Trial, level: str, original: onnx.ModelProto, first: Any, runs: Sequence[Shapes], copies: int
+    trial: Trial, level: str, original: onnx.ModelProto, first: Any, copies: int
 ) -> tuple[Any, list[Any]]:
-    """Sessions of the original and of jittered copies, on the CPU where it runs them: see `conditioning`."""
+    """Sessions of the original and of jittered copies, on the CPU where it runs them: see `level_runs`."""
     here = not trial.on_cpu or (trial.way, level) == (Way(), "off")
     where, level = (trial, level) if here else (replace(trial, way=Way()), "off")
-    still = first if here or not copies else _load(where, level, "the original", original, runs, QUICK)
+    still = first if here or not copies else _load(where, level, "the original", original)
     moved = (jittered(original, trial.seed + copy, trial.way.dropped_bits) for copy in range(copies))
-    return still, [_load(where, level, MOVED, each, runs, QUICK) for each in moved]
+    return still, [_load(where, level, MOVED, each) for each in moved]
 
 
 def _copies(trial: Trial, names: Sequence[str]) -> int:
@@ -140,21 +140,17 @@ def _copies(trial: Trial, names: Sequence[str]) -> int:
     return JITTERS[few]
 
 
-def _load(
-    trial: Trial,
-    level: str,
-    label: str,
-    model: onnx.ModelProto,
-    runs: Sequence[Shapes],
-    search: str,
-    *,
-    proved: bool = False,
-) -> Any:
-    """A session; one whose placement has to be `proved` writes a profile and keeps its engine for a later session."""
+def _load(trial: Trial, level: str, label: str, model: onnx.ModelProto, *, proved: bool = False) -> Any:
+    """A session; one whose placement has to be `proved` writes a profile and keeps its engine for a later session.
+
+    With effort `full` these are loaded at the default level as they are served, and search for the fastest kernels.
+    """
     stage(f"onnxruntime, loading {label} with graph optimization {level}")
-    loadable = for_onnxruntime(model, trial.folder)
-    engine, profile = providers.profile(trial.way, runs), ""
+    loadable, search, profile = for_onnxruntime(model, trial.folder), QUICK, ""
+    runs = [shapes(trial.original.graph, case, trial.sizes) for case in trial.planned]
+    engine = providers.profile(trial.way, runs)
     if proved:
+        search = "" if level == "default" and trial.effort == "full" else QUICK
         profile = f"{trial.folder}/ran{next(_numbers)}"
         engine |= providers.cached(trial.way, trial.folder, f"{digest(loadable)[:16]}-{level}")
     try:

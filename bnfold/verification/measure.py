@@ -9,7 +9,7 @@ The measure is a ratio: the folded model's error over the error that a faultless
 The second counts where the original is exact by luck (small integers, powers of two), and where a large mean cancels:
 it is the conditioning of the whole network up to this tensor. All are root mean squares over a tensor or one channel,
 summed over all inputs, each input weighted by the inverse mean square of the tensor's values. The first is of the
-provider that is compared, the second of the CPU (see `conditioning`). Where sessions of one and the same model may
+provider that is compared, the second of the CPU (see `level_runs`). Where sessions of one and the same model may
 differ (a GPU's default arithmetic), that noise is added to what the folded model's error may be.
 """
 

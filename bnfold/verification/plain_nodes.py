@@ -1,12 +1,13 @@
 """Nodes written in one way, so that those that do the same are equal.
 
 Left out is what says nothing: an attribute with the value that its absence means, as the schema of the operator or the
-weights next to it have it, and empty names after the last input.
+weights next to it have it, and empty names after the last input. A CastLike is the Cast that it is in this model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -15,7 +16,8 @@ from onnx.defs import OpSchema
 
 from ..model.messages import every_node, inner_graphs
 from ..runtime import detached
-from ..runtime.protos import called, domain, stored
+from ..runtime.protos import called, domain, opsets, stored
+from .proof.examples import element_types
 
 OF_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}  # which the schemas say in prose only
 OF_A_WEIGHT = {"kernel_shape": ("w", slice(2, None)), "hidden_size": ("r", slice(-1, None))}  # input, its dimensions
@@ -31,27 +33,35 @@ class PlainNodes:
 
     def __init__(self, model: onnx.ModelProto, free: Collection[str] = ()) -> None:
         """`free` are initializers that callers may override."""
-        graphs = (model.graph, *inner_graphs(model.graph.node))
-        self._versions = {e.domain if e.domain != "ai.onnx" else "": e.version for e in model.opset_import}
+        self._model, graphs = model, (model.graph, *inner_graphs(model.graph.node))
+        self._versions = opsets(model)
         self._stored = {n: tensor for graph in graphs for n, tensor in stored(graph).items() if n not in free}
         self._read = {name for node in every_node(model.graph.node) for name in node.input}
         self._read.update(output.name for graph in graphs for output in graph.output)
 
+    @cached_property
+    def _kinds(self) -> dict[str, int]:
+        return element_types(self._model)
+
     def __call__(self, node: onnx.NodeProto) -> onnx.NodeProto:
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
+        if called(node) == "CastLike" and node.input[1] in self._kinds:
+            copy.op_type = "Cast"
+            copy.attribute.append(helper.make_attribute("to", self._kinds[copy.input.pop()]))
         while copy.input and not copy.input[-1]:
             del copy.input[-1]
-        schema, values = self.schema(node), {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        schema, values = self.schema(copy), {a.name: helper.get_attribute_value(a) for a in copy.attribute}
         if schema is not None:
-            kept = [a for a in node.attribute if not self._says_nothing(node, schema, values, a.name)]
+            kept = [a for a in copy.attribute if not self._says_nothing(node, schema, values, a.name)]
             del copy.attribute[:]
             copy.attribute.extend(kept)
         return copy
 
     def of(self, node: onnx.NodeProto) -> tuple[int, onnx.NodeProto]:
         """The version of the operator as well: what the same words mean."""
-        return self.version(node), self(node)
+        plain = self(node)
+        return self.version(plain), plain
 
     def schema(self, node: onnx.NodeProto) -> OpSchema | None:
         try:

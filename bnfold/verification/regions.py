@@ -6,9 +6,10 @@ from collections.abc import Collection, Mapping
 
 import onnx
 
-from ..model.messages import reads
+from ..model.messages import every_node, reads
 from ..runtime import detached
-from ..runtime.protos import produced, stored
+from ..runtime.copies import without_data
+from ..runtime.protos import called, called_as, produced, stored
 from .plain_nodes import PlainNodes
 
 
@@ -21,15 +22,40 @@ def shared(original: onnx.GraphProto, folded: onnx.GraphProto) -> list[str]:
 
 
 def edited(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
-    """Tensors of the folded model whose node, or a constant it reads, is another one than the original's."""
+    """Tensors of the folded model, its nodes sorted, whose node is not the original's, or which itself or in its bodies
+    reads a constant that is not, also a computed one, or calls a function that is not."""
     graphs, plain = (original.graph, folded.graph), [PlainNodes(model) for model in (original, folded)]
     ours, theirs = map(produced, graphs)
-    other = changed_constants(*graphs)
-    return {
-        name
-        for name, node in theirs.items()
-        if name not in ours or not other.isdisjoint(node.input) or plain[0].of(ours[name]) != plain[1].of(node)
-    }
+    constants, functions = changed_constants(*graphs), changed_functions(original, folded)
+    fixed, edits = without_data(folded.graph), set[str]()
+    for name, node in theirs.items():
+        if (
+            name not in ours
+            or not constants.isdisjoint(reads(node))
+            or not functions.isdisjoint(map(called, every_node([node])))
+            or plain[0].of(ours[name]) != plain[1].of(node)
+        ):
+            edits.add(name)
+            constants |= {name} & fixed
+    return edits
+
+
+def changed_functions(original: onnx.ModelProto, folded: onnx.ModelProto) -> set[str]:
+    """Operators of nodes that call a function that is not the original's, or that calls such a function."""
+    ours, theirs = _functions(original), _functions(folded)
+    calls = {name: {called(node) for f in several for node in every_node(f.node)} for name, several in theirs.items()}
+    changed = {name for name, several in theirs.items() if ours.get(name) != several}
+    while more := {name for name in calls.keys() - changed if not changed.isdisjoint(calls[name])}:
+        changed |= more
+    return changed
+
+
+def _functions(model: onnx.ModelProto) -> dict[str, list[onnx.FunctionProto]]:
+    """The functions of a model, by the operator of nodes that call them."""
+    named: dict[str, list[onnx.FunctionProto]] = {}
+    for function in model.functions:
+        named.setdefault(called_as(function), []).append(function)
+    return named
 
 
 def changed_constants(original: onnx.GraphProto, folded: onnx.GraphProto) -> set[str]:
@@ -51,6 +77,7 @@ SELECT = frozenset(["Split", "Slice", "Gather", "GatherND", "GatherElements"])  
 MOVES = SELECT | {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"}
 REARRANGES = MOVES - SELECT  # outputs are all of the elements, in another order at most
 MIXING = frozenset(["Conv", "ConvTranspose", "Gemm", "MatMul"])  # their outputs are sums over channels or columns
+BOUNDED = frozenset(["Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos"])
 
 
 UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # the input of which an operator reads no values

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from itertools import chain
 from typing import Any, ClassVar
 
 from ..display.display import Shown, Table, counted
@@ -64,10 +65,38 @@ class Influence:
     changed: int = 0  # nodes of either model that no fold site covers
     unseen: tuple[str, ...] = ()  # a sentence for each of them of which no input showed what it does
 
+    @property
+    def explained(self) -> bool:
+        """No node that changed is left: each difference between the models is known to be none."""
+        return self.proved or not (self.changed or self.unseen)
+
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Influence:
         """From JSON, which knows no tuples."""
         return cls(**{**plain, "unseen": tuple(plain["unseen"])})
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The result of the numeric tier for one provider and arithmetic, or for all."""
+
+    levels: tuple[Level, ...] = ()
+    blocked: tuple[str, ...] = ()  # why something could not be compared
+    notes: tuple[str, ...] = ()
+    derived: tuple[Derived, ...] = ()
+    influence: tuple[Influence, ...] = ()
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Numbers:
+        """From JSON, which knows no tuples."""
+        derived = tuple(Derived(**{**each, "inside": tuple(each["inside"])}) for each in plain["derived"])
+        influence, levels = tuple(map(Influence.of, plain["influence"])), tuple(map(Level.of, plain["levels"]))
+        return cls(levels, tuple(plain["blocked"]), tuple(plain["notes"]), derived, influence)
+
+    @classmethod
+    def joined(cls, several: Sequence[Numbers]) -> Numbers:
+        """One after the other."""
+        return cls(*(tuple(chain.from_iterable(getattr(each, f.name) for each in several)) for f in fields(cls)))
 
 
 @dataclass(frozen=True)

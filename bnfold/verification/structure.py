@@ -26,7 +26,7 @@ from ..runtime import detached
 from ..runtime.copies import is_random
 from ..runtime.protos import caller_inputs
 from .interface import differences
-from .results import Change
+from .results import Change, Structure
 from .untouched import Messages
 
 STAMP = "bnfold"  # the one metadata key a fold may add
@@ -49,7 +49,7 @@ GROUP_NAMES = {  # of kinds of messages, where the kind itself is no plain name
 
 @datafiles.unchanged()
 def structure_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]) -> dict[str, Any]:
-    """Compare two models, read from the paths of the request, without running them: the fields of `Structure`.
+    """Compare two models, read from the paths of the request, without running them: a `Structure`, as plain data.
 
     `problems` are why B fails: a name that is defined twice, onnx's checker rejects B but not A, or another interface
     (see `interface`). `notes` inform. What else differs in the file are `changes`, in groups, the worst first. Where
@@ -57,21 +57,20 @@ def structure_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProt
     nodes that differ) has to be the same to the last byte.
     """
     original, folded = models
-    messages, frozen = Messages(original, folded), request.get("frozen", False)
+    messages, identical = Messages(original, folded), original == folded
     changes = _file_changes(original, folded, messages, request.get("declared"))
-    facts: dict[str, Any] = {"original": _facts(original), "folded": _facts(folded), "identical": original == folded}
+    facts = _facts(original), _facts(folded)
     before = _checked("the original", request["original"], original)
     after = _checked("the folded model", request["folded"], folded)
     datafiles.require_unchanged()
-    problems, notes = [*_names(original, folded), *_random(original, folded)], []
+    problems, notes = [*_names(original, folded), *_random(original, folded)], list[str]()
     if after and not before:
         problems.insert(0, f"onnx.checker accepts the original but not the folded model: {after}")
     elif before:
         notes.append(f"onnx.checker rejects the original already: {before}")
-    problems += differences(original, folded, frozen)
+    problems += differences(original, folded, request.get("frozen", False))
     problems += (f"not untouched: {change.in_a_line()}" for change in changes if request.get("untouched"))
-    facts["untouched"], facts["edited"] = messages.count()
-    return {"problems": problems, "notes": notes, "changes": [*map(asdict, changes)], **facts}
+    return asdict(Structure(tuple(problems), tuple(notes), tuple(changes), identical, *messages.count(), *facts))
 
 
 def _facts(model: onnx.ModelProto) -> dict[str, int]:

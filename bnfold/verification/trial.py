@@ -14,13 +14,13 @@ import onnx
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import frozen, override, without_randomness
+from ..runtime.copies import frozen, make_dense, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
 from ..runtime.host import ENTRIES
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import Case, cases
-from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
+from ..runtime.loading import for_onnxruntime, is_alone, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
@@ -96,20 +96,18 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
     (original, notes), (folded, _) = map(without_randomness, models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
-    names = override(original, folded)
-    if names:
+    if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
-    for model in (original, folded):
+    files = {}
+    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
+        make_dense(model)
         sort_nodes(model)
         name_nodes(model)
-    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes)
+        if not names and nodes == nodes_and_inputs(model) and is_alone(request[name]):
+            files[id(model)] = request[name]
+    trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes, files=files)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]
-    trial.edits = edited(original, folded)
-    trial.deadline = request.get("deadline") or math.inf
-    if not names:
-        read = zip((original, folded), as_read, (request["original"], request["folded"]), strict=True)
-        same = ((model, path) for model, nodes, path in read if nodes == nodes_and_inputs(model))
-        trial.files = {id(model): path for model, path in same if lies_at(model, path)}
+    trial.edits, trial.deadline = edited(original, folded), request.get("deadline") or math.inf
     sizes = combinations(original.graph, request.get("dims", {}), request.get("shapes", {}))
     trial.planned = cases(trial.effort, trial.seed, sizes, input_sets(request.get("inputs", ())))
     return trial
@@ -159,8 +157,8 @@ def truth(
         try:
             answer = trial.oracle.evaluate(values, {*names, *trial.outputs}, replace_outputs)
         except CannotEvaluate as why:
-            where = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
-            where.append(f"the float64 oracle cannot evaluate {why}")
+            words = trial.notes if isinstance(why, NeedsMemory) else trial.blocked
+            words.append(f"the float64 oracle cannot evaluate {why}")
             trial.oracle = None
             return {}
     if replace_outputs is not None:

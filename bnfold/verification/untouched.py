@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 
 from ..model.messages import all_nodes, bodies
-from ..runtime.protos import called
+from ..runtime.protos import called, called_as
 
 Name = tuple[int, str]  # the number of the graph that defines it, and the name
 Digests = dict[tuple[str, Name], list[bytes]]  # by kind of message and name, in the order of the file
@@ -161,11 +161,6 @@ def _every(model: onnx.ModelProto, graphs: Iterable[Graph]) -> Iterator[tuple[st
             yield kind, (graph.number * (kind != "function"), name), message
     for number, training in enumerate(model.training_info):
         yield "training_info", (0, str(number)), training
-
-
-def called_as(function: onnx.FunctionProto) -> str:
-    """The operator of nodes that call a function."""
-    return called(onnx.NodeProto(domain=function.domain, op_type=function.name))
 
 
 def _in_graph(graph: Message) -> Iterator[tuple[str, str, Any]]:

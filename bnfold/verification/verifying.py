@@ -8,9 +8,9 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import FOREVER, UsageProblem, require_within
 from ..model.models import Model, path_or_proto
@@ -26,8 +26,7 @@ from ..system import temporary
 from ..system.installed import require_runtime
 from .children import compare_both, compare_numbers, compare_structure
 from .judge import judge, run_wrong
-from .level_results import Level
-from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Derived, Influence, Structure, Verification
+from .results import GRADES, INCONCLUSIVE, MEASURED, PASS, Numbers, Structure, Verification
 
 TIME_LIMITS = {"fast": 300.0, "full": 3600.0}  # seconds after which a child is stopped
 BYTES_A_SECOND = 10e6  # for so many bytes of a model a child has a second more
@@ -95,10 +94,10 @@ def verify(
 
 
 def _verification(
-    structure: Structure | None, numbers: _Numbers, models: dict[str, dict[str, Any]], started: float
+    structure: Structure | None, numbers: Numbers, models: dict[str, dict[str, Any]], started: float
 ) -> Verification:
     """The result of both tiers, with the verdict."""
-    judged = (PASS, _SAME) if structure and structure.identical else judge(structure, *numbers.judged())
+    judged = (PASS, _SAME) if structure and structure.identical else judge(structure, numbers)
     notes = (*(structure.notes if structure else ()), *numbers.notes, *run_wrong(numbers.levels))
     seconds, parts = time.perf_counter() - started, (numbers.levels, numbers.derived)
     return Verification(*judged, notes, structure, *parts, models, seconds, numbers.influence)
@@ -180,37 +179,21 @@ def describe(path: Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
 
 
-class _Numbers(NamedTuple):
-    """The result of the numeric tier."""
-
-    levels: tuple[Level, ...] = ()
-    blocked: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    derived: tuple[Derived, ...] = ()
-    influence: tuple[Influence, ...] = ()
-
-    def judged(self) -> tuple[Any, ...]:
-        """The arguments of `judge`."""
-        return self.levels, self.blocked, self.derived, self.influence
-
-
-def _tiers(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, _Numbers]:
+def _tiers(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure | None, Numbers]:
     """The results of the children: one child for each provider and environment, which CUDA reads only once."""
     size = sum(bytes_of(Path(request[name])) for name in ("original", "folded"))
     request = {**request, "seconds": TIME_LIMITS[request["effort"]] + size / BYTES_A_SECOND}
     groups = [list(group) for _, group in groupby(served, _child)]
     structure, first, crash = _both(request, groups[0]) or _structure(request)
     if structure and structure.identical:
-        return structure, _Numbers()
+        return structure, Numbers()
     left = groups if not first else groups[1:]
     answers = [*first, *(answer for group in left for answer in _numbers(request, group))]
-    levels, blocked, notes, derived, influence = (
-        tuple(chain.from_iterable(parts)) for parts in zip(*answers, strict=True)
-    )
-    return structure, _Numbers(levels, (*crash, *blocked), tuple(dict.fromkeys(notes)), derived, influence)
+    numbers = Numbers.joined([Numbers(blocked=tuple(crash)), *answers])
+    return structure, replace(numbers, notes=tuple(dict.fromkeys(numbers.notes)))
 
 
-def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure, list[_Numbers], list[str]] | None:
+def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure, list[Numbers], list[str]] | None:
     """Structure and numbers of the CPU by one child; None where that child fails, or for another provider."""
     if served[0] != Way():
         return None
@@ -223,7 +206,7 @@ def _both(request: Mapping[str, Any], served: Sequence[Way]) -> tuple[Structure,
     return Structure.of(answer["structure"]), results, []
 
 
-def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[_Numbers], list[str]]:
+def _structure(request: Mapping[str, Any]) -> tuple[Structure | None, list[Numbers], list[str]]:
     """The structure by a child of its own, or a sentence about how that child failed."""
     try:
         return Structure.of(launcher.run(compare_structure, request, seconds=request["seconds"])), [], []
@@ -240,7 +223,7 @@ def _child(way: Way) -> tuple[str, dict[str, str]]:
     return way.provider, way.environment
 
 
-def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers]:
+def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[Numbers]:
     """The result of each way. Where the child fails, each way is run in a child of its own."""
     first, seconds = served[0], request["seconds"] * len(served)
     request_of_ways = {**request, **_of_ways(served)}
@@ -251,15 +234,15 @@ def _numbers(request: Mapping[str, Any], served: Sequence[Way]) -> list[_Numbers
     except Failed as why:
         if len(served) > 1:
             return [answer for way in served for answer in _numbers(request, [way])]
-        return [_Numbers(blocked=(_of(first, str(why)),))]
+        return [Numbers(blocked=(_of(first, str(why)),))]
     return [_answer(way, each) for way, each in zip(served, answer["ways"], strict=True)]
 
 
-def _answer(way: Way, answer: Mapping[str, Any]) -> _Numbers:
-    blocked, notes = (tuple(_of(way, sentence) for sentence in answer[part]) for part in ("blocked", "notes"))
-    derived = (Derived(**{**entry, "inside": tuple(entry["inside"])}) for entry in answer["derived"])
-    influence = tuple(map(Influence.of, answer["influence"]))
-    return _Numbers(tuple(map(Level.of, answer["levels"])), blocked, notes, tuple(derived), influence)
+def _answer(way: Way, answer: dict[str, Any]) -> Numbers:
+    """The result of a way, whose sentences name it."""
+    numbers = Numbers.of(answer)
+    blocked, notes = (tuple(_of(way, each) for each in sentences) for sentences in (numbers.blocked, numbers.notes))
+    return replace(numbers, blocked=blocked, notes=notes)
 
 
 def _of(way: Way, sentence: str) -> str:

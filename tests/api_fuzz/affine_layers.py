@@ -37,7 +37,7 @@ def bn(g: Scope, x: Value) -> Value:
 
 
 def statistics(g: Scope, x: Value, shape: tuple[int, ...], no_epsilon: bool) -> list[Value]:
-    """scale, bias, mean and variance, with what training leaves behind: dead, negative, tiny, broken ones."""
+    """scale, bias, mean and variance, with what training leaves there: dead, negative, tiny, broken ones."""
     f, r = g.file, g.file.rng
     scale = r.uniform(0.5, 2, shape) * np.where(r.random(shape) < f.pick([0, 0, 0.5]), -1, 1)
     bias, mean, var = r.standard_normal(shape), r.standard_normal(shape), r.uniform(0.3, 2, shape)
@@ -135,7 +135,7 @@ def variadic(g: Scope, x: Value) -> Value:
 
 
 def twin(g: Scope, x: Value) -> Value:
-    """Another tensor that fits beside x, or x itself."""
+    """Another tensor that fits next to x, or x itself."""
     fitting = [v for v in g.visible if v.kind == x.kind and v.shape == x.shape]
     return g.file.pick(fitting) if fitting else x
 

@@ -30,7 +30,7 @@ Fault = tuple[str, str]  # its kind, and words
 
 
 class Dropped(Exception):
-    """The graph itself is not valid, or does not run: nothing is asked of it."""
+    """The graph itself is not valid, or does not run: nothing is expected of it."""
 
 
 def words(why: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""A graph under construction: scopes, tensors, and nodes whose types onnx's own inference tells as they are added."""
+"""A graph under construction: scopes, tensors, and nodes whose types onnx's own inference states as they are added."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Scope:
         return self.live if self.outer is None else [*self.outer.visible, *self.live]
 
     def fresh(self, hint: str = "") -> str:
-        """A name that no other tensor of the file has, but perhaps one of a body beside this one."""
+        """A name that no other tensor of the file has, but perhaps one of a body next to this one."""
         alone = self.depth == 0 and not self.is_function
         while True:
             name = self._name(hint)
@@ -122,7 +122,7 @@ class Scope:
         return name in self.outer._own or self.outer._around(name)
 
     def emit(self, op: str, inputs: Sequence[Value | None], outputs: int = 1, **attributes: Any) -> list[Value]:
-        """Add a node; Skip where onnx's inference says that it does not fit, or cannot tell what it makes."""
+        """Add a node; Skip where onnx's inference says that it does not fit, or does not say what it makes."""
         attributes = {k: v for k, v in attributes.items() if v is not None}
         names = ["" if x is None else x.name for x in inputs]
         probe = helper.make_node(

@@ -180,7 +180,7 @@ def quantized(g: Scope, x: Value) -> Value:
 
 
 def discrete(g: Scope, x: Value) -> Value:
-    """An integer or boolean beside the graph, or a number made of one."""
+    """An integer or boolean next to the graph, or a number made of one."""
     f = g.file
     need(x.rank and min(x.shape) > 0)
     form = f.pick(["ArgMax", "Cast", "Greater", "Shape", "Size"])

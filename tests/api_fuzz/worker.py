@@ -1,6 +1,6 @@
 """A process that judges one graph after the other, and may crash: an index per line of stdin, words on stdout.
 
-`python -m tests.api_fuzz.worker SEED` tells each stage as it begins ("original", "fold"), then the answer as JSON:
+`python -m tests.api_fuzz.worker SEED` prints each stage as it begins ("original", "fold"), then the answer as JSON:
 whether onnxruntime died of the graph itself, or of what bnfold made of it, is known by the last word. Forks, in which
 bnfold asks for shapes, would take half of the time: it makes none where a process has another thread.
 """

@@ -57,7 +57,7 @@ def rows(names: list[str], long: bool) -> dict[str, Row]:
 
 
 def main(arguments: list[str]) -> int:
-    """Measure, print a line each and the worst at the end; returns how many broke a promise."""
+    """Measure, print a line each and the worst at the end; returns how many broke a rule."""
     start = next((i for i, word in enumerate(arguments) if word.startswith("--") and word != "--long"), len(arguments))
     names = [word for word in arguments[:start] if word != "--long"]
     found = {}

@@ -1,4 +1,4 @@
-"""Bombs, and what parses but means nothing sound: the promised exit code and words, right numbers, nothing left."""
+"""Bombs, and what parses but means nothing sound: the documented exit code and words, right numbers, nothing left."""
 
 from __future__ import annotations
 

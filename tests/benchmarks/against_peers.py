@@ -1,10 +1,10 @@
-"""What folding a file costs, beside other tools on the same file: wall time, memory, what is left, whether it is right.
+"""What folding a file costs, next to other tools on the same file: wall time, memory, what is left, whether it is right.
 
 python -m tests.benchmarks.against_peers [MODELS...] [--rounds 5] [--tools TOOL...] [--also TOOL=PYTHON]
     [--cache DIR] [--folder DIR] [--json PATH]
 
 Every tool is a whole fresh process that reads one file and writes another. In each round each runs once, in random
-order, and beside it, right before or right after, a process that loads and saves the file with the onnx package: ratios
+order, and next to it, right before or right after, a process that loads and saves the file with the onnx package: ratios
 are to that one, for a machine may be twice as fast half a minute later. (The ratio of `load and save` to its like shows
 what is left of such noise.) The file is in the page cache throughout. bnfold flushes what it writes to the disk; no
 other tool does, so what the one before has left in memory is flushed before the clock starts, which bnfold would wait

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Run(NamedTuple):
-    """What a process took. `peak_mb` is None for a command that is not `python`, and where the system does not tell."""
+    """What a process took. `peak_mb` is None for a command that is not `python`, and where the system does not say."""
 
     seconds: float
     peak_mb: float | None

@@ -1,6 +1,6 @@
 """Faults planted into faultless folds, and who finds them: `python -m tests.benchmarks.mutations [--json PATH] [NAMES...]`
 
-Every kind of fault at two fold sites of every model: real ones and architectures of the zoo. Beside the tiers of
+Every kind of fault at two fold sites of every model: real ones and architectures of the zoo. Next to the tiers of
 `bnfold verify` stand the comparisons that onnxsim and onnxslim make: outputs of both models as onnxruntime runs them by
 default, uniform inputs in [0, 1), numpy's allclose with rtol 1e-4 and atol 1e-5 (onnxsim.model_checking.compare, here on
 five inputs) and with rtol 1e-3 and atol 1e-4 (onnxslim.utils.check_result, on one input as there).

@@ -5,7 +5,7 @@ python -m tests.benchmarks.proof_cost [MODELS...] [--rounds 5] [--cache DIR] [--
 MODELS are files, or architectures of the zoo (tests/zoo.py). In each round every command runs once, as a fresh process,
 in random order. The baseline is a process that imports onnxruntime, makes sessions of the original and of the folded
 model and runs each once: what any check that runs both has to take. The cost is the time of the verified fold less that
-of the unverified one, over the baseline. The peak is that of the largest process of the verified fold. Beside them stand
+of the unverified one, over the baseline. The peak is that of the largest process of the verified fold. Next to them stand
 onnxsim, with its own check (three inputs) and without, and onnxslim, with `--also onnxsim=OTHER/bin/python` and the like
 from another environment.
 """

@@ -1,4 +1,4 @@
-"""Latency of re-parameterization from plain ONNX beside timm's own, which needs the Python modules.
+"""Latency of re-parameterization from plain ONNX next to timm's own, which needs the Python modules.
 
 python -m tests.benchmarks.reparameterized [NAMES...] [--size 224] [--threads 1] [--launches 15] [--budget 60] [--json PATH]
 """

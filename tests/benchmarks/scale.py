@@ -5,7 +5,7 @@ python -m tests.benchmarks.scale [--nodes 10000 100000] [--norms 20000] [--bodie
 
 Whole processes of `bnfold fold --verify off`, and the planning alone: from the parsed model to the folded one, by the clock
 and in seconds of the processor, which others on the machine lengthen less. The large model has its data in a sparse file;
-its fold is held against `cp --sparse=never` of that file, and against the same and `sync`, since bnfold flushes what it
+its fold is compared with `cp --sparse=never` of that file, and against the same and `sync`, since bnfold flushes what it
 writes to the disk.
 """
 
@@ -170,7 +170,7 @@ def body(operator: str, read: str, made: str, shape: list[int]) -> onnx.GraphPro
 
 
 def large(folder: Path, gigabytes: float) -> Path:
-    """A model with external data: matrices that nobody touches, in holes of the file, and one with a norm behind it."""
+    """A model with external data: matrices that nobody touches, in holes of the file, and one with a norm after it."""
     net = Net([1, SIDE])
     for _ in range(max(1, round(gigabytes * 1e9 / ONE))):
         net.add("Gemm", f"w{len(net.nodes)}")

@@ -100,7 +100,7 @@ TOOLS: dict[str, Callable[[str, str], None]] = {
 
 
 def tell_peak() -> None:
-    """Say on stdout what this process held at most. Not `ru_maxrss`, which starts with what the parent held."""
+    """Say on stdout how much memory this process had at most. Not `ru_maxrss`, which starts with what the parent had."""
     with suppress(OSError), open("/proc/self/status") as status:
         print("peak_kb", status.read().split("VmHWM:")[1].split()[0])
 

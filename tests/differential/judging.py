@@ -1,4 +1,4 @@
-"""Whether a model is valid, runs, and computes what the original means: against float64, beside the original itself."""
+"""Whether a model is valid, runs, and computes what the original means: against float64, next to the original itself."""
 
 from __future__ import annotations
 

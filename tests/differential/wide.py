@@ -74,7 +74,7 @@ class Wide(Net):
         return name
 
     def const(self, *shape: int, positive: bool = False) -> str:
-        """A constant: new or one that is there already, an initializer, a Constant node, or behind an Identity."""
+        """A constant: new or one that is there already, an initializer, a Constant node, or after an Identity."""
         if (shape, positive) in self.shared and self.chance(0.08):
             return self.shared[shape, positive]
         spread = 1.0 if positive else 1.4 / np.sqrt(max(1, np.prod(shape[1:])))

@@ -1,4 +1,4 @@
-"""What the fuzzers found, made small: each name tells what went wrong, each function makes the bytes that did it."""
+"""What the fuzzers found, made small: each name says what went wrong, each function makes the bytes that did it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def plain(change: Change) -> bytes:
 
 
 def behind(extra: bytes) -> bytes:
-    """The sound model, and behind it bytes of more fields."""
+    """The sound model, and after it bytes of more fields."""
     return bytes(sound().SerializeToString()) + extra
 
 

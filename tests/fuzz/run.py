@@ -41,7 +41,7 @@ class Tally:
         return time.monotonic() - self.started > self.seconds
 
     def all_of(self, data: bytes) -> None:
-        """All that is asked of one input; what takes long now and then."""
+        """All that is required of one input; what takes long now and then."""
         self.inputs += 1
         self.one("wire_format", data)
         self.one("folding", data)

@@ -31,7 +31,7 @@ OPTIONS = {"intra_op_num_threads": 1, "inter_op_num_threads": 1, "log_severity_l
 
 
 def compared(original: Path, folded: Path) -> str:
-    """`same`, `different`, or why it cannot be told."""
+    """`same`, `different`, or why it is not known."""
     try:
         with mock.patch.object(native, "os", os):  # fork, whatever `survival` says
             return native.guarded("onnxruntime", lambda: _compared(original, folded).encode(), SECONDS).decode()

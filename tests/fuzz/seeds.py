@@ -70,7 +70,7 @@ def named() -> Iterator[ModelProto]:
 
 
 def rows() -> Iterator[ModelProto]:
-    """Each row of the operator table with a BatchNormalization before and one behind it, where these fit."""
+    """Each row of the operator table with a BatchNormalization before and one after it, where these fit."""
     for number, case in enumerate([*HOIST, *SINK]):
         model = around(case, number)
         if model is not None:
@@ -100,7 +100,7 @@ def around(case: Case, seed: int) -> ModelProto | None:
 
 
 def normalize(model: ModelProto, seed: int) -> None:
-    """Put a BatchNormalization behind each output, and one before each input of two axes or more."""
+    """Put a BatchNormalization after each output, and one before each input of two axes or more."""
     graph = model.graph
     places = [("input", value) for value in graph.input] + [("output", value) for value in graph.output]
     for side, value in places:

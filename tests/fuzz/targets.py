@@ -1,4 +1,4 @@
-"""What is promised for any bytes, as functions of bytes: each returns in one word how it ended, or raises `Finding`.
+"""What must hold for any bytes, as functions of bytes: each returns in one word how it ended, or raises `Finding`.
 
 `wire_format` holds the reader that leaves large tensors in the file against protobuf's own parser, `folding` every way
 to fold against "a fold, kept nodes, or a refusal in words", `meaning` the folded model against the one it was made of.
@@ -36,7 +36,7 @@ Target = Callable[[bytes], str]
 
 
 class Finding(AssertionError):
-    """A promise is broken."""
+    """What must hold does not."""
 
 
 @contextmanager

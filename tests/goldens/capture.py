@@ -69,7 +69,7 @@ def _read(terminal: int) -> Iterator[bytes]:
 
 
 def screen(text: str) -> str:
-    """What a terminal shows in the end: bars that were drawn over and erased are gone; colours are <1;31>."""
+    """What a terminal shows in the end: progress bars that were drawn over and erased are gone; colours are <1;31>."""
     lines, row = [""], 0
     for part in re.split(r"(\x1b\[[0-9;?]*[A-Za-z]|\r\n|\r|\n)", text):
         code = CODE.fullmatch(part)

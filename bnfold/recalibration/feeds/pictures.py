@@ -29,7 +29,7 @@ def files(folder: Path) -> list[Path]:
 
 def read_picture(path: Path, channels: int) -> FloatPixels:
     """One image as it is stored, grey for 1 channel, else RGB. Raises ModelProblem, naming the file."""
-    need("PIL")
+    need("PIL", what="an image")
     from PIL import Image, UnidentifiedImageError
 
     if channels not in (1, 3):
@@ -49,7 +49,7 @@ def resized(image: npt.NDArray[Any], height: int, width: int) -> FloatPixels:
     """Bilinear, with the weights of an area where it becomes smaller, in float32: pixels or what they became."""
     if image.shape[1:] == (height, width):
         return np.ascontiguousarray(image, np.float32)
-    need("PIL")
+    need("PIL", what="an image")
     from PIL import Image
 
     planes = [Image.fromarray(np.ascontiguousarray(plane, np.float32)) for plane in image]

@@ -24,6 +24,7 @@ FIXED = frozenset(  # operators that give the same numbers in every runtime
 )
 
 
+FREE_INITIALIZERS = 4  # the version of the format from which on initializers need not be inputs as well
 MOST_STORED = 1 << 28  # bytes of all results: a message may have 2 GiB
 
 
@@ -39,7 +40,11 @@ def evaluate_constants(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    kept, free = caller_inputs(model.graph), overridable(model)
+    kept, free, copy.ir_version = (
+        caller_inputs(model.graph),
+        overridable(model),
+        max(model.ir_version, FREE_INITIALIZERS),
+    )
     del copy.graph.node[:], copy.graph.input[:]
     copy.graph.input.extend([*kept, *(value for value in model.graph.input if value.name in free)])
     copy.graph.node.extend(left)

@@ -31,10 +31,16 @@ class ChangedModel(NamedTuple):
     name: str
     meanings: Meanings
     changed: list[int]  # places in `places`
+    moved: int = 0  # nodes that have changed, too, but as many do the same in the other model
 
     @property
     def proto(self) -> onnx.ModelProto:
         return self.meanings.model
+
+    @property
+    def acts(self) -> dict[str, bytes]:
+        """What the maker of each tensor of the main graph does, whatever it reads."""
+        return {name: place.acts for place in self.places if not place.where for name in place.node.output}
 
     def without(self, names: set[str]) -> ChangedModel:
         """The same, the nodes left out that make some tensors of the main graph, and nothing else that is read."""
@@ -130,10 +136,11 @@ def _without_moved(models: list[ChangedModel]) -> list[ChangedModel]:
     """Leave out the nodes of which each model has as many, that do the same between nodes that do the same."""
     neighbours = [_neighbours(model) for model in models]
     counts = [Counter(each.values()) for each in neighbours]
-    return [
-        model._replace(changed=[i for i in model.changed if i not in own or counts[0][own[i]] != counts[1][own[i]]])
+    left = [
+        [i for i in model.changed if i not in own or counts[0][own[i]] != counts[1][own[i]]]
         for model, own in zip(models, neighbours, strict=True)
     ]
+    return [m._replace(changed=some, moved=len(m.changed) - len(some)) for m, some in zip(models, left, strict=True)]
 
 
 def _neighbours(model: ChangedModel) -> dict[int, tuple[bytes, ...]]:

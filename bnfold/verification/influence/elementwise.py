@@ -36,11 +36,14 @@ def is_elementwise(node: onnx.NodeProto) -> bool:
     return called(node) in OPERATORS
 
 
-def are_equal(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> bool:
-    """Whether both regions make the same `output` of every number of a type, up to rounding."""
+def first_difference(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> str:
+    """In words, a number of which two regions, A's and B's, make another `output`; nothing if that is none of a type.
+
+    What rounding explains is no difference.
+    """
     shape = np.broadcast_shapes(*(each.shape for each in constants))
     if np.prod(shape) > MOST_COLUMNS:
-        return False
+        return "there are too many constants to compare A and B number by number"
 
     def states(numbers: Array) -> Array:
         """For each number what is at least as large as each constant, one row a number."""
@@ -52,10 +55,15 @@ def are_equal(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dt
     if kind.itemsize > 2:
         jumps = _jumps(numbers[np.isfinite(numbers)], states)
         if jumps is None:
-            return False
+            return "there are too many jumps to compare A and B number by number"
         numbers = np.concatenate([numbers, jumps])
-    first, second = (np.asarray(each[output]) for each in run(_column(numbers, shape)))
-    return _agree(_column(numbers, shape), first, second)
+    numbers = _column(numbers, shape)
+    first, second = (np.asarray(each[output]) for each in run(numbers))
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return "A and B make tensors of another type or shape"
+    agree = _agree(numbers, first, second)
+    at = np.unravel_index(int(np.argmin(agree)), agree.shape)
+    return "" if agree.all() else f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}"
 
 
 def _column(numbers: Array, shape: tuple[int, ...]) -> Array:
@@ -116,14 +124,12 @@ def _at(places: Array, kind: np.dtype[Any]) -> Array:
     return np.where(places < 0, np.iinfo(whole).min - places, places).astype(whole).view(kind)
 
 
-def _agree(numbers: Array, first: Array, second: Array) -> bool:
+def _agree(numbers: Array, first: Array, second: Array) -> Array:
     """Whether results are the same up to rounding. What overflows counts as the largest number, and what one form makes
     of infinity as the same if the other form is undefined there, as 0 * x is.
     """
-    if first.dtype != second.dtype or first.shape != second.shape:
-        return False
     if not is_floating(first):
-        return bool((first == second).all())
+        return np.asarray(first == second)
     with np.errstate(all="ignore"):
         most = float(np.finfo(first.dtype).max)
         a, b = (np.clip(each.astype(np.float64), -most, most) for each in (first, second))
@@ -133,4 +139,4 @@ def _agree(numbers: Array, first: Array, second: Array) -> bool:
         scale = np.maximum(np.abs(a), gain * np.minimum(np.nan_to_num(x, nan=0.0), FAR))
         close = np.abs(a - b) <= ROUNDOFFS * roundoff(first.dtype) * scale + float(np.finfo(first.dtype).tiny)
     undefined = np.isnan(a) & np.isnan(b) | (np.isnan(a) | np.isnan(b)) & np.isinf(x)
-    return bool((close | undefined).all())
+    return np.asarray(close | undefined)

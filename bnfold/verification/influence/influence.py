@@ -23,6 +23,7 @@ from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import evaluate_constants
+from ..level_results import Compared
 from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, trial_session
@@ -31,31 +32,32 @@ from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
 from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
 from .differences import beyond_rounding, unlike
-from .meaning import Meanings
-from .probes import equal_regions
+from .meaning import Meanings, NodeMeaning
+from .probes import Probed, probe_regions
 from .thresholds import moved_thresholds, node_in_words
 
 
-def influence(trial: Trial, tensors: Sequence[Mapping[str, Any]]) -> Influence:
+def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
     """What is proved of the outputs, and of which changed nodes nothing showed; `tensors` were compared as written."""
     if trial.proved:
         return Influence(proved=True)
     stage("which nodes changed")
     pair = [_plain(model) for model in (trial.original, trial.folded)]
     meanings = Meanings(pair[0])
-    agreeing = {entry["name"] for entry in tensors if entry["ok"] and not entry["moved"]}
+    agreeing = {entry.name for entry in tensors if entry.ok and not entry.moved}
     if Meanings(pair[1], meanings, _proved(trial, pair, agreeing)).outputs() == meanings.outputs():
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
     models = changed_models(pair, ({}, {}), agreeing, covered)
+    probed = Probed((set(), set()), {})
     if any(model.changed for model in models):
         models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
-    equal = equal_regions(trial, models, agreeing)
-    models = [model.without(names) for model, names in zip(models, equal, strict=True)]
-    unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - equal[1])]
-    unseen += [words for model in models if model.changed for words in _unseen(trial, model)]
-    unseen += [] if unseen else _alike(trial, models, agreeing)
-    return Influence(False, sum(len(model.changed) for model in models), tuple(unseen))
+        probed = probe_regions(trial, models, agreeing)
+        models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
+    unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - probed.equal[1])]
+    unseen += [words for model in models if model.changed for words in _unseen(trial, model, probed.words)]
+    unseen += [] if unseen else _alike(trial, models, agreeing, probed.words)
+    return Influence(False, sum(len(model.changed) + model.moved for model in models), tuple(unseen))
 
 
 def _proved(trial: Trial, models: Sequence[onnx.ModelProto], agreeing: Collection[str]) -> dict[str, set[str]]:
@@ -90,8 +92,11 @@ def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> li
     return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
 
 
-def _unseen(trial: Trial, model: ChangedModel) -> Iterator[str]:
-    """A sentence for each changed node that was done without, and no output changed on any input."""
+def _unseen(trial: Trial, model: ChangedModel, words: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each changed node that was done without, and no output changed on any input.
+
+    `words` are of tensors, and say for which number A and B differ.
+    """
     stage(f"onnxruntime, running {model.name} without nodes that changed")
     try:
         types = _types(trial, model)
@@ -108,10 +113,13 @@ def _unseen(trial: Trial, model: ChangedModel) -> Iterator[str]:
             late = ": the time allowed is over" if bypasses[at[i]] else ""
             yield f"what {node_in_words(place)} of {model.name} does was not tried{late}"
         elif missed := results.missed(bypasses[at[i]]):
-            yield f"no input shows what {node_in_words(place)} of {model.name} does: {_without(missed)}"
+            how = _without(missed) + _at(place, words)
+            yield f"no input shows what {node_in_words(place)} of {model.name} does: {how}"
 
 
-def _alike(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Iterator[str]:
+def _alike(
+    trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str], words: Mapping[str, str]
+) -> Iterator[str]:
     """A sentence for each changed node of B that no output distinguishes from what A has there, on any input."""
     a, b = models
     if not b.changed:
@@ -122,7 +130,12 @@ def _alike(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[st
     for some in _running(trial, b, known, types[1]):
         for i, results in some:
             if not trial.late and results.alike([bypass for bypasses in known[i].values() for bypass in bypasses]):
-                yield f"no input shows what A and B do differently at {node_in_words(b.places[i])} of B"
+                place = b.places[i]
+                yield f"no input shows what A and B do differently at {node_in_words(place)} of B{_at(place, words)}"
+
+
+def _at(place: NodeMeaning, words: Mapping[str, str]) -> str:
+    return next((f"; {words[name]}" for name in place.node.output if name in words and not place.where), "")
 
 
 def _running(

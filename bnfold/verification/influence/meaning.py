@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from ...model.messages import attribute_graphs
 from ...runtime import detached
 from ...runtime.copies import without_data
-from ...runtime.protos import Array, domain, overridable
+from ...runtime.protos import Array, constant_value, domain, is_constant_node, overridable
 from ..plain_nodes import PlainNodes
 
 COMMUTE = frozenset(["Add", "Mul", "And", "Or", "Xor", "Equal"])  # to the last bit, in whatever order they read
@@ -68,9 +68,9 @@ class Meanings:
         return [scope.get(output.name, b"") for output in graph.output]
 
     def _node(self, node: onnx.NodeProto, scope: ByName, where: str) -> None:
-        plain = self.plain(node)
+        version, plain = self.plain.of(node)
         known = [scope.get(name, _hash("unknown", name)) if name else b"" for name in plain.input]
-        kind = domain(node), node.op_type, self.plain.version(node)
+        kind = domain(node), plain.op_type, version
         in_any_order = domain(node) == "" and node.op_type in COMMUTE
         head = _hash(*kind, *(sorted(known) if in_any_order else known))
         at = len(self.places)
@@ -81,7 +81,8 @@ class Meanings:
             meaning if name in self._fixed else b"data" for name, meaning in zip(plain.input, known, strict=True)
         )
         acts = _hash(*kind, *stated, "constants", *(sorted(constants) if in_any_order else constants))
-        first = _constant(node) or scope.get(self.plain.handed_on(node), b"")
+        value = constant_value(node) if is_constant_node(node) else None
+        first = of_tensor(value) if value is not None else scope.get(self.plain.handed_on(node), b"")
         means = (first or _hash(whole, 0), *(_hash(whole, i) for i in range(1, len(node.output))))
         self.places[at] = NodeMeaning(node, where, means, acts)
         for name, meaning in zip(node.output, means, strict=True):
@@ -121,21 +122,6 @@ def of_tensor(tensor: onnx.TensorProto) -> bytes:
         return _hash("strings", list(tensor.dims), *tensor.string_data)
     values = np.ascontiguousarray(detached.values(tensor))
     return _hash("stored", tensor.data_type, list(tensor.dims), values.tobytes())
-
-
-def _constant(node: onnx.NodeProto) -> bytes:
-    """A Constant means what an initializer with its numbers does."""
-    if node.op_type != "Constant" or domain(node) or len(node.attribute) != 1:
-        return b""
-    (attribute,) = node.attribute
-    kinds = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
-    if attribute.name == "value":
-        return of_tensor(attribute.t)
-    if attribute.name not in kinds:
-        return b""
-    return of_tensor(
-        numpy_helper.from_array(np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name]))
-    )
 
 
 def _of_attribute(attribute: onnx.AttributeProto) -> bytes:

@@ -2,189 +2,221 @@
 
 A region is all that makes one tensor, which both models have, of others that both have. Where it does the same in both
 models for all numbers, its nodes are no change: elementwise functions of one tensor are compared on numbers of every
-kind (see `elementwise`), smooth ones on random numbers of both signs. The verdict stays a measured one.
+kind (see `elementwise`), what is read out of tables at every index, what only moves elements at several sizes (see
+`moves`), smooth functions on random numbers of both signs. The verdict stays a measured one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
-from ...model.messages import reads
 from ...process.child import stage
 from ...runtime import providers, sessions
-from ...runtime.copies import without_data
 from ...runtime.inputs import feeds
-from ...runtime.protos import Array, called, is_constant_node, overridable, produced, stored
+from ...runtime.protos import FLOATING, Array, called, shape
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
+from ..float64.constant_parts import FREE_INITIALIZERS
 from ..float64.floating import is_floating
-from ..regions import MIXING, reached, shared
+from ..regions import MIXING
 from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
+from .cutter import Cutter, Region, alone
 from .differences import beyond_rounding
-from .elementwise import are_equal, is_elementwise
+from .elementwise import first_difference, is_elementwise
+from .meaning import of_tensor
+from .moves import computed_of, is_moving, shapes_to_try
 
-REGION_NODES = 32  # of a region in one of the models
-WIDER = 4  # times that a region is made larger
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
     + ["AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pad", "Add", "Sub", "Mul"]
     + ["Div", "Neg", "Sum", "Mean", "Identity", "GRU", "LSTM", "RNN", "Transpose", "Reshape", "Flatten", "Squeeze"]
-    + ["Unsqueeze", "DepthToSpace", "SpaceToDepth"]
+    + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
 )
 TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
-LAST_IR = 4  # the first version of the format in which initializers need not be inputs as well
+INDICES_AT_ONCE = 1 << 12  # indices
+LARGEST_TABLE = 1 << 26  # elements of a table
 
 
-class Region(NamedTuple):
-    """What makes the tensor `output` of those that enter, in one of the models."""
+class Probed(NamedTuple):
+    """What is known of regions that changed."""
 
-    nodes: list[onnx.NodeProto]
-    entering: list[str]
-    output: str
-    constants: list[onnx.TensorProto]
+    equal: tuple[set[str], set[str]]  # tensors of A, and of B, of regions that do the same in both models
+    words: dict[str, str]  # of others of either, of which number A and B make something else
 
 
-def equal_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> list[set[str]]:
-    """Tensors of A, and of B, whose nodes belong to regions that do the same in both models."""
+def probe_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
+    """Compare the regions of two models that have changed nodes."""
     stage("what nodes that changed do to numbers of every kind")
-    cutter, known = _Cutter(models, agreeing), [set[str](), set[str]()]
+    cutter, known, inferred = Cutter(models, agreeing), Probed((set(), set()), {}), Inferred(trial, models[0].proto)
     for name in cutter.names:
-        for pair in cutter.regions(name):
-            if not trial.late and _Pair(trial, models, pair).is_equal():
-                for names, region, readers in zip(known, pair, cutter.readers, strict=True):
-                    names |= _alone(region, readers)
+        for regions in cutter.regions(name):
+            pair = _Pair(inferred, models, regions)
+            if not trial.late and pair.is_equal():
+                for names, region, readers in zip(known.equal, regions, cutter.readers, strict=True):
+                    names |= alone(region, readers)
                 break
+            made = (output for node in pair.nodes for output in node.output)
+            known.words.update(dict.fromkeys(made, pair.words) if pair.words else {})
+    for i, model in enumerate(models):
+        for regions in cutter.put_in(i):
+            if not trial.late and _Pair(inferred, [model, model], regions).is_equal():
+                known.equal[i].update(alone(regions[1], cutter.readers[i]))
     return known
 
 
-def _alone(region: Region, readers: Mapping[str, list[onnx.NodeProto]]) -> set[str]:
-    """The tensors of a region that matter for its output alone."""
-    known = {region.output}
-    for node in reversed(region.nodes):
-        after = (each for name in node.output for each in readers.get(name, ()))
-        if all(not known.isdisjoint(each.output) for each in after):
-            known.update(node.output)
-    return known
+class Inferred:
+    """What is known of the tensors of A: an example of each, and which axes have one size only."""
 
+    def __init__(self, trial: Trial, model: onnx.ModelProto) -> None:
+        self.trial, self.model = trial, model
+        self.examples = {**feeds(trial.original.graph, trial.planned[0], trial.sizes), **trial.seen}
 
-class _Cutter:
-    """Cuts regions out of both models, at tensors of one name that agree on all inputs."""
+    @cached_property
+    def dims(self) -> dict[str, list[int | str | None] | None]:
+        graph = onnx.shape_inference.infer_shapes(self.model).graph
+        return {value.name: shape(value) for value in (*graph.input, *graph.value_info)}
 
-    def __init__(self, models: Sequence[ChangedModel], agreeing: Collection[str]) -> None:
-        self.graphs = [model.proto.graph for model in models]
-        self.makers = [produced(graph) for graph in self.graphs]
-        self.readers = [_readers(graph) for graph in self.graphs]
-        self.order = {name: i for i, name in enumerate(self.makers[0])}
-        free = overridable(models[0].proto)
-        self.stored = [{n: t for n, t in stored(graph).items() if n not in free} for graph in self.graphs]
-        self.changed = [
-            {name for i in model.changed if not model.places[i].where for name in model.places[i].node.output}
-            for model in models
-        ]
-        fixed = set.union(*(without_data(graph, free) for graph in self.graphs))
-        inputs = set.intersection(*({value.name for value in graph.input} for graph in self.graphs))
-        self.names = [name for name in shared(*self.graphs) if name in agreeing and name not in fixed]
-        self.cuts = (inputs - fixed) | {*self.names}
-
-    def regions(self, name: str) -> Iterator[list[Region]]:
-        """Pairs of regions that make a tensor of the same ones, and have changed nodes; the smallest first."""
-        cuts = self.cuts - {name}
-        for _ in range(WIDER):
-            pair = [self._region(i, name, cuts) for i in range(2)]
-            made = [{output for node in region.nodes for output in node.output} for region in pair]
-            if not any(names & changed for names, changed in zip(made, self.changed, strict=True)):
-                return
-            if max(len(region.nodes) for region in pair) > REGION_NODES:
-                return
-            if pair[0].entering == pair[1].entering:
-                yield pair
-            apart = {*pair[0].entering} ^ {*pair[1].entering}
-            wider = [cut for cut in apart or pair[0].entering if cut in self.order]
-            if not wider:
-                return
-            cuts = cuts - {max(wider, key=self.order.__getitem__)}
-
-    def _region(self, i: int, output: str, cuts: Collection[str]) -> Region:
-        names, entering = reached(self.makers[i], [output], cuts)
-        nodes = [node for node in self.graphs[i].node if not names.isdisjoint(node.output)]
-        read = dict.fromkeys(name for node in nodes for name in node.input)
-        constants = [self.stored[i][name] for name in read if name in self.stored[i]]
-        return Region([node for node in nodes if not is_constant_node(node)], sorted(entering), output, constants)
-
-
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor, in bodies too; what the graph hands out has a reader that nothing leads to."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in (*graph.node, onnx.NodeProto(input=[output.name for output in graph.output])):
-        for name in reads(node):
-            readers.setdefault(name, []).append(node)
-    return readers
+    def fixed_axes(self, name: str) -> list[bool]:
+        rank, dims = self.examples[name].ndim, self.dims.get(name)
+        return [isinstance(dim, int) for dim in dims] if dims and len(dims) == rank else [False] * rank
 
 
 class _Pair:
     """A region as both models have it, to be run on its own."""
 
-    def __init__(self, trial: Trial, models: Sequence[ChangedModel], pair: Sequence[Region]) -> None:
-        self.trial, self.models, self.pair = trial, models, pair
+    def __init__(self, known: Inferred, models: Sequence[ChangedModel], pair: Sequence[Region]) -> None:
+        self.known, self.trial, self.models, self.pair = known, known.trial, models, pair
         self.entering, self.output = pair[0].entering, pair[0].output
         self.nodes = [node for region in pair for node in region.nodes]
+        self.examples = [known.examples[name] for name in self.entering if name in known.examples]
+        self.words = ""  # where it differs
 
     def is_equal(self) -> bool:
         """Whether both models are known to make the same of whatever enters."""
-        known = [self._example(name) for name in self.entering]
-        examples = [each for each in known if each is not None and is_floating(each)]
-        if not known or len(examples) < len(known):
+        if not self.entering or len(self.examples) < len(self.entering):
             return False
+        is_one, are_floating = len(self.examples) == 1, all(map(is_floating, self.examples))
         try:
-            if len(examples) == 1 and all(map(is_elementwise, self.nodes)):
-                return self._is_equal_elementwise(examples[0])
-            return all(called(node) in SMOOTH for node in self.nodes) and self._is_equal_at_random(examples)
+            if is_one and are_floating and all(map(is_elementwise, self.nodes)):
+                return self._is_equal_elementwise()
+            if is_one and self.examples[0].dtype.kind == "i" and (rows := self._rows()):
+                return self._is_equal_at_each_index(rows)
+            if is_one and are_floating and self._only_moves():
+                return self._is_equal_at_all_sizes()
+            return are_floating and self._are_smooth() and self._is_equal_at_random()
         except CannotRun:
             return False
 
-    def _example(self, name: str) -> Array | None:
-        """A value of a tensor that enters, for its shape and type."""
-        if name not in self.trial.seen:
-            self.trial.seen.update(feeds(self.trial.original.graph, self.trial.planned[0], self.trial.sizes))
-        return self.trial.seen.get(name)
-
-    def _is_equal_elementwise(self, example: Array) -> bool:
+    def _is_equal_elementwise(self) -> bool:
         constants = [numpy_helper.to_array(tensor) for region in self.pair for tensor in region.constants]
-        floating = [each for each in constants if is_floating(each)]
         names = [[name for node in region.nodes for name in node.output if name] for region in self.pair]
-        running = [self._session(i, names[i], [example]) for i in range(2)]
+        running = self._sessions(names)
 
         def run(numbers: Array) -> list[dict[str, Array]]:
             fed = {self.entering[0]: numbers}
             made = (sessions.outputs(*each, fed) for each in zip(running, names, strict=True))
             return [dict(zip(each, values, strict=True)) for each, values in zip(names, made, strict=True)]
 
-        return are_equal(run, floating, self.output, example.dtype)
+        self.words = first_difference(run, constants, self.output, self.examples[0].dtype)
+        return not self.words
 
-    def _is_equal_at_random(self, examples: Sequence[Array]) -> bool:
-        running = [self._session(i, [self.output], examples) for i in range(2)]
+    def _rows(self) -> int:
+        """How many indices there are where what enters only chooses rows of tables, all of as many; else none."""
+        sizes = []
+        for region in self.pair:
+            tables = {tensor.name: tensor.dims for tensor in region.constants}
+            for node in region.nodes:
+                if called(node) == "Gather" and node.input[0] in tables and node.input[1] not in tables:
+                    axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                    sizes.append(tables[node.input[0]][axis])
+                    if prod(tables[node.input[0]]) > LARGEST_TABLE:
+                        return 0
+                elif not is_elementwise(node):
+                    return 0
+        return sizes[0] if len({*sizes}) == 1 else 0
+
+    def _is_equal_at_each_index(self, rows: int) -> bool:
+        rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
+        indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
+        blocks = np.split(indices, range(INDICES_AT_ONCE, rows, INDICES_AT_ONCE), axis=-1)
+        return self._makes_the_same({self.entering[0]: block} for block in blocks)
+
+    def _only_moves(self) -> bool:
+        """Whether all else that is done to elements is the same in both models, in the same order."""
+        kinds = [
+            (computed_of(region.nodes, region.entering, model.acts)[self.output], _scales(region))
+            for model, region in zip(self.models, self.pair, strict=True)
+        ]
+        return kinds[0] == kinds[1]
+
+    def _is_equal_at_all_sizes(self) -> bool:
+        """At all that both models take; each takes those that the other one does."""
+        example, constants = self.examples[0], [t for region in self.pair for t in region.constants]
+        fixed = self.known.fixed_axes(self.entering[0])
+        tried = shapes_to_try(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
+        random, running = np.random.default_rng(self.trial.seed), self._sessions([[self.output], [self.output]])
+        for each in tried or ():
+            fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
+            made = [self._made(session, fed) for session in running]
+            missing = [each is None for each in made]
+            if missing == [True, True] and each != example.shape:
+                continue
+            if any(missing) or beyond_rounding(*made):
+                return False
+        return bool(tried)
+
+    def _made(self, session: Any, fed: Mapping[str, Array]) -> Any:
+        """What a region makes; None of a size that it does not take."""
+        try:
+            return sessions.outputs(session, [self.output], fed)[0]
+        except CannotRun:
+            return None
+
+    def _are_smooth(self) -> bool:
+        """Nothing is divided by data either: numbers near zero would outweigh all others."""
+        known = {tensor.name for region in self.pair for tensor in region.constants}
+        return all(called(node) in SMOOTH and (called(node) != "Div" or node.input[1] in known) for node in self.nodes)
+
+    def _is_equal_at_random(self) -> bool:
         random = np.random.default_rng(self.trial.seed)
-        normal = [random.standard_normal(each.shape) for each in examples]
-        for size in TRIED_SIZES:
-            drawn = [(size * each).astype(example.dtype) for each, example in zip(normal, examples, strict=True)]
-            fed = dict(zip(self.entering, drawn, strict=True))
+        normal = {name: random.standard_normal(e.shape) for name, e in zip(self.entering, self.examples, strict=True)}
+        kinds = {name: each.dtype for name, each in zip(self.entering, self.examples, strict=True)}
+        return self._makes_the_same(
+            {name: (size * values).astype(kinds[name]) for name, values in normal.items()} for size in TRIED_SIZES
+        )
+
+    def _makes_the_same(self, inputs: Iterable[Mapping[str, Array]]) -> bool:
+        """Whether both regions make finite numbers, the same up to rounding, of all inputs."""
+        running = self._sessions([[self.output], [self.output]])
+        for fed in inputs:
             made = [sessions.outputs(each, [self.output], fed)[0] for each in running]
             if beyond_rounding(*made) or not np.isfinite(made[0]).all():
                 return False
         return True
 
-    def _session(self, i: int, names: Sequence[str], examples: Sequence[Array]) -> Any:
-        like, region = self.models[i].proto, self.pair[i]
+    def _sessions(self, names: Sequence[Sequence[str]]) -> list[Any]:
+        """A session of each region; its outputs are some tensors of it."""
+        return [self._session(*each) for each in zip(self.models, self.pair, names, strict=True)]
+
+    def _session(self, like: ChangedModel, region: Region, names: Sequence[str]) -> Any:
         graph = onnx.GraphProto(name="region", node=region.nodes, initializer=region.constants)
-        for name, each in zip(region.entering, examples, strict=True):
-            kind = onnx.helper.np_dtype_to_tensor_dtype(each.dtype)
-            graph.input.append(onnx.helper.make_tensor_value_info(name, kind, None))
+        for name, each in zip(region.entering, self.examples, strict=True):
+            graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), None))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        model = onnx.ModelProto(ir_version=max(like.ir_version, LAST_IR), graph=graph, opset_import=like.opset_import)
+        version = max(like.proto.ir_version, FREE_INITIALIZERS)
+        model = onnx.ModelProto(ir_version=version, graph=graph, opset_import=like.proto.opset_import)
         return trial_session(self.trial, model, "off", providers.chain(Way()))
+
+
+def _scales(region: Region) -> list[bytes]:
+    """The floating-point numbers by which operators that move elements do so, as Resize does."""
+    read = {name for node in region.nodes if is_moving(node) for name in node.input}
+    return sorted(of_tensor(t) for t in region.constants if t.name in read and t.data_type in FLOATING)

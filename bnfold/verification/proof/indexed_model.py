@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from ...model.messages import bodies
 from ...runtime.copies import without_data
 from ...runtime.protos import called, caller_inputs, stored
 from ..plain_nodes import PlainNodes
-from .examples import element_types
+from ..regions import MIXING
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,8 @@ class IndexedModel:
 
     @cached_property
     def nodes(self) -> list[onnx.NodeProto]:
-        """The nodes, plain; a CastLike as the Cast that it is in this model, which looks at no second input."""
-        nodes = [*map(self.plain, self.model.graph.node)]
-        kinds = element_types(self.model) if any(called(node) == "CastLike" for node in nodes) else {}
-        return [_plain(node, kinds) for node in nodes]
+        """The nodes, as plain as they can be written."""
+        return [*map(self.plain, self.model.graph.node)]
 
     @cached_property
     def makers(self) -> dict[str, onnx.NodeProto]:
@@ -90,18 +88,23 @@ class IndexedModel:
         return names
 
     @cached_property
+    def made_by(self) -> dict[tuple[str, str], list[str]]:
+        """What each linear operator makes of a tensor, which has its first name here."""
+        made: dict[tuple[str, str], list[str]] = {}
+        for node in self.nodes:
+            if called(node) in MIXING:
+                made.setdefault((node.op_type, self.name(node.input[0])), []).append(node.output[0])
+        return made
+
+    @cached_property
     def computations(self) -> dict[tuple[Any, ...], onnx.NodeProto]:
         """The nodes by what they compute; the first of several that compute the same."""
         nodes = (node for node in reversed(self.nodes) if node.input and not any(bodies(node)))
-        return {computation(node, [self.name(name) for name in node.input]): node for node in nodes}
+        return {self.computation(node): node for node in nodes}
 
-
-def _plain(node: onnx.NodeProto, kinds: Mapping[str, int]) -> onnx.NodeProto:
-    if called(node) != "CastLike" or node.input[1] not in kinds:
-        return node
-    cast = helper.make_node("Cast", node.input[:1], node.output, node.name, to=kinds[node.input[1]])
-    cast.attribute.extend(node.attribute)
-    return cast
+    def computation(self, node: onnx.NodeProto) -> tuple[Any, ...]:
+        """What a node computes of tensors, which have their first names."""
+        return computation(node, [self.name(name) for name in node.input])
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

@@ -1,26 +1,33 @@
-"""Sites that both models make by one and the same last operator: the claim is that its operand is the same.
+"""Sites that both models make by one and the same last operator: the claims are about its operands.
 
-That holds for any operator, as Gelu, all other inputs of which are the same. A MatMul of two tensors that depend on
-data, as in attention, is linear in each: there the operands may differ by the number that either model multiplies the
-product by, so these numbers are moved to the operand.
+For any operator, as Gelu, the operand that differs has to be the same, for it is not known what becomes of a relation.
+A sum or a product of tensors that depend on data, as in attention, may have operands that are scaled and shifted: then
+it is scaled and shifted itself, as `_of_sum` and `_of_product` say. What either model multiplies a product by is moved
+to its operand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from ...model.messages import bodies
 from ...runtime.protos import called
 from ..regions import REARRANGES
+from .claims import Argument, Claim, Cuts, aligned, entered, piece
 from .impulses import NotDerived
 from .indexed_model import IndexedModel, computation
-from .pieces import LINEAR_IN_DATA, Claim, Cuts, Piece, cut_evenly, piece
+from .pieces import LINEAR_IN_DATA, Piece
+from .scale_and_shift import SAME, Relation
 
+ADDITIONS = frozenset(["Add", "Sub"])
+PRODUCTS = frozenset(["MatMul", "Mul", "Div"])
 OPERAND = "the operand of the last operator"  # no tensor of a model is called so
 
 
@@ -31,22 +38,91 @@ class Last(NamedTuple):
     after: list[onnx.NodeProto]
 
 
-def operand(cuts: Sequence[Cuts], site: str) -> Claim:
-    """The claim that the one operand is the same that differs. Raises NotDerived for another kind of site."""
-    ours, theirs = (_last(each.model, site) for each in cuts)
-    if computation(ours.node, []) != computation(theirs.node, []) or len(ours.node.input) != len(theirs.node.input):
+def by_operands(cuts: Sequence[Cuts], site: str) -> Argument:
+    """The claims about the operands that differ. Raises NotDerived for another kind of site."""
+    lasts = [_last(each.model, site) for each in cuts]
+    ours, theirs = (last.node for last in lasts)
+    operator, is_scaled = called(ours), any(last.after for last in lasts)
+    if computation(ours, []) != computation(theirs, []) or len(ours.input) != len(theirs.input):
         raise NotDerived("the last operators are others")
-    ports = [i for i in range(len(ours.node.input)) if not _is_same(cuts, ours.node.input[i], theirs.node.input[i])]
-    if len(ports) != 1 or any(
-        each.node.input[ports[0]] in known.model.fixed for each, known in zip((ours, theirs), cuts, strict=True)
-    ):
+    ports = [i for i in range(len(ours.input)) if not _is_same(cuts, ours.input[i], theirs.input[i])]
+    ports = ports or [0] * is_scaled
+    if not ports or (len(ports) > 1 and operator not in ADDITIONS | PRODUCTS):
         raise NotDerived("more than one operand of the last operator differs")
-    names = _unmoved(cuts, [each.node.input[ports[0]] for each in (ours, theirs)])
+    if any(last.node.input[port] in each.model.fixed for port in ports for last, each in zip(lasts, cuts, strict=True)):
+        raise NotDerived("an operand of the last operator is another constant")
+    if operator == "Div" and ports[0] == 1 and is_scaled:
+        raise NotDerived("numbers after a division by data do not move to what it divides by")
+    claims = {port: _claim(cuts, lasts, port, port == ports[0]) for port in ports}
+    moved = {port for port, claim in claims.items() if claim.like != ours.input[port]}
+    return Argument([*claims.values()], partial(_through, ours, ports, moved))
 
-    def cut_out(cuts: Sequence[Cuts]) -> list[Piece]:
-        return [_operand(*each) for each in zip(cuts, (ours, theirs), names, strict=True)]
 
-    return Claim(cut_evenly(cuts, cut_out), OPERAND, names[0])
+def of_other_name(cuts: Sequence[Cuts], names: Sequence[str]) -> Argument:
+    """The one claim that the original's tensor `names[0]` is the folded model's `names[1]`."""
+    known = {id(each.model): name for each, name in zip(cuts, names, strict=True)}
+    pieces = aligned(cuts, lambda each: _operand(each, [], "", known[id(each.model)]))
+    return Argument([Claim(pieces, OPERAND, names[0])], lambda relations: relations[0])
+
+
+def _claim(cuts: Sequence[Cuts], lasts: Sequence[Last], port: int, is_scaled: bool) -> Claim:
+    """That one operand is the same; `is_scaled` with the numbers that the result is multiplied by."""
+    names = [last.node.input[port] for last in lasts]
+    names = names if called(lasts[0].node) in ADDITIONS else _unmoved(cuts, names)
+    known = {id(each.model): (last, name) for each, last, name in zip(cuts, lasts, names, strict=True)}
+
+    def cut_out(each: Cuts) -> Piece:
+        last, name = known[id(each.model)]
+        return _operand(each, last.after if is_scaled else [], last.node.output[0], name)
+
+    return Claim(aligned(cuts, cut_out), OPERAND, names[0])
+
+
+def _through(
+    node: onnx.NodeProto, ports: Sequence[int], moved: set[int], operands: Sequence[Relation]
+) -> Relation | None:
+    """The relation of what an operator makes, of those of the operands at `ports`; None if it is not known.
+
+    At the ports `moved`, operands are rearrangements of what the relation is of.
+    """
+    known = dict(zip(ports, operands, strict=True))
+    if any(relation.scale.size > 1 or relation.shift.size > 1 for port, relation in known.items() if port in moved):
+        return None
+    relations = [known.get(port, SAME) for port in range(len(node.input))]
+    made = _of_sum(node, relations) if called(node) in ADDITIONS else _of_product(node, relations)
+    if made is None:
+        return None
+    ratio, roundings = (max(r.ratio for r in relations), max(r.roundings for r in relations))
+    return made._replace(ratio=ratio, roundings=roundings)
+
+
+def _of_sum(node: onnx.NodeProto, operands: Sequence[Relation]) -> Relation | None:
+    """(s x + t) + (s y + u) == s (x + y) + (t + u)"""
+    first, second = operands
+    try:
+        if (first.scale != second.scale).any():
+            return None
+    except ValueError:  # of shapes that do not fit
+        return None
+    if first.inner and second.inner and first.inner != second.inner:
+        return None
+    shift = first.shift - second.shift if called(node) == "Sub" else first.shift + second.shift
+    return Relation(np.asarray(first.scale * np.ones_like(second.scale)), np.asarray(shift), first.size + second.size)
+
+
+def _of_product(node: onnx.NodeProto, operands: Sequence[Relation]) -> Relation | None:
+    """(s x) (r y) == (s r) (x y), where a product of matrices sums over no different scales; (s x) / y == s (x / y)"""
+    operator = called(node)
+    if operator not in PRODUCTS or any(relation.shift.any() for relation in operands):
+        return None
+    if operator == "Div" and (operands[1].scale != 1).any():
+        return None
+    for port, relation in enumerate(operands if operator == "MatMul" else ()):
+        summed = relation.scale.ndim - 1 - port  # the axis of the operand that is summed over
+        if relation.scale.size > 1 and (relation.scale.ndim < 2 or relation.scale.shape[summed] > 1):
+            return None
+    scale = reduce(np.multiply, (relation.scale for relation in operands))
+    return Relation(np.asarray(scale), np.zeros((1,) * scale.ndim), np.zeros((1,) * scale.ndim))
 
 
 def _is_same(cuts: Sequence[Cuts], ours: str, theirs: str) -> bool:
@@ -55,7 +131,7 @@ def _is_same(cuts: Sequence[Cuts], ours: str, theirs: str) -> bool:
     stored = [known.model.stored.get(name) for known, name in zip(cuts, (ours, theirs), strict=True)]
     known = [known.names.get(name) for known, name in zip(cuts, (ours, theirs), strict=True)]
     return (stored[0] is not None and stored[0] == stored[1]) or (
-        known[0] is not None and known[0] == known[1] and theirs not in cuts[1].shifts
+        known[0] is not None and known[0] == known[1] and theirs not in cuts[1].relations
     )
 
 
@@ -69,9 +145,11 @@ def _last(model: IndexedModel, site: str) -> Last:
         if node.input[data[0]] not in model.makers:
             break
         node = model.makers[node.input[data[0]]]
-    if called(node) == "MatMul" and model.fixed.isdisjoint(node.input):
+    if called(node) in PRODUCTS and model.fixed.isdisjoint(node.input):
         return Last(node, after)
     node = model.makers[site]
+    if called(node) in ADDITIONS and model.fixed.isdisjoint(node.input):
+        return Last(node, [])
     if called(node) in LINEAR_IN_DATA or [*node.output] != [site]:
         raise NotDerived("its last operator is linear")
     if any(bodies(node)):
@@ -102,13 +180,16 @@ def _rearranges(model: IndexedModel, node: onnx.NodeProto) -> tuple[Any, ...] | 
     return (*computation(node, [""]), *(tensor.SerializeToString() for tensor in sizes if tensor))
 
 
-def _operand(cuts: Cuts, last: Last, name: str) -> Piece:
-    """What makes the operand `name`, times the numbers that the last operator's result is multiplied by."""
-    known = name in cuts.names and name not in cuts.shifts
-    own = Piece([], [cuts.names[name]], [], cuts.changed) if known else piece(cuts, name)
-    nodes, constants, made = [*own.nodes], [*own.constants], last.node.output[0]
-    name = cuts.names[name] if known else name
-    for number, node in enumerate(last.after):
+def _operand(cuts: Cuts, numbers: Sequence[onnx.NodeProto], made: str, name: str) -> Piece:
+    """What makes the operand `name`, times the numbers that the last operator's result `made` is multiplied by."""
+    if name in cuts.names:
+        first, same = cuts.names[name], f"{OPERAND}, which enters"
+        own = Piece([helper.make_node("Identity", [name], [same])], [first], [], cuts.changed)
+        own, name = entered(own, same, {name: first}, cuts.relations), same
+    else:
+        own = piece(cuts, name)
+    nodes, constants = [*own.nodes], [*own.constants]
+    for number, node in enumerate(numbers):
         nodes.append(copy := onnx.NodeProto())
         copy.CopyFrom(node)
         copy.input[:] = [name if each == made else each for each in node.input]

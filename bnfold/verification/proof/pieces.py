@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.protos import FLOATING, called, stored
 from ..float64.floating import roundoff
-from ..float64.windows import Array
 from ..regions import MIXING
 from .impulses import NotDerived
-from .indexed_model import IndexedModel
 
 LINEAR_IN_DATA = MIXING | frozenset(  # in the one input that depends on data
     ["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", "Sum", "Mean", "Identity", "Dropout", "Cast", "Pad"]
@@ -28,7 +25,6 @@ POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", 
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
-PIECE_NODES = 64  # nodes of a piece
 LEFT_AS_IT_IS = 1 << 28  # bytes of a weight
 
 
@@ -40,6 +36,8 @@ class Piece:
     entering: list[str]
     constants: list[onnx.TensorProto]
     changed: Set[str] = frozenset()  # constants that are not those of the original
+    ratio: float = 0.0  # of what enters, how far it is from what it should be, in unit roundoffs
+    roundings: float = 0.0  # and how many rounded constants in a row made it, where it is not the original's
 
     def data(self) -> dict[str, onnx.NodeProto | None]:
         """Tensors that depend on what enters, and what makes them."""
@@ -144,92 +142,6 @@ def is_along_channels(tensor: onnx.TensorProto) -> bool:
 
 def other_operand(node: onnx.NodeProto, name: str) -> str:
     return str(node.input[1 - list(node.input).index(name)])
-
-
-class Claim(NamedTuple):
-    """What is to be proved: that a tensor `site` is the same in a piece of the original and one of the folded model.
-
-    It has the shape and type of the original's tensor `like`.
-    """
-
-    pieces: Sequence[Piece]
-    site: str
-    like: str
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """Where both models may be cut: tensors of one of them, with the first names that these have in the original.
-
-    Those of the folded model may be smaller by a constant: `shifts` has it, of the tensor's rank.
-    """
-
-    model: IndexedModel
-    names: Mapping[str, str]
-    shifts: Mapping[str, Array] = field(default_factory=dict)
-    changed: Set[str] = frozenset()
-
-    def without(self, tensor: str) -> Cuts:
-        return replace(self, names={name: first for name, first in self.names.items() if first != tensor})
-
-
-def whole(cuts: Sequence[Cuts], site: str) -> Claim:
-    """The claim that a site is the same, cut out of both models where the same tensors enter."""
-    return Claim(cut_evenly(cuts, lambda cuts: [piece(each, site) for each in cuts]), site, site)
-
-
-def cut_evenly(cuts: Sequence[Cuts], cut_out: Callable[[Sequence[Cuts]], list[Piece]]) -> list[Piece]:
-    """Pieces of both models that the same tensors enter: the last cut of which only one has need is left out."""
-    while True:
-        pieces = cut_out(cuts)
-        if not (apart := {*pieces[0].entering} ^ {*pieces[1].entering}):
-            return pieces
-        last = max(apart, key=lambda name: cuts[0].model.places.get(name, -1))
-        cuts = [each.without(last) for each in cuts]
-
-
-def piece(cuts: Cuts, site: str) -> Piece:
-    """Cut out what computes `site`."""
-    if site not in cuts.model.makers:
-        raise NotDerived(f"{site!r} is an input of one of the models only")
-    model, needed, entering, agenda = cuts.model, {site}, dict[str, str](), [*cuts.model.makers[site].input]
-    while agenda:
-        name = agenda.pop()
-        if name in cuts.names:
-            entering[name] = cuts.names[name]
-        elif name in model.inputs:
-            raise NotDerived(f"{name!r} is an input of one of the models only")
-        elif name in model.makers and name not in needed:
-            needed.add(name)
-            agenda += model.makers[name].input
-        if len(needed) > PIECE_NODES:
-            raise NotDerived(TOO_FAR)
-    nodes = [model.nodes[place] for place in sorted({model.places[name] for name in needed})]
-    if any(any(bodies(node)) for node in nodes):
-        raise NotDerived(TOO_FAR)
-    read = dict.fromkeys(name for node in nodes for name in node.input)
-    constants = [model.initializers[name] for name in read if name in model.initializers]
-    return _entered(Piece(nodes, sorted({*entering.values()}), constants, cuts.changed), entering, cuts.shifts)
-
-
-def _entered(own: Piece, entering: Mapping[str, str], shifts: Mapping[str, Array]) -> Piece:
-    """A piece that reads what enters by its name in the original, less the constants by which it is smaller."""
-    if all(name == first and name not in shifts for name, first in entering.items()):
-        return own
-    known = {*(name for node in own.nodes for name in node.output), *(tensor.name for tensor in own.constants)}
-    if not known.isdisjoint(entering.values()):
-        raise NotDerived("the two models call different tensors alike")
-    shifted = {name: f"{name}, shifted" for name in entering if name in shifts}
-    nodes = [helper.make_node("Sub", [entering[n], f"{n}, shift"], [made]) for n, made in shifted.items()]
-    constants = [numpy_helper.from_array(shifts[name], f"{name}, shift") for name in shifted]
-    for node in own.nodes:
-        nodes.append(copy := onnx.NodeProto())
-        copy.CopyFrom(node)
-        copy.input[:] = [shifted.get(name, entering.get(name, name)) for name in node.input]
-    return replace(own, nodes=nodes, constants=[*own.constants, *constants])
-
-
-TOO_FAR = "it is too far from tensors that both models share"
 
 
 def is_cast_to_float(node: onnx.NodeProto) -> bool:

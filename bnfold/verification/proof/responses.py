@@ -20,11 +20,13 @@ from onnx import helper
 from ...runtime.protos import called
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
+from .claims import Claim
 from .impulses import Impulses, NotDerived, elements, everything, impulses
-from .pieces import POINTWISE, SUMS, Claim, Piece, of_sizes, other_operand, require_linear, scaled_or_shifted, summing
-from .weights import Comparison, roundoffs
+from .pieces import POINTWISE, SUMS, Piece, of_sizes, other_operand, require_linear, scaled_or_shifted, summing
+from .roundoffs import Comparison, roundoffs
+from .scale_and_shift import SAME, compressed
 
-FED_AT_ONCE = 1 << 21  # elements of one batch of impulses
+FED_AT_ONCE = 1 << 18  # elements of one batch of impulses
 
 
 class ImpulseComparison:
@@ -47,11 +49,12 @@ class ImpulseComparison:
         self.kind, self.most, self.seed = kind, most, seed
         self.entering = sorted({name for each in self.pieces for name in each.entering})
         self._require_impulses()
+        self.impulses = [(name, each) for name in self.entering for each in self._impulses(name)]
         kinds = {n: helper.np_dtype_to_tensor_dtype(examples[n].dtype) for n in self.entering}
         made = [piece.model(model, kinds, self.site) for piece, model in zip(self.pieces, models, strict=True)]
         self.oracles, self.of_sizes = [Oracle(model) for model in made], [Oracle(of_sizes(model)) for model in made]
         self.ratio, self.at_rest, self.effect, self.responses = 0.0, 0.0, 0.0, 0
-        self.shift: Array | None = None
+        self.shift: Array | None = None  # the folded model's response to nothing less the original's, if it is constant
         self.alone = len(self.pieces[1].nodes) == 1  # a response is one constant, not a sum or product of several
 
     def _require_impulses(self) -> None:
@@ -71,8 +74,10 @@ class ImpulseComparison:
 
     def run(self) -> Comparison:
         """Feed every tensor that enters; the share is that of all impulses that there was time for."""
-        shares = [self._feed(name, each) for name in self.entering for each in self._impulses(name)]
-        return Comparison(self.responses, min(shares, default=1.0), self.ratio, self.at_rest, self.shift, self.effect)
+        shares = [self._feed(name, each) for name, each in self.impulses]
+        share, shift = min(shares, default=1.0), self.shift
+        relation = None if shift is None else SAME._replace(shift=shift, size=np.abs(shift), ratio=self.ratio)
+        return Comparison(self.responses, share, self.ratio, self.at_rest, self.effect, relation)
 
     def _impulses(self, name: str) -> list[Impulses]:
         """Impulses for each operator of the folded piece that sums what it reads of `name`, element by element."""
@@ -95,13 +100,13 @@ class ImpulseComparison:
             raise NotDerived("it makes a tensor without elements of a batch of 1")
         sums, sizes = (self._response(o, p, name, nothing) for o, p in zip(self.of_sizes, self.pieces, strict=True))
         self.at_rest = max(self.at_rest, self._worst(base[0], base[1], sizes, sizes, lambda: sums))
-        self.shift = _constant(base[0] - base[1], self.examples[self.site].shape)
+        self.shift = _constant(base[1] - base[0], self.examples[self.site].shape)
         chosen = self._drawn(all_impulses, max(base[0].size, prod(shape)))
         batch = max(1, FED_AT_ONCE // prod(shape))
         for start in range(0, len(chosen), batch):
             fed = all_impulses.batch(chosen[start : start + batch])
             ours, theirs = self._responses(name, fed)
-            if ours.shape[1:] != base[0].shape[1:]:
+            if ours.shape[1:] != base[0].shape[1:] or base[0].shape[0] not in (1, ours.shape[0]):
                 raise NotDerived("its pieces take one size of batch only")
             weights = theirs - base[1]
             summed = np.abs(base[0]) + np.abs(ours)
@@ -158,9 +163,6 @@ class ImpulseComparison:
 
 def _constant(values: Array, shape: tuple[int, ...]) -> Array | None:
     """Numbers as one along axes on which they are the same; None if they fit no tensor of `shape`."""
-    for axis in range(values.ndim):
-        first = values.take([0], axis)
-        if np.allclose(values, first, rtol=2.0**-40, atol=0):
-            values = first
+    values = compressed(values)
     fits = values.ndim == len(shape) and all(n in (1, size) for n, size in zip(values.shape, shape, strict=True))
     return values if fits and values.shape[:1] == (1,) else None

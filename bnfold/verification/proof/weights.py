@@ -11,27 +11,29 @@ compared in float64, element by element. What has another form raises NotOneLaye
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 
 from ...runtime import detached
 from ...runtime.protos import called, stored
-from ..float64.floating import quantum, roundoff
+from ..float64.floating import roundoff
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import MIXING
-from .around import NotOneLayer, ScaleAndShift, Step, along, entering, leaving, require_followable
+from ..results import SITE_LIMIT
+from .around import entering, leaving, require_followable
 from .impulses import NotDerived
 from .indexed_model import attributes
 from .pieces import Piece
+from .roundoffs import Comparison, roundoffs
+from .scale_and_shift import NotOneLayer, Relation, ScaleAndShift, about_one, along, related
+from .step import HOMOGENEOUS, Step
 
-EXPONENT = np.uint64(0x7FF << 52)  # its bits in float64
-FLOAT64_NOISE = 2.0**-46  # of float64, in what both models are evaluated to
 PRODUCT = ("product",)
 COMPARED_AT_ONCE = 1 << 16  # elements of a weight: as float64 they stay in the cache of a processor
 
@@ -50,23 +52,26 @@ class Layer:
     bias: Array
     before: dict[tuple[Any, ...], Array]  # the scale of each tensor that enters, by its name and what it has passed
     shift: Array  # of their sum
+    size: Array  # how large the numbers are that this is the sum of
     after: ScaleAndShift
     passed: tuple[Any, ...]  # operators after it that no affine is
-    stays: Array  # a shift after these, of (outputs of all groups,)
+    stays: ScaleAndShift  # a shift after these, of the tensor of the site
     made: tuple[int, ...]  # the shape of what the linear operator makes
     alone: bool  # it is one node: a response is one stored constant, not a sum or product of several
     kinds: tuple[Any, Any]  # types in which the weight, and the rest, were rounded
     for_any_size: bool  # what stands around the linear operator treats all places of an image alike
+    tail: Sequence[Step]  # the operators after it
+    laid: tuple[int, ...]  # the shape of what it makes, with one element for each channel where that shows all
 
     @property
     def axis(self) -> int:
         """Of the channels of what it makes."""
         return -1 if self.operator == PRODUCT else 1
 
-    def blocks(self) -> Iterator[Array]:
+    def blocks(self) -> Iterator[tuple[slice, Array]]:
         """scale_out * W * scale_in in float64, a part of the groups, or of the outputs of the only group, at a time.
 
-        For one tensor that enters after the other.
+        With the outputs, of all groups, that it is of. For one tensor that enters after the other.
         """
         groups, outputs, inputs, taps = self.weight.shape
         after = self.after.scale.reshape(groups, outputs, 1, 1)
@@ -75,7 +80,22 @@ class Layer:
             before = scale.reshape(groups, 1, inputs, 1)
             for start in range(0, groups if groups > 1 else outputs, count):
                 part = np.s_[start : start + count] if groups > 1 else np.s_[:, start : start + count]
-                yield self.weight[part].astype(np.float64) * (before[part] if groups > 1 else before) * after[part]
+                each = outputs if groups > 1 else 1
+                scaled = self.weight[part].astype(np.float64) * (before[part] if groups > 1 else before) * after[part]
+                yield slice(start * each, (start + count) * each), scaled
+
+    def carried(self, channels: Array) -> Array:
+        """One number for each output of the linear operator, laid out over the tensor of the site."""
+        shape = [channels.size if axis == self.axis % len(self.laid) else 1 for axis in range(len(self.laid))]
+        values = np.broadcast_to(channels.reshape(shape), self.laid)
+        for step in self.tail:
+            values = step.carried(values)
+        return values
+
+    def shifted(self, rest: Array) -> ScaleAndShift:
+        """The site's tensor where all that enters is zero, of what is left of each output there."""
+        shift, size = self.carried(rest) + self.stays.shift, self.carried(self.sizes()) + self.stays.size
+        return ScaleAndShift(self.stays.scale, shift, size)
 
     def rest(self) -> Array:
         """What is left where all that enters is zero, of shape (outputs of all groups,).
@@ -88,8 +108,8 @@ class Layer:
 
     def sizes(self) -> Array:
         """How large the numbers are that `rest` is the sum of, cancelled or not."""
-        summed = self._summed(np.abs(self.weight), np.abs(self.shift), np.abs(self.bias))
-        return np.asarray(np.abs(self.after.scale) * summed + np.abs(self.after.shift))
+        summed = self._summed(np.abs(self.weight), self.size, np.abs(self.bias))
+        return np.asarray(np.abs(self.after.scale) * summed + self.after.size)
 
     def _summed(self, weight: Array, shift: Array, bias: Array) -> Array:
         if not shift.any():
@@ -98,69 +118,82 @@ class Layer:
         return np.asarray(bias + (weight * shift.reshape(groups, 1, inputs, 1)).sum(axis=(2, 3)).ravel())
 
 
-def layer(model: onnx.ModelProto, piece: Piece, examples: Mapping[str, Array], made: Sequence[int], kind: Any) -> Layer:
-    """The layer of a piece of `model`.
+def layer(
+    model: onnx.ModelProto, piece: Piece, site: str, examples: Mapping[str, Array], made: Sequence[int], kind: Any
+) -> Layer:
+    """The layer of a piece of `model` that makes the tensor `site`.
 
     `examples` are of tensors, for their shapes; `made` is that of what the linear operator makes, if it is known.
     `kind` is the type in which constants were rounded that are computed, not stored.
     """
-    if unknown := [name for name in piece.entering if name not in examples]:
-        raise NotOneLayer(f"the shape of {unknown[:1]} is not known")
-    steps = _steps(model, piece)
+    require_shapes(piece.entering, examples)
+    steps = steps_of(model, piece, site)
     places = [i for i, step in enumerate(steps) if step.operator in MIXING]
     if len(places) != 1:
         raise NotOneLayer("it has more than one linear operator")
     step, head, tail = steps[places[0]], steps[: places[0]], steps[places[0] + 1 :]
     if [step.node.input[0]] != step.data:
         raise NotOneLayer("data is not its first input alone")
-    is_product, rank = step.operator in ("Gemm", "MatMul"), examples[piece.entering[0]].ndim
+    axis, rank = -1 if step.operator in ("Gemm", "MatMul") else 1, examples[piece.entering[0]].ndim
     values = _values(model, piece, [name for name in step.node.input[1:] if name])
     operator, padded, weight = _laid(step.node, values[step.node.input[1]], rank)
     groups, outputs, inputs, _ = weight.shape
-    fed = {name: _shape(head, examples[name].shape, groups * inputs, is_product) for name in piece.entering}
-    before, axis = entering(head, fed, step.data[0]), -1 if is_product else 1
+    fed = {name: _shape(head, examples[name].shape, axis) for name in piece.entering}
+    before = entering(head, fed, step.data[0])
     made = tuple(made or np.shape(examples.get(step.node.output[0], 0)))
-    after = leaving(_in_a_row(step, tail), _shape(tail, made, groups * outputs, is_product))
+    laid = _shape(tail, made, axis)
+    after = leaving(_in_a_row(step, tail), laid)
     terms = {key: along(axis, scale) for key, scale in before.terms.items()}
-    sums, affine = along(axis, before.shift), ScaleAndShift(*(along(axis, values) for values in after.affine))
+    sums, sizes = along(axis, before.shift), along(axis, before.size)
+    affine = ScaleAndShift(*(along(axis, values, after.read) for values in after.affine))
     if (sums.size, affine.scale.size) != (groups * inputs, groups * outputs):
         raise NotOneLayer("its weight is for another number of channels")
     bias, alone = _bias(step.node, values, groups * outputs), len(piece.nodes) == 1
     kinds = [piece.rounded([name]) or kind for name in (*step.node.input[1:3], "")[:2]]
-    stays = np.zeros(groups * outputs) if after.stays is None else along(axis, after.stays)
-    around = terms, sums, affine, after.passed, stays
-    alike = all(each.keeps_places for each in (*head, *tail))
-    return Layer(operator, padded, weight, bias, *around, made, alone, (kinds[0], kinds[1]), alike)
+    around = terms, sums, sizes, affine, after.passed, after.stays or ScaleAndShift.identity(())
+    form = alone, (kinds[0], kinds[1]), all(each.keeps_places for each in (*head, *tail))
+    return Layer(operator, padded, weight, bias, *around, made, *form, tail, laid)
 
 
-def _shape(steps: Sequence[Step], shape: Sequence[int], channels: int, is_product: bool) -> tuple[int, ...]:
+def require_shapes(names: Iterable[str], examples: Mapping[str, Array]) -> None:
+    """Raises NotOneLayer for a tensor of which there is no example."""
+    if unknown := [name for name in names if name not in examples]:
+        raise NotOneLayer(f"the shape of {unknown[:1]} is not known")
+
+
+def _shape(steps: Sequence[Step], shape: Sequence[int], axis: int) -> tuple[int, ...]:
     """Of a tensor on which an affine is followed: where no element changes places, one element for each channel."""
     if not shape:
         raise NotOneLayer("the shape of what it makes is not known")
-    if not all(step.keeps_places for step in steps):
+    axis %= len(shape)
+    if not all(step.keeps_places and step.joined_axis in (None, axis) for step in steps):
         return require_followable(shape)
-    axis = len(shape) - 1 if is_product else 1
-    return tuple(channels if i == axis else 1 for i in range(len(shape)))
+    return tuple(size if i == axis else 1 for i, size in enumerate(shape))
 
 
-def _steps(model: onnx.ModelProto, piece: Piece) -> list[Step]:
-    """The nodes that data passes."""
+def steps_of(model: onnx.ModelProto, piece: Piece, site: str) -> list[Step]:
+    """The nodes that data passes on its way to the tensor of the site, with those of their outputs that are read."""
     data = piece.data()
-    nodes = [node for node in piece.nodes if not data.keys().isdisjoint(node.output)]
-    return [Step(piece, model, node, [name for name in node.input if name in data]) for node in nodes]
+    read = {name for node in piece.nodes for name in node.input}
+    nodes = [(node, name) for node in piece.nodes for name in node.output if name in data]
+    return [
+        Step(piece, model, node, [each for each in node.input if each in data], name)
+        for node, name in nodes
+        if len(node.output) == 1 or name in read or name == site
+    ]
 
 
 def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
     """The steps after one, each of which reads what the one before it makes. Raises NotOneLayer where ways part."""
     for before, after in zip([step, *tail], tail, strict=False):
-        if after.data != [before.node.output[0]]:
+        if after.data != [before.made]:
             raise NotOneLayer("it has branches")
     return tail
 
 
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
-    known = stored(model.graph)
+    known = {tensor.name: tensor for tensor in piece.constants} | stored(onnx.GraphProto(node=piece.nodes))
     try:
         values = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
     except ValueError as why:
@@ -201,20 +234,8 @@ def _bias(node: onnx.NodeProto, values: Mapping[str, Array], outputs: int) -> Ar
     return np.broadcast_to(bias.ravel() * stated.get("beta", 1.0), outputs)
 
 
-class Comparison(NamedTuple):
-    """How far a site of the folded model is from the original's."""
-
-    responses: int  # numbers that were compared
-    share: float  # of all there are
-    ratio: float  # the largest difference of what data is multiplied by, in unit roundoffs
-    at_rest: float  # likewise, of what is left where all that enters is zero
-    shift: Array | None  # the latter in the original less that in the folded model; None where data may change it
-    effect: float  # the largest difference in unit roundoffs of what the original's numbers are the sum of
-    for_any_size: bool = False  # it says the same for tensors of other sizes
-
-
-def compare_layers(original: Layer, folded: Layer, like: Array) -> Comparison:
-    """Both layers of a site; `like` is an example of its tensor. Raises NotOneLayer if they are of different form."""
+def compare_layers(original: Layer, folded: Layer) -> Comparison:
+    """Both layers of a site. Raises NotOneLayer if they are of different form."""
     alike = original.operator == folded.operator and original.passed == folded.passed
     if not alike or original.weight.shape != folded.weight.shape:
         raise NotOneLayer("the two models have different operators")
@@ -222,38 +243,49 @@ def compare_layers(original: Layer, folded: Layer, like: Array) -> Comparison:
         raise NotOneLayer("other tensors enter the two models")
     rests, sizes = (original.rest(), folded.rest()), folded.sizes()
     rest = roundoffs(*rests, sizes, sizes, folded.kinds[1], folded.alone)
-    stays = original.stays, folded.stays
-    rest = max(rest, roundoffs(*stays, np.abs(stays[1]), np.abs(stays[1]), folded.kinds[1], False))
-    pairs = zip(original.blocks(), folded.blocks(), strict=True)
-    worst = max((roundoffs(a, b, np.abs(b), np.abs(b), folded.kinds[0], folded.alone) for a, b in pairs), default=0.0)
-    channels = [-1 if axis == original.axis % like.ndim else 1 for axis in range(like.ndim)]
-    shift = None if folded.passed else (rests[0] - rests[1]).reshape(channels)
+    effect = min(rest, roundoffs(*rests, sizes, original.sizes(), folded.kinds[1], False))
+    stays, size = (original.stays.shift, folded.stays.shift), folded.stays.size
+    off = roundoffs(*stays, size, size, folded.kinds[1], False)
+    worst = _worst(original, folded, np.ones(folded.after.scale.size), folded.alone)
+    relation = _relation(original, folded, rests) if max(worst, rest, off) > SITE_LIMIT else None
     count = original.weight.size * len(original.before) + rests[0].size
     alike = original.for_any_size and folded.for_any_size
-    return Comparison(count, 1.0, worst, rest, shift, max(worst, rest), alike)
+    return Comparison(count, 1.0, worst, max(rest, off), max(worst, effect, off), relation, alike)
 
 
-def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: Any, alone: bool) -> float:
-    """The largest difference, in unit roundoffs of `kind`, of numbers that are made of others as large as `sizes`.
-
-    Float64's own noise in `summed` is taken off. With `alone`, `sizes` are stored numbers: the right one is no further
-    than half the distance to its neighbour. Infinite if something is not finite; raises NotDerived if that is so in the
-    original.
-    """
-    with np.errstate(all="ignore"):
-        off = np.abs(got - expected) - FLOAT64_NOISE * (summed + np.abs(expected)) - quantum(kind)
-        if not np.isfinite(expected).all():
-            raise NotDerived("a number of the original is not finite")
-        if not np.isfinite(got).all():
-            return np.inf
-        off, units = np.maximum(off, 0.0), roundoff(kind) * (power_below(sizes) if alone else sizes)
-        if np.isfinite(worst := (off / units).max(initial=0.0)):
-            return float(worst)
-        ratio = np.where(off > 0, off / units, 0.0)  # where nothing is off, of nothing either
-    return float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
+def _worst(original: Layer, folded: Layer, scale: Array, alone: bool = False) -> float:
+    """The largest difference, in unit roundoffs, of the folded model's weights from `scale` times the original's."""
+    worst = 0.0
+    for rows, ours, theirs in _pairs(original, folded):
+        sizes, expected = np.abs(theirs), scale[rows].reshape(*ours.shape[:2], 1, 1) * ours
+        worst = max(worst, roundoffs(expected, theirs, sizes, sizes, folded.kinds[0], alone))
+    return worst
 
 
-def power_below(values: Array) -> Array:
-    """The power of two at or below each magnitude, 0 for 0: times the unit roundoff, half the distance to the next
-    number."""
-    return (np.asarray(values, np.float64).view(np.uint64) & EXPONENT).view(np.float64)
+def _pairs(original: Layer, folded: Layer) -> Iterator[tuple[slice, Array, Array]]:
+    """The blocks of both weights, with the outputs that they are of."""
+    for (rows, ours), (_, theirs) in zip(original.blocks(), folded.blocks(), strict=True):
+        yield rows, ours, theirs
+
+
+def _relation(original: Layer, folded: Layer, rests: tuple[Array, Array]) -> Relation | None:
+    """By which scale and shift, for each output, the folded model's tensor is made of the original's, if it is."""
+    scale = _scale(original, folded)
+    expected, worst, unit = scale * rests[0], _worst(original, folded, scale), roundoff(folded.kinds[1])
+    if any(step.operator in HOMOGENEOUS for step in folded.tail):  # past which no shift moves
+        sizes = folded.sizes()
+        if (scale <= 0).any() or roundoffs(expected, rests[1], sizes, sizes, folded.kinds[1], False) > SITE_LIMIT:
+            return None
+        return related(original.carried(scale), original.stays, folded.stays, unit, worst)
+    ours, theirs = original.shifted(rests[0]), folded.shifted(rests[1])
+    return related(original.carried(scale), ours, theirs, unit, worst)
+
+
+def _scale(original: Layer, folded: Layer) -> Array:
+    """The scale of each output, by least squares over its weights."""
+    products, squares = np.zeros(folded.after.scale.size), np.zeros(folded.after.scale.size)
+    for rows, ours, theirs in _pairs(original, folded):
+        products[rows] += (ours * theirs).sum(axis=(2, 3)).ravel()
+        squares[rows] += (ours * ours).sum(axis=(2, 3)).ravel()
+    scale = np.divide(products, squares, out=np.ones_like(products), where=squares > 0)
+    return about_one(scale)

@@ -1,4 +1,4 @@
-"""The verdict of `bnfold verify` on a pair, beside what is known of it."""
+"""The verdict of `bnfold verify` on a pair, next to what is known of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def judged(pair: Pair) -> Row:
-    """The verdict on a pair, beside what is known of it."""
+    """The verdict on a pair, next to what is known of it."""
     with TemporaryDirectory(prefix="bnfold-referee-") as name:
         try:
             original, other, truth, known = pair.made(Path(name))
