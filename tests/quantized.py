@@ -263,7 +263,7 @@ def faults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple
         values = numpy_helper.to_array(stored[name])
         if values.dtype.kind == "f":
             yield f"{name} x 1.02", changed(folded, name, lambda v: v * np.float32(1.02))
-            yield f"one of {name} x 1.02", changed(folded, name, lambda v: one(v, 1.02))
+            yield f"one of {name} x 0.98", changed(folded, name, lambda v: one(v, 0.98))
             yield f"sign of one of {name}", changed(folded, name, lambda v: one(v, -1))
         else:
             yield f"one of {name} by one", changed(folded, name, by_one)

@@ -8,7 +8,8 @@ import onnx
 import pytest
 
 import bnfold
-from tests.quantized_layers import FORMS, GROUPED, KINDS, codes, layer, middle, require_same, stored
+from bnfold.folding.pipeline import Options, fold_file
+from tests.quantized_layers import FORMS, GROUPED, KINDS, Form, codes, layer, middle, require_same, stored
 
 CODES = [*KINDS]
 
@@ -266,3 +267,15 @@ def outcome(original: onnx.ModelProto) -> list[str]:
     quantizing = [n for n in result.model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
     assert all((values[node.input[1]] > 0).all() for node in quantizing)
     return [left.not_hoisted.code for left in result.batch_norms_kept]
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("kind", ["int4", "uint8", "float8_e4m3fn"])
+def test_large_codes_are_computed_when_the_file_is_written(kind, external, tmp_path, monkeypatch):
+    """Packed, where they are of less than a byte; and where their data file was."""
+    monkeypatch.setitem(FORMS, "large", Form("Conv", (1, 64, 9, 9), (6, 64, 10, 10), 0, {"pads": [5] * 4}))
+    original = layer("large", kind, rows=False)
+    onnx.save(original, tmp_path / "m.onnx", save_as_external_data=external, location="m.data", size_threshold=99)
+    fold_file(tmp_path / "m.onnx", tmp_path / "f.onnx", Options(verify="off"))
+    require_same(layer("large", kind, rows=False), onnx.load(tmp_path / "f.onnx"))
+    assert (tmp_path / "f.onnx.data").exists() == external

@@ -28,8 +28,10 @@ from ...graph.queries import (
 )
 from . import HOIST, Relaid, Shares, hoist, sink
 from .guards import inverse, no_shift, uniform
+from .linear import B
 
 CODES, SCALE, ZERO = 0, 1, 2
+BIASED = ("Conv", "ConvTranspose", "Gemm")
 PER_CHANNEL_SINCE = 13  # opset
 
 
@@ -95,6 +97,27 @@ def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
     most, is_negative = float(ml_dtypes.iinfo(kind).max), sign < 0  # type: ignore[no-untyped-call]
     mirrored = Affine.of(np.where(is_negative, -1.0, 1.0), np.where(is_negative, most, 0.0))
     return {CODES: Affine.of(sign, np.where(sign == 0, zero, mirrored.shift))}, {ZERO: mirrored}
+
+
+def is_mirrored(node: gs.Node, shares: Shares) -> bool:
+    """Whether the zero point of a DequantizeLinear changes."""
+    return operator(node) == "DequantizeLinear" and ZERO in shares and not shares[ZERO].is_identity
+
+
+def is_quantized_bias(node: gs.Node, index: int) -> bool:
+    """Whether an input is a bias that a DequantizeLinear makes of constants."""
+    if index != B or operator(node) not in BIASED or not has(node, index) or not node.inputs[index].inputs:
+        return False
+    maker = node.inputs[index].inputs[0]
+    return operator(maker) == "DequantizeLinear" and all(is_constant(x) for x in maker.inputs if not x.is_empty())
+
+
+def dequantized(bias: gs.Tensor) -> Array:
+    """What a DequantizeLinear makes of constants, in float64."""
+    node = bias.inputs[0]
+    codes = constant(node, CODES).astype(np.float64)
+    zero, scale = (parameter(node, index, codes.ndim) for index in (ZERO, SCALE))
+    return np.asarray((codes - zero) * scale)
 
 
 def is_stored(codes: gs.Tensor) -> bool:
