@@ -271,3 +271,60 @@ def test_what_is_not_the_same_is_not_proved(name: str) -> None:
     original, other = (model(lines, {**EACH, **MORE}, "float[N,6,8] x") for lines in WRONG[name])
     assert not known(original, original).open_tensors()
     assert "y" in known(original, other).open_tensors()
+
+
+OPEN = {  # of each kind of site that stays open: a model, a faultless fold of it, and why it is open
+    "a nonlinear operator": (
+        "c = Conv (x, w)  d = Clip (c, low)  y = Mul (d, two)",
+        "c2 = Conv (x, w)  c = Mul (c2, two)  y = Clip (c, low)",
+        "is not linear",
+    ),
+    "a product of what is shifted": (
+        "a = Relu (x)  c = Sin (x)  d = Add (a, t)  y = Mul (d, c)",
+        "a = Relu (x)  c = Sin (x)  e = Mul (a, c)  f = Mul (c, t)  y = Add (e, f)",
+        "multiplies tensors",
+    ),
+    "channels in another order": (
+        "c = Conv (x, w)  y = Conv (c, w)",
+        "c2 = Conv (x, turned)  y = Conv (c2, back)",
+        "sums what another one summed",
+    ),
+    "input weights of an LSTM": (
+        "c = Mul (x, two)  y, h, i = LSTM <hidden_size = 2> (c, lw, lr)",
+        "y, h, i = LSTM <hidden_size = 2> (x, lw2, lr)",
+        "LSTM",
+    ),
+    "arithmetic with sizes": (
+        "s = Shape (x)  f = Cast <to = 1> (s)  a = Mul (f, zero)  b = ReduceSum <keepdims = 0> (a)  c = Add (x, b)  y = Mul (c, two)",
+        "s = Shape (x)  f = Cast <to = 1> (s)  b = ReduceSum <keepdims = 0> (f)  e = Mul (b, zero)  c = Add (x, e)  y = Mul (c, two)",
+        "with sizes",
+    ),
+    "pads in another order": (
+        "c = Pad (x, pads)  d = AveragePool <kernel_shape = [3], strides = [2]> (c)  y = Mul (d, two)",
+        "d = AveragePool <kernel_shape = [3], strides = [2], pads = [1,1], count_include_pad = 1> (x)  y = Mul (d, two)",
+        "sizes",
+    ),
+}  # fmt: skip
+ODD = {
+    "low": F(-1),
+    "zero": F(0),
+    "turned": W[[1, 0, *range(2, 6)]],
+    "back": W[:, [1, 0, *range(2, 6)]],
+    "lw": numbers(1, 8, 8),
+    "lr": numbers(1, 8, 2),
+}
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_a_kind_of_site_that_stays_open_says_why(name: str) -> None:
+    original, folded, why = OPEN[name]
+    constants = {**EACH, **MORE, **ODD, "lw2": ODD["lw"] * F(2)}
+    x = "float[N,6,W] x" if "pads" in name else "float[N,6,8] x"
+    found = known(*(model(lines, constants, x) for lines in (original, folded)))
+    assert "y" in found.open_tensors()
+    assert any(why in site.why for site in found.derived), [site.why for site in found.derived]
+
+
+def test_a_tensor_that_a_kernel_is_too_long_for_has_no_example() -> None:
+    made = model("c = Conv (x, w)  y = Conv (c, w)", {"w": W}, "float[N,6,8] x")
+    assert "y" not in examples(made, {"x": np.zeros((2, 6, 2), F)})

@@ -29,7 +29,7 @@ def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, A
     known = {}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         dims = value.type.tensor_type.shape.dim
-        if value.type.tensor_type.HasField("shape") and all(dim.HasField("dim_value") for dim in dims):
+        if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") and d.dim_value >= 0 for d in dims):
             kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             known[value.name] = np.broadcast_to(np.zeros((), kind), [dim.dim_value for dim in dims])
     return {**known, **values}
