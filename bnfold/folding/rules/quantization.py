@@ -56,11 +56,15 @@ def of_quantizer(node: gs.Node, affine: Affine, magnitude: Affine, turn: Affine)
     quantizer = codes.inputs[0] if codes.inputs else node
     if operator(quantizer) != "QuantizeLinear" or not is_constant(codes) or len(codes.outputs) > 1:
         return None
-    if quantizes_to(quantizer, affine, magnitude, turn):
-        shares = on_parameters(quantizer, {SCALE: magnitude})
-        return Relaid({**shares, CODES: affine}, shares.settings)
+    with suppress(Refused):
+        if quantizes_to(quantizer, affine, magnitude, turn):
+            shares = on_parameters(quantizer, {SCALE: magnitude})
+            return Relaid({**shares, CODES: affine}, shares.settings)
     sign = Affine.of(np.sign(affine.scale))
-    return {CODES: sign} if sign.has_scale and quantizes_to(quantizer, sign, IDENTITY, turn) else None
+    with suppress(Refused):
+        if sign.has_scale and quantizes_to(quantizer, sign, IDENTITY, turn):
+            return {CODES: sign}
+    return None
 
 
 def quantizes_to(quantizer: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> bool:
@@ -73,13 +77,11 @@ def quantizes_to(quantizer: gs.Node, affine: Affine, magnitude: Affine, turn: Af
     old = rounded(weight, kinds[0])[0], rounded(scale, kinds[1])[0]
     new = rounded(affine(weight), kinds[0])[0], rounded(magnitude(scale), kinds[1])[0]
     stated, saturate = attribute(quantizer, "precision", 0) or kinds[1], bool(attribute(quantizer, "saturate", 1))
-    with suppress(Refused):
-        for each in {element_type(stated), *WIDE}:
-            codes, others = (quantize_in(each, *pair, zero, saturate).astype(np.float64) for pair in (old, new))
-            if not np.array_equal(turn(codes), others):
-                return False
-        return True
-    return False
+    for each in {element_type(stated), *WIDE}:
+        codes, others = (quantize_in(each, *pair, zero, saturate).astype(np.float64) for pair in (old, new))
+        if not np.array_equal(turn(codes), others):
+            return False
+    return True
 
 
 def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
