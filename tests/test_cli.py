@@ -319,7 +319,7 @@ def test_what_cannot_be_verified_is_not_written(here, capfd):
 def test_interruption_is_exit_code_130(here, capfd, monkeypatch):
     import bnfold.folding.pipeline as pipeline
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, "verified", interrupted)
@@ -333,7 +333,7 @@ def test_interruption_is_exit_code_130(here, capfd, monkeypatch):
 def test_a_defect_of_bnfold_is_said_to_be_one(here, capfd, monkeypatch):
     import bnfold.folding.pipeline as pipeline
 
-    def broken(*_):
+    def broken(*_, **__):
         raise ZeroDivisionError("by zero")
 
     monkeypatch.setattr(pipeline, "verified", broken)

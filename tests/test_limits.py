@@ -54,7 +54,7 @@ def test_limits_hold_for_a_block():
 
 def test_a_block_is_stopped_in_words():
     started = time.perf_counter()
-    stopped = pytest.raises(EnvironmentProblem, match=r"^a walk took longer than 0.2 s and was stopped$")
+    stopped = pytest.raises(EnvironmentProblem, match=r"^a walk took longer than 0.2 s and was stopped\nhint: ")
     with within(Limits(seconds=0.2)), stopped, timed("a walk", 100):
         while True:
             with suppress(Exception):  # as rules may
@@ -183,7 +183,7 @@ def test_a_cap_is_taken_off_again():
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] == 10**11
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
     with (
-        pytest.raises(EnvironmentProblem, match=r"^more than 100 GB of memory would be needed$"),
+        pytest.raises(EnvironmentProblem, match=r"^more than 100 GB of memory would be needed\nhint: "),
         limits.limited(["memory=100GB"]),
     ):
         bytearray(10**12)

@@ -117,7 +117,7 @@ def test_the_gate(case, folder, capfd):
 
 
 def test_a_failed_check(folder, capfd, monkeypatch):
-    def fails(*_):
+    def fails(*_, **__):
         raise CheckFailed("the folded model computes something else", "Report it.")
 
     monkeypatch.setattr(pipeline, "verified", fails)
@@ -130,10 +130,10 @@ def test_a_failed_check(folder, capfd, monkeypatch):
 def test_a_model_that_changes_while_it_is_verified_is_to_blame_itself(folder, capfd, monkeypatch):
     """Not the fold, which was of what had been there before."""
 
-    def changed(*arguments):
+    def changed(*arguments, **options):
         shutil.copy("keeps.onnx", "new")
         os.replace("new", "folds.onnx")
-        return honest(*arguments)
+        return honest(*arguments, **options)
 
     honest = pipeline.verified
     monkeypatch.setattr(pipeline, "verified", changed)

@@ -201,12 +201,12 @@ def test_a_wrong_pair_is_shown_to_be_wrong(here):
 def test_a_fold_that_did_not_pass_has_a_page_too(here, monkeypatch, capsys):
     honest = pipeline.verified
 
-    def damaged(source, draft, target, options, sites):
+    def damaged(source, draft, target, **options):
         model = onnx.load(draft)
         weight = next(t for t in model.graph.initializer if len(t.dims) == 4)
         weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
         onnx.save(model, draft)
-        return honest(source, draft, target, options, sites)
+        return honest(source, draft, target, **options)
 
     monkeypatch.setattr(pipeline, "verified", damaged)
     stored(here / "m.onnx", conv_bn())

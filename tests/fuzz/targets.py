@@ -45,7 +45,7 @@ def placed(data: bytes, large: int = FEW) -> Iterator[Path]:
     memory = Path("/dev/shm")
     with (
         mock.patch.object(wire, "DETACHED_FROM", large),
-        mock.patch.object(view, "SMALL", INFERRED),
+        mock.patch.object(view, "STUB_ABOVE", INFERRED),
         tempfile.TemporaryDirectory(prefix="bnfold-fuzz-", dir=memory if memory.is_dir() else None) as folder,
     ):
         path = Path(folder, "m.onnx")
@@ -108,7 +108,7 @@ def folding(data: bytes) -> str:
     model = ModelProto()
     try:
         model.ParseFromString(data)
-        with mock.patch.object(view, "SMALL", INFERRED):
+        with mock.patch.object(view, "STUB_ABOVE", INFERRED):
             result = bnfold.fold(model)
     except (DecodeError, BnfoldError) as problem:
         require(made is None or _is_apart(model), f"folded in a file, but not in memory: {problem}")
