@@ -109,5 +109,5 @@ def test_changed_models_fold_or_stay_or_are_refused() -> None:
 
 
 def test_changed_models_keep_their_meaning() -> None:
-    ended = ends("meaning", 100)
+    ended = ends("meaning", 200)
     assert ended["same"] > 5, ended
