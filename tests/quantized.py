@@ -26,10 +26,10 @@ SIDE = 6
 
 
 class Maker:
-    """Draws one network."""
+    """Draws one network. `negative` is the share of gammas below zero."""
 
-    def __init__(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
+    def __init__(self, seed: int, negative: float = 0.0) -> None:
+        self.rng, self.signs, self.negative = np.random.default_rng(seed), np.random.default_rng([seed, 1]), negative
         self.nodes: list[onnx.NodeProto] = []
         self.stored: list[onnx.TensorProto] = []
         self.count = 0
@@ -106,6 +106,7 @@ class Maker:
             self.rng.standard_normal(channels) * 0.3,
         )
         v = self.rng.uniform(0.3, 2.0, channels)
+        g = np.where(self.signs.random(channels) < self.negative, -g, g)
         return self.add("BatchNormalization", [x, *(self.keep(np.float32(p), "p") for p in (g, b, m, v))])
 
     def bias(self, channels: int) -> list[str]:
@@ -226,6 +227,22 @@ def one(values: np.ndarray, factor: float) -> np.ndarray:
     return found
 
 
+def by_one(codes: np.ndarray) -> np.ndarray:
+    """The last code nearer to zero by one, or the first number after zero."""
+    moved = codes.copy()
+    last = float(codes.reshape(-1)[-1])
+    moved.reshape(-1)[-1] = codes.dtype.type(last - np.sign(last) if last else 1)
+    return moved
+
+
+def swapped(codes: np.ndarray) -> np.ndarray:
+    """The smallest code in the place of the largest, which may be its opposite."""
+    moved = codes.copy()
+    wide = codes.astype(np.float64).reshape(-1)
+    moved.reshape(-1)[int(wide.argmax())] = codes.reshape(-1)[int(wide.argmin())]
+    return moved
+
+
 def turned(folded: onnx.ModelProto, node: onnx.NodeProto) -> onnx.ModelProto:
     """Scales along another axis."""
     copy = onnx.ModelProto()
@@ -244,9 +261,14 @@ def faults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple
     made = [name for name, tensor in stored.items() if before.get(name) != tensor]
     for name in made:
         values = numpy_helper.to_array(stored[name])
-        yield f"{name} x 1.02", changed(folded, name, lambda v: v * np.float32(1.02))
-        yield f"one of {name} x 1.02", changed(folded, name, lambda v: one(v, 1.02))
-        yield f"sign of one of {name}", changed(folded, name, lambda v: one(v, -1))
+        if values.dtype.kind == "f":
+            yield f"{name} x 1.02", changed(folded, name, lambda v: v * np.float32(1.02))
+            yield f"one of {name} x 0.98", changed(folded, name, lambda v: one(v, 0.98))
+            yield f"sign of one of {name}", changed(folded, name, lambda v: one(v, -1))
+        else:
+            yield f"one of {name} by one", changed(folded, name, by_one)
+            if not np.array_equal(swapped(values), values):
+                yield f"one of {name} as another", changed(folded, name, swapped)
         if values.size > 1 and not np.array_equal(values, np.roll(values, 1, 0)):
             yield f"{name} one channel on", changed(folded, name, lambda v: np.roll(v, 1, 0))
     for node in folded.graph.node:
@@ -254,6 +276,9 @@ def faults(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[tuple
             scale, codes = stored[node.input[1]], stored.get(node.input[0])
             if len(node.input) > 2 and node.input[2] in stored:
                 yield f"zero point of {node.output[0]}", changed(folded, node.input[2], lambda v: v + 1)
+                readers = [n.op_type for n in folded.graph.node if node.input[2] in n.input]
+                if scale.dims and "QuantizeLinear" not in readers:  # which would undo it
+                    yield f"one zero point of {node.output[0]}", changed(folded, node.input[2], by_one)
             if codes is not None and len(scale.dims) == 1 and len(set(codes.dims[:2])) == 1:
                 yield f"axis of {node.output[0]}", turned(folded, node)
 
@@ -267,11 +292,13 @@ def main() -> int:
     parser.add_argument("first", type=int)
     parser.add_argument("last", type=int)
     parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--negative", type=float, default=0.3)
     options = parser.parse_args()
-    found: Counter[str] = Counter()
+    found, kept = Counter[str](), Counter[str]()
     for seed in range(options.first, options.last):
-        original = Maker(seed).model()
+        original = Maker(seed, options.negative).model()
         folded = bnfold.fold(original)
+        kept.update(f"{k.not_hoisted.code}/{k.not_sunk.code}" for k in folded.batch_norms_kept)
         if not folded.folded:
             continue
         planted = faults(original, folded.model) if options.faults else [("", folded.model)]
@@ -280,7 +307,7 @@ def main() -> int:
             found[result.verdict] += 1
             if result.verdict != ("FAIL" if fault else "PASS"):
                 print(seed, fault, result.verdict, *result.reasons[:1], flush=True)
-    print(dict(found))
+    print(dict(found), "kept:", dict(kept))
     return int(set(found) != {"FAIL" if options.faults else "PASS"})
 
 

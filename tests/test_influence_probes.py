@@ -101,6 +101,17 @@ def test_what_does_the_same_in_other_words_passes(words: str, kind: str) -> None
     assert found.verdict == "PASS", found.reasons
 
 
+@pytest.mark.parametrize(("rows", "passes"), [("end", True), ("n64", False)])
+def test_a_slice_put_in_before_a_fold_takes_all_rows_or_is_named(rows: str, passes: bool) -> None:
+    scale = np.array([0.5, 2, 1, 3], np.float32)
+    first = model("c = Conv (x, w) r = Mul (c, slopes) y = Sigmoid (r)")
+    other = model(f"{INDICES} a = Slice (x, n0, {rows}, n0) r = Conv (a, w) y = Sigmoid (r)")
+    first.graph.initializer[1].CopyFrom(numpy_helper.from_array(scale.reshape(4, 1, 1), "slopes"))
+    w = numpy_helper.to_array(other.graph.initializer[0]) * scale.reshape(4, 1, 1, 1)
+    other.graph.initializer[0].CopyFrom(numpy_helper.from_array(w, "w"))
+    assert verify(first, other).passed == passes
+
+
 @pytest.mark.parametrize(("words", "number"), [
     ("a bound that is hardly reached", "of 5120.0 A makes 5120.0, B 5000.0"), ("no number", "of nan A makes nan, B 1.0"),
     ("one value of a product", "A makes 2.3333333, B 5000.0"),

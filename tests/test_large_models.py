@@ -192,6 +192,14 @@ def test_data_that_are_the_same_are_equal_in_whichever_file_they_lie(tmp_path: P
     assert structure.structure_report(request, [a, b])["identical"]
 
 
+def test_data_are_read_where_they_lie_though_they_lay_elsewhere_before(tmp_path: Path) -> None:
+    original = inline(tmp_path)
+    for name in ("a.onnx", "b.onnx"):
+        onnx.save(original, tmp_path / name)
+        assert loading.load_to_run(str(tmp_path / name)) == original
+        (tmp_path / name).unlink()
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("by", [1, 4])
 def test_a_place_that_is_read_wrong_is_found(tmp_path: Path, by: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,3 +157,18 @@ def test_a_weight_that_callers_may_override_keeps_its_quantizer():
     values = stored(folded(positive))
     assert np.array_equal(values["W"], stored(positive)["W"])
     assert np.array_equal(values["s"], stored(positive)["s"])
+
+
+def test_a_quantizer_along_another_axis_stays_as_it_is():
+    """Its scales are for channels of the data: the scale after it takes the affine alone, and the weight its sign."""
+    original = layer(in_graph=True, rows=False)
+    quantizer = original.graph.node[0]
+    quantizer.input[1:] = ["across", "zeros"]
+    scale, zeros = np.float32([0.05, 0.06, 0.04, 0.05]), np.zeros(4, np.int8)
+    original.graph.initializer.extend(
+        [numpy_helper.from_array(scale, "across"), numpy_helper.from_array(zeros, "zeros")]
+    )
+    result = bnfold.fold(original)
+    assert not result.batch_norms_kept
+    require_same(original, result.model)
+    assert np.array_equal(parameters(result.model)["QuantizeLinear"][0], scale)

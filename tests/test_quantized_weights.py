@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 
 import bnfold
-from tests.quantized_layers import FORMS, KINDS, codes, layer, middle, require_same, stored
+from bnfold.folding.pipeline import Options, fold_file
+from tests.quantized_layers import FORMS, GROUPED, KINDS, Form, codes, layer, middle, require_same, stored
 
 CODES = [*KINDS]
 
@@ -232,3 +234,48 @@ def test_data_keeps_one_scale_for_all_channels():
     (left,) = bnfold.fold(model).kept
     words = "it varies along axis 1, whose elements DequantizeLinear 'dq' mixes"
     assert (left.not_hoisted.code, left.not_hoisted.words) == ("VARIES", words)
+
+
+def drawn(seed: int) -> onnx.ModelProto:
+    """A layer of any form: kinds, gammas of any sign and zero, zero points, codes without an opposite, opsets."""
+    rng = np.random.default_rng(seed)
+    form, kind = str(rng.choice([*FORMS, "grouped"])), str(rng.choice(CODES))
+    opset = int(rng.choice([12, 13, 19, 21, 23])) if kind in ("int8", "uint8") else 0
+    rows, f, dtype = bool(rng.integers(2)) and not 0 < opset < 13, FORMS.get(form, GROUPED), KINDS[kind]
+    values = zero = None
+    if "int" in kind:
+        values = codes(f.weight, dtype, rng, narrow=bool(rng.integers(2)))
+        limits = ml_dtypes.iinfo(dtype)
+        anywhere = rng.integers(int(limits.min), int(limits.max) + 1, f.weight[f.axis] if rows else ())
+        zero = anywhere if rng.random() < 0.4 else None
+    gamma = rng.choice([-1.5, -1, 0, 0.5, 1, 2, -0.3], 6)
+    return layer(form, kind, rows, gamma, values, zero, opset, seed, in_graph=bool(rng.integers(3) == 0))
+
+
+@pytest.mark.parametrize("first", range(0, 300, 50))
+def test_random_layers_fold_to_the_same_or_say_why_not(first):
+    reasons = [refused for seed in range(first, first + 50) for refused in outcome(drawn(seed))]
+    assert {*reasons} <= {"CODE_RANGE", "VARIES", "OLD_OPSET", "NO_BIAS", "NOT_CONSTANT"}
+    assert len(reasons) < 20
+
+
+def outcome(original: onnx.ModelProto) -> list[str]:
+    """The codes of what is kept; what is folded computes the same, with scales that are positive."""
+    result = bnfold.fold(original)
+    require_same(original, result.model)
+    values = stored(result.model)
+    quantizing = [n for n in result.model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert all((values[node.input[1]] > 0).all() for node in quantizing)
+    return [left.not_hoisted.code for left in result.batch_norms_kept]
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("kind", ["int4", "uint8", "float8_e4m3fn"])
+def test_large_codes_are_computed_when_the_file_is_written(kind, external, tmp_path, monkeypatch):
+    """Packed, where they are of less than a byte; and where their data file was."""
+    monkeypatch.setitem(FORMS, "large", Form("Conv", (1, 64, 9, 9), (6, 64, 10, 10), 0, {"pads": [5] * 4}))
+    original = layer("large", kind, rows=False)
+    onnx.save(original, tmp_path / "m.onnx", save_as_external_data=external, location="m.data", size_threshold=99)
+    fold_file(tmp_path / "m.onnx", tmp_path / "f.onnx", Options(verify="off"))
+    require_same(layer("large", kind, rows=False), onnx.load(tmp_path / "f.onnx"))
+    assert (tmp_path / "f.onnx.data").exists() == external

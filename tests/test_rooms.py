@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from importlib import import_module
 
 import pytest
@@ -23,6 +24,19 @@ def test_a_cycle_is_seen(monkeypatch, capsys):
     monkeypatch.setattr(rooms, "arrows", lambda: {"a": {"b"}, "b": {"a"}})
     assert rooms.main() == 1
     assert "in a circle" in capsys.readouterr().out
+
+
+def test_no_files_import_one_another():
+    """Not for types alone either."""
+    known = rooms.modules()
+    below = {
+        name: {module for other in rooms.imported(name, path) for module in (other, other.rpartition(".")[0])}
+        for name, path in known.items()
+    }
+    for name, others in below.items():
+        others.intersection_update(known)
+        others.discard(name)
+    assert [*TopologicalSorter(below).static_order()]
 
 
 def test_no_room_hides_a_public_function():

@@ -23,7 +23,7 @@ from bnfold.verification.quantized.steps import either_neighbour, is_step, round
 from bnfold.verification.tensor_records import record
 from bnfold.verification.trial import MORE_JITTERS, Trial
 from bnfold_cli.main import run
-from tests import quantized
+from tests import quantized, quantized_layers
 from tests.test_providers import _in_this_process
 
 __all__ = ["_in_this_process"]
@@ -41,6 +41,34 @@ def test_an_honest_fold_of_a_quantized_network_passes(seed: int, code: str) -> N
     assert folded.folded
     found = verify(original, folded.model, untouched=folded.sites)
     assert (found.verdict, found.reasons[:1]) == ("PASS", found.reasons[:1])
+
+
+@pytest.mark.parametrize("seed", [100, 104, 109, 121])
+def test_an_honest_fold_with_negative_scales_passes(seed: int) -> None:
+    """Signs in codes, scales for each channel, weights that the graph quantizes."""
+    original = quantized.Maker(seed, negative=0.3).model()
+    folded = bnfold.fold(original)
+    assert not folded.batch_norms_kept
+    assert verify(original, folded.model, untouched=folded.sites).verdict == "PASS"
+
+
+FOLDED_LAYERS = [("conv", "int8", False, False), ("depthwise", "int8", False, True), ("conv", "uint8", False, False)]
+
+
+@pytest.mark.parametrize(("form", "kind", "rows", "in_graph"), [*FOLDED_LAYERS, ("gemm as it is", "int4", True, False)])
+def test_a_fault_in_scale_sign_code_zero_point_or_axis_fails(form: str, kind: str, rows: bool, in_graph: bool) -> None:
+    values, shape = None, quantized_layers.FORMS[form].weight
+    if kind == "uint8":  # zero points are mirrored
+        values = quantized_layers.codes(shape, np.dtype(np.uint8), np.random.default_rng(1), narrow=False)
+    original = quantized_layers.layer(form, kind, rows, values=values, in_graph=in_graph)
+    folded = bnfold.fold(original)
+    assert verify(original, folded.model, untouched=folded.sites).grade == "proved"
+    verdicts = {
+        fault: verify(original, model, untouched=folded.sites, levels=["off"]).verdict
+        for fault, model in quantized.faults(original, folded.model)
+    }
+    assert len(verdicts) > 10
+    assert {*verdicts.values()} == {"FAIL"}
 
 
 @pytest.mark.parametrize("seed", [0, 6, 49])

@@ -203,6 +203,7 @@ def carry_out(editor: Editor, direction: Direction, node: gs.Node, source: gs.Te
     outcome = described(node, direction, plan)
     for edit in plan.edits:
         editor.apply(edit)
+    editor.notes += [note for note in dict.fromkeys(plan.notes) if note not in editor.notes]
     cancel(editor, editor.bypass(node, source, keep_name=direction == "hoist"))
     return outcome
 

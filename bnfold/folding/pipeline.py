@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..model.validity import checked_meanwhile
 from ..system import files, staging
 from ..system.installed import require_runtime
 from ..system.limits import PLANNING, timed
-from .proof import prepared_proof, verified
+from .verified import prepared_verification, verified
 
 if TYPE_CHECKING:
     from ..verification import Verification
@@ -142,6 +142,16 @@ class Options:
         if self.verify != "off":
             require_runtime("the proof of a fold", "`--verify off` writes it unproved.")
 
+    def of_verify(self, sites: Sequence[str] | None) -> dict[str, Any]:
+        """The options of the verification: nothing but the fold `sites` may have changed (None: nodes that differ)."""
+        return {
+            "effort": self.verify,
+            "untouched": True if sites is None else sites,
+            "freeze_initializers": self.freeze_initializers,
+            "require": self.require,
+            "allow_external_outside": self.allow_external_outside,
+        }
+
     @property
     def keeps_external(self) -> bool:
         """The result refers to the data files of the source."""
@@ -172,7 +182,7 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
     require_places(record, source, target, failed, options)
     before = size_of(record, source, external.data_files(record, source.parent))
     place = staging.staged(target, keep=not options.dry_run, in_folder=options.keeps_external, replace=options.force)
-    with place as draft, prepared_proof(options.verify != "off" and before.batch_normalizations > 0):
+    with place as draft, prepared_verification(options.verify != "off" and before.batch_normalizations > 0):
         outside = options.allow_external_outside
         with checked_meanwhile(record, source, storage, outside), timed(f"the fold of {source}", PLANNING):
             from .driver import fold_in_place  # which takes a while, too
@@ -185,7 +195,7 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
             onnx_io.copy(source, draft, options.keeps_external, outside)
         wanted = result.folded and options.verify != "off"
         with kept_if_failed(record, storage, failed):
-            verification = verified(source, draft, target, options, result.sites) if wanted else None
+            verification = verified(source, draft, target, **options.of_verify(result.sites)) if wanted else None
             after = size_of(record, draft, data_of(record, source, draft, options))
             report = FoldReport(source, target, result, before, after, verification, False, not result.folded, 0.0)
             require_passed(report)

@@ -34,6 +34,7 @@ from ..graph.stored import StoredConstant
 from .rules import HOIST, OUT, SINK, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
+from .rules.quantization import dequantized, is_mirrored, is_quantized_bias
 
 Direction = Literal["hoist", "sink"]
 Law = Literal["hoist", "sink", "merge"]
@@ -44,6 +45,8 @@ FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("DequantizeLinear", 1),
     ("PRelu", 1),
 }
+MIRRORED = "unsigned integers without an opposite (q) became max - q in some channels, and their zero point (z) max - z"
+FLOAT_BIAS = "quantized biases became floating point: the shift has no exact place among their integers"
 CODED = {"DequantizeLinear": (0, 2), "Gather": (0,), "QuantizeLinear": (2,)}  # inputs that hold codes
 DIGITS = 2.0  # how many roundings of its type a number that multiplies whole tensors may be off
 REPEATS = "it repeats along an axis whose length is not known before run time"
@@ -61,6 +64,7 @@ class Plan:
     edits: list[Edit] = field(default_factory=list)
     through: list[gs.Node] = field(default_factory=list)
     room: int = 0
+    notes: list[str] = field(default_factory=list)
     private: list[gs.Tensor] = field(default_factory=list)  # changes, and has no other reader
 
     def add(self, edit: Edit) -> None:
@@ -96,8 +100,8 @@ def make_plan(visible: Visible, direction: Direction, tensor: gs.Tensor, affine:
             if onward:
                 plan.through.append(node)
             agenda += onward
-    for tensor in plan.private:
-        visible.require_private(tensor)
+    for changed in plan.private:
+        visible.require_private(changed)
     require_once(plan)
     return plan
 
@@ -191,6 +195,7 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
     settings = shares.settings if isinstance(shares, Relaid) else {}
     if settings:
         plan.add(SetAttributes(node, settings))
+    plan.notes += [MIRRORED] * is_mirrored(node, shares)
     if isinstance(shares, Relaid) and shares.of_producer:
         plan.private += [] if shares.of_producer[0].is_positive else [node.inputs[0]]
         onward += step(plan, node.inputs[0].inputs[0], shares.of_producer)
@@ -199,6 +204,9 @@ def step(plan: Plan, node: gs.Node, shares: Shares) -> list[Errand]:
             continue
         if index <= OUT:
             onward.append(("sink", node.outputs[OUT - index], share))
+        elif is_quantized_bias(node, index) and share.has_shift:
+            plan.add(Replace(node, index, share(dequantized(node.inputs[index]))))
+            plan.notes.append(FLOAT_BIAS)
         elif has(node, index) and not is_constant(node.inputs[index]):
             onward.append(("hoist", node.inputs[index], onto(share, node.inputs[index])))
         elif has(node, index) or share.has_shift:

@@ -98,7 +98,7 @@ class Editor:
         old = node.inputs[index]
         constant = self._private(old)
         if constant is None:
-            constant = self._copy(old, node)
+            constant = self._copy(old, node) if isinstance(edit, SetConstant) else self._replacement(edit)
             self._store(constant, self._scope[id(node)])
             self._lost.append(old)
         if isinstance(edit, SetConstant):
@@ -128,6 +128,12 @@ class Editor:
         if isinstance(tensor, StoredConstant):
             return tensor.copy_as(name)
         return self._new(name, dtype(tensor), value_of(tensor))
+
+    def _replacement(self, edit: Replace) -> StoredConstant:
+        """A constant in the place of an input, which need not have been one."""
+        old = edit.node.inputs[edit.index]
+        kind = dtype(edit.node.inputs[1] if old.is_empty() else old)
+        return self._new(self._fresh.name(old.name or self._stem(edit.node)), kind, edit.value)
 
     def _new(self, name: str, kind: np.dtype[Any], values: Array) -> StoredConstant:
         return StoredConstant(name, kind, values, self.storage)

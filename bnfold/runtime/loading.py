@@ -26,7 +26,11 @@ def load_to_run(path: str, outside: bool = False) -> onnx.ModelProto:
     The large constants of a model beyond `detached.WHOLE_UP_TO` stay in their files: `detached.values` reads them.
     Raises ModelProblem for a model that cannot be read, or is beyond the limits.
     """
-    model = without_constants(path, outside)
+    return with_constants(without_constants(path, outside))
+
+
+def with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model that was read without its large constants, now with them, unless they are beyond `WHOLE_UP_TO`."""
     left = list(filter(detached.stays, detached.constants(model)))
     for tensor in left if sum(map(detached.bytes_in_memory, left)) <= detached.WHOLE_UP_TO else ():
         detached.fill(tensor, detached.place_of(tensor))
@@ -64,11 +68,9 @@ def nodes_and_inputs(model: onnx.ModelProto) -> bytes:
     return bytes(onnx.ModelProto(graph=graph, functions=model.functions).SerializeToString(deterministic=True))
 
 
-def lies_at(model: onnx.ModelProto, path: str) -> bool:
-    """Whether onnxruntime can open the file that a model was read from, which holds all of it."""
-    places = map(detached.place_of, filter(detached.stays, detached.constants(model)))
-    is_alone = detached.bytes_of(Path(path)) == os.path.getsize(path)
-    return path.isascii() and is_alone and all(place.file == Path(path) for place in places)
+def is_alone(path: str) -> bool:
+    """Whether onnxruntime can open the file of a model, which holds all of it."""
+    return path.isascii() and detached.bytes_of(Path(path)) == os.path.getsize(path)
 
 
 def require_whole(model: onnx.ModelProto, what: str) -> None:

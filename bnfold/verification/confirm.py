@@ -26,6 +26,7 @@ from ..runtime import detached, providers, sessions
 from ..runtime.copies import exposed, jittered
 from ..runtime.dimensions import dynamic
 from ..runtime.inputs import CannotFeed, Case, feeds, shapes
+from ..runtime.loading import with_constants
 from ..runtime.placement import Placement
 from ..runtime.protos import produced
 from ..runtime.providers import QUICK, Way
@@ -208,6 +209,12 @@ def _open(trial: Trial, model: onnx.ModelProto, label: str, level: str, *cases: 
     stage(f"onnxruntime, running {label} with graph optimization {level}")
     engine = providers.profile(trial.way, [shapes(trial.original.graph, case, trial.sizes) for case in cases])
     chain = providers.chain(trial.way, engine, QUICK)
+    if level == "off":  # constants are read where they lie, and not laid out anew for many runs
+        trial = replace(trial, files={})
+    elif id(model) not in trial.files:
+        whole = onnx.ModelProto()
+        whole.CopyFrom(model)
+        model = with_constants(whole)
     return trial_session(trial, model, level, chain, f"{trial.folder}/{label.split()[1]}-{level}-{trial.way.math}")
 
 

@@ -108,7 +108,7 @@ def _only_same(levels: Sequence[Level]) -> bool:
 def _unsure(levels: Sequence[Level], explained: bool) -> tuple[str, ...]:
     """Reasons not to believe a comparison in which nothing was wrong.
 
-    Where every difference between the models is `explained`, outputs that can show none are no such reason.
+    Where every difference between the models is `explained`, outputs that never change are no such reason.
     """
     ran = [level for level in levels if level.ran]
     reasons = [f"{level.where}: {level.why}" for level in levels if not level.ran and level.why]
@@ -123,16 +123,17 @@ def _unsure(levels: Sequence[Level], explained: bool) -> tuple[str, ...]:
 def _doubts(level: Level, explained: bool) -> list[str]:
     """Reasons why the outputs of a level can show no difference, and why the original itself is in doubt."""
     outputs = [t for t in level.tensors if t.output]
-    reasons = [] if explained else _uninformative(outputs)
-    return reasons + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
+    return _uninformative(outputs, explained) + [_dispute(level.tensors, t) for t in outputs if t.disputed][:1]
 
 
-def _uninformative(outputs: Sequence[Compared]) -> list[str]:
+def _uninformative(outputs: Sequence[Compared], explained: bool) -> list[str]:
     """Why the outputs of a level can show no difference."""
     if not outputs:
         return ["no output is a tensor of numbers"]
     if not any(t.elements for t in outputs):
         return ["no output has elements: there is nothing to compare"]
+    if explained:
+        return []
     if not any(t.usable for t in outputs):
         return ["every output is NaN or Inf throughout, in the original as well"]
     if all(t.constant for t in outputs if t.ratio >= 0 and t.usable):

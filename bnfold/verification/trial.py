@@ -20,7 +20,7 @@ from ..runtime.dimensions import Sizes
 from ..runtime.host import ENTRIES
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import Case, cases
-from ..runtime.loading import for_onnxruntime, lies_at, load_to_run, nodes_and_inputs, without_constants
+from ..runtime.loading import for_onnxruntime, is_alone, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
 from ..runtime.sessions import CannotRun
@@ -103,7 +103,7 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
         make_dense(model)
         sort_nodes(model)
         name_nodes(model)
-        if not names and nodes == nodes_and_inputs(model) and lies_at(model, request[name]):
+        if not names and nodes == nodes_and_inputs(model) and is_alone(request[name]):
             files[id(model)] = request[name]
     trial = Trial(original, folded, request["effort"], request["seed"], folder, notes=notes, files=files)
     trial.way, trial.policy = Way(request["provider"], request["maths"][0]), request["placement"]

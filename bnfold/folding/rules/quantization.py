@@ -28,8 +28,10 @@ from ...graph.queries import (
 )
 from . import HOIST, Relaid, Shares, hoist, sink
 from .guards import inverse, no_shift, uniform
+from .linear import B
 
 CODES, SCALE, ZERO = 0, 1, 2
+BIASED = ("Conv", "ConvTranspose", "Gemm")
 PER_CHANNEL_SINCE = 13  # opset
 
 
@@ -54,11 +56,15 @@ def of_quantizer(node: gs.Node, affine: Affine, magnitude: Affine, turn: Affine)
     quantizer = codes.inputs[0] if codes.inputs else node
     if operator(quantizer) != "QuantizeLinear" or not is_constant(codes) or len(codes.outputs) > 1:
         return None
-    if quantizes_to(quantizer, affine, magnitude, turn):
-        shares = on_parameters(quantizer, {SCALE: magnitude})
-        return Relaid({**shares, CODES: affine}, shares.settings)
+    with suppress(Refused):
+        if quantizes_to(quantizer, affine, magnitude, turn):
+            shares = on_parameters(quantizer, {SCALE: magnitude})
+            return Relaid({**shares, CODES: affine}, shares.settings)
     sign = Affine.of(np.sign(affine.scale))
-    return {CODES: sign} if sign.has_scale and quantizes_to(quantizer, sign, IDENTITY, turn) else None
+    with suppress(Refused):
+        if sign.has_scale and quantizes_to(quantizer, sign, IDENTITY, turn):
+            return {CODES: sign}
+    return None
 
 
 def quantizes_to(quantizer: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> bool:
@@ -71,13 +77,11 @@ def quantizes_to(quantizer: gs.Node, affine: Affine, magnitude: Affine, turn: Af
     old = rounded(weight, kinds[0])[0], rounded(scale, kinds[1])[0]
     new = rounded(affine(weight), kinds[0])[0], rounded(magnitude(scale), kinds[1])[0]
     stated, saturate = attribute(quantizer, "precision", 0) or kinds[1], bool(attribute(quantizer, "saturate", 1))
-    with suppress(Refused):
-        for each in {element_type(stated), *WIDE}:
-            codes, others = (quantize_in(each, *pair, zero, saturate).astype(np.float64) for pair in (old, new))
-            if not np.array_equal(turn(codes), others):
-                return False
-        return True
-    return False
+    for each in {element_type(stated), *WIDE}:
+        codes, others = (quantize_in(each, *pair, zero, saturate).astype(np.float64) for pair in (old, new))
+        if not np.array_equal(turn(codes), others):
+            return False
+    return True
 
 
 def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
@@ -95,6 +99,27 @@ def turned(node: gs.Node, sign: Array) -> tuple[Shares, Shares]:
     most, is_negative = float(ml_dtypes.iinfo(kind).max), sign < 0  # type: ignore[no-untyped-call]
     mirrored = Affine.of(np.where(is_negative, -1.0, 1.0), np.where(is_negative, most, 0.0))
     return {CODES: Affine.of(sign, np.where(sign == 0, zero, mirrored.shift))}, {ZERO: mirrored}
+
+
+def is_mirrored(node: gs.Node, shares: Shares) -> bool:
+    """Whether the zero point of a DequantizeLinear changes."""
+    return operator(node) == "DequantizeLinear" and ZERO in shares and not shares[ZERO].is_identity
+
+
+def is_quantized_bias(node: gs.Node, index: int) -> bool:
+    """Whether an input is a bias that a DequantizeLinear makes of constants."""
+    if index != B or operator(node) not in BIASED or not has(node, index) or not node.inputs[index].inputs:
+        return False
+    maker = node.inputs[index].inputs[0]
+    return operator(maker) == "DequantizeLinear" and all(is_constant(x) for x in maker.inputs if not x.is_empty())
+
+
+def dequantized(bias: gs.Tensor) -> Array:
+    """What a DequantizeLinear makes of constants, in float64."""
+    node = bias.inputs[0]
+    codes = constant(node, CODES).astype(np.float64)
+    zero, scale = (parameter(node, index, codes.ndim) for index in (ZERO, SCALE))
+    return np.asarray((codes - zero) * scale)
 
 
 def is_stored(codes: gs.Tensor) -> bool:

@@ -84,10 +84,11 @@ class Counterparts:
             bypasses.setdefault(at, []).append(Bypass(self.count, output, nodes=tuple(nodes)))
 
     def _instead(self, place: NodeMeaning, partner: NodeMeaning, output: str) -> list[onnx.NodeProto]:
-        """A's node, reading what it reads if B has that, else what B's node does; or all that makes its output in A.
+        """The nodes of A that take the place of a node of B, to make its output; nothing where none are known.
 
-        Not of what only rearranges: what A has there shows without it. One of both reads what both models have: what
-        several nodes make elsewhere, of other numbers, is another form.
+        All that makes this output in A, where A's node or B's reads tensors that both models have; else A's node alone,
+        on what B's node reads, if both are of one operator. Nothing for a node that only rearranges elements: the nodes
+        that read them show what A has there.
         """
         data = [
             _data(p.node, fixed | self.constants.keys()) for p, fixed in zip((partner, place), self.fixed, strict=True)

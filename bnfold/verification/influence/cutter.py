@@ -12,6 +12,7 @@ from ...runtime.copies import without_data
 from ...runtime.protos import is_constant_node, overridable, produced, stored
 from ..regions import reached, shared
 from .changed_nodes import ChangedModel
+from .moves import is_moving
 
 REGION_NODES = 32  # of a region in one of the models
 WIDER = 4  # times that a region is made larger
@@ -43,7 +44,7 @@ class Cutter:
         self.graphs = [model.proto.graph for model in models]
         self.makers = [produced(graph) for graph in self.graphs]
         self.readers = [_readers(graph) for graph in self.graphs]
-        self.order = {name: i for i, name in enumerate(self.makers[0])}
+        self.places = [{n: i for i, node in enumerate(g.node) for n in node.output} for g in self.graphs]
         free = overridable(models[0].proto)
         self.stored = [{n: t for n, t in stored(graph).items() if n not in free} for graph in self.graphs]
         self.changed = [
@@ -57,25 +58,34 @@ class Cutter:
 
     def regions(self, name: str) -> Iterator[list[Region]]:
         """Pairs of regions that make a tensor of the same ones, and have changed nodes; the smallest first."""
-        cuts = self.cuts - {name}
+        cuts = self.cuts
         for _ in range(WIDER):
-            pair = [self._region(i, name, cuts) for i in range(2)]
-            made = [{output for node in region.nodes for output in node.output} for region in pair]
-            if not any(names & changed for names, changed in zip(made, self.changed, strict=True)):
+            reaches = [reached(makers, [name], cuts)[0] for makers in self.makers]
+            if not any(names & changed for names, changed in zip(reaches, self.changed, strict=True)):
                 return
+            pair = [self._region(i, name, cuts) for i in range(2)]
             if max(len(region.nodes) for region in pair) > REGION_NODES:
                 return
             if pair[0].entering == pair[1].entering:
                 yield pair
             apart = {*pair[0].entering} ^ {*pair[1].entering}
-            wider = [cut for cut in apart or pair[0].entering if cut in self.order]
+            wider = [cut for cut in apart or pair[0].entering if cut in self.places[0]]
             if not wider:
                 return
-            cuts = cuts - {max(wider, key=self.order.__getitem__)}
+            cuts = cuts - {max(wider, key=self.places[0].__getitem__)}
+
+    def put_in(self, i: int) -> Iterator[list[Region]]:
+        """Regions of one model that end with a changed node that moves elements, each after what may do the same."""
+        for name, node in self.makers[i].items():
+            if name in self.changed[i] and is_moving(node):
+                region = self._region(i, name, self.cuts)
+                if len(region.entering) == 1:
+                    as_it_is = onnx.helper.make_node("Identity", region.entering, [name])
+                    yield [region._replace(nodes=[as_it_is], constants=[]), region]
 
     def _region(self, i: int, output: str, cuts: Collection[str]) -> Region:
         names, entering = reached(self.makers[i], [output], cuts)
-        nodes = [node for node in self.graphs[i].node if not names.isdisjoint(node.output)]
+        nodes = [self.graphs[i].node[place] for place in sorted({self.places[i][name] for name in names})]
         read = dict.fromkeys(name for node in nodes for name in node.input)
         constants = [_called(self.stored[i][name], name) for name in read if name in self.stored[i]]
         return Region([node for node in nodes if not is_constant_node(node)], sorted(entering), output, constants)

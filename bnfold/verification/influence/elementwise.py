@@ -62,8 +62,10 @@ def first_difference(run: RunBoth, constants: Sequence[Array], output: str, kind
     if first.dtype != second.dtype or first.shape != second.shape:
         return "A and B make tensors of another type or shape"
     agree = _agree(numbers, first, second)
+    if agree.all():  # of no elements, too
+        return ""
     at = np.unravel_index(int(np.argmin(agree)), agree.shape)
-    return "" if agree.all() else f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}"
+    return f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}"
 
 
 def _column(numbers: Array, shape: tuple[int, ...]) -> Array:

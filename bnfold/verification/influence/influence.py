@@ -33,7 +33,7 @@ from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
 from .differences import beyond_rounding, unlike
 from .meaning import Meanings, NodeMeaning
-from .probes import probe_regions
+from .probes import Probed, probe_regions
 from .thresholds import moved_thresholds, node_in_words
 
 
@@ -49,10 +49,11 @@ def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
     models = changed_models(pair, ({}, {}), agreeing, covered)
+    probed = Probed((set(), set()), {})
     if any(model.changed for model in models):
         models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
-    probed = probe_regions(trial, models, agreeing)
-    models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
+        probed = probe_regions(trial, models, agreeing)
+        models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
     unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - probed.equal[1])]
     unseen += [words for model in models if model.changed for words in _unseen(trial, model, probed.words)]
     unseen += [] if unseen else _alike(trial, models, agreeing, probed.words)

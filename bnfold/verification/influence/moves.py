@@ -6,11 +6,11 @@ more than any index that it names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 
-from ...runtime.protos import Array, called, shape
+from ...runtime.protos import Array, called
 from ..regions import MOVES
 
 MOVING = MOVES | {"Concat", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Resize", "Upsample", "Shape", "Range"}
@@ -25,11 +25,17 @@ def is_moving(node: onnx.NodeProto) -> bool:
     return called(node) in MOVING
 
 
-def fixed_axes(model: onnx.ModelProto, name: str, rank: int) -> list[bool]:
-    """Which axes of a tensor have one size only, as far as inference knows."""
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    dims = next((shape(v) for v in (*graph.input, *graph.value_info) if v.name == name), None)
-    return [isinstance(dim, int) for dim in dims] if dims and len(dims) == rank else [False] * rank
+def computed_of(nodes: Sequence[onnx.NodeProto], entering: Sequence[str], acts: Mapping[str, bytes]) -> dict[str, int]:
+    """What nodes compute of the tensors that enter, as numbers: equal for what differs by moves of elements alone."""
+    known = {name: hash(name) for name in entering}
+    for node in nodes:
+        data = [known[name] for name in node.input if name in known]
+        if is_moving(node) and len({*data}) == 1:
+            value = data[0]
+        else:
+            value = hash(("moved", *sorted({*data})) if is_moving(node) else (acts.get(node.output[0], b""), *data))
+        known.update((name, value if is_moving(node) else hash((value, i))) for i, name in enumerate(node.output))
+    return known
 
 
 def shapes_to_try(

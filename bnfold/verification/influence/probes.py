@@ -8,19 +8,19 @@ kind (see `elementwise`), what is read out of tables at every index, what only m
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper, shape_inference
 
 from ...process.child import stage
-from ...runtime import providers, sessions
+from ...runtime import detached, providers, sessions
 from ...runtime.inputs import feeds
-from ...runtime.protos import FLOATING, Array, called
+from ...runtime.protos import FLOATING, Array, called, shape
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import FREE_INITIALIZERS
@@ -29,10 +29,10 @@ from ..regions import MIXING
 from ..trial import Trial, trial_session
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
-from .differences import beyond_rounding, unlike
+from .differences import beyond_rounding
 from .elementwise import first_difference, is_elementwise
 from .meaning import of_tensor
-from .moves import fixed_axes, is_moving, shapes_to_try
+from .moves import computed_of, is_moving, shapes_to_try
 
 SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
     ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
@@ -55,31 +55,51 @@ class Probed(NamedTuple):
 def probe_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
     """Compare the regions of two models that have changed nodes."""
     stage("what nodes that changed do to numbers of every kind")
-    cutter, known = Cutter(models, agreeing), Probed((set(), set()), {})
-    examples = {**feeds(trial.original.graph, trial.planned[0], trial.sizes), **trial.seen}
+    cutter, known, inferred = Cutter(models, agreeing), Probed((set(), set()), {}), Inferred(trial, models[0].proto)
     for name in cutter.names:
         for regions in cutter.regions(name):
-            pair = _Pair(trial, models, regions, examples)
+            pair = _Pair(inferred, models, regions)
             if not trial.late and pair.is_equal():
                 for names, region, readers in zip(known.equal, regions, cutter.readers, strict=True):
                     names |= alone(region, readers)
                 break
             made = (output for node in pair.nodes for output in node.output)
             known.words.update(dict.fromkeys(made, pair.words) if pair.words else {})
+    for i, model in enumerate(models):
+        for regions in cutter.put_in(i):
+            if not trial.late and _Pair(inferred, [model, model], regions).is_equal():
+                known.equal[i].update(alone(regions[1], cutter.readers[i]))
     return known
+
+
+class Inferred:
+    """What is known of the tensors of A: an example of each, and which axes have one size only."""
+
+    def __init__(self, trial: Trial, model: onnx.ModelProto) -> None:
+        self.trial, self.model = trial, model
+        self.examples = {**feeds(trial.original.graph, trial.planned[0], trial.sizes), **trial.seen}
+
+    @cached_property
+    def dims(self) -> dict[str, list[int | str | None] | None]:
+        try:
+            graph = shape_inference.infer_shapes(self.model).graph
+        except (shape_inference.InferenceError, ValueError):  # an operator that it does not know, more than 2 GiB
+            return {}
+        return {value.name: shape(value) for value in (*graph.input, *graph.value_info)}
+
+    def fixed_axes(self, name: str) -> list[bool]:
+        rank, dims = self.examples[name].ndim, self.dims.get(name)
+        return [isinstance(dim, int) for dim in dims] if dims and len(dims) == rank else [False] * rank
 
 
 class _Pair:
     """A region as both models have it, to be run on its own."""
 
-    def __init__(
-        self, trial: Trial, models: Sequence[ChangedModel], pair: Sequence[Region], known: Mapping[str, Array]
-    ) -> None:
-        """`known` has a value of each tensor, for its shape and type."""
-        self.trial, self.models, self.pair = trial, models, pair
+    def __init__(self, known: Inferred, models: Sequence[ChangedModel], pair: Sequence[Region]) -> None:
+        self.known, self.trial, self.models, self.pair = known, known.trial, models, pair
         self.entering, self.output = pair[0].entering, pair[0].output
         self.nodes = [node for region in pair for node in region.nodes]
-        self.examples = [known[name] for name in self.entering if name in known]
+        self.examples = [known.examples[name] for name in self.entering if name in known.examples]
         self.words = ""  # where it differs
 
     def is_equal(self) -> bool:
@@ -99,7 +119,7 @@ class _Pair:
             return False
 
     def _is_equal_elementwise(self) -> bool:
-        constants = [numpy_helper.to_array(tensor) for region in self.pair for tensor in region.constants]
+        constants = [detached.values(tensor) for region in self.pair for tensor in region.constants]
         names = [[name for node in region.nodes for name in node.output if name] for region in self.pair]
         running = self._sessions(names)
 
@@ -133,25 +153,26 @@ class _Pair:
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
 
     def _only_moves(self) -> bool:
-        """Whether all else that is done to elements is the same in both models."""
-        if not all(is_moving(node) or is_elementwise(node) for node in self.nodes):
-            return False
-        others = [Counter[bytes](), Counter[bytes]()]
-        for counts, model, region in zip(others, self.models, self.pair, strict=True):
-            counts.update(model.acts[node.output[0]] for node in region.nodes if not is_moving(node))
-            counts.update(of_tensor(tensor) for tensor in region.constants if tensor.data_type in FLOATING)
-        return others[0] == others[1]
+        """Whether all else that is done to elements is the same in both models, in the same order."""
+        kinds = [
+            (computed_of(region.nodes, region.entering, model.acts)[self.output], _scales(region))
+            for model, region in zip(self.models, self.pair, strict=True)
+        ]
+        return kinds[0] == kinds[1]
 
     def _is_equal_at_all_sizes(self) -> bool:
         """At all that both models take; each takes those that the other one does."""
         example, constants = self.examples[0], [t for region in self.pair for t in region.constants]
-        fixed = fixed_axes(self.models[0].proto, self.entering[0], example.ndim)
-        tried = shapes_to_try(example.shape, fixed, [numpy_helper.to_array(tensor) for tensor in constants])
+        fixed = self.known.fixed_axes(self.entering[0])
+        tried = shapes_to_try(example.shape, fixed, [detached.values(tensor) for tensor in constants])
         random, running = np.random.default_rng(self.trial.seed), self._sessions([[self.output], [self.output]])
         for each in tried or ():
             fed = {self.entering[0]: random.standard_normal(each).astype(example.dtype)}
             made = [self._made(session, fed) for session in running]
-            if unlike(*made) or (made[0] is None and each == example.shape):
+            missing = [each is None for each in made]
+            if missing == [True, True] and each != example.shape:
+                continue
+            if any(missing) or beyond_rounding(*made):
                 return False
         return bool(tried)
 
@@ -196,3 +217,9 @@ class _Pair:
         version = max(like.proto.ir_version, FREE_INITIALIZERS)
         model = onnx.ModelProto(ir_version=version, graph=graph, opset_import=like.proto.opset_import)
         return trial_session(self.trial, model, "off", providers.chain(Way()))
+
+
+def _scales(region: Region) -> list[bytes]:
+    """The floating-point numbers by which operators that move elements do so, as Resize does."""
+    read = {name for node in region.nodes if is_moving(node) for name in node.input}
+    return sorted(of_tensor(t) for t in region.constants if t.name in read and t.data_type in FLOATING)

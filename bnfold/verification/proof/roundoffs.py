@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from .impulses import NotDerived
 from .scale_and_shift import Relation
 
 EXPONENT = np.uint64(0x7FF << 52)  # its bits in float64
+COMPARED_AT_ONCE = 1 << 16  # numbers that stay in the cache of a processor
 FLOAT64_NOISE = 2.0**-46  # of float64, in what both models are evaluated to
 
 
@@ -34,6 +36,14 @@ def roundoffs(expected: Array, got: Array, summed: Array, sizes: Array, kind: An
     than half the distance to its neighbour. Infinite if something is not finite; raises NotDerived if that is so in the
     original.
     """
+    flat = [array.ravel() for array in np.broadcast_arrays(expected, got, summed, sizes)]
+    starts = range(0, flat[0].size, COMPARED_AT_ONCE)
+    parts = ([array[start : start + COMPARED_AT_ONCE] for array in flat] for start in starts)
+    return max((_roundoffs(part, kind, alone) for part in parts), default=0.0)
+
+
+def _roundoffs(part: Sequence[Array], kind: Any, alone: bool) -> float:
+    expected, got, summed, sizes = part
     with np.errstate(all="ignore"):
         off = np.abs(got - expected) - FLOAT64_NOISE * (summed + np.abs(expected)) - quantum(kind)
         if not np.isfinite(expected).all():

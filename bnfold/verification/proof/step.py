@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -59,6 +59,12 @@ def appended_rearrangement(before: tuple[Any, ...], shape: tuple[int, ...], plac
     return before if own.is_identity else (*before, own)
 
 
+@lru_cache(1 << 10)
+def _oracle(model: bytes) -> Oracle:
+    """Of one operator: many pieces of a network have it in common."""
+    return Oracle(onnx.ModelProto.FromString(model))
+
+
 class Step:
     """One node of the way that data takes through a piece, and the output that is meant."""
 
@@ -73,7 +79,8 @@ class Step:
         own = self.piece.needed([self.node])
         read = {name for node in own for name in node.input}
         alone = Piece(own, [*self.data], [tensor for tensor in self.piece.constants if tensor.name in read])
-        return Oracle(alone.model(self.like, dict.fromkeys(self.data, onnx.TensorProto.FLOAT), self.made))
+        model = alone.model(self.like, dict.fromkeys(self.data, onnx.TensorProto.FLOAT), self.made)
+        return _oracle(model.SerializeToString(deterministic=True))
 
     def __call__(self, value: Array) -> Array:
         if not self.is_elementwise and (self.operator not in MAY_BE_PASSED or [self.node.input[0]] != self.data):

@@ -30,12 +30,11 @@ from .around import entering, leaving, require_followable
 from .impulses import NotDerived
 from .indexed_model import attributes
 from .pieces import Piece
-from .roundoffs import Comparison, roundoffs
+from .roundoffs import COMPARED_AT_ONCE, Comparison, roundoffs
 from .scale_and_shift import NotOneLayer, Relation, ScaleAndShift, about_one, along, related
 from .step import HOMOGENEOUS, Step
 
 PRODUCT = ("product",)
-COMPARED_AT_ONCE = 1 << 16  # elements of a weight: as float64 they stay in the cache of a processor
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, helper
 
 from .edits import Change, Edit, become, find, image, insert, of_input, one, put, sized, tensor, values
+from .right import relu_as_clip
 
 LATE = """zero = Constant <value = int64 {0}> () two = Constant <value = float {2.0}> () step = Constant <value = int64 {1}> ()
     shape = Shape (x) axis = Constant <value = int64 {%d}> () size = Gather (shape, axis) i = Range (zero, size, step)
@@ -72,6 +73,7 @@ RARE = (
     Edit("rare inputs", "Clip of x at 1e6", "plain", insert("x", "out = Clip (x, lo, hi)", lo=np.array(-1e6), hi=np.array(1e6)), image(-1e7)),
     Edit("rare inputs", "Min(r, 1e5) put inside", "plain", insert("r", "out = Min (x, cap)", cap=1e5), image(1e6)),
     Edit("rare inputs", "upper bound 6e5 for 1e6", "rare clip", values("high", lambda v: v * 0.6), image(1e7)),
+    Edit("rare inputs", "Relu as Clip up to 1e5", "plain", relu_as_clip(1e5), image(1e6)),
     Edit("rare inputs", "Where on x > 1e4", "plain", insert("x", "c = Greater (x, cap) out = Where (c, cap, x)", cap=1e4), image(1e5)),
     Edit("rare inputs", "Where on x == 0", "plain", insert("x", "c = Equal (x, nil) out = Where (c, uno, x)", nil=0.0, uno=1.0), image(0.0)),
     Edit("rare inputs", "Where on |x| < 1e-9", "plain", insert("x", "m = Abs (x) c = Less (m, eps) out = Where (c, uno, x)", eps=1e-9, uno=1.0), image(0.0)),

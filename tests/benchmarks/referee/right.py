@@ -87,6 +87,18 @@ def relu_as_max(model: ModelProto) -> None:
     model.graph.initializer.append(tensor(np.array(0.0), "nil"))
 
 
+def relu_as_clip(*most: float) -> Change:
+    """Without an upper bound, or with one."""
+
+    def change(model: ModelProto) -> None:
+        become("Relu", "Clip")(model)
+        bounds = {f"bound{i}": value for i, value in enumerate((0.0, *most))}
+        find(model, "Clip").input.extend(bounds)
+        model.graph.initializer.extend(tensor(np.array(value), name) for name, value in bounds.items())
+
+    return change
+
+
 def dead_nodes(model: ModelProto) -> None:
     model.graph.node.append(helper.make_node("Relu", ["x"], ["nobody"]))
 
@@ -154,6 +166,7 @@ _NO_EFFECT = (
 )  # fmt: skip
 PARTED = """n4 = Constant <value_ints = [4]> () n0 = Constant <value_ints = [0]> () far = Constant <value_ints = [1099511627776]> ()
     a = Slice (x, n0, n4, n0) b = Slice (x, n4, far, n0) out = Concat <axis = 0> (a, b)"""
+WHOLE = """n0 = Constant <value_ints = [0]> () far = Constant <value_ints = [1099511627776]> () out = Slice (x, n0, far, n0)"""
 _OTHER_WORDS = (
     Edit("other nodes", "Constant nodes for initializers", "plain", as_constants),
     Edit("other nodes", "all tensors renamed", "plain", renamed),
@@ -162,7 +175,12 @@ _OTHER_WORDS = (
     Edit("other nodes", "an Identity put in", "plain", insert("r", "out = Identity (x)")),
     Edit("other nodes", "two Transposes put in", "plain", insert("r", "s = Transpose <perm = [1,0,2,3]> (x) out = Transpose <perm = [1,0,2,3]> (s)")),
     Edit("other nodes", "rows parted and joined", "plain", insert("x", PARTED)),
+    Edit("other nodes", "a Slice of all rows put in", "plain", insert("x", WHOLE)),
     Edit("other nodes", "Relu as Max", "plain", relu_as_max),
+    Edit("other nodes", "Relu as Clip", "plain", relu_as_clip()),
+    Edit("other nodes", "Relu as Clip up to infinity", "plain", relu_as_clip(np.inf)),
+    Edit("other nodes", "Relu as LeakyRelu", "plain", both(become("Relu", "LeakyRelu"), put("LeakyRelu", alpha=0.0))),
+    Edit("other nodes", "attributes that say what their absence means", "plain", put("Conv", 1, strides=[1, 1], dilations=[1, 1], group=1)),
     Edit("other nodes", "bias in an Add", "wide", bias_apart),
     Edit("other nodes", "Gemm as MatMul and Add", "square", through_gemm),
     Edit("other nodes", "alpha of Gemm worked into its weights", "square", with_gemm_of(0.5)),
