@@ -162,7 +162,6 @@ def _derived(pair: Pair, claim: Claim, comparison: Comparison, site: Derived) ->
     """
     folded, relation = claim.pieces[1], comparison.relation
     limit = roundings(pair, folded, claim.site) + folded.roundings
-    estimated = float(any(called(node) in MIXING for node in folded.nodes))  # a scale of many weights
     ratio = max(comparison.ratio, comparison.at_rest, folded.ratio)
     site = replace(site, responses=comparison.responses, share=comparison.share, ratio=finite(ratio))
     site = replace(site, roundings=max(1.0, limit))
@@ -172,7 +171,8 @@ def _derived(pair: Pair, claim: Claim, comparison: Comparison, site: Derived) ->
         return site, None
     off = max(relation.ratio, folded.ratio)
     is_related = replace(site, ratio=off, effect=off).ok
-    return site, relation._replace(ratio=off, roundings=limit + estimated) if is_related else None
+    is_estimated = (relation.scale != 1).any() and any(called(node) in MIXING for node in folded.nodes)
+    return site, relation._replace(ratio=off, roundings=limit + float(is_estimated)) if is_related else None
 
 
 def _compared(pair: Pair, claim: Claim) -> Comparison:

@@ -14,7 +14,7 @@ from ...model.messages import bodies
 from ..float64.windows import Array
 from .impulses import NotDerived
 from .indexed_model import IndexedModel
-from .pieces import Piece
+from .pieces import OF_RELATION, Piece
 from .scale_and_shift import Relation
 
 RENAMED = ", of the folded model"  # ends the name of a tensor that the original calls another one
@@ -117,7 +117,7 @@ def entered(own: Piece, site: str, entering: Mapping[str, str], relations: Mappi
     nodes, constants = list[onnx.NodeProto](), [*own.constants]
     names = dict(entering)
     for name, relation in related.items():
-        size = relation.size if (relation.size > np.abs(relation.shift)).any() else np.zeros(())
+        size = np.maximum(relation.size, np.abs(relation.shift))
         for operator, values in (("Mul", relation.scale), ("Add", size + relation.shift), ("Sub", size)):
             if (values != (operator == "Mul")).any():
                 own_nodes, own_constants = _by_constant(operator, names[name], name, values, relation.inner)
@@ -139,12 +139,13 @@ def _by_constant(
     """Nodes that combine a tensor with numbers, which are repeated along its first axis, and their constants."""
     constant, made = f"{name}, {operator} by", f"{name}, {operator}"
     if values.shape[:1] <= (1,):
-        return [helper.make_node(operator, [source, constant], [made])], [numpy_helper.from_array(values, constant)]
+        node = helper.make_node(operator, [source, constant], [made], OF_RELATION.get(operator))
+        return [node], [numpy_helper.from_array(values, constant)]
     shapes = [-1, len(values), *inner], [-1, *inner]
     names = [f"{constant}, rows", f"{constant}, shape"]
     nodes = [
         helper.make_node("Reshape", [source, names[0]], [f"{made}, rows"]),
-        helper.make_node(operator, [f"{made}, rows", constant], [f"{made}, each"]),
+        helper.make_node(operator, [f"{made}, rows", constant], [f"{made}, each"], OF_RELATION.get(operator)),
         helper.make_node("Reshape", [f"{made}, each", names[1]], [made]),
     ]
     numbers = [np.array(shape, np.int64) for shape in shapes]

@@ -25,6 +25,10 @@ POINTWISE = frozenset(["BatchNormalization", "Mul", "Add", "Sub", "Div", "Neg", 
 SUMS = frozenset(["Add", "Sub", "Sum", "Mean", "Concat"])  # linear in all their inputs together
 EITHER = SUMS | MIXING | {"Mul"}  # linear in any of their inputs
 SIZES = frozenset(["Shape", "Size"])  # which look at no values
+OF_RELATION = {  # names of nodes that shift what enters: the size of the shift is added with it, and taken off again
+    "Add": "the shift and the size of a relation",
+    "Sub": "the size of a relation",
+}
 LEFT_AS_IT_IS = 1 << 28  # bytes of a weight
 
 

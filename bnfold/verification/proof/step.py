@@ -16,7 +16,7 @@ from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import REARRANGES
 from .indexed_model import attributes, computation
-from .pieces import POINTWISE, Piece, is_cast_to_float
+from .pieces import OF_RELATION, POINTWISE, Piece, is_cast_to_float
 from .scale_and_shift import NotOneLayer, ScaleAndShift
 
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
@@ -113,10 +113,19 @@ class Step:
         zero, one = self(np.zeros(shape)), self(np.ones(shape))
         if zero.shape != shape or one.shape != shape:
             raise NotOneLayer("an operator around it treats more than channels apart")
-        return ScaleAndShift(one - zero, zero, np.abs(zero) + self._cancelled(one - zero))
+        return ScaleAndShift(one - zero, zero, self._size(zero, one - zero))
+
+    def _size(self, shift: Array, scale: Array) -> Array:
+        """How large the numbers are that the shift is the sum of.
+
+        A BatchNormalization takes something off its bias; of a relation the size is added, and taken off again.
+        """
+        if self.node.name in OF_RELATION.values():
+            return np.abs(shift) * (self.operator == "Sub")
+        return np.asarray(np.abs(shift) + self._cancelled(scale))
 
     def _cancelled(self, scale: Array) -> Array:
-        """What a BatchNormalization with this scale takes off again of its bias."""
+        """What a BatchNormalization with this scale takes off its bias, twice."""
         stored = {tensor.name: tensor for tensor in self.piece.constants}
         if self.operator != "BatchNormalization" or self.node.input[3] not in stored:
             return np.zeros_like(scale)
