@@ -273,6 +273,23 @@ def test_what_is_not_the_same_is_not_proved(name: str) -> None:
     assert "y" in known(original, other).open_tensors()
 
 
+def test_a_tensor_that_only_has_the_name_of_another_is_no_site() -> None:
+    """A pool of what is normalized takes the place of one of what is not, which others read, too."""
+    lines = (
+        "c = Conv (x, w)  n = BatchNormalization (c, g, b, m, e)  p = AveragePool <kernel_shape = [2]> (n)  r = Neg (p)"
+    )
+    last = "q = AveragePool <kernel_shape = [2]> (c)  k = Sin (q)  y = Add (r, k)"
+    constants = {"w": W, "s": numbers(6, 1), "z": np.zeros((6, 1), F), **{name: numbers(6) for name in BN}}
+    scale = scale_of(constants)
+    constants |= {"a": -scale.astype(F)[:, None], "z": (constants["m"] * scale - constants["b"]).astype(F)[:, None]}
+    original = model(f"{lines}  {last}", constants, "float[N,6,8] x")
+    other = "c = Conv (x, w)  p = AveragePool <kernel_shape = [2]> (c)  h = Mul (p, a)  r = Add (h, z)  k = Sin (p)"
+    found = known(original, model(f"{other}  y = Add (r, k)", constants, "float[N,6,8] x"))
+    assert found.same["p"] == "q"
+    assert not found.open_tensors()
+    assert all(site.ok for site in found.derived if site.name in found.same)
+
+
 LAYERS = 24
 
 

@@ -139,12 +139,13 @@ class Induction:
 
     def _record(self, site: Derived, relation: Relation | None, is_site: bool) -> None:
         right = not site.why and site.ok and site.share == 1
-        self.derived += [site] if is_site or right else []
+        is_another = site.name in self.same  # that the original calls otherwise: it only has the name of this one
+        self.derived += [site] if right or (is_site and not is_another) else []
         if site.why and self.is_assumed(site.name):
             self._assume(site.name)
         elif right:
             self._add(site.name, site.name)
-        elif relation is not None and site.name not in self.same:
+        elif relation is not None and not is_another:
             self._relate(site.name, site.name, relation)
 
     def _assume(self, name: str) -> None:
