@@ -14,7 +14,7 @@ from ..errors import ModelProblem
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
 from ..system.limits import current
 from . import detached
-from .protos import FLOATING, Array, domain, is_constant_node, overridable, stored
+from .protos import FLOATING, Array, attributes, domain, is_constant_node, overridable, stored
 
 RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 READ_SIZES = frozenset(["Resize", "Upsample", "Range", "Cast"])  # also of floating-point numbers
@@ -137,7 +137,7 @@ def is_random(node: onnx.NodeProto) -> bool:
 
 def _at_half(node: onnx.NodeProto) -> list[onnx.NodeProto]:
     """Nodes that give the output of a random node its shape and type, filled with 0.5."""
-    settings = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    settings = attributes(node)
     kind = helper.tensor_dtype_to_np_dtype(settings.get("dtype", TensorProto.FLOAT))
     half = numpy_helper.from_array(np.array([0.5], dtype=kind))
     sizes = f"{node.output[0]}/sizes"

@@ -33,6 +33,11 @@ def stored(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return tensors
 
 
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The values of the attributes that a node states, by their names."""
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
 def constant_value(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """What a Constant node makes: the tensor in it, or one made of the numbers in it; None of another kind of value."""
     for attribute in node.attribute:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -45,8 +44,6 @@ def compare_numbers(request: dict[str, Any]) -> dict[str, Any]:
     return dict(numbers_report(request, read_models(request)))
 
 
-@contextmanager
-def prepared_child() -> Iterator[None]:
+def prepared_child() -> AbstractContextManager[None]:
     """A block in which the child of a `verify` on the CPU gets ready."""
-    with launcher.prepared(compare_both):
-        yield
+    return launcher.prepared(compare_both)

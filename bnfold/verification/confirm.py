@@ -133,14 +133,14 @@ def _inputs(trial: Trial) -> tuple[list[Fed], Run] | None:
     planned: dict[object, list[Case]] = {}
     for case in trial.planned:
         planned.setdefault(case.sizes, []).append(case)
-    runs = [run for cases in planned.values() for run in _telling(trial, running, cases)]
+    runs = [run for cases in planned.values() for run in _runs_that_vary(trial, running, cases)]
     if len({fed.case.sizes for fed, _ in runs}) < len(planned):
         return None
     placed = placement_of(trial, "the original", trial.original, running)
     return [fed for fed, _ in runs], Run([outputs for _, outputs in runs], placed)
 
 
-def _telling(trial: Trial, running: Any, planned: Sequence[Case]) -> list[tuple[Fed, list[Any]]]:
+def _runs_that_vary(trial: Trial, running: Any, planned: Sequence[Case]) -> list[tuple[Fed, list[Any]]]:
     """The first run whose outputs vary by more than errors may; else all, of which each may have other outputs."""
     runs, makers = [], produced(trial.original.graph)
     bounded = [name in makers and makers[name].op_type in BOUNDED for name in trial.outputs]

@@ -16,7 +16,7 @@ from onnx.defs import OpSchema
 
 from ..model.messages import every_node, inner_graphs
 from ..runtime import detached
-from ..runtime.protos import called, domain, opsets, stored
+from ..runtime.protos import attributes, called, domain, opsets, stored
 from .proof.examples import element_types
 
 OF_EACH_AXIS = {"strides": 1, "dilations": 1, "pads": 0, "output_padding": 0}  # which the schemas say in prose only
@@ -51,7 +51,7 @@ class PlainNodes:
             copy.attribute.append(helper.make_attribute("to", self._kinds[copy.input.pop()]))
         while copy.input and not copy.input[-1]:
             del copy.input[-1]
-        schema, values = self.schema(copy), {a.name: helper.get_attribute_value(a) for a in copy.attribute}
+        schema, values = self.schema(copy), attributes(copy)
         if schema is not None:
             kept = [a for a in copy.attribute if not self._says_nothing(node, schema, values, a.name)]
             del copy.attribute[:]

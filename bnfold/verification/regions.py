@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import onnx
 
@@ -92,7 +92,7 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
     """
     outputs = {output.name for output in folded.output}
-    readers, read = _readers(folded), {name for node in folded.node for name in reads(node)}
+    readers, read = readers_of_each(folded.node, UNSEEN), {name for node in folded.node for name in reads(node)}
     excused: dict[str, bool] = {}
     restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
     for name in reversed(list(produced(folded))):
@@ -108,11 +108,13 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     return {name for name, fine in good.items() if not fine and excused.get(name, False)}
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read the values of each tensor."""
+def readers_of_each(
+    nodes: Iterable[onnx.NodeProto], but: Mapping[str, int] | None = None
+) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor, themselves or in their bodies; `but` as `reads` has it."""
     readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in set(reads(node, but=UNSEEN)):
+    for node in nodes:
+        for name in set(reads(node, but)):
             readers.setdefault(name, []).append(node)
     return readers
 

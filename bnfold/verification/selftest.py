@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem
 from ..model.models import Model
 from ..runtime.loading import load_to_run, require_whole
-from ..runtime.protos import Array, stored
+from ..runtime.protos import Array, attributes, stored
 from ..system.progress import each
 from .regions import MIXING, changed_constants
 from .verifying import locate, verify
@@ -137,13 +137,13 @@ def folded_nodes(before: onnx.ModelProto, after: onnx.ModelProto) -> Iterator[Fo
 
 def folded_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> FoldedNode:
     """A Conv, ConvTranspose, Gemm or MatMul with the values of its weight and, where it has a stored one, its bias."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    rows_last = node.op_type == "MatMul" or (node.op_type == "Gemm" and not attributes.get("transB"))
+    stated = attributes(node)
+    rows_last = node.op_type == "MatMul" or (node.op_type == "Gemm" and not stated.get("transB"))
     axis = -1 if rows_last else 1 if node.op_type == "ConvTranspose" else 0
     name = node.input[2] if len(node.input) > 2 and node.input[2] in constants else ""
     weight = np.moveaxis(numpy_helper.to_array(constants[node.input[1]]), axis, 0)
     bias = numpy_helper.to_array(constants[name]) if name else None
-    return FoldedNode(node.output[0], (node.input[1], name), axis, attributes.get("group", 1), weight, bias)
+    return FoldedNode(node.output[0], (node.input[1], name), axis, stated.get("group", 1), weight, bias)
 
 
 def faults(node: FoldedNode) -> dict[str, Fault]:

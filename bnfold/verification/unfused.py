@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import onnx
 from onnx import helper
 
-from ..runtime.protos import called
+from ..runtime.protos import attributes, called
 
 STANDARD = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
 PARAMETERS = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "Relu": (), "Tanh": (), "Sigmoid": ()}
@@ -29,7 +29,7 @@ def unfused(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _parts(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    values = attributes(node)
     activation = values.get("activation", b"").decode()
     if called(node) not in STANDARD or activation not in PARAMETERS:
         yield node

@@ -9,12 +9,14 @@ import argparse
 import json
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import bnfold
 from bnfold.benchmarking.environment import environment
 from bnfold.errors import BnfoldError
+from bnfold.folding.result import FoldResult
 from tests.data import DATA
 from tests.small_nets import NETS
 from tests.zoo import CACHE, line
@@ -27,13 +29,18 @@ TIMM = (
 )
 
 
-def rows(name: str, path: Path) -> dict[str, Any] | None:
-    """The verdict with every seed; None where nothing folds, or the model is refused."""
-    try:
+def folded(path: Path) -> FoldResult | None:
+    """The fold of a file; None where nothing folds, or the model is refused."""
+    with suppress(BnfoldError):
         result = bnfold.fold(path)
-    except BnfoldError:
-        return None
-    if not result.folded:
+        return result if result.folded else None
+    return None
+
+
+def rows(name: str, path: Path) -> dict[str, Any] | None:
+    """The verdict with every seed; None where there is no fold."""
+    result = folded(path)
+    if result is None:
         return None
     found = [bnfold.verify(path, result.model, seed=seed, untouched=result.sites) for seed in SEEDS]
     worst = max(

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import helper
 
-from ...runtime.protos import called
+from ...runtime.protos import attributes, called
 from ...system.sizes import words
 from ..regions import MOVES
 from .floating import is_floating
@@ -56,7 +55,7 @@ def reading_blocks(operator: Any, memory: int) -> type:
 
 def _in_blocks(node: Any, inputs: Sequence[Any], large: Sequence[int]) -> Array | None:
     """The output of a node of which the inputs `large` are stored constants; None if it needs them whole."""
-    settings = {a.name: helper.get_attribute_value(a) for a in node.onnx_node.attribute}
+    settings = attributes(node.onnx_node)
     if large != [1] or node.onnx_node.domain not in ("", "ai.onnx"):
         return None
     operator, x, w, *rest = node.onnx_node.op_type, inputs[0], inputs[1].view(np.ndarray), *inputs[2:]

@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import onnx
 
-from ...model.messages import reads
 from ...runtime.copies import without_data
 from ...runtime.protos import is_constant_node, overridable, produced, stored
-from ..regions import reached, shared
+from ..regions import reached, readers_of_each, shared
 from .changed_nodes import ChangedModel
 from .moves import is_moving
 
@@ -102,9 +101,5 @@ def _called(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
 
 
 def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """The nodes that read each tensor, in bodies too; what the graph hands out has a reader that nothing leads to."""
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in (*graph.node, onnx.NodeProto(input=[output.name for output in graph.output])):
-        for name in reads(node):
-            readers.setdefault(name, []).append(node)
-    return readers
+    """The nodes that read each tensor; what the graph hands out has a reader that nothing leads to."""
+    return readers_of_each([*graph.node, onnx.NodeProto(input=[output.name for output in graph.output])])

@@ -10,12 +10,12 @@ from typing import Any
 import onnx
 
 from ...runtime import detached
-from ...runtime.protos import FLOATING, called, stored
+from ...runtime.protos import FLOATING, attributes, called
 from ..float64.windows import Array
 from ..regions import MIXING, SELECT
 from .claims import Claim
 from .impulses import NotDerived
-from .indexed_model import attributes, computation
+from .indexed_model import computation
 from .pieces import POINTWISE, SIZES, SUMS, Piece
 
 FOR_ANY_SIZE = frozenset(["Conv", "ConvTranspose"]) | POINTWISE | SUMS - {"Concat"}
@@ -46,8 +46,8 @@ def _window(piece: Piece, node: onnx.NodeProto) -> str:
     if called(node) not in ("Conv", "ConvTranspose"):
         return ""
     stated = {name: value for name, value in attributes(node).items() if name != "group"}
-    weight = next((t.dims[2:] for t in piece.constants if t.name == node.input[1]), None)
-    kernel = stated.get("kernel_shape", weight)
+    weight = piece.by_name.get(node.input[1])
+    kernel = stated.get("kernel_shape", weight.dims[2:] if weight else None)
     if kernel is None or called(node) != "Conv" or stated.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         return repr(sorted(stated.items()))
     rank = len(kernel)
@@ -91,10 +91,7 @@ def require_same_places(pieces: Sequence[Piece]) -> None:
 
 def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
     """What each such node does, with the whole numbers that it reads."""
-    tensors = {**{tensor.name: tensor for tensor in own.constants}, **stored(onnx.GraphProto(node=own.nodes))}
-    whole_numbers = {
-        name: detached.values(tensor).tobytes() for name, tensor in tensors.items() if tensor.data_type not in FLOATING
-    }
+    whole_numbers = {n: detached.values(t).tobytes() for n, t in own.stored.items() if t.data_type not in FLOATING}
     for node in own.nodes:
         if called(node) in PLACES:
             yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)
@@ -142,7 +139,7 @@ class _Marks:
         """Whether a node works element by element, and its constants make no axis longer."""
         if inner is None or called(node) not in POINTWISE:
             return False
-        dims = {tensor.name: tuple(tensor.dims) for tensor in self.piece.constants}
+        dims = {name: tuple(tensor.dims) for name, tensor in self.piece.by_name.items()}
         constants = [dims.get(name) for name in node.input if name and name not in self.marks]
         return called(node) == "BatchNormalization" or all(map(partial(_fits, (1, *inner)), constants))
 
@@ -156,14 +153,14 @@ def _fits(sizes: tuple[int, ...], dims: tuple[int, ...] | None) -> bool:
 
 def _rows(piece: Piece, node: onnx.NodeProto) -> tuple[int, ...]:
     """The sizes of all axes but the first that a Reshape states, if they are known; else none."""
-    sizes = next((t for t in piece.constants if called(node) == "Reshape" and t.name == node.input[1]), None)
+    sizes = piece.by_name.get(node.input[1]) if called(node) == "Reshape" else None
     target = [] if sizes is None else detached.values(sizes).tolist()
     return tuple(target[1:]) if target and all(size > 0 for size in target[1:]) and target[0] == -1 else ()
 
 
 def _words(piece: Piece, node: onnx.NodeProto) -> str:
     """What a node does, with the constants that say how."""
-    stored, data = {tensor.name: tensor for tensor in piece.constants}, piece.data()
+    stored, data = piece.by_name, piece.data()
     makers = {name: each for each in piece.nodes for name in each.output}
     read = []
     for name in node.input:

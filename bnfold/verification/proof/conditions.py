@@ -15,13 +15,12 @@ import onnx
 from onnx import helper
 
 from ...runtime import detached
-from ...runtime.protos import FLOATING, called
+from ...runtime.protos import FLOATING, attributes, called
 from ..float64.floating import is_floating, roundoff
 from ..float64.windows import Array
 from ..regions import MIXING
 from .claims import Claim
 from .impulses import NotDerived
-from .indexed_model import attributes
 from .pieces import SIZES, Piece, is_cast_to_float, require_linear
 
 BY_SIZES = frozenset(["Reshape", "Expand", "Tile", "Slice", "Pad", "Split"])  # other inputs than the first are sizes

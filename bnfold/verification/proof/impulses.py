@@ -10,8 +10,8 @@ from math import prod
 import numpy as np
 import onnx
 
+from ...runtime.protos import attributes
 from ..float64.windows import Array, Window
-from .indexed_model import attributes
 
 WIDEST = 4096  # elements, from the first tap of a window to the last, or from one window to the next
 

@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import onnx
-from onnx import helper
 
 from ...model.messages import bodies
 from ...runtime.copies import without_data
@@ -105,11 +104,6 @@ class IndexedModel:
     def computation(self, node: onnx.NodeProto) -> tuple[Any, ...]:
         """What a node computes of tensors, which have their first names."""
         return computation(node, [self.name(name) for name in node.input])
-
-
-def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """The values of the attributes that a node states, by their names."""
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def computation(node: onnx.NodeProto, names: Sequence[str | None]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,16 @@ class Piece:
     changed: Set[str] = frozenset()  # constants that are not those of the original
     ratio: float = 0.0  # of what enters, how far it is from what it should be, in unit roundoffs
     roundings: float = 0.0  # and how many rounded constants in a row made it, where it is not the original's
+
+    @cached_property
+    def by_name(self) -> dict[str, onnx.TensorProto]:
+        """Its constants."""
+        return {tensor.name: tensor for tensor in self.constants}
+
+    @cached_property
+    def stored(self) -> dict[str, onnx.TensorProto]:
+        """Its constants and, by the names of their outputs, those of Constant nodes."""
+        return self.by_name | stored(onnx.GraphProto(node=self.nodes))
 
     def data(self) -> dict[str, onnx.NodeProto | None]:
         """Tensors that depend on what enters, and what makes them."""

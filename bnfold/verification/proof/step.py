@@ -11,29 +11,19 @@ import numpy as np
 import onnx
 
 from ...runtime import detached
-from ...runtime.protos import called
+from ...runtime.protos import attributes, called
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import REARRANGES
-from .indexed_model import attributes, computation
+from .indexed_model import computation
 from .pieces import OF_RELATION, POINTWISE, Piece, is_cast_to_float
 from .scale_and_shift import NotOneLayer, ScaleAndShift
 
 HOMOGENEOUS = frozenset(["Relu", "LeakyRelu"])
 MAXIMA = frozenset(["MaxPool", "GlobalMaxPool", "ReduceMax"])
 MEANS = frozenset(["ReduceMean", "GlobalAveragePool", "AveragePool"])
-PLACED = REARRANGES | {
-    "Split",
-    "Slice",
-    "Gather",
-    "Pad",
-    "Expand",
-    "Tile",
-}  # they make elements of what enters, or zeros
+PLACED = REARRANGES | {"Split", "Slice", "Gather", "Pad", "Expand", "Tile"}  # make elements of what enters, or zeros
 MAY_BE_PASSED = HOMOGENEOUS | MAXIMA | MEANS | PLACED
-MOST_FOLLOWED = 1 << 22  # elements of a tensor that an affine is laid out over
-
-
 NO_PLACE = -1  # the place of an element that is zero
 
 
@@ -126,7 +116,7 @@ class Step:
 
     def _cancelled(self, scale: Array) -> Array:
         """What a BatchNormalization with this scale takes off its bias, twice."""
-        stored = {tensor.name: tensor for tensor in self.piece.constants}
+        stored = self.piece.by_name
         if self.operator != "BatchNormalization" or self.node.input[3] not in stored:
             return np.zeros_like(scale)
         mean = detached.values(stored[self.node.input[3]]).astype(np.float64)
@@ -134,7 +124,7 @@ class Step:
 
     def mark(self) -> tuple[Any, ...]:
         """What it does, to be found in both models. Raises NotOneLayer where that depends on more than constants."""
-        stored = {tensor.name: tensor for tensor in self.piece.constants}
+        stored = self.piece.by_name
         others = [stored.get(name) for name in self.node.input[1:] if name]
         if None in others or [self.node.input[0]] != self.data:
             raise NotOneLayer(f"what {self.operator} does depends on more than stored constants")
@@ -215,7 +205,7 @@ class Step:
         if self.operator not in ("ReduceMean", "ReduceMax"):
             return tuple(range(2, rank))
         stated = attributes(self.node)
-        stored = {tensor.name: tensor for tensor in self.piece.constants}
+        stored = self.piece.by_name
         axes = stated.get("axes", [])
         if len(self.node.input) > 1 and self.node.input[1] in stored:
             axes = detached.values(stored[self.node.input[1]]).tolist()

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from ...runtime import detached
-from ...runtime.protos import called, stored
+from ...runtime.protos import attributes, called
 from ..float64.floating import roundoff
 from ..float64.oracle import Oracle
 from ..float64.windows import Array
@@ -28,7 +28,6 @@ from ..regions import MIXING
 from ..results import SITE_LIMIT
 from .around import entering, leaving, require_followable
 from .impulses import NotDerived
-from .indexed_model import attributes
 from .pieces import Piece
 from .roundoffs import COMPARED_AT_ONCE, Comparison, roundoffs
 from .scale_and_shift import NotOneLayer, Relation, ScaleAndShift, about_one, along, related
@@ -192,7 +191,7 @@ def _in_a_row(step: Step, tail: Sequence[Step]) -> Sequence[Step]:
 
 def _values(model: onnx.ModelProto, piece: Piece, names: list[str]) -> dict[str, Array]:
     """Constants as they are stored; those that nodes of the piece compute, in float64."""
-    known = {tensor.name: tensor for tensor in piece.constants} | stored(onnx.GraphProto(node=piece.nodes))
+    known = piece.stored
     try:
         values = {name: np.asarray(detached.values(known[name])) for name in names if name in known}
     except ValueError as why:
