@@ -144,8 +144,8 @@ def at_rank(coefficients: Array, rank: int) -> Array:
 
 def compress(coefficients: Array) -> Array:
     """Drop every axis along which the coefficients are constant to length 1."""
-    for axis in range(coefficients.ndim):
-        first = coefficients.take([0], axis=axis) if coefficients.shape[axis] else coefficients
+    for axis in (axis for axis, length in enumerate(coefficients.shape) if length > 1):
+        first = coefficients.take([0], axis=axis)
         if np.array_equal(np.broadcast_to(first, coefficients.shape), coefficients):
             coefficients = first
     return coefficients

@@ -154,9 +154,9 @@ def homes(scopes: list[Scope], storage: Storage) -> dict[int, Scope]:
             if home is not None:
                 owners[id(tensor)] = home
                 home.give_values(tensor, storage)
-        for node, message in scope.pairs:
+        for node, message in (pair for pair in scope.pairs if pair[0].op == "Constant"):
             literal = next((a.t for a in message.attribute if a.name == "value" and a.HasField("t")), None)
-            if node.op == "Constant" and literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
+            if literal is not None and isinstance(node.attrs.get("value"), gs.Constant):
                 made = StoredConstant.of(literal, storage, node.attrs["value"].name, node)
                 node.attrs["value"] = made
                 owners[id(made)] = scope

@@ -18,8 +18,6 @@ from ..model.storage import Deferred, Storage
 from ..model.tensors import InFile, copied, parts, read_values, restate, source_of
 from .links import Readers
 
-NOTHING = np.empty(0)
-
 
 class StoredConstant(gs.Constant):  # type: ignore[misc]
     """A constant, and the affine that folding has put on it so far.
@@ -45,15 +43,14 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     @staticmethod
     def of(home: TensorProto, storage: Storage, name: str, maker: gs.Node | None = None) -> StoredConstant:
         """The constant that a message of the record stores."""
-        made = StoredConstant(name, np.dtype(bool), NOTHING, storage)
-        made.maker = maker
-        made.store_in(home, storage)
+        made = StoredConstant(name, *_stored(home, storage), storage)
+        made.home, made.maker = home, maker
         return made
 
     def store_in(self, home: TensorProto, storage: Storage) -> None:
         """Take the values of a message of the record, which stores the constant from now on."""
         self.home, self.storage = home, storage
-        self.replace(helper.tensor_dtype_to_np_dtype(home.data_type), source_of(home, storage))
+        self.replace(*_stored(home, storage))
 
     def replace(self, kind: np.dtype[Any], base: TensorProto | InFile | Array) -> None:
         """Take other values: those of a tensor of the file, or of an array (of rank 1 for an omitted input)."""
@@ -134,6 +131,11 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
         restate(home, self.shape, self.kind)
         home.raw_data = sink.getvalue()
         return flushed
+
+
+def _stored(home: TensorProto, storage: Storage) -> tuple[np.dtype[Any], TensorProto | InFile]:
+    """The element type of the values of a message, and where they are read."""
+    return helper.tensor_dtype_to_np_dtype(home.data_type), source_of(home, storage)
 
 
 def redundant(shape: tuple[int, ...], rank: int) -> int:

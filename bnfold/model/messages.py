@@ -35,7 +35,8 @@ INFERENCE = (  # what to do about a BatchNormalization in training mode
 def bodies(node: NodeProto) -> Iterator[GraphProto]:
     """The graphs in the attributes of a node (If, Loop, Scan)."""
     for attribute in node.attribute:
-        yield from attribute_graphs(attribute)
+        if attribute.type not in PLAIN_ATTRIBUTES:
+            yield from attribute_graphs(attribute)
 
 
 def attribute_graphs(attribute: AttributeProto) -> list[GraphProto]:
@@ -55,8 +56,11 @@ def every_node(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 def inner_graphs(nodes: Iterable[NodeProto]) -> Iterator[GraphProto]:
     """The graphs in the attributes of nodes, and those in them, at any depth."""
-    for node in every_node(nodes):
-        yield from bodies(node)
+    for node in nodes:
+        graphs = [*bodies(node)]
+        yield from graphs
+        for graph in graphs:
+            yield from inner_graphs(graph.node)
 
 
 def reads(node: NodeProto, but: Mapping[str, int] | None = None) -> Iterator[str]:

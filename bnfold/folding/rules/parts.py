@@ -98,7 +98,12 @@ def shared_out(affine: Affine, axis: int, ends: list[int]) -> Shares:
         raise ValueError("the parts are not all of it")
     positions = np.flatnonzero(acts.any(tuple(range(1, acts.ndim))))
     parts = np.unique(np.searchsorted(ends, positions, "right") - 1)
-    return {int(k): taken(affine, axis, np.arange(ends[k], ends[k + 1])) for k in parts}
+    return {int(k): part(affine, axis, slice(ends[k], ends[k + 1])) for k in parts}
+
+
+def part(affine: Affine, axis: int, where: slice) -> Affine:
+    """The coefficients of a part of an axis along which the affine varies."""
+    return affine.map(lambda c: c if c.shape[axis] == 1 else c[(slice(None),) * axis + (where,)])
 
 
 @hoist("Split")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ...algebra.affine import Affine, Array, compress, require, require_room
+from ...algebra.affine import Affine, Array, Refused, compress, require, require_room
 from ...graph.products import Dim, Product, may_become, product
 from ...graph.queries import dims, label
 
@@ -22,9 +22,10 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
     """Carry coefficients from a tensor of shape `source` to its reshape to `target`."""
     before, after = in_two(source), in_two(target)
     groups = paired_axes(before, after)
+    apart, together = len(before) > len(source), len(after) > len(target)
 
     def carry(c: Array) -> Array:
-        c = taken_apart(node, c, source)
+        c = taken_apart(node, c, source) if apart else c
         full, made = list(c.shape), [1] * len(after)
         for old, new in groups:
             if all(c.shape[i] == 1 for i in old):
@@ -35,17 +36,19 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
             full[old.start : old.stop] = lengths(node, before[old.start : old.stop])
             made[new.start : new.stop] = lengths(node, after[new.start : new.stop])
         require_room(*full)
-        return put_together(node, np.broadcast_to(c, full).reshape(made), target)
+        c = compress(np.broadcast_to(c, full).reshape(made))
+        return put_together(node, c, target) if together else c
 
     return affine.map(carry)
 
 
 def lengths(node: gs.Node, axes: Sequence[Dim]) -> list[int]:
     """The lengths of axes between which coefficients are rearranged."""
-    turned = f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}"
-    known = all(isinstance(n, int) for n in axes)
-    require(known, "SHAPE_UNKNOWN", f"{turned}, not all known before run time")
-    return [n for n in axes if isinstance(n, int)]
+    known = [n for n in axes if isinstance(n, int)]
+    if len(known) < len(axes):
+        turned = f"{label(node)} turns {spelled(node.inputs[0])} into {spelled(node.outputs[0])}"
+        raise Refused("SHAPE_UNKNOWN", f"{turned}, not all known before run time")
+    return known
 
 
 def spelled(tensor: gs.Tensor) -> str:
@@ -83,8 +86,7 @@ def require_even(node: gs.Node, repeats: bool, length: Dim) -> None:
 
 
 def put_together(node: gs.Node, coefficients: Array, shape: Sequence[Dim]) -> Array:
-    """The reverse of `taken_apart`, without axes along which they do not vary."""
-    coefficients = compress(coefficients)
+    """The reverse of `taken_apart`."""
     rest = iter(coefficients.shape)
     extents: list[int] = []
     for length in shape:
