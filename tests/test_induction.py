@@ -112,7 +112,7 @@ def test_a_site_that_is_only_assumed_undoes_no_scale() -> None:
 
 def test_a_response_that_is_only_drawn_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     original = model(
-        "a = Conv (x, w)  d = Conv (x, u)  e = Add (a, d)  n = BatchNormalization (e, g, b, m, v)  y = Relu (n)",
+        "a = Conv (x, w)  d = Conv (x, u)  e = Sum (a, d)  n = BatchNormalization (e, g, b, m, v)  y = Relu (n)",
         w=(5, 4, 3), u=(5, 4, 3), **BN,
     )  # fmt: skip
     folded = bnfold.fold(original).model
