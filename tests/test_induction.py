@@ -111,14 +111,11 @@ def test_a_site_that_is_only_assumed_undoes_no_scale() -> None:
 
 
 def test_a_response_that_is_only_drawn_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = model(
-        "a = Conv (x, w)  d = Conv (x, u)  e = Add (a, d)  n = BatchNormalization (e, g, b, m, v)  y = Relu (n)",
-        w=(5, 4, 3), u=(5, 4, 3), **BN,
-    )  # fmt: skip
-    folded = bnfold.fold(original).model
+    original = model("n = Conv (x, w)  y = Sum (n, n)", w=(5, 4, 3))
+    folded = changed(model("y = Conv (x, w)", w=(5, 4, 3)), "w", lambda w: 2 * w)
     assert not proof(original, folded).open_tensors()
     monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
-    assert {"n", "y"} <= proof(original, folded).open_tensors()
+    assert "y" in proof(original, folded).open_tensors()
 
 
 def test_a_site_that_is_left_out_of_the_list_is_found_by_what_it_reads() -> None:

@@ -8,12 +8,12 @@ copied, cut, compared and serialized without a look at them. Where data lie is f
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,20 @@ class Place:
             return datafiles.open_regular(self.file)
         return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
 
-    def read(self) -> bytes:
-        """The bytes, in memory."""
+    def read(self, most: int | None = None) -> bytes:
+        """The bytes, or the first ones, in memory."""
         with self.open() as file:
             file.seek(self.offset)
-            return file.read(self.length)
+            return file.read(self.length if most is None else min(most, self.length))
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes, some at a time."""
+        left = self.length
+        with self.open() as file:
+            file.seek(self.offset)
+            while left and (block := file.read(min(left, READ_AT_ONCE))):
+                yield block
+                left -= len(block)
 
     def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
         """The bytes, in mapped memory."""
@@ -74,7 +83,8 @@ class Changed:
 
 
 _table: list[Place | Changed] = []
-_known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
+_alike: dict[tuple[int, bytes], list[int]] = {}  # numbers of data, by length and first bytes
+_known: dict[object, int] = {}  # numbers of what data were changed to
 
 
 def bytes_in_memory(tensor: TensorProto) -> int:
@@ -162,23 +172,26 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 
 def _number(place: Place) -> int:
-    """The number that the data at a place have in the table of this process."""
-    index = _known.setdefault((place.length, _digest(place)), len(_table))
+    """The number that the data at a place have in the table of this process: that of the same data, if it has some.
+
+    Raises MemoryError for data beyond MOST_READ, as a file with holes may state.
+    """
+    if place.length > MOST_READ:
+        raise MemoryError
+    numbers = _alike.setdefault((place.length, place.read(PAGE)), [])
+    index = next((number for number in numbers if _is_same(_table[number], place)), len(_table))
+    if index == len(_table):
+        numbers.append(index)
     _table[index : index + 1] = [place]  # the newest one: the file of an earlier model may be gone
     return index
 
 
-def _digest(place: Place) -> bytes:
-    """Raises MemoryError for data beyond MOST_READ, as a file with holes may state."""
-    if place.length > MOST_READ:
-        raise MemoryError
-    left, digest = place.length, hashlib.sha256()
-    with place.open() as file:
-        file.seek(place.offset)
-        while left and (block := file.read(min(left, READ_AT_ONCE))):
-            digest.update(block)
-            left -= len(block)
-    return digest.digest()
+def _is_same(entry: Place | Changed, place: Place) -> bool:
+    """Whether the same bytes lie at both places; not if one of them can be read no more."""
+    with suppress(OSError, ValueError, ModelProblem):
+        assert isinstance(entry, Place)
+        return all(first == second for first, second in zip_longest(entry.blocks(), place.blocks()))
+    return False
 
 
 def data_number(tensor: TensorProto) -> int | None:

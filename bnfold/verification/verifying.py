@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -87,9 +88,11 @@ def verify(
     request.update(_data(inputs, dims or {}, shapes or {}), **_file(untouched, freeze_initializers))
     request["deadline"] = _deadline(budget_s)
     with locate(original) as first, locate(folded) as second:
-        models = {"original": describe(first), "folded": describe(second)}
         require_providers(way.provider for way in served if way.gpu)
-        structure, numbers = _tiers({**request, "original": str(first), "folded": str(second)}, served)
+        with ThreadPoolExecutor() as threads:  # the files are read next to the child
+            described = {"original": threads.submit(describe, first), "folded": threads.submit(describe, second)}
+            structure, numbers = _tiers({**request, "original": str(first), "folded": str(second)}, served)
+        models = {name: each.result() for name, each in described.items()}
     return with_grade(_verification(structure, numbers, models, started), require)
 
 
