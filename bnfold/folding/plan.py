@@ -31,7 +31,7 @@ from ..graph.queries import (
 )
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
-from .rules import HOIST, OUT, SINK, Relaid, Shares
+from .rules import HOIST, OUT, SINK, SIZES, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
 from .rules.quantization import dequantized, is_mirrored, is_quantized_bias
@@ -155,10 +155,14 @@ def make_split(visible: Visible, source: gs.Tensor, affine: Affine) -> Plan:
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
-    """The node that makes a tensor, and as which output. Refuses unless a single node reads it."""
+    """The node that makes a tensor, and as which output. Refuses unless a single node reads its values."""
     require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
     require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
-    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
+    require(
+        sum(operator(reader) not in SIZES for reader in tensor.outputs) <= 1,
+        "SHARED",
+        f"'{tensor.name}' is read by {readers(tensor)}",
+    )
     node = tensor.inputs[0]
     yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
 

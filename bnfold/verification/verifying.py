@@ -90,9 +90,9 @@ def verify(
     with locate(original) as first, locate(folded) as second:
         require_providers(way.provider for way in served if way.gpu)
         with ThreadPoolExecutor() as threads:  # the files are read next to the child
-            described = {"original": threads.submit(describe, first), "folded": threads.submit(describe, second)}
+            described = threads.map(describe, (first, second))
             structure, numbers = _tiers({**request, "original": str(first), "folded": str(second)}, served)
-        models = {name: each.result() for name, each in described.items()}
+        models = dict(zip(("original", "folded"), described, strict=True))
     return with_grade(_verification(structure, numbers, models, started), require)
 
 
