@@ -87,12 +87,11 @@ def verify(
     served, started = ways(providers, maths), time.perf_counter()
     request.update(_data(inputs, dims or {}, shapes or {}), **_file(untouched, freeze_initializers))
     request["deadline"] = _deadline(budget_s)
-    with locate(original) as first, locate(folded) as second:
+    with locate(original) as first, locate(folded) as second, ThreadPoolExecutor() as threads:
         require_providers(way.provider for way in served if way.gpu)
-        with ThreadPoolExecutor() as threads:  # the files are read next to the child
-            described = threads.map(describe, (first, second))
-            structure, numbers = _tiers({**request, "original": str(first), "folded": str(second)}, served)
-        models = dict(zip(("original", "folded"), described, strict=True))
+        described = threads.map(describe, (first, second))  # next to the child
+        structure, numbers = _tiers({**request, "original": str(first), "folded": str(second)}, served)
+    models = dict(zip(("original", "folded"), described, strict=True))
     return with_grade(_verification(structure, numbers, models, started), require)
 
 
