@@ -12,7 +12,6 @@ import mmap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader
 from itertools import zip_longest
 from math import prod
 from pathlib import Path
@@ -27,51 +26,13 @@ from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
 from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
+from .data_place import READ_AT_ONCE, Place
 from .protos import Array, is_constant_node
 
 MOST_READ = 1 << 36  # bytes of one constant
 WHOLE_UP_TO = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
-READ_AT_ONCE = 1 << 24  # bytes of a file that are read at a time
 PAGE = mmap.PAGESIZE
 SHARE = 16  # of so many pages of a large constant one is changed, in the place of all
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where data lie: in a file of a `folder`, or in one that may be anywhere."""
-
-    file: Path
-    offset: int
-    length: int
-    folder: Path | None = None
-
-    def open(self) -> BufferedReader:
-        """The file. See `datafiles`."""
-        if self.folder is None:
-            return datafiles.open_regular(self.file)
-        return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
-
-    def read(self, most: int | None = None) -> bytes:
-        """The bytes, or the first ones, in memory."""
-        with self.open() as file:
-            file.seek(self.offset)
-            return file.read(self.length if most is None else min(most, self.length))
-
-    def blocks(self) -> Iterator[bytes]:
-        """The bytes, some at a time."""
-        left = self.length
-        with self.open() as file:
-            file.seek(self.offset)
-            while left and (block := file.read(min(left, READ_AT_ONCE))):
-                yield block
-                left -= len(block)
-
-    def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
-        """The bytes, in mapped memory."""
-        before = self.offset % mmap.ALLOCATIONGRANULARITY
-        with self.open() as file:
-            mapping = mmap.mmap(file.fileno(), before + self.length, access=access, offset=self.offset - before)
-        return np.frombuffer(mapping, np.uint8, self.length, before)
 
 
 @dataclass(frozen=True, eq=False)

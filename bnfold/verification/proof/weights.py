@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from math import prod
 from typing import Any
 
@@ -67,14 +66,14 @@ class Layer:
         """Of the channels of what it makes."""
         return -1 if self.operator == PRODUCT else 1
 
-    def blocks(self, parts: Sequence[Any]) -> Iterator[Array]:
-        """Parts of scale_out * W * scale_in in float64, for one tensor that enters after the other."""
+    def blocks(self, parts: Sequence[tuple[slice, Any]]) -> Iterator[tuple[slice, Array]]:
+        """Parts of scale_out * W * scale_in in float64, with their outputs, for one tensor after the other."""
         groups, outputs, inputs, _ = shape = self.weight.shape
         after = np.broadcast_to(self.after.scale.reshape(groups, outputs, 1, 1), shape)
         for _, scale in sorted(self.before.items(), key=lambda term: repr(term[0])):
             before = np.broadcast_to(scale.reshape(groups, 1, inputs, 1), shape)
-            for part in parts:
-                yield self.weight[part].astype(np.float64) * before[part] * after[part]
+            for rows, part in parts:
+                yield rows, self.weight[part].astype(np.float64) * before[part] * after[part]
 
     def parts(self) -> list[tuple[slice, Any]]:
         """Parts of the weight that a processor's cache holds, as it lies in memory, each with its outputs."""
@@ -273,8 +272,7 @@ def _worst(original: Layer, folded: Layer, scale: Array, alone: bool = False) ->
 def _pairs(original: Layer, folded: Layer) -> Iterator[tuple[slice, Array, Array]]:
     """Parts of both weights, with the outputs that they are of."""
     parts = folded.parts()
-    blocks = [each.blocks([part for _, part in parts]) for each in (original, folded)]
-    for (rows, _), (ours, theirs) in zip(cycle(parts), zip(*blocks, strict=True), strict=False):
+    for (rows, ours), (_, theirs) in zip(original.blocks(parts), folded.blocks(parts), strict=True):
         yield rows, ours, theirs
 
 
