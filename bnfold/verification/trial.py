@@ -17,6 +17,7 @@ from ..runtime import detached, providers, sessions
 from ..runtime.copies import frozen, make_dense, override, without_randomness
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
+from ..runtime.distinct_names import NOTE, make_distinct
 from ..runtime.host import ENTRIES
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import Case, cases
@@ -99,9 +100,11 @@ def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folde
     if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     files = {}
-    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
+    for model in (original, folded):
         make_dense(model)
         sort_nodes(model)
+    notes += [NOTE] if make_distinct((original, folded)) else []
+    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
         name_nodes(model)
         if not names and nodes == nodes_and_inputs(model) and is_alone(request[name]):
             files[id(model)] = request[name]
