@@ -14,7 +14,7 @@ import onnx
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import frozen, make_dense, override, without_randomness
+from ..runtime.copies import frozen, make_dense, override
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
 from ..runtime.distinct_names import NOTE, make_distinct
@@ -24,6 +24,7 @@ from ..runtime.inputs import Case, cases
 from ..runtime.loading import for_onnxruntime, is_alone, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
+from ..runtime.randomness import numbers_for, without_randomness
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
 from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
@@ -94,7 +95,8 @@ def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.Mo
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
     as_read = [*map(nodes_and_inputs, models)]
-    (original, notes), (folded, _) = map(without_randomness, models)
+    numbers = numbers_for(models)
+    (original, notes), (folded, _) = (without_randomness(model, numbers) for model in models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
     if names := override(original, folded):
