@@ -200,6 +200,14 @@ def test_who_reads_only_a_shape_or_a_type_does_not_bar_the_excuse(reader: str) -
     assert undone(graph, {"n": False, "s": True, "y": True}, set()) == set()
 
 
+def test_what_nobody_reads_does_not_bar_the_excuse() -> None:
+    """A fold by hand past a Relu6 was refused where a Relu stood next to it, which no output depends on."""
+    graph = parse("n = Neg (x)  dead = Relu (n)  gone = Exp (dead)  y = Abs (n)", k=ONE).graph
+    wrong = {"n": False, "dead": False, "gone": False}
+    assert undone(graph, {**wrong, "y": True}, {"y"}) == {*wrong}
+    assert undone(graph, {**wrong, "y": False}, {"y"}) == {"dead", "gone"}
+
+
 def test_who_is_read_for_a_type_is_no_value() -> None:
     graph = parse("n = Neg (x)  s = CastLike (n, k)  y = Abs (n)", k=ONE).graph
     assert undone(graph, {"n": False, "s": True, "y": True}, {"y"}) == set(), "CastLike hands on its first input"
