@@ -87,9 +87,9 @@ def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -
     """Shared tensors that have other values by design: those inside a chain that an affine was moved along.
 
     A tensor that fails (`good` is False) is excused only if it is no output and every path from it to one reaches some
-    tensor that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right,
-    it can only hide it (a Relu of negative values). A node that selects hides nothing: the elements it returns are
-    right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
+    tensor that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor
+    right, it can only hide it (a Relu of negative values). A node that selects hides nothing: the elements it returns
+    are right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
     """
     outputs = {output.name for output in folded.output}
     readers = readers_of_each(folded.node, UNSEEN)
