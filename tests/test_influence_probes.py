@@ -229,6 +229,13 @@ def test_a_wrong_row_of_a_table_that_was_scaled_does_not_pass(wrong: int) -> Non
     assert "'y' (Gather) of B" in found.reasons[0]
 
 
+def test_rows_of_a_table_are_also_counted_from_the_end() -> None:
+    original, other = reading(False), reading(False)
+    other.graph.node[0].input[1] = "j"
+    other.graph.node.insert(0, onnx.helper.make_node("Abs", ["i"], ["j"]))
+    assert verify(original, other).verdict == "INCONCLUSIVE"
+
+
 @pytest.mark.parametrize("default", [1.5, 0.0])
 def test_a_default_that_other_nodes_read_too_is_overridden(default: float) -> None:
     """Worked into one node, callers override it for the other one only."""

@@ -154,8 +154,8 @@ class _Pair:
 
     def _is_equal_at_each_index(self, rows: int) -> bool:
         rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
-        indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
-        blocks = np.split(indices, range(INDICES_AT_ONCE, rows, INDICES_AT_ONCE), axis=-1)
+        indices = np.arange(-rows, rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), -1)  # or from the end
+        blocks = np.split(indices, range(INDICES_AT_ONCE, 2 * rows, INDICES_AT_ONCE), axis=-1)
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
 
     def _only_moves(self) -> bool:

@@ -104,6 +104,7 @@ RARE = (
     Edit("rare inputs", "rare condition 1e4 for 2e4", "if rare", values("big", lambda k: k / 2), image(80.0)),
     Edit("rare inputs", "the rare branch becomes the usual one", "if rare", never, image(1e3)),
     Edit("rare inputs", "one row of a table of 5000 words", "words", of_input("Gather", 0, one(1.5, 4711)), WORD),
+    Edit("rare inputs", "rows of a table that are counted from the end", "words", insert("ids", "out = Abs (x)"), {"ids": np.array([[-3]])}),
     Edit("rare inputs", "the last row of a table", "words", of_input("Gather", 0, lambda t: t[:-1]), {"ids": np.array([[4999]])}),
     Edit("rare inputs", "one word becomes another", "words", insert("ids", "c = Equal (x, odd) out = Where (c, nil, x)", odd=4711, nil=0), WORD),
     Edit("rare inputs", "fmod: negative numbers only", "whole numbers", put("Mod", fmod=1), WHOLE),
