@@ -166,6 +166,15 @@ def test_equal_nodes_mean_nothing_where_the_frame_differs(frame: str) -> None:
     assert "y" in proof(original, other).open_tensors()
 
 
+@pytest.mark.parametrize(("version", "is_same"), [(18, True), (21, True), (22, False), (13, False)])
+def test_operator_sets_with_the_same_versions_of_all_operators_are_as_good_as_one(version: int, is_same: bool) -> None:
+    """Relu is one operator from version 14 on, Conv another one from version 22 on."""
+    original = model("n = Conv (x, w)  y = Relu (n)", w=(5, 4, 3))
+    other = changed(original, "w", np.copy)
+    other.opset_import[0].version = version
+    assert ("y" not in proof(original, other).open_tensors()) == is_same
+
+
 def test_tensors_are_matched_by_what_computes_them_not_by_name() -> None:
     """A fold gives the Relu the name of what the affine after it made: that is not the same tensor."""
     original = model("r = Relu (x)  a = Mul (r, s)  y = Conv (a, w)", s=(4, 1), w=(5, 4, 3))

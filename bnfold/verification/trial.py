@@ -14,15 +14,17 @@ import onnx
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import frozen, make_dense, override, without_randomness
+from ..runtime.copies import frozen, make_dense, override
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
+from ..runtime.distinct_names import NOTE, make_distinct
 from ..runtime.host import ENTRIES
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import Case, cases
 from ..runtime.loading import for_onnxruntime, is_alone, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
+from ..runtime.randomness import numbers_for, without_randomness
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
 from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
@@ -93,15 +95,18 @@ def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.Mo
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
     as_read = [*map(nodes_and_inputs, models)]
-    (original, notes), (folded, _) = map(without_randomness, models)
+    numbers = numbers_for(models)
+    (original, notes), (folded, _) = (without_randomness(model, numbers) for model in models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
     if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     files = {}
-    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
+    for model in (original, folded):
         make_dense(model)
         sort_nodes(model)
+    notes += [NOTE] if make_distinct((original, folded)) else []
+    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
         name_nodes(model)
         if not names and nodes == nodes_and_inputs(model) and is_alone(request[name]):
             files[id(model)] = request[name]
