@@ -16,6 +16,7 @@ from ..algebra.affine import Affine, Array, Refused, require, require_room_to_br
 from ..algebra.rounding import TINY, keeps_codes, rounded
 from ..graph.constants import value_of
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from ..graph.foreign import is_foreign_quantizer
 from ..graph.queries import (
     algebra,
     dims,
@@ -140,7 +141,9 @@ def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
     require(
         plan.room >= 0,
         "NO_BIAS",
-        f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
+        f"{label(node)} has nowhere to put a shift"
+        if operator(node) == "Mul"
+        else f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
     )
     plan.add(InsertAdd(node, left.shift, floating_kind(node, 1)))
 
@@ -182,6 +185,8 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     """The shares that the rule of an operator returns."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
+    words = f"{label(node)} of {node.domain} quantizes by rules of its own, and stays as it is"
+    require(not is_foreign_quantizer(node), "INTEGERS", words)
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")

@@ -82,6 +82,7 @@ from . import (  # noqa: E402, F401
     pointwise,
     pooling,
     quantization,
+    quantizers,
     recurrent,
     reduction,
 )
