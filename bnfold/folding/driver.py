@@ -192,6 +192,7 @@ def carry_out_merge(
     outcomes: list[NodeOutcome] = [(n, described(n, "merge", plan)) for n in (node, *others)]
     for edit in plan.edits:
         editor.apply(edit)
+    editor.notes += [note for note in plan.notes if note not in editor.notes]
     editor.bypass(node, keeper.outputs[0], keep_name=True)
     return outcomes
 

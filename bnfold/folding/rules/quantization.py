@@ -127,15 +127,20 @@ def is_mirrored(node: gs.Node, shares: Shares) -> bool:
 
 def is_quantized_bias(node: gs.Node, index: int) -> bool:
     """Whether an input is a bias that a DequantizeLinear makes of constants."""
-    if index != B or operator(node) not in BIASED or not has(node, index) or not node.inputs[index].inputs:
+    return index == B and operator(node) in BIASED and has(node, index) and is_dequantized(node.inputs[index])
+
+
+def is_dequantized(tensor: gs.Tensor) -> bool:
+    """Whether a DequantizeLinear makes a tensor of constants."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or operator(maker) != "DequantizeLinear":
         return False
-    maker = node.inputs[index].inputs[0]
-    return operator(maker) == "DequantizeLinear" and all(is_constant(x) for x in maker.inputs if not x.is_empty())
+    return all(is_constant(x) for x in maker.inputs if not x.is_empty())
 
 
-def dequantized(bias: gs.Tensor) -> Array:
+def dequantized(tensor: gs.Tensor) -> Array:
     """What a DequantizeLinear makes of constants, in float64."""
-    node = bias.inputs[0]
+    node = tensor.inputs[0]
     codes = constant(node, CODES).astype(np.float64)
     zero, scale = (parameter(node, index, codes.ndim) for index in (ZERO, SCALE))
     return np.asarray((codes - zero) * scale)
