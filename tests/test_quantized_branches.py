@@ -159,3 +159,14 @@ def test_codes_that_others_read_stay_for_them():
     original.graph.node.append(helper.make_node("Identity", ["wide"], ["other"]))
     original.graph.output.append(helper.make_tensor_value_info("other", 1, [4, 4, 3, 3]))
     assert reason(original) == ("SHARED", "'wide' is read by others as well")
+
+
+def test_a_branch_without_a_convolution_has_the_reason_of_the_sum_of_the_others():
+    original = branches(wide=0.0123, narrow=0.0321, third="n")
+    made = {p: np.float32([1, 2, 0.5, 1]) for p in "gbmv"}
+    original.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in made.items())
+    norm = helper.make_node("BatchNormalization", ["x", *made], ["n"], name="identity")
+    original.graph.node.insert(0, norm)
+    (kept,) = bnfold.fold(original).batch_norms_kept
+    assert kept.not_merged is not None
+    assert (kept.not_merged.code, kept.not_merged.words) == ("INTEGERS", NO_PLACE)

@@ -239,11 +239,18 @@ def described(node: gs.Node, law: Law, plan: Plan) -> Folded:
     return Folded(node.name, operator(node), node.outputs[0].name, law, through, into)
 
 
+def around(node: gs.Node) -> Iterator[gs.Node]:
+    """The nodes that read what a node makes, and those that make what these read besides: sums of its branches."""
+    for consumer in node.outputs[0].outputs:
+        yield consumer
+        yield from (maker for x in consumer.inputs for maker in x.inputs)
+
+
 def kept_after(hoisted: list[NodeOutcome], merged: list[NodeOutcome], sunk: list[NodeOutcome]) -> Iterator[Kept]:
     """The reasons for each affine node, after a round that folded nothing."""
     back, aside, on = ({id(n): r for n, r in outcomes if isinstance(r, Reason)} for outcomes in (hoisted, merged, sunk))
     for node, _ in hoisted:
-        sums = (aside.get(id(consumer)) for consumer in node.outputs[0].outputs)
+        sums = (aside.get(id(each)) for each in around(node))
         not_merged = next((r for r in sums if r and r.code != "NO_BRANCHES"), None)
         reasons = (back[id(node)], on[id(node)], not_merged)
         yield Kept(node.name, operator(node), node.outputs[0].name, *reasons)
