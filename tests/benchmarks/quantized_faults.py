@@ -1,7 +1,7 @@
 """How much verification sees of faults in quantized networks: `python -m tests.benchmarks.quantized_faults [NAMES...]`
 
 Networks of the quantized zoo (tests/zoo_quantized.py) are folded, and one fault at a time is planted in what the fold
-wrote at the first, a middle and the last layer: in scales, signs, codes, zero points, axes and biases. Each is verified
+wrote at the first, a middle and the last layer, and at one whose weight has two axes of one length: in scales, signs, codes, zero points, axes and biases. Each is verified
 as `bnfold verify A B` does it, which knows nothing of folding. `--json` writes every row.
 """
 
@@ -150,7 +150,8 @@ def rows(name: str, form: str, cache: Path, kinds: list[str]) -> Iterator[dict[s
     path = source(name, form, cache)
     folded = bnfold.fold(path).model
     every = layers(folded)
-    for layer in dict.fromkeys([every[0], every[len(every) // 2], every[-1]]):
+    square = [layer for layer in every if with_fault(folded, layer, "another axis") is not None]
+    for layer in dict.fromkeys([every[0], every[len(every) // 2], every[-1], *square[:1]]):
         for kind in kinds:
             wrong = with_fault(folded, layer, kind)
             if wrong is not None:
