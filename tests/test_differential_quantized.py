@@ -1,4 +1,4 @@
-"""Random quantized graphs beside the peers: what is drawn, and that the judge sees what is wrong with integers."""
+"""Random quantized graphs next to the peers: what is drawn, and that the judge sees what is wrong with integers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """How much verification sees of faults in quantized networks: `python -m tests.benchmarks.quantized_faults [NAMES...]`
 
 Networks of the quantized zoo (tests/zoo_quantized.py) are folded, and one fault at a time is planted in what the fold
-wrote at the first, a middle and the last layer, and at one whose weight has two axes of one length: in scales, signs, codes, zero points, axes and biases. Each is verified
-as `bnfold verify A B` does it, which knows nothing of folding. `--json` writes every row.
+wrote at the first, a middle and the last layer, and at one whose weight has two axes of one length: in scales, signs,
+codes, zero points, axes and biases. Each is verified as `bnfold verify A B` does it, which knows nothing of folding.
+`--json` writes every row.
 """
 
 from __future__ import annotations
