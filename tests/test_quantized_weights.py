@@ -279,3 +279,18 @@ def test_large_codes_are_computed_when_the_file_is_written(kind, external, tmp_p
     fold_file(tmp_path / "m.onnx", tmp_path / "f.onnx", Options(verify="off"))
     require_same(layer("large", kind, rows=False), onnx.load(tmp_path / "f.onnx"))
     assert (tmp_path / "f.onnx.data").exists() == external
+
+
+def test_a_batch_normalization_with_quantized_parameters_folds():
+    """As onnxruntime's quantizer leaves it: its scale is stored as int8."""
+    original = layer()
+    stored_scale = {"gq": np.int8([100, -50, 127, -127, 30, 60]), "gs": np.float32(0.01)}
+    original.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in stored_scale.items()
+    )
+    original.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["gq", "gs"], ["gamma"]))
+    original.graph.node[-1].input[1] = "gamma"
+    result = bnfold.fold(original)
+    assert [node.op_type for node in result.model.graph.node] == ["DequantizeLinear", "Conv"]
+    require_same(original, result.model)
+    assert bnfold.verify(original, result.model, untouched=result.sites).grade == "proved"

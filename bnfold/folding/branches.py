@@ -17,11 +17,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Array, Refused, require, require_room
+from ..graph.dequantized import known_value
 from ..graph.edits import Replace, SetAttributes
 from ..graph.queries import algebra, attribute, has, label, operator, size
 from ..graph.scopes import Visible
 from .affine_nodes import affine_of
-from .merged_codes import known_value, weight_edits
+from .merged_codes import weight_edits
 from .plan import FLOAT_BIAS, Plan
 from .rules.linear import groups
 from .rules.quantization import is_quantized_bias

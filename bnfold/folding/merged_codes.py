@@ -10,16 +10,11 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import IDENTITY, Array, require
 from ..algebra.rounding import keeps_codes
 from ..graph.constants import value_of
+from ..graph.dequantized import CODES, SCALE, ZERO, is_dequantized, parameter
 from ..graph.edits import Replace
-from ..graph.queries import attribute, constant, dtype, has, label, operator
+from ..graph.queries import attribute, dtype, has, label, operator
 from ..graph.scopes import Visible
 from .rules.linear import W
-from .rules.quantization import CODES, SCALE, ZERO, dequantized, is_dequantized, parameter
-
-
-def known_value(node: gs.Node, index: int) -> Array:
-    """A constant input, or what a DequantizeLinear makes of constants. Refuses what a run computes."""
-    return dequantized(node.inputs[index]) if is_dequantized(node.inputs[index]) else constant(node, index)
 
 
 def dequantizer(node: gs.Node) -> gs.Node | None:

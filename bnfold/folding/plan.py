@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import IDENTITY, Affine, Array, Refused, require, require_room_to_broadcast
 from ..algebra.rounding import TINY, keeps_codes, rounded
 from ..graph.constants import value_of
+from ..graph.dequantized import dequantized
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from ..graph.foreign import is_foreign_quantizer
 from ..graph.queries import (
@@ -35,7 +36,7 @@ from ..graph.stored import StoredConstant
 from .rules import HOIST, OUT, SINK, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
-from .rules.quantization import dequantized, is_mirrored, is_quantized_bias
+from .rules.quantization import is_mirrored, is_quantized_bias
 
 Direction = Literal["hoist", "sink"]
 Law = Literal["hoist", "sink", "merge"]

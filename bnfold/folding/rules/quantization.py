@@ -13,6 +13,7 @@ from ...algebra.casting import WIDE, is_unsigned, quantize_in
 from ...algebra.computing import element_type
 from ...algebra.rounding import TINY, keeps_codes, rounded
 from ...graph.constants import value_of
+from ...graph.dequantized import CODES, SCALE, ZERO, is_dequantized, parameter
 from ...graph.queries import (
     attribute,
     constant,
@@ -29,7 +30,6 @@ from . import HOIST, Relaid, Shares, hoist
 from .guards import no_shift, uniform
 from .linear import B
 
-CODES, SCALE, ZERO = 0, 1, 2
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 PER_CHANNEL_SINCE = 13  # opset
 
@@ -130,36 +130,11 @@ def is_quantized_bias(node: gs.Node, index: int) -> bool:
     return index == B and operator(node) in BIASED and has(node, index) and is_dequantized(node.inputs[index])
 
 
-def is_dequantized(tensor: gs.Tensor) -> bool:
-    """Whether a DequantizeLinear makes a tensor of constants."""
-    maker = tensor.inputs[0] if tensor.inputs else None
-    if maker is None or operator(maker) != "DequantizeLinear":
-        return False
-    return all(is_constant(x) for x in maker.inputs if not x.is_empty())
-
-
-def dequantized(tensor: gs.Tensor) -> Array:
-    """What a DequantizeLinear makes of constants, in float64."""
-    node = tensor.inputs[0]
-    codes = constant(node, CODES).astype(np.float64)
-    zero, scale = (parameter(node, index, codes.ndim) for index in (ZERO, SCALE))
-    return np.asarray((codes - zero) * scale)
-
-
 def is_stored(codes: gs.Tensor) -> bool:
     """Whether codes are stored, or rows of stored ones that the data choose."""
     while not is_constant(codes) and codes.inputs and operator(codes.inputs[0]) in HOIST:
         codes = codes.inputs[0].inputs[0]
     return is_constant(codes)
-
-
-def parameter(node: gs.Node, index: int, rank: int) -> Array:
-    """The scale or zero point of a quantization, of the rank of what is quantized."""
-    value = constant(node, index).astype(np.float64) if has(node, index) else np.zeros(())
-    axis, block = attribute(node, "axis", 1) % rank, attribute(node, "block_size", 0)
-    if block and value.ndim:
-        return np.repeat(value, block, axis).take(range(size(node.inputs[CODES], axis)), axis)
-    return value.reshape([-1 if i == axis else 1 for i in range(rank)] if value.size > 1 else (1,) * rank)
 
 
 def on_parameters(node: gs.Node, affines: Shares) -> Relaid:

@@ -8,10 +8,11 @@ import onnx_graphsurgeon as gs
 
 from ...algebra.affine import Affine, compress, require
 from ...graph.constants import is_known
+from ...graph.dequantized import SCALE
 from ...graph.queries import carries_data, dims, dtype, label
 from . import OUT, Shares, sink
 from .guards import inverse
-from .quantization import SCALE, on_parameter, require_per_tensor
+from .quantization import on_parameter, require_per_tensor
 
 MADE_SCALE = OUT - 1  # the scale that a DynamicQuantizeLinear makes
 WIDE_RANGE = 1e30  # of float32, bfloat16 and float64: a power of two leaves every digit of what is not rounded to zero
