@@ -23,7 +23,7 @@ from bnfold.train.data import load_dataset
 
 HERE = Path(__file__).resolve().parent
 SHARED = Path(os.environ.get("BNFOLD_DATA", HERE / "../../../shared/data"))
-FULL = {"train": 20_000, "test": 10_000, "epochs": 2, "calibration": 500, "launches": 7, "budget_s": 10.0}
+FULL = {"train": 10_000, "test": 10_000, "epochs": 2, "calibration": 500, "launches": 7, "budget_s": 10.0}
 QUICK = {"train": 4000, "test": 500, "epochs": 2, "calibration": 100, "launches": 3, "budget_s": 2.0}
 LAYERS = ["Conv", "Gemm", "MatMul"]
 
