@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -15,6 +16,7 @@ from ..algebra.affine import Refused, require
 from ..algebra.rounding import holds
 from ..errors import BnfoldError
 from ..graph.editor import Editor
+from ..graph.foreign import keeps_type
 from ..graph.queries import dtype, is_floating, label, operator
 from ..graph.scopes import Visible
 from ..model import external, onnx_io
@@ -126,8 +128,16 @@ def carried_out(editor: Editor) -> FoldResult:
     kept = tuple(kept_after(hoisted, merged, sunk))
     folded |= {key: norms[key] for key in norms.keys() - folded.keys() - set(map(id, editor.alive()))}
     order = [folded[id(n)] for n in editor.nodes() if id(n) in folded]
+    editor.notes += foreign_quantizers(editor.alive())
     model = editor.close()
     return FoldResult(model, tuple(order), kept, tuple(editor.notes), editor.flushed, editor.touched())
+
+
+def foreign_quantizers(nodes: Iterable[gs.Node]) -> list[str]:
+    """A note that says which quantizers of other tools are in the graph: nothing moves through them."""
+    kinds = Counter(f"{node.op} of {node.domain}" for node in nodes if keeps_type(node))
+    named = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+    return [f"quantizers of other tools stay as they are: {named}"] if named else []
 
 
 def unread(node: gs.Node) -> Folded:
