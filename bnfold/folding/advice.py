@@ -30,6 +30,7 @@ ADVICE = {  # the table of README.md has the same
     "OVERFLOW": IN_FLOAT32,
     "NOT_FINITE": IN_FLOAT32,
     "CODE_RANGE": "quantize weights to a symmetric range, -127 to 127 in int8",
+    "INTEGERS": "fold first, then quantize the folded model",
     "NO_INPUT": CONVERT,
     "TOO_LARGE": "`--limit elements=...`, where a constant is computed",
     "MALFORMED": "check the model with `onnx.checker.check_model(m, full_check=True)`",

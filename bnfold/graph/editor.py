@@ -19,7 +19,7 @@ from ..model.storage import Storage
 from .constants import value_of
 from .edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
 from .links import adopt
-from .queries import dtype, is_floating, literal_of
+from .queries import dtype, is_floating, literal_of, scales_a_number
 from .scopes import Scope, homes, scopes_of, visibility
 from .shadows import FreshNames
 from .stored import StoredConstant
@@ -103,6 +103,8 @@ class Editor:
             self._lost.append(old)
         if isinstance(edit, SetConstant):
             constant.put(edit.share)
+            if scales_a_number(node.outputs[0]):
+                self._scope[id(node)].widen(node.outputs[0], constant.shape)
         else:
             constant.replace(constant.kind, edit.value)
         self._edited[id(constant)] = constant

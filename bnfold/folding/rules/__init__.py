@@ -83,6 +83,7 @@ from . import (  # noqa: E402, F401
     pointwise,
     pooling,
     quantization,
+    quantizers,
     recurrent,
     reduction,
 )
