@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 
 SUITE = "bnfold fold"
-SHOWN = 100  # rows of what was kept
 Paths = Annotated[
     list[Path],
     typer.Argument(
@@ -236,20 +235,14 @@ def failure_noted(junit: str | None) -> Iterator[None]:
 
 
 def show(report: FoldReport) -> None:
-    """The table of what went where, and of what stayed and why; in detail also what can be done about it."""
-    from bnfold.folding.advice import advice
-    from bnfold.folding.result import folded_table, kept_table
+    """The table of what went where, and of what stayed, why, and what can be done about it."""
+    from bnfold.folding.summary import folded_table, kept_table
 
     console.table(str(report.source), ("", "before", "after"), [*sizes(report)])
-    kept = report.result.batch_norms_kept
     tables = [folded_table(report.result.folded, detailed=True)] if console.detailed else []
-    for one in (*tables, kept_table(kept[:SHOWN], console.detailed)):
+    for one in (*tables, kept_table(report.result.batch_norms_kept, console.detailed)):
         if one.rows:
             console.table(one.title, one.columns, one.rows)
-    if kept[SHOWN:]:
-        say(f"and {len(kept) - SHOWN} more: `bnfold explain {quote(str(report.source))}` lists them all")
-    for line in advice(kept) if console.detailed else ():
-        say(line)
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:

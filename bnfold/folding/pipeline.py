@@ -70,10 +70,11 @@ class FoldReport:
 
     def checks(self, strict: bool = False) -> list[JUnitCase]:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
-        kept = "; ".join(f"{k.node or k.output}: {'; '.join(k.reasons)}" for k in self.result.batch_norms_kept)
+        kept = self.result.batch_norms_kept
         counts = (each.batch_normalizations for each in (self.before, self.after))
         cases = [JUnitCase("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
-        cases += [JUnitCase("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
+        cases += [JUnitCase(f"kept: {k.node or k.output}", FAILED, "; ".join(k.coded)) for k in kept if strict]
+        cases += [JUnitCase("nothing kept", PASSED)] if strict and not kept else []
         return cases + (self.verification.checks() if self.verification else [])
 
     def to_json(self) -> dict[str, Any]:

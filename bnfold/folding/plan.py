@@ -39,7 +39,7 @@ from .rules.quantization import dequantized, is_mirrored, is_quantized_bias
 Direction = Literal["hoist", "sink"]
 Law = Literal["hoist", "sink", "merge"]
 Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
-MOST_NAMED = 100  # nodes that a reason names
+MOST_NAMED = 3  # nodes that a reason names
 FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("QuantizeLinear", 1),
     ("DequantizeLinear", 1),
