@@ -249,13 +249,16 @@ def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
     """Rows of counts before the fold and after it."""
     before, after = report.before, report.after
     yield "BatchNormalization", before.batch_normalizations, after.batch_normalizations
+    if any(report.result.counts.others):
+        yield "other affine nodes", *report.result.counts.others
     yield "nodes", before.nodes, after.nodes
     yield "bytes", before.bytes, after.bytes
     if report.verification:
-        yield (
-            f"worst error against {report.verification.reference}",
-            *(f"{error:.2g}" for error in report.verification.errors),
-        )
+        proof = report.verification
+        errors = {"error / size of the outputs": proof.relative_errors}
+        errors |= {"largest error": proof.errors} if console.detailed else {}
+        for name, both in errors.items():
+            yield f"{name}, against {proof.reference}", *(f"{error:.2g}" for error in both)
 
 
 def print_rest(report: FoldReport) -> None:
@@ -270,6 +273,8 @@ def print_rest(report: FoldReport) -> None:
             console.note(text)
         for reason in report.verification.reasons if console.detailed else ():
             say(f"  {reason}")
+    elif not report.unchanged:
+        say("NOT VERIFIED (--verify off)")
     if report.unchanged:
         say("already folded: no BatchNormalization" if report.already_folded else "nothing can be folded")
     if report.already_folded:

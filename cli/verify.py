@@ -115,7 +115,7 @@ def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
 def print_result(result: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr. Returns the exit code."""
     if "-" not in (json, junit):
-        for each in (*result.errors_tables(), result.changes_table()):
+        for each in (*result.errors_tables(console.detailed), result.changes_table()):
             if each.rows:
                 console.table(each.title, each.columns, each.rows)
         if console.detailed and result.worst():

@@ -82,7 +82,7 @@ def test_one_table_one_json_one_junit_and_the_worst_exit_code(models, capfd):
     assert [(row[0], row[1], row[2]) for row in rows] == [
         ("a.onnx", "1", "0"), ("bad.onnx", "", ""), ("b.onnx", "1", "0"), ("stuck.onnx", "1", "1")
     ]  # fmt: skip
-    assert [row[5] for row in rows][::2] == ["PASS", "PASS"]
+    assert [row[5] for row in rows][::2] == ["PASS, proved", "PASS, proved"]
     assert rows[3][5] == "unchanged"
     assert "error: bad.onnx is not an ONNX model, or is cut off\nhint: Give" in err
     assert err.splitlines()[-1].startswith("3 of 4 models without an error, ")
@@ -115,7 +115,7 @@ def test_options_are_those_of_every_model(models, capfd):
     rest = ["--out-dir", "out", "--verify", "off"]
     assert run(["fold", "a.onnx", "plain.onnx", *rest, "--dry-run"]) == 0
     out = capfd.readouterr().out
-    assert "not verified, not written" in out
+    assert "NOT VERIFIED, not written" in out
     assert "already folded, not written" in out
     assert not Path("out").exists()
     assert run(["fold", "a.onnx", "plain.onnx", *rest, "--strict"]) == 0

@@ -132,7 +132,12 @@ def test_every_function_takes_bytes_and_protos(path):
     assert len(again.drifts) == 1
     assert bnfold.recalibrate(model, batches).drifts == again.drifts
     assert model.SerializeToString(deterministic=True) == before
-    for shown, word in ((result, "1 of 1"), (found, "PASS"), (timed, timed.verdict), (again, "1 BatchNormalization")):
+    for shown, word in (
+        (result, "1 before, 0 after"),
+        (found, "PASS"),
+        (timed, timed.verdict),
+        (again, "1 BatchNormalization"),
+    ):
         assert word in repr(shown)
         assert repr(shown).startswith(f"<{type(shown).__name__}: ")
         assert len(repr(shown).splitlines()) == 1
@@ -260,4 +265,4 @@ def test_results_cannot_be_changed():
         result.kept = ()
     assert [f.name for f in fields(result)][:3] == ["model", "folded", "kept"]
     assert [*bnfold.explain(conv_bn())] == [*bnfold.explain(conv_bn()).folded]
-    assert re.fullmatch(r"<Explanation: 1 affine node folds, 0 kept>", repr(bnfold.explain(conv_bn())))
+    assert re.fullmatch(r"<Explanation: BatchNormalization: 1 before, 0 after>", repr(bnfold.explain(conv_bn())))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ..display.junit import FAILED, PASSED, JUnitCase
+from ..display.junit import FAILED, PASSED, SKIPPED, JUnitCase
 from ..errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from ..model import external, onnx_io
 from ..model.datafiles import file_size, require_unchanged, unchanged
@@ -71,11 +71,11 @@ class FoldReport:
     def checks(self, strict: bool = False) -> list[JUnitCase]:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
         kept = self.result.batch_norms_kept
-        counts = (each.batch_normalizations for each in (self.before, self.after))
-        cases = [JUnitCase("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
+        cases = [JUnitCase("fold", PASSED, self.result.counts.words)]
         cases += [JUnitCase(f"kept: {k.node or k.output}", FAILED, "; ".join(k.coded)) for k in kept if strict]
         cases += [JUnitCase("nothing kept", PASSED)] if strict and not kept else []
-        return cases + (self.verification.checks() if self.verification else [])
+        unverified = [] if self.unchanged else [JUnitCase("verdict", SKIPPED, "NOT VERIFIED: --verify off")]
+        return cases + (self.verification.checks() if self.verification else unverified)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.fold/1`."""
@@ -87,6 +87,7 @@ class FoldReport:
             "unchanged": self.unchanged,
             "before": asdict(self.before),
             "after": asdict(self.after),
+            "other_affine_nodes": dict(zip(("before", "after"), self.result.counts.others, strict=True)),
             "folded": [asdict(f) for f in self.result.folded],
             "kept": [asdict(k) for k in self.result.kept],
             "flushed": self.result.flushed,

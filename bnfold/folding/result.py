@@ -8,8 +8,8 @@ from itertools import chain
 
 import onnx
 
-from ..display.display import Shown, Table, counted
-from .reasons import Folded, Kept
+from ..display.display import Shown, Table
+from .reasons import NORM, AffineCounts, Folded, Kept, affine_counts
 from .summary import folded_table, kept_table
 
 
@@ -27,8 +27,7 @@ class Explanation(Shown):
         return len(self.folded) + len(self.kept)
 
     def in_a_line(self) -> str:
-        folds = "folds" if len(self.folded) == 1 else "fold"
-        return f"{counted(len(self.folded), 'affine node')} {folds}, {len(self.kept)} kept"
+        return affine_counts(self.folded, self.kept).words
 
     def tables(self) -> tuple[Table, ...]:
         return folded_table(self.folded), kept_table(self.kept)
@@ -52,18 +51,19 @@ class FoldResult(Shown):
     sites: tuple[str, ...] | None = None
 
     @property
+    def counts(self) -> AffineCounts:
+        return affine_counts(self.folded, self.kept)
+
+    @property
     def batch_norms_kept(self) -> tuple[Kept, ...]:
-        return tuple(k for k in self.kept if k.operator == "BatchNormalization")
+        return tuple(k for k in self.kept if k.operator == NORM)
 
     @property
     def batch_norms_folded(self) -> tuple[Folded, ...]:
-        return tuple(f for f in self.folded if f.operator == "BatchNormalization")
+        return tuple(f for f in self.folded if f.operator == NORM)
 
     def in_a_line(self) -> str:
-        folded, kept = len(self.batch_norms_folded), len(self.batch_norms_kept)
-        others = len(self.folded) - folded
-        more = f"; {counted(others, 'other node')} folded" if others else ""
-        return f"{folded} of {folded + kept} BatchNormalization folded, {kept} kept{more}"
+        return self.counts.words
 
     def tables(self) -> tuple[Table, ...]:
         notes = Table("Notes", ("",), [(note,) for note in self.notes])
