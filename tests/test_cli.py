@@ -342,11 +342,13 @@ def test_a_defect_of_bnfold_is_said_to_be_one(here, capfd, monkeypatch):
     assert capfd.readouterr().err.startswith("error: internal error: ZeroDivisionError: by zero\nhint: ")
 
 
-def test_without_a_command_there_is_help_and_a_word(capfd):
-    assert run([]) == 2
+def test_without_a_command_there_is_help(capfd):
+    assert run([]) == 0
     output = capfd.readouterr()
-    assert "Commands" in output.out + output.err
-    assert output.err.startswith("error: no command is given\nhint: Run ")
+    assert "Commands" in output.out
+    assert output.err == ""
+    assert run(["-q"]) == 2
+    assert capfd.readouterr().err.startswith("error: ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

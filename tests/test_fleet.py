@@ -154,7 +154,7 @@ def test_what_is_wrong_with_the_request_is_said_before_anything_starts(models, c
         ("b.onnx", "other/b.folded.onnx", "--out-dir", "other"): "other/b.folded.onnx is an input itself",
         ("a.onnx", "--out-dir", "out", "--external", "keep"): "out/a.folded.onnx cannot refer to data files in .",
         ("no*.onnx", "--out-dir", "out"): "no model matches no*.onnx",
-        ("a.onnx", "--out-dir", "out", "--engine", "steam"): "unknown choice 'steam' for --engine",
+        ("a.onnx", "--out-dir", "out", "--engine", "steam"): "invalid value for '--engine': 'steam' is not one of 'local', 'ray'",
         ("a.onnx", "b.onnx", "stuck.onnx"): "3 paths are too many for IN and OUT",
         ("a.onnx", "--jobs", "2"): "--jobs and --engine are for many models",
         ("a.onnx", "--engine", "ray"): "--jobs and --engine are for many models",

@@ -83,11 +83,13 @@ def evaluate(
     data_dir: Path | None = None,
     provider: str = "cpu",
 ) -> Evaluation:
-    """Accuracy on the test part of a data set by name, on FILE.npz with `labels`, or on a folder of class folders.
+    """Accuracy of `models`, paths of classifiers, each alone and together.
 
-    Outputs that are no probabilities already go through a softmax. The models run on `provider` (cpu, cuda, tensorrt)
-    as it serves: at onnxruntime's default optimization and with the provider's default arithmetic, TF32 on a GPU.
-    Raises BnfoldError for models or data that do not go together, and for a provider that does not run here.
+    `data` is the name of a data set (its test part, from `data_dir`, or downloaded), a file .npz with arrays by input
+    name and `labels`, or a folder of class folders. Probabilities are averaged over `crops` of each image: 1, 5, 10 or
+    144. Outputs that are no probabilities already go through a softmax. The models run on `provider` (cpu, cuda,
+    tensorrt) as it serves: at onnxruntime's default optimization and with the provider's default arithmetic, TF32 on a
+    GPU. Raises BnfoldError for models or data that do not go together, and for a provider that does not run here.
     """
     if not models:
         raise UsageProblem("no model was given", "Name one or more ONNX files.")

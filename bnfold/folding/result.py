@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import onnx
 
 from ..display.display import Shown, Table
 from .reasons import NORM, AffineCounts, Folded, Kept, affine_counts
 from .summary import folded_table, kept_table
+
+if TYPE_CHECKING:
+    from ..verification import Verification
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +44,8 @@ class FoldResult(Shown):
     `model` is the folded model; `folded` and `kept` list every affine node of the original in the order of its graph;
     `flushed` counts the numbers too small for their type, which became zero; `notes` say what else a careful reader
     wants to know. `sites` declares every node that was made or edited, or reads a constant that was, by its first
-    output: all others are as they were read. It is None where functions were inlined.
+    output: all others are as they were read. It is None where functions were inlined. `verification` is the proof that
+    nothing else changed, where there was one.
     """
 
     model: onnx.ModelProto
@@ -49,6 +54,7 @@ class FoldResult(Shown):
     notes: tuple[str, ...]
     flushed: int
     sites: tuple[str, ...] | None = None
+    verification: Verification | None = None
 
     @property
     def counts(self) -> AffineCounts:
@@ -63,7 +69,8 @@ class FoldResult(Shown):
         return tuple(f for f in self.folded if f.operator == NORM)
 
     def in_a_line(self) -> str:
-        return self.counts.words
+        proof = f"; {self.verification.said}" if self.verification else ""
+        return f"{self.counts.words}{proof}"
 
     def tables(self) -> tuple[Table, ...]:
         notes = Table("Notes", ("",), [(note,) for note in self.notes])

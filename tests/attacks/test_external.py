@@ -265,7 +265,7 @@ def test_shared_data_stay_shared(folder: Path) -> None:
     """A thousand tensors of the same data do not make a file of a thousand times the size."""
     path = made(folder, at(0), *((f"v{i}", at(0)) for i in range(1000)))
     assert run(["fold", str(path), "--verify", "off"]) == 0
-    assert (folder / "m.folded.onnx.data").stat().st_size < 10 * NEEDED
+    assert (folder / "m.folded.onnx.data").stat().st_size < 10 * NEEDED + 4096  # of one page
     found = onnx.load(folder / "m.folded.onnx").graph.initializer
     assert {numpy_helper.to_array(t).tobytes() for t in found if t.name.startswith("v")} >= {DATA[:NEEDED]}
 
