@@ -13,6 +13,7 @@ from bnfold.errors import UsageProblem
 from bnfold.system.limits import limited
 from bnfold.system.progress import report
 from bnfold_cli import console
+from bnfold_cli.groups import PictureOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -30,9 +31,7 @@ Target = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where to, as the second argument.")]
 Data = Annotated[
     Path,
-    typer.Option(
-        metavar="FILE.npz|FOLDER", help="Arrays by the names of the inputs, or a folder of images (see the metadata)."
-    ),
+    typer.Option(metavar="FILE.npz|FOLDER", help="Arrays by the names of the inputs, or a folder of images."),
 ]
 Method = Annotated[
     Literal["sequential", "alg2", "pooled"], typer.Option(help="sequential is exact, alg2 Algorithm 2 to the letter.")
@@ -83,6 +82,7 @@ def recalibrate(
     threshold: Threshold = 0.5,
     memory_limit: Memory = "1GiB",
     any_range: AnyRange = False,
+    pictures: PictureOptions,
     ep: Ep = "cpu",
     force: Force = False,
     limit: Limit = None,
@@ -100,7 +100,7 @@ def recalibrate(
     from bnfold.recalibration.pipeline import check_file, default_target, recalibrate_file
 
     target = one_target(target, out, check)
-    options = Options(method, batch_size, parse_memory(memory_limit), threshold, any_range, ep)
+    options = Options(method, batch_size, parse_memory(memory_limit), threshold, any_range, ep, pictures.of_functions())
     out = None if check else target or default_target(source)
     require_places({"--json": json, "--plot": plot}, [source, data, out])
     with limited(limit or ()):

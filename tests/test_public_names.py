@@ -24,7 +24,7 @@ from tests.test_cli import conv_bn
 SIGNATURES = {
     "bench": "original folded * launches budget_s dims shapes levels providers mode cuda_graph cudnn_search precisions cold margin threads seed",
     "explain": "model * freeze_initializers",
-    "evaluate": "models data * crops data_dir provider",
+    "evaluate": "models data * crops data_dir provider images",
     "fold": "model * freeze_initializers verify",
     "load": "model",
     "recalibrate": "model batches * method batch_size memory_limit provider watch",

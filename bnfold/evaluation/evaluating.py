@@ -12,6 +12,7 @@ import numpy as np
 
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
+from ..recalibration.feeds.image_options import BY_THE_MODEL, ImageOptions
 from ..runtime.host import Host
 from ..runtime.providers import DEFAULT, ways
 from ..system.installed import require_runtime
@@ -82,6 +83,7 @@ def evaluate(
     crops: int = 1,
     data_dir: Path | None = None,
     provider: str = "cpu",
+    images: ImageOptions = BY_THE_MODEL,
 ) -> Evaluation:
     """Accuracy of `models`, paths of classifiers, each alone and together.
 
@@ -93,9 +95,11 @@ def evaluate(
     """
     if not models:
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
+    if crops > 1 and images.resize:
+        raise UsageProblem("--resize is for one crop of each image", "Leave out --resize or --crops.")
     host = Host.ready(ways([provider], [DEFAULT])[0])
     require_runtime("evaluation")
-    networks = [Classifier.of(Path(path), host) for path in models]
+    networks = [Classifier.of(Path(path), host, images) for path in models]
     _require_alike(networks)
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)
