@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.verification.proof import algebra, induction
 from bnfold.verification.proof.algebra import Pair
 from bnfold.verification.proof.examples import examples
@@ -69,7 +69,7 @@ def test_a_faultless_fold_is_proved(net: Net) -> None:
 
 
 def test_after_a_fault_nothing_counts_as_the_same() -> None:
-    folded = bnfold.fold(CHAIN).model
+    folded = driver.fold(CHAIN).model
     assert not proof(CHAIN, folded).open_tensors()
     wrong = changed(folded, folded.graph.node[0].input[1], lambda w: w * (1 + 1e-3))
     known = proof(CHAIN, wrong)
@@ -85,7 +85,7 @@ def test_a_site_that_is_assumed_is_named_and_what_follows_is_derived() -> None:
         w=(5, 4, 3),
         **BN,
     )
-    folded = bnfold.fold(original).model
+    folded = driver.fold(original).model
     wrong = model("n = Cos (x)  y = Conv (n, w, b)", w=(5, 4, 3), b=(5,))
     assert "y" in proof(original, wrong).open_tensors()
     assert proof(original, folded).assumed == []
@@ -207,7 +207,7 @@ def test_products_of_two_tensors_are_proved_by_the_operand_that_differs() -> Non
 
 def test_an_operand_whose_shape_nobody_knows_stays_open() -> None:
     original = model("f = Conv (x, w)  n = BatchNormalization (f, g, b, m, v)  y = Sin (n)", w=(5, 4, 3), **BN)
-    folded = bnfold.fold(original).model
+    folded = driver.fold(original).model
     folded.graph.node[0].output[0] = folded.graph.node[1].input[0] = "another name"
     known = {
         name: value for name, value in examples(original, {"x": np.zeros((2, 4, 6), np.float32)}).items() if name != "n"

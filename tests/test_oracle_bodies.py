@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from tests import nested
 from tests.verify_nets import evaluate
 
@@ -137,7 +138,7 @@ def test_a_batch_normalization_in_a_loop_without_a_condition_is_verified(goes_on
     tensors = [numpy_helper.from_array(v, k) for k, v in stored.items() if k != "yes" or goes_on]
     graph = helper.make_graph([node], "g", [info("x", FLOAT, shape)], [info("y", FLOAT, shape)], tensors)
     original = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     assert len(folded.folded) == 1
     assert bnfold.verify(original, folded.model, untouched=folded.sites).passed
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.runtime import loading
 from bnfold.runtime.distinct_names import NOTE, make_distinct
 from bnfold.verification.regions import edited
@@ -34,7 +35,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def verified(model: onnx.ModelProto, folder: Path, **options) -> bnfold.Verification:
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert len(result.batch_norms_folded) == 1
     onnx.save(model, folder / "m.onnx")
     bnfold.save(result.model, folder / "f.onnx")
@@ -70,7 +71,7 @@ def test_bodies_that_are_gone_with_their_node_leave_nothing_and_no_other_is_take
     model = parsed(
         f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] y) {{ {UNREAD} k = Conv (x, w) {BN} {LATER} }}", weights()
     )
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert [node.op_type for node in result.model.graph.node] == ["Conv", "If"]
     assert len(result.model.graph.initializer) == 2
     assert bnfold.verify(model, result.model, untouched=result.sites).passed
@@ -89,7 +90,7 @@ def test_a_body_may_call_a_tensor_of_its_own_like_one_inside_a_fold_site(tmp_pat
         f"{{ {before} {turned} r = Transpose <perm = [0, 1, 3, 2]> (i) k = Conv (r, w) {BN} }}",
         {**weights(), "h": np.array([0.5, 1.5, 2.0])},
     )
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert len(result.batch_norms_folded) == 2
     assert bnfold.verify(model, result.model, untouched=result.sites, effort="full").passed
 
@@ -145,7 +146,7 @@ def test_what_several_graphs_of_one_attribute_name_stays(tmp_path: Path) -> None
     graph = helper.make_graph([inner], "g", [], [helper.make_tensor_value_info("i", TensorProto.FLOAT, None)])
     model.graph.node.append(helper.make_node("Many", ["x"], ["z"], domain="my", bodies=[graph, graph]))
     model.opset_import.append(helper.make_opsetid("my", 1))
-    (kept,) = bnfold.fold(model).batch_norms_kept
+    (kept,) = driver.fold(model).batch_norms_kept
     assert kept.not_hoisted.code == "SUBGRAPH"
 
 

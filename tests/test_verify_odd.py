@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
@@ -39,7 +39,7 @@ def bn(channels: int, prefix: str = "") -> dict[str, np.ndarray]:
 
 def folded(model: onnx.ModelProto, **options: object) -> tuple[onnx.ModelProto, Verification]:
     """What bnfold makes of a model that has something to fold, and what verification says of it."""
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert result.folded
     return result.model, verify(model, result.model, untouched=result.sites, **options)  # type: ignore[arg-type]
 
@@ -312,7 +312,7 @@ def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> 
 def test_a_self_test_of_a_site_of_one_channel_without_a_bias() -> None:
     stored = {"w": f32(6, 1), "s": np.float32([1.5]), "zero": np.zeros(1, np.float32), "v": np.float32([0.3])}
     model = parse("c = MatMul (x, w) y = BatchNormalization (c, s, zero, zero, v)", "float[N,6] x", **stored)
-    made = bnfold.fold(model).model
+    made = driver.fold(model).model
     found = self_test(model, made)
     assert found.passed
     assert {p.fault for p in found.planted if p.size is None} == {"epsilon forgotten"}

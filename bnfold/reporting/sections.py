@@ -18,7 +18,7 @@ REASON_WORDS = {"hoist": "not into what is before it", "sink": "not into what is
 
 
 def title(data: Plain) -> str:
-    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.verdict_of(data)}")
+    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.graded(data)}")
 
 
 def section(key: str, heading: str, *children: Content) -> Element:
@@ -35,7 +35,7 @@ def verdict_section(data: Plain) -> Element:
         tag("p", next(paths), tag("span", " → ", aria_label=" became "), next(paths), class_="models"),
         tag(
             "h1",
-            tag("span", word, class_=f"chip {VERDICT_CLASSES.get(word, 'open')}"),
+            tag("span", figures.graded(data), class_=f"chip {VERDICT_CLASSES.get(word, 'open')}"),
             " ",
             prose(figures.sentence(data)),
         ),

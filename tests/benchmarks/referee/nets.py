@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 from onnx import ModelProto
 
-import bnfold
+from bnfold.folding import driver
 from tests.build import BN, bn, build, values
 from tests.data import DATA
 
@@ -280,7 +280,7 @@ _NETS: Mapping[str, Any] = {
 def _made(name: str) -> tuple[ModelProto, ModelProto]:
     kind, _, file = name.partition(" ")
     original = onnx.load(DATA / "onnx" / f"{file}.onnx") if kind == "file" else _NETS[name]()
-    return original, bnfold.fold(original).model
+    return original, driver.fold(original).model
 
 
 def pair(name: str) -> tuple[ModelProto, ModelProto]:
