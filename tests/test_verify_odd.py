@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.errors import ModelProblem
 from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
@@ -344,3 +345,14 @@ def test_a_sparse_initializer_is_compared_as_the_tensor_that_it_is(places: list[
     same.graph.node[1].name = "other"
     assert verify(models[0], same, effort="full").passed
     assert verify(*models).verdict == "FAIL"
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_numbers_that_do_not_fit_their_shape_are_a_problem_of_the_file(which: int) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6,6] x) => (float[N,4,4,4] y) { y = Conv (x, w) }'
+    pair = [onnx.parser.parse_model(text) for _ in range(2)]
+    for made in pair:
+        made.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"))
+    pair[which].graph.initializer[0].raw_data = b"123"
+    with pytest.raises(ModelProblem, match="the values of 'w' cannot be read"):
+        verify(*pair)
