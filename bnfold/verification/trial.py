@@ -11,8 +11,8 @@ from typing import Any
 
 import onnx
 
+from ..errors import ModelProblem, first_line
 from ..model.order import sort_nodes
-from ..model.tensors import reading
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
 from ..runtime.copies import frozen, make_dense, override
@@ -95,8 +95,11 @@ def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.Mo
     read = load_to_run if whole else without_constants
     models = [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
     for tensor in (tensor for model in models for tensor in detached.constants(model)):
-        with reading(tensor.name):
+        try:
             detached.values(tensor)
+        except (ValueError, TypeError) as why:
+            words = f"the values of '{tensor.name}' cannot be read: {first_line(why)}"
+            raise ModelProblem(words, "The file is damaged.") from why
     return models
 
 
