@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bnfold.errors import ModelProblem
 from bnfold.folding import driver
 from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
@@ -357,3 +358,14 @@ def test_tensors_of_a_sequence_may_have_different_shapes() -> None:
     stored = {"w": f32(3, 2, 1, 1), "l": np.array([1, 2]), "zero": np.array(0), "one": np.array(1), **bn(3)}
     _, found = folded(parse(body, "float[N,2,4,4] x", outputs="float[N,3,4,4] o", **stored), effort="full")
     assert found.passed, found.reasons
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_numbers_that_do_not_fit_their_shape_are_a_problem_of_the_file(which: int) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6,6] x) => (float[N,4,4,4] y) { y = Conv (x, w) }'
+    pair = [onnx.parser.parse_model(text) for _ in range(2)]
+    for made in pair:
+        made.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"))
+    pair[which].graph.initializer[0].raw_data = b"123"
+    with pytest.raises(ModelProblem, match="the values of 'w' cannot be read"):
+        verify(*pair)

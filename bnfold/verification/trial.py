@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 
+from ..errors import ModelProblem, first_line
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
@@ -86,10 +87,20 @@ class Trial:
 
 
 def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
-    """The original and the folded model, at the paths of a request: without large constants, or `whole`."""
+    """The original and the folded model, at the paths of a request: without large constants, or `whole`.
+
+    Raises ModelProblem where one is not readable, or the numbers of a constant do not fit its shape.
+    """
     stage("reading the models")
     read = load_to_run if whole else without_constants
-    return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    models = [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    for tensor in (tensor for model in models for tensor in detached.constants(model)):
+        try:
+            detached.values(tensor)
+        except (ValueError, TypeError) as why:
+            words = f"the values of '{tensor.name}' cannot be read: {first_line(why)}"
+            raise ModelProblem(words, "The file is damaged.") from why
+    return models
 
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:

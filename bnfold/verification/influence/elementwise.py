@@ -81,11 +81,12 @@ def _first(numbers: Array, first: Array, second: Array) -> Difference:
     """The first difference of what A and B make of numbers."""
     if first.dtype != second.dtype or first.shape != second.shape:
         return Difference("A and B make tensors of another type or shape")
-    differ = ~_agree(numbers, first, second, ROUNDOFFS)
+    differ = ~_agree(numbers, first, second, ROUNDOFFS, FAR)
     if not differ.any():  # of no elements, too
         return Difference()
     unit = roundoff(first.dtype) if is_floating(first) else 1.0
-    reached = differ & ~_agree(numbers, first, second, 1 / math.sqrt(unit)) & _is_usual(numbers) & _is_usual(first, 1)
+    near = _agree(numbers, first, second, 1 / math.sqrt(unit), math.inf)
+    reached = differ & ~near & _is_usual(numbers) & _is_usual(first, 1)
     at = np.unravel_index(int(np.argmax(reached if reached.any() else differ)), differ.shape)
     return Difference(f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}", bool(reached.any()))
 
@@ -168,8 +169,8 @@ def _at(places: Array, kind: np.dtype[Any]) -> Array:
     return np.where(places < 0, np.iinfo(whole).min - places, places).astype(whole).view(kind)
 
 
-def _agree(numbers: Array, first: Array, second: Array, roundoffs: float) -> Array:
-    """Whether results are the same up to so many roundoffs.
+def _agree(numbers: Array, first: Array, second: Array, roundoffs: float, far: float) -> Array:
+    """Whether results are the same up to so many roundoffs, of numbers up to `far` also of the number itself.
 
     What overflows counts as the largest number, and what one form makes of infinity as the same if the other form is
     undefined there, as 0 * x is.
@@ -182,7 +183,7 @@ def _agree(numbers: Array, first: Array, second: Array, roundoffs: float) -> Arr
         x = np.abs(numbers.astype(np.float64))
         usual = (x > 1 / FAR) & (x <= FAR)
         gain = min(1.0, float(np.max(np.abs(a) / x, where=usual & np.isfinite(a), initial=0.0)))
-        scale = np.maximum(np.abs(a), gain * np.minimum(np.nan_to_num(x, nan=0.0), FAR))
+        scale = np.maximum(np.abs(a), gain * np.minimum(np.nan_to_num(x, nan=0.0), far))
         close = np.abs(a - b) <= roundoffs * roundoff(first.dtype) * scale + float(np.finfo(first.dtype).tiny)
     undefined = np.isnan(a) & np.isnan(b) | (np.isnan(a) | np.isnan(b)) & np.isinf(x)
     return np.asarray(close | undefined)
