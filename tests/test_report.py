@@ -640,6 +640,18 @@ def test_sizes_are_for_people(count, words):
     assert sizes.words(count) == words
 
 
+def test_many_kept_nodes_share_a_row_and_a_copy_needs_no_proof(here, capsys):
+    from tests.test_advice import dense
+
+    onnx.save(dense(9), "m.onnx")
+    assert run(["fold", "m.onnx", "--report", "r.html"]) == 0
+    page = Seen(Path("r.html").read_text()).text
+    assert "Kept nodes, by reason" in page
+    assert "9 in net: block0 (4), block1 (4), block2" in page
+    assert "there is nothing to compare" in page
+    assert "Not verified." not in page
+
+
 def test_a_fold_measures_latency_for_its_page(here, capfd):
     onnx.save(conv_bn(), "m.onnx")
     assert run(["fold", "m.onnx", "--report", "r.html", "--bench"]) == 0

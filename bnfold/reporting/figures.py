@@ -195,6 +195,8 @@ def confirms(level: Plain) -> bool:
 
 def no_data(data: Plain, key: str) -> Element:
     """A sentence that says which command gives the data that are missing."""
+    if key != "latency" and verdict_of(data) == UNCHANGED:
+        return tag("p", "The result is a copy of the original: there is nothing to compare.", class_="empty")
     said, command = COMMANDS[key]
     paths = (shlex.quote(data["models"][which]["path"]) for which in ("original", "folded"))
     return tag("p", f"{said} This would: ", tag("code", command.format(a=next(paths), b=next(paths))), class_="empty")

@@ -85,6 +85,7 @@ def proof_section(data: Plain) -> Element:
         _changes((verification.get("structure") or {}).get("changes", [])),
         _notes(verification["notes"]),
         _notes((data["fold"] or {"notes": []})["notes"]),
+        folded=True,
     )
 
 
