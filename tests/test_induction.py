@@ -118,6 +118,21 @@ def test_a_response_that_is_only_drawn_proves_nothing(monkeypatch: pytest.Monkey
     assert "y" in proof(original, folded).open_tensors()
 
 
+def test_the_sizes_of_data_are_known_for_a_size_and_the_next_one_may_differ() -> None:
+    """A shape that is looked up to reshape back says nothing; a factor that is the number of elements is no constant."""
+    lines = "c = Conv (x, w)  s = Shape (c)  f = Flatten (c)  n = Mul (f, k)  y = Reshape (n, s)"
+    original = model(lines, w=(5, 4, 3), k=())
+    moved = "c = Conv (x, w)  s = Shape (c)  n = Flatten (c)  y = Reshape (n, s)"
+    scaled = model(moved, w=(5, 4, 3))
+    factor = numpy_helper.to_array(original.graph.initializer[0])
+    folded = changed(scaled, "w", lambda _: factor * numpy_helper.to_array(original.graph.initializer[1]))
+    assert not proof(original, folded).open_tensors()
+    elements = model("s = Size (x)  f = Cast <to=1> (s)  n = Mul (x, f)  y = Relu (n)", "float[N,4,6] y")
+    constant = model("n = Mul (x, k)  y = Relu (n)", "float[N,4,6] y", k=())
+    constant = changed(constant, "k", lambda _: np.float32(2 * 4 * 6))
+    assert "y" in proof(elements, constant).open_tensors()
+
+
 def test_a_site_that_is_left_out_of_the_list_is_found_by_what_it_reads() -> None:
     """The list of edits is not trusted: a node that reads a changed constant through another node counts as changed."""
     original = model("t = Transpose <perm = [1, 0]> (w)  n = MatMul (x, t)  y = Relu (n)", w=(5, 6))

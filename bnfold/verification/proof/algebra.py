@@ -27,6 +27,7 @@ from .conditions import require_same_arithmetic
 from .examples import of_other_sizes
 from .impulses import NotDerived
 from .indexed_model import IndexedModel
+from .known_sizes import with_known_sizes
 from .merged import merged
 from .operands import by_operands, of_other_name
 from .pieces import Piece
@@ -207,7 +208,15 @@ def _may_cancel(comparison: Comparison, pieces: Sequence[Piece]) -> bool:
 
 
 def _by_form(pair: Pair, claim: Claim, kind: Any) -> Comparison | None:
-    """The comparison of two layers, or of two sums; None where the pieces are neither."""
+    """The comparison of two layers, or of two sums, with the sizes of data at hand; None where they are neither."""
+    models = (pair.original, pair.folded)
+    pieces = [with_known_sizes(*each, pair.examples) for each in zip(models, claim.pieces, strict=True)]
+    comparison = _of_layers_or_sums(pair, claim._replace(pieces=pieces), kind)
+    looks_at_sizes = any(own is not piece for own, piece in zip(pieces, claim.pieces, strict=True))
+    return comparison._replace(for_any_size=False) if comparison and looks_at_sizes else comparison
+
+
+def _of_layers_or_sums(pair: Pair, claim: Claim, kind: Any) -> Comparison | None:
     (first, second), site, examples = claim.pieces, claim.site, pair.examples
     with suppress(NotOneLayer):
         original = layer(pair.original, first, site, examples, (), kind)
