@@ -12,8 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold import fold
 from bnfold.algebra.affine import Affine, Refused
+from bnfold.folding.driver import fold
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.folding.rules.control import RETURN
 from bnfold.model.messages import counts

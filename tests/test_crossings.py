@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from tests.build import BN, assert_same, bn, build, operators
 from tests.rows import Row
 

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
-from bnfold import fold
 from bnfold.algebra.affine import Affine, Refused
 from bnfold.folding import branches, plan
+from bnfold.folding.driver import fold
 from bnfold.folding.plan import MOST_NAMED, readers, require_in_range
 from bnfold.folding.rules import linear, pooling
 from bnfold.graph import edits

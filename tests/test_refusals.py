@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import explain, fold
+from bnfold import explain
 from bnfold.algebra.affine import Affine
 from bnfold.errors import ModelProblem
-from bnfold.folding.driver import Kept
+from bnfold.folding.driver import Kept, fold
 from bnfold.folding.rules.parts import shared_out
 from bnfold.system.limits import Limits, within
 from tests.build import BN, bn, build, operators

@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
 from bnfold.errors import ModelProblem
 from bnfold.folding import driver as folding
+from bnfold.folding.driver import fold
 from bnfold.model import datafiles, external
 from bnfold_cli.main import run
 from tests.attacks.hostile import refer, sound, stored, written
