@@ -19,7 +19,7 @@ class Case:
     consts: tuple[Any, ...] = ()
     attrs: dict[str, Any] = field(default_factory=dict)
     axis: int | None = 1
-    scale: str = "any"  # any | positive | one | nonzero
+    scale: str = "any"  # any | positive | one | nonzero | power (of two)
     shift: bool = True
     order: tuple[int | None, ...] | None = None
     port: int = 0

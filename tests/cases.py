@@ -238,8 +238,9 @@ SINK = [
     ),
     Case("GRU", (SEQ,), ((1, 15, 4), (1, 15, 5), (1, 30)), {"hidden_size": 5, "linear_before_reset": 1}, axis=2),
     Case("LSTM", (SEQ,), ((1, 20, 4), (1, 20, 5), (1, 40)), {"hidden_size": 5, "layout": 1}, axis=2),
-    Case("QuantizeLinear", (IMG,), (0.02, np.uint8(120)), axis=None, **SCALE),
-    Case("QuantizeLinear", (IMG,), (SCALES, ZEROS), **SCALE),
+    Case("QuantizeLinear", (IMG,), (0.02, np.uint8(120)), axis=None, scale="power", shift=False),
+    Case("QuantizeLinear", (IMG,), (SCALES, ZEROS), scale="power", shift=False),
+    Case("DynamicQuantizeLinear", (IMG,), axis=None, scale="power", shift=False, outputs=3),
 ]
 
 ODD_HOIST = [  # written so that a careless rule goes wrong
@@ -295,6 +296,7 @@ ODD_SINK = [
     Case("QuantizeLinear", (IMG,), (0.02, np.uint8(120))),
     Case("QuantizeLinear", (IMG, 0.02), (np.uint8(120),), port=1),
     Case("QuantizeLinear", (IMG,), (SCALES,), {"axis": 1}),
+    Case("DynamicQuantizeLinear", (IMG,), outputs=3),
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"pads": [0, 0, 0, 1]}),
     Case("Conv", (IMG,), ((6, 4, 3, 3),), {"auto_pad": "SAME_LOWER"}),
     Case("Conv", (IMG, (6, 4, 3, 3))),

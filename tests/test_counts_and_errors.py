@@ -53,7 +53,7 @@ def test_one_count_everywhere(here, capfd):
 
 def test_merged_branches_are_no_affine_nodes(here):
     body = "a = Conv(X, W) b = Conv(X, V) Y = Add(a, b)"
-    result = bnfold.fold(build(body, "X[1,3,6,6]", "Y[1,3,6,6]", {"W": (3, 3, 1, 1), "V": (3, 3, 1, 1)}))
+    result = bnfold.fold(build(body, "X[1,3,6,6]", "Y[1,3,6,6]", {"W": (3, 3, 1, 1), "V": (3, 3, 1, 1)}), verify=False)
     assert len(result.folded) == 2
     assert result.counts.others == (0, 0)
 

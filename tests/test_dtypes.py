@@ -149,7 +149,7 @@ def test_a_scale_of_integers_keeps_its_digits(operator):
         helper.make_node("DequantizeLinear", ["q", "s"], ["b"]),
     ]
     nodes = [helper.make_node("Mul", ["X", "k"], ["b"]), *there] if first else [*back, helper.make_node("Mul", ["b", "k"], ["Y"])]  # fmt: skip
-    constants = {"k": np.float32([1e6 if first else 1e-6]), "s": np.float32(1e-36), "u": np.float32(0.1)}
+    constants = {"k": np.float32([2.0**20 if first else 1e-6]), "s": np.float32(1e-36), "u": np.float32(0.1)}
     tensors = [numpy_helper.from_array(v, k) for k, v in constants.items()]
     graph = helper.make_graph(nodes, "g", [value("X", 1, [2, 4])], [value("Y", 1, [2, 4])], tensors)
     (kept,) = fold(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)).kept

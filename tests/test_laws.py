@@ -87,6 +87,7 @@ def law_affine(case: Case, shape: tuple[int, ...], rng: np.random.Generator) -> 
         "positive": rng.random(coefficients) + 0.1,
         "nonzero": (rng.random(coefficients) + 0.1) * rng.choice([-1, 1], coefficients),
         "one": np.ones(coefficients),
+        "power": 2.0 ** rng.integers(-4, 5, coefficients),
     }[case.scale]
     return Affine.of(scale, rng.standard_normal(coefficients) if case.shift else 0.0)
 

@@ -14,7 +14,7 @@ from bnfold.folding.driver import fold
 from bnfold.folding.plan import MOST_NAMED, readers, require_in_range
 from bnfold.folding.rules import linear, pooling
 from bnfold.graph import edits
-from tests.build import BN, bn, build, operators
+from tests.build import BN, assert_same, bn, build, operators
 
 EDITS = ["SetConstant", "Retype", "Replace", "InsertAdd", "SetAttributes"]
 
@@ -64,6 +64,20 @@ def test_where_the_search_ends_is_said(name):
     body, way, code, words = ENDS[name]
     reason = getattr(fold(build(body, f"X{SHAPE}", f"Y{SHAPE}", bn("p", 3))).kept[0], way)
     assert (reason.code, reason.words) == (code, words)
+
+
+def test_a_product_takes_the_scale_and_leaves_the_shift_in_an_add():
+    body = f"a = Sigmoid(X) d = Mul(a, U) Y = {BN('d', 'p')}"
+    model = build(body, "X[2,4,3,3]; U[2,4,3,3]", "Y[2,4,3,3]", bn("p", 4))
+    assert operators(fold(model).model) == ["Sigmoid", "Mul", "BatchNormalization"]
+    body, constants = (
+        f"c = Conv(X, W) a = Sigmoid(U) d = Mul(c, a) Y = {BN('d', 'p')}",
+        {"W": (4, 4, 1, 1), **bn("p", 4)},
+    )
+    model = build(body, "X[2,4,3,3]; U[2,4,3,3]", "Y[2,4,3,3]", constants)
+    result = fold(model)
+    assert operators(result.model) == ["Conv", "Sigmoid", "Mul", "Add"]
+    assert_same(model, result.model)
 
 
 def test_shifts_for_two_products_of_one_sum_need_two_homes():

@@ -80,8 +80,8 @@ def test_a_bias_that_callers_may_override_stays():
     original.graph.input.append(helper.make_tensor_value_info("bq", onnx.TensorProto.INT32, [6]))
     (left,) = driver.fold(original).batch_norms_kept
     assert (left.not_hoisted.code, left.not_hoisted.words) == (
-        "NO_BIAS",
-        "DequantizeLinear 'dq_bias' has nowhere to put a shift",
+        "INTEGERS",
+        "DequantizeLinear 'dq_bias' reads integers at run time, among which a shift has no exact place",
     )
 
 

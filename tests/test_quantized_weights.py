@@ -9,6 +9,7 @@ import pytest
 
 from bnfold.folding import driver
 from bnfold.folding.pipeline import Options, fold_file
+from bnfold.verification import verify
 from tests.quantized_layers import FORMS, GROUPED, KINDS, Form, codes, layer, middle, require_same, stored
 
 CODES = [*KINDS]
@@ -232,8 +233,8 @@ def test_data_keeps_one_scale_for_all_channels():
     graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, [1, 4, 2, 2])], [info("y", 1, [1, 4, 2, 2])], tensors)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     (left,) = driver.fold(model).kept
-    words = "it varies along axis 1, whose elements DequantizeLinear 'dq' mixes"
-    assert (left.not_hoisted.code, left.not_hoisted.words) == ("VARIES", words)
+    words = "the activation scale of DequantizeLinear 'dq' is per tensor, and the affine varies over channels"
+    assert (left.not_hoisted.code, left.not_hoisted.words) == ("INTEGERS", words)
 
 
 def drawn(seed: int) -> onnx.ModelProto:
@@ -279,3 +280,18 @@ def test_large_codes_are_computed_when_the_file_is_written(kind, external, tmp_p
     fold_file(tmp_path / "m.onnx", tmp_path / "f.onnx", Options(verify="off"))
     require_same(layer("large", kind, rows=False), onnx.load(tmp_path / "f.onnx"))
     assert (tmp_path / "f.onnx.data").exists() == external
+
+
+def test_a_batch_normalization_with_quantized_parameters_folds():
+    """As onnxruntime's quantizer leaves it: its scale is stored as int8."""
+    original = layer()
+    stored_scale = {"gq": np.int8([100, -50, 127, -127, 30, 60]), "gs": np.float32(0.01)}
+    original.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in stored_scale.items()
+    )
+    original.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["gq", "gs"], ["gamma"]))
+    original.graph.node[-1].input[1] = "gamma"
+    result = driver.fold(original)
+    assert [node.op_type for node in result.model.graph.node] == ["DequantizeLinear", "Conv"]
+    require_same(original, result.model)
+    assert verify(original, result.model, untouched=result.sites).grade == "proved"

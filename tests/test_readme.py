@@ -18,6 +18,7 @@ from tests.data import DATA, data_path
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = {  # the data of samples; without them a sample downloads its own, which a test does not
     "06_recalibrate_for_a_new_domain": ("mnist", "onnx/burn_mnist.onnx"),
+    "07_quantized": ("mnist",),
     "paper_mnist": ("mnist",),
 }
 SLOW = ("03_train_export_fold_verify_bench", "05_reparameterize_repvgg")  # each has a quick test of its own

@@ -450,10 +450,12 @@ class OfIntegers:
 
 
 INTEGERS = {
-    "a shift": OfIntegers("Add", [0.5], "NO_BIAS", "DequantizeLinear 'n' has nowhere to put a shift"),
+    "a shift": OfIntegers("Add", [0.5], "INTEGERS",
+        "DequantizeLinear 'n' reads integers at run time, among which a shift has no exact place"),
     "a negative scale": OfIntegers("Mul", [-0.5], "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
     "a scale of zero": OfIntegers("Mul", [0], "NEGATIVE_SCALE", "the scale of DequantizeLinear 'n' has to stay positive"),
-    "a scale per channel": OfIntegers("Mul", [1, 2, 3], "VARIES", "it varies along axis 1, whose elements DequantizeLinear 'n' mixes"),
+    "a scale per channel": OfIntegers("Mul", [1, 2, 3], "INTEGERS",
+        "the activation scale of DequantizeLinear 'n' is per tensor, and the affine varies over channels"),
 }  # fmt: skip
 
 

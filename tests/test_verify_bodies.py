@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.errors import ModelProblem
 from bnfold.folding import driver
 from bnfold.runtime import loading
+from bnfold.runtime.distinct_names import NOTE, make_distinct
 from bnfold.verification.regions import edited
+from tests import nested
 from tests.test_wire import parsed
 
 BEFORE = """z = If (c) <
@@ -162,3 +164,43 @@ def test_what_verification_cannot_read_is_said(tmp_path: Path, made: bytes | Non
         path.write_bytes(made)
     with pytest.raises(ModelProblem, match=words):
         loading.load_to_run(str(path))
+
+
+def sharing(inner: float = 3.0, name: str = "k") -> onnx.ModelProto:
+    """A body that stores something under the name of a tensor around it, which the other body reads."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6,6] x, bool on) => (float[N,4,O,O] y) {
+        c = Conv (x, w) n = BatchNormalization (c, s, b, m, v) y = If (on) <
+        then_branch = yes () => (float[N,4,O,O] p) { p = Mul (n, inner) },
+        else_branch = no () => (float[N,4,O,O] q) { q = Mul (n, k) }> }"""
+    made, random = onnx.parser.parse_model(text), np.random.default_rng(0)
+    constants = {"w": random.standard_normal((4, 3, 3, 3)), "k": 2.0, **{x: random.random(4) + 0.5 for x in "sbmv"}}
+    made.graph.initializer.extend(numpy_helper.from_array(np.float32(c), x) for x, c in constants.items())
+    then = made.graph.node[-1].attribute[0].g
+    then.node[0].input[1] = name
+    then.initializer.append(numpy_helper.from_array(np.float32(inner), name))
+    return made
+
+
+@pytest.mark.parametrize("name", ["k", "own"])
+def test_a_body_that_stores_under_a_name_from_around_it_is_not_given_what_another_reads(name: str) -> None:
+    original = sharing(name=name)
+    found = bnfold.verify(original, driver.fold(original).model)
+    assert found.passed, found.reasons
+    assert any(NOTE in note for note in found.notes) == (name == "k")
+    assert not bnfold.verify(original, driver.fold(sharing(2.0, name)).model).passed
+
+
+@pytest.mark.parametrize("seed", [72, 93])
+def test_bodies_that_onnxruntime_mixes_up_are_no_fault_of_a_fold(seed: int) -> None:
+    model = nested.Maker(seed).model()
+    assert bnfold.verify(model, driver.fold(model).model).verdict != "FAIL"
+
+
+def test_names_of_bodies_and_functions_are_changed_in_both_models_alike() -> None:
+    pair = [sharing(), sharing(2.0)]
+    assert make_distinct(pair)
+    one, other = (model.graph.node[-1].attribute[0].g for model in pair)
+    assert [*one.node[0].input] == [*other.node[0].input] == ["n", "y/then_branch/k"]
+    assert one.initializer[0].name == "y/then_branch/k"
+    assert one.output[0].name == one.node[0].output[0] == "y/then_branch/p"
+    assert not make_distinct(pair)

@@ -43,6 +43,7 @@ SIZES = {  # where 64 is too small and timm does not say so
 SIZE = 64
 PIXELS = 1 << 20  # of one training pass
 OPSET = 20
+NEGATIVE = 0.05  # of the scales
 
 
 def exported(name: str, folder: Path, side: int | None = None) -> Path:
@@ -64,11 +65,11 @@ def made(name: str, side: int | None = None) -> onnx.ModelProto:
     return frozen(record) if name.endswith("_frozen") else record
 
 
-def populated(name: str, side: int | None = None) -> tuple[nn.Module, tuple[int, ...]]:
+def populated(name: str, side: int | None = None, negative: float = NEGATIVE) -> tuple[nn.Module, tuple[int, ...]]:
     """A network in eval mode with numbers as after training, and the shape of one input."""
     torch.manual_seed(0)
     model, shape = built(name, side)
-    populate(model, shape, torch.Generator().manual_seed(1))
+    populate(model, shape, torch.Generator().manual_seed(1), negative)
     return model.eval(), shape
 
 
@@ -95,15 +96,15 @@ def timm_size(name: str) -> int:
     return int(max(fixed, least[-1]))
 
 
-def populate(model: nn.Module, shape: tuple[int, ...], generator: torch.Generator) -> None:
+def populate(model: nn.Module, shape: tuple[int, ...], generator: torch.Generator, negative: float = NEGATIVE) -> None:
     """Numbers as after training: no zeros or ones left from initialization, statistics taken from data, then moved.
 
-    Scale and shift of each BatchNormalization are drawn first (one scale in twenty is negative), one pass in training
+    Scale and shift of each BatchNormalization are drawn first (`negative` is the share below zero), one pass in training
     mode over random data then sets the statistics, which are moved a little, so that activations stay in range.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     with torch.no_grad():
-        scatter(model, norms, generator)
+        scatter(model, norms, generator, negative)
         learn_statistics(model, norms, shape, generator)
         for norm in norms:
             deviation = norm.running_var.sqrt()
@@ -111,11 +112,11 @@ def populate(model: nn.Module, shape: tuple[int, ...], generator: torch.Generato
             norm.running_var *= uniform(deviation, 0.8, 1.25, generator)
 
 
-def scatter(model: nn.Module, norms: list[_BatchNorm], generator: torch.Generator) -> None:
+def scatter(model: nn.Module, norms: list[_BatchNorm], generator: torch.Generator, negative: float) -> None:
     """Parameters that initialization left all equal: zero biases, tiny layer scales, scales of one and shifts of zero."""
     for norm in norms:
         if norm.affine:
-            sign = torch.where(torch.rand(norm.weight.shape, generator=generator) < 0.05, -1.0, 1.0)
+            sign = torch.where(torch.rand(norm.weight.shape, generator=generator) < negative, -1.0, 1.0)
             norm.weight.copy_(sign * uniform(norm.weight, 0.5, 1.5, generator))
             norm.bias.copy_(0.3 * torch.randn(norm.bias.shape, generator=generator))
     for value in model.parameters():

@@ -12,6 +12,7 @@ from ..algebra.computing import HALF
 from ..algebra.rounding import rounded
 from ..errors import ModelProblem
 from ..graph.constants import is_known
+from ..graph.dequantized import known_value
 from ..graph.queries import (
     algebra,
     attribute,
@@ -59,7 +60,7 @@ def affine_of(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
 def batch_normalization(node: gs.Node) -> Affine:
     """scale / sqrt(var + epsilon) * x + (B - scale / sqrt(var + epsilon) * mean), as in Algorithm 2, line 11"""
     refuse_training(node)
-    scale, bias, mean, var = (constant(node, i) for i in range(1, 5))
+    scale, bias, mean, var = (known_value(node, i) for i in range(1, 5))
     require_numbers(node, scale, bias, mean, var)
     require_one_per_channel(node, scale, bias, mean, var)
     spread = var + attribute(node, "epsilon", EPSILON)
@@ -110,6 +111,9 @@ def require_numbers(node: gs.Node, *parameters: Array) -> None:
 
 
 def _mul(node: gs.Node) -> tuple[gs.Tensor, Affine] | None:
+    """x * c; the product of a measured scale and that of a weight stays, for runtimes look for it before a Mul"""
+    if any(operator(maker) == "DynamicQuantizeLinear" for x in node.inputs for maker in x.inputs):
+        return None
     return _with_constant(node, 1.0, lambda c, i: Affine.of(c))
 
 

@@ -11,18 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from ..algebra.affine import Array, Refused, require, require_room
+from ..graph.dequantized import known_value
 from ..graph.edits import Replace, SetAttributes
-from ..graph.queries import algebra, attribute, constant, has, label, operator, size
+from ..graph.queries import algebra, attribute, has, label, operator, size
 from ..graph.scopes import Visible
 from .affine_nodes import affine_of
-from .plan import Plan
+from .merged_codes import weight_edits
+from .plan import FLOAT_BIAS, Plan
 from .rules.linear import groups
+from .rules.quantization import is_quantized_bias
 
 SIGNS = {"Add": (1, 1), "Sub": (1, -1)}
 
@@ -75,16 +78,19 @@ def make_merge(visible: Visible, node: gs.Node) -> tuple[Plan, gs.Node, list[gs.
         branches = parallel(visible, node)
         merged = merge(node, branches, SIGNS[operator(node)])
     keeper = max((b for b in branches if b.has_weight), key=lambda b: math.prod(b.kernel)).node
+    others = [b.node for b in branches if b.node is not None and b.node is not keeper]
+    weighted = [other for other in others if operator(other) in BRANCH_READERS]
+    by_rows = operator(keeper) == "Conv" or attribute(keeper, "transB", 0)
+    weight = merged.weight if by_rows else merged.weight.T
     plan = Plan()
-    for edit in edits(keeper, merged):
+    for edit in chain(weight_edits(visible, node, keeper, weighted, weight), edits(keeper, merged)):
         plan.add(edit)
-    return plan, keeper, [b.node for b in branches if b.node is not None and b.node is not keeper]
+    plan.notes += [FLOAT_BIAS] * any(is_quantized_bias(b.node, 2) for b in branches if b.has_weight)
+    return plan, keeper, others
 
 
 def edits(node: gs.Node, merged: Branch) -> Iterator[Replace | SetAttributes]:
-    """The edits that turn one of the branches, which stays, into the merged one."""
-    by_rows = operator(node) == "Conv" or attribute(node, "transB", 0)
-    yield Replace(node, 1, merged.weight if by_rows else merged.weight.T)
+    """The edits, but for the weight, that turn one of the branches, which stays, into the merged one."""
     if has(node, 2) or merged.bias.any():
         require(operator(node) != "MatMul", "NO_BIAS", f"{label(node)} has no bias to take the shift")
         yield Replace(node, 2, merged.bias)
@@ -129,7 +135,7 @@ def weighted_branch(visible: Visible, tensor: gs.Tensor) -> Branch | None:
 
 
 def conv_branch(made_by: gs.Node) -> Branch | None:
-    weight = constant(made_by, 1)
+    weight = known_value(made_by, 1)
     spatial, group = weight.ndim - 2, groups(made_by, len(weight))
     pads = attribute(made_by, "pads") or [0] * (2 * spatial)
     if attribute(made_by, "auto_pad", "NOTSET") not in ("NOTSET", "VALID") or min(pads, default=0) < 0:
@@ -140,7 +146,7 @@ def conv_branch(made_by: gs.Node) -> Branch | None:
         source=made_by.inputs[0],
         node=made_by,
         weight=weight,
-        bias=constant(made_by, 2) if has(made_by, 2) else np.zeros(len(weight)),
+        bias=known_value(made_by, 2) if has(made_by, 2) else np.zeros(len(weight)),
         group=group,
         strides=tuple(attribute(made_by, "strides") or [1] * spatial),
         dilations=dilations,
@@ -152,8 +158,8 @@ def conv_branch(made_by: gs.Node) -> Branch | None:
 
 def product_branch(made_by: gs.Node) -> Branch | None:
     """A MatMul or Gemm of the tensor and a matrix; a Gemm with no factors of its own, and one bias per column."""
-    weight = constant(made_by, 1)
-    bias = constant(made_by, 2) if has(made_by, 2) else np.zeros(1)
+    weight = known_value(made_by, 1)
+    bias = known_value(made_by, 2) if has(made_by, 2) else np.zeros(1)
     factors = attribute(made_by, "alpha", 1.0), attribute(made_by, "beta", 1.0), attribute(made_by, "transA", 0)
     if weight.ndim != 2 or factors != (1, 1, 0) or bias.size not in (1, bias.shape[-1] if bias.ndim else 1):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -15,6 +16,7 @@ from ..algebra.affine import Refused, require
 from ..algebra.rounding import holds
 from ..errors import BnfoldError
 from ..graph.editor import Editor
+from ..graph.foreign import keeps_type
 from ..graph.queries import dtype, is_floating, label, operator
 from ..graph.scopes import Visible
 from ..model import external, onnx_io
@@ -126,8 +128,16 @@ def carried_out(editor: Editor) -> FoldResult:
     kept = tuple(kept_after(hoisted, merged, sunk))
     folded |= {key: norms[key] for key in norms.keys() - folded.keys() - set(map(id, editor.alive()))}
     order = [folded[id(n)] for n in editor.nodes() if id(n) in folded]
+    editor.notes += foreign_quantizers(editor.alive())
     model = editor.close()
     return FoldResult(model, tuple(order), kept, tuple(editor.notes), editor.flushed, editor.touched())
+
+
+def foreign_quantizers(nodes: Iterable[gs.Node]) -> list[str]:
+    """A note that says which quantizers of other tools are in the graph: nothing moves through them."""
+    kinds = Counter(f"{node.op} of {node.domain}" for node in nodes if keeps_type(node))
+    named = ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+    return [f"quantizers of other tools stay as they are: {named}"] if named else []
 
 
 def unread(node: gs.Node) -> Folded:
@@ -192,6 +202,7 @@ def carry_out_merge(
     outcomes: list[NodeOutcome] = [(n, described(n, "merge", plan)) for n in (node, *others)]
     for edit in plan.edits:
         editor.apply(edit)
+    editor.notes += [note for note in plan.notes if note not in editor.notes]
     editor.bypass(node, keeper.outputs[0], keep_name=True)
     return outcomes
 
@@ -238,11 +249,18 @@ def described(node: gs.Node, law: Law, plan: Plan) -> Folded:
     return Folded(node.name, operator(node), node.outputs[0].name, law, through, into)
 
 
+def around(node: gs.Node) -> Iterator[gs.Node]:
+    """The nodes that read what a node makes, and those that make what these read besides: sums of its branches."""
+    for consumer in node.outputs[0].outputs:
+        yield consumer
+        yield from (maker for x in consumer.inputs for maker in x.inputs)
+
+
 def kept_after(hoisted: list[NodeOutcome], merged: list[NodeOutcome], sunk: list[NodeOutcome]) -> Iterator[Kept]:
     """The reasons for each affine node, after a round that folded nothing."""
     back, aside, on = ({id(n): r for n, r in outcomes if isinstance(r, Reason)} for outcomes in (hoisted, merged, sunk))
     for node, _ in hoisted:
-        sums = (aside.get(id(consumer)) for consumer in node.outputs[0].outputs)
+        sums = (aside.get(id(each)) for each in around(node))
         not_merged = next((r for r in sums if r and r.code != "NO_BRANCHES"), None)
         reasons = (back[id(node)], on[id(node)], not_merged)
         yield Kept(node.name, operator(node), node.outputs[0].name, *reasons)

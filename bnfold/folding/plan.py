@@ -12,10 +12,12 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..algebra.affine import Affine, Array, Refused, require, require_room_to_broadcast
+from ..algebra.affine import IDENTITY, Affine, Array, Refused, require, require_room_to_broadcast
 from ..algebra.rounding import TINY, keeps_codes, rounded
 from ..graph.constants import value_of
+from ..graph.dequantized import dequantized
 from ..graph.edits import Edit, InsertAdd, Replace, Retype, SetAttributes, SetConstant
+from ..graph.foreign import is_foreign_quantizer
 from ..graph.queries import (
     algebra,
     dims,
@@ -31,10 +33,11 @@ from ..graph.queries import (
 )
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
-from .rules import HOIST, OUT, SINK, Relaid, Shares
+from .rules import HOIST, OUT, SINK, SIZES, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
-from .rules.quantization import dequantized, is_mirrored, is_quantized_bias
+from .rules.pointwise import no_shift_of_computed
+from .rules.quantization import is_mirrored, is_quantized_bias
 
 Direction = Literal["hoist", "sink"]
 Law = Literal["hoist", "sink", "merge"]
@@ -137,11 +140,10 @@ def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
     if left.is_identity:
         return
     plan.room -= 1
-    require(
-        plan.room >= 0,
-        "NO_BIAS",
-        f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
-    )
+    if operator(node) == "Mul" and plan.room < 0:
+        no_shift_of_computed(node, left)
+    words = f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only"
+    require(plan.room >= 0, "NO_BIAS", words)
     plan.add(InsertAdd(node, left.shift, floating_kind(node, 1)))
 
 
@@ -155,10 +157,11 @@ def make_split(visible: Visible, source: gs.Tensor, affine: Affine) -> Plan:
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
-    """The node that makes a tensor, and as which output. Refuses unless a single node reads it."""
+    """The node that makes a tensor, and as which output. Refuses unless a single node reads its values."""
     require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
     require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
-    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
+    is_shared = sum(operator(reader) not in SIZES for reader in tensor.outputs) > 1
+    require(not is_shared, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
     node = tensor.inputs[0]
     yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
 
@@ -182,6 +185,8 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     """The shares that the rule of an operator returns."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
+    foreign = f"{label(node)} of {node.domain} quantizes by rules of its own, and stays as it is"
+    require(not is_foreign_quantizer(node), "INTEGERS", foreign)
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
@@ -235,6 +240,8 @@ def require_storable(edit: Edit) -> None:
     """Refuse numbers that their element type cannot hold: every one that a fold makes comes by here."""
     if isinstance(edit, SetConstant):
         require_representable(edit.node, edit.index, edit.share)
+    elif isinstance(edit, Replace) and is_code(edit.node, edit.index):
+        require_code(edit.node, edit.index, IDENTITY, edit.value)
     elif isinstance(edit, Replace):
         require_in_range(edit.node, edit.index, edit.value)
     elif isinstance(edit, InsertAdd):
@@ -243,8 +250,8 @@ def require_storable(edit: Edit) -> None:
 
 def require_representable(node: gs.Node, index: int, share: Affine) -> None:
     """Refuse where the new values of a constant exceed its element type (that of the weight, if it is omitted)."""
-    if index in CODED.get(operator(node), ()) and not is_floating(node.inputs[index]):
-        return require_code(node, index, share)
+    if is_code(node, index):
+        return require_code(node, index, share, value_of(node.inputs[index]))
     kind, tensor = floating_kind(node, index), node.inputs[index] if has(node, index) else None
     if tensor is None or isinstance(tensor, StoredConstant):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -266,10 +273,15 @@ def require_in_range(node: gs.Node, index: int, value: Array, kind: np.dtype[Any
     require(exact, "OVERFLOW", f"the folded constant of {label(node)} would be too small for {kind}")
 
 
-def require_code(node: gs.Node, index: int, share: Affine) -> None:
+def is_code(node: gs.Node, index: int) -> bool:
+    """Whether an input holds codes: integers, or floating point of few bits."""
+    return index in CODED.get(operator(node), ()) and not is_floating(node.inputs[index])
+
+
+def require_code(node: gs.Node, index: int, share: Affine, codes: Array) -> None:
     """Refuse where a code of a quantized constant has no opposite in its type, as -128 has none in int8."""
     kind = dtype(node.inputs[index])
-    kept = keeps_codes(share, value_of(node.inputs[index]), kind)
+    kept = keeps_codes(share, codes, kind)
     require(kept, "CODE_RANGE", f"an integer of {label(node)} would change its sign, and so leave the range of {kind}")
 
 

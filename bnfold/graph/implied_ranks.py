@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx_graphsurgeon as gs
 
+from .foreign import alike_operator
+
 ImpliedRanks = Iterator[tuple[gs.Tensor, int | None]]
 RankRule = Callable[[gs.Node], ImpliedRanks]
 
@@ -69,7 +71,7 @@ def known_rank(tensor: gs.Tensor) -> int | None:
 
 def implied(node: gs.Node) -> ImpliedRanks:
     """Tensors that a node reads or makes, each with its rank if that follows from what is known of the others."""
-    rule = RANKS.get(node.op) if node.domain in (None, "", "ai.onnx") else None
+    rule = RANKS.get(alike_operator(node))
     if rule is None or any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()):
         return
     try:

@@ -9,6 +9,7 @@ from itertools import zip_longest
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from .foreign import alike_operator
 from .implied_ranks import BROADCAST, ELEMENTWISE, GLOBAL_POOLS, POOLS, REDUCTIONS
 from .lengths import Implied, Lengths, Shape
 from .products import Dim, Product, dim_of, parted, product, quotient
@@ -20,8 +21,7 @@ TO_THE_END = (1 << 31) - 1  # a Slice that ends there, or farther, goes to the e
 
 def lengths_of(node: gs.Node, known: Lengths) -> list[Implied] | None:
     """The shapes of the outputs, of the first ones at least; None for an operator that has no rule here."""
-    rule = LENGTHS.get(node.op) if node.domain in (None, "", "ai.onnx") else None
-    if rule is None:
+    if (rule := LENGTHS.get(alike_operator(node))) is None:
         return None
     if any(isinstance(value, gs.Node.AttributeRef) for value in node.attrs.values()):
         return []

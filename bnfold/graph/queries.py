@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from ..algebra.affine import Affine, Array, Refused, require
 from ..algebra.rounding import TINY
 from .constants import is_evaluable, value_of
+from .foreign import keeps_type
 from .products import Dim as Dim
 from .products import Product, repeats
 
@@ -96,6 +97,8 @@ def constant(node: gs.Node, index: int) -> Array:
 
 def dtype(tensor: gs.Tensor) -> np.dtype[Any]:
     """The element type as NumPy (or ml_dtypes, for bfloat16) knows it. Refuses if it is not known."""
+    while literal_of(tensor).dtype is None and any(map(keeps_type, tensor.inputs)):
+        tensor = tensor.inputs[0].inputs[0]
     kind = literal_of(tensor).dtype
     known = isinstance(kind, np.dtype) or kind in onnx.helper.get_all_tensor_dtypes()
     require(known, "SHAPE_UNKNOWN", f"the element type of '{tensor.name}' is not known")
@@ -171,8 +174,19 @@ def is_repeated(affine: Affine, tensor: gs.Tensor) -> bool:
     return any(map(repeats, affine.extent[::-1], tensor.shape[::-1]))
 
 
+def scales_a_number(tensor: gs.Tensor) -> bool:
+    """Whether a Mul makes a tensor of a constant and of a number that a run knows: it may take another shape."""
+    maker = tensor.inputs[0] if tensor.inputs else None
+    if maker is None or operator(maker) != "Mul" or opset(maker) < 7 or len(tensor.outputs) != 1:
+        return False
+    shapes = [x.shape for x in maker.inputs if not is_constant(x)]
+    return len(shapes) == 1 and shapes[0] is not None and tuple(shapes[0]) in ((), (1,))
+
+
 def onto(affine: Affine, tensor: gs.Tensor) -> Affine:
     """The affine at the rank of a tensor that is broadcast. Refuses if it varies along an axis the tensor lacks."""
+    if scales_a_number(tensor):
+        return affine
     axes = dims(tensor)
     require(fits(affine, axes), "VARIES", f"it varies along an axis on which '{tensor.name}' is broadcast")
     return affine.map(lambda c: c.reshape((1,) * (len(axes) - c.ndim) + c.shape[max(0, c.ndim - len(axes)) :]))

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto
 
 from ..algebra.affine import require
-from ..model.messages import PLAIN_ATTRIBUTES, arrange, bodies, drop_named
+from ..model.messages import PLAIN_ATTRIBUTES, arrange, bodies, drop_named, set_shape
 from ..model.order import topological
 from ..model.storage import Storage
 from ..model.tensors import dense
@@ -91,6 +92,12 @@ class Scope:
         yield from self.message.value_info
         if isinstance(self.message, GraphProto):
             yield from self.message.input
+
+    def widen(self, tensor: gs.Tensor, shape: tuple[int, ...]) -> None:
+        """State the shape of a tensor that has become larger, by what is of `shape`."""
+        tensor.shape = np.broadcast_shapes(tuple(tensor.shape or ()), shape)
+        for value in (value for value in self.stated() if value.name == tensor.name):
+            set_shape(value, tensor.shape)
 
     def insert(self, before: gs.Node | None, node: gs.Node, message: NodeProto) -> NodeProto:
         """Put a new node right after another one, or at the front; returns its message in the record."""

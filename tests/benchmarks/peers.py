@@ -34,9 +34,10 @@ class Missing(Exception):
     """A tool that an environment does not have, in words."""
 
 
-def tools(names: Sequence[str], also: Sequence[tuple[str, str]] = ()) -> list[Tool]:
-    """Those of this environment, and after each the same of the other environments in `also`: (name, Python)."""
-    pairs = [(name, python) for name in names for python in (sys.executable, *(p for n, p in also if n == name))]
+def tools(names: Sequence[str], also: Sequence[tuple[str, str]] = (), peers: str = sys.executable) -> list[Tool]:
+    """Those of this environment, peers of that of `peers`, and after each the same of those in `also`: (name, Python)."""
+    own = {name: peers if name in PEERS else sys.executable for name in names}
+    pairs = [(name, python) for name in names for python in (own[name], *(p for n, p in also if n == name))]
     found = [Tool(name, version(name, python) if name in PEERS else "", python) for name, python in pairs]
     labels = [tool.label for tool in found]
     if twice := {label for label in labels if labels.count(label) > 1}:
@@ -76,6 +77,6 @@ def chosen(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list
     if absent := {name for name, _ in options.also} - {*options.tools}:
         parser.error(f"--also names {sorted(absent)[0]}, which --tools leaves out")
     try:
-        return tools(options.tools, options.also)
+        return tools(options.tools, options.also, getattr(options, "peers", sys.executable))
     except Missing as problem:
         parser.error(str(problem))

@@ -1,6 +1,6 @@
 """bnfold and its peers on random graphs, judged in float64:
 
-python -m tests.differential [--graphs 2000] [--seed 0] [--jobs 1] [--tools bnfold ...] [--also TOOL=PYTHON] [--json PATH]
+python -m tests.differential [--graphs 2000] [--seed 0] [--jobs 1] [--kind quantized] [--tools bnfold ...] [--also TOOL=PYTHON] [--json PATH]
 
 Every tool works in a child process, which may crash or hang. What a tool writes is checked by onnx's checker (with
 shape inference), run by onnxruntime with all optimizations off, and compared with a float64 evaluation of the original;
@@ -24,6 +24,7 @@ from pathlib import Path
 from bnfold.benchmarking.environment import environment
 from tests.benchmarks.peers import PEERS, Tool, add_also, chosen
 
+from .judging import DRAWS
 from .tally import findings, summary, table
 from .teams import Team
 from .work import Answer
@@ -32,14 +33,19 @@ TOOLS = ["bnfold", *PEERS]
 
 
 def shares(
-    tools: Sequence[Tool], graphs: int, seed: int, jobs: int = 1, known: Mapping[int, Answer] | None = None
+    tools: Sequence[Tool],
+    graphs: int,
+    seed: int,
+    jobs: int = 1,
+    known: Mapping[int, Answer] | None = None,
+    kind: str = "any",
 ) -> Iterator[Answer]:
     """A row per graph, as soon as it is found, by `jobs` teams at a time; what is `known` is not done again."""
     known, found = known or {}, queue.SimpleQueue[Answer | None]()
 
     def work(first: int) -> None:
         with tempfile.TemporaryDirectory(prefix="bnfold-differential-") as folder:
-            team = Team(tools, Path(folder), seed)
+            team = Team(tools, Path(folder), seed, kind)
             try:
                 for index in range(first, graphs, jobs):
                     found.put(team.row(index, known.get(index)))
@@ -82,6 +88,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--tools", nargs="+", default=TOOLS, choices=TOOLS)
+    parser.add_argument("--kind", choices=DRAWS, default="any", help="of graphs: of any layers, or quantized ones")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="of the environment of other tools")
     add_also(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", type=Path, help="where rows are kept; a run goes on where it stopped")
@@ -90,10 +98,10 @@ def main() -> int:
     labels = [tool.label for tool in tools]
     begun = time.monotonic()
     known = kept(options.rows)
-    found = gathered(shares(tools, options.graphs, options.seed, options.jobs, known), options.rows)
+    found = gathered(shares(tools, options.graphs, options.seed, options.jobs, known, options.kind), options.rows)
     told = summary(found, labels)
     print(table(told))
-    record = {"schema": "bnfold.differential/2", "graphs": options.graphs, "seed": options.seed}
+    record = {"schema": "bnfold.differential/2", "graphs": options.graphs, "seed": options.seed, "kind": options.kind}
     record |= {"seconds": round(time.monotonic() - begun), "known before": len(known), "environment": environment()}
     record |= {"summary": told, "findings": findings(found, labels)}
     if options.json:

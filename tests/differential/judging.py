@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,16 @@ import onnxruntime as ort
 from bnfold.verification.float64.oracle import CannotEvaluate, Oracle
 from tests.reference import evaluate
 
-from .wide import Drawn, draw
+from . import quantized, wide
+from .integers import changed_integers
+from .wide import Drawn
 from .work import Answer, source, target, words
 
 # Largest error, over the largest value of an output, that storing other constants and another order of sums explain.
 EXPLAINED = {"float32": 6e-5, "float16": 0.03, "bfloat16": 0.12, "float64": 1e-10}
 TIMES = 30  # and so many times the error of the original itself
 
+DRAWS = {"any": wide.draw, "quantized": quantized.draw}
 Values = dict[str, np.ndarray]
 
 
@@ -38,16 +42,20 @@ def ran(path: Path, feeds: Values) -> Values:
     return {k: np.asarray(v, dtype=np.float64) for k, v in zip(names, opened.run(None, feeds), strict=True)}
 
 
-def error(got: Values, want: Values) -> float:
-    """The largest difference over the largest value, of the worst output; infinite where one is missing or misshapen."""
-    return max((_error(got.get(name), value) for name, value in want.items()), default=0.0)
+def error(got: Values, want: Values, steps: Mapping[str, float] | None = None) -> float:
+    """The largest difference over the largest value, of the worst output; infinite where one is missing or misshapen.
+
+    `steps` are differences that count as none.
+    """
+    steps = steps or {}
+    return max((_error(got.get(name), value, steps.get(name, 0.0)) for name, value in want.items()), default=0.0)
 
 
-def _error(got: np.ndarray | None, want: np.ndarray) -> float:
+def _error(got: np.ndarray | None, want: np.ndarray, step: float = 0.0) -> float:
     if got is None or got.shape != want.shape:
         return float("inf")
     with np.errstate(all="ignore"):
-        worst = np.abs(got - want).max(initial=0.0) / max(1e-2, np.abs(want).max(initial=0.0))
+        worst = np.maximum(np.abs(got - want) - step, 0.0).max(initial=0.0) / max(1e-2, np.abs(want).max(initial=0.0))
     return float(worst) if np.isfinite(worst) else float("inf")
 
 
@@ -60,7 +68,7 @@ class Trial:
         names = [output.name for output in drawn.truth.graph.output]
         self.truth: Values = dict(zip(names, evaluate(drawn.truth, wide), strict=True))
         self.original, self.why = self._original(path)
-        self.own = error(self.original, self.truth) if self.original else None
+        self.own = error(self.original, self.truth, drawn.steps) if self.original else None
         self.limit = max(EXPLAINED[drawn.kind], TIMES * (self.own or 0.0))
 
     def _original(self, path: Path) -> tuple[Values | None, str]:
@@ -73,7 +81,7 @@ class Trial:
     def second_opinion(self) -> float | None:
         """How far bnfold's own oracle is from the tests' reference."""
         try:
-            return error(Oracle(self.drawn.stored).evaluate(self.drawn.feeds), self.truth)
+            return error(Oracle(self.drawn.stored).evaluate(self.drawn.feeds), self.truth, self.drawn.steps)
         except CannotEvaluate:
             return None
 
@@ -97,14 +105,15 @@ class Trial:
 class Judge:
     """Answers for one graph and one tool at a time."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, graphs: str) -> None:
         self.folder, self.seed, self.index, self.trial = folder, seed, -1, None
+        self.draw = DRAWS[graphs]
 
     def answer(self, index: str, tool: str) -> Answer:
         """Of the original (`tool` is "original") or of what a tool wrote."""
         if int(index) != self.index:
             self.index = int(index)
-            self.trial = Trial(source(self.folder, self.index), draw(self.seed, self.index))
+            self.trial = Trial(source(self.folder, self.index), self.draw(self.seed, self.index))
         if tool == "original":
             return self.original()
         return judged(self.trial, target(self.folder, self.index, tool), tool)
@@ -132,9 +141,12 @@ def judged(trial: Trial, path: Path, tool: str) -> Answer:
     except Exception as problem:  # of onnxruntime, or of the oracle
         return found | {"does not run": words(problem)}
     trial.outputs[tool] = outputs
-    found["error"] = error(outputs, trial.truth)
+    found["error"] = error(outputs, trial.truth, trial.drawn.steps)
     if found["error"] > trial.limit:
         found["wrong"] = f"error {found['error']:.2g}, explained up to {trial.limit:.2g}"
+    other = changed_integers(trial.drawn.stored, model)
+    if other and "wrong" not in found:
+        found["wrong"] = f"integers of {other} are others"
     if trial.drawn.overrides and trial.original and not trial.keeps_overrides(path):
         found["override lost"] = "an input that callers may override has no effect, or is gone"
     return found | against(trial, tool, found["error"])
@@ -145,7 +157,7 @@ def against(trial: Trial, tool: str, own: float) -> dict[str, Any]:
     ours = trial.outputs.get("bnfold")
     if ours is None or tool == "bnfold":
         return {}
-    apart = error(trial.outputs[tool], ours)
+    apart = error(trial.outputs[tool], ours, trial.drawn.steps)
     if apart <= trial.limit:
         return {"agree": True}
     return {"agree": False, "right": "bnfold" if error(ours, trial.truth) < own else tool}

@@ -16,7 +16,7 @@ import onnx
 
 from tests.benchmarks.peers import Tool
 
-from .wide import draw
+from .judging import DRAWS
 from .work import Answer, source, target
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,9 +28,15 @@ class Child:
     """A worker that is started again where it stopped."""
 
     def __init__(
-        self, what: str, folder: Path, seed: int, seconds: float = SECONDS, python: str = sys.executable
+        self,
+        what: str,
+        folder: Path,
+        seed: int,
+        seconds: float = SECONDS,
+        python: str = sys.executable,
+        graphs: str = "any",
     ) -> None:
-        self.command = [python, "-m", "tests.differential.work", what, str(folder), str(seed)]
+        self.command = [python, "-m", "tests.differential.work", what, str(folder), str(seed), graphs]
         self.seconds, self.process = seconds, None
         self.fresh = True
 
@@ -101,14 +107,16 @@ def declined(tool: str, answer: Answer, runs: bool) -> Answer:
 class Team:
     """A worker per tool, and a judge."""
 
-    def __init__(self, tools: Sequence[Tool], folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
-        self.workers = {tool.label: Child(tool.label, folder, seed, python=tool.python) for tool in tools}
-        self.judge = Child("judge", folder, seed)
+    def __init__(self, tools: Sequence[Tool], folder: Path, seed: int, graphs: str = "any") -> None:
+        self.folder, self.seed, self.draw = folder, seed, DRAWS[graphs]
+        self.workers = {
+            tool.label: Child(tool.label, folder, seed, python=tool.python, graphs=graphs) for tool in tools
+        }
+        self.judge = Child("judge", folder, seed, graphs=graphs)
 
     def row(self, index: int, known: Answer | None = None) -> Answer:
         """Everything that is found about one graph, but by tools that are `known`; its files are gone afterwards."""
-        onnx.save(draw(self.seed, index).stored, source(self.folder, index))
+        onnx.save(self.draw(self.seed, index).stored, source(self.folder, index))
         before = known["tools"] if known else {}
         made = {tool: self.made(tool, index) for tool in self.workers if tool not in before}
         found = {"index": index, "original": self.judge.ask(f"{index} original"), "tools": {**before}}

@@ -35,6 +35,7 @@ class Drawn(NamedTuple):
     overrides: dict[str, np.ndarray]
     kind: str
     layers: list[str]
+    steps: dict[str, float] = {}  # noqa: RUF012  how far what is rounded may be off, by output
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """What runs in child processes: a tool on one graph after the other, or the judge of what the tools wrote.
 
-`python -m tests.differential.work WHAT FOLDER SEED`: an index per line of stdin, an answer (JSON) per line of stdout.
+`python -m tests.differential.work WHAT FOLDER SEED GRAPHS`: an index per line of stdin, an answer (JSON) per line of stdout.
 WHAT is `judge`, or a tool with or without its version. A tool's child needs no package but the tool.
 A child may crash or hang; `teams.Child` starts the next one where this one stopped.
 """
@@ -56,10 +56,10 @@ def words(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {said}"[:200]
 
 
-def judge(folder: Path, seed: int) -> Callable[[str], Answer]:
+def judge(folder: Path, seed: int, graphs: str) -> Callable[[str], Answer]:
     from .judging import Judge
 
-    court = Judge(folder, seed)
+    court = Judge(folder, seed, graphs)
     return lambda line: court.answer(*line.split(maxsplit=1))
 
 
@@ -78,5 +78,5 @@ if __name__ == "__main__":
     import warnings
 
     warnings.simplefilter("ignore")  # of the tools
-    what, place, number = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    serve(judge(place, number) if what == "judge" else transform(what, place))
+    what, place, number, graphs = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    serve(judge(place, number, graphs) if what == "judge" else transform(what, place))

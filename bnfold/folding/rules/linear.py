@@ -6,7 +6,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...algebra.affine import Affine, Array, Refused, at_rank, require
-from ...graph.queries import attribute, carries_data, constant, dims, fits, is_constant, label, opset, rank, shape, size
+from ...graph.dequantized import known_value
+from ...graph.queries import attribute, carries_data, dims, fits, is_constant, label, opset, rank, shape, size
 from . import OUT, Shares, hoist, sink
 
 W, B = 1, 2
@@ -25,7 +26,7 @@ def hoist_conv(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_conv(node: gs.Node, port: int, affine: Affine) -> Shares:
     """W . (s * x + t) + b == (W * s) . x + (b + sum(W * t)), away from zero padding"""
     carries_data(port, node)
-    weight = constant(node, W)
+    weight = known_value(node, W)
     group = groups(node, len(weight))
     into = affine.along(1, weight.shape[1] * group)
     require(
@@ -93,7 +94,7 @@ def sink_gemm(node: gs.Node, port: int, affine: Affine) -> Shares:
     """alpha * (s * A + t) @ B + beta * C == alpha * A @ (s * B) + beta * (C + alpha / beta * t @ B), or from B to A"""
     require(port < 2, "NOT_LINEAR", f"it reaches {label(node)} as its bias")
     alpha, beta, other = attribute(node, "alpha", 1.0), bias_factor(node, affine), 1 - port
-    weight, summed = constant(node, other), summed_axis(node, other)
+    weight, summed = known_value(node, other), summed_axis(node, other)
     into = affine.along(summed_axis(node, port), weight.shape[summed])
     shift = np.tensordot(into.shift, weight, axes=(0, summed)) * alpha / beta
     return {other: into.scaling.on(summed, 2), 2: added(shift.reshape((1, -1) if port == 0 else (-1, 1)))}
@@ -139,7 +140,7 @@ def hoist_matmul(node: gs.Node, port: int, affine: Affine) -> Shares:
 def sink_matmul(node: gs.Node, port: int, affine: Affine) -> Shares:
     """(s * A + t) @ B == A @ (s * B) + t @ B, where s and t vary along the summed axis alone; likewise from B to A"""
     require_matrices(node)
-    weight = constant(node, 1 - port)
+    weight = known_value(node, 1 - port)
     own, summed = (-1, -2) if port == 0 else (-2, -1)
     into = affine.along(own, weight.shape[summed])
     shift = np.expand_dims(np.tensordot(weight, into.shift, axes=(weight.ndim + summed, 0)), summed)

@@ -6,7 +6,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from ...algebra.affine import Affine, Refused, at_rank, require, require_room_to_broadcast
-from ...graph.queries import carries_data, constant, dims, fits, is_constant, label, operator, opset, rank
+from ...graph.queries import (
+    carries_data,
+    constant,
+    dims,
+    fits,
+    is_constant,
+    label,
+    operator,
+    opset,
+    rank,
+    scales_a_number,
+)
 from . import OUT, Shares, hoist, sink
 from .guards import inverse, no_shift
 
@@ -71,12 +82,13 @@ def no_shift_of_computed(node: gs.Node, affine: Affine) -> None:
 
 @hoist("Mul")
 def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """s * (a * b) == a * (s * b)"""
+    """s * (a * b) + t == a * (s * b) + t, where b may be one number that becomes one for each channel"""
     broadcasts(node)
-    no_shift_of_computed(node, affine)
-    for i in by_prospect(node):
-        if is_constant(node.inputs[i]) or fits(affine, dims(node.inputs[i])):
-            return {i: affine}
+    left = {OUT: Affine.of(1.0, affine.shift)} if affine.has_shift else {}
+    operands = by_prospect(node)
+    takers = [i for i in operands if is_constant(x := node.inputs[i]) or scales_a_number(x)]
+    for i in takers or [i for i in operands if fits(affine.scaling, dims(node.inputs[i]))]:
+        return {i: affine.scaling, **left}
     raise Refused("VARIES", f"it varies along axes that no one operand of {label(node)} has")
 
 

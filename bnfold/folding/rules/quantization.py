@@ -12,10 +12,10 @@ from ...algebra.affine import IDENTITY, Affine, Array, Refused, compress, requir
 from ...algebra.casting import WIDE, is_unsigned, quantize_in
 from ...algebra.computing import element_type
 from ...algebra.rounding import TINY, keeps_codes, rounded
-from ...graph.constants import is_known, value_of
+from ...graph.constants import value_of
+from ...graph.dequantized import CODES, SCALE, ZERO, is_dequantized, parameter
 from ...graph.queries import (
     attribute,
-    carries_data,
     constant,
     dims,
     dtype,
@@ -26,11 +26,10 @@ from ...graph.queries import (
     opset,
     size,
 )
-from . import HOIST, Relaid, Shares, hoist, sink
-from .guards import inverse, no_shift, uniform
+from . import HOIST, Relaid, Shares, hoist
+from .guards import no_shift, uniform
 from .linear import B
 
-CODES, SCALE, ZERO = 0, 1, 2
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 PER_CHANNEL_SINCE = 13  # opset
 
@@ -38,12 +37,32 @@ PER_CHANNEL_SINCE = 13  # opset
 @hoist("DequantizeLinear")
 def hoist_dequantize(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * ((q - z) * scale) == ((z + sign(s) * (q - z)) - z) * (|s| * scale), where |s| counts as 1 if s is 0"""
+    require_stored_or_uniform(node, affine)
     no_shift(node, affine)
     magnitude = Affine.of(np.where(affine.scale == 0, 1.0, np.abs(affine.scale)))
     codes, zero = turned(node, np.sign(affine.scale))
     shares = on_parameters(node, {SCALE: magnitude, **zero})
     shares.of_producer = None if zero else of_quantizer(node, affine, magnitude, codes.get(CODES, IDENTITY))
     return shares if shares.of_producer else Relaid({**shares, **codes}, shares.settings)
+
+
+def require_stored_or_uniform(node: gs.Node, affine: Affine) -> None:
+    """Refuse what integers that are computed at run time, with one scale for all of them, have no place for."""
+    codes = node.inputs[CODES]
+    if is_stored(codes):
+        return
+    if dims(node.inputs[SCALE]) in ((), (1,)):
+        require_per_tensor(node, affine)
+    maker = f" that {label(codes.inputs[0])} makes" if codes.inputs else ""
+    words = f"{label(node)} reads integers{maker} at run time, among which a shift has no exact place"
+    require(not affine.has_shift, "INTEGERS", words)
+
+
+def require_per_tensor(node: gs.Node, affine: Affine) -> None:
+    """Refuse what varies where the activations of a whole tensor have one scale."""
+    same = affine.map(compress).extent == (1,) * affine.rank
+    words = f"the activation scale of {label(node)} is per tensor, and the affine varies over channels"
+    require(same, "INTEGERS", words)
 
 
 def of_quantizer(node: gs.Node, affine: Affine, magnitude: Affine, turn: Affine) -> Shares | None:
@@ -108,18 +127,7 @@ def is_mirrored(node: gs.Node, shares: Shares) -> bool:
 
 def is_quantized_bias(node: gs.Node, index: int) -> bool:
     """Whether an input is a bias that a DequantizeLinear makes of constants."""
-    if index != B or operator(node) not in BIASED or not has(node, index) or not node.inputs[index].inputs:
-        return False
-    maker = node.inputs[index].inputs[0]
-    return operator(maker) == "DequantizeLinear" and all(is_constant(x) for x in maker.inputs if not x.is_empty())
-
-
-def dequantized(bias: gs.Tensor) -> Array:
-    """What a DequantizeLinear makes of constants, in float64."""
-    node = bias.inputs[0]
-    codes = constant(node, CODES).astype(np.float64)
-    zero, scale = (parameter(node, index, codes.ndim) for index in (ZERO, SCALE))
-    return np.asarray((codes - zero) * scale)
+    return index == B and operator(node) in BIASED and has(node, index) and is_dequantized(node.inputs[index])
 
 
 def is_stored(codes: gs.Tensor) -> bool:
@@ -127,30 +135,6 @@ def is_stored(codes: gs.Tensor) -> bool:
     while not is_constant(codes) and codes.inputs and operator(codes.inputs[0]) in HOIST:
         codes = codes.inputs[0].inputs[0]
     return is_constant(codes)
-
-
-def parameter(node: gs.Node, index: int, rank: int) -> Array:
-    """The scale or zero point of a quantization, of the rank of what is quantized."""
-    value = constant(node, index).astype(np.float64) if has(node, index) else np.zeros(())
-    axis, block = attribute(node, "axis", 1) % rank, attribute(node, "block_size", 0)
-    if block and value.ndim:
-        return np.repeat(value, block, axis).take(range(size(node.inputs[CODES], axis)), axis)
-    return value.reshape([-1 if i == axis else 1 for i in range(rank)] if value.size > 1 else (1,) * rank)
-
-
-@sink("QuantizeLinear")
-def sink_quantize(node: gs.Node, port: int, affine: Affine) -> Shares:
-    """round(s * x / scale) + z == round(x / (scale / s)) + z, for s > 0"""
-    carries_data(port, node)
-    require(not is_known(node.inputs[0]), "DTYPE", f"{label(node)} rounds what is known before run time to integers")
-    return {SCALE: inverse(node, on_scale(node, affine))}
-
-
-def on_scale(node: gs.Node, affine: Affine) -> Affine:
-    """A positive scale in the shape of that of the quantization."""
-    no_shift(node, affine)
-    require(affine.is_positive, "NEGATIVE_SCALE", f"the scale of {label(node)} has to stay positive")
-    return on_parameter(node, affine.map(compress))
 
 
 def on_parameters(node: gs.Node, affines: Shares) -> Relaid:
