@@ -90,7 +90,7 @@ def test_integer_products_with_measured_scales_do_likewise(k):
 def test_a_scale_that_others_read_stays_one_number():
     text = DYNAMIC.format(k="k") + "n = BN p; e = Mul n k2; y = Relu e"
     (kept,) = driver.fold(built(text)).batch_norms_kept
-    assert kept.not_hoisted.code == "NO_BIAS"
+    assert kept.not_hoisted.code == "NONLINEAR"
 
 
 def ties(scale: float) -> np.ndarray:
