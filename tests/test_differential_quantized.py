@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from tests.differential.integers import changed_integers
 from tests.differential.judging import Trial, judged
 from tests.differential.quantized import draw
@@ -51,7 +51,7 @@ def test_folds_are_right_and_integers_are_what_they_were(tmp_path):
         drawn = draw(2, index)
         onnx.save(drawn.stored, tmp_path / "m.onnx")
         trial = Trial(tmp_path / "m.onnx", drawn)
-        result = bnfold.fold(drawn.stored)
+        result = driver.fold(drawn.stored)
         onnx.save(result.model, tmp_path / "m.bnfold.onnx")
         answer = judged(trial, tmp_path / "m.bnfold.onnx", "bnfold")
         assert not {"wrong", "invalid", "does not run"} & answer.keys(), (index, answer)
@@ -76,7 +76,7 @@ def one_more(values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int4", "float8_e4m3fn"])
 def test_the_judge_lets_signs_by_and_sees_other_codes(kind):
     original = layer(kind=kind)
-    folded = bnfold.fold(original).model
+    folded = driver.fold(original).model
     assert changed_integers(original, folded) == ""
     assert changed_integers(original, with_codes(folded, lambda v: np.roll(v, 1, 0))) == "dq"
     if "int" in kind:

@@ -11,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from tests.build import operators
 from tests.quantized_layers import require_same, stored
 
@@ -84,7 +85,7 @@ EXACT: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", EXACT)
 def test_a_sum_of_integers_stays_one_of_integers(name):
     original = branches(**EXACT[name])
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert operators(result.model) == ["DequantizeLinear", "Conv"]
     require_same(original, result.model)
     (codes,) = (v for v in stored(result.model).values() if v.shape == (4, 4, 3, 3))
@@ -122,7 +123,7 @@ def reason(original: onnx.ModelProto) -> tuple[str, str]:
     """Why the branches did not merge: said of an affine node that feeds the sum, which is put there for that."""
     model = onnx.ModelProto.FromString(original.SerializeToString())
     total = next(n for n in model.graph.node if n.name == "y")
-    folded = bnfold.fold(model)
+    folded = driver.fold(model)
     assert folded.model.SerializeToString() == model.SerializeToString()
     from bnfold.algebra.affine import Refused
     from bnfold.folding.branches import make_merge
@@ -149,7 +150,7 @@ def test_a_weight_that_the_graph_quantizes_is_not_merged():
 
 def test_the_tensor_itself_is_a_branch_of_integers_where_one_is_a_multiple_of_the_scale():
     original = branches(wide=np.float32(0.5), narrow=np.float32(0.25), most=20, third="x")
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert operators(result.model) == ["DequantizeLinear", "Conv"]
     require_same(original, result.model)
 
@@ -167,6 +168,6 @@ def test_a_branch_without_a_convolution_has_the_reason_of_the_sum_of_the_others(
     original.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in made.items())
     norm = helper.make_node("BatchNormalization", ["x", *made], ["n"], name="identity")
     original.graph.node.insert(0, norm)
-    (kept,) = bnfold.fold(original).batch_norms_kept
+    (kept,) = driver.fold(original).batch_norms_kept
     assert kept.not_merged is not None
     assert (kept.not_merged.code, kept.not_merged.words) == ("INTEGERS", NO_PLACE)

@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from tests.benchmarks.quantized_faults import FORMS, KINDS, layers, with_fault
 from tests.zoo_quantized import source
 
@@ -25,7 +26,7 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_fault_changes_what_a_layer_reads(form, cache):
-    folded = bnfold.fold(source("MLP", form, cache)).model
+    folded = driver.fold(source("MLP", form, cache)).model
     every = layers(folded)
     assert [layer.output for layer in every][-1] == "logits"
     made = {kind: with_fault(folded, every[0], kind) for kind in KINDS}
@@ -38,7 +39,7 @@ def test_a_fault_changes_what_a_layer_reads(form, cache):
 
 
 def test_scales_along_another_axis_are_a_fault(cache):
-    folded = bnfold.fold(source("MLP", "QDQ per channel", cache)).model
+    folded = driver.fold(source("MLP", "QDQ per channel", cache)).model
     (square,) = (layer for layer in layers(folded) if with_fault(folded, layer, "another axis") is not None)
     wrong = with_fault(folded, square, "another axis")
     (node,) = (n for n in wrong.graph.node if n.output[0] == square.weight)
@@ -52,7 +53,7 @@ def test_scales_along_another_axis_are_a_fault(cache):
 )
 def test_a_fault_fails(kind, cache):
     path = source("MLP", "QDQ per tensor", cache)
-    folded = bnfold.fold(path).model
+    folded = driver.fold(path).model
     wrong = with_fault(folded, layers(folded)[1], kind)
     assert isinstance(wrong, onnx.ModelProto)
     assert bnfold.verify(path, wrong).verdict == "FAIL"

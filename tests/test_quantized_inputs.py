@@ -8,6 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from tests.quantized_layers import FORMS, layer, require_same, stored
 
 BEFORE = ("conv", "depthwise", "transposed", "gemm", "gemm as it is", "product")
@@ -46,7 +47,7 @@ def before(form: str, rows: bool, shift: bool, in_graph: bool = False, opset: in
 @pytest.mark.parametrize("form", BEFORE)
 def test_one_scale_becomes_one_for_each_channel_that_enters(form, in_graph):
     original = before(form, rows=False, shift=form != "transposed", in_graph=in_graph)
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert [kept.not_sunk for kept in result.batch_norms_kept] == []
     values, made = stored(result.model), next(n for n in result.model.graph.node if n.op_type == "DequantizeLinear")
     assert values[made.input[1]].shape == (FORMS[form].x[1],)
@@ -71,10 +72,10 @@ def rename(model: onnx.ModelProto) -> None:
 
 @pytest.mark.parametrize("form", ["conv", "gemm", "product"])
 def test_a_scale_for_each_output_leaves_none_for_inputs(form):
-    (kept,) = bnfold.fold(before(form, rows=True, shift=False)).batch_norms_kept
+    (kept,) = driver.fold(before(form, rows=True, shift=False)).batch_norms_kept
     assert kept.not_sunk.code == "VARIES"
 
 
 def test_opsets_without_a_scale_for_each_channel_refuse():
-    (kept,) = bnfold.fold(before("conv", rows=False, shift=False, opset=12)).batch_norms_kept
+    (kept,) = driver.fold(before("conv", rows=False, shift=False, opset=12)).batch_norms_kept
     assert kept.not_sunk.code == "OLD_OPSET"

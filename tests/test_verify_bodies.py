@@ -184,16 +184,16 @@ def sharing(inner: float = 3.0, name: str = "k") -> onnx.ModelProto:
 @pytest.mark.parametrize("name", ["k", "own"])
 def test_a_body_that_stores_under_a_name_from_around_it_is_not_given_what_another_reads(name: str) -> None:
     original = sharing(name=name)
-    found = bnfold.verify(original, bnfold.fold(original).model)
+    found = bnfold.verify(original, driver.fold(original).model)
     assert found.passed, found.reasons
     assert any(NOTE in note for note in found.notes) == (name == "k")
-    assert not bnfold.verify(original, bnfold.fold(sharing(2.0, name)).model).passed
+    assert not bnfold.verify(original, driver.fold(sharing(2.0, name)).model).passed
 
 
 @pytest.mark.parametrize("seed", [72, 93])
 def test_bodies_that_onnxruntime_mixes_up_are_no_fault_of_a_fold(seed: int) -> None:
     model = nested.Maker(seed).model()
-    assert bnfold.verify(model, bnfold.fold(model).model).verdict != "FAIL"
+    assert bnfold.verify(model, driver.fold(model).model).verdict != "FAIL"
 
 
 def test_names_of_bodies_and_functions_are_changed_in_both_models_alike() -> None:

@@ -26,6 +26,7 @@ from torch import nn
 
 import bnfold
 from bnfold.benchmarking.environment import environment
+from bnfold.folding import driver
 from bnfold.folding.result import Reason
 from bnfold.train.to_onnx import converted
 from tests.benchmarks.children import command
@@ -95,7 +96,7 @@ def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
 def measured(name: str, kind: str, cache: Path, python: str | None = None) -> Row:
     """What bnfold makes of a network in one form, and how many BatchNormalizations the other tools leave."""
     path, row = source(name, kind, cache), Row(name, kind)
-    original, result = onnx.load(path), bnfold.fold(path)
+    original, result = onnx.load(path), driver.fold(path)
     row.before, row.after = (sum(1 for _ in batch_norms(model)) for model in (original, result.model))
     kept = [(k.not_hoisted, k.not_sunk, k.not_merged) for k in result.batch_norms_kept]
     row.reasons = dict(Counter("/".join(r.code for r in each if r) for each in kept))

@@ -24,6 +24,7 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.benchmarking.environment import environment
+from bnfold.folding import driver
 from tests.zoo import line
 from tests.zoo_quantized import CACHE, NAMES, source
 
@@ -149,7 +150,7 @@ def turned(model: onnx.ModelProto, layer: Layer) -> onnx.ModelProto | None:
 def rows(name: str, form: str, cache: Path, kinds: list[str]) -> Iterator[dict[str, Any]]:
     """What is said of every fault of one network."""
     path = source(name, form, cache)
-    folded = bnfold.fold(path).model
+    folded = driver.fold(path).model
     every = layers(folded)
     square = [layer for layer in every if with_fault(folded, layer, "another axis") is not None]
     for layer in dict.fromkeys([every[0], every[len(every) // 2], every[-1], *square[:1]]):

@@ -19,6 +19,7 @@ import onnx
 
 import bnfold
 from bnfold.benchmarking.environment import environment
+from bnfold.folding import driver
 from tests.benchmarks.latency import ratio, words
 from tests.benchmarks.quantized_faults import FORMS
 from tests.benchmarks.tools import onnxruntime_extended
@@ -45,7 +46,7 @@ def measured(name: str, form: str, cache: Path, **how: Any) -> dict[str, Any]:
     original = source(name, form, cache)
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder, "folded.onnx")
-        bnfold.save(bnfold.fold(original).model, folded)
+        bnfold.save(driver.fold(original).model, folded)
         found = bnfold.benchmark(original, folded, levels=["default"], **how)
         integers = [integer_layers(path, Path(folder, "optimized.onnx")) for path in (original, folded)]
     counts = {"batch_normalization": found.batch_normalization, "integer_layers": integers}
