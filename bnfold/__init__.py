@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .benchmarking import Benchmark as Benchmark
-    from .benchmarking import benchmark as benchmark
+    from .benchmarking import bench as bench
+    from .evaluation import Evaluation as Evaluation
+    from .evaluation import evaluate as evaluate
     from .folding.driver import Explanation as Explanation
     from .folding.driver import FoldResult as FoldResult
     from .folding.driver import explain as explain
-    from .folding.driver import fold as fold
+    from .folding.proved import fold as fold
     from .model.onnx_io import load as load
     from .model.onnx_io import save as save
     from .recalibration import Recalibration as Recalibration
     from .recalibration import recalibrate as recalibrate
+    from .reporting import report as report
     from .verification import Verification as Verification
     from .verification import verify as verify
 
@@ -27,15 +30,18 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {  # public name: its module, which is imported at the first use of the name
     "Benchmark": "benchmarking",
+    "Evaluation": "evaluation",
     "Explanation": "folding.driver",
     "FoldResult": "folding.driver",
     "Recalibration": "recalibration",
     "Verification": "verification",
-    "benchmark": "benchmarking",
+    "bench": "benchmarking",
+    "evaluate": "evaluation",
     "explain": "folding.driver",
-    "fold": "folding.driver",
+    "fold": "folding.proved",
     "load": "model.onnx_io",
     "recalibrate": "recalibration",
+    "report": "reporting",
     "save": "model.onnx_io",
     "verify": "verification",
 }

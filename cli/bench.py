@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bnfold.system.limits import limited
 from bnfold_cli import console
+from bnfold_cli.groups import SizeOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -30,15 +31,15 @@ Launches = Annotated[int, typer.Option(min=2, help="Fresh processes, at most.")]
 Budget = Annotated[float, typer.Option(min=1.0, metavar="SECONDS", help="Time for everything.")]
 Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Mode = Annotated[
-    str | None,
-    typer.Option(help="e2e (numpy in and out; usual on cpu), device (I/O binding; usual on a GPU), enqueue."),
+    Literal["e2e", "device", "enqueue"] | None,
+    typer.Option(help="What is timed: e2e is numpy in and out (usual on cpu), device I/O binding (usual on a GPU)."),
 ]
 Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to time at.")]
 Graph = Annotated[
-    str, typer.Option("--cuda-graph", help="off, on or both; with --ep cuda or tensorrt-rtx, and mode device.")
+    Literal["off", "on", "both"], typer.Option("--cuda-graph", help="With --ep cuda or tensorrt-rtx, and mode device.")
 ]
 Search = Annotated[
-    str | None,
+    Literal["exhaustive", "heuristic", "default"] | None,
     typer.Option(
         "--cudnn-search",
         help="How cuDNN chooses algorithms on CUDA, for both models: exhaustive (the default, being onnxruntime's: "
@@ -54,10 +55,6 @@ Precision = Annotated[
 Cold = Annotated[
     bool | None,
     typer.Option("--cold/--no-cold", help="Also measure a cold start (default: unless --quick).", show_default=False),
-]
-Dim = Annotated[
-    list[str] | None,
-    typer.Option("--dim", metavar="NAME=SIZE[,SIZE...]", help="Size of a dynamic dimension; each size is timed."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of an operator (default: all processors).")]
 Margin = Annotated[str, typer.Option(metavar="SHARE", help="Differences below this count as none.")]
@@ -88,7 +85,8 @@ def bench(
     cudnn_search: Search = None,
     precision: Precision = None,
     cold: Cold = None,
-    dim: Dim = None,
+    *,
+    sizes: SizeOptions,
     threads: Threads = None,
     margin: Margin = "1%",
     fail_if: FailIf = None,
@@ -102,14 +100,14 @@ def bench(
     Fresh processes time both models, and A once more as a control, in interleaved blocks on onnxruntime, with its
     graph optimization off and at its default. The verdict is about the default: FASTER, EQUIVALENT, SLOWER,
     INCONCLUSIVE, or UNTRUSTED where A does not measure like itself; FASTER and SLOWER must also exceed the interval
-    of the control. Exits 0 for an answer, 1 if a --fail-if holds, 4 if a provider cannot run, 5 for UNTRUSTED.
+    of the control. Exits 0 for an answer, INCONCLUSIVE included, 1 if a --fail-if holds, 4 if a provider cannot run, 5
+    for UNTRUSTED or if the interval cannot decide a --fail-if.
     """
     require_places({"--json": json, "--raw": raw, "--plot": plot}, [original, folded])
     gates = parsed_gates(fail_if or [])
     how: dict[str, Any] = {"mode": mode, "cuda_graph": cuda_graph, "cudnn_search": cudnn_search, "threads": threads}
     how |= {"launches": launches, "budget_s": budget, "cold": cold is not False}
-    how |= _parsed(margin, dim or [], ep, opt)
-    how |= {} if precision is None else {"precisions": precision.split(",")}
+    how |= _parsed(margin, ep, opt, precision) | sizes.of_functions()
     result = measured(original, folded, _quickly(how, cold) if quick else how, limit or ())
     return print_result(result, gates, json, raw, plot)
 
@@ -121,13 +119,13 @@ def parsed_gates(conditions: list[str]) -> list[Gate]:
     return [gate.gate(text) for text in conditions]
 
 
-def _parsed(margin: str, dim: list[str], ep: str, opt: str) -> dict[str, Any]:
+def _parsed(margin: str, ep: str, opt: str, precision: str | None) -> dict[str, Any]:
     """Options that are written as text, as `benchmark` takes them."""
     from bnfold.benchmarking.gate import percent
-    from bnfold.runtime.input_options import parse_dim
 
     lists = {"providers": ep.split(","), "levels": opt.split(",")}
-    return {"margin": percent(margin), "dims": dict(map(parse_dim, dim)), **lists}
+    lists |= {} if precision is None else {"precisions": precision.split(",")}
+    return {"margin": percent(margin), **lists}
 
 
 def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
@@ -139,10 +137,10 @@ def _quickly(how: dict[str, Any], cold: bool | None) -> dict[str, Any]:
 
 def measured(original: str, folded: str, how: dict[str, Any], limits: Sequence[str]) -> Benchmark:
     """The benchmark, within the limits."""
-    from bnfold.benchmarking import benchmark
+    from bnfold.benchmarking import bench
 
     with limited(limits):
-        return benchmark(original, folded, **how)
+        return bench(original, folded, **how)
 
 
 def _write(result: Benchmark, raw: Path | None, plot: Path | None) -> None:
@@ -158,22 +156,24 @@ def _write(result: Benchmark, raw: Path | None, plot: Path | None) -> None:
 
 def print_result(result: Benchmark, gates: list[Gate], json: str | None, raw: Path | None, plot: Path | None) -> int:
     """Tables and verdict on stdout, or JSON; notes and failed conditions on stderr; files. Returns the exit code."""
-    from bnfold.benchmarking.gate import failures
+    from bnfold.benchmarking.gate import failures, undecided
 
     _write(result, raw, plot)
-    failed = failures(result, gates)
+    failed, unsure = failures(result, gates), undecided(result, gates)
     if json != "-":
         for one in filter(lambda table: table.rows, result.tables()[:3]):
             console.table(one.title, one.columns, one.rows)
     if json:
-        console.write_json({**result.to_json(), "failed": failed}, json)
+        console.write_json({**result.to_json(), "failed": failed, "undecided": unsure}, json)
     for text in result.notes:
         console.note(text)
-    for sentence in failed:
+    for sentence in (*failed, *unsure):
         console.fail(sentence)
     if json != "-":
         console.verdict(result.summary())
     if console.detailed:
         threads = result.environment["threads"]
         console.say(f"{result.launches} launches, {threads} threads, {result.seconds:.1f} s in all")
-    return 5 if result.verdict == "UNTRUSTED" else int(bool(failed))
+    if result.verdict == "UNTRUSTED" or (unsure and not failed):
+        return 5
+    return int(bool(failed))

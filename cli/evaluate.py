@@ -9,6 +9,7 @@ import typer
 
 from bnfold.system.limits import limited
 from bnfold_cli import console
+from bnfold_cli.groups import PictureOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -39,6 +40,7 @@ def evaluate(
     crops: Crops = 1,
     ep: Ep = "cpu",
     data_dir: DataDir = None,
+    pictures: PictureOptions,
     limit: Limit = None,
     json: Json = None,
 ) -> None:
@@ -52,7 +54,7 @@ def evaluate(
 
     require_places({"--json": json}, [*models, data])
     with limited(limit or ()):
-        result = evaluate(models, data, crops=crops, data_dir=data_dir, provider=ep)
+        result = evaluate(models, data, crops=crops, data_dir=data_dir, provider=ep, images=pictures.of_functions())
     _print_result(result, json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,8 +17,8 @@ def export(
         Path | None, typer.Option(metavar="RUN", help="A finished run.", show_default="the newest under runs/")
     ] = None,
     opset: Annotated[int, typer.Option(help="ONNX operator set, 18 or newer.")] = 20,
-    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
-    force: Annotated[bool, typer.Option("--force", help="Replace MODEL.onnx if it exists.")] = False,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Type of the numbers.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace MODEL.onnx if it exists.")] = False,
 ) -> None:
     """Export a run to ONNX with every BatchNormalization still a node, checked and compared with PyTorch."""
     from bnfold.train.export import export

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-import typer
+from typing import TYPE_CHECKING
 
 from bnfold.display.display import counted
-from bnfold.display.junit import JUnitCase, broken_off
+from bnfold.display.junit import broken_off
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.system.limits import limited
 from bnfold_cli import console
-from bnfold_cli.console import complain, say, table, write_json, write_junit
+from bnfold_cli.console import complain, say, table, write_junit
+from bnfold_cli.fold_options import SUITE, EngineName, HowToFold, Jobs, Out, OutDir, PassThrough, Paths, Reports
+from bnfold_cli.groups import InputOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -25,110 +25,18 @@ if TYPE_CHECKING:
     from bnfold.folding.selection import Selection
 
 
-SUITE = "bnfold fold"
-SHOWN = 100  # rows of what was kept
-Paths = Annotated[
-    list[Path],
-    typer.Argument(
-        metavar="IN.onnx [OUT.onnx]",
-        help="The model to fold, which is never changed, and where to (default: IN.folded.onnx). With --out-dir all "
-        "are models to fold: files, folders (every .onnx file below them but *.folded.onnx), quoted patterns.",
-    ),
-]
-OutDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Fold many models, each to NAME.folded.onnx in this folder, in subfolders as theirs.",
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Models at a time, with --out-dir.", show_default="half of the processors"),
-]
-EngineName = Annotated[
-    str, typer.Option("--engine", help="What folds many models: local (processes of this machine) or ray (a cluster).")
-]
-Verify = Annotated[str, typer.Option(help="Prove the result before it is written: fast, full or off.")]
-Require = Annotated[str, typer.Option(help="The grade the proof must have: measured or proved (for all inputs).")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit 1 if any BatchNormalization is kept.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Do everything but write OUT.")]
-Freeze = Annotated[
-    bool, typer.Option("--freeze-initializers", help="Also fold initializers that callers may override as inputs.")
-]
-PassThrough = Annotated[bool, typer.Option("--pass-through", hidden=True, help="Has no effect any more.")]
-External = Annotated[
-    str, typer.Option(help="External data: copy (to OUT.data), or keep (OUT refers to the data files of IN).")
-]
-Outside = Annotated[
-    bool,
-    typer.Option("--allow-external-outside", help="Read external data also outside IN's folder, and through links."),
-]
-KeepFailed = Annotated[
-    bool, typer.Option("--keep-failed", help="Write a model that did not pass to OUT.failed.onnx, for inspection.")
-]
-Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
-Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the report as JSON.")]
-Page = Annotated[
-    str | None,
-    typer.Option("--report", metavar="PATH|-", help="Write a page of HTML, also of a fold that did not pass."),
-]
-
-
-class Reports(NamedTuple):
-    """Which reports are wanted, and where."""
-
-    strict: bool
-    junit: str | None
-    json: str | None
-    page: str | None = None
-
-    def write(self, payload: dict[str, Any], checks: list[JUnitCase], seconds: float) -> bool:
-        """Write them; returns whether stdout is free for tables."""
-        if self.junit:
-            write_junit(SUITE, checks, seconds, self.junit)
-        if self.json:
-            write_json(payload, self.json)
-        return "-" not in (self.json, self.junit, self.page)
-
-    @contextmanager
-    def shown(self) -> Iterator[list[FoldReport]]:
-        """The page of the fold that the block puts into the list, or of one that did not pass."""
-        from bnfold_cli.report import write
-
-        reports: list[Any] = []
-        try:
-            yield reports
-        except BnfoldError as problem:
-            reports = [problem.evidence] if problem.evidence else []
-            raise
-        finally:
-            if self.page and reports:
-                from bnfold.reporting import of_fold
-
-                write(of_fold(reports[0]), self.page)
-
-
 def fold(
     paths: Paths,
+    out: Out = None,
     out_dir: OutDir = None,
     jobs: Jobs = None,
     engine: EngineName = "local",
-    verify: Verify = "fast",
-    require: Require = "measured",
-    strict: Strict = False,
-    force: Force = False,
-    dry_run: DryRun = False,
-    freeze_initializers: Freeze = False,
+    *,
     pass_through: PassThrough = False,
-    external: External = "copy",
-    allow_external_outside: Outside = False,
-    keep_failed: KeepFailed = False,
+    how: HowToFold,
+    data: InputOptions,
+    reports: Reports,
     limit: Limit = None,
-    junit: Junit = None,
-    json: Json = None,
-    report: Page = None,
 ) -> int:
     """Fold BatchNormalization, and other constant scales and shifts, into the weights next to them.
 
@@ -137,13 +45,11 @@ def fold(
     With --out-dir many models are folded at a time, each in a process of its own. What goes wrong with one does not
     stop the others; the exit code is the worst of all, in this order: 70, 1, 5, 4, 3, 2, 0.
     """
-    from bnfold.folding.pipeline import Options
-
-    require_places({"--junit": junit, "--json": json, "--report": report}, taken(paths, out_dir), made=out_dir)
-    rest = keep_failed, external, allow_external_outside, require
-    options = Options(verify, force, dry_run, freeze_initializers, *rest)
-    reports = Reports(strict, junit, json, report)
-    with failure_noted(junit), limited(limit or ()):
+    paths = [*paths, *filter(None, [out])]
+    places = {"--junit": reports.junit, "--json": reports.json, "--report": reports.report}
+    require_places(places, [*taken(paths, out_dir), *(data.inputs or ())], made=out_dir)
+    with failure_noted(reports.junit), limited(limit or ()):
+        options = how.options(data)
         if out_dir:
             return fold_many(paths, out_dir, options, reports, jobs, engine)
         return fold_one(*one(paths, jobs, engine), options, reports)
@@ -175,6 +81,8 @@ def one(paths: list[Path], jobs: int | None, engine: str) -> tuple[Path, Path | 
 
 def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) -> int:
     """`fold IN [OUT]`"""
+    if reports.bench and not reports.report:
+        raise UsageProblem("--bench is for the page of --report", "`bnfold bench IN OUT` measures, and says more.")
     from bnfold.folding.pipeline import fold_file
 
     with reports.shown() as shown:
@@ -196,7 +104,7 @@ def fold_many(
     from bnfold.folding.fleet import fold_all, tasks
     from bnfold.folding.selection import selected
 
-    if reports.page:
+    if reports.report:
         raise UsageProblem("--report is about one model", "`bnfold report A B` makes the page of any pair.")
     chosen = selected(paths, out_dir)
     planned = tasks(chosen.models, out_dir, options, reports.strict)
@@ -236,33 +144,32 @@ def failure_noted(junit: str | None) -> Iterator[None]:
 
 
 def show(report: FoldReport) -> None:
-    """The table of what went where, and of what stayed and why; in detail also what can be done about it."""
-    from bnfold.folding.advice import advice
-    from bnfold.folding.result import folded_table, kept_table
+    """The table of what went where, and of what stayed, why, and what can be done about it."""
+    from bnfold.folding.summary import folded_table, kept_table
 
     console.table(str(report.source), ("", "before", "after"), [*sizes(report)])
-    kept = report.result.batch_norms_kept
     tables = [folded_table(report.result.folded, detailed=True)] if console.detailed else []
-    for one in (*tables, kept_table(kept[:SHOWN], console.detailed)):
+    for one in (*tables, kept_table(report.result.batch_norms_kept, console.detailed)):
         if one.rows:
             console.table(one.title, one.columns, one.rows)
-    if kept[SHOWN:]:
-        say(f"and {len(kept) - SHOWN} more: `bnfold explain {quote(str(report.source))}` lists them all")
-    for line in advice(kept) if console.detailed else ():
-        say(line)
 
 
 def sizes(report: FoldReport) -> Iterator[tuple[object, ...]]:
     """Rows of counts before the fold and after it."""
     before, after = report.before, report.after
     yield "BatchNormalization", before.batch_normalizations, after.batch_normalizations
+    if any(report.result.counts.others):
+        yield "other affine nodes", *report.result.counts.others
     yield "nodes", before.nodes, after.nodes
     yield "bytes", before.bytes, after.bytes
+    if before.data_bytes or after.data_bytes:
+        yield "  in data files", before.data_bytes, after.data_bytes
     if report.verification:
-        yield (
-            f"worst error against {report.verification.reference}",
-            *(f"{error:.2g}" for error in report.verification.errors),
-        )
+        proof = report.verification
+        errors = {"error / size of the outputs": proof.relative_errors}
+        errors |= {"largest error": proof.errors} if console.detailed else {}
+        for name, both in errors.items():
+            yield f"{name}, against {proof.reference}", *(f"{error:.2g}" for error in both)
 
 
 def print_rest(report: FoldReport) -> None:
@@ -277,6 +184,8 @@ def print_rest(report: FoldReport) -> None:
             console.note(text)
         for reason in report.verification.reasons if console.detailed else ():
             say(f"  {reason}")
+    elif not report.unchanged:
+        say("NOT VERIFIED (--verify off)")
     if report.unchanged:
         say("already folded: no BatchNormalization" if report.already_folded else "nothing can be folded")
     if report.already_folded:

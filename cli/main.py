@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import Annotated, Any, NoReturn
@@ -16,6 +17,7 @@ from bnfold import __version__
 from bnfold.errors import BnfoldError, EnvironmentProblem
 from bnfold.system.interrupts import interruptible
 from bnfold_cli.console import complain, words
+from bnfold_cli.groups import with_options_of_groups
 from bnfold_cli.streams import lost, steady, widen
 from bnfold_cli.verbosity import with_verbosity
 
@@ -41,7 +43,7 @@ def _version(wanted: bool) -> None:
 
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     """Options that come before the command."""
@@ -52,22 +54,27 @@ def parser(arguments: list[str]) -> typer.Typer:
     app = typer.Typer(
         name="bnfold",
         help=f"{HELP}\n\n{EXIT_CODES}",
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(options)
     command = next((word for word in arguments if not word.startswith("-")), None)
     for name in [command] if command in COMMANDS else COMMANDS:
-        app.command(name)(with_verbosity(getattr(import_module(f"bnfold_cli.{name}"), name)))
+        app.command(name)(with_verbosity(with_options_of_groups(command_of(name))))
     return app
 
 
+def command_of(name: str) -> Callable[..., Any]:
+    """The function of the command `name`."""
+    function: Callable[..., Any] = getattr(import_module(f"bnfold_cli.{name}"), name)
+    return function
+
+
 def run(arguments: list[str] | None = None) -> int:
-    """Run one command; returns its exit code and never raises."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one command; returns its exit code and never raises. Without any argument it is help that is wanted."""
+    arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = int(parser(arguments)(arguments, standalone_mode=False) or 0)
+        code = int(parser(arguments)(arguments, prog_name="bnfold", standalone_mode=False) or 0)
         return _interrupted() if code == INTERRUPTED else code
     except BnfoldError as problem:
         complain(problem, problem.hint)

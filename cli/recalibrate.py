@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from bnfold.errors import UsageProblem
 from bnfold.system.limits import limited
 from bnfold.system.progress import report
 from bnfold_cli import console
+from bnfold_cli.groups import PictureOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -27,13 +28,14 @@ Target = Annotated[
     Path | None,
     typer.Argument(metavar="OUT.onnx", help="Where to.", show_default="IN.recalibrated.onnx"),
 ]
+Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where to, as the second argument.")]
 Data = Annotated[
     Path,
-    typer.Option(
-        metavar="FILE.npz|FOLDER", help="Arrays by the names of the inputs, or a folder of images (see the metadata)."
-    ),
+    typer.Option(metavar="FILE.npz|FOLDER", help="Arrays by the names of the inputs, or a folder of images."),
 ]
-Method = Annotated[str, typer.Option(help="sequential (exact), alg2 (Algorithm 2 to the letter) or pooled.")]
+Method = Annotated[
+    Literal["sequential", "alg2", "pooled"], typer.Option(help="sequential is exact, alg2 Algorithm 2 to the letter.")
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -59,9 +61,9 @@ AnyRange = Annotated[
     bool, typer.Option("--any-range", help="Take values that no pixel has by the metadata's normalization.")
 ]
 Ep = Annotated[
-    str, typer.Option(help="Execution provider that runs the model: cpu or cuda, in strict float32 (TF32 off).")
+    Literal["cpu", "cuda"], typer.Option(help="Execution provider that runs the model, in strict float32 (TF32 off).")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
 Plot = Annotated[
     Path | None, typer.Option(metavar="PATH", help="Draw the drift of each layer (png, svg or pdf; extra: plot).")
 ]
@@ -71,6 +73,7 @@ Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the repo
 def recalibrate(
     source: Source,
     target: Target = None,
+    out: Out = None,
     *,
     data: Data,
     method: Method = "sequential",
@@ -79,6 +82,7 @@ def recalibrate(
     threshold: Threshold = 0.5,
     memory_limit: Memory = "1GiB",
     any_range: AnyRange = False,
+    pictures: PictureOptions,
     ep: Ep = "cpu",
     force: Force = False,
     limit: Limit = None,
@@ -95,15 +99,23 @@ def recalibrate(
     from bnfold.recalibration.options import Options, parse_memory
     from bnfold.recalibration.pipeline import check_file, default_target, recalibrate_file
 
-    options = Options(method, batch_size, parse_memory(memory_limit), threshold, any_range, ep)
-    if check and target:
-        raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
+    target = one_target(target, out, check)
+    options = Options(method, batch_size, parse_memory(memory_limit), threshold, any_range, ep, pictures.of_functions())
     out = None if check else target or default_target(source)
     require_places({"--json": json, "--plot": plot}, [source, data, out])
     with limited(limit or ()):
         if check:
             return _print_check(check_file(source, data, options, _watch), json, plot)
         return _print_result(recalibrate_file(source, target, data, options, force, _watch), json, plot)
+
+
+def one_target(target: Path | None, out: Path | None, check: bool) -> Path | None:
+    """OUT as an argument or as an option. Raises UsageProblem for both, and where there is none to write."""
+    if check and (target or out):
+        raise UsageProblem("--check writes nothing, and OUT was given", "Leave out one of them.")
+    if target and out:
+        raise UsageProblem("two names for OUT", "Leave out one of them.")
+    return target or out
 
 
 def _watch(level: int, levels: int, done: int) -> None:

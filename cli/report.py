@@ -9,6 +9,7 @@ import typer
 
 from bnfold.system.limits import limited
 from bnfold_cli.console import say, write_text
+from bnfold_cli.groups import SizeOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -37,7 +38,7 @@ Bench = Annotated[
 Raw = Annotated[
     Path | None, typer.Option(metavar="FILE", help="What `bench --raw` wrote along with it: every single run.")
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace the page if it exists.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the page if it exists.")]
 Outside = Annotated[
     bool, typer.Option("--allow-external-outside", help="Read external data also outside the models' folders.")
 ]
@@ -52,6 +53,8 @@ def report(
     bench: Bench = None,
     raw: Raw = None,
     force: Force = False,
+    *,
+    sizes: SizeOptions,
     allow_external_outside: Outside = False,
     limit: Limit = None,
 ) -> int:
@@ -64,7 +67,7 @@ def report(
     require_places({"--out": target}, [original, folded, fold, raw, verify, bench], force)
     from bnfold.reporting import collect
 
-    sources: dict[str, Any] = {"verify": verify, "fold": fold, "bench": bench, "raw": raw}
+    sources: dict[str, Any] = {"verify": verify, "fold": fold, "bench": bench, "raw": raw} | sizes.of_functions()
     with limited(limit or ()):
         data = collect(original, folded, **sources, allow_external_outside=allow_external_outside)
     write(data, target)

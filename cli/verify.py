@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bnfold.system.limits import limited
 from bnfold_cli import console
+from bnfold_cli.groups import InputOptions
 from bnfold_cli.limit import Limit
 from bnfold_cli.places import require_places
 
@@ -20,22 +20,15 @@ EXIT = {"PASS": 0, "FAIL": 1, "VACUOUS": 5, "INCONCLUSIVE": 5}
 
 Original = Annotated[str, typer.Argument(metavar="A.onnx", help="The model as it was.")]
 Folded = Annotated[str, typer.Argument(metavar="B.onnx", help="The model that should compute the same.")]
-Effort = Annotated[str, typer.Option(help="fast (three inputs, seconds) or full.")]
+Effort = Annotated[Literal["fast", "full"], typer.Option(help="How much is run: fast takes seconds.")]
 Opt = Annotated[str, typer.Option(help="onnxruntime graph optimization levels to compare at.")]
 Ep = Annotated[str, typer.Option(help="Execution providers: cpu, cuda, tensorrt, tensorrt-rtx.")]
 Math = Annotated[str, typer.Option(help="Arithmetic of a GPU provider: strict (float32), default (TF32).")]
-Placement = Annotated[str, typer.Option(help="What must run on a GPU provider: strict (all), compute or any.")]
+Placement = Annotated[
+    Literal["strict", "compute", "any"],
+    typer.Option(metavar="POLICY", help="What must run on a GPU provider: strict (all), compute or any."),
+]
 Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the random inputs.")]
-Inputs = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILE|FOLDER", help="Data to run first: .npz, .npy, ONNX test data. Repeatable."),
-]
-Shape = Annotated[
-    list[str] | None, typer.Option(metavar="NAME:SIZES", help="Shape of an input, as x:1,3,224,224. Repeatable.")
-]
-Dim = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=SIZES", help="Sizes of a dynamic dimension, as N=1,8. Repeatable.")
-]
 Budget = Annotated[
     float | None, typer.Option(min=1.0, metavar="SECONDS", help="Begin nothing more after this; say what was skipped.")
 ]
@@ -46,7 +39,10 @@ Untouched = Annotated[
 Freeze = Annotated[
     bool, typer.Option("--freeze-initializers", help="Callers need not be able to override initializers of B.")
 ]
-Require = Annotated[str, typer.Option(help="The grade that a PASS must have: measured or proved (for all inputs).")]
+Require = Annotated[
+    Literal["measured", "proved"],
+    typer.Option(metavar="measured|proved", help="The grade that a PASS must have; proved is for all inputs."),
+]
 Junit = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JUnit XML.")]
 Json = Annotated[str | None, typer.Option(metavar="PATH|-", help="Write the result as JSON.")]
 Outside = Annotated[
@@ -63,9 +59,8 @@ def verify(
     ep: Ep = "cpu",
     math: Math = "strict,default",
     placement: Placement = "compute",
-    inputs: Inputs = None,
-    shape: Shape = None,
-    dim: Dim = None,
+    *,
+    data: InputOptions,
     budget: Budget = None,
     seed: Seed = 0,
     require: Require = "measured",
@@ -86,11 +81,11 @@ def verify(
     onnxruntime serves, only with effort full. Exits 0 for PASS, 1 for FAIL, 4 if a provider cannot run, 5 for VACUOUS
     (the comparison could not have failed), INCONCLUSIVE, and a PASS that is not of the grade required.
     """
-    require_places({"--junit": junit, "--json": json}, [original, folded, *(inputs or ())])
-    options = {"effort": effort, "seed": seed, "placement": placement, "inputs": inputs or (), "budget_s": budget}
+    require_places({"--junit": junit, "--json": json}, [original, folded, *(data.inputs or ())])
+    options: dict[str, Any] = {"effort": effort, "seed": seed, "placement": placement, "budget_s": budget}
     options |= {"levels": opt.split(","), "providers": ep.split(","), "maths": math.split(",")}
     options |= {"untouched": untouched, "freeze_initializers": freeze_initializers, "require": require}
-    options |= {"allow_external_outside": allow_external_outside} | sizes(shape or (), dim or ())
+    options |= {"allow_external_outside": allow_external_outside} | data.of_functions()
     with limited(limit or ()):
         result, planted = decide(original, folded, options, self_test)
     return print_result(result, planted, json, junit)
@@ -104,18 +99,10 @@ def decide(original: str, folded: str, options: dict[str, Any], planted: bool) -
     return result, self_test(original, folded, effort=options["effort"], seed=options["seed"]) if planted else None
 
 
-def sizes(shape: Iterable[str], dim: Iterable[str]) -> dict[str, Any]:
-    """The shapes and dimensions in the options."""
-    from bnfold.runtime.input_options import parse_dim, parse_shape
-
-    shapes = {name: sizes for text in shape for name, sizes in parse_shape(text).items()}
-    return {"shapes": shapes, "dims": dict(map(parse_dim, dim))}
-
-
 def print_result(result: Verification, planted: SelfTest | None, json: str | None, junit: str | None) -> int:
     """Tables and verdict on stdout, unless a report goes there; notes and reasons on stderr. Returns the exit code."""
     if "-" not in (json, junit):
-        for each in (*result.errors_tables(), result.changes_table()):
+        for each in (*result.errors_tables(console.detailed), result.changes_table()):
             if each.rows:
                 console.table(each.title, each.columns, each.rows)
         if console.detailed and result.worst():

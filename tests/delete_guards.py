@@ -30,7 +30,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = [
-    f"test_{name}.py" for name in ("refusals", "branches", "traps*", "laws", "crossings", "plan", "bodies", "windows")
+    f"test_{name}.py"
+    for name in ("refusals", "branches", "traps*", "laws", "crossings", "plan", "bodies", "windows", "quantized*")
 ]
 SECONDS = 600
 NOTICED, UNNOTICED, NOTHING_TO_RUN = (1, 2, 124), 0, 5  # exit codes of pytest, and of a run out of time

@@ -50,6 +50,8 @@ ALLOWED_NAMES = {
     "W": "which input of a node is the weight",
     "Watch": "what is called with the progress of the work",
     "attribute": "an attribute of a node, or its default",
+    "fold": "fold a model: without a proof in `driver`, with one as Python calls it",
+    "report": "show what is going on or what came of it, as the name of a function that many call",
     "default_target": "the name of OUT for a command, by that of IN",
     "is_floating": "whether a tensor is of a floating-point type",
     "opset": "the version of ONNX's operators that a node, or a model, is of",

@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 
 CODES = {"int8": TensorProto.INT8, "uint8": TensorProto.UINT8, "int16": TensorProto.INT16, "uint16": TensorProto.UINT16}
 NARROW = {"int4": TensorProto.INT4, "uint4": TensorProto.UINT4, "float8": TensorProto.FLOAT8E4M3FN}
@@ -297,7 +298,7 @@ def main() -> int:
     found, kept = Counter[str](), Counter[str]()
     for seed in range(options.first, options.last):
         original = Maker(seed, options.negative).model()
-        folded = bnfold.fold(original)
+        folded = driver.fold(original)
         kept.update(f"{k.not_hoisted.code}/{k.not_sunk.code}" for k in folded.batch_norms_kept)
         if not folded.folded:
             continue

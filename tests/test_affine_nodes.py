@@ -10,9 +10,9 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import fold
 from bnfold.errors import ModelProblem
 from bnfold.folding.affine_nodes import affine_of
+from bnfold.folding.driver import fold
 from tests.build import BN, assert_same, bn, build, operators, values
 from tests.rows import Graph
 from tests.test_dtypes import in_type

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from onnx import ModelProto, numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from tests.api_fuzz import judge, reduce
 from tests.api_fuzz.__main__ import one
 from tests.api_fuzz.draw import Drawn, draw
@@ -74,7 +74,7 @@ FAULTS = {
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("kind", FAULTS)
 def test_the_judge_sees(kind, monkeypatch):
-    right = bnfold.fold
+    right = driver.fold
 
     def wrong(model):
         result = right(model)
@@ -83,7 +83,7 @@ def test_the_judge_sees(kind, monkeypatch):
         return result
 
     assert judge.judged(given())["faults"] == []
-    monkeypatch.setattr(bnfold, "fold", wrong)
+    monkeypatch.setattr(driver, "fold", wrong)
     assert kind in {found for found, _ in judge.judged(given())["faults"]}
 
 
@@ -99,7 +99,7 @@ def test_the_judge_sees_exceptions_refusals_and_a_changed_argument(monkeypatch):
         (KeyError("x"), {"exception", "argument mutated"}),
         (bnfold_error(), {"refused", "argument mutated"}),
     ):
-        monkeypatch.setattr(bnfold, "fold", raises(why))
+        monkeypatch.setattr(driver, "fold", raises(why))
         assert {kind for kind, _ in judge.judged(given())["faults"]} == kinds
 
 

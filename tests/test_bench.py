@@ -12,12 +12,13 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from bnfold.benchmarking import benchmark
+from bnfold.benchmarking import bench
 from bnfold.benchmarking.environment import environment
 from bnfold.benchmarking.results import Benchmark
 from bnfold.benchmarking.statistics import Interval, is_steady, paired, speedup, student_cdf, student_quantile, verdict
-from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
+from bnfold.errors import EnvironmentProblem, Inconclusive, ModelProblem, UsageProblem
 from bnfold.runtime.input_options import parse_dim
+from bnfold.system.limits import limited
 
 T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 6: 2.4469, 9: 2.2622, 10: 2.2281, 30: 2.0423, 120: 1.9799}
 
@@ -128,7 +129,7 @@ def dense(layers: int, width: int = 64) -> onnx.ModelProto:
 
 @pytest.fixture(scope="module")
 def measured() -> Benchmark:
-    return benchmark(dense(40), dense(8), launches=5, budget_s=6.0, dims={"N": 256}, threads=1)
+    return bench(dense(40), dense(8), launches=5, budget_s=6.0, dims={"N": 256}, threads=1)
 
 
 def test_a_model_with_a_fifth_of_the_work_is_faster(measured: Benchmark) -> None:
@@ -157,7 +158,7 @@ def test_it_counts_what_onnxruntime_folds_by_itself() -> None:
     model = onnx.parser.parse_model(text)
     ones = {"w": np.ones((2, 2, 1, 1), np.float32), "s": np.ones(2, np.float32)}
     model.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in ones.items())
-    found = benchmark(model, model, launches=2, budget_s=2.0)
+    found = bench(model, model, launches=2, budget_s=2.0)
     assert found.batch_normalization == {"original": 2, "folded": 2}
     assert found.left_by_onnxruntime == {"original": 1, "folded": 1}
     assert found.same_graph
@@ -171,7 +172,7 @@ def test_a_model_that_onnxruntime_cannot_run_is_a_model_problem() -> None:
     )
     model = onnx.parser.parse_model(text)
     with pytest.raises(ModelProblem, match="Mystery"):
-        benchmark(model, model, launches=2, budget_s=2.0)
+        bench(model, model, launches=2, budget_s=2.0)
 
 
 def test_a_dimension_that_does_not_fit_is_a_model_problem() -> None:
@@ -179,19 +180,19 @@ def test_a_dimension_that_does_not_fit_is_a_model_problem() -> None:
     model = onnx.parser.parse_model(text)
     model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 4), np.float32), "k"))
     with pytest.raises(ModelProblem, match="cannot run") as caught:
-        benchmark(model, model, launches=2, budget_s=2.0, dims={"N": 3})
+        bench(model, model, launches=2, budget_s=2.0, dims={"N": 3})
     assert "--dim" in caught.value.hint
 
 
 def test_a_dimension_that_the_model_does_not_have_is_a_usage_problem() -> None:
     with pytest.raises(UsageProblem, match="'batch'") as caught:
-        benchmark(dense(1), dense(1), launches=2, budget_s=2.0, dims={"batch": 3})
+        bench(dense(1), dense(1), launches=2, budget_s=2.0, dims={"batch": 3})
     assert caught.value.hint == "It has: N."
 
 
 def test_a_missing_model_is_a_model_problem(tmp_path: Path) -> None:
     with pytest.raises(ModelProblem, match="no model at"):
-        benchmark(tmp_path / "a.onnx", tmp_path / "b.onnx")
+        bench(tmp_path / "a.onnx", tmp_path / "b.onnx")
 
 
 def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +204,13 @@ def test_a_crash_of_the_runtime_is_inconclusive(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(launcher, "run", crash)
     with pytest.raises(Inconclusive, match="SIGSEGV"):
-        benchmark(dense(1), dense(1))
+        bench(dense(1), dense(1))
+
+
+def test_a_limit_that_is_met_says_nothing_about_the_model() -> None:
+    with limited(["seconds=0.05"]), pytest.raises(EnvironmentProblem, match="took longer than") as caught:
+        bench(dense(1), dense(1))
+    assert "--limit" in caught.value.hint
 
 
 @pytest.mark.parametrize("text", ["N", "N=", "=3", "N=x", "N=0", "N=-1"])
@@ -215,7 +222,7 @@ def test_a_dimension_that_is_none_is_a_usage_problem(text: str) -> None:
 def test_sizes_and_launches() -> None:
     assert parse_dim("batch=8") == ("batch", (8,))
     with pytest.raises(UsageProblem):
-        benchmark(dense(1), dense(1), launches=1)
+        bench(dense(1), dense(1), launches=1)
 
 
 def test_the_environment_is_plain_data() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 import pytest
 
-from bnfold.benchmarking import benchmark, launch, measurement, runner, settings
+from bnfold.benchmarking import bench, launch, measurement, runner, settings
 from bnfold.benchmarking.settings import Setting
 from bnfold.errors import Inconclusive, ModelProblem, UsageProblem
 from bnfold.process import launcher, turns
@@ -64,7 +64,7 @@ QUICK = {"providers": ["cuda"], "levels": ["default"], "budget_s": 0.3, "launche
 
 
 def test_the_search_is_the_same_for_both_models_and_all_sessions_and_recorded(cuda: Cuda) -> None:
-    found = benchmark(dense(4), dense(2), **QUICK, cudnn_search="heuristic")
+    found = bench(dense(4), dense(2), **QUICK, cudnn_search="heuristic")
     assert {options["cudnn_conv_algo_search"] for _, options in cuda.options} == {"HEURISTIC"}
     assert len({model for model, _ in cuda.options}) == 2
     assert [cell["cudnn_search"] for cell in found.to_json()["cells"]] == ["heuristic"]
@@ -72,7 +72,7 @@ def test_the_search_is_the_same_for_both_models_and_all_sessions_and_recorded(cu
 
 
 def test_the_usual_search_is_that_of_onnxruntime(cuda: Cuda) -> None:
-    found = benchmark(dense(2), dense(1), **QUICK)
+    found = bench(dense(2), dense(1), **QUICK)
     assert {options["cudnn_conv_algo_search"] for _, options in cuda.options} == {"EXHAUSTIVE"}
     assert found.cells[0].setting.cudnn_search == "exhaustive"
 
@@ -92,10 +92,10 @@ def test_a_search_without_cuda_or_of_another_name_is_a_usage_problem(
 
 def test_sizes_share_sessions_unless_they_are_built_into_them(cuda: Cuda) -> None:
     how = {**QUICK, "launches": 2, "dims": {"N": [1, 4, 8]}, "cudnn_search": "heuristic"}
-    benchmark(dense(4), dense(2), **how)
+    bench(dense(4), dense(2), **how)
     assert len(cuda.options) == 2 * 3
     cuda.options.clear()
-    found = benchmark(dense(4), dense(2), **how, cuda_graph="both")
+    found = bench(dense(4), dense(2), **how, cuda_graph="both")
     tried = 2  # whether graphs can be captured
     assert len(cuda.options) == tried + 2 * 3 * (1 + 3)
     assert sum(options.get("enable_cuda_graph") == "1" for _, options in cuda.options) == tried + 2 * 3 * 3
@@ -113,7 +113,7 @@ def test_a_session_does_not_go_to_and_fro_between_sizes(cuda: Cuda, monkeypatch:
     monkeypatch.setattr(launch, "_figures", lambda *a: events.append("timed") or timed(*a))
     monkeypatch.setattr(runner, "_runner", lambda *a: events.append("first run") or started(*a))
     how = {**QUICK, "dims": {"N": [1, 4]}, "launches": 2, "budget_s": 0.5}
-    benchmark(dense(2), dense(1), **how, cudnn_search="exhaustive")
+    bench(dense(2), dense(1), **how, cudnn_search="exhaustive")
     assert events == [*["first run"] * 3, "timed"] * 4
 
 
@@ -127,7 +127,7 @@ def test_each_size_is_timed_at_its_size(cuda: Cuda, monkeypatch: pytest.MonkeyPa
         return figures(ready, *rest)
 
     monkeypatch.setattr(launch, "_figures", noted)
-    benchmark(dense(2), dense(1), **{**QUICK, "dims": {"N": [1, 4]}}, cudnn_search="heuristic")
+    bench(dense(2), dense(1), **{**QUICK, "dims": {"N": [1, 4]}}, cudnn_search="heuristic")
     assert sorted(seen) == sorted((n, [(n, 64)] * 3) for n in (1, 4) for _ in range(3))
 
 
@@ -135,7 +135,7 @@ def test_each_size_is_timed_at_its_size(cuda: Cuda, monkeypatch: pytest.MonkeyPa
 def test_launches_get_ready_together_where_nothing_is_timed_meanwhile(
     cuda: Cuda, search: str, turns_taken: int
 ) -> None:
-    benchmark(dense(2), dense(1), **QUICK, cudnn_search=search)
+    bench(dense(2), dense(1), **QUICK, cudnn_search=search)
     launched = [request for job, request in cuda.children if job == "launch"]
     assert len(launched) == 3
     assert sum("turn" in request for request in launched) == turns_taken
@@ -143,7 +143,7 @@ def test_launches_get_ready_together_where_nothing_is_timed_meanwhile(
 
 
 def test_the_cpu_never_gets_ready_together(cuda: Cuda) -> None:
-    benchmark(dense(2), dense(1), **{**QUICK, "providers": ["cpu", "cuda"]}, cudnn_search="heuristic")
+    bench(dense(2), dense(1), **{**QUICK, "providers": ["cpu", "cuda"]}, cudnn_search="heuristic")
     assert not any("turn" in request for _, request in cuda.children)
 
 
@@ -196,7 +196,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
             raise Failed("onnxruntime, loading the copy model failed: out of memory")
 
     cuda.during = full
-    found = benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
+    found = bench(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
     assert found.launches == 3
     (note,) = (note for note in found.notes if note.startswith(measurement.ONE_AFTER_ANOTHER))
     assert note.endswith("out of memory")
@@ -207,7 +207,7 @@ def test_what_does_not_fit_at_the_same_time_is_done_one_after_another(cuda: Cuda
 
     cuda.during = always
     with pytest.raises(Inconclusive, match="out of memory"):
-        benchmark(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
+        bench(dense(2), dense(1), **QUICK, cudnn_search="heuristic")
 
 
 def test_what_the_cpu_cannot_run_is_looked_at_on_cuda(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,13 +219,13 @@ def test_what_the_cpu_cannot_run_is_looked_at_on_cuda(cuda: Cuda, monkeypatch: p
         return made(model, options, chain)
 
     monkeypatch.setattr(sessions, "session", only_cuda)
-    found = benchmark(dense(2), dense(1), **QUICK)
+    found = bench(dense(2), dense(1), **QUICK)
     assert found.cells[0].verdict
     searches = [options["cudnn_conv_algo_search"] for _, options in cuda.options]
     assert searches[:3] == ["DEFAULT"] * 3
     assert {*searches[3:]} == {"EXHAUSTIVE"}
     with pytest.raises(ModelProblem, match="Mystery"):
-        benchmark(dense(2), dense(1), **{**QUICK, "providers": ["cpu"]})
+        bench(dense(2), dense(1), **{**QUICK, "providers": ["cpu"]})
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_cold_start_shows_what_another_search_costs(cuda: Cuda) -> None:
     how = {**QUICK, "cold": True, "launches": 2}
     for search, other in (("exhaustive", "default"), ("heuristic", "exhaustive"), ("default", "exhaustive")):
         cuda.children.clear()
-        found = benchmark(dense(2), dense(1), **how, cudnn_search=search)
+        found = bench(dense(2), dense(1), **how, cudnn_search=search)
         models = [(cold.cudnn_search, cold.model) for cold in found.cold]
         assert models == [(s, model) for s in (search, other) for model in ("original", "folded")]
         searches = [
@@ -272,12 +272,12 @@ def test_another_search_may_not_take_minutes(cuda: Cuda) -> None:
             raise Failed(f"loading the {request['model']} model took longer than 8 s and was stopped")
 
     cuda.during = slow
-    found = benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="default")
+    found = bench(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="default")
     assert [cold.cudnn_search for cold in found.cold] == ["default"] * 2
     words = "cold start: loading the {} model took longer than 8 s and was stopped"
     assert {words.format(name) for name in ("original", "folded")} <= {*found.notes}
     with pytest.raises(Inconclusive, match="was stopped"):
-        benchmark(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="exhaustive")
+        bench(dense(2), dense(1), **{**QUICK, "cold": True, "launches": 2}, cudnn_search="exhaustive")
 
 
 REFUSED = "This session cannot use the graph capture feature as requested by the user"
@@ -293,33 +293,33 @@ def test_where_no_cuda_graph_can_be_captured_the_rest_is_timed(cuda: Cuda, monke
 
     monkeypatch.setattr(sessions, "session", without_graphs)
     how = {**QUICK, "launches": 2, "dims": {"N": [1, 2]}, "cudnn_search": "default"}
-    found = benchmark(dense(2), dense(1), **how, cuda_graph="both")
+    found = bench(dense(2), dense(1), **how, cuda_graph="both")
     assert [cell.setting.cuda_graph for cell in found.cells] == [False, False]
     assert any(note.startswith("no CUDA graph: onnxruntime cannot load") and REFUSED in note for note in found.notes)
     assert measurement.GRAPHS_NEED in found.notes
     with pytest.raises(ModelProblem, match="no CUDA graph: .*cannot use the graph capture") as caught:
-        benchmark(dense(2), dense(1), **how, cuda_graph="on")
+        bench(dense(2), dense(1), **how, cuda_graph="on")
     assert caught.value.hint == measurement.GRAPHS_NEED
 
 
 def test_a_cuda_graph_is_tried_in_a_process_of_its_own_once_for_each_precision(cuda: Cuda) -> None:
     how = {**QUICK, "launches": 2, "dims": {"N": [1, 2]}, "cudnn_search": "default"}
-    found = benchmark(dense(2), dense(1), **how, cuda_graph="both", precisions=["float32", "float16"])
+    found = bench(dense(2), dense(1), **how, cuda_graph="both", precisions=["float32", "float16"])
     tried = [request["cells"][0]["setting"] for job, request in cuda.children if job == "capture_graph"]
     assert [(each["precision"], each["cuda_graph"], each["dims"]) for each in tried] == [
         (precision, True, [["N", 1]]) for precision in ("float32", "float16")
     ]
     assert len(found.cells) == 2 * 2 * 2
-    benchmark(dense(2), dense(1), **{**QUICK, "launches": 2})
+    bench(dense(2), dense(1), **{**QUICK, "launches": 2})
     assert [job for job, _ in cuda.children].count("capture_graph") == 2
 
 
 def test_a_provider_without_memory_of_its_own_is_noted(cuda: Cuda, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "cuda offers no memory of its own: inputs and outputs are bound in the CPU's"
-    assert words not in benchmark(dense(2), dense(1), **QUICK).notes
+    assert words not in bench(dense(2), dense(1), **QUICK).notes
     monkeypatch.setattr(launch, "memory", lambda way: {"device_type": "cpu"})
-    assert words in benchmark(dense(2), dense(1), **QUICK).notes
-    assert words not in benchmark(dense(2), dense(1), **{**QUICK, "mode": "e2e"}).notes
+    assert words in bench(dense(2), dense(1), **QUICK).notes
+    assert words not in bench(dense(2), dense(1), **{**QUICK, "mode": "e2e"}).notes
 
 
 def test_levels_are_those_of_the_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -342,7 +342,7 @@ def test_a_provider_that_is_missing_comes_before_what_is_wrong_with_a_model(monk
     monkeypatch.setattr(measurement, "require_providers", missing)
     monkeypatch.setattr(launcher, "run", wrong)
     with pytest.raises(UsageProblem, match="no GPU"):
-        benchmark(dense(1), dense(1), providers=["cuda"])
+        bench(dense(1), dense(1), providers=["cuda"])
     assert providers.PROVIDERS["cuda"] == CUDA
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold.benchmarking import Benchmark, answers, benchmark, environment, gate, launch, outputs
+from bnfold.benchmarking import Benchmark, answers, bench, environment, gate, launch, outputs
 from bnfold.benchmarking.results import Block, Cell
 from bnfold.benchmarking.runner import Runner, calls, run_options
 from bnfold.benchmarking.settings import Setting, settings
@@ -35,9 +35,7 @@ from tests.test_bench import dense
 @pytest.fixture(scope="module")
 def measured() -> Benchmark:
     """Both levels, two batch sizes, I/O binding."""
-    return benchmark(
-        dense(24), dense(6), launches=3, budget_s=5.0, dims={"N": [1, 64]}, mode="device", threads=1, seed=3
-    )
+    return bench(dense(24), dense(6), launches=3, budget_s=5.0, dims={"N": [1, 64]}, mode="device", threads=1, seed=3)
 
 
 def test_every_combination_is_a_setting() -> None:
@@ -249,7 +247,7 @@ def test_models_whose_outputs_have_other_names_are_timed_all_the_same() -> None:
     other = dense(1)
     other.graph.output[0].name = other.graph.node[-1].output[0] = "z"
     for mode in ("e2e", "device"):
-        found = benchmark(dense(1), other, levels=["default"], launches=2, budget_s=0.5, mode=mode, cold=False)
+        found = bench(dense(1), other, levels=["default"], launches=2, budget_s=0.5, mode=mode, cold=False)
         assert found.cells[0].difference is None
 
 
@@ -346,6 +344,16 @@ def test_margins() -> None:
             gate.percent(text)
 
 
+def test_unstable_is_said_only_where_there_is_no_verdict() -> None:
+    calm, wild = [0.0, 0.001, -0.001], [-0.5, 0.5, 0.1]
+    scattered = times([1e-3, 9e-3] * 50)
+    flags = {
+        found.verdict: replace(found, times=(scattered, scattered)).flags
+        for found in (cell(calm, calm), cell(wild, calm))
+    }
+    assert flags == {"EQUIVALENT": (), "INCONCLUSIVE": ("UNSTABLE",)}
+
+
 def test_only_trusted_cells_at_the_default_level_fail(measured: Benchmark) -> None:
     calm, slow = [0.0, 0.001, -0.001], [-0.1, -0.101, -0.099]
     off, default = Setting("off"), Setting("default")
@@ -363,6 +371,9 @@ def test_only_trusted_cells_at_the_default_level_fail(measured: Benchmark) -> No
         ([-0.1, -0.101, -0.099], [0.0, 0.001, -0.001], ["--fail-if", "slower:2%"], 1),
         ([0.1, 0.101, 0.099], [0.0, 0.001, -0.001], ["--fail-if", "speedup<1.5"], 1),
         ([-0.1, -0.101, -0.099], [0.1, 0.101, 0.099], ["--fail-if", "slower:2%"], 5),
+        ([-0.5, 0.5, 0.1], [0.0, 0.001, -0.001], [], 0),
+        ([-0.5, 0.5, 0.1], [0.0, 0.001, -0.001], ["--fail-if", "slower:2%"], 5),
+        ([-0.1, -0.101, -0.099], [0.0, 0.001, -0.001], ["--fail-if", "slower:2%", "--fail-if", "speedup<0.905"], 1),
     ],
 )
 def test_exit_codes_of_an_answer(
@@ -377,11 +388,12 @@ def test_exit_codes_of_an_answer(
     import bnfold.benchmarking
 
     found = replace(measured, cells=(cell(ratios, controls),), notes=())
-    monkeypatch.setattr(bnfold.benchmarking, "benchmark", lambda *_, **__: found)
+    monkeypatch.setattr(bnfold.benchmarking, "bench", lambda *_, **__: found)
     assert run(["bench", "a.onnx", "b.onnx", *options]) == code
     out, err = capsys.readouterr()
     assert " ".join(out.split()).endswith("BatchNormalization by itself")
-    assert err.startswith("failed: ") == (code == 1)
+    assert err.startswith("failed: ") == bool(code == 1 or "is not decided" in err)
+    assert ("is not decided" in err) == (code == 5 and found.verdict != "UNTRUSTED" or "speedup<0.905" in options)
 
 
 def test_all_options_in_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -449,7 +461,7 @@ def test_it_stops_on_width_never_on_significance(
 ) -> None:
     children = Launches(ratios)
     monkeypatch.setattr(launcher, "run", children)
-    found = benchmark(dense(1), dense(1), levels=["default"], launches=7)
+    found = bench(dense(1), dense(1), levels=["default"], launches=7)
     assert found.launches == children.asked == launches
     assert speedup(ratios[:3]).low > 1 or launches == 3
 
@@ -458,7 +470,7 @@ def test_the_budget_holds_with_the_control_and_the_cold_costs() -> None:
     import time
 
     started = time.perf_counter()
-    found = benchmark(dense(4), dense(3), budget_s=8.0, threads=1)
+    found = bench(dense(4), dense(3), budget_s=8.0, threads=1)
     assert time.perf_counter() - started < 12
     assert found.launches >= 3
 
@@ -472,7 +484,7 @@ def test_a_launch_that_does_not_end_is_inconclusive(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(launcher, "run", stuck)
     with pytest.raises(Inconclusive, match="too long"):
-        benchmark(dense(1), dense(1))
+        bench(dense(1), dense(1))
     assert seen[0] >= 60
 
 
@@ -537,7 +549,7 @@ def test_a_block_as_json() -> None:
 def test_a_model_against_itself_is_never_faster(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(dense(12), path)
-    verdicts = [benchmark(path, path, levels=["default"], threads=1, budget_s=8, seed=s).verdict for s in range(20)]
+    verdicts = [bench(path, path, levels=["default"], threads=1, budget_s=8, seed=s).verdict for s in range(20)]
     assert {*verdicts} <= {"EQUIVALENT", "INCONCLUSIVE"}
 
 
@@ -553,7 +565,7 @@ def test_a_model_that_loads_and_does_not_run_is_no_measurement(tmp_path: Path) -
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float y) <int64[1] d = {7}> { y = Reshape (x, d) }'
     model = onnx.parser.parse_model(text)
     with pytest.raises(ModelProblem, match="onnxruntime cannot run .*Reshape"):
-        benchmark(model, model, budget_s=4.0, launches=2)
+        bench(model, model, budget_s=4.0, launches=2)
 
 
 def test_the_most_memory_is_known_without_proc_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.benchmarking import benchmark
+from bnfold.benchmarking import bench
 from bnfold.benchmarking.precision import require_float32, to_float16
 from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
@@ -201,7 +201,7 @@ def test_the_record_of_a_conversion_is_about_the_files(tmp_path: Path, capsys: p
 
 
 def test_both_precisions_side_by_side(tmp_path: Path) -> None:
-    found = benchmark(
+    found = bench(
         dense(12), dense(3), precisions=["float32", "float16"], levels=["default"], launches=2, budget_s=1, cold=False
     )
     answer = json.loads(json.dumps(found.to_json(), allow_nan=False))
@@ -209,5 +209,5 @@ def test_both_precisions_side_by_side(tmp_path: Path) -> None:
     assert all(cell["difference"] < 1e-3 for cell in answer["cells"])
     assert "float16" in found.rows()[1][0]
     assert sum(found.cells[1].placed[0].values()) > sum(found.cells[0].placed[0].values())
-    plain = benchmark(dense(2), dense(1), levels=["default"], launches=2, budget_s=1, cold=False)
+    plain = bench(dense(2), dense(1), levels=["default"], launches=2, budget_s=1, cold=False)
     assert plain.cells[0].setting.precision == ""

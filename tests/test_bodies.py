@@ -12,8 +12,8 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold import fold
 from bnfold.algebra.affine import Affine, Refused
+from bnfold.folding.driver import fold
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.folding.rules.control import RETURN
 from bnfold.model.messages import counts
@@ -272,7 +272,7 @@ def test_a_normalization_that_stays_inside_is_counted(tmp_path: Path, function: 
     found = report.to_json()
     assert [found[when]["batch_normalizations"] for when in ("before", "after")] == [1, 1]
     strict = {check.name: check.outcome for check in report.checks(strict=True)}
-    assert strict["nothing kept"] == "failure"
+    assert [outcome for name, outcome in strict.items() if name.startswith("kept: ")] == ["failure"]
     verified = bnfold.verify(path, report.target)
     assert verified.structure.original["batch_normalization"] == 1
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from bnfold.system.limits import Limits, within
 from tests.build import BN, assert_same, bn, build, operators
 from tests.rows import Row

@@ -12,9 +12,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
 from bnfold.algebra.affine import Refused
 from bnfold.algebra.casting import cast, quantize
+from bnfold.folding.driver import fold
 from tests.verify_nets import evaluate
 
 RNG = np.random.default_rng(0)

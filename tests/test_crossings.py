@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from tests.build import BN, assert_same, bn, build, operators
 from tests.rows import Row
 
@@ -43,6 +43,10 @@ GRAPHS = {  # graph -> the operators that must be left of it
         outputs=Y4, left="Conv Clip"),
     "shape": Row(f"b = {BN('X', 'p')} s = Shape(b) z = ConstantOfShape(s) c = Conv(b, U) d = Cast<to=11>(z) e = Slice(d, o, t, a) Y = Add(c, e)",
         {**P4, **U, "o": [0, 0], "t": [4, 4], "a": [2, 3]}, inputs=X4, outputs=Y4, left="Shape ConstantOfShape Conv Cast Slice Add"),
+    "the shape of what a bn reads": Row(f"c = Conv(X, W) s = Shape(c) f = Flatten<axis=2>(c) g = Reshape(f, s) b = {BN('g', 'p')} n = Size(b) "
+        "h = Reshape(b, s) i = Cast<to=11>(n) Y = Add(h, i)", {**W, **P4}, outputs=Y4, left="Conv Shape Flatten Reshape Size Reshape Cast Add"),
+    "a shape read next to a bn": Row(f"c = Conv(X, W) s = Shape(c) b = {BN('c', 'p')} f = Flatten<axis=2>(b) g = Reshape(f, s) Y = Relu(g)",
+        {**W, **P4}, outputs=Y4, left="Conv Shape Flatten Reshape Relu"),
     "affine, bn": Row("a = Sigmoid(X) m = Add(a, k) d = Div(m, h) b = BatchNormalization(d, pg, pb, pm, pv) Y = Sigmoid(b)", {**K, **P4, "h": [2.5]},
         inputs=X4, outputs="Y[N,4,6,6]", left="Sigmoid BatchNormalization Sigmoid"),
     "the branch with a bias takes the shift": Row("a = Conv(X, W) r = Relu(a) b = Conv<pads=[1,1,1,1]>(r, U) s = Add(r, b) Y = Add(s, k)",

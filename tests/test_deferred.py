@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import pytest
 
-import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.graph.stored import StoredConstant
 from bnfold.model import deferred, onnx_io
@@ -64,7 +64,7 @@ def test_two_processes_write_what_one_does(source: Path, monkeypatch: pytest.Mon
     fold_file(source, source.with_name("out.onnx"), UNVERIFIED)
     assert "writing new constants" in doing_what
     assert source.with_name("out.onnx").read_bytes() == expected(source)
-    whole = bnfold.fold(onnx.load(source)).model
+    whole = driver.fold(onnx.load(source)).model
     written = onnx.load(source.with_name("out.onnx"))
     assert written.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
 

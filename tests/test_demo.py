@@ -12,9 +12,9 @@ from bnfold_cli.main import run
 
 
 def test_the_demo_trains_folds_verifies_and_measures(tmp_path: Path, monkeypatch) -> None:
-    train, benchmark = demo.train, demo.benchmark
+    train, bench = demo.train, demo.bench
     monkeypatch.setattr(demo, "train", lambda options, watch: train(replace(options, steps=30), watch))
-    monkeypatch.setattr(demo, "benchmark", lambda *paths: benchmark(*paths, launches=2, budget_s=1.0))
+    monkeypatch.setattr(demo, "bench", lambda *paths: bench(*paths, launches=2, budget_s=1.0))
     said: list[str] = []
     result = demo.demo(tmp_path / "d", said.append)
     rows = {name: (before, after) for name, before, after in result.rows()}

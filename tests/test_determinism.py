@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from tests.data import data_path
 from tests.test_scenarios import GRAPHS
 
@@ -40,7 +40,7 @@ OTHER = os.environ.get("BNFOLD_OTHER_PYTHON", "")  # another interpreter with bn
 MORE = os.environ.get("BNFOLD_OTHER_MODELS", "").split()  # files to fold with both
 PROGRAM = """
 import hashlib, sys
-from bnfold import fold
+from bnfold.folding.driver import fold
 for path in sys.argv[1:]:
     print(hashlib.sha256(fold(path).model.SerializeToString()).hexdigest())
 """

@@ -9,7 +9,7 @@ import onnxslim
 import pytest
 from onnx import helper
 
-import bnfold
+from bnfold.folding import driver
 from tests.benchmarks.peers import tools
 from tests.build import BN, assert_same, bn, build, operators
 from tests.differential.__main__ import shares
@@ -101,7 +101,7 @@ def test_a_constant_node_that_two_convolutions_share_is_not_lost(join):
     body = f"a = Conv (X, V, c)\n b = Conv (X, W, c)\n s = {join} (a, b)\n Y = {BN('s', 'n')}"
     constants = {"V": (4, 3, 1, 1), "W": (4, 3, 1, 1), "c": (4,), **bn("n", 4)}
     model = in_node(build(body, "X[N,3,5,5]", "Y[N,4,5,5]", constants), "c")
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert "BatchNormalization" not in operators(result.model)
     assert_same(model, result.model)
 
@@ -116,7 +116,7 @@ def test_a_constant_node_that_one_node_reads_twice_is_not_lost():
     twice = build(f"a = BatchNormalization (X, g, g, m, v)\n Y = {BN('a', 'n')}", "X[N,4,5,5]", "Y[N,4,5,5]", {"g": (4,), "m": (4,), "v": (4,), **bn("n",
      4)})  # fmt: skip
     for each in (in_node(model, "g"), in_node(twice, "g")):
-        assert_same(each, bnfold.fold(each).model)
+        assert_same(each, driver.fold(each).model)
 
 
 def test_an_input_made_for_ir_3_goes_with_its_initializer():
@@ -127,7 +127,7 @@ def test_an_input_made_for_ir_3_goes_with_its_initializer():
     model.graph.input.extend(
         helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
     )
-    folded = bnfold.fold(model).model
+    folded = driver.fold(model).model
     assert operators(folded) == ["Conv"]
     stored = {t.name for t in folded.graph.initializer}
     assert [i.name for i in folded.graph.input if i.name not in stored] == ["X"]
@@ -141,6 +141,6 @@ def test_parameters_per_place_take_no_affine_per_channel(width):
     body = "a = BatchNormalization <spatial = 0> (X, g, b, m, v)\n Y = Mul (a, s)"
     places = {name: (4, 5, width) for name in "gbmv"}
     model = build(body, f"X[N,4,5,{width}]", f"Y[N,4,5,{width}]", {**places, "s": (4, 1, 1)}, opset=8)
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert "rank 3, not 1" in result.kept[-1].reasons[0]
     assert_same(model, result.model)

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import fold
 from bnfold.algebra.rounding import TINY
+from bnfold.folding.driver import fold
 from tests.build import BN, bn, build
 from tests.rows import Graph
 from tests.test_scenarios import GRAPHS

@@ -42,8 +42,14 @@ def test_what_is_drawn_is_what_was_measured():
 
 
 def readme() -> str:
-    """The README, its lines joined."""
-    return " ".join((figures.RESULTS.parents[2] / "README.md").read_text().split())
+    """The README and the pages of docs, their lines joined."""
+    return " ".join(pages().split())
+
+
+def pages() -> str:
+    """The README and the pages of docs, one after another."""
+    root = figures.RESULTS.parents[2]
+    return "\n\n".join(path.read_text() for path in (root / "README.md", *sorted(root.glob("docs/*.md"))))
 
 
 def test_the_readme_shows_what_the_architectures_keep():
@@ -65,7 +71,7 @@ def totals(rows: list[dict[str, Any]]) -> tuple[int, int, int]:
 
 def test_the_readme_shows_what_was_measured_on_the_cpu():
     """Each row of the table is that of the record."""
-    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    text = pages()
     table = text[text.index("| model | BN before, after |") :]
     assert cells_of(table[: table.index("\n\n")]) == [
         [
@@ -125,7 +131,7 @@ def interval(row: dict[str, Any]) -> str:
 
 def test_the_readme_shows_what_was_measured_on_cuda():
     """Each row of the table is that of the record."""
-    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    text = pages()
     table = text[text.index("| model | float32, batch 1 |") :]
     shown = {cells[0].split(",")[0]: cells[1:] for cells in cells_of(table[: table.index("\n\n")])}
     expected: dict[str, list[str]] = {}
@@ -163,7 +169,7 @@ def test_the_readme_says_what_batch_normalization_over_rows_costs_on_cuda():
 
 def test_the_readme_shows_what_random_graphs_found():
     """The table of tools is the record's, with each tool's version; onnxruntime declines what it cannot run."""
-    text = (figures.RESULTS.parents[2] / "README.md").read_text()
+    text = pages()
     table = text[text.index("| tool | folded | raised an error |") :]
     found = figures.record("differential.json")["summary"]
     assert cells_of(table[: table.index("\n\n")]) == [

@@ -82,7 +82,7 @@ def test_one_table_one_json_one_junit_and_the_worst_exit_code(models, capfd):
     assert [(row[0], row[1], row[2]) for row in rows] == [
         ("a.onnx", "1", "0"), ("bad.onnx", "", ""), ("b.onnx", "1", "0"), ("stuck.onnx", "1", "1")
     ]  # fmt: skip
-    assert [row[5] for row in rows][::2] == ["PASS", "PASS"]
+    assert [row[5] for row in rows][::2] == ["PASS, proved", "PASS, proved"]
     assert rows[3][5] == "unchanged"
     assert "error: bad.onnx is not an ONNX model, or is cut off\nhint: Give" in err
     assert err.splitlines()[-1].startswith("3 of 4 models without an error, ")
@@ -115,7 +115,7 @@ def test_options_are_those_of_every_model(models, capfd):
     rest = ["--out-dir", "out", "--verify", "off"]
     assert run(["fold", "a.onnx", "plain.onnx", *rest, "--dry-run"]) == 0
     out = capfd.readouterr().out
-    assert "not verified, not written" in out
+    assert "NOT VERIFIED, not written" in out
     assert "already folded, not written" in out
     assert not Path("out").exists()
     assert run(["fold", "a.onnx", "plain.onnx", *rest, "--strict"]) == 0
@@ -154,7 +154,7 @@ def test_what_is_wrong_with_the_request_is_said_before_anything_starts(models, c
         ("b.onnx", "other/b.folded.onnx", "--out-dir", "other"): "other/b.folded.onnx is an input itself",
         ("a.onnx", "--out-dir", "out", "--external", "keep"): "out/a.folded.onnx cannot refer to data files in .",
         ("no*.onnx", "--out-dir", "out"): "no model matches no*.onnx",
-        ("a.onnx", "--out-dir", "out", "--engine", "steam"): "unknown choice 'steam' for --engine",
+        ("a.onnx", "--out-dir", "out", "--engine", "steam"): "invalid value for '--engine': 'steam' is not one of 'local', 'ray'",
         ("a.onnx", "b.onnx", "stuck.onnx"): "3 paths are too many for IN and OUT",
         ("a.onnx", "--jobs", "2"): "--jobs and --engine are for many models",
         ("a.onnx", "--engine", "ray"): "--jobs and --engine are for many models",

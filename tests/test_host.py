@@ -130,8 +130,16 @@ def test_what_a_gpu_cannot_run_has_a_hint_for_gpus(cuda: Asked, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("command", "ep", "words"),
     [
-        ("recalibrate", "gpu", "error: unknown choice 'gpu' for --ep\nhint: Choose one of: cpu, cuda.\n"),
-        ("recalibrate", "tensorrt", "error: unknown choice 'tensorrt' for --ep\nhint: Choose one of: cpu, cuda.\n"),
+        (
+            "recalibrate",
+            "gpu",
+            "error: invalid value for '--ep': 'gpu' is not one of 'cpu', 'cuda'\nhint: Run `bnfold recalibrate --help` for the options.\n",
+        ),
+        (
+            "recalibrate",
+            "tensorrt",
+            "error: invalid value for '--ep': 'tensorrt' is not one of 'cpu', 'cuda'\nhint: Run `bnfold recalibrate --help` for the options.\n",
+        ),
         ("evaluate", "gpu", "error: unknown execution provider 'gpu'\nhint: Choose from: cpu, cuda, tensorrt"),
     ],
 )

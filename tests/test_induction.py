@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.verification.proof import algebra, induction
 from bnfold.verification.proof.algebra import Pair
 from bnfold.verification.proof.examples import examples
@@ -69,7 +69,7 @@ def test_a_faultless_fold_is_proved(net: Net) -> None:
 
 
 def test_after_a_fault_nothing_counts_as_the_same() -> None:
-    folded = bnfold.fold(CHAIN).model
+    folded = driver.fold(CHAIN).model
     assert not proof(CHAIN, folded).open_tensors()
     wrong = changed(folded, folded.graph.node[0].input[1], lambda w: w * (1 + 1e-3))
     known = proof(CHAIN, wrong)
@@ -85,7 +85,7 @@ def test_a_site_that_is_assumed_is_named_and_what_follows_is_derived() -> None:
         w=(5, 4, 3),
         **BN,
     )
-    folded = bnfold.fold(original).model
+    folded = driver.fold(original).model
     wrong = model("n = Cos (x)  y = Conv (n, w, b)", w=(5, 4, 3), b=(5,))
     assert "y" in proof(original, wrong).open_tensors()
     assert proof(original, folded).assumed == []
@@ -111,14 +111,11 @@ def test_a_site_that_is_only_assumed_undoes_no_scale() -> None:
 
 
 def test_a_response_that_is_only_drawn_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = model(
-        "a = Conv (x, w)  d = Conv (x, u)  e = Add (a, d)  n = BatchNormalization (e, g, b, m, v)  y = Relu (n)",
-        w=(5, 4, 3), u=(5, 4, 3), **BN,
-    )  # fmt: skip
-    folded = bnfold.fold(original).model
+    original = model("n = Conv (x, w)  y = Sum (n, n)", w=(5, 4, 3))
+    folded = changed(model("y = Conv (x, w)", w=(5, 4, 3)), "w", lambda w: 2 * w)
     assert not proof(original, folded).open_tensors()
     monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
-    assert {"n", "y"} <= proof(original, folded).open_tensors()
+    assert "y" in proof(original, folded).open_tensors()
 
 
 def test_a_site_that_is_left_out_of_the_list_is_found_by_what_it_reads() -> None:
@@ -169,6 +166,15 @@ def test_equal_nodes_mean_nothing_where_the_frame_differs(frame: str) -> None:
     assert "y" in proof(original, other).open_tensors()
 
 
+@pytest.mark.parametrize(("version", "is_same"), [(18, True), (21, True), (22, False), (13, False)])
+def test_operator_sets_with_the_same_versions_of_all_operators_are_as_good_as_one(version: int, is_same: bool) -> None:
+    """Relu is one operator from version 14 on, Conv another one from version 22 on."""
+    original = model("n = Conv (x, w)  y = Relu (n)", w=(5, 4, 3))
+    other = changed(original, "w", np.copy)
+    other.opset_import[0].version = version
+    assert ("y" not in proof(original, other).open_tensors()) == is_same
+
+
 def test_tensors_are_matched_by_what_computes_them_not_by_name() -> None:
     """A fold gives the Relu the name of what the affine after it made: that is not the same tensor."""
     original = model("r = Relu (x)  a = Mul (r, s)  y = Conv (a, w)", s=(4, 1), w=(5, 4, 3))
@@ -201,7 +207,7 @@ def test_products_of_two_tensors_are_proved_by_the_operand_that_differs() -> Non
 
 def test_an_operand_whose_shape_nobody_knows_stays_open() -> None:
     original = model("f = Conv (x, w)  n = BatchNormalization (f, g, b, m, v)  y = Sin (n)", w=(5, 4, 3), **BN)
-    folded = bnfold.fold(original).model
+    folded = driver.fold(original).model
     folded.graph.node[0].output[0] = folded.graph.node[1].input[0] = "another name"
     known = {
         name: value for name, value in examples(original, {"x": np.zeros((2, 4, 6), np.float32)}).items() if name != "n"

@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from bnfold.verification import verify
 from bnfold.verification.influence.changed_nodes import Neutral
 from bnfold.verification.influence.meaning import Meanings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -11,13 +12,15 @@ import pytest
 from onnx import numpy_helper
 
 from bnfold.verification import verify
+from bnfold.verification.influence.at_random import compare_overflow
 from tests.verify_nets import run_here
 
 R = np.random.default_rng(0)
 CONSTANTS = {
     "w": R.standard_normal((4, 3, 3, 3)), "nil": 0.0, "one": 1.0, "two": 2.0, "half": 0.5, "three": 3.0, "six": 6.0, "seven": 7.0,
     "far": 5000.0, "low": -5000.0, "eps": 1e-9, "inf": np.inf, "slopes": np.full((4, 1, 1), 0.1), "root": np.sqrt(2),
-    "edge": 27000.0, "edge2": 27000.01,
+    "v": R.standard_normal((2, 4, 3, 3)), "large": 2.0**100, "small": 2.0**-100, "tiny": 2.0**-120, "huge": 2.0**120, "ones": np.ones(4),
+    "milli": 1e-3, "edge": 27000.0, "edge2": 27000.01,
 }  # fmt: skip
 
 
@@ -49,6 +52,7 @@ NEAREST = (
     "k = Constant <value_floats = [1.0,1.0,2.0,2.0]> () "
     'r = Resize <mode = "nearest", coordinate_transformation_mode = "{}", nearest_mode = "{}"> (c, , k)'
 )
+NORM = "r = InstanceNormalization <epsilon = {}> (c, ones, ones)"
 SAME = {
     "Relu as Max": ("r = Relu (c)", "r = Max (nil, c)"),
     "Relu as Clip": ("r = Relu (c)", "r = Clip (c, nil, inf)"),
@@ -70,6 +74,8 @@ SAME = {
         NEAREST.format("half_pixel", "round_prefer_floor"), NEAREST.format("asymmetric", "floor"),
     ),
     "an average": ("r = GlobalAveragePool (c)", "r = ReduceMean <keepdims = 1> (c, axes)"),
+    "a sigmoid": ("r = Sigmoid (c)", "n = Neg (c) e = Exp (n) a = Add (e, one) r = Reciprocal (a)"),
+    "scales": ("r = Conv (c, v)", "a = Mul (c, two) b = Mul (a, half) r = Conv (b, v)"),
 }  # fmt: skip
 OTHER = {
     "rows from 64 on come first": (
@@ -90,6 +96,14 @@ OTHER = {
     "numbers near zero": ("r = Sigmoid (c)", "a = Abs (c) t = Less (a, eps) s = Sigmoid (c) r = Where (t, one, s)"),
     "no number": ("r = Sigmoid (c)", "t = IsNaN (c) s = Sigmoid (c) r = Where (t, one, s)"),
     "infinity": ("r = Sigmoid (c)", "t = IsInf (c) s = Sigmoid (c) r = Where (t, half, s)"),
+    "a sigmoid that overflows": ("q = Mul (c, milli) r = Sigmoid (q)", "q = Mul (c, milli) e = Exp (q) a = Add (e, one) r = Div (e, a)"),
+    "a softplus that overflows": ("q = Mul (c, milli) r = Softplus (q)", "q = Mul (c, milli) e = Exp (q) a = Add (e, one) r = Log (a)"),
+    "a softmax that overflows": (
+        "q = Mul (c, milli) r = Softmax <axis = 1> (q)", f"{INDICES} q = Mul (c, milli) e = Exp (q) s = ReduceSum <keepdims = 1> (e, n1) r = Div (e, s)",
+    ),
+    "scales that overflow": ("r = Conv (c, v)", "a = Mul (c, large) b = Mul (a, small) r = Conv (b, v)"),
+    "scales that leave nothing": ("r = Conv (c, v)", "a = Mul (c, tiny) b = Mul (a, huge) r = Conv (b, v)"),
+    "an epsilon": (NORM.format("0.000000000001"), NORM.format("0.000000001")),
     "a tie": ("t = Greater (c, nil) r = Where (t, c, one)", "t = GreaterOrEqual (c, nil) r = Where (t, c, one)"),
 }  # fmt: skip
 
@@ -126,6 +140,70 @@ def test_what_differs_for_some_numbers_does_not_pass(words: str) -> None:
     assert found.verdict in ("INCONCLUSIVE", "FAIL"), found.reasons
 
 
+def softmax(fed: Mapping[str, np.ndarray], shift: bool = True) -> np.ndarray:
+    exponents = fed["c"] - fed["c"].max(axis=1, keepdims=True) * shift
+    with np.errstate(all="ignore"):
+        return np.exp(exponents) / np.exp(exponents).sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(("ours", "theirs", "words"), [
+    (True, False, "of numbers of size 1000 only B makes infinite or undefined ones"), (False, True, ""), (True, True, ""),
+])  # fmt: skip
+def test_what_only_b_makes_infinite_is_a_difference(ours: bool, theirs: bool, words: str) -> None:
+    examples = {"c": np.ones((2, 4, 3), np.float32)}
+    found = compare_overflow(lambda fed: [softmax(fed, ours), softmax(fed, theirs)], examples, seed=0)
+    assert (found.words if found else "") == words
+
+
+INTEGERS = {
+    "as it is": ("z = Identity (i)", "z = Identity (i)", True),
+    "twice": ("z = Mul (i, n2)", "z = Add (i, i)", True),
+    "through float32": ("z = Identity (i)", "f = Cast <to = 1> (i) z = Cast <to = 7> (f)", False),
+    "through int32": ("z = Mul (i, i)", "f = Cast <to = 6> (i) g = Cast <to = 7> (f) z = Mul (g, g)", False),
+    "by a quotient": ("z = Sub (i, n2)", "d = Div (i, i) e = Mul (d, i) z = Sub (e, n2)", False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", INTEGERS)
+def test_integers_are_compared_up_to_the_largest(words: str) -> None:
+    *bodies, passes = INTEGERS[words]
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (int64[N,3] i) => (int64[N,3] z)'
+    pair = [onnx.parser.parse_model(f"{head} {{ n2 = Constant <value = int64 {{2}}> () {body} }}") for body in bodies]
+    assert verify(*pair).passed == passes
+
+
+def recurrent(factor: float) -> onnx.ModelProto:
+    """One of many weights times a factor."""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[9,N,6] x) => (float[9,1,N,64] y)'
+    made = onnx.parser.parse_model(f"{text} {{ y, h, c = LSTM <hidden_size = 64> (x, w, r) }}")
+    random = np.random.default_rng(0)
+    w, r = random.standard_normal((1, 256, 6)), random.standard_normal((1, 256, 64))
+    r[0, 128, 0] *= factor
+    made.graph.initializer.extend(numpy_helper.from_array(v.astype(np.float32), n) for n, v in (("w", w), ("r", r)))
+    return made
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1.00001, False), (1 + 1e-7, True)])
+def test_a_weight_that_rounding_hides_is_another_number(factor: float, passes: bool) -> None:
+    found = verify(recurrent(1.0), recurrent(factor))
+    assert found.passed == passes
+    assert passes or "node 'y' (LSTM) of B does with other numbers" in found.reasons[0]
+
+
+def counting(limit: float) -> onnx.ModelProto:
+    body = f"""body (int64 i, bool go, float[N,6] v) => (bool on, float[N,6] u) {{
+        m = ReduceMax <keepdims = 0> (v) k = Constant <value = float {{{limit}}}> () on = Less (m, k) u = Tanh (v) }}"""
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,6] x) => (float[N,6] y)'
+    start = "yes = Constant <value = bool {1}> () n = Constant <value = int64 {4}> ()"
+    return onnx.parser.parse_model(f"{text} {{ {start} y = Loop (n, yes, x) <body = {body}> }}")
+
+
+def test_a_bound_in_a_body_that_no_input_reaches_is_named() -> None:
+    found = verify(counting(1e6), counting(5e5))
+    assert found.verdict == "INCONCLUSIVE", found.reasons
+    assert "'on' (Less) in body of Loop" in found.reasons[0]
+
+
 def reading(folded: bool, wrong: int | None = None, rows: int = 300) -> onnx.ModelProto:
     """Rows of a table, doubled by a node or in the table."""
     body = "y = Gather (table, i)" if folded else "t = Gather (table, i) y = Mul (t, two)"
@@ -149,6 +227,13 @@ def test_a_wrong_row_of_a_table_that_was_scaled_does_not_pass(wrong: int) -> Non
     found = verify(reading(False), reading(True, wrong))
     assert found.verdict == "INCONCLUSIVE"
     assert "'y' (Gather) of B" in found.reasons[0]
+
+
+def test_rows_of_a_table_are_also_counted_from_the_end() -> None:
+    original, other = reading(False), reading(False)
+    other.graph.node[0].input[1] = "j"
+    other.graph.node.insert(0, onnx.helper.make_node("Abs", ["i"], ["j"]))
+    assert verify(original, other).verdict == "INCONCLUSIVE"
 
 
 @pytest.mark.parametrize("default", [1.5, 0.0])

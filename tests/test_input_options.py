@@ -15,6 +15,7 @@ from onnx import numpy_helper
 import bnfold
 from bnfold.benchmarking.settings import settings
 from bnfold.errors import ModelProblem, UsageProblem
+from bnfold.folding import driver
 from bnfold.runtime.input_options import combinations, input_sets, parse_dim, parse_shape, require_dims
 from bnfold.runtime.inputs import Case, cases, feeds
 from bnfold_cli.main import run
@@ -29,7 +30,7 @@ NET = parse("c = Conv (x, w) y = BatchNormalization (c, g, b, m, v)", w=W, **BN)
 @pytest.fixture
 def models(tmp_path: Path) -> tuple[str, str]:
     onnx.save(NET, tmp_path / "a.onnx")
-    onnx.save(bnfold.fold(NET).model, tmp_path / "b.onnx")
+    onnx.save(driver.fold(NET).model, tmp_path / "b.onnx")
     return str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx")
 
 
@@ -162,7 +163,7 @@ def test_after_the_budget_nothing_more_is_begun_and_the_notes_say_what_was_skipp
     [([], "no size for the dimension 'N'"), ([1.5], "a size of N is 1.5"), ([True], "a size of N is True")],
 )
 def test_sizes_from_python_are_whole_numbers_one_at_least(sizes: list[Any], words: str) -> None:
-    for call in (bnfold.verify, bnfold.benchmark):
+    for call in (bnfold.verify, bnfold.bench):
         with pytest.raises(UsageProblem, match=re.escape(words)):
             call(NET, NET, dims={"N": sizes})
     with pytest.raises(UsageProblem, match="a size of x is '3'"):

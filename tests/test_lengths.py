@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.graph.products import Dim, Product
 from bnfold.graph.view import import_view, skeleton
 from tests.build import build
@@ -87,7 +87,7 @@ def kept(reshaped: str, inputs: str, stated: dict[str, list[int | str]] | None =
     model = build(f"c = Conv(X, W) {reshaped} Y = Mul(t, k)", inputs, "Y[N,4,M]", constants)
     for name, shape in (stated or {}).items():
         model.graph.value_info.append(helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, shape))
-    return [k.not_hoisted.code for k in bnfold.fold(model).kept]
+    return [k.not_hoisted.code for k in driver.fold(model).kept]
 
 
 def test_what_a_file_says_of_lengths_is_not_believed_but_what_follows_is() -> None:
@@ -177,7 +177,7 @@ def test_ranks_follow_in_bodies_and_functions_as_well() -> None:
     call = '{ r = Reshape(X, s) Y = f.block(r) } <domain: "f", opset_import: ["": 18]> block (r) => (y)'
     function = onnx.parser.parse_model(f"{head} {call} {{ {stored} {INSIDE} }}")
     for model in (body, function):
-        assert not bnfold.fold(model).batch_norms_kept
+        assert not driver.fold(model).batch_norms_kept
 
 
 def test_what_a_file_says_of_an_operator_that_nobody_knows_is_not_believed() -> None:

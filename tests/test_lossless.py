@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold, load, save
+from bnfold import load, save
+from bnfold.folding.driver import fold
 from bnfold.folding.pipeline import Options, fold_file
 
 F = TensorProto.FLOAT

@@ -14,8 +14,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.model.validity import checked_meanwhile, require_valid
 from bnfold.process import native
 from bnfold.process.native import Failed, guarded, start_guarded
@@ -109,7 +109,7 @@ def test_a_checker_or_shape_inference_that_crashes_is_survived(
     model = GEMM.original(GEMM.weights(0))
     onnx.save(model, tmp_path / "m.onnx")
     monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda *_, **__: die())
-    assert not bnfold.fold(model).kept  # the ranks follow from the operators
+    assert not driver.fold(model).kept  # the ranks follow from the operators
     monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: die())
     assert run(["fold", str(tmp_path / "m.onnx")]) == 3
     assert "is not valid ONNX: onnx's checker crashed (SIGSEGV)" in capsys.readouterr().err

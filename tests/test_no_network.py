@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-import bnfold
+from bnfold.folding import driver
 from tests.build import BN, bn, build
 from tests.cage import IS_POSSIBLE, caged, namespace
 from tests.test_dtypes import in_type
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     body = f"t = Conv <pads = [1, 1, 1, 1]> (X, W)\n Y = {BN('t', 'a')}"
     model = in_type(build(body, "X[N,3,6,6]", "Y[N,4,6,6]", {"W": (4, 3, 3, 3), **bn("a", 4)}), "float32")
     onnx.save(model, tmp_path / "m.onnx")
-    onnx.save(bnfold.fold(model).model, tmp_path / "folded.onnx")
+    onnx.save(driver.fold(model).model, tmp_path / "folded.onnx")
     (tmp_path / "home").mkdir()
     return tmp_path
 

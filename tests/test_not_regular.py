@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import bnfold
 from bnfold.errors import UsageProblem
+from bnfold.folding import driver
 from bnfold.system.files import require_target
 from tests.test_cli import conv_bn, here, written  # noqa: F401
 
@@ -28,7 +28,7 @@ TARGETS = ("pipe", "/dev/null", "-", LONG)
 @pytest.fixture
 def files(here):  # noqa: F811
     written(Path("m.onnx"), conv_bn())
-    written(Path("other.onnx"), bnfold.fold(conv_bn()).model)
+    written(Path("other.onnx"), driver.fold(conv_bn()).model)
     np.savez("d.npz", X=np.zeros((4, 3, 6, 6), np.float32))
     os.mkfifo("pipe")
     Path("set").mkdir()

@@ -10,6 +10,7 @@ import pytest
 
 import bnfold
 from bnfold.errors import UsageProblem
+from bnfold.folding import driver
 from bnfold.system.limits import Limits
 from bnfold.verification.measure import Tally
 from bnfold.verification.results import SITE_LIMIT
@@ -79,7 +80,7 @@ def test_they_hold_in_python_too(value):
     model = conv_bn()
     for call in (
         lambda: bnfold.verify(model, model, budget_s=value),
-        lambda: bnfold.benchmark(model, model, budget_s=value),
+        lambda: bnfold.bench(model, model, budget_s=value),
         lambda: Limits(seconds=value),
     ):
         with pytest.raises(UsageProblem, match=r" is (nan|inf|-1\.0|10000000000\.0)\nhint: "):
@@ -89,7 +90,7 @@ def test_they_hold_in_python_too(value):
 def test_no_budget_begins_nothing():
     """0 was taken for no limit at all."""
     model = conv_bn()
-    found = bnfold.verify(model, bnfold.fold(model).model, budget_s=0)
+    found = bnfold.verify(model, driver.fold(model).model, budget_s=0)
     assert any("skipped" in note or "budget" in note for note in found.notes)
 
 

@@ -212,9 +212,9 @@ def with_data(folder: Path) -> onnx.ModelProto:
 def test_data_comes_along_or_stays_on_request(tmp_path: Path, way: str, keep: bool) -> None:
     made, target = with_data(tmp_path), tmp_path / "out.onnx"
     if way == "copy":
-        onnx_io.copy(tmp_path / "m.onnx", target, keep)
+        onnx_io.copy(tmp_path / "m.onnx", target, onnx_io.KEEP if keep else onnx_io.SINGLE)
     elif way == "write" or keep:
-        onnx_io.write(made, Storage(tmp_path), target, keep)
+        onnx_io.write(made, Storage(tmp_path), target, onnx_io.KEEP if keep else onnx_io.SINGLE)
     else:
         onnx_io.save(made, target)  # the folder of the data is that of the target
     assert (tmp_path / "out.onnx.data").exists() != keep

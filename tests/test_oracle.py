@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from bnfold.verification.float64 import constant_parts
 from bnfold.verification.float64.oracle import CannotEvaluate, Oracle, doubled
 from bnfold.verification.float64.windows import Window, conv
@@ -372,7 +373,7 @@ def test_a_model_whose_max_pool_names_indices_can_be_verified() -> None:
     """Found by random graphs: an output that nobody reads made the verification inconclusive."""
     body = f"t = Conv (X, W)\n u = {BN('t', 'a')}\n Y, I = MaxPool <kernel_shape = [2, 2]> (u)"
     model = in_type(build(body, "X[N,3,6,6]", "Y[N,4,3,3]", {"W": (4, 3, 3, 3), **bn("a", 4)}), "float32")
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert bnfold.verify(model, result.model, untouched=result.sites).verdict == "PASS"
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from tests import nested
 from tests.verify_nets import evaluate
 
@@ -136,6 +138,15 @@ def test_a_batch_normalization_in_a_loop_without_a_condition_is_verified(goes_on
     tensors = [numpy_helper.from_array(v, k) for k, v in stored.items() if k != "yes" or goes_on]
     graph = helper.make_graph([node], "g", [info("x", FLOAT, shape)], [info("y", FLOAT, shape)], tensors)
     original = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     assert len(folded.folded) == 1
     assert bnfold.verify(original, folded.model, untouched=folded.sites).passed
+
+
+def test_an_attribute_that_a_function_gets_from_its_call_is_evaluated() -> None:
+    text = """<ir_version: 9, opset_import: ["": 18, "own": 1]> g (float[2,3] x) => (float[2,3] y) {
+        h = own.act <k: float = 0.1> (x) y = own.act <k: float = 0.2> (h) }
+        <domain: "own", opset_import: ["": 18]> act <k> (v) => (o) { o = LeakyRelu <alpha: float = @k> (v) }"""
+    x = np.array([[-1.0, 2.0, -3.0], [0.0, -5.0, 1.0]], np.float32)
+    want = np.where(x < 0, np.float32(0.1) * np.float32(0.2) * x.astype(np.float64), x)
+    assert np.allclose(evaluate(onnx.parser.parse_model(text), {"x": x})["y"], want, rtol=1e-6)

@@ -10,8 +10,9 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import fold, verify
+from bnfold import verify
 from bnfold.errors import ModelProblem
+from bnfold.folding.driver import fold
 from bnfold.folding.pipeline import fold_file
 from bnfold.model.order import sort_nodes, topological
 from tests.verify_nets import CONV, run_here

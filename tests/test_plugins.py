@@ -400,7 +400,7 @@ def test_models_are_verified_and_timed_on_a_plugin(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(launcher, "run", lambda job, request, **limits: job(request))
     monkeypatch.setattr(measurement, "require_providers", list)
-    timed = bnfold.benchmark(
+    timed = bnfold.bench(
         original, scaled("y = MatMul (x, w)", w=w * s), providers=["ggml"], levels=["off"], budget_s=1, launches=2
     )
     (cell,) = timed.cells
@@ -464,7 +464,7 @@ def test_a_faultless_fold_passes_on_tensorrt_rtx_and_a_fault_does_not() -> None:
 def test_tensorrt_rtx_is_timed_in_its_own_memory_and_in_a_cuda_graph() -> None:
     weights = GEMM.weights(0)
     how: dict[str, Any] = {"providers": ["tensorrt-rtx"], "levels": ["default"], "cuda_graph": "both", "launches": 2}
-    timed = bnfold.benchmark(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)), budget_s=2, **how)
+    timed = bnfold.bench(GEMM.original(weights), GEMM.folded(GEMM.fold(weights)), budget_s=2, **how)
     assert [each.setting.cuda_graph for each in timed.cells] == [False, True]
     assert all(set(placed) == {RTX.name} for each in timed.cells for placed in each.placed)
     assert not any("offers no memory" in note for note in timed.notes)

@@ -22,16 +22,18 @@ from bnfold.errors import ModelProblem
 from tests.test_cli import conv_bn
 
 SIGNATURES = {
-    "benchmark": "original folded * launches budget_s dims levels providers mode cuda_graph cudnn_search precisions cold margin threads seed",
+    "bench": "original folded * launches budget_s dims shapes levels providers mode cuda_graph cudnn_search precisions cold margin threads seed",
     "explain": "model * freeze_initializers",
-    "fold": "model * freeze_initializers",
+    "evaluate": "models data * crops data_dir provider images",
+    "fold": "model * freeze_initializers verify",
     "load": "model",
     "recalibrate": "model batches * method batch_size memory_limit provider watch",
+    "report": "original folded target * verify bench shapes dims allow_external_outside",
     "save": "model path source_folder",
     "verify": "original folded * effort seed levels providers maths placement inputs dims shapes budget_s untouched freeze_initializers require "
     "allow_external_outside",
 }
-RESULTS = ("Benchmark", "Explanation", "FoldResult", "Recalibration", "Verification")
+RESULTS = ("Benchmark", "Evaluation", "Explanation", "FoldResult", "Recalibration", "Verification")
 HOSTILE = "<script>alert(1)</script>&\"'\x1b[31m"
 
 
@@ -125,14 +127,19 @@ def test_every_function_takes_bytes_and_protos(path):
     result = bnfold.fold(model)
     found = bnfold.verify(path.read_bytes(), result.model)
     assert found.passed
-    timed = bnfold.benchmark(model, result.model.SerializeToString(), launches=2, budget_s=0.5)
+    timed = bnfold.bench(model, result.model.SerializeToString(), launches=2, budget_s=0.5)
     assert timed.launches == 2
     batches = [rng.normal(size=(64, 3, 6, 6)).astype(np.float32)]
     again = bnfold.recalibrate(path.read_bytes(), batches)
     assert len(again.drifts) == 1
     assert bnfold.recalibrate(model, batches).drifts == again.drifts
     assert model.SerializeToString(deterministic=True) == before
-    for shown, word in ((result, "1 of 1"), (found, "PASS"), (timed, timed.verdict), (again, "1 BatchNormalization")):
+    for shown, word in (
+        (result, "1 before, 0 after"),
+        (found, "PASS"),
+        (timed, timed.verdict),
+        (again, "1 BatchNormalization"),
+    ):
         assert word in repr(shown)
         assert repr(shown).startswith(f"<{type(shown).__name__}: ")
         assert len(repr(shown).splitlines()) == 1
@@ -157,11 +164,11 @@ def test_data_of_onnx_ir_in_other_files_comes_along(path, tmp_path):
     assert raised.value.hint == "Save it with onnx_ir.save, and give the path."
 
 
-@pytest.mark.parametrize("function", ["fold", "explain", "verify", "recalibrate", "benchmark"])
+@pytest.mark.parametrize("function", ["fold", "explain", "verify", "recalibrate", "bench"])
 def test_a_model_in_memory_with_data_elsewhere_is_refused(path, tmp_path, function):
     onnx.save(onnx.load(path), tmp_path / "e.onnx", save_as_external_data=True, size_threshold=0, location="e.data")
     stored = onnx.load(tmp_path / "e.onnx", load_external_data=False)
-    more = {"verify": [path], "benchmark": [path], "recalibrate": [[]]}.get(function, [])
+    more = {"verify": [path], "bench": [path], "recalibrate": [[]]}.get(function, [])
     for given in (stored, stored.SerializeToString()):
         with pytest.raises(ModelProblem, match=r"is in another file, and a model in memory has no folder") as raised:
             getattr(bnfold, function)(given, *more)
@@ -182,10 +189,10 @@ def test_what_torch_exports_is_taken():
     assert bnfold.verify(program, result.model).passed
 
 
-@pytest.mark.parametrize("function", [n for n in SIGNATURES if n != "save"])
+@pytest.mark.parametrize("function", [n for n in SIGNATURES if n not in ("evaluate", "report", "save")])
 @pytest.mark.parametrize("model", [3, None, object(), ["a.onnx"], onnx.GraphProto()])
 def test_anything_else_is_one_sentence(function, model, path):
-    more = {"verify": [path], "benchmark": [path], "recalibrate": [[]]}.get(function, [])
+    more = {"verify": [path], "bench": [path], "recalibrate": [[]]}.get(function, [])
     with pytest.raises(TypeError, match=r"^a model is a path, bytes, an onnx\.ModelProto, .*; this is of type \w+$"):
         getattr(bnfold, function)(model, *more)
 
@@ -217,6 +224,46 @@ def plain(html: str) -> str:
     return " ".join(text)
 
 
+def test_fold_proves_unless_it_is_not_to(path, monkeypatch):
+    from bnfold.errors import CheckFailed
+    from bnfold.folding import driver
+
+    assert bnfold.fold(path).verification.grade == "proved"
+    assert bnfold.fold(path, verify=False).verification is None
+    assert "PASS, proved for all inputs" in repr(bnfold.fold(path))
+    right = driver.fold
+
+    def wrong(model, **options):
+        result = right(model, **options)
+        bias = result.model.graph.initializer[-1]
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias) + np.float32(1), bias.name))
+        return result
+
+    monkeypatch.setattr(driver, "fold", wrong)
+    with pytest.raises(CheckFailed, match="does not compute what the original does") as raised:
+        bnfold.fold(path)
+    assert raised.value.evidence.verification.verdict == "FAIL"
+    assert bnfold.fold(path, verify=False).verification is None
+
+
+def test_no_room_hides_a_function():
+    """A submodule that is imported takes its name in the package."""
+    code = "import pkgutil, bnfold\nfor m in pkgutil.walk_packages(bnfold.__path__, 'bnfold.'):\n"
+    code += "    if 'train' not in m.name and '__main__' not in m.name: __import__(m.name)\n"
+    code += "print([n for n in bnfold.__all__ if not callable(getattr(bnfold, n))])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_report_is_a_page(path):
+    bnfold.save(bnfold.fold(path).model, path.with_name("b.onnx"))
+    text = bnfold.report(path, path.with_name("b.onnx"), path.with_name("r.html"))
+    assert "PASS, proved" in text
+    assert path.with_name("r.html").read_text() == text
+    with pytest.raises(TypeError, match="a model of a report is a path"):
+        bnfold.report(onnx.load(path), path)
+
+
 def hostile() -> bnfold.FoldResult:
     model = conv_bn("c = Sigmoid(X) a = Conv(c, W) b = Sigmoid(a) Y = {}")
     for node in model.graph.node:
@@ -237,7 +284,9 @@ def test_names_in_models_are_escaped():
 
 def test_a_table_of_many_rows_is_short():
     result = hostile()
-    many = replace(result, kept=result.kept * 100)
+    (kept,) = result.kept
+    reasons = (replace(kept.not_hoisted, words=f"reason number {i}") for i in range(100))
+    many = replace(result, kept=tuple(replace(kept, not_hoisted=reason) for reason in reasons))
     html = many._repr_html_()
     assert html.count("<tr") == 1 + MOST_ROWS
     assert f"and {100 - MOST_ROWS} more" in html
@@ -258,4 +307,4 @@ def test_results_cannot_be_changed():
         result.kept = ()
     assert [f.name for f in fields(result)][:3] == ["model", "folded", "kept"]
     assert [*bnfold.explain(conv_bn())] == [*bnfold.explain(conv_bn()).folded]
-    assert re.fullmatch(r"<Explanation: 1 affine node folds, 0 kept>", repr(bnfold.explain(conv_bn())))
+    assert re.fullmatch(r"<Explanation: BatchNormalization: 1 before, 0 after>", repr(bnfold.explain(conv_bn())))

@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 import bnfold
+from bnfold.folding import driver
 from tests.quantized_layers import FORMS, layer, require_same, stored
 
 NOTE = "quantized biases became floating point: the shift has no exact place among their integers"
@@ -33,7 +34,7 @@ def biased(form: str = "conv", rows: bool = True, shift: bool = True) -> onnx.Mo
 
 
 def folded(original: onnx.ModelProto) -> bnfold.FoldResult:
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert not result.batch_norms_kept
     require_same(original, result.model)
     return result
@@ -77,7 +78,7 @@ def test_a_quantized_bias_with_another_reader_stays_for_it():
 def test_a_bias_that_callers_may_override_stays():
     original = biased()
     original.graph.input.append(helper.make_tensor_value_info("bq", onnx.TensorProto.INT32, [6]))
-    (left,) = bnfold.fold(original).batch_norms_kept
+    (left,) = driver.fold(original).batch_norms_kept
     assert (left.not_hoisted.code, left.not_hoisted.words) == (
         "INTEGERS",
         "DequantizeLinear 'dq_bias' reads integers at run time, among which a shift has no exact place",
@@ -115,4 +116,4 @@ def test_onnxruntime_computes_the_folded_layer_in_integers(shift: bool, tmp_path
         return Counter(node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node)
 
     assert operators(original)["QLinearConv"] == 0
-    assert operators(bnfold.fold(original).model)["QLinearConv"] == 1
+    assert operators(driver.fold(original).model)["QLinearConv"] == 1

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-import bnfold
+from bnfold.folding import driver
 from tests.build import operators
 from tests.quantized_layers import FORMS, KINDS, layer, middle, require_same, stored
 
@@ -33,7 +33,7 @@ def parameters(model: onnx.ModelProto) -> dict[str, list[np.ndarray]]:
 
 
 def folded(original: onnx.ModelProto) -> onnx.ModelProto:
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert [kept.not_hoisted.words for kept in result.batch_norms_kept] == []
     require_same(original, result.model)
     return result.model
@@ -110,7 +110,7 @@ def test_a_code_without_an_opposite_refuses():
     def least(values, scale):
         values[:, 0, 0, 0] = -128 * scale
 
-    (left,) = bnfold.fold(with_weight(layer(in_graph=True, gamma=-np.ones(6)), least)).batch_norms_kept
+    (left,) = driver.fold(with_weight(layer(in_graph=True, gamma=-np.ones(6)), least)).batch_norms_kept
     assert left.not_hoisted.code == "CODE_RANGE"
 
 
@@ -134,7 +134,7 @@ def test_codes_with_another_reader_are_copied():
 def test_codes_that_are_an_output_do_not_change(gamma, folds):
     original = layer(in_graph=True, gamma=gamma)
     original.graph.output.append(helper.make_tensor_value_info("q", onnx.TensorProto.INT8, [6, 4, 3, 3]))
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert [kept.not_hoisted.code for kept in result.batch_norms_kept] == ["GRAPH_OUTPUT"] * (not folds)
     assert np.array_equal(codes_of(result.model), codes_of(original))
 
@@ -150,7 +150,7 @@ def test_a_weight_with_another_reader_is_copied():
 def test_a_weight_that_callers_may_override_keeps_its_quantizer():
     original = layer(in_graph=True)
     original.graph.input.append(helper.make_tensor_value_info("W", 1, [6, 4, 3, 3]))
-    (left,) = bnfold.fold(original).batch_norms_kept
+    (left,) = driver.fold(original).batch_norms_kept
     assert left.not_hoisted.code == "NEGATIVE_SCALE"
     positive = layer(in_graph=True, gamma=np.linspace(0.5, 2, 6))
     positive.graph.input.append(helper.make_tensor_value_info("W", 1, [6, 4, 3, 3]))
@@ -168,7 +168,7 @@ def test_a_quantizer_along_another_axis_stays_as_it_is():
     original.graph.initializer.extend(
         [numpy_helper.from_array(scale, "across"), numpy_helper.from_array(zeros, "zeros")]
     )
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert not result.batch_norms_kept
     require_same(original, result.model)
     assert np.array_equal(parameters(result.model)["QuantizeLinear"][0], scale)

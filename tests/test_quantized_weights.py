@@ -7,15 +7,16 @@ import numpy as np
 import onnx
 import pytest
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.folding.pipeline import Options, fold_file
+from bnfold.verification import verify
 from tests.quantized_layers import FORMS, GROUPED, KINDS, Form, codes, layer, middle, require_same, stored
 
 CODES = [*KINDS]
 
 
 def folded(original: onnx.ModelProto) -> onnx.ModelProto:
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert [kept.not_hoisted.words for kept in result.batch_norms_kept] == []
     require_same(original, result.model)
     values = stored(result.model)
@@ -24,7 +25,7 @@ def folded(original: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def kept(original: onnx.ModelProto) -> tuple[str, str]:
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     (left,) = result.batch_norms_kept
     assert result.model.SerializeToString() == original.SerializeToString()
     return left.not_hoisted.code, left.not_hoisted.words
@@ -104,7 +105,7 @@ def test_codes_that_callers_may_override_are_not_touched():
     original = layer()
     original.graph.input.append(onnx.helper.make_tensor_value_info("q", onnx.TensorProto.INT8, [6, 4, 3, 3]))
     assert kept(original)[0] == "NEGATIVE_SCALE"
-    assert not bnfold.fold(original, freeze_initializers=True).batch_norms_kept
+    assert not driver.fold(original, freeze_initializers=True).batch_norms_kept
 
 
 def test_integers_of_the_data_are_not_turned():
@@ -171,7 +172,7 @@ def test_older_opsets_have_no_scale_for_each_channel(opset):
     words = f"DequantizeLinear 'dq' of opset {opset} has one scale for all channels"
     assert kept(layer(rows=False, opset=opset)) == ("OLD_OPSET", words)
     converted = onnx.version_converter.convert_version(layer(rows=False, opset=opset), 13)
-    assert not bnfold.fold(converted).batch_norms_kept
+    assert not driver.fold(converted).batch_norms_kept
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_data_keeps_one_scale_for_all_channels():
     info = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(nodes, "g", [info("x", 1, [1, 4, 2, 2])], [info("y", 1, [1, 4, 2, 2])], tensors)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    (left,) = bnfold.fold(model).kept
+    (left,) = driver.fold(model).kept
     words = "the activation scale of DequantizeLinear 'dq' is per tensor, and the affine varies over channels"
     assert (left.not_hoisted.code, left.not_hoisted.words) == ("INTEGERS", words)
 
@@ -261,7 +262,7 @@ def test_random_layers_fold_to_the_same_or_say_why_not(first):
 
 def outcome(original: onnx.ModelProto) -> list[str]:
     """The codes of what is kept; what is folded computes the same, with scales that are positive."""
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     require_same(original, result.model)
     values = stored(result.model)
     quantizing = [n for n in result.model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
@@ -290,7 +291,7 @@ def test_a_batch_normalization_with_quantized_parameters_folds():
     )
     original.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["gq", "gs"], ["gamma"]))
     original.graph.node[-1].input[1] = "gamma"
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     assert [node.op_type for node in result.model.graph.node] == ["DequantizeLinear", "Conv"]
     require_same(original, result.model)
-    assert bnfold.verify(original, result.model, untouched=result.sites).grade == "proved"
+    assert verify(original, result.model, untouched=result.sites).grade == "proved"

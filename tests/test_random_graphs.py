@@ -8,8 +8,7 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from bnfold import fold
-from bnfold.folding.driver import Folded
+from bnfold.folding.driver import Folded, fold
 from tests.build import assert_same
 from tests.graphs import models
 

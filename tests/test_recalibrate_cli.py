@@ -272,7 +272,7 @@ def test_a_bad_model_is_one_error_and_one_hint(here, capfd, name):  # noqa: F811
 
 
 BAD_OPTIONS = {
-    "--method ema": "unknown choice 'ema' for --method",
+    "--method ema": "invalid value for '--method': 'ema' is not one of 'sequential', 'alg2', 'pooled'",
     "--memory-limit much": "--memory-limit 'much' is not a size",
     "--threshold -1": "--threshold is -1.0",
     "out.onnx --check": "--check writes nothing, and OUT was given",

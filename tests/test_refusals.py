@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import explain, fold
+from bnfold import explain
 from bnfold.algebra.affine import Affine
 from bnfold.errors import ModelProblem
-from bnfold.folding.driver import Kept
+from bnfold.folding.driver import Kept, fold
 from bnfold.folding.rules.parts import shared_out
 from bnfold.system.limits import Limits, within
 from tests.build import BN, bn, build, operators
@@ -72,9 +72,9 @@ GUARDS = {
     "zero taken out": Guard("b = Mul(X, k) Y = Add(b, c)", {"k": [0.0], "c": (5,)}, inputs="X[3,5]", outputs="Y[3,5]",
         sink=("ZERO_SCALE", "a scale of 0 cannot be taken out of Add -> 'Y'")),
     "a shift past Mul": Guard("d = Mul(X, U) Y = Add(d, k)", {"k": (5,)}, inputs="X[3,5]; U[3,5]", outputs="Y[3,5]",
-        hoist=("NO_BIAS", "Mul -> 'd' has nowhere to put a shift")),
+        hoist=("NONLINEAR", "Mul -> 'd' of computed tensors is not linear: a scale may cross it, but no shift")),
     "a shift past Div": Guard("d = Div(X, U) Y = Add(d, k)", {"k": (5,)}, inputs="X[3,5]; U[3,5]", outputs="Y[3,5]",
-        hoist=("NO_BIAS", "Div -> 'd' has nowhere to put a shift")),
+        hoist=("NONLINEAR", "Div -> 'd' of computed tensors is not linear: a scale may cross it, but no shift")),
     "no operand to scale": Guard("d = Mul(X, U) Y = Mul(d, k)", {"k": (3, 5)}, inputs="X[3,1]; U[1,5]", outputs="Y[3,5]",
         hoist=("VARIES", "it varies along axes that no one operand of Mul -> 'd' has")),
     "a broadcast operand": Guard("a = Sigmoid(X) b = Sigmoid(U) d = Add(a, b) Y = Mul(d, k)", {"k": (3, 1)}, inputs="X[3,5]; U[5]", outputs="Y[3,5]",

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.folding.plan import REPEATING
 from tests.build import BN, bn, build, operators
 from tests.reference import evaluate
@@ -75,7 +75,7 @@ def test_what_repeats_along_the_batch_moves_on_as_what_does_not(operator: str) -
         body = next(n for n in model.graph.node if n.op_type == "BatchNormalization")
         body.CopyFrom(helper.make_node("Mul", [body.input[0], "k_"], list(body.output)))
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.linspace(0.5, 2, 8).reshape(8, 1), "k_"))
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert [f.operator for f in result.folded][-1:] in (["BatchNormalization"], ["Mul"]), result.kept
     assert "BatchNormalization" not in operators(result.model)
     same(model, result.model)
@@ -84,7 +84,7 @@ def test_what_repeats_along_the_batch_moves_on_as_what_does_not(operator: str) -
 def test_a_shift_that_would_have_to_repeat_stays_as_an_add_in_the_place_of_the_node() -> None:
     attention = "t = Transpose<perm = [0, 2, 1]>(r) m = MatMul(t, r) A = Softmax(m) k = MatMul(h, A)"
     model = heads(f"r = Reshape(Z, there) {attention}")
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert operators(result.model)[-3:] == ["MatMul", "Reshape", "Add"]
     assert not result.batch_norms_kept
     same(model, result.model)
@@ -93,7 +93,7 @@ def test_a_shift_that_would_have_to_repeat_stays_as_an_add_in_the_place_of_the_n
 def test_towards_the_outputs_as_well() -> None:
     body = f"b = {BN('X', 'q')} h = Reshape(b, there) k = Neg(h) o = Reshape(k, back) Y = Conv(o, W)"
     model = build(body, "X[N,8,5]", "Y[N,3,5]", {**JOINED, "W": (3, 8, 1), **bn("q", 8)})
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert operators(result.model) == ["Conv"]  # the Reshapes cancel out
     for batch in (1, 2, 3):
         feeds = {"X": np.random.default_rng(batch).standard_normal((batch, 8, 5))}
@@ -115,7 +115,7 @@ REFUSED = {
 def test_what_does_not_let_repetitions_by(between: str) -> None:
     code = REFUSED[between][1]
     model = heads(REFUSED[between][0])
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert [kept.not_hoisted.code for kept in result.batch_norms_kept] == [code]
 
 
@@ -124,4 +124,4 @@ def test_a_bias_that_a_product_of_matrices_might_get_is_not_as_long_either() -> 
     body = "c = Sigmoid(X) h = Reshape(c, there) k = MatMul(h, V) o = Reshape(k, back) Y = Add(o, shift)"
     shift = np.repeat([1.0, 2.0], 4)
     model = build(body, "X[N,8]", "Y[N,8]", {"there": [-1, 4], "back": [-1, 8], "V": (4, 4), "shift": shift})
-    assert [kept.not_hoisted.code for kept in bnfold.fold(model).kept] == ["REPEATS"]
+    assert [kept.not_hoisted.code for kept in driver.fold(model).kept] == ["REPEATS"]

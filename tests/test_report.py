@@ -640,6 +640,26 @@ def test_sizes_are_for_people(count, words):
     assert sizes.words(count) == words
 
 
+def test_many_kept_nodes_share_a_row_and_a_copy_needs_no_proof(here, capsys):
+    from tests.test_advice import dense
+
+    onnx.save(dense(9), "m.onnx")
+    assert run(["fold", "m.onnx", "--report", "r.html"]) == 0
+    page = Seen(Path("r.html").read_text()).text
+    assert "Kept nodes, by reason" in page
+    assert "9 in net: block0 (4), block1 (4), block2" in page
+    assert "there is nothing to compare" in page
+    assert "Not verified." not in page
+
+
+def test_a_fold_measures_latency_for_its_page(here, capfd):
+    onnx.save(conv_bn(), "m.onnx")
+    assert run(["fold", "m.onnx", "--report", "r.html", "--bench"]) == 0
+    assert "Times as fast" in Path("r.html").read_text()
+    assert run(["fold", "m.onnx", "--force", "--bench"]) == 2
+    assert capfd.readouterr().err.splitlines()[-2] == "error: --bench is for the page of --report"
+
+
 @pytest.mark.parametrize("option", ["--json", "--junit", "--report"])
 @pytest.mark.parametrize("name", ["m.onnx", "m.folded.onnx", "other.onnx"])
 def test_no_report_takes_the_place_of_a_model(pair, capsys, option, name):

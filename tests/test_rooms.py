@@ -40,7 +40,7 @@ def test_no_files_import_one_another():
 
 
 def test_no_room_hides_a_public_function():
-    """A submodule, once imported, takes its name in the package: `bnfold.fold(1)` would then call a module."""
+    """A submodule, once imported, takes its name in the package: `driver.fold(1)` would then call a module."""
     for found in pkgutil.walk_packages(bnfold.__path__, "bnfold."):
         if not found.name.endswith("__main__"):
             import_module(found.name)

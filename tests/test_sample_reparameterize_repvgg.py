@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 import bnfold
+from bnfold.folding import driver
 from tests.build import operators
 from tests.samples import folder, module
 
@@ -33,7 +34,7 @@ def test_each_block_is_one_convolution(optimize, batch_norms, script, tmp_path):
     blocks = block((3, 1), 3, 8, 2), block((3, 3, 1), 8, 8, 1, 8), block((1, 1), 8, 16)
     script.export(script.networks.trained(lambda: nn.Sequential(*blocks)), tmp_path / "m.onnx", optimize)
     assert operators(onnx.load(tmp_path / "m.onnx")).count("BatchNormalization") == batch_norms
-    bnfold.save(bnfold.fold(tmp_path / "m.onnx").model, tmp_path / "f.onnx")
+    bnfold.save(driver.fold(tmp_path / "m.onnx").model, tmp_path / "f.onnx")
     assert operators(onnx.load(tmp_path / "f.onnx")) == ["Conv", "Relu"] * 3
     assert bnfold.verify(tmp_path / "m.onnx", tmp_path / "f.onnx").passed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import bnfold
+from bnfold.folding import driver
 from tests.build import assert_same
 from tests.samples import folder, module
 
@@ -29,7 +29,7 @@ def why():
 
 
 def test_every_example_has_its_reason(why):
-    kept = {make.__name__: bnfold.fold(make().kept).kept for make in why.EXAMPLES}
+    kept = {make.__name__: driver.fold(make().kept).kept for make in why.EXAMPLES}
     codes = {name: {k.not_hoisted.code, k.not_sunk.code} for name, (k,) in kept.items()}
     assert [*codes] == [*REASONS]
     assert all(REASONS[name] in both for name, both in codes.items()), codes
@@ -39,6 +39,6 @@ def test_every_example_has_its_reason(why):
 def test_what_is_mended_folds_and_computes_the_same(name, why):
     example = getattr(why, name)()
     repaired = example.repair(example.kept) if example.repair else example.kept
-    result = bnfold.fold(repaired, freeze_initializers=example.freeze)
+    result = driver.fold(repaired, freeze_initializers=example.freeze)
     assert result.kept == ()
     assert_same(repaired, result.model, tolerance=1e-5)

@@ -16,12 +16,11 @@ import pytest
 from onnx import NodeProto, helper
 from onnx.reference import ReferenceEvaluator
 
-import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.graph.inference import BODIES_PER_PIECE, infer_shapes, inferred
 from bnfold.graph.links import FEW_INPUTS, link
 from bnfold.model.messages import arrange, drop
-from bnfold_cli.fold import SHOWN
 from bnfold_cli.main import run
 from tests.benchmarks.scale import branching, joined, mixed, norms, passed_through, read_by_all
 from tests.build import BN, bn, build, operators
@@ -30,7 +29,7 @@ from tests.build import BN, bn, build, operators
 @pytest.mark.parametrize(("made", "left"), [(mixed, 0), (passed_through, 0), (norms, 16)])
 def test_the_networks_of_the_benchmark_compute_what_they_did(made: Callable[[int], onnx.ModelProto], left: int) -> None:
     original = made(32)
-    result = bnfold.fold(original)
+    result = driver.fold(original)
     x = {
         "x": np.random.default_rng(0)
         .standard_normal([d.dim_value for d in original.graph.input[0].type.tensor_type.shape.dim])
@@ -42,7 +41,7 @@ def test_the_networks_of_the_benchmark_compute_what_they_did(made: Callable[[int
 
 
 def test_an_affine_passes_through_any_number_of_nodes() -> None:
-    (folded,) = bnfold.fold(passed_through(20_000)).folded
+    (folded,) = driver.fold(passed_through(20_000)).folded
     assert folded.into == ("Conv 'Conv0'",)
     assert len(folded.through) == 19_998
 
@@ -50,19 +49,19 @@ def test_an_affine_passes_through_any_number_of_nodes() -> None:
 def test_a_constant_may_be_computed_by_any_number_of_nodes() -> None:
     rounds = " ".join(f"c{i + 1} = Neg(c{i})" for i in range(3000))
     model = build(f"{rounds} a = Conv(X, W) Y = Mul(a, c3000)", "X[1,3,4,4]", "Y[1,4,4,4]", {"W": (4, 3, 1, 1), "c0": (1, 4, 1, 1)})  # fmt: skip
-    assert operators(bnfold.fold(model).model)[-1] == "Conv"
+    assert operators(driver.fold(model).model)[-1] == "Conv"
 
 
 def test_a_constant_of_doubled_constants_is_computed_once() -> None:
     rounds = " ".join(f"c{i + 1} = Add(c{i}, c{i})" for i in range(60))
     model = build(f"{rounds} Y = Mul(X, c60) ", "X[1,3]", "Y[1,3]", {"c0": (1, 3)})
-    assert bnfold.fold(model).kept[0].not_hoisted.code == "GRAPH_INPUT"
+    assert driver.fold(model).kept[0].not_hoisted.code == "GRAPH_INPUT"
 
 
 def test_a_circle_of_nodes_is_refused() -> None:
     model = build("a = Neg(b) b = Neg(a) Y = Mul(X, a)", "X[1,3]", "Y[1,3]", {})
     with pytest.raises(ModelProblem, match="reads what is computed from its own output"):
-        bnfold.fold(model)
+        driver.fold(model)
 
 
 def test_what_is_omitted_is_no_circle() -> None:
@@ -70,7 +69,7 @@ def test_what_is_omitted_is_no_circle() -> None:
     model = build(body, "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})
     model.graph.node[0].input.append("")
     model.graph.node[2].output.append("")
-    assert operators(bnfold.fold(model).model) == ["Conv", "MaxPool"]
+    assert operators(driver.fold(model).model) == ["Conv", "MaxPool"]
 
 
 def test_the_rank_follows_through_any_number_of_norms() -> None:
@@ -78,21 +77,21 @@ def test_the_rank_follows_through_any_number_of_norms() -> None:
     model = build(f"x0 = my.unknown(X) {body} Y = Conv(x1200, W)", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
     model.graph.node[0].domain = "my"
     model.opset_import.append(helper.make_opsetid("my", 1))
-    assert operators(bnfold.fold(model).model) == ["unknown", "Conv"]
+    assert operators(driver.fold(model).model) == ["unknown", "Conv"]
 
 
 def test_new_nodes_stand_after_those_that_made_them_necessary() -> None:
-    result = bnfold.fold(norms(8))
+    result = driver.fold(norms(8))
     split = [operators(result.model)[i : i + 2] for i, op in enumerate(operators(result.model)) if op == "MatMul"]
     assert split == [["MatMul", "Add"]] * 2
 
 
-def test_a_sentence_names_a_hundred_readers_at_most() -> None:
+def test_a_sentence_names_three_readers_at_most() -> None:
     readers = " ".join(f"y{i} = Exp(a)" for i in range(150))
     model = build(f"a = Conv(X, W) Y = {BN('a', 'p')} {readers}", "X[1,4,2,2]", "Y[1,4,2,2]", {**bn("p", 4), "W": (4, 4, 1, 1)})  # fmt: skip
-    words = bnfold.fold(model).kept[0].not_hoisted.words
-    assert words.count("Exp") == 99
-    assert words.endswith(" and 51 more")
+    words = driver.fold(model).kept[0].not_hoisted.words
+    assert words.count("Exp") == 2
+    assert words.endswith(" and 148 more")
 
 
 def test_arranged_and_dropped_messages_are_the_very_same_ones() -> None:
@@ -146,7 +145,7 @@ def heads(nodes: int) -> onnx.ModelProto:
 
 @pytest.mark.parametrize("made", [mixed, passed_through, norms, read_by_all, joined, branching, heads])
 def test_three_times_the_nodes_take_three_times_the_steps(made: Callable[[int], onnx.ModelProto]) -> None:
-    few, many = (steps(partial(bnfold.fold, model)) for model in (made(100), made(300)))
+    few, many = (steps(partial(driver.fold, model)) for model in (made(100), made(300)))
     assert many < 3.6 * few
 
 
@@ -192,15 +191,12 @@ def test_ten_times_the_nodes_take_some_ten_times_as_long(made: Callable[[int], o
     for size in (2_000, 20_000):
         model = made(size)
         begin = time.perf_counter()
-        bnfold.fold(model)
+        driver.fold(model)
         seconds.append(time.perf_counter() - begin)
     assert seconds[1] < 16 * seconds[0]
 
 
 def test_the_table_of_what_is_kept_stays_short(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model = norms(2 * SHOWN + 6)
-    onnx.save(model, tmp_path / "m.onnx")
+    onnx.save(norms(206), tmp_path / "m.onnx")
     assert run(["fold", str(tmp_path / "m.onnx"), "--verify", "off"]) == 0
-    out, err = capfd.readouterr()
-    assert len({word for word in out.split() if word.startswith("BatchNormalization") and word[-1].isdigit()}) == SHOWN
-    assert f"and {len(bnfold.fold(model).batch_norms_kept) - SHOWN} more: `bnfold explain" in err
+    assert len(capfd.readouterr().out.splitlines()) < 12

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import pytest
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from tests.build import BN, assert_same, bn, build, operators
 from tests.rows import Row
 

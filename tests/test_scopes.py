@@ -8,8 +8,8 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import fold
 from bnfold.errors import ModelProblem
+from bnfold.folding.driver import fold
 from tests.build import BN, assert_same, bn, values
 
 D = onnx.TensorProto.DOUBLE

@@ -62,15 +62,18 @@ def test_nobody_reaches_a_module_by_its_name_in_a_string():
 def test_public_names():
     assert bnfold.__all__ == [
         "Benchmark",
+        "Evaluation",
         "Explanation",
         "FoldResult",
         "Recalibration",
         "Verification",
-        "benchmark",
+        "bench",
+        "evaluate",
         "explain",
         "fold",
         "load",
         "recalibrate",
+        "report",
         "save",
         "verify",
     ]

@@ -21,7 +21,7 @@ Files = dict[str, bytes]
 
 def short(out: Path, **changed: Any) -> TrainOptions:
     """Thirty steps of the small network on digits, evaluated after each."""
-    return TrainOptions(**{"arch": "mlp", "steps": 30, "out": out} | changed)
+    return TrainOptions(**{"arch": "mlp", "steps": 30, "evaluate_every": 1, "out": out} | changed)
 
 
 def stop_at(step: int) -> Callable[[Event], None]:

@@ -147,6 +147,7 @@ def test_an_empty_data_set_is_refused(little_mnist: Path) -> None:
 
 
 def test_a_download_without_a_network_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BNFOLD_DATA", raising=False)
     from torchvision import datasets
 
     def offline(*arguments: object, **options: object) -> None:
@@ -161,7 +162,16 @@ def test_a_download_without_a_network_says_what_to_do(tmp_path: Path, monkeypatc
     assert caught.value.hint in format_exception(caught.value)[-1]  # what a notebook shows
 
 
+def test_the_shared_folder_of_data_is_looked_into(little_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = little_mnist.parent / "shared"
+    shared.mkdir()
+    (shared / "mnist").symlink_to(little_mnist)
+    monkeypatch.setenv("BNFOLD_DATA", str(shared))
+    assert len(load_dataset("mnist", None).train) == len(load_dataset("mnist", little_mnist).train)
+
+
 def test_what_torchvision_downloads_is_read(little_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BNFOLD_DATA", raising=False)
     from torchvision import datasets
 
     def downloads(root: Path, train: bool, download: bool) -> None:

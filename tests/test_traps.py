@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import fold
-from bnfold.folding.driver import FoldResult
+from bnfold.folding.driver import FoldResult, fold
 from tests.build import BN, assert_same, bn, operators
 from tests.rows import Graph, Row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from tests.build import BN, bn, build
 from tests.rows import Graph, Row
 from tests.test_traps import B3, B4, P3, P4, P6, Q4, V, W, Y, check, codes, folded, left, rows

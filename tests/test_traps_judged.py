@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from bnfold import fold, verify
-from bnfold.folding.driver import FoldResult
+from bnfold import verify
+from bnfold.folding.driver import FoldResult, fold
 from bnfold.runtime import sessions
 from tests.build import BN, assert_same, build, feeds
 from tests.reference import evaluate

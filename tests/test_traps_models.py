@@ -11,8 +11,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
 from bnfold.errors import ModelProblem
+from bnfold.folding.driver import fold
 from tests.build import BN, assert_same, bn, build, feeds
 from tests.reference import evaluate
 from tests.rows import Row

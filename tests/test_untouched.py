@@ -8,7 +8,7 @@ from collections.abc import Callable
 import onnx
 import pytest
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from bnfold.verification.untouched import Messages
 from tests.test_lossless import decorated
 

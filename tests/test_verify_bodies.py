@@ -7,12 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.runtime import loading
+from bnfold.runtime.distinct_names import NOTE, make_distinct
 from bnfold.verification.regions import edited
+from tests import nested
 from tests.test_wire import parsed
 
 BEFORE = """z = If (c) <
@@ -32,7 +35,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def verified(model: onnx.ModelProto, folder: Path, **options) -> bnfold.Verification:
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert len(result.batch_norms_folded) == 1
     onnx.save(model, folder / "m.onnx")
     bnfold.save(result.model, folder / "f.onnx")
@@ -68,7 +71,7 @@ def test_bodies_that_are_gone_with_their_node_leave_nothing_and_no_other_is_take
     model = parsed(
         f"(float[2,3,8,8] x, bool c) => (float[2,4,6,6] y) {{ {UNREAD} k = Conv (x, w) {BN} {LATER} }}", weights()
     )
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert [node.op_type for node in result.model.graph.node] == ["Conv", "If"]
     assert len(result.model.graph.initializer) == 2
     assert bnfold.verify(model, result.model, untouched=result.sites).passed
@@ -87,7 +90,7 @@ def test_a_body_may_call_a_tensor_of_its_own_like_one_inside_a_fold_site(tmp_pat
         f"{{ {before} {turned} r = Transpose <perm = [0, 1, 3, 2]> (i) k = Conv (r, w) {BN} }}",
         {**weights(), "h": np.array([0.5, 1.5, 2.0])},
     )
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert len(result.batch_norms_folded) == 2
     assert bnfold.verify(model, result.model, untouched=result.sites, effort="full").passed
 
@@ -143,7 +146,7 @@ def test_what_several_graphs_of_one_attribute_name_stays(tmp_path: Path) -> None
     graph = helper.make_graph([inner], "g", [], [helper.make_tensor_value_info("i", TensorProto.FLOAT, None)])
     model.graph.node.append(helper.make_node("Many", ["x"], ["z"], domain="my", bodies=[graph, graph]))
     model.opset_import.append(helper.make_opsetid("my", 1))
-    (kept,) = bnfold.fold(model).batch_norms_kept
+    (kept,) = driver.fold(model).batch_norms_kept
     assert kept.not_hoisted.code == "SUBGRAPH"
 
 
@@ -161,3 +164,43 @@ def test_what_verification_cannot_read_is_said(tmp_path: Path, made: bytes | Non
         path.write_bytes(made)
     with pytest.raises(ModelProblem, match=words):
         loading.load_to_run(str(path))
+
+
+def sharing(inner: float = 3.0, name: str = "k") -> onnx.ModelProto:
+    """A body that stores something under the name of a tensor around it, which the other body reads."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6,6] x, bool on) => (float[N,4,O,O] y) {
+        c = Conv (x, w) n = BatchNormalization (c, s, b, m, v) y = If (on) <
+        then_branch = yes () => (float[N,4,O,O] p) { p = Mul (n, inner) },
+        else_branch = no () => (float[N,4,O,O] q) { q = Mul (n, k) }> }"""
+    made, random = onnx.parser.parse_model(text), np.random.default_rng(0)
+    constants = {"w": random.standard_normal((4, 3, 3, 3)), "k": 2.0, **{x: random.random(4) + 0.5 for x in "sbmv"}}
+    made.graph.initializer.extend(numpy_helper.from_array(np.float32(c), x) for x, c in constants.items())
+    then = made.graph.node[-1].attribute[0].g
+    then.node[0].input[1] = name
+    then.initializer.append(numpy_helper.from_array(np.float32(inner), name))
+    return made
+
+
+@pytest.mark.parametrize("name", ["k", "own"])
+def test_a_body_that_stores_under_a_name_from_around_it_is_not_given_what_another_reads(name: str) -> None:
+    original = sharing(name=name)
+    found = bnfold.verify(original, bnfold.fold(original).model)
+    assert found.passed, found.reasons
+    assert any(NOTE in note for note in found.notes) == (name == "k")
+    assert not bnfold.verify(original, bnfold.fold(sharing(2.0, name)).model).passed
+
+
+@pytest.mark.parametrize("seed", [72, 93])
+def test_bodies_that_onnxruntime_mixes_up_are_no_fault_of_a_fold(seed: int) -> None:
+    model = nested.Maker(seed).model()
+    assert bnfold.verify(model, bnfold.fold(model).model).verdict != "FAIL"
+
+
+def test_names_of_bodies_and_functions_are_changed_in_both_models_alike() -> None:
+    pair = [sharing(), sharing(2.0)]
+    assert make_distinct(pair)
+    one, other = (model.graph.node[-1].attribute[0].g for model in pair)
+    assert [*one.node[0].input] == [*other.node[0].input] == ["n", "y/then_branch/k"]
+    assert one.initializer[0].name == "y/then_branch/k"
+    assert one.output[0].name == one.node[0].output[0] == "y/then_branch/p"
+    assert not make_distinct(pair)

@@ -112,9 +112,17 @@ def test_models_with_nothing_in_common_fail(
     ("arguments", "code", "words"),
     [
         (["verify", "{original}", "nowhere.onnx"], 3, "no model at nowhere.onnx"),
-        (["verify", "{original}", "{folded}", "--effort", "some"], 2, "unknown effort 'some'"),
+        (
+            ["verify", "{original}", "{folded}", "--effort", "some"],
+            2,
+            "invalid value for '--effort': 'some' is not one of 'fast', 'full'",
+        ),
         (["verify", "{original}", "{folded}", "--opt", "most"], 2, "unknown optimization level 'most'"),
-        (["verify", "{original}", "{folded}", "--require", "certain"], 2, "unknown grade 'certain'"),
+        (
+            ["verify", "{original}", "{folded}", "--require", "certain"],
+            2,
+            "invalid value for '--require': 'certain' is not one of 'measured', 'proved'",
+        ),
         (["bench", "{original}", "nowhere.onnx"], 3, "no model at nowhere.onnx"),
         (["bench", "{original}", "{folded}", "--dim", "N"], 2, "--dim 'N' is not NAME=SIZE"),
         (["bench", "{original}", "{folded}", "--dim", "Q=2"], 2, "no dynamic dimension 'Q'"),

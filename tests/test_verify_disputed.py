@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from bnfold import fold
+from bnfold.folding.driver import fold
 from bnfold.verification import verify
 from bnfold.verification.measure import Tally
 from tests.test_providers import Changed, _in_this_process, cpu_for_cuda, cuda_is_wrong, leaking

@@ -9,10 +9,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.errors import UsageProblem
-from bnfold.runtime.copies import exposed, jittered, without_randomness
+from bnfold.runtime.copies import exposed, jittered
 from bnfold.runtime.dimensions import candidates, dynamic
 from bnfold.runtime.inputs import Case, cases, feeds
+from bnfold.runtime.randomness import without_randomness
 from bnfold.runtime.sessions import CPU, CUDA, checked_options, options
+from bnfold.verification import verify
 from bnfold.verification.measure import Tally
 from bnfold.verification.regions import edited, shape_of_graph, shared, undone
 
@@ -131,6 +133,25 @@ def test_random_operators_are_replaced_and_named() -> None:
     assert notes == ["random operators were replaced by 0.5: r, u"]
 
 
+NOISE = "a = RandomNormalLike <dtype = 1> (x)  b = RandomNormalLike <dtype = 1> (x)  "
+
+
+@pytest.mark.parametrize(("body", "other", "verdict"), [
+    (f"{NOISE} c = Sub (a, b)  y = Add (x, c)", f"{NOISE} c = Sub (a, a)  y = Add (x, c)", "FAIL"),
+    (f"{NOISE} c = Sub (a, b)  y = Add (x, c)", f"{NOISE} c = Sub (b, a)  y = Add (x, c)", "FAIL"),
+    ("p = Sigmoid (x)  q = Bernoulli (p)  y = Mul (q, x)", "p = Sigmoid (x)  q = Bernoulli (p)  y = Mul (x, q)", "PASS"),
+    ("p = Sigmoid (x)  q = Bernoulli (p)  y = Mul (q, x)", "p = Exp (x)  q = Bernoulli (p)  y = Mul (q, x)", "FAIL"),
+    (
+        "q = Multinomial <sample_size = 3> (x)  y = Cast <to = 1> (q)",
+        "q = Multinomial <sample_size = 3> (x)  z = Cast <to = 11> (q)  y = Cast <to = 1> (z)", "PASS",
+    ),
+])  # fmt: skip
+def test_what_is_made_of_random_numbers_is_compared(body: str, other: str, verdict: str) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,5] x) => (float[N,M] y) {{ {} }}'
+    found = verify(*(onnx.parser.parse_model(text.format(each)) for each in (body, other)))
+    assert found.verdict == verdict, found.reasons
+
+
 def test_exposing_adds_outputs_once() -> None:
     model = exposed(parse("a = Relu (x)  y = Neg (a)"), ["a", "y"])
     assert [output.name for output in model.graph.output] == ["y", "a"]
@@ -177,6 +198,14 @@ def test_who_reads_only_a_shape_or_a_type_does_not_bar_the_excuse(reader: str) -
     graph = parse(f"n = Neg (x)  {reader}  y = Abs (n)", k=ONE).graph
     assert undone(graph, {"n": False, "s": True, "y": True}, {"y"}) == {"n"}
     assert undone(graph, {"n": False, "s": True, "y": True}, set()) == set()
+
+
+def test_what_nobody_reads_does_not_bar_the_excuse() -> None:
+    """A fold by hand past a Relu6 was refused where a Relu stood next to it, which no output depends on."""
+    graph = parse("n = Neg (x)  dead = Relu (n)  gone = Exp (dead)  y = Abs (n)", k=ONE).graph
+    wrong = {"n": False, "dead": False, "gone": False}
+    assert undone(graph, {**wrong, "y": True}, {"y"}) == {*wrong}
+    assert undone(graph, {**wrong, "y": False}, {"y"}) == {"dead", "gone"}
 
 
 def test_who_is_read_for_a_type_is_no_value() -> None:

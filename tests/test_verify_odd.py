@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import bnfold
+from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.model import external, onnx_io
 from bnfold.model.messages import all_nodes
 from bnfold.runtime import loading
@@ -39,7 +40,7 @@ def bn(channels: int, prefix: str = "") -> dict[str, np.ndarray]:
 
 def folded(model: onnx.ModelProto, **options: object) -> tuple[onnx.ModelProto, Verification]:
     """What bnfold makes of a model that has something to fold, and what verification says of it."""
-    result = bnfold.fold(model)
+    result = driver.fold(model)
     assert result.folded
     return result.model, verify(model, result.model, untouched=result.sites, **options)  # type: ignore[arg-type]
 
@@ -128,8 +129,11 @@ def test_a_product_by_as_many_matrices_as_samples_is_derived_element_by_element(
 
 def test_of_many_weights_a_share_is_drawn_and_nothing_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(algebra.RESPONSES, "fast", 1)
-    body = "c = Conv (x, w) d = Conv (x, u) e = Add (c, d) n = BatchNormalization (e, s, b, m, v) y = Relu (n)"
-    _, found = folded(parse(body, "float[N,3,8,8] x", w=f32(4, 3, 3, 3), u=f32(4, 3, 3, 3), **bn(4)))
+    w = f32(4, 3, 3, 3)
+    found = verify(
+        parse("c = Conv (x, w) n = Sum (c, c) y = Relu (n)", "float[N,3,8,8] x", w=w),
+        parse("n = Conv (x, w) y = Relu (n)", "float[N,3,8,8] x", w=2 * w),
+    )
     assert found.passed, found.reasons
     assert 0 < derived(found, "n").share < 1
     assert not derived(found, "n").proved
@@ -309,7 +313,7 @@ def test_a_copy_that_protobuf_cannot_hold_is_given_as_a_file(tmp_path: Path) -> 
 def test_a_self_test_of_a_site_of_one_channel_without_a_bias() -> None:
     stored = {"w": f32(6, 1), "s": np.float32([1.5]), "zero": np.zeros(1, np.float32), "v": np.float32([0.3])}
     model = parse("c = MatMul (x, w) y = BatchNormalization (c, s, zero, zero, v)", "float[N,6] x", **stored)
-    made = bnfold.fold(model).model
+    made = driver.fold(model).model
     found = self_test(model, made)
     assert found.passed
     assert {p.fault for p in found.planted if p.size is None} == {"epsilon forgotten"}
@@ -344,3 +348,24 @@ def test_a_sparse_initializer_is_compared_as_the_tensor_that_it_is(places: list[
     same.graph.node[1].name = "other"
     assert verify(models[0], same, effort="full").passed
     assert verify(*models).verdict == "FAIL"
+
+
+def test_tensors_of_a_sequence_may_have_different_shapes() -> None:
+    """As PyTorch writes a split into parts of several lengths, where it does not optimize the graph."""
+    body = """k = Conv (x, w) n = BatchNormalization (k, s, m, b, v) p = SplitToSequence <axis=1> (n, l)
+        first = SequenceAt (p, zero) second = SequenceAt (p, one)
+        y = Relu (second) z = Sigmoid (first) o = Concat <axis=1> (z, y)"""
+    stored = {"w": f32(3, 2, 1, 1), "l": np.array([1, 2]), "zero": np.array(0), "one": np.array(1), **bn(3)}
+    _, found = folded(parse(body, "float[N,2,4,4] x", outputs="float[N,3,4,4] o", **stored), effort="full")
+    assert found.passed, found.reasons
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_numbers_that_do_not_fit_their_shape_are_a_problem_of_the_file(which: int) -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,6,6] x) => (float[N,4,4,4] y) { y = Conv (x, w) }'
+    pair = [onnx.parser.parse_model(text) for _ in range(2)]
+    for made in pair:
+        made.graph.initializer.append(numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w"))
+    pair[which].graph.initializer[0].raw_data = b"123"
+    with pytest.raises(ModelProblem, match="the values of 'w' cannot be read"):
+        verify(*pair)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.runtime import sessions
 from bnfold.verification import comparison, verify, verifying
 from bnfold.verification.level_results import Level
@@ -37,7 +37,7 @@ def test_an_honest_fold_of_a_quantized_network_passes(seed: int, code: str) -> N
     maker = quantized.Maker(seed)
     original = maker.model()
     assert maker.code == code
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     assert folded.folded
     found = verify(original, folded.model, untouched=folded.sites)
     assert (found.verdict, found.reasons[:1]) == ("PASS", found.reasons[:1])
@@ -47,7 +47,7 @@ def test_an_honest_fold_of_a_quantized_network_passes(seed: int, code: str) -> N
 def test_an_honest_fold_with_negative_scales_passes(seed: int) -> None:
     """Signs in codes, scales for each channel, weights that the graph quantizes."""
     original = quantized.Maker(seed, negative=0.3).model()
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     assert not folded.batch_norms_kept
     assert verify(original, folded.model, untouched=folded.sites).verdict == "PASS"
 
@@ -61,7 +61,7 @@ def test_a_fault_in_scale_sign_code_zero_point_or_axis_fails(form: str, kind: st
     if kind == "uint8":  # zero points are mirrored
         values = quantized_layers.codes(shape, np.dtype(np.uint8), np.random.default_rng(1), narrow=False)
     original = quantized_layers.layer(form, kind, rows, values=values, in_graph=in_graph)
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     assert verify(original, folded.model, untouched=folded.sites).grade == "proved"
     verdicts = {
         fault: verify(original, model, untouched=folded.sites, levels=["off"]).verdict
@@ -74,7 +74,7 @@ def test_a_fault_in_scale_sign_code_zero_point_or_axis_fails(form: str, kind: st
 @pytest.mark.parametrize("seed", [0, 6, 49])
 def test_a_planted_fault_does_not(seed: int) -> None:
     original = quantized.Maker(seed).model()
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     for fault, model in islice(quantized.faults(original, folded.model), 8):
         found = verify(original, model, untouched=folded.sites, levels=["off"])
         assert (fault, found.verdict) == (fault, "FAIL")

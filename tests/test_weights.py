@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.verification.proof import weights
 from bnfold.verification.proof.claims import Cuts, piece
 from bnfold.verification.proof.examples import examples
@@ -130,7 +130,7 @@ def test_what_stands_around_an_operator_counts(name: str) -> None:
 def test_a_batch_normalization_in_front_is_folded_into_weight_and_bias() -> None:
     made = constants(g=(4,), b=(4,), m=(4,), v=(4,), w=(5, 4, 3))
     original = chain("a = BatchNormalization (x, g, b, m, v)  n = Conv (a, w)  y = Relu (n)", made)
-    folded = bnfold.fold(original)
+    folded = driver.fold(original)
     assert [node.op_type for node in folded.model.graph.node] == ["Conv", "Relu"]
     assert 0 < compared(original, folded.model)[0] <= RIGHT
 

@@ -7,8 +7,8 @@ from itertools import product
 import onnx_graphsurgeon as gs
 import pytest
 
-from bnfold import fold
 from bnfold.algebra.affine import Refused
+from bnfold.folding.driver import fold
 from bnfold.folding.rules.windows import FARTHEST, all_hold_elements, require_filled_windows
 from tests.build import BN, assert_same, bn, build, operators
 

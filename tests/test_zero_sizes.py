@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from bnfold import fold, verify
+from bnfold import verify
+from bnfold.folding.driver import fold
 from tests.verify_nets import evaluate
 
 RNG = np.random.default_rng(0)

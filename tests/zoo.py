@@ -17,6 +17,7 @@ import onnx
 
 import bnfold
 from bnfold.benchmarking.environment import environment
+from bnfold.folding import driver
 from bnfold.folding.driver import FoldResult
 from bnfold.verification.results import Derived
 from tests import zoo_error, zoo_peers
@@ -105,7 +106,7 @@ def measured(name: str, cache: Path, *, peers: bool, verify: bool) -> Row:
     try:
         path = timed(row, "export", lambda: exported(name, cache))
         before = onnx.load(path)
-        result = timed(row, "fold", lambda: bnfold.fold(before))
+        result = timed(row, "fold", lambda: driver.fold(before))
         count(row, before, result)
         if peers:
             row.peers = timed(row, "peers", lambda: zoo_peers.left(path))

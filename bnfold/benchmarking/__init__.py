@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .benching import benchmark as benchmark
+from .benching import bench as bench
 from .results import Benchmark as Benchmark
 
-__all__ = ["Benchmark", "benchmark"]
+__all__ = ["Benchmark", "bench"]

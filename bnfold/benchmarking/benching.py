@@ -1,12 +1,13 @@
-"""`benchmark`: launches of fresh processes, one after another, until the answer is narrow or the time is spent."""
+"""`bench`: launches of fresh processes, one after another, until the answer is narrow or the time is spent."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..errors import FOREVER, require_within
 from ..model.models import Model
+from ..runtime.input_options import require_dims
 from ..runtime.nvml import states
 from ..system import processors, temporary
 from ..system.installed import require_runtime
@@ -18,13 +19,14 @@ from .settings import LEVELS, Dims, settings
 from .statistics import MARGIN
 
 
-def benchmark(
+def bench(
     original: Model,
     folded: Model,
     *,
     launches: int = 7,
     budget_s: float = 30.0,
     dims: Dims | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
     levels: Sequence[str] = LEVELS,
     providers: Sequence[str] = ("cpu",),
     mode: str | None = None,
@@ -41,22 +43,24 @@ def benchmark(
     Each of up to `launches` fresh processes, in about `budget_s` seconds altogether, times both models, and the
     original once more, in interleaved blocks and gives one log ratio; the interval is over those. Stops early when
     every interval is narrow, never because a difference looks significant. `dims` sets dynamic dimensions (a symbolic
-    name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `levels` are levels of
-    onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt, tensorrt-rtx; `mode` is e2e (numpy in and
-    out; usual on the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone); `cuda_graph` is off, on
-    or both; `cudnn_search`, of all sessions on CUDA, is exhaustive (onnxruntime's default, so what a deployment that
-    sets nothing will see), heuristic or default (one algorithm, no search: ready sooner); `precisions` are float32 and
-    float16, to which both models are converted, their inputs and outputs staying as they are (default: as the models
-    are); `cold` also measures what the start of a process costs; a difference below `margin` is none; `threads` run an
-    operator (default: one for each processor we may use). Raises ModelProblem where a model cannot be run,
-    EnvironmentProblem where a provider cannot, Inconclusive where onnxruntime does not survive it.
+    name, or `input/axis`; a dynamic batch is 1 otherwise), each to a size or to several; `shapes` sets whole inputs;
+    `levels` are those of onnxruntime's graph optimization; `providers` are cpu, cuda, tensorrt, tensorrt-rtx; `mode` is
+    e2e (numpy in and out; usual on the CPU), device (I/O binding; usual on a GPU) or enqueue (submission alone);
+    `cuda_graph` is off, on or both; `cudnn_search`, of all sessions on CUDA, is exhaustive (onnxruntime's default, so
+    what a deployment that sets nothing will see), heuristic or default (one algorithm, no search: ready sooner);
+    `precisions` are float32 and float16, to which both models are converted, their inputs and outputs staying as they
+    are (default: as the models are); `cold` also measures what the start of a process costs; a difference below
+    `margin` is none; `threads` run an operator (default: one for each processor we may use). Raises ModelProblem where
+    a model cannot be run, EnvironmentProblem where a provider cannot or a limit of time or memory is met, Inconclusive
+    where onnxruntime does not survive it.
     """
     _require(launches, budget_s, threads, margin)
     options = settings(levels, providers, mode, dims or {}, cuda_graph, cudnn_search, precisions)
     started = time.perf_counter()
     with locate(original) as first, locate(folded) as second, temporary.folder() as folder:
-        request = {"original": str(first), "folded": str(second), "threads": threads or processors.threads()}
-        session = Measurement({**request, "folder": folder, "seed": seed}, options, launches, started + budget_s, cold)
+        request = {"original": str(first), "folded": str(second), "folder": folder, "seed": seed}
+        request |= {"threads": threads or processors.threads(), "input_shapes": require_dims(shapes or {})}
+        session = Measurement(request, options, launches, started + budget_s, cold)
         session.models = {"original": describe(first), "folded": describe(second)}
         session.run()
     return _report(session, margin, time.perf_counter() - started)

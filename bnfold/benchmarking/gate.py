@@ -24,6 +24,10 @@ class Gate:
     def fails(self, interval: Interval) -> bool:
         return math.isfinite(interval.high) and interval.high < self.least
 
+    def open(self, interval: Interval) -> bool:
+        """The interval cannot decide: the truth may lie on either side."""
+        return not self.fails(interval) and interval.low < self.least
+
 
 def gate(text: str) -> Gate:
     """`slower:2%` fails if B surely takes over 1.02 times as long as A, `speedup<1.05` if it is surely below that."""
@@ -43,6 +47,17 @@ def failures(benchmark: Benchmark, gates: Sequence[Gate]) -> list[str]:
         for one in gates
         for cell in cells
         if one.fails(cell.speedup)
+    ]
+
+
+def undecided(benchmark: Benchmark, gates: Sequence[Gate]) -> list[str]:
+    """In words, each condition that no interval decides in a cell at the level that users serve with."""
+    return [
+        f"{one.text} is not decided: {cell.setting.words()} is between {cell.speedup.low:.3f}x and "
+        f"{cell.speedup.high:.3f}x; give it more time (--budget, --launches), and do nothing else meanwhile"
+        for one in gates
+        for cell in benchmark.headlines
+        if cell.verdict != UNTRUSTED and one.open(cell.speedup)
     ]
 
 

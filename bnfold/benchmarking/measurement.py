@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ..errors import Inconclusive, ModelProblem
+from ..errors import EnvironmentProblem, Inconclusive, ModelProblem
 from ..process import launcher, turns
-from ..process.endings import Failed
+from ..process.endings import Failed, Stopped
 from ..process.jobs import Job
 from ..runtime.doctor import require_providers
 from ..runtime.nvml import states
@@ -151,7 +151,7 @@ class Measurement:
             started = time.perf_counter()
             try:
                 self._timed(range(done, done + count), seconds)
-            except (ModelProblem, Inconclusive) as why:
+            except (ModelProblem, Inconclusive, EnvironmentProblem) as why:
                 if count == 1:
                     raise
                 size = 1
@@ -195,12 +195,16 @@ class Measurement:
     ) -> dict[str, Any]:
         """The answer of a child, which may take `patience` seconds, or what is usual if `timing` of them are for that.
 
-        Raises Inconclusive if it does not survive.
+        Raises EnvironmentProblem if it meets a limit of time or memory, Inconclusive if it does not survive.
         """
         started = time.perf_counter()
         usual = max(patience_of(provider), 4 * (timing or self.deadline - started))
         try:
             answer = launcher.run(job, {**self.request, **more}, seconds=patience or usual, reserves=bool(self.gpus))
+        except Stopped as why:
+            raise EnvironmentProblem(
+                str(why), "Nothing was timed; `--limit seconds=...` or memory=... gives it more."
+            ) from why
         except Failed as why:
             raise Inconclusive(str(why), "onnxruntime does not survive this model here; nothing was timed.") from why
         if not timing and not patience:

@@ -15,7 +15,7 @@ from ..process.child import stage
 from ..process.jobs import job
 from ..runtime import libraries, sessions
 from ..runtime.dimensions import candidates
-from ..runtime.input_options import require_dynamic
+from ..runtime.input_options import combinations, require_dynamic
 from ..runtime.inputs import Case, feeds
 from ..runtime.loading import load_to_run, require_whole
 from ..runtime.sessions import CannotRun
@@ -93,6 +93,8 @@ def _after(paths: Mapping[str, str], request: Mapping[str, Any]) -> dict[str, on
 def _sizes(request: Mapping[str, Any]) -> list[dict[str, Any]]:
     graph = load_to_run(request[ORIGINAL]).graph
     require_dynamic(graph, (name for dims in request["dims"] for name, _ in dims))
+    (fixed,) = combinations(graph, {}, request["input_shapes"])
+    request = {**request, "dims": [[*fixed.items(), *dims] for dims in request["dims"]]}
     return _first(request, lambda setting: _sized(setting, request, graph))
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..display.display import Shown, Table
 from .settings import Setting
-from .statistics import BOUND, FASTER, SLOWER, UNTRUSTED, Interval, Times
+from .statistics import BOUND, FASTER, INCONCLUSIVE, SLOWER, UNTRUSTED, Interval, Times
 
 SCHEMA = "bnfold.bench/1"
 
@@ -39,9 +39,13 @@ class Cell:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """UNSTABLE: single runs scatter widely. LAUNCH_BOUND: the processor, not the device, sets the pace."""
+        """UNSTABLE: there is no verdict, and single runs scatter widely, which may be why.
+
+        LAUNCH_BOUND: the processor, not the device, sets the pace.
+        """
         bound = self.enqueue_ms and any(e > BOUND * t for e, t in zip(self.enqueue_ms, self.ms, strict=True))
-        return ("UNSTABLE",) * any(t.unstable for t in self.times) + ("LAUNCH_BOUND",) * bool(bound)
+        unstable = self.verdict in (INCONCLUSIVE, UNTRUSTED) and any(t.unstable for t in self.times)
+        return ("UNSTABLE",) * unstable + ("LAUNCH_BOUND",) * bool(bound)
 
     def row(self, differing: Collection[str]) -> tuple[str, ...]:
         """The row of a table: times in milliseconds, the speed-up and its interval, the noise, the verdict.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import BnfoldError, CheckFailed, printable
 
+MESSAGE_LENGTH = 200  # characters of a message, which a pipeline shows in a line; the element has all words
 WORDS_LENGTH = 20_000  # characters of a result, which may be a reason for each of many nodes
 PASSED, FAILED, UNDECIDED, SKIPPED = "passed", "failure", "error", "skipped"  # the elements of the format
 COUNTED = {"failures": FAILED, "errors": UNDECIDED, "skipped": SKIPPED}
@@ -42,7 +43,7 @@ def to_xml(suite: str, checks: Iterable[JUnitCase], seconds: float) -> str:
         entry = ElementTree.SubElement(group, "testcase", classname=suite, name=printable(case.name))
         words = printable(case.words, WORDS_LENGTH)
         if case.outcome != PASSED:
-            ElementTree.SubElement(entry, case.outcome, message=words)
+            ElementTree.SubElement(entry, case.outcome, message=printable(case.words, MESSAGE_LENGTH)).text = words
         elif words:
             ElementTree.SubElement(entry, "system-out").text = words
     ElementTree.indent(root)

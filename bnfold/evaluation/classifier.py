@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..errors import ModelProblem
 from ..model import onnx_io
 from ..recalibration.feeds.card import Array, Card, fitting
+from ..recalibration.feeds.image_options import BY_THE_MODEL, ImageOptions
 from ..runtime import sessions
 from ..runtime.host import Host
 from ..train.pixels import Normalization
@@ -34,8 +35,8 @@ class Classifier:
     softmax: bool | None = None
 
     @staticmethod
-    def of(path: Path, host: Host) -> Classifier:
-        card = Card.of(onnx_io.detached(path)[0])
+    def of(path: Path, host: Host, images: ImageOptions = BY_THE_MODEL) -> Classifier:
+        card = Card.of(onnx_io.detached(path)[0]).taking(images)
         try:
             running = host.session(str(path), "default")
         except sessions.CannotRun as why:
@@ -52,7 +53,7 @@ class Classifier:
         value, (_, height, width) = self.card.image(), self.card.image_shape
         cut = [crops(np.asarray(image), number, height, width) for image in next(iter(batch.values()))]
         images = ready(cut, (self.normalization or data.normalization) if data.pixels else None)
-        every_crop = self._classified({value.name: fitting(value, images, data.name)})
+        every_crop = self._classified({value.name: fitting(value, self.card.laid_out(images), data.name)})
         return np.asarray(every_crop.reshape(len(cut), number, -1).mean(axis=1))
 
     def _classified(self, feeds: dict[str, Array]) -> Probabilities:

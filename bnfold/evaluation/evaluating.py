@@ -12,6 +12,7 @@ import numpy as np
 
 from ..display.display import Shown, Table, counted
 from ..errors import ModelProblem, UsageProblem
+from ..recalibration.feeds.image_options import BY_THE_MODEL, ImageOptions
 from ..runtime.host import Host
 from ..runtime.providers import DEFAULT, ways
 from ..system.installed import require_runtime
@@ -82,18 +83,23 @@ def evaluate(
     crops: int = 1,
     data_dir: Path | None = None,
     provider: str = "cpu",
+    images: ImageOptions = BY_THE_MODEL,
 ) -> Evaluation:
-    """Accuracy on the test part of a data set by name, on FILE.npz with `labels`, or on a folder of class folders.
+    """Accuracy of `models`, paths of classifiers, each alone and together.
 
-    Outputs that are no probabilities already go through a softmax. The models run on `provider` (cpu, cuda, tensorrt)
-    as it serves: at onnxruntime's default optimization and with the provider's default arithmetic, TF32 on a GPU.
-    Raises BnfoldError for models or data that do not go together, and for a provider that does not run here.
+    `data` is the name of a data set (its test part, from `data_dir`, or downloaded), a file .npz with arrays by input
+    name and `labels`, or a folder of class folders. Probabilities are averaged over `crops` of each image: 1, 5, 10 or
+    144. Outputs that are no probabilities already go through a softmax. The models run on `provider` (cpu, cuda,
+    tensorrt) as it serves: at onnxruntime's default optimization and with the provider's default arithmetic, TF32 on a
+    GPU. Raises BnfoldError for models or data that do not go together, and for a provider that does not run here.
     """
     if not models:
         raise UsageProblem("no model was given", "Name one or more ONNX files.")
+    if crops > 1 and images.resize:
+        raise UsageProblem("--resize is for one crop of each image", "Leave out --resize or --crops.")
     host = Host.ready(ways([provider], [DEFAULT])[0])
     require_runtime("evaluation")
-    networks = [Classifier.of(Path(path), host) for path in models]
+    networks = [Classifier.of(Path(path), host, images) for path in models]
     _require_alike(networks)
     notes = _croppable(networks[0], crops)
     samples = labelled(str(data), data_dir, networks[0].card)

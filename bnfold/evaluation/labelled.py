@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..errors import ModelProblem
 from ..recalibration.feeds import pictures
 from ..recalibration.feeds.arrays import Archive
+from ..recalibration.feeds.calibration import SHUFFLE
 from ..recalibration.feeds.card import Array, Card
 from ..train.pixels import Normalization
 
@@ -89,7 +90,7 @@ def _require_one_label_each(archive: Archive) -> None:
 
 
 def _from_folder(path: Path, card: Card) -> Labelled:
-    value, (channels, _, _) = card.image(), card.image_shape
+    value = card.image()
     files = [file for file in pictures.files(path) if len(file.relative_to(path).parts) > 1]
     if not files:
         raise ModelProblem(
@@ -102,15 +103,27 @@ def _from_folder(path: Path, card: Card) -> Labelled:
         raise ModelProblem(
             f"{path} has the class {unknown[0]!r}, which the model does not know", f"It knows: {', '.join(order)}."
         )
+    if card.images.images:
+        chosen = np.random.default_rng(SHUFFLE).permutation(len(files))[: card.images.images]
+        files = [files[i] for i in sorted(chosen)]
     labels = np.array([order.index(file.relative_to(path).parts[0]) for file in files], np.int64)
 
     def batches() -> Iterator[SampleBatch]:
         for start in range(0, len(files), SAMPLES_AT_ONCE):
-            yield {
-                value.name: [pictures.read_picture(file, channels) for file in files[start : start + SAMPLES_AT_ONCE]]
-            }
+            yield {value.name: [_picture(file, card) for file in files[start : start + SAMPLES_AT_ONCE]]}
 
     return Labelled(str(path), labels, batches, True, order)
+
+
+def _picture(file: Path, card: Card) -> Array:
+    """An image as it is stored; where a size is stated, brought to it, and its middle cut out."""
+    channels, height, width = card.image_shape
+    image = pictures.read_picture(file, channels)
+    if card.images.resize is None:
+        return image
+    return pictures.middle(
+        pictures.covering(pictures.shorter_to(image, card.images.resize), height, width), height, width
+    )
 
 
 def require_labels(data: Labelled, classes: int) -> None:

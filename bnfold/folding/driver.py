@@ -29,11 +29,11 @@ from .affine_nodes import affine_of, batch_normalization, is_batch_normalization
 from .branches import make_merge, may_merge
 from .cleanup import cancel
 from .plan import Direction, Law, Plan, make_plan, make_split
+from .reasons import Folded as Folded
+from .reasons import Kept as Kept
+from .reasons import Reason as Reason
 from .result import Explanation as Explanation
-from .result import Folded as Folded
 from .result import FoldResult as FoldResult
-from .result import Kept as Kept
-from .result import Reason as Reason
 
 CASTS = ("Cast", "CastLike")
 COMMUTING = ("Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze")  # with rounding

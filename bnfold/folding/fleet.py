@@ -61,8 +61,9 @@ class Outcome:
         if self.error or not self.report:
             return self.error
         verification, counted = self.report["verification"], self.report["before"]["batch_normalizations"]
-        copied = ("unchanged" if counted else "already folded") if self.report["unchanged"] else "not verified"
-        verdict = verification["verdict"] if verification else copied
+        copied = ("unchanged" if counted else "already folded") if self.report["unchanged"] else "NOT VERIFIED"
+        graded = [verification["verdict"], verification["grade"]] if verification else [copied]
+        verdict = ", ".join(filter(None, graded))
         return verdict if self.report["written"] else f"{verdict}, not written"
 
     @property

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ..display.junit import FAILED, PASSED, JUnitCase
+from ..display.junit import FAILED, PASSED, SKIPPED, JUnitCase
 from ..errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from ..model import external, onnx_io
 from ..model.datafiles import file_size, require_unchanged, unchanged
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from .driver import FoldResult
 
 EFFORTS = ("fast", "full", "off")
-EXTERNAL_CHOICES = ("copy", "keep")
 GRADES = ("measured", "proved")
 SCHEMA = "bnfold.fold/1"
 
@@ -38,12 +37,13 @@ SCHEMA = "bnfold.fold/1"
 class Size:
     """How large a model is: nodes, those of them that are BatchNormalization, also in bodies and functions, and bytes.
 
-    `bytes` are those of its file and of the data files that it refers to.
+    `bytes` are those of its file and of the data files that it refers to; `data_bytes` those of the data files alone.
     """
 
     nodes: int
     batch_normalizations: int
     bytes: int
+    data_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,12 @@ class FoldReport:
 
     def checks(self, strict: bool = False) -> list[JUnitCase]:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
-        kept = "; ".join(f"{k.node or k.output}: {'; '.join(k.reasons)}" for k in self.result.batch_norms_kept)
-        counts = (each.batch_normalizations for each in (self.before, self.after))
-        cases = [JUnitCase("fold", PASSED, "BatchNormalization before and after: {}, {}".format(*counts))]
-        cases += [JUnitCase("nothing kept", FAILED if kept else PASSED, kept)] if strict else []
-        return cases + (self.verification.checks() if self.verification else [])
+        kept = self.result.batch_norms_kept
+        cases = [JUnitCase("fold", PASSED, self.result.counts.words)]
+        cases += [JUnitCase(f"kept: {k.node or k.output}", FAILED, "; ".join(k.coded)) for k in kept if strict]
+        cases += [JUnitCase("nothing kept", PASSED)] if strict and not kept else []
+        unverified = [] if self.unchanged else [JUnitCase("verdict", SKIPPED, "NOT VERIFIED: --verify off")]
+        return cases + (self.verification.checks() if self.verification else unverified)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, schema `bnfold.fold/1`."""
@@ -86,6 +87,7 @@ class FoldReport:
             "unchanged": self.unchanged,
             "before": asdict(self.before),
             "after": asdict(self.after),
+            "other_affine_nodes": dict(zip(("before", "after"), self.result.counts.others, strict=True)),
             "folded": [asdict(f) for f in self.result.folded],
             "kept": [asdict(k) for k in self.result.kept],
             "flushed": self.result.flushed,
@@ -110,9 +112,10 @@ class Options:
 
     `verify` is fast, full or off. `force` replaces `target`; `dry_run` writes nothing. `keep_failed` writes a model
     that did not pass to NAME.failed.onnx. `require` is the grade that the verification must have: measured, or proved
-    (for all inputs). `external` data are copied (copy), or stay where they are (keep), and the result
-    refers to them. `allow_external_outside` reads them also outside the model's folder and through links;
-    nothing is written there. Raises UsageProblem for what is none of these.
+    (for all inputs). The `external` data of a model with data files go to one next to `target` (single), stay where
+    they are (keep), and the result refers to them, or go into `target` (inline). `allow_external_outside` reads them
+    also outside the model's folder and through links; nothing is written there. `inputs`, `shapes` and `dims` are what
+    `verify` runs models with. Raises UsageProblem for what is none of these.
     """
 
     verify: str = "fast"
@@ -120,12 +123,15 @@ class Options:
     dry_run: bool = False
     freeze_initializers: bool = False
     keep_failed: bool = False
-    external: str = "copy"
+    external: str = onnx_io.SINGLE
     allow_external_outside: bool = False
     require: str = "measured"
+    inputs: Sequence[str] = field(default_factory=list)
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    dims: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, known in (("verify", EFFORTS), ("external", EXTERNAL_CHOICES), ("require", GRADES)):
+        for name, known in (("verify", EFFORTS), ("external", onnx_io.LAYOUTS), ("require", GRADES)):
             value = getattr(self, name)
             if value not in known:
                 raise UsageProblem(f"unknown choice {value!r} for --{name}", f"Choose one of: {', '.join(known)}.")
@@ -150,12 +156,13 @@ class Options:
             "freeze_initializers": self.freeze_initializers,
             "require": self.require,
             "allow_external_outside": self.allow_external_outside,
+            **{"inputs": self.inputs, "shapes": self.shapes, "dims": self.dims},
         }
 
     @property
     def keeps_external(self) -> bool:
         """The result refers to the data files of the source."""
-        return self.external == "keep"
+        return self.external == onnx_io.KEEP
 
 
 DEFAULT_OPTIONS = Options()
@@ -189,10 +196,10 @@ def folded_file(source: Path, target: Path, options: Options) -> FoldReport:
 
             result = fold_in_place(record, storage, options.freeze_initializers, defer=True)
         if result.folded:
-            flushed = onnx_io.write(record, storage, draft, options.keeps_external)
+            flushed = onnx_io.write(record, storage, draft, options.external)
             result = replace(result, flushed=result.flushed + flushed)
         else:
-            onnx_io.copy(source, draft, options.keeps_external, outside)
+            onnx_io.copy(source, draft, options.external, outside)
         wanted = result.folded and options.verify != "off"
         with kept_if_failed(record, storage, failed):
             verification = verified(source, draft, target, **options.of_verify(result.sites)) if wanted else None
@@ -263,7 +270,8 @@ def require_free(record: onnx.ModelProto, source: Path, target: Path, force: boo
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:
     """The size of a model in the file `path`, with its data files."""
-    return Size(*counts(record), sum(map(file_size, {path, *data})))
+    outside = sum(map(file_size, data - {path}))
+    return Size(*counts(record), file_size(path) + outside, outside)
 
 
 def require_passed(report: FoldReport) -> None:

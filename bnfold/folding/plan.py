@@ -33,15 +33,16 @@ from ..graph.queries import (
 )
 from ..graph.scopes import Visible
 from ..graph.stored import StoredConstant
-from .rules import HOIST, OUT, SINK, Relaid, Shares
+from .rules import HOIST, OUT, SINK, SIZES, Relaid, Shares
 from .rules.control import RETURN
 from .rules.nonlinear import NONLINEAR
+from .rules.pointwise import no_shift_of_computed
 from .rules.quantization import is_mirrored, is_quantized_bias
 
 Direction = Literal["hoist", "sink"]
 Law = Literal["hoist", "sink", "merge"]
 Errand = tuple[Literal["hoist", "sink", "return"], gs.Tensor, Affine]  # "return": hoist what a body returns
-MOST_NAMED = 100  # nodes that a reason names
+MOST_NAMED = 3  # nodes that a reason names
 FACTORS = {(name, i) for name in ("Mul", "Div") for i in (0, 1)} | {
     ("QuantizeLinear", 1),
     ("DequantizeLinear", 1),
@@ -139,13 +140,10 @@ def leave(plan: Plan, node: gs.Node, left: Affine) -> None:
     if left.is_identity:
         return
     plan.room -= 1
-    require(
-        plan.room >= 0,
-        "NO_BIAS",
-        f"{label(node)} has nowhere to put a shift"
-        if operator(node) == "Mul"
-        else f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only",
-    )
+    if operator(node) == "Mul" and plan.room < 0:
+        no_shift_of_computed(node, left)
+    words = f"{label(node)} has no bias to take the shift, and a Gemm, which has one, multiplies matrices only"
+    require(plan.room >= 0, "NO_BIAS", words)
     plan.add(InsertAdd(node, left.shift, floating_kind(node, 1)))
 
 
@@ -159,10 +157,11 @@ def make_split(visible: Visible, source: gs.Tensor, affine: Affine) -> Plan:
 
 
 def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
-    """The node that makes a tensor, and as which output. Refuses unless a single node reads it."""
+    """The node that makes a tensor, and as which output. Refuses unless a single node reads its values."""
     require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
     require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
-    require(len(tensor.outputs) <= 1, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
+    is_shared = sum(operator(reader) not in SIZES for reader in tensor.outputs) > 1
+    require(not is_shared, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
     node = tensor.inputs[0]
     yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
 
@@ -186,8 +185,8 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     """The shares that the rule of an operator returns."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
-    words = f"{label(node)} of {node.domain} quantizes by rules of its own, and stays as it is"
-    require(not is_foreign_quantizer(node), "INTEGERS", words)
+    foreign = f"{label(node)} of {node.domain} quantizes by rules of its own, and stays as it is"
+    require(not is_foreign_quantizer(node), "INTEGERS", foreign)
     require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")

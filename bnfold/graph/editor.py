@@ -199,13 +199,13 @@ class Editor:
         """Take out a node, `source` being what its output now is; returns the tensor that is both of them.
 
         After a hoist (`keep_name`) the producer of the source takes over the name of the output, so that every consumer
-        stays as it is: if it is a node of the same graph, for names are those of a graph. After a sink, or where the
-        source is of a graph around, the consumers read the source. Where they cannot, since a body must not return
+        stays as it is: if it is a node of the same graph, for names are those of a graph, and nothing else reads the
+        source. Otherwise the consumers read the source. Where they cannot, since a body must not return
         what it does not make, and may call something else by that name, the node becomes an Identity.
         """
         result, scope = node.outputs[0], self._scope[id(node)]
         home = scope.meaning(source.name)
-        if keep_name and self._scope[id(source.inputs[0])] is scope:
+        if keep_name and len(source.outputs) == 1 and self._scope[id(source.inputs[0])] is scope:
             self._hand_over(source, result)
             gone, stays = source, result
         elif result in self.visible or any(self._scope[id(n)].meaning(source.name) is not home for n in result.outputs):

@@ -169,3 +169,15 @@ def _require_same(path: Path, state: os.stat_result) -> None:
 def changed_error(path: Path) -> ModelProblem:
     """The error about a file that somebody wrote to."""
     return ModelProblem(f"{path} changed while it was read", "Fold it again when nobody writes to it.")
+
+
+def stamp(file: int | Path) -> str:
+    """A string that changes once somebody writes to the file."""
+    state = os.stat(file)
+    return f"{state.st_size}:{state.st_mtime_ns}"
+
+
+def require_stamp(file: Path, known: str) -> None:
+    """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
+    if known and not (os.path.exists(file) and stamp(file) == known):
+        raise changed_error(file)

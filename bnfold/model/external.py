@@ -157,7 +157,7 @@ def _require_digest(at: Place, digest: str) -> None:
 def _trust(tensor: TensorProto, at: Place, storage: Storage) -> None:
     """Let a tensor be read from where its data is, wherever that is."""
     if at.length:
-        storage.detach(tensor, replace(at, file=at.file.resolve(), folder=None, stamp=stamp(at.file)))
+        storage.detach(tensor, replace(at, file=at.file.resolve(), folder=None, stamp=datafiles.stamp(at.file)))
     else:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
@@ -169,6 +169,18 @@ def data_files(model: ModelProto, folder: Path) -> set[Path]:
     entries = (entry for t in filter(uses_external_data, all_tensors(model)) for entry in t.external_data)
     paths = {folder / entry.value for entry in entries if entry.key == "location"}
     return set(filter(os.path.isfile, paths))
+
+
+def bring_in(model: ModelProto, storage: Storage) -> None:
+    """Let all data of a model go into its own file."""
+    for tensor in filter(storage.belongs_outside, all_tensors(model)):
+        if not isinstance(storage.entry(tensor), Deferred):
+            _trust(tensor, place(tensor, storage), storage)
+
+
+def needs_file(model: ModelProto, storage: Storage) -> bool:
+    """Whether some data of a model go to a data file, because they came in one or replace what did."""
+    return any(storage.belongs_outside(t) or (t.name in storage.outer and t.raw_data) for t in all_tensors(model))
 
 
 def in_one_file(model: ModelProto, storage: Storage, target: Path, spill: bool = False) -> tuple[ModelProto, int]:
@@ -194,12 +206,13 @@ def in_one_file(model: ModelProto, storage: Storage, target: Path, spill: bool =
 
 
 def _outside(model: ModelProto, storage: Storage, spill: bool) -> Iterator[TensorProto]:
-    """The tensors whose data go to the data file."""
-    outer = list(filter(storage.belongs_outside, all_tensors(model)))
-    yield from outer
-    if spill:
-        inner = (tensor for tensor in model.graph.initializer if not storage.belongs_outside(tensor))
-        yield from (tensor for tensor in inner if storage.entry(tensor) or len(tensor.raw_data) >= DETACHED_FROM)
+    """The tensors whose data go to the data file: those that came in one, what is new; by `spill` what is large."""
+    yield from filter(storage.belongs_outside, all_tensors(model))
+    for tensor in model.graph.initializer:
+        entry, length = storage.entry(tensor), len(tensor.raw_data)
+        new = isinstance(entry, Deferred) or (length and not entry and tensor.name in storage.outer)
+        if not storage.belongs_outside(tensor) and (new or (spill and (entry or length >= DETACHED_FROM))):
+            yield tensor
 
 
 def _source(tensor: TensorProto, storage: Storage) -> Place | Deferred | bytes:
@@ -276,15 +289,3 @@ def _copied(file: BufferedReader, at: int, stop: int, sink: Sink) -> bool:
         sink.write(block)
         at += len(block)
     return at == stop
-
-
-def stamp(file: int | Path) -> str:
-    """A string that changes once somebody writes to the file."""
-    state = os.stat(file)
-    return f"{state.st_size}:{state.st_mtime_ns}"
-
-
-def require_stamp(file: Path, known: str) -> None:
-    """Raises ModelProblem if somebody wrote to a file since it had this stamp."""
-    if known and not (os.path.exists(file) and stamp(file) == known):
-        raise datafiles.changed_error(file)

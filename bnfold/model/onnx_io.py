@@ -22,6 +22,7 @@ from .messages import all_tensors
 from .models import Model, parsed, path_or_proto
 from .storage import Computed, Deferred, Place, Storage
 
+LAYOUTS = SINGLE, KEEP, INLINE = "single", "keep", "inline"  # where the data of a model with data files go
 LIMIT = 1 << 31  # bytes, of a protobuf message
 
 
@@ -38,7 +39,9 @@ def load(model: Model) -> ModelProto:
 def detached(path: Path) -> tuple[ModelProto, Storage]:
     """A model whose large tensors stay in its file, and where they lie. Raises as `load` does."""
     storage = Storage(path.parent)
-    return parsed(_read(path, partial(_small, storage=storage, path=path)), path), storage
+    model = parsed(_read(path, partial(_small, storage=storage, path=path)), path)
+    storage.outer = {tensor.name for tensor in filter(storage.belongs_outside, all_tensors(model))}
+    return model, storage
 
 
 def consumable(model: Model, *, detach: bool = False) -> tuple[ModelProto, Storage]:
@@ -78,7 +81,7 @@ def _all(stream: BinaryIO) -> bytes:
 
 def _small(stream: BinaryIO, storage: Storage, path: Path) -> bytes:
     """The bytes of a model without the data of large tensors; all bytes where `wire` cannot read the file."""
-    stamp = external.stamp(stream.fileno())
+    stamp = datafiles.stamp(stream.fileno())
     try:
         skeleton, spans = wire.detach(wire.FileBytes(stream))
     except wire.Unreadable:
@@ -113,20 +116,24 @@ def save_record(record: ModelProto, storage: Storage, path: Path) -> None:
         write(record, storage, draft)
 
 
-def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool = False) -> int:
+def write(model: ModelProto, storage: Storage, draft: Path, layout: str = SINGLE) -> int:
     """Write a model, and next to it the external data that it refers to; how many computed numbers became zero.
 
-    With `keep_external` the result refers to the data files of the source, and holds what is new itself. Otherwise
-    large initializers go to the data file where the model's own could not hold them.
+    By the `layout` single, the data files of a model become one, with what is new and large; likewise all large
+    initializers of a model that one file could not hold. By keep, the result refers to the data files of the source,
+    and holds what is new itself; by inline it holds everything.
     """
+    if layout == INLINE:
+        external.bring_in(model, storage)
     pieces, flushed = _pieces(model, storage), 0
-    for spill in (False, True) if not keep_external else ():
-        if not spill and any(map(storage.belongs_outside, all_tensors(model))) or (spill and not _fits(pieces)):
+    for spill in (False, True) if layout == SINGLE else ():
+        if external.needs_file(model, storage) if not spill else not _fits(pieces):
             made, flushed = external.in_one_file(model, storage, draft.with_name(data_name(draft)), spill)
             pieces = _pieces(made, storage)
     if not _fits(pieces):
         raise ModelProblem(
-            f"{draft.name} would exceed the 2 GiB that one ONNX file may hold", "Export the model with external data."
+            f"{draft.name} would exceed the 2 GiB that one ONNX file may hold",
+            "Export the model with external data." if layout != INLINE else "Leave out --external inline.",
         )
     with Sink(draft) as stream:
         stream.reserve(sum(map(wire.part_length, pieces)))
@@ -134,7 +141,7 @@ def write(model: ModelProto, storage: Storage, draft: Path, keep_external: bool 
         stream.flush()
         flushed += deferred.write_all(draft, computed)
         for file, stamp in storage.files():
-            external.require_stamp(file, stamp)
+            datafiles.require_stamp(file, stamp)
         datafiles.require_unchanged()
     return flushed
 
@@ -172,13 +179,13 @@ def _laid_out(pieces: list[wire.Part], stream: Sink) -> Iterator[tuple[Computed,
             stream.seek(piece.length, os.SEEK_CUR)
 
 
-def copy(source: Path, draft: Path, keep_external: bool = False, outside: bool = False) -> None:
+def copy(source: Path, draft: Path, layout: str = SINGLE, outside: bool = False) -> None:
     """Copy a model byte for byte; one with external data is written anew, since its data must come along."""
     model, storage = detached(source)
     external.require_data(model, storage, outside)
-    if keep_external or not any(map(storage.belongs_outside, all_tensors(model))):
+    if layout == KEEP or not any(map(storage.belongs_outside, all_tensors(model))):
         with Sink(draft) as sink:
             external.copy_range(Place(source, 0, source.stat().st_size), sink)
         datafiles.require_unchanged()
     else:
-        write(model, storage, draft)
+        write(model, storage, draft, layout)

@@ -76,6 +76,7 @@ class Storage:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder or Path()
+        self.outer: set[str] = set()  # names of the tensors whose data came in data files
         self._entries: list[Place | Deferred] = []
 
     def add(self, entry: Place | Deferred) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from ..algebra.moments import Array, Moments
 from .norms import Norm, Statistics
 
+NO_DRIFT = 1e-3  # drift, as a share, that is no more than rounding on the way
 DEAD = 1e-8  # variance below which a channel carries nothing
 COLUMNS = ("BatchNormalization", "channels", "shift / sd", "variance ratio", "dead")
 STANDARD_ERRORS = 4.0  # standard errors by which a drift must exceed the threshold to count
@@ -43,6 +44,11 @@ class Drift:
         names = norm.name, norm.output, norm.level, var.size, count
         dead, constant = int((var < DEAD).sum()), int((var == 0).sum())
         return Drift(*names, float(shift.max(initial=0)), float(low), float(high), dead, constant)
+
+    @property
+    def none(self) -> bool:
+        """The statistics are those of the data, up to rounding."""
+        return self.shift <= NO_DRIFT and abs(self.ratio_low - 1) <= NO_DRIFT and abs(self.ratio_high - 1) <= NO_DRIFT
 
     def row(self) -> tuple[object, ...]:
         """The row of a table with `COLUMNS`."""

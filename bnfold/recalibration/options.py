@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..errors import UsageProblem, require_within
 from ..runtime.providers import STRICT, Way, ways
 from ..system import sizes
+from .feeds.image_options import BY_THE_MODEL, ImageOptions
 
 METHODS = ("sequential", "alg2", "pooled")
 SUPPORTED_PROVIDERS = ("cpu", "cuda")  # TensorRT would compile an engine for the part before every normalization
@@ -21,7 +22,8 @@ class Options:
 
     What lies between two layers is kept in memory up to `memory_limit` bytes, then in a temporary file. `threshold` is
     the drift, in standard deviations, from which statistics do not fit. The model runs on `provider`, always in strict
-    float32 (no TF32) and with deterministic kernels. Raises UsageProblem for what makes no sense.
+    float32 (no TF32) and with deterministic kernels. `images` says how images are
+    brought to it. Raises UsageProblem for what makes no sense.
     """
 
     method: str = "sequential"
@@ -30,6 +32,7 @@ class Options:
     threshold: float = 0.5
     any_range: bool = False
     provider: str = "cpu"
+    images: ImageOptions = BY_THE_MODEL
 
     def __post_init__(self) -> None:
         for name, value, choice in (("--method", self.method, METHODS), ("--ep", self.provider, SUPPORTED_PROVIDERS)):

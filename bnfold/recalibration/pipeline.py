@@ -9,6 +9,8 @@ from typing import Any
 
 import onnx
 
+from ..display.display import counted
+from ..errors import ModelProblem
 from ..folding.pipeline import require_free
 from ..model import onnx_io
 from ..model.datafiles import unchanged
@@ -19,6 +21,8 @@ from ..system import staging
 from .feeds.calibration import from_path
 from .options import Options
 from .recalibrating import Check, Data, Recalibration, Watch, check_record, in_place
+
+LEAST_SAMPLES = 16  # samples whose statistics are written
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,18 @@ def _recalibrated(source: Path, target: Path, data: Path, options: Options, forc
     require_free(record, source, target, force, *filter(os.path.exists, [data]))
     with staging.staged(target, replace=force) as draft:
         result = in_place(record, storage, _reader(data, options), options, host, watch)
+        require_enough(result.samples, data)
         onnx_io.write(record, storage, draft)
     return Written(source, target, result)
+
+
+def require_enough(samples: int, data: Path) -> None:
+    """Raises ModelProblem for so few samples that by chance a mean is off by 1/4 of a standard deviation."""
+    if samples < LEAST_SAMPLES:
+        raise ModelProblem(
+            f"{data} holds {counted(samples, 'sample')}, whose statistics are chance",
+            f"Give at least {LEAST_SAMPLES}; some hundreds are usual.",
+        )
 
 
 def check_file(source: Path, data: Path, options: Options, watch: Watch) -> Check:
@@ -70,4 +84,4 @@ def _read(source: Path) -> tuple[onnx.ModelProto, Storage]:
 
 
 def _reader(data: Path, options: Options) -> Data:
-    return lambda card: from_path(data, card, options.any_range)
+    return lambda card: from_path(data, card.taking(options.images), options.any_range)

@@ -76,10 +76,11 @@ class Check(Shown):
 
     @property
     def verdict(self) -> str:
-        """FAIL if a channel is off; INCONCLUSIVE if so few samples could not show it; else PASS."""
+        """FAIL if a channel is off; INCONCLUSIVE if so few samples could not show it, and differ at all; else PASS."""
         if any(fit.off for fit in self.fits):
             return "FAIL"
-        return "INCONCLUSIVE" if self.resolution > self.threshold else "PASS"
+        exact = all(fit.drift.none for fit in self.fits)
+        return "INCONCLUSIVE" if self.resolution > self.threshold and not exact else "PASS"
 
     @property
     def resolution(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from .collecting import collect as collect
 from .collecting import of_fold as of_fold
+from .page import report as report
 from .page import to_html as to_html
 
-__all__ = ["collect", "of_fold", "to_html"]
+__all__ = ["collect", "of_fold", "report", "to_html"]

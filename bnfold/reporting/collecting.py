@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,8 +38,11 @@ class ModelPair:
     model_files: dict[str, Plain]
 
 
-def of_fold(report: FoldReport) -> Plain:
-    """The report of a fold, also of one that did not pass: then `fold["written"]` is false."""
+def of_fold(report: FoldReport, bench: bool = False) -> Plain:
+    """The report of a fold, also of one that did not pass: then `fold["written"]` is false.
+
+    With `bench` the latency of both models is measured, if the result was written.
+    """
     from ..verification.verifying import describe
 
     verification = report.verification.to_json() if report.verification else None
@@ -51,7 +54,8 @@ def of_fold(report: FoldReport) -> Plain:
     model_files["folded"]["path"] = str(report.target)
     original, storage = onnx_io.detached(report.source)
     pair = ModelPair(original, report.result.model, storage, sizes, model_files)
-    return _payload(pair, report.to_json(), verification)
+    timed = _measured(pair, None, {}) if bench and report.written else (None, None)
+    return _payload(pair, report.to_json(), verification, *timed)
 
 
 def collect(
@@ -62,6 +66,8 @@ def collect(
     fold: Path | None = None,
     bench: str | None = None,
     raw: Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, Sequence[int]] | None = None,
     allow_external_outside: bool = False,
 ) -> Plain:
     """The report of a pair of models, whoever made the second from the first.
@@ -69,16 +75,18 @@ def collect(
     `verify` is fast, full, off, or a file that `verify --json` wrote; without it, what `fold` says of verification
     counts, else fast. `fold` is a file of `fold --json`; without it, where each node went is derived from the original
     and compared with the nodes of the other. `bench` is `run` or a file of `bench --json`, `raw` one of `bench --raw`.
+    `shapes` and `dims` are the sizes that models are run with here.
     Raises ModelProblem for files that are not what they should be, UsageProblem where two models are no pair or a
     record is about others.
     """
     pair = _pair(original, folded)
     record = _fold_record(fold, pair) if fold else None
-    measured, blocks = _latency(bench, raw, pair)
+    sizes = {"shapes": shapes or {}, "dims": dims or {}}
+    measured, blocks = _latency(bench, raw, pair, sizes)
     if verify is None and record and record["verification"]:
         verification: Plain | None = record["verification"]
     else:
-        verification = _verification(verify or "fast", pair, allow_external_outside)
+        verification = _verification(verify or "fast", pair, sizes | {"allow_external_outside": allow_external_outside})
     return _payload(pair, record, verification, measured, blocks)
 
 
@@ -117,7 +125,7 @@ def _fold_record(path: Path, pair: ModelPair) -> Plain:
     return record
 
 
-def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
+def _verification(how: str, pair: ModelPair, options: dict[str, Any]) -> Plain | None:
     """The verification in a file, or one made now; None if it is off."""
     if how == "off":
         return None
@@ -125,20 +133,22 @@ def _verification(how: str, pair: ModelPair, outside: bool) -> Plain | None:
         from ..verification import verify
 
         paths = (pair.model_files[name]["path"] for name in ("original", "folded"))
-        return verify(*paths, effort=how, allow_external_outside=outside).to_json()
+        return verify(*paths, effort=how, **options).to_json()
     record = records.read_record(Path(how), "verify")
     records.require_same(Path(how), record["models"], pair.model_files)
     return record
 
 
-def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plain | None, list[Plain] | None]:
+def _latency(
+    bench: str | None, raw: Path | None, pair: ModelPair, sizes: dict[str, Any]
+) -> tuple[Plain | None, list[Plain] | None]:
     """The record of a benchmark, and its single runs; None for either that is not there."""
     if bench is None:
         if raw:
             raise UsageProblem("--raw without --bench", "Give the file that `bnfold bench --json` wrote along with it.")
         return None, None
     if bench == "run":
-        return _measured(pair, raw)
+        return _measured(pair, raw, sizes)
     path = Path(bench)
     record = records.read_record(path, "bench")
     records.require_same(path, record.get("models", {}), pair.model_files)
@@ -149,12 +159,12 @@ def _latency(bench: str | None, raw: Path | None, pair: ModelPair) -> tuple[Plai
     return record, latency.condense(latency.lines(records.file_text(raw), raw)) if raw else None
 
 
-def _measured(pair: ModelPair, raw: Path | None) -> tuple[Plain, list[Plain]]:
-    from ..benchmarking import benchmark
+def _measured(pair: ModelPair, raw: Path | None, sizes: dict[str, Any]) -> tuple[Plain, list[Plain]]:
+    from ..benchmarking import bench
 
     if raw:
         raise UsageProblem("--raw with --bench run", "A file of raw samples goes with the file of its own benchmark.")
-    result: Benchmark = benchmark(pair.model_files["original"]["path"], pair.model_files["folded"]["path"])
+    result: Benchmark = bench(pair.model_files["original"]["path"], pair.model_files["folded"]["path"], **sizes)
     return result.to_json(), latency.condense(block.to_json() for block in result.blocks)
 
 

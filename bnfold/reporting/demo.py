@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..benchmarking import Benchmark, benchmark
+from ..benchmarking import Benchmark, bench
 from ..errors import UsageProblem
 from ..folding.pipeline import FoldReport, fold_file
 from ..system.installed import require_runtime, runtime
@@ -71,7 +71,7 @@ def demo(folder: Path, say: Say, watch: Watch = lambda event: None) -> Demo:
     say("4/5 verify: both files against a float64 evaluation, more inputs than during the fold")
     verified = verify(original, folded, effort="full")
     say("5/5 bench: both files, interleaved, in fresh processes")
-    measured = benchmark(original, folded)
+    measured = bench(original, folded)
     return Demo(trained, exported, report, verified, measured, (accuracy(original), accuracy(folded)))
 
 

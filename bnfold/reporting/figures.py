@@ -34,6 +34,12 @@ def verdict_of(data: Plain) -> str:
     return UNCHANGED if _same(data) else NOT_VERIFIED
 
 
+def graded(data: Plain) -> str:
+    """The verdict; a PASS with its grade."""
+    grade = (data["verification"] or {}).get("grade", "")
+    return ", ".join(filter(None, (verdict_of(data), grade)))
+
+
 def _same(data: Plain) -> bool:
     """The result is a copy of the original."""
     digests = [model.get("sha256") for model in data["models"].values()]
@@ -114,12 +120,13 @@ def _errors(data: Plain) -> Iterator[Figure]:
         return
     if only_confirms(data):
         furthest = max(tensors, key=lambda t: t["rms_folded"])
-        note = f"of their size; largest difference {short(furthest['max_abs_folded'])}"
+        note = f"of their size; at most {short(furthest['max_abs_folded'])} in one place"
         yield Figure("Outputs differ by", (short(furthest["rms_folded"]),), note)
         return
-    worst = verification["worst_error"]
-    note = "largest absolute error of an output, original and result"
-    yield Figure("Worst error", (short(worst["original"]), short(worst["folded"])), note)
+    worst, outputs = verification["worst_error"], [t for t in tensors if t["output"]] or tensors
+    relative = (max(t[f"rms_{which}"] for t in outputs) for which in ("original", "folded"))
+    note = f"of the size of an output, original and result; at most {short(worst['folded'])} in one place"
+    yield Figure("Error", tuple(map(short, relative)), note)
     ratio, limit, site = max((t["ratio"], t["limit"], t["site"]) for t in tensors)
     where = "at a fold site" if site else "at an output"
     yield Figure(
@@ -188,6 +195,8 @@ def confirms(level: Plain) -> bool:
 
 def no_data(data: Plain, key: str) -> Element:
     """A sentence that says which command gives the data that are missing."""
+    if key != "latency" and verdict_of(data) == UNCHANGED:
+        return tag("p", "The result is a copy of the original: there is nothing to compare.", class_="empty")
     said, command = COMMANDS[key]
     paths = (shlex.quote(data["models"][which]["path"]) for which in ("original", "folded"))
     return tag("p", f"{said} This would: ", tag("code", command.format(a=next(paths), b=next(paths))), class_="empty")

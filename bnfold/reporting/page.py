@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
+from os import PathLike
+from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ..system.staging import write_file
 from . import assets, sections, table_sections
+from .collecting import collect
 from .html import tag, written
 
 ENDLESS = 10_000  # characters of a string that the page holds whole
@@ -21,6 +25,36 @@ NAVIGATION = {
     "proof": "Verification",
     "environment": "Environment",
 }
+
+
+def report(
+    original: str | PathLike[str],
+    folded: str | PathLike[str],
+    target: str | PathLike[str] | None = None,
+    *,
+    verify: str | None = None,
+    bench: str | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    dims: Mapping[str, Sequence[int]] | None = None,
+    allow_external_outside: bool = False,
+) -> str:
+    """The page of HTML about two versions of a model, whoever made the second; written to `target`, if there is one.
+
+    Both are paths. `verify` is fast, full, off, or the path of what `verify --json` wrote; `bench` is `run` to measure
+    latency, or the path of what `bench --json` wrote; `shapes` of inputs and `dims`, sizes of dynamic dimensions, are
+    what models are run with. `allow_external_outside` reads external data also outside the models' folders. The page
+    needs no network and no other file. Raises ModelProblem for files that are not what they should be, UsageProblem
+    where two models are no pair or a record is about others, EnvironmentProblem where `target` cannot be written.
+    """
+    for path in (original, folded):
+        if not isinstance(path, str | PathLike):
+            raise TypeError(f"a model of a report is a path; this is of type {type(path).__name__}")
+    options: dict[str, Any] = {"verify": verify, "bench": bench, "shapes": shapes, "dims": dims}
+    options |= {"allow_external_outside": allow_external_outside}
+    text = to_html(collect(Path(original), Path(folded), **options))
+    if target is not None:
+        write_file(Path(target), text.encode(errors="backslashreplace"))
+    return text
 
 
 def to_html(data: Mapping[str, Any]) -> str:

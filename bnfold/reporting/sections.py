@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ..folding.summary import FEW, grouped
 from . import figures
-from .html import Content, name_tag, prose, shown, tag
+from .html import Content, name_tag, prose, shown, table, tag
 from .node_results import RESULTS
 
 Plain = Mapping[str, Any]
@@ -18,11 +19,13 @@ REASON_WORDS = {"hoist": "not into what is before it", "sink": "not into what is
 
 
 def title(data: Plain) -> str:
-    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.verdict_of(data)}")
+    return shown(f"{figures.stem(data['models']['original']['path'])}: {figures.graded(data)}")
 
 
-def section(key: str, heading: str, *children: Content) -> Element:
-    """A section of the page; what has no data says so in a sentence."""
+def section(key: str, heading: str, *children: Content, folded: bool = False) -> Element:
+    """A section of the page; what has no data says so in a sentence. One that is `folded` opens at a click."""
+    if folded:
+        children = (tag("details", tag("summary", "Show"), *children),)
     return tag("section", tag("h2", heading, id=f"{key}-title"), *children, id=key, aria_labelledby=f"{key}-title")
 
 
@@ -35,7 +38,7 @@ def verdict_section(data: Plain) -> Element:
         tag("p", next(paths), tag("span", " → ", aria_label=" became "), next(paths), class_="models"),
         tag(
             "h1",
-            tag("span", word, class_=f"chip {VERDICT_CLASSES.get(word, 'open')}"),
+            tag("span", figures.graded(data), class_=f"chip {VERDICT_CLASSES.get(word, 'open')}"),
             " ",
             prose(figures.sentence(data)),
         ),
@@ -164,9 +167,25 @@ def nodes_section(data: Plain) -> Element:
         "nodes",
         heading,
         tag("p", source[data["source"]] + merged, class_="note"),
+        _kept(data),
         tag("div", search, choice, count, class_="tools"),
         _table(data),
     )
+
+
+def _kept(data: Plain) -> Element | None:
+    """Where many nodes are kept: one row for all with the same reasons, with the blocks that they are in."""
+    kept = [entry for entry in data["nodes"] if entry["result"] == "kept"]
+    if len(kept) <= FEW:
+        return None
+    rows = [(e["node"] or e["output"], e["operator"], *(_coded(e, way) for way in REASON_WORDS)) for e in kept]
+    columns: list[Content] = ["Nodes", "Operator", *(f"Why {words}" for words in REASON_WORDS.values())]
+    cells: list[list[Content]] = [[prose(str(cell)) for cell in row] for row in grouped(rows)]
+    return table(columns, cells, "Kept nodes, by reason")
+
+
+def _coded(entry: Plain, way: str) -> str:
+    return "; ".join(f"{r['code']}: {r['words']}" for r in entry["reasons"] if r["way"] == way)
 
 
 def _table(data: Plain) -> Element:

@@ -70,9 +70,9 @@ def proof_section(data: Plain) -> Element:
     verification, heading = data["verification"], "How it was verified"
     if not verification:
         return section("proof", heading, figures.no_data(data, "errors"))
-    columns: list[Content] = ["Runs", "Inputs", "Tensors", "Worst ratio", "At", "Error A", "Error B"]
+    columns: list[Content] = ["Runs", "Inputs", "Tensors", "Worst ratio", "At", "Error A / size", "Error B / size"]
     rows = [[*_level(level)] for level in verification["levels"] if not figures.confirms(level)]
-    columns_apart: list[Content] = ["Runs", "Inputs", "Outputs", "Distance, of their size", "At", "Largest difference"]
+    columns_apart: list[Content] = ["Runs", "Inputs", "Outputs", "Distance / size", "At", "In one place at most"]
     apart = [[*_distance(level)] for level in verification["levels"] if figures.confirms(level)]
     return section(
         "proof",
@@ -85,6 +85,7 @@ def proof_section(data: Plain) -> Element:
         _changes((verification.get("structure") or {}).get("changes", [])),
         _notes(verification["notes"]),
         _notes((data["fold"] or {"notes": []})["notes"]),
+        folded=True,
     )
 
 
@@ -122,8 +123,8 @@ def _level(level: Plain) -> Iterator[Content]:
     yield f"{worst['ratio']:.2f} of {worst['limit']:g}" if worst else ""
     yield name_tag(worst["name"]) if worst else ""
     outputs = [tensor for tensor in compared if tensor["output"]] or compared
-    for which in ("max_abs_original", "max_abs_folded"):
-        yield f"{max((tensor[which] for tensor in outputs), default=0.0):.2e}"
+    for which in ("rms_original", "rms_folded"):
+        yield figures.short(max((tensor[which] for tensor in outputs), default=0.0))
 
 
 def _notes(notes: list[str]) -> Element | None:

@@ -1,4 +1,4 @@
-"""Copies of a model, to be run: without randomness, with more outputs, with constants moved by one unit of rounding."""
+"""Copies of a model, to be run: with dense constants, more outputs, constants moved by one unit of rounding."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from ..errors import ModelProblem
 from ..model.messages import all_nodes, bodies, drop, inner_graphs
 from ..system.limits import current
 from . import detached
-from .protos import FLOATING, Array, attributes, domain, is_constant_node, overridable, stored
+from .protos import FLOATING, Array, is_constant_node, overridable, stored
 
-RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike")
 READ_SIZES = frozenset(["Resize", "Upsample", "Range", "Cast"])  # also of floating-point numbers
 GOLDEN = 0.618034  # of which the multiples, modulo 1, are all over the place
 TO_JITTER = (
@@ -26,25 +25,6 @@ TO_JITTER = (
     )
 )
 PAGES_BY = 2  # bits: one number in 16 that moves by four units moves a sum as far as all that move by one
-
-
-def without_randomness(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """The model, changed so that it can be compared, and what was done in words.
-
-    Trailing empty output names are dropped (they crash native code, and mean the same), and random operators are
-    replaced by the constant 0.5, since two runs of the same random model differ already. Constants that lie in files
-    become initializers of the main graph.
-    """
-    copy = lifted(model)
-    for node in all_nodes(copy):
-        while node.output and not node.output[-1]:
-            node.output.pop()
-    random = [node.output[0] for node in copy.graph.node if is_random(node)]
-    if random:
-        nodes = [still for node in copy.graph.node for still in (_at_half(node) if is_random(node) else [node])]
-        del copy.graph.node[:]
-        copy.graph.node.extend(nodes)
-    return copy, [f"random operators were replaced by 0.5: {', '.join(random)}"] if random else []
 
 
 def make_dense(model: onnx.ModelProto) -> None:
@@ -128,26 +108,6 @@ def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     for output in graph.output:
         if output.name in names:
             graph.node.append(helper.make_node("Identity", [names[output.name]], [output.name]))
-
-
-def is_random(node: onnx.NodeProto) -> bool:
-    """Whether two runs of a node differ."""
-    return node.op_type in RANDOM and domain(node) == ""
-
-
-def _at_half(node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Nodes that give the output of a random node its shape and type, filled with 0.5."""
-    settings = attributes(node)
-    kind = helper.tensor_dtype_to_np_dtype(settings.get("dtype", TensorProto.FLOAT))
-    half = numpy_helper.from_array(np.array([0.5], dtype=kind))
-    sizes = f"{node.output[0]}/sizes"
-    if "shape" in settings:
-        shape = helper.make_node(
-            "Constant", [], [sizes], value=numpy_helper.from_array(np.array(settings["shape"], np.int64))
-        )
-    else:
-        shape = helper.make_node("Shape", [node.input[0]], [sizes])
-    return [shape, helper.make_node("ConstantOfShape", [sizes], [node.output[0]], value=half)]
 
 
 def override(original: onnx.ModelProto, folded: onnx.ModelProto) -> list[str]:

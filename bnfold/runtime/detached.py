@@ -8,12 +8,11 @@ copied, cut, compared and serialized without a look at them. Where data lie is f
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BufferedReader
+from itertools import zip_longest
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,42 +26,13 @@ from ..errors import ModelProblem
 from ..model import datafiles
 from ..model.messages import all_tensors, inner_graphs
 from ..model.wire import DETACHED_FROM, FileBytes, Span, Unreadable, detach, handle_of, set_handle
+from .data_place import READ_AT_ONCE, Place
 from .protos import Array, is_constant_node
 
 MOST_READ = 1 << 36  # bytes of one constant
 WHOLE_UP_TO = 1 << 30  # bytes of a model, with its data files, up to which it is read whole
-READ_AT_ONCE = 1 << 24  # bytes of a file that are read at a time
 PAGE = mmap.PAGESIZE
 SHARE = 16  # of so many pages of a large constant one is changed, in the place of all
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where data lie: in a file of a `folder`, or in one that may be anywhere."""
-
-    file: Path
-    offset: int
-    length: int
-    folder: Path | None = None
-
-    def open(self) -> BufferedReader:
-        """The file. See `datafiles`."""
-        if self.folder is None:
-            return datafiles.open_regular(self.file)
-        return datafiles.inside(self.folder, str(self.file.relative_to(self.folder)))
-
-    def read(self) -> bytes:
-        """The bytes, in memory."""
-        with self.open() as file:
-            file.seek(self.offset)
-            return file.read(self.length)
-
-    def mapped(self, access: int = mmap.ACCESS_READ) -> Array:
-        """The bytes, in mapped memory."""
-        before = self.offset % mmap.ALLOCATIONGRANULARITY
-        with self.open() as file:
-            mapping = mmap.mmap(file.fileno(), before + self.length, access=access, offset=self.offset - before)
-        return np.frombuffer(mapping, np.uint8, self.length, before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +44,8 @@ class Changed:
 
 
 _table: list[Place | Changed] = []
-_known: dict[object, int] = {}  # numbers of data, by length and digest, and of what they were changed to
+_alike: dict[tuple[int, bytes], list[int]] = {}  # numbers of data, by length and first bytes
+_known: dict[object, int] = {}  # numbers of what data were changed to
 
 
 def bytes_in_memory(tensor: TensorProto) -> int:
@@ -162,23 +133,26 @@ def constants(model: ModelProto | FunctionProto) -> Iterator[TensorProto]:
 
 
 def _number(place: Place) -> int:
-    """The number that the data at a place have in the table of this process."""
-    index = _known.setdefault((place.length, _digest(place)), len(_table))
+    """The number that the data at a place have in the table of this process: that of the same data, if it has some.
+
+    Raises MemoryError for data beyond MOST_READ, as a file with holes may state.
+    """
+    if place.length > MOST_READ:
+        raise MemoryError
+    numbers = _alike.setdefault((place.length, place.read(PAGE)), [])
+    index = next((number for number in numbers if _is_same(_table[number], place)), len(_table))
+    if index == len(_table):
+        numbers.append(index)
     _table[index : index + 1] = [place]  # the newest one: the file of an earlier model may be gone
     return index
 
 
-def _digest(place: Place) -> bytes:
-    """Raises MemoryError for data beyond MOST_READ, as a file with holes may state."""
-    if place.length > MOST_READ:
-        raise MemoryError
-    left, digest = place.length, hashlib.sha256()
-    with place.open() as file:
-        file.seek(place.offset)
-        while left and (block := file.read(min(left, READ_AT_ONCE))):
-            digest.update(block)
-            left -= len(block)
-    return digest.digest()
+def _is_same(entry: Place | Changed, place: Place) -> bool:
+    """Whether the same bytes lie at both places; not if one of them can be read no more."""
+    with suppress(OSError, ValueError, ModelProblem):
+        assert isinstance(entry, Place)
+        return all(first == second for first, second in zip_longest(entry.blocks(), place.blocks()))
+    return False
 
 
 def data_number(tensor: TensorProto) -> int | None:

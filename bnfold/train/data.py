@@ -5,6 +5,7 @@ Adding a dataset is one function from a folder (or None) to a Dataset and one ro
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,13 @@ def load_dataset(name: str, data_dir: Path | None) -> Dataset:
         return _folder(Path(name.removeprefix(FOLDER_PREFIX)))
     if name not in DATASETS:
         raise unknown("data set", name, [*DATASETS, f"{FOLDER_PREFIX}PATH"])
-    return DATASETS[name](data_dir)
+    return DATASETS[name](data_dir or _shared(name))
+
+
+def _shared(name: str) -> Path | None:
+    """The folder of a data set below the one that BNFOLD_DATA names, if it is there."""
+    folder = Path(os.environ.get("BNFOLD_DATA") or os.devnull, name)
+    return folder if os.path.isdir(folder) else None
 
 
 def batches(size: int, count: int, seed: int, epoch: int, shuffle: str = "images") -> Iterator[npt.NDArray[np.intp]]:

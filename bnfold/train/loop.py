@@ -27,6 +27,7 @@ from .runs import Checkpoint
 from .session import Session, resume, start
 
 TEST_BATCH = 500
+LARGEST_LOSS = 1e6  # beyond, a run has diverged, though its numbers may be finite
 FEW_VALUES = 60 * 28 * 28  # in a batch: up to here one thread is the fastest
 
 
@@ -101,6 +102,8 @@ def _require_finite(session: Session, losses: list[float], largest: list[float])
             raise _diverged(f"the loss {'became NaN' if isnan(loss) else 'reached infinity'} at step {step}")
     if not all(bool(torch.isfinite(average).all()) for average in session.model.buffers()):
         raise _diverged(f"moving averages are not finite by step {session.step}")
+    if max(losses) > LARGEST_LOSS:
+        raise _diverged(f"the loss reached {max(losses):.2g} by step {session.step}")
 
 
 def _diverged(what: str) -> CheckFailed:

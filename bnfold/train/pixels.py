@@ -40,7 +40,7 @@ class Normalization:
         """1 above `threshold`, else 0, as section 4.1 of the paper feeds MNIST."""
         return Normalization(full_scale, (0.0,), (1.0,), threshold)
 
-    def __call__(self, images: Pixels) -> npt.NDArray[np.float32]:
+    def __call__(self, images: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Float32 of the same shape (N, C, H, W). Raises ModelProblem for another number of channels."""
         if len(self.mean) not in (1, images.shape[1]):
             raise ModelProblem(

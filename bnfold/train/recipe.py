@@ -154,7 +154,7 @@ class Settings(Network, Recipe):
     steps: int | None = option(None, "Mini-batches to train on, instead of epochs.", COUNT)
     epochs: int | None = option(None, "Passes over the training images.", COUNT, shown=str(EPOCHS))
     evaluate_every: int | None = option(
-        None, "Steps between evaluations.", COUNT, shown="an epoch, or a 20th of the run"
+        None, "Steps between evaluations.", COUNT, shown="an epoch, or a 20th of the run; of up to 100 steps all"
     )
     seed: int = option(
         0,

@@ -8,6 +8,7 @@ import os
 import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -125,6 +126,8 @@ def create(run: Path, config: Config) -> None:
 
 
 def exists(run: Path) -> UsageProblem:
+    if os.path.isfile(run / CONFIG) and not os.path.exists(run / CHECKPOINT):
+        return UsageProblem(f"{run} is a run that has no {CHECKPOINT} yet", _not_begun(run))
     return UsageProblem(f"{run} exists", "--resume goes on with it; another --out starts a new run.")
 
 
@@ -150,11 +153,17 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> None:
     write_file(run / CHECKPOINT, buffer.getvalue())
 
 
+def _not_begun(run: Path) -> str:
+    """What can be done about a run that was stopped before there was anything to go on with."""
+    return f"If nothing trains there, `rm -r {quote(str(run))}` removes it, and the same command starts again."
+
+
 def load_checkpoint(run: Path) -> Checkpoint:
     """The checkpoint of `run`, on the CPU; ModelProblem if it is missing, damaged or of another version."""
     path = run / CHECKPOINT
     if not os.path.isfile(path):
-        raise ModelProblem(f"{run} has no {CHECKPOINT}", "`bnfold train` writes one; --checkpoint names a run.")
+        begun = "`bnfold train` writes one; --checkpoint names a run."
+        raise ModelProblem(f"{run} has no {CHECKPOINT}", _not_begun(run) if os.path.isfile(run / CONFIG) else begun)
     stored = _stored(path)
     if not isinstance(stored, dict):
         raise _damaged(path)

@@ -30,6 +30,7 @@ from .sequential import CHUNK
 from .sync import Synced
 
 EVALUATIONS = 20  # of a run, at least
+SHORT = 100  # steps of a run that is evaluated once, at its end
 STATISTICS_EPOCH = 2**31  # seeds the order of images for statistics by mini-batches
 
 
@@ -59,7 +60,8 @@ class Session:
     @property
     def interval(self) -> int:
         """Steps between evaluations; at most so many are lost when a run is interrupted."""
-        return self.settings.evaluate_every or max(1, min(self.steps_per_epoch, self.steps // EVALUATIONS))
+        usual = min(self.steps_per_epoch, self.steps // EVALUATIONS)
+        return self.settings.evaluate_every or max(1, usual if self.steps > SHORT else self.steps)
 
     @property
     def lr(self) -> float:

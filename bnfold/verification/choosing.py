@@ -114,7 +114,7 @@ def _choose(trial: Trial, case: Case, values: Mapping[str, Array]) -> None:
     true = truth(trial, case, values, names)
     narrow = {name for name, value in true.items() if is_narrow(value)}
     names = [name for name in names if name not in narrow]
-    counts = {name: np.size(value) for name, value in true.items()}
+    counts = {name: value.size for name, value in true.items() if isinstance(value, np.ndarray)}
     trial.steps = steps(trial.original.graph, trial.folded.graph, narrow) if true else []
     needed = {*trial.edits, *trial.outputs, *trial.steps, *_rearranged(trial)}
     needed |= _entering(trial.original, trial.outputs)  # some outputs are no tensors, as ZipMap's are

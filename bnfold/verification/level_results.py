@@ -84,14 +84,14 @@ class Compared:
         return f"{kind} {self.name!r} ({self.operator}){at}"
 
     def row(self) -> tuple[str, ...]:
-        """For a table: name, channel, ratio and its limit, largest errors."""
+        """For a table: name, channel, ratio and its limit, errors of both by the size of the tensor, largest ones."""
         channel = str(self.channel) if self.axis is not None and self.channel is not None else ""
-        errors = (f"{error:.2e}" for error in (self.max_abs_original, self.max_abs_folded))
-        return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *errors)
+        errors = (self.rms_original, self.rms_folded, self.max_abs_original, self.max_abs_folded)
+        return (self.name, channel, f"{self.ratio:.2g}", f"{self.limit:g}", *(f"{error:.2g}" for error in errors))
 
     def distance(self) -> tuple[str, ...]:
         """For a table, where the reference is the original: relative distance, name, largest absolute difference."""
-        return (f"{self.rms_folded:.2g}", self.name, f"{self.max_abs_folded:.2e}")
+        return (f"{self.rms_folded:.2g}", self.name, f"{self.max_abs_folded:.2g}")
 
 
 @dataclass(frozen=True)
@@ -166,22 +166,28 @@ class Level:
         return f"{sum(tensor.live for tensor in self.tensors)}/{channels}" if channels else ""
 
     def row(self) -> tuple[str, ...]:
-        """For a table: inputs, tensors, live channels of fold sites, the worst ratio and its place, largest errors."""
+        """For a table: inputs, tensors, live channels of fold sites, the worst ratio and its place, and of the outputs
+        the errors of both models by their size, and the largest ones."""
         if not self.ran:
-            return (self.title, "0", "0", "", "not run", "", "", "")
+            return (self.title, "0", "0", "", "not run", *[""] * 5)
         worst = max((t for t in self.tensors if not t.moved), key=lambda t: t.ratio, default=None)
         outputs = [t for t in self.tensors if t.output] or self.tensors
-        errors = [
-            max((getattr(t, f"max_abs_{which}") for t in outputs), default=0.0) for which in ("original", "folded")
-        ]
+        errors = (
+            worst_of(outputs, f"{kind}_{which}") for kind in ("rms", "max_abs") for which in ("original", "folded")
+        )
         where = (f"{worst.ratio:.2g}", worst.name) if worst else ("", "")
         counts = (str(len(self.cases)), str(len(self.tensors)), self.coverage)
-        return (self.title, *counts, *where, *(f"{e:.2e}" for e in errors))
+        return (self.title, *counts, *where, *(f"{e:.2g}" for e in errors))
 
     def distance(self) -> tuple[str, ...]:
         """For a table, where it only confirms: inputs, outputs, and of the one that is furthest apart how far."""
         furthest = max(self.tensors, key=lambda t: t.rms_folded)
         return (self.title, str(len(self.cases)), str(len(self.tensors)), *furthest.distance())
+
+
+def worst_of(tensors: Iterable[Compared], error: str) -> float:
+    """The largest of some errors; 0 where there are none."""
+    return max((getattr(tensor, error) for tensor in tensors), default=0.0)
 
 
 def largest_error(levels: Iterable[Level]) -> str:

@@ -86,17 +86,17 @@ UNSEEN = {"Shape": 0, "Size": 0, "CastLike": 1}  # the input of which an operato
 def undone(folded: onnx.GraphProto, good: Mapping[str, bool], edits: set[str]) -> set[str]:
     """Shared tensors that have other values by design: those inside a chain that an affine was moved along.
 
-    A tensor that fails (`good` is False) is excused only if it is no output and every path from it reaches a tensor
-    that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor right,
-    it can only hide it (a Relu of negative values). A node that selects hides nothing: the elements it returns are
-    right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
+    A tensor that fails (`good` is False) is excused only if it is no output and every path from it to one reaches some
+    tensor that is good again, and not before it has passed an edited node: an unedited node cannot make a wrong tensor
+    right, it can only hide it (a Relu of negative values). A node that selects hides nothing: the elements it returns
+    are right or wrong, and the others do not matter; nor do tensors of which only the shape or the type is read.
     """
     outputs = {output.name for output in folded.output}
-    readers, read = readers_of_each(folded.node, UNSEEN), {name for node in folded.node for name in reads(node)}
+    readers = readers_of_each(folded.node, UNSEEN)
     excused: dict[str, bool] = {}
     restored: dict[str, bool] = {}  # as `excused`, once an edited node has been passed
     for name in reversed(list(produced(folded))):
-        fine, inner = good.get(name, False), name not in outputs and name in read
+        fine, inner = good.get(name, False), name not in outputs
         made = [output for node in readers.get(name, ()) for output in node.output if output]
         selected = {o for node in readers.get(name, ()) if node.op_type in SELECT for o in node.output if good.get(o)}
         restored[name] = fine or (inner and all(restored.get(o, False) for o in made))

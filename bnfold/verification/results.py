@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..display.display import Shown, Table, counted
 from ..display.junit import FAILED, PASSED, UNDECIDED, JUnitCase
-from .level_results import FLOAT64, Level, largest_error
+from .level_results import FLOAT64, Level, largest_error, worst_of
 
 PASS, FAIL, VACUOUS, INCONCLUSIVE = "PASS", "FAIL", "VACUOUS", "INCONCLUSIVE"
 GRADES = PROVED, MEASURED = "proved", "measured"  # for all inputs; on those that were tried
@@ -155,14 +155,15 @@ class Verification(Shown):
     seconds: float
     influence: tuple[Influence, ...] = ()  # one for each provider, in strict math
 
-    WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", "error A", "error B")
-    COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", "error A", "error B")
+    ERRORS: ClassVar = ("error A / size", "error B / size", "largest error A", "largest error B")
+    WORST: ClassVar = ("level", "tensor", "channel", "ratio", "limit", *ERRORS)
+    COLUMNS: ClassVar = ("level", "inputs", "tensors", "live", "ratio", "worst at", *ERRORS)
     DISTANCES: ClassVar = ("level", "inputs", "outputs", "distance / size", "furthest", "largest difference")
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line per level for a table: the errors of the folded model against float64, and those of the original."""
         measured = [level.row() for level in self.levels if not level.confirms]
-        algebra = [("algebra", *counts, "", ratio, name, "", "") for *counts, ratio, name in self._algebra()]
+        algebra = [("algebra", *counts, "", ratio, name, *[""] * 4) for *counts, ratio, name in self._algebra()]
         return measured + algebra if measured or not self.levels else []
 
     def distances(self) -> list[tuple[str, ...]]:
@@ -204,12 +205,17 @@ class Verification(Shown):
         rest = Table("Reasons and notes", ("",), [(words,) for words in (*self.reasons, *self.notes)])
         return *self.errors_tables(), self.changes_table(), rest
 
-    def errors_tables(self) -> tuple[Table, Table]:
-        """The errors of both models, one line per level; in a table of their own the levels that confirm a proof."""
-        return (
-            Table("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows()),
-            Table("Outputs of B against those of A, which confirms the proof", self.DISTANCES, self.distances()),
+    def errors_tables(self, detailed: bool = False) -> tuple[Table, ...]:
+        """The errors of both models, one line per level; in a table of their own the levels that confirm a proof.
+
+        They are root mean squares by that of the tensor; if `detailed`, the largest absolute ones are there, too.
+        """
+        tables = (
+            ("Error against float64 (A: original, B: folded)", self.COLUMNS, self.rows(), 2),
+            ("Outputs of B against those of A, which confirms the proof", self.DISTANCES, self.distances(), 1),
         )
+        shown = [(t, c, rows, None if detailed else -last) for t, c, rows, last in tables]
+        return tuple(Table(t, c[:end], [row[:end] for row in rows]) for t, c, rows, end in shown)
 
     def changes_table(self) -> Table:
         """What changed in the file apart from what the model computes, the worst first."""
@@ -250,10 +256,16 @@ class Verification(Shown):
     @property
     def errors(self) -> tuple[float, float]:
         """The largest absolute error of the outputs against `reference`, optimization off, on the first provider."""
+        return self._of_outputs("max_abs")
+
+    @property
+    def relative_errors(self) -> tuple[float, float]:
+        """The same as a share: root mean square of the error by that of the output, the largest of the outputs."""
+        return self._of_outputs("rms")
+
+    def _of_outputs(self, kind: str) -> tuple[float, float]:
         outputs = [t for level in self._off for t in level.tensors if t.output]
-        return max((t.max_abs_original for t in outputs), default=0.0), max(
-            (t.max_abs_folded for t in outputs), default=0.0
-        )
+        return worst_of(outputs, f"{kind}_original"), worst_of(outputs, f"{kind}_folded")
 
     def checks(self) -> list[JUnitCase]:
         """Test cases of a JUnit report: one for each tier, and one for the verdict."""

@@ -23,8 +23,8 @@ from ..model.messages import all_nodes, counts
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached
-from ..runtime.copies import is_random
 from ..runtime.protos import caller_inputs
+from ..runtime.randomness import is_random
 from .interface import differences
 from .results import Change, Structure
 from .untouched import Messages
@@ -93,8 +93,9 @@ def _random(original: onnx.ModelProto, folded: onnx.ModelProto) -> Iterator[str]
 
 def _draws(node: onnx.NodeProto) -> str:
     """`RandomNormal (mean 0.0, scale 1.0)`: the operator and all attributes but seed and dtype."""
+    usual = {"RandomNormal": {"mean": 0.0, "scale": 1.0}, "RandomUniform": {"low": 0.0, "high": 1.0}}
     known = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name not in ("seed", "dtype")}
-    stated = {"mean": 0.0, "scale": 1.0} if "Normal" in node.op_type else {"low": 0.0, "high": 1.0}
+    stated: dict[str, Any] = usual.get(node.op_type.removesuffix("Like"), {})
     return f"{node.op_type} ({', '.join(f'{name} {value}' for name, value in sorted((stated | known).items()))})"
 
 

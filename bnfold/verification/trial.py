@@ -11,18 +11,21 @@ from typing import Any
 
 import onnx
 
+from ..errors import ModelProblem, first_line
 from ..model.order import sort_nodes
 from ..process.child import stage
 from ..runtime import detached, providers, sessions
-from ..runtime.copies import frozen, make_dense, override, without_randomness
+from ..runtime.copies import frozen, make_dense, override
 from ..runtime.detached import Skeleton
 from ..runtime.dimensions import Sizes
+from ..runtime.distinct_names import NOTE, make_distinct
 from ..runtime.host import ENTRIES
 from ..runtime.input_options import combinations, input_sets
 from ..runtime.inputs import Case, cases
 from ..runtime.loading import for_onnxruntime, is_alone, load_to_run, nodes_and_inputs, without_constants
 from ..runtime.placement import name_nodes
 from ..runtime.providers import Chain, Way
+from ..runtime.randomness import numbers_for, without_randomness
 from ..runtime.sessions import CannotRun
 from ..system.processors import threads
 from .float64.oracle import CannotEvaluate, NeedsMemory, Oracle, ReplaceOutputs
@@ -84,24 +87,37 @@ class Trial:
 
 
 def read_models(request: Mapping[str, Any], whole: bool = False) -> list[onnx.ModelProto]:
-    """The original and the folded model, at the paths of a request: without large constants, or `whole`."""
+    """The original and the folded model, at the paths of a request: without large constants, or `whole`.
+
+    Raises ModelProblem where one is not readable, or the numbers of a constant do not fit its shape.
+    """
     stage("reading the models")
     read = load_to_run if whole else without_constants
-    return [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    models = [read(request[name], request.get("outside", False)) for name in ("original", "folded")]
+    for tensor in (tensor for model in models for tensor in detached.constants(model)):
+        try:
+            detached.values(tensor)
+        except (ValueError, TypeError) as why:
+            words = f"the values of '{tensor.name}' cannot be read: {first_line(why)}"
+            raise ModelProblem(words, "The file is damaged.") from why
+    return models
 
 
 def prepare(request: Mapping[str, Any], models: Sequence[onnx.ModelProto], folder: str) -> Trial:
     """A trial of two models, which are changed: they are read anew for anything else."""
     as_read = [*map(nodes_and_inputs, models)]
-    (original, notes), (folded, _) = map(without_randomness, models)
+    numbers = numbers_for(models)
+    (original, notes), (folded, _) = (without_randomness(model, numbers) for model in models)
     if request.get("frozen"):
         original, folded = frozen(original), frozen(folded)
     if names := override(original, folded):
         notes.append(f"initializers that callers may override had other values than their defaults: {', '.join(names)}")
     files = {}
-    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
+    for model in (original, folded):
         make_dense(model)
         sort_nodes(model)
+    notes += [NOTE] if make_distinct((original, folded)) else []
+    for model, nodes, name in zip((original, folded), as_read, ("original", "folded"), strict=True):
         name_nodes(model)
         if not names and nodes == nodes_and_inputs(model) and is_alone(request[name]):
             files[id(model)] = request[name]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
@@ -86,10 +87,11 @@ def verify(
     served, started = ways(providers, maths), time.perf_counter()
     request.update(_data(inputs, dims or {}, shapes or {}), **_file(untouched, freeze_initializers))
     request["deadline"] = _deadline(budget_s)
-    with locate(original) as first, locate(folded) as second:
-        models = {"original": describe(first), "folded": describe(second)}
+    with locate(original) as first, locate(folded) as second, ThreadPoolExecutor() as threads:
         require_providers(way.provider for way in served if way.gpu)
+        described = threads.map(describe, (first, second))  # next to the child
         structure, numbers = _tiers({**request, "original": str(first), "folded": str(second)}, served)
+    models = dict(zip(("original", "folded"), described, strict=True))
     return with_grade(_verification(structure, numbers, models, started), require)
 
 

@@ -103,7 +103,7 @@ def compare(original: Path, folded: Path, images: Tensor, labels: np.ndarray) ->
 
 
 def measure(original: Path, folded: Path, budget: float) -> None:
-    result = bnfold.benchmark(original, folded, levels=["default"], threads=1, budget_s=budget)
+    result = bnfold.bench(original, folded, levels=["default"], threads=1, budget_s=budget)
     ratio = result.headline.speedup
     print(f"measured   {ratio.estimate:.2f} [{ratio.low:.2f}, {ratio.high:.2f}] times as fast (95 % interval)")
     print(f"           onnxruntime by itself leaves {result.left_by_onnxruntime['original']} BatchNormalization")

@@ -31,7 +31,7 @@ def counts(path: Path) -> str:
 
 def speed(before: Path, after: Path) -> str:
     """How many times as fast the second is, with its 95 % interval, from three seconds of measuring."""
-    speedup = bnfold.benchmark(before, after, levels=["default"], threads=1, launches=3, budget_s=3).headline.speedup
+    speedup = bnfold.bench(before, after, levels=["default"], threads=1, launches=3, budget_s=3).headline.speedup
     return f"{speedup.estimate:.2f} [{speedup.low:.2f}, {speedup.high:.2f}] times as fast"
 
 

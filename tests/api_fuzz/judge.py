@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 import bnfold
 from bnfold.errors import BnfoldError
+from bnfold.folding import driver
 
 from . import noise, running
 from .closeness import difference, distance, largest, within
@@ -63,7 +64,7 @@ def judged(drawn: Drawn, begin: Callable[[], None] = lambda: None) -> Found:
     begin()
     before = model.SerializeToString(deterministic=True)
     try:
-        result = bnfold.fold(model)
+        result = driver.fold(model)
     except BnfoldError as refused:
         found = declined(refused)
     except Exception as why:  # whatever it raises
@@ -101,7 +102,7 @@ def invalid(model: ModelProto, full: bool) -> list[Fault]:
 def again(result: bnfold.FoldResult) -> list[Fault]:
     """Folding what is folded folds nothing, and gives the same bytes."""
     try:
-        second = bnfold.fold(result.model)
+        second = driver.fold(result.model)
     except Exception as why:  # whatever it raises
         return [("exception in the second fold", words(why))]
     if second.folded:

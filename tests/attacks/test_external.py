@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold import fold
 from bnfold.errors import ModelProblem
 from bnfold.folding import driver as folding
+from bnfold.folding.driver import fold
 from bnfold.model import datafiles, external
 from bnfold_cli.main import run
 from tests.attacks.hostile import refer, sound, stored, written
@@ -265,7 +265,7 @@ def test_shared_data_stay_shared(folder: Path) -> None:
     """A thousand tensors of the same data do not make a file of a thousand times the size."""
     path = made(folder, at(0), *((f"v{i}", at(0)) for i in range(1000)))
     assert run(["fold", str(path), "--verify", "off"]) == 0
-    assert (folder / "m.folded.onnx.data").stat().st_size < 10 * NEEDED
+    assert (folder / "m.folded.onnx.data").stat().st_size < 10 * NEEDED + 4096  # of one page
     found = onnx.load(folder / "m.folded.onnx").graph.initializer
     assert {numpy_helper.to_array(t).tobytes() for t in found if t.name.startswith("v")} >= {DATA[:NEEDED]}
 

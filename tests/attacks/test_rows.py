@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-import bnfold
+from bnfold.folding import driver
 from bnfold.system.limits import Limits, within
 from bnfold_cli.main import run
 from tests.attacks import bombs, malformed
@@ -59,7 +59,7 @@ def answers(path: Path) -> list[np.ndarray] | None:
 @pytest.mark.parametrize("operator", bombs.UNDER)
 def test_coefficients_without_end_are_refused(operator):
     with within(Limits(elements=1000)):
-        (kept,) = bnfold.fold(bombs.UNDER[operator]).kept
+        (kept,) = driver.fold(bombs.UNDER[operator]).kept
     assert "TOO_LARGE" in (kept.not_hoisted.code, kept.not_sunk.code)
 
 

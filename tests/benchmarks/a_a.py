@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bnfold.benchmarking import benchmark
+from bnfold.benchmarking import bench
 from bnfold.benchmarking.environment import environment
 
 ALLOWED = {"EQUIVALENT", "INCONCLUSIVE"}
@@ -20,7 +20,7 @@ ALLOWED = {"EQUIVALENT", "INCONCLUSIVE"}
 
 def once(model: Path, seed: int, budget: float) -> dict[str, Any]:
     """One whole benchmark, seven launches at the most."""
-    cell = benchmark(model, model, levels=["default"], threads=1, budget_s=budget, seed=seed).headline
+    cell = bench(model, model, levels=["default"], threads=1, budget_s=budget, seed=seed).headline
     interval = cell.speedup
     return {"verdict": cell.verdict, "ratio": interval.estimate, "low": interval.low, "high": interval.high}
 

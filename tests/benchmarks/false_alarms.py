@@ -16,6 +16,7 @@ from typing import Any
 import bnfold
 from bnfold.benchmarking.environment import environment
 from bnfold.errors import BnfoldError
+from bnfold.folding import driver
 from bnfold.folding.result import FoldResult
 from tests.data import DATA
 from tests.small_nets import NETS
@@ -32,7 +33,7 @@ TIMM = (
 def folded(path: Path) -> FoldResult | None:
     """The fold of a file; None where nothing folds, or the model is refused."""
     with suppress(BnfoldError):
-        result = bnfold.fold(path)
+        result = driver.fold(path)
         return result if result.folded else None
     return None
 

@@ -23,8 +23,9 @@ from typing import Any
 import onnx
 
 import bnfold
-from bnfold.benchmarking import Benchmark, benchmark
+from bnfold.benchmarking import Benchmark, bench
 from bnfold.benchmarking.environment import environment
+from bnfold.folding import driver
 
 RESULT = Path(__file__).parent / "results" / "latency_cpu.json"
 NAMES = [
@@ -94,10 +95,10 @@ def measured(name: str, cache: Path, **how: Any) -> dict[str, Any]:
     original = source(name, cache)
     with tempfile.TemporaryDirectory() as folder:
         folded, bare = Path(folder, "folded.onnx"), Path(folder, "bare.onnx")
-        bnfold.save(bnfold.fold(original).model, folded)
+        bnfold.save(driver.fold(original).model, folded)
         onnx.save(bypassed(onnx.load(original)), bare)
-        won = benchmark(original, folded, levels=["default"], **how)
-        lost = benchmark(bare, folded, levels=["default"], **how)
+        won = bench(original, folded, levels=["default"], **how)
+        lost = bench(bare, folded, levels=["default"], **how)
     return {
         "name": name,
         "batch_normalization": won.batch_normalization,

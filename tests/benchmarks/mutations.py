@@ -21,6 +21,7 @@ import onnx
 
 import bnfold
 from bnfold.benchmarking.environment import environment
+from bnfold.folding import driver
 from bnfold.runtime import sessions
 from bnfold.runtime.dimensions import candidates
 from bnfold.runtime.inputs import Case, feeds
@@ -78,7 +79,7 @@ def source(name: str) -> Path:
 def faults(name: str) -> Iterator[tuple[str, str, onnx.ModelProto, onnx.ModelProto]]:
     """Every fault at the first and at the last fold site of one model: site, kind, the original, the changed fold."""
     path = source(name)
-    original, folded = onnx.load(path), bnfold.fold(path).model
+    original, folded = onnx.load(path), driver.fold(path).model
     sites = list(folded_nodes(original, folded))
     for site in dict.fromkeys([sites[0].output, sites[-1].output]):
         at = next(s for s in sites if s.output == site)

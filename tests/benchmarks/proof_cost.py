@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 from tests.benchmarks.children import Run, as_installed, command
+from tests.benchmarks.tools import peak_kb
 
 MODULE = "tests.benchmarks.proof_cost"
 MODELS = ["resnet18", "repvgg_a0", "levit_128s", "mobileone_s0", "efficientnet_b0", "mobilenetv3_small_100"]
@@ -51,7 +52,7 @@ def fold(source: str, target: str, verify: str) -> None:
     verification = found.get("verification") or {}
     sites = verification.get("algebra", [])
     proved = sum(site["responses"] > 0 and site["share"] == 1 and not site["why"] for site in sites)
-    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    peak = max(peak_kb(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     words = {"verdict": verification.get("verdict", ""), "grade": verification.get("grade", "")}
     print(json.dumps({**words, "sites": len(sites), "proved": proved, "peak_mb": peak / 1000}))
     sys.exit(code)

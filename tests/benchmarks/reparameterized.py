@@ -16,7 +16,8 @@ import onnx
 import torch
 
 import bnfold
-from bnfold.benchmarking import benchmark
+from bnfold.benchmarking import bench
+from bnfold.folding import driver
 from bnfold.train.to_onnx import converted
 from tests.zoo_models import OPSET, batch_norms, built, populate
 
@@ -33,7 +34,7 @@ def files(name: str, side: int, folder: Path) -> tuple[Path, Path, Path]:
     populate(model, shape, torch.Generator().manual_seed(1))
     paths = tuple(folder / f"{name}.{kind}.onnx" for kind in ("original", "folded", "timm"))
     onnx.save(converted(model.eval(), shape, OPSET, {}), paths[0])
-    bnfold.save(bnfold.fold(paths[0]).model, paths[1])
+    bnfold.save(driver.fold(paths[0]).model, paths[1])
     onnx.save(converted(reparameterize_model(copy.deepcopy(model)).eval(), shape, OPSET, {}), paths[2])
     return paths
 
@@ -43,8 +44,8 @@ def measured(name: str, side: int, **how: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         original, folded, timms = files(name, side, Path(folder))
         runs = {
-            "over original": benchmark(original, folded, levels=["default"], **how),
-            "over timm": benchmark(timms, folded, levels=["default"], **how),
+            "over original": bench(original, folded, levels=["default"], **how),
+            "over timm": bench(timms, folded, levels=["default"], **how),
         }
         left = {p.suffixes[-2][1:]: len(list(batch_norms(onnx.load(p)))) for p in (original, folded, timms)}
         nodes = {p.suffixes[-2][1:]: len(onnx.load(p).graph.node) for p in (original, folded, timms)}

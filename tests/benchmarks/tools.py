@@ -9,6 +9,7 @@ import atexit
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 
 def load_save(source: str, target: str) -> None:
@@ -100,9 +101,14 @@ TOOLS: dict[str, Callable[[str, str], None]] = {
 
 
 def tell_peak() -> None:
-    """Say on stdout how much memory this process had at most. Not `ru_maxrss`, which starts with what the parent had."""
-    with suppress(OSError), open("/proc/self/status") as status:
-        print("peak_kb", status.read().split("VmHWM:")[1].split()[0])
+    """Say on stdout how much memory this process had at most."""
+    with suppress(OSError):
+        print("peak_kb", peak_kb())
+
+
+def peak_kb() -> int:
+    """How much memory this process had at most. Not its `ru_maxrss`, which starts with what the parent had."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import bnfold
+from bnfold.folding import driver
 from bnfold.runtime import libraries, sessions
 from bnfold.runtime.nvml import states
 from bnfold.runtime.providers import PROVIDERS
@@ -127,7 +128,7 @@ def save(model: nn.Module, shape: tuple[int, ...], stem: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     onnx.save(converted(model, shape, OPSET, {}), f"{stem}.original.onnx")
-    bnfold.save(bnfold.fold(f"{stem}.original.onnx").model, f"{stem}.folded.onnx")
+    bnfold.save(driver.fold(f"{stem}.original.onnx").model, f"{stem}.folded.onnx")
     onnx.save(converted(reparameterized(model), shape, OPSET, {}), f"{stem}.timm.onnx")
     for kind in KINDS:
         half = convert_float_to_float16(onnx.load(f"{stem}.{kind}.onnx"), keep_io_types=False)

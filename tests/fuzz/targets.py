@@ -19,6 +19,7 @@ from onnx.external_data_helper import uses_external_data
 
 import bnfold
 from bnfold.errors import BnfoldError, CheckFailed, ModelProblem
+from bnfold.folding import driver
 from bnfold.folding.pipeline import Options, fold_file
 from bnfold.graph import view
 from bnfold.model import onnx_io, wire
@@ -77,7 +78,7 @@ def wire_format(data: bytes) -> str:
             return refusal(problem)
         require(not _refuses(path), "accepted, but not when it is read whole")
         target = path.with_name("o.onnx")
-        onnx_io.write(model, storage, target, keep_external=True)
+        onnx_io.write(model, storage, target, onnx_io.KEEP)
         again = target.read_bytes()
         require(_plain(ModelProto.FromString(again)) == _plain(ModelProto.FromString(data)), "another model")
         entries = filter(None, map(storage.entry, onnx_io.all_tensors(model)))
@@ -109,7 +110,7 @@ def folding(data: bytes) -> str:
     try:
         model.ParseFromString(data)
         with mock.patch.object(view, "STUB_ABOVE", INFERRED):
-            result = bnfold.fold(model)
+            result = driver.fold(model)
     except (DecodeError, BnfoldError) as problem:
         require(made is None or _is_apart(model), f"folded in a file, but not in memory: {problem}")
         return refusal(problem) if isinstance(problem, BnfoldError) else ended

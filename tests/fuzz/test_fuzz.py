@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import bnfold
 from bnfold.errors import ModelProblem
+from bnfold.folding import driver
 from bnfold.model.validity import require_known
 from tests.fuzz import findings
 from tests.fuzz.mutations import mutated
@@ -48,7 +48,7 @@ SAID = {  # what was found -> words of why it is kept
 @pytest.mark.parametrize("name", SAID)
 def test_it_is_kept_in_words(name: str) -> None:
     model = onnx.ModelProto.FromString(findings.FOUND[name]())
-    (kept,) = bnfold.fold(model).kept
+    (kept,) = driver.fold(model).kept
     assert SAID[name] in "; ".join(kept.reasons)
 
 
@@ -61,7 +61,7 @@ def test_names_that_are_no_text_are_refused_in_words() -> None:
 def test_a_cycle_in_memory_is_refused_in_words() -> None:
     model = onnx.ModelProto.FromString(findings.FOUND["a node that reads what it makes"]())
     with pytest.raises(ModelProblem, match="reads what is computed from its own output"):
-        bnfold.fold(model)
+        driver.fold(model)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)

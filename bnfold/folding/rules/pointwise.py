@@ -73,6 +73,13 @@ def broadcasts(node: gs.Node) -> None:
     )
 
 
+def no_shift_of_computed(node: gs.Node, affine: Affine) -> None:
+    """Refuse a shift: a product of computed tensors, as that of a SiLU or a gate, is not linear."""
+    words = f"{label(node)} of computed tensors is not linear: a scale may cross it, but no shift"
+    require(not affine.has_shift or any(map(is_constant, node.inputs)), "NONLINEAR", words)
+    no_shift(node, affine)
+
+
 @hoist("Mul")
 def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a * b) + t == a * (s * b) + t, where b may be one number that becomes one for each channel"""
@@ -89,7 +96,7 @@ def hoist_mul(node: gs.Node, port: int, affine: Affine) -> Shares:
 def hoist_div(node: gs.Node, port: int, affine: Affine) -> Shares:
     """s * (a / b) == (s * a) / b == a / (b / s), the last for s != 0"""
     broadcasts(node)
-    no_shift(node, affine)
+    no_shift_of_computed(node, affine)
     if is_constant(node.inputs[1]) and np.all(affine.scale != 0):
         return {1: Affine.of(1 / affine.scale)}
     return {0: affine}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import ModelProblem, UsageProblem
+from ...train.pixels import Normalization
 from . import pictures
 from .arrays import ROWS_AT_ONCE, Archive
 from .card import Array, Card, Input, fitting, require_range
@@ -47,6 +48,7 @@ def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iter
     """An input, so many rows at a time that all inputs have as many pieces."""
     for piece in archive.pieces(value.name, ROWS_AT_ONCE * (value.rows or 1)):
         if piece.dtype == np.uint8 and card.normalization and value.kind.kind == "f" and piece.ndim == 4:
+            require_channels_first(piece, card.normalization, archive.path)
             yield fitting(value, card.normalization(piece), archive.path)
             continue
         ready = fitting(value, piece, archive.path)
@@ -55,12 +57,23 @@ def _pieces(archive: Archive, value: Input, card: Card, any_range: bool) -> Iter
         yield ready
 
 
+def require_channels_first(images: Array, normalization: Normalization, where: object) -> None:
+    """Raises ModelProblem for images whose channels are the last axis."""
+    channels = (1, 3) if len(normalization.mean) == 1 else (len(normalization.mean),)
+    if images.shape[1] not in channels and images.shape[3] in channels:
+        raise ModelProblem(
+            f"{where} holds images of {list(images.shape[1:])}, channels last; they are read as [C, H, W]",
+            "Save them as images.transpose(0, 3, 1, 2).",
+        )
+
+
 def _from_folder(path: Path, card: Card) -> Iterator[Feed]:
     """Images with their shorter side brought to the size of the model, and cut to it at the centre."""
     value, pixels, (channels, height, width) = card.image(), card.pixels(path), card.image_shape
     files = pictures.files(path)
-    for i in np.random.default_rng(SHUFFLE).permutation(len(files)):
-        image = pictures.middle(
-            pictures.covering(pictures.read_picture(files[i], channels), height, width), height, width
-        )
-        yield {value.name: fitting(value, pixels(image[None]), files[i])}
+    for i in np.random.default_rng(SHUFFLE).permutation(len(files))[: card.images.images]:
+        image = pictures.read_picture(files[i], channels)
+        if card.images.resize:
+            image = pictures.shorter_to(image, card.images.resize)
+        image = pictures.middle(pictures.covering(image, height, width), height, width)
+        yield {value.name: fitting(value, card.laid_out(pixels(image[None].astype(np.float32))), files[i])}

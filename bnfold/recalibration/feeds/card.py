@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from ...errors import ModelProblem
 from ...runtime.protos import caller_inputs, shape
 from ...system.limits import current
 from ...train.pixels import Normalization
+from .image_options import BY_THE_MODEL, ImageOptions
 
 Array = npt.NDArray[Any]
 DAMAGE = (ValueError, KeyError, TypeError, OverflowError, RecursionError)  # what reading metadata may raise
@@ -46,6 +47,11 @@ class Card:
     inputs: tuple[Input, ...]
     normalization: Normalization | None
     classes: tuple[str, ...]
+    images: ImageOptions = BY_THE_MODEL
+
+    def taking(self, images: ImageOptions) -> Card:
+        """The same, with images brought to the model as the options say."""
+        return replace(self, normalization=images.normalization or self.normalization, images=images)
 
     @property
     def names(self) -> list[str]:
@@ -61,19 +67,43 @@ class Card:
         if not self.sees_images:
             shapes = "; ".join(f"{value.name} {value.words()}" for value in self.inputs)
             raise ModelProblem(
-                f"the model does not take one batch of images of one size, but {shapes}", "Give the data as .npz."
+                f"the model does not take one batch of images of one size, but {shapes}",
+                "Give the data as .npz; where only height and width are open, --crop SIZE sets them.",
             )
         return self.inputs[0]
 
     @property
     def sees_images(self) -> bool:
-        dims = [value.dims for value in self.inputs]
-        return len(dims) == 1 and dims[0] is not None and len(dims[0]) == 4 and None not in dims[0][1:]
+        if len(self.inputs) != 1 or len(self.inputs[0].dims or ()) != 4:
+            return False
+        channels, *sides = self._sizes
+        return channels is not None and (self.images.crop is not None or None not in sides)
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether it takes images as (N, H, W, C): as the options say, or by where 1 or 3 channels are."""
+        dims = self.inputs[0].dims or ()
+        if self.images.layout:
+            return self.images.layout == "nhwc"
+        return len(dims) == 4 and dims[1] not in (1, 3) and dims[3] in (1, 3)
+
+    @property
+    def _sizes(self) -> tuple[int | None, int | None, int | None]:
+        """Channels, height and width, None where one is open; the sides are those of the crop, if one is stated."""
+        _, one, two, three = self.inputs[0].dims or (None,) * 4
+        channels, height, width = (three, one, two) if self.channels_last else (one, two, three)
+        crop = self.images.crop
+        return channels, crop or height, crop or width
+
+    def laid_out(self, images: Array) -> Array:
+        """Images (N, C, H, W) as the model takes them."""
+        return images.transpose(0, 2, 3, 1) if self.channels_last else images
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images it takes. Raises ModelProblem as `image` does."""
-        _, channels, height, width = (n or 0 for n in self.image().dims or ())
+        self.image()
+        channels, height, width = (n or 0 for n in self._sizes)
         if channels * height * width > current().elements:
             raise ModelProblem(
                 f"the model takes images of {channels} x {height} x {width}; the limit is "
@@ -87,7 +117,7 @@ class Card:
         if self.normalization is None:
             raise ModelProblem(
                 f"the model does not say how the pixels of {where} are normalized",
-                "`bnfold export` writes it into the metadata; or give arrays that are normalized already, as .npz.",
+                "Name it: --preset imagenet, clip or none, or --mean and --std; or give normalized arrays, as .npz.",
             )
         return self.normalization
 

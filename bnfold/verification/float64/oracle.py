@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
 from ...model.bounds import expanded_sizes
-from ...model.messages import all_nodes, inner_graphs, reads
+from ...model.messages import all_nodes, every_node, inner_graphs, reads
 from ...runtime import detached
 from ...runtime.protos import FLOATS, called, opset
 from ...system.progress import report
@@ -78,11 +79,17 @@ def _evaluator(model: onnx.ModelProto) -> type[_Evaluator]:
     return Evaluator
 
 
+def _without_references(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model; its functions inlined if they have attributes of their call, which not all operators of onnx take."""
+    refers = any(a.ref_attr_name for f in model.functions for node in every_node(f.node) for a in node.attribute)
+    return inline_local_functions(model) if refers else model
+
+
 class Oracle:
     """Float64 evaluation of one model. Raises `CannotEvaluate` for an operator that it cannot compute."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        wide = doubled(evaluate_constants(model))
+        wide = doubled(evaluate_constants(_without_references(model)))
         order = {key: place for place, key in enumerate(expanded_sizes(wide.functions))}
         wide.functions.sort(key=lambda f: order[f.domain, f.name, f.overload])  # those that are called come first
         try:

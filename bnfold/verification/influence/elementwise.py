@@ -2,13 +2,15 @@
 
 For float16 those are all there are. For float32 and float64 they are some of every sign and exponent, the constants of
 both regions, and the neighbouring numbers between which a comparison with one of these constants has another result,
-in any tensor of either region: where two such functions differ, they do on one of these, but for rounding.
+in any tensor of either region: where two such functions differ, they do on one of these, but for rounding. For integers
+they are powers of two, the constants, and the neighbours of both.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -32,18 +34,32 @@ ROUNDOFFS = 16.0
 RunBoth = Callable[[Array], Sequence[Mapping[str, Array]]]  # numbers, first axis -> all tensors of both regions
 
 
+class Difference(NamedTuple):
+    """Where two regions differ, in words; nothing if they do not.
+
+    It is `within_reach` where rounding explains no part of it, and A's result and the square of the number are finite
+    numbers of its type: data may be such.
+    """
+
+    words: str = ""
+    within_reach: bool = False
+
+
 def is_elementwise(node: onnx.NodeProto) -> bool:
     return called(node) in OPERATORS
 
 
-def first_difference(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> str:
-    """In words, a number of which two regions, A's and B's, make another `output`; nothing if that is none of a type.
+def may_stop(node: onnx.NodeProto, constants: Mapping[str, Array]) -> bool:
+    """Whether a division of integers has no result for some: by zero, or of the smallest number by -1."""
+    divisor = constants.get(node.input[1]) if called(node) in ("Div", "Mod") else np.ones(())
+    return divisor is None or bool((divisor < 1).any())
 
-    What rounding explains is no difference.
-    """
+
+def first_difference(run: RunBoth, constants: Sequence[Array], output: str, kind: np.dtype[Any]) -> Difference:
+    """A number of which two regions, A's and B's, make another `output`; of several one that is within reach."""
     shape = np.broadcast_shapes(*(each.shape for each in constants))
     if np.prod(shape) > MOST_COLUMNS:
-        return "there are too many constants to compare A and B number by number"
+        return Difference("there are too many constants to compare A and B number by number")
 
     def states(numbers: Array) -> Array:
         """For each number what is at least as large as each constant, one row a number."""
@@ -52,20 +68,36 @@ def first_difference(run: RunBoth, constants: Sequence[Array], output: str, kind
         return np.concatenate(rows, axis=1)
 
     numbers = _of_every_kind(kind, constants)
-    if kind.itemsize > 2:
-        jumps = _jumps(numbers[np.isfinite(numbers)], states)
-        if jumps is None:
-            return "there are too many jumps to compare A and B number by number"
-        numbers = np.concatenate([numbers, jumps])
-    numbers = _column(numbers, shape)
-    first, second = (np.asarray(each[output]) for each in run(numbers))
+    is_cut = kind.kind not in "iu" and kind.itemsize > 2
+    jumps = _jumps(numbers[np.isfinite(numbers)], states) if is_cut else numbers[:0]
+    numbers = _column(numbers if jumps is None else np.concatenate([numbers, jumps]), shape)
+    known = _first(numbers, *(np.asarray(each[output]) for each in run(numbers)))
+    if jumps is None and not known.words:
+        return Difference("there are too many jumps to compare A and B number by number")
+    return known
+
+
+def _first(numbers: Array, first: Array, second: Array) -> Difference:
+    """The first difference of what A and B make of numbers."""
     if first.dtype != second.dtype or first.shape != second.shape:
-        return "A and B make tensors of another type or shape"
-    agree = _agree(numbers, first, second)
-    if agree.all():  # of no elements, too
-        return ""
-    at = np.unravel_index(int(np.argmin(agree)), agree.shape)
-    return f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}"
+        return Difference("A and B make tensors of another type or shape")
+    differ = ~_agree(numbers, first, second, ROUNDOFFS, FAR)
+    if not differ.any():  # of no elements, too
+        return Difference()
+    unit = roundoff(first.dtype) if is_floating(first) else 1.0
+    near = _agree(numbers, first, second, 1 / math.sqrt(unit), math.inf)
+    reached = differ & ~near & _is_usual(numbers) & _is_usual(first, 1)
+    at = np.unravel_index(int(np.argmax(reached if reached.any() else differ)), differ.shape)
+    return Difference(f"of {numbers[at]!s} A makes {first[at]!s}, B {second[at]!s}", bool(reached.any()))
+
+
+def _is_usual(numbers: Array, power: int = 2) -> Array:
+    """Whether numbers to some power are finite in their type, and as exact as others."""
+    if not is_floating(numbers):
+        return np.ones(numbers.shape, bool)
+    known, x = np.finfo(numbers.dtype), np.abs(numbers)
+    ends = float(known.tiny) ** (1 / power), float(known.max) ** (1 / power)
+    return np.asarray(np.isfinite(x) & ((x == 0) | ((x >= ends[0]) & (x <= ends[1]))))
 
 
 def _column(numbers: Array, shape: tuple[int, ...]) -> Array:
@@ -75,6 +107,8 @@ def _column(numbers: Array, shape: tuple[int, ...]) -> Array:
 
 def _of_every_kind(kind: np.dtype[Any], constants: Sequence[Array]) -> Array:
     """Of a type of 16 bits all numbers; of others some of each sign and exponent, and all constants; NaN is one."""
+    if kind.kind in "iu":
+        return _integers(kind, constants)
     bits = np.dtype(f"u{kind.itemsize}")
     if kind.itemsize == 2:
         return np.arange(1 << 16, dtype=bits).view(kind)
@@ -85,6 +119,15 @@ def _of_every_kind(kind: np.dtype[Any], constants: Sequence[Array]) -> Array:
     known = np.concatenate([np.ravel(each).astype(kind) for each in constants]) if constants else np.zeros(1, kind)
     near = [np.nextafter(known, kind.type(end)) for end in (-np.inf, np.inf)]
     return np.unique(np.concatenate([(heads | mantissas).ravel().view(kind), known, -known, *near]))
+
+
+def _integers(kind: np.dtype[Any], constants: Sequence[Array]) -> Array:
+    """Powers of two, the smallest and the largest number, all constants, and what is next to each of these."""
+    ends = np.iinfo(kind)
+    known = {0, ends.min, ends.max, *(1 << bit for bit in range(8 * kind.itemsize - 1))}
+    known.update(int(each) for values in constants for each in values.ravel() if np.isfinite(each))
+    near = {sign * each + step for each in known for sign in (1, -1) for step in (-1, 0, 1)}
+    return np.array(sorted(each for each in near if ends.min <= each <= ends.max), kind)
 
 
 def _compared(value: Array, constants: Sequence[Array]) -> Iterator[Array]:
@@ -126,9 +169,11 @@ def _at(places: Array, kind: np.dtype[Any]) -> Array:
     return np.where(places < 0, np.iinfo(whole).min - places, places).astype(whole).view(kind)
 
 
-def _agree(numbers: Array, first: Array, second: Array) -> Array:
-    """Whether results are the same up to rounding. What overflows counts as the largest number, and what one form makes
-    of infinity as the same if the other form is undefined there, as 0 * x is.
+def _agree(numbers: Array, first: Array, second: Array, roundoffs: float, far: float) -> Array:
+    """Whether results are the same up to so many roundoffs, of numbers up to `far` also of the number itself.
+
+    What overflows counts as the largest number, and what one form makes of infinity as the same if the other form is
+    undefined there, as 0 * x is.
     """
     if not is_floating(first):
         return np.asarray(first == second)
@@ -138,7 +183,7 @@ def _agree(numbers: Array, first: Array, second: Array) -> Array:
         x = np.abs(numbers.astype(np.float64))
         usual = (x > 1 / FAR) & (x <= FAR)
         gain = min(1.0, float(np.max(np.abs(a) / x, where=usual & np.isfinite(a), initial=0.0)))
-        scale = np.maximum(np.abs(a), gain * np.minimum(np.nan_to_num(x, nan=0.0), FAR))
-        close = np.abs(a - b) <= ROUNDOFFS * roundoff(first.dtype) * scale + float(np.finfo(first.dtype).tiny)
+        scale = np.maximum(np.abs(a), gain * np.minimum(np.nan_to_num(x, nan=0.0), far))
+        close = np.abs(a - b) <= roundoffs * roundoff(first.dtype) * scale + float(np.finfo(first.dtype).tiny)
     undefined = np.isnan(a) & np.isnan(b) | (np.isnan(a) | np.isnan(b)) & np.isinf(x)
     return np.asarray(close | undefined)

@@ -33,6 +33,7 @@ from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
 from .counterparts import BypassesAt, Counterparts
 from .differences import beyond_rounding, unlike
 from .meaning import Meanings, NodeMeaning
+from .other_numbers import other_numbers
 from .probes import Probed, probe_regions
 from .thresholds import moved_thresholds, node_in_words
 
@@ -49,14 +50,15 @@ def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
     models = changed_models(pair, ({}, {}), agreeing, covered)
-    probed = Probed((set(), set()), {})
+    probed = Probed((set(), set()), {}, {})
     if any(model.changed for model in models):
         models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
         probed = probe_regions(trial, models, agreeing)
         models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
     unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - probed.equal[1])]
+    unseen += _apart(models, probed)
     unseen += [words for model in models if model.changed for words in _unseen(trial, model, probed.words)]
-    unseen += [] if unseen else _alike(trial, models, agreeing, probed.words)
+    unseen = unseen or [*_alike(trial, models, agreeing, probed.words)] or [*other_numbers(models, agreeing)]
     return Influence(False, sum(len(model.changed) + model.moved for model in models), tuple(unseen))
 
 
@@ -90,6 +92,19 @@ def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> li
     """Tensors of a model for the first input."""
     running = trial_session(trial, exposed(model, names), "off", providers.chain(Way()))
     return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
+
+
+def _apart(models: Sequence[ChangedModel], probed: Probed) -> list[str]:
+    """A sentence for each region that makes something else of numbers that no input made; it names one node."""
+    sentences: dict[str, str] = {}
+    for model in models:
+        for place in (place for i in model.changed if not (place := model.places[i]).where):
+            for name in probed.apart.keys() & {*place.node.output}:
+                words = probed.apart[name]
+                sentences[words] = (
+                    f"no input shows how A and B differ at {node_in_words(place)} of {model.name}: {words}"
+                )
+    return [*sentences.values()]
 
 
 def _unseen(trial: Trial, model: ChangedModel, words: Mapping[str, str]) -> Iterator[str]:

@@ -52,6 +52,7 @@ class Meanings:
     def __post_init__(self) -> None:
         free = overridable((self.other or self).model)  # what callers of the other model may not override is constant
         self.plain, self._fixed = PlainNodes(self.model, free), without_data(self.model.graph, free)
+        self._numbers = set[bytes]()  # what constants of bodies mean
         self.scope.update((value.name, _hash("input", value.name)) for value in self.model.graph.input)
         stored = (tensor for tensor in self.model.graph.initializer if tensor.name not in free)
         self.scope.update((tensor.name, of_tensor(tensor)) for tensor in stored)
@@ -78,11 +79,13 @@ class Meanings:
         stated = sorted(self._attributes(plain, scope, head))
         whole = _hash(head, *stated)
         constants = (
-            meaning if name in self._fixed else b"data" for name, meaning in zip(plain.input, known, strict=True)
+            meaning if name in self._fixed or meaning in self._numbers else b"data"
+            for name, meaning in zip(plain.input, known, strict=True)
         )
         acts = _hash(*kind, *stated, "constants", *(sorted(constants) if in_any_order else constants))
         value = constant_value(node) if is_constant_node(node) else None
         first = of_tensor(value) if value is not None else scope.get(self.plain.handed_on(node), b"")
+        self._numbers |= {first} if value is not None else set()
         means = (first or _hash(whole, 0), *(_hash(whole, i) for i in range(1, len(node.output))))
         self.places[at] = NodeMeaning(node, where, means, acts)
         for name, meaning in zip(node.output, means, strict=True):
@@ -108,6 +111,7 @@ class Meanings:
         where = f"{name} of {node.op_type} {node.name or node.output[0]!r}"
         inner = {**outer, **{value.name: _hash(head, name, i) for i, value in enumerate(body.input)}}
         inner.update((tensor.name, of_tensor(tensor)) for tensor in body.initializer)
+        self._numbers.update(inner[tensor.name] for tensor in body.initializer)
         return _hash(head, name, *self._graph(body, inner, where))
 
 

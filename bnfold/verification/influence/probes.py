@@ -19,28 +19,22 @@ from onnx import helper, shape_inference
 
 from ...process.child import stage
 from ...runtime import detached, providers, sessions
+from ...runtime.copies import jittered
 from ...runtime.inputs import feeds
 from ...runtime.protos import FLOATING, Array, called, shape
 from ...runtime.providers import Way
 from ...runtime.sessions import CannotRun
 from ..float64.constant_parts import FREE_INITIALIZERS
 from ..float64.floating import is_floating
-from ..regions import MIXING
 from ..trial import Trial, trial_session
+from .at_random import are_smooth, compare_overflow, compare_smooth, may_overflow
 from .changed_nodes import ChangedModel
 from .cutter import Cutter, Region, alone
 from .differences import beyond_rounding
-from .elementwise import first_difference, is_elementwise
+from .elementwise import Difference, first_difference, is_elementwise, may_stop
 from .meaning import of_tensor
 from .moves import computed_of, is_moving, shapes_to_try
 
-SMOOTH = MIXING | frozenset(  # operators without a threshold: random numbers show all that they do
-    ["BatchNormalization", "InstanceNormalization", "LayerNormalization", "GroupNormalization", "Softmax", "LogSoftmax"]
-    + ["AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "ReduceSumSquare", "Pad", "Add", "Sub", "Mul"]
-    + ["Div", "Neg", "Sum", "Mean", "Identity", "GRU", "LSTM", "RNN", "Transpose", "Reshape", "Flatten", "Squeeze"]
-    + ["Unsqueeze", "DepthToSpace", "SpaceToDepth", "Concat"]
-)
-TRIED_SIZES = (1.0, -1.0, 1e3, -1e3)  # of the same random numbers: each channel is above zero for one of two signs
 INDICES_AT_ONCE = 1 << 12  # indices
 LARGEST_TABLE = 1 << 26  # elements of a table
 
@@ -50,21 +44,26 @@ class Probed(NamedTuple):
 
     equal: tuple[set[str], set[str]]  # tensors of A, and of B, of regions that do the same in both models
     words: dict[str, str]  # of others of either, of which number A and B make something else
+    apart: dict[str, str]  # likewise, where data may be such a number
 
 
 def probe_regions(trial: Trial, models: Sequence[ChangedModel], agreeing: Collection[str]) -> Probed:
     """Compare the regions of two models that have changed nodes."""
     stage("what nodes that changed do to numbers of every kind")
-    cutter, known, inferred = Cutter(models, agreeing), Probed((set(), set()), {}), Inferred(trial, models[0].proto)
+    cutter, known, inferred = Cutter(models, agreeing), Probed((set(), set()), {}, {}), Inferred(trial, models[0].proto)
     for name in cutter.names:
+        apart: dict[str, str] = {}
         for regions in cutter.regions(name):
             pair = _Pair(inferred, models, regions)
             if not trial.late and pair.is_equal():
                 for names, region, readers in zip(known.equal, regions, cutter.readers, strict=True):
                     names |= alone(region, readers)
+                apart.clear()
                 break
-            made = (output for node in pair.nodes for output in node.output)
-            known.words.update(dict.fromkeys(made, pair.words) if pair.words else {})
+            made = dict.fromkeys((output for node in pair.nodes for output in node.output), pair.difference.words)
+            known.words.update(made if pair.difference.words else {})
+            apart.update(made if pair.difference.within_reach else {})
+        known.apart.update(apart)
     for i, model in enumerate(models):
         for regions in cutter.put_in(i):
             if not trial.late and _Pair(inferred, [model, model], regions).is_equal():
@@ -100,7 +99,7 @@ class _Pair:
         self.entering, self.output = pair[0].entering, pair[0].output
         self.nodes = [node for region in pair for node in region.nodes]
         self.examples = [known.examples[name] for name in self.entering if name in known.examples]
-        self.words = ""  # where it differs
+        self.difference = Difference()
 
     def is_equal(self) -> bool:
         """Whether both models are known to make the same of whatever enters."""
@@ -108,15 +107,22 @@ class _Pair:
             return False
         is_one, are_floating = len(self.examples) == 1, all(map(is_floating, self.examples))
         try:
-            if is_one and are_floating and all(map(is_elementwise, self.nodes)):
+            if is_one and self._can_be_any_number():
                 return self._is_equal_elementwise()
             if is_one and self.examples[0].dtype.kind == "i" and (rows := self._rows()):
                 return self._is_equal_at_each_index(rows)
             if is_one and are_floating and self._only_moves():
                 return self._is_equal_at_all_sizes()
-            return are_floating and self._are_smooth() and self._is_equal_at_random()
+            return are_floating and self._is_equal_at_random()
         except CannotRun:
             return False
+
+    def _can_be_any_number(self) -> bool:
+        """Whether what enters is a number that regions can be fed any of, each by itself."""
+        constants = {t.name: detached.values(t) for region in self.pair for t in region.constants}
+        is_integer = self.examples[0].dtype.kind in "iu"
+        known = is_integer and not any(may_stop(node, constants) for node in self.nodes)
+        return (known or is_floating(self.examples[0])) and all(map(is_elementwise, self.nodes))
 
     def _is_equal_elementwise(self) -> bool:
         constants = [detached.values(tensor) for region in self.pair for tensor in region.constants]
@@ -128,8 +134,8 @@ class _Pair:
             made = (sessions.outputs(*each, fed) for each in zip(running, names, strict=True))
             return [dict(zip(each, values, strict=True)) for each, values in zip(names, made, strict=True)]
 
-        self.words = first_difference(run, constants, self.output, self.examples[0].dtype)
-        return not self.words
+        self.difference = first_difference(run, constants, self.output, self.examples[0].dtype)
+        return not self.difference.words
 
     def _rows(self) -> int:
         """How many indices there are where what enters only chooses rows of tables, all of as many; else none."""
@@ -148,8 +154,8 @@ class _Pair:
 
     def _is_equal_at_each_index(self, rows: int) -> bool:
         rank, kind = max(1, self.examples[0].ndim), self.examples[0].dtype
-        indices = np.arange(rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), rows)
-        blocks = np.split(indices, range(INDICES_AT_ONCE, rows, INDICES_AT_ONCE), axis=-1)
+        indices = np.arange(-rows, rows, dtype=kind).reshape(*(1 for _ in range(rank - 1)), -1)  # or from the end
+        blocks = np.split(indices, range(INDICES_AT_ONCE, 2 * rows, INDICES_AT_ONCE), axis=-1)
         return self._makes_the_same({self.entering[0]: block} for block in blocks)
 
     def _only_moves(self) -> bool:
@@ -183,18 +189,22 @@ class _Pair:
         except CannotRun:
             return None
 
-    def _are_smooth(self) -> bool:
-        """Nothing is divided by data either: numbers near zero would outweigh all others."""
-        known = {tensor.name for region in self.pair for tensor in region.constants}
-        return all(called(node) in SMOOTH and (called(node) != "Div" or node.input[1] in known) for node in self.nodes)
-
     def _is_equal_at_random(self) -> bool:
-        random = np.random.default_rng(self.trial.seed)
-        normal = {name: random.standard_normal(e.shape) for name, e in zip(self.entering, self.examples, strict=True)}
-        kinds = {name: each.dtype for name, each in zip(self.entering, self.examples, strict=True)}
-        return self._makes_the_same(
-            {name: (size * values).astype(kinds[name]) for name, values in normal.items()} for size in TRIED_SIZES
-        )
+        constants = {tensor.name for region in self.pair for tensor in region.constants}
+        is_smooth = are_smooth(self.nodes, constants)
+        if not is_smooth and not may_overflow(self.pair[1].nodes):
+            return False
+        running = self._sessions([[self.output], [self.output]])
+        running.append(self._session(self.models[0], self.pair[0], [self.output], is_moved=True))
+
+        def run(fed: Mapping[str, Array]) -> list[Array]:
+            return [sessions.outputs(each, [self.output], fed)[0] for each in running]
+
+        examples = dict(zip(self.entering, self.examples, strict=True))
+        compare = compare_smooth if is_smooth else compare_overflow
+        known = compare(run, examples, self.trial.seed)
+        self.difference = known or Difference()
+        return known is not None and not known.words
 
     def _makes_the_same(self, inputs: Iterable[Mapping[str, Array]]) -> bool:
         """Whether both regions make finite numbers, the same up to rounding, of all inputs."""
@@ -209,13 +219,15 @@ class _Pair:
         """A session of each region; its outputs are some tensors of it."""
         return [self._session(*each) for each in zip(self.models, self.pair, names, strict=True)]
 
-    def _session(self, like: ChangedModel, region: Region, names: Sequence[str]) -> Any:
+    def _session(self, like: ChangedModel, region: Region, names: Sequence[str], is_moved: bool = False) -> Any:
+        """Of a region of a model; with `is_moved` its constants are moved by one unit of their last place."""
         graph = onnx.GraphProto(name="region", node=region.nodes, initializer=region.constants)
         for name, each in zip(region.entering, self.examples, strict=True):
             graph.input.append(helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(each.dtype), None))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         version = max(like.proto.ir_version, FREE_INITIALIZERS)
         model = onnx.ModelProto(ir_version=version, graph=graph, opset_import=like.proto.opset_import)
+        model = jittered(model, self.trial.seed) if is_moved else model
         return trial_session(self.trial, model, "off", providers.chain(Way()))
 
 

@@ -27,6 +27,7 @@ from .conditions import require_same_arithmetic
 from .examples import of_other_sizes
 from .impulses import NotDerived
 from .indexed_model import IndexedModel
+from .merged import merged
 from .operands import by_operands, of_other_name
 from .pieces import Piece
 from .responses import ImpulseComparison
@@ -211,6 +212,9 @@ def _by_form(pair: Pair, claim: Claim, kind: Any) -> Comparison | None:
     with suppress(NotOneLayer):
         original = layer(pair.original, first, site, examples, (), kind)
         return compare_layers(original, layer(pair.folded, second, site, examples, original.made, kind))
+    with suppress(NotOneLayer):
+        folded = layer(pair.folded, second, site, examples, examples[site].shape, kind)
+        return compare_layers(merged(pair.original, first, site, examples, (folded, second), kind), folded)
     with suppress(NotOneLayer):
         return compare_sums(sums_at((pair.original, pair.folded), claim, examples), kind)
     return None

@@ -16,7 +16,7 @@ import onnx
 
 from ...model.messages import all_nodes, bodies, reads
 from ...runtime.inputs import feeds
-from ...runtime.protos import called, domain, opsets
+from ...runtime.protos import called, opsets
 from ..level_results import Compared
 from ..regions import MIXING, SELECT, edited
 from ..results import Derived
@@ -168,17 +168,24 @@ class Induction:
 
 
 def _same_frame(pair: Pair) -> bool:
-    """Whether equal nodes mean equal things: the same operator sets, functions and defaults of inputs."""
+    """Whether equal nodes mean equal things: the same operators, functions and defaults of inputs."""
     first, second = pair.original, pair.folded
-    domains = {domain(node) for model in (first, second) for node in all_nodes(model)}
-    versions = [{of: n for of, n in opsets(model).items() if of in domains} for model in (first, second)]
     inputs = {value.name for value in second.graph.input}
     return (
-        versions[0] == versions[1]
+        _same_operators(pair)
         and list(first.functions) == list(second.functions)
         and list(first.graph.sparse_initializer) == list(second.graph.sparse_initializer)
         and (second.ir_version < OVERRIDABLE or pair.changed.isdisjoint(inputs))
     )
+
+
+def _same_operators(pair: Pair) -> bool:
+    """Whether both models import the same operator sets, or some that have the same versions of all that they use."""
+    if opsets(pair.original) == opsets(pair.folded):
+        return True
+    first, second = (each.plain for each in pair.indexed)
+    nodes = (node for model in (pair.original, pair.folded) for node in all_nodes(model))
+    return all(first.version(node) == second.version(node) for node in nodes)
 
 
 MOST_MATCHES = 4  # tensors of the original that one of the folded model is compared with

@@ -11,7 +11,7 @@ compared in float64, element by element. What has another form raises NotOneLaye
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -66,21 +66,25 @@ class Layer:
         """Of the channels of what it makes."""
         return -1 if self.operator == PRODUCT else 1
 
-    def blocks(self) -> Iterator[tuple[slice, Array]]:
-        """scale_out * W * scale_in in float64, a part of the groups, or of the outputs of the only group, at a time.
-
-        With the outputs, of all groups, that it is of. For one tensor that enters after the other.
-        """
-        groups, outputs, inputs, taps = self.weight.shape
-        after = self.after.scale.reshape(groups, outputs, 1, 1)
-        count = max(1, COMPARED_AT_ONCE // max(1, inputs * taps * (outputs if groups > 1 else 1)))
+    def blocks(self, parts: Sequence[tuple[slice, Any]]) -> Iterator[tuple[slice, Array]]:
+        """Parts of scale_out * W * scale_in in float64, with their outputs, for one tensor after the other."""
+        groups, outputs, inputs, _ = shape = self.weight.shape
+        after = np.broadcast_to(self.after.scale.reshape(groups, outputs, 1, 1), shape)
         for _, scale in sorted(self.before.items(), key=lambda term: repr(term[0])):
-            before = scale.reshape(groups, 1, inputs, 1)
-            for start in range(0, groups if groups > 1 else outputs, count):
-                part = np.s_[start : start + count] if groups > 1 else np.s_[:, start : start + count]
-                each = outputs if groups > 1 else 1
-                scaled = self.weight[part].astype(np.float64) * (before[part] if groups > 1 else before) * after[part]
-                yield slice(start * each, (start + count) * each), scaled
+            before = np.broadcast_to(scale.reshape(groups, 1, inputs, 1), shape)
+            for rows, part in parts:
+                yield rows, self.weight[part].astype(np.float64) * before[part] * after[part]
+
+    def parts(self) -> list[tuple[slice, Any]]:
+        """Parts of the weight that a processor's cache holds, as it lies in memory, each with its outputs."""
+        groups, outputs, inputs, _ = self.weight.shape
+        axis = 0 if groups > 1 else 1 if self.weight.strides[1] >= self.weight.strides[2] else 2
+        length = self.weight.shape[axis]
+        count = max(1, COMPARED_AT_ONCE * length // max(1, self.weight.size))
+        slices = [slice(start, start + count) for start in range(0, length, count)]
+        each = (outputs, 1, 0)[axis]
+        rows = [slice(some.start * each, some.stop * each) if each else slice(None) for some in slices]
+        return [(own, (slice(None),) * axis + (some,)) for own, some in zip(rows, slices, strict=True)]
 
     def carried(self, channels: Array) -> Array:
         """One number for each output of the linear operator, laid out over the tensor of the site."""
@@ -102,18 +106,23 @@ class Layer:
         """
         if self.shift.any() and self.padded:
             raise NotOneLayer("a shift enters a padded operator")
-        return np.asarray(self.after.scale * self._summed(self.weight, self.shift, self.bias) + self.after.shift)
+        return np.asarray(self.after.scale * self._summed(self.shift, self.bias) + self.after.shift)
 
     def sizes(self) -> Array:
         """How large the numbers are that `rest` is the sum of, cancelled or not."""
-        summed = self._summed(np.abs(self.weight), self.size, np.abs(self.bias))
+        summed = self._summed(self.size, np.abs(self.bias), of=np.abs)
         return np.asarray(np.abs(self.after.scale) * summed + self.after.size)
 
-    def _summed(self, weight: Array, shift: Array, bias: Array) -> Array:
+    def _summed(self, shift: Array, bias: Array, of: Callable[[Array], Array] = np.asarray) -> Array:
+        """What the operator makes of a shift of each input, with what is made `of` its weights."""
         if not shift.any():
             return bias
-        groups, _, inputs, _ = weight.shape
-        return np.asarray(bias + (weight * shift.reshape(groups, 1, inputs, 1)).sum(axis=(2, 3)).ravel())
+        groups, _, inputs, _ = self.weight.shape
+        entered = np.broadcast_to(shift.reshape(groups, 1, inputs, 1), self.weight.shape)
+        made = bias.astype(np.float64)
+        for rows, part in self.parts():
+            made[rows] += (of(self.weight[part]) * entered[part]).sum(axis=(2, 3)).ravel()
+        return made
 
 
 def layer(
@@ -261,8 +270,9 @@ def _worst(original: Layer, folded: Layer, scale: Array, alone: bool = False) ->
 
 
 def _pairs(original: Layer, folded: Layer) -> Iterator[tuple[slice, Array, Array]]:
-    """The blocks of both weights, with the outputs that they are of."""
-    for (rows, ours), (_, theirs) in zip(original.blocks(), folded.blocks(), strict=True):
+    """Parts of both weights, with the outputs that they are of."""
+    parts = folded.parts()
+    for (rows, ours), (_, theirs) in zip(original.blocks(parts), folded.blocks(parts), strict=True):
         yield rows, ours, theirs
 
 

@@ -151,6 +151,26 @@ def insert(name: str, body: str, **constants: Any) -> Change:
     return change
 
 
+def instead(operator: str, body: str, **constants: Any) -> Change:
+    """Nodes in the place of one: `body` makes `out` from its first input `x`, in ONNX's text format."""
+    words = f"g (float x) => (float out) {{ {body} }}"
+
+    def change(model: ModelProto) -> None:
+        node, nodes = find(model, operator), list(onnx.parser.parse_graph(words).node)
+        own = {made: f"{made}_new" for each in nodes for made in each.output}
+        own |= {"x": node.input[0], "out": node.output[0]}
+        for each in nodes:
+            renamed = ([own.get(n, n) for n in names] for names in (each.input, each.output))
+            each.input[:], each.output[:] = renamed
+        at = list(model.graph.node).index(node)
+        rest = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*rest[:at], *nodes, *rest[at + 1 :]])
+        model.graph.initializer.extend(tensor(v, k) for k, v in constants.items())
+
+    return change
+
+
 def tensor(value: Any, name: str) -> TensorProto:
     """A stored constant; what is not made of integers, truth values or words is float32."""
     array = np.asarray(value, object if isinstance(value, list) else None)

@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 from onnx import ModelProto
 
-import bnfold
+from bnfold.folding import driver
 from tests.build import BN, bn, build, values
 from tests.data import DATA
 
@@ -80,6 +80,15 @@ def quantized() -> ModelProto:
     acts = {"xs": np.array(0.03), "xz": np.array(120, np.uint8), "ys": np.array(0.08), "yz": np.array(3, np.uint8)}
     model = net(IMAGE, SAME, body, {"b": (4,), **bn("n", 4), "ng": np.array([0.5, 1.5, 1.0, 0.8])}, 19)
     model.graph.initializer.extend(tensor(v, k) for k, v in (given | acts).items())
+    return model
+
+
+def eighths() -> ModelProto:
+    """A table of words in numbers of 8 bits."""
+    body = "q = Gather (table, ids) x = DequantizeLinear (q, ts) m = MatMul (x, w) a = Mul (m, s) y = Tanh (a)"
+    model = net(TOKENS, out(3), body, {"w": (6, 6), "s": np.full(6, 1.5), "ts": np.array(0.02)})
+    table = np.random.default_rng(3).integers(-100, 100, (5000, 6)).astype(np.int8)
+    model.graph.initializer.append(tensor(table, "table"))
     return model
 
 
@@ -174,6 +183,10 @@ _NETS: Mapping[str, Any] = {
     "if usual": lambda: branched("s = ReduceSum <keepdims = 0> (x) on = Less (s, big)", big=np.array(2e4)),
     "loop": lambda: looped("times = Constant <value = int64 {3}> ()"),
     "loop over rows": lambda: looped("shape = Shape (x) times = Gather (shape, zero)", zero=np.array(0)),
+    "loop until": lambda: deep(
+        """yes = Constant <value = bool {1}> () times = Constant <value = int64 {4}> () y = Loop (times, yes, r) <
+        body = body (int64 i, bool go, float[N,6] v) => (bool on, float[N,6] u) {
+        m = ReduceMax <keepdims = 0> (v) most = Constant <value = float {1000000.0}> () on = Less (m, most) u = Tanh (v) }>""", "float[N,6] y"),
     "scan": scanned,
     "function": functional,
     "override": overridable,
@@ -216,6 +229,16 @@ _NETS: Mapping[str, Any] = {
         TOKENS, out(3), "x = Gather (table, ids) m = MatMul (x, w) a = Mul (m, s) n = Add (a, c) y = Tanh (n)",
         {"table": (5000, 6), "w": (6, 6), "s": np.full(6, 1.5), "c": (6,)},
     ),
+    "words of 8 bits": eighths,
+    "words by numbers": lambda: net(
+        TOKENS, out(3), "k = Gather (hashes, ids) x = Gather (table, k) m = MatMul (x, w) a = Mul (m, s) y = Tanh (a)",
+        {"hashes": np.arange(5000) % 50, "table": (50, 6), "w": (6, 6), "s": np.full(6, 1.5)},
+    ),
+    "classes": lambda: deep("y = Softmax <axis = 1> (n)", out(2)),
+    "softplus": lambda: deep("y = Softplus (n)", out(2)),
+    "sigmoid": lambda: deep("y = Sigmoid (n)", out(2)),
+    "small epsilon": lambda: image("y = InstanceNormalization <epsilon = 0.000000000001> (r, k, j)", k=(4,), j=(4,)),
+    "indices": lambda: net("float[N,6] x, int64[N,6] i", "float[N,6] y, int64[N,6] z", f"{DENSE} y = Tanh (r) z = Mul (i, i)", DENSES),
     "whole numbers": lambda: net(
         "float[N,6] x, int64[N,6] i", "float[N,6] y, int64[N,6] z", f"{DENSE} y = Tanh (r) z = Mod (i, k)", {**DENSES, "k": np.array(3)}
     ),
@@ -257,7 +280,7 @@ _NETS: Mapping[str, Any] = {
 def _made(name: str) -> tuple[ModelProto, ModelProto]:
     kind, _, file = name.partition(" ")
     original = onnx.load(DATA / "onnx" / f"{file}.onnx") if kind == "file" else _NETS[name]()
-    return original, bnfold.fold(original).model
+    return original, driver.fold(original).model
 
 
 def pair(name: str) -> tuple[ModelProto, ModelProto]:

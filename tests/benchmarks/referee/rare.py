@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import AttributeProto, ModelProto, helper
 
-from .edits import Change, Edit, become, find, image, insert, of_input, one, put, sized, tensor, values
+from .edits import Change, Edit, become, find, image, insert, instead, of_input, one, put, sized, tensor, values
 from .right import relu_as_clip
 
 LATE = """zero = Constant <value = int64 {0}> () two = Constant <value = float {2.0}> () step = Constant <value = int64 {1}> ()
@@ -68,7 +68,27 @@ OVERLAPPING = FLAT | {
     "scores": SCORES,
 }
 WHOLE = {"x": np.ones((1, 6), np.float32), "i": np.full((1, 6), -4)}
+LARGE = {"x": np.random.default_rng(3).standard_normal((2, 6)).astype(np.float32) * 500}
+_NUMBERS = "large and small numbers"
+_EXP = instead("Softmax", "e = Exp (x) s = ReduceSum (e, last) out = Div (e, s)", last=np.array([1]))
+_OVERFLOW = insert("r", "m = Mul (x, big) out = Mul (m, less)", big=2.0**100, less=2.0**-100)
+_UNDERFLOW = insert("r", "m = Mul (x, less) out = Mul (m, big)", big=2.0**120, less=2.0**-120)
+_AS_FLOAT, _AS_INT = (insert("i", f"f = Cast <to = {kind}> (x) out = Cast <to = 7> (f)") for kind in (1, 6))
+EXTREME = (
+    Edit(_NUMBERS, "Softmax without its maximum", "classes", _EXP, LARGE),
+    Edit(_NUMBERS, "Softplus by Exp", "softplus", instead("Softplus", "e = Exp (x) a = Add (e, uno) out = Log (a)", uno=1.0), LARGE),
+    Edit(_NUMBERS, "Sigmoid by Exp", "sigmoid", instead("Sigmoid", "e = Exp (x) a = Add (e, uno) out = Div (e, a)", uno=1.0), LARGE),
+    Edit(_NUMBERS, "scales that overflow between", "plain", _OVERFLOW, image(1e12)),
+    Edit(_NUMBERS, "scales that leave nothing", "plain", _UNDERFLOW, "numbers below 1e-9 become 0"),
+    Edit(_NUMBERS, "epsilon 1e-9 for 1e-12", "small epsilon", put("InstanceNormalization", epsilon=1e-9), "other images of little contrast"),
+    Edit(_NUMBERS, "integers through float32", "indices", _AS_FLOAT, WHOLE | {"i": np.full((1, 6), 2**24 + 1)}),
+    Edit(_NUMBERS, "integers through int32", "indices", _AS_INT, WHOLE | {"i": np.full((1, 6), 2**33 + 1)}),
+)  # fmt: skip
 RARE = (
+    *EXTREME,
+    Edit("rare inputs", "bound of a Loop's condition", "loop until", values("most", lambda v: v / 2), "rows whose maximum is between both"),
+    Edit("rare inputs", "one row of a table of 8 bits", "words of 8 bits", values("table", lambda t: t + 5 * (np.arange(5000) == 4711)[:, None]), WORD),
+    Edit("rare inputs", "one row of a table of tables", "words by numbers", values("hashes", lambda t: (t + (np.arange(5000) == 4711)) % 50), WORD),
     Edit("rare inputs", "Max(x, -5000) put before the Conv", "plain", insert("x", "out = Max (x, cap)", cap=-5000.0), image(-1e4)),
     Edit("rare inputs", "Clip of x at 1e6", "plain", insert("x", "out = Clip (x, lo, hi)", lo=np.array(-1e6), hi=np.array(1e6)), image(-1e7)),
     Edit("rare inputs", "Min(r, 1e5) put inside", "plain", insert("r", "out = Min (x, cap)", cap=1e5), image(1e6)),
@@ -84,6 +104,7 @@ RARE = (
     Edit("rare inputs", "rare condition 1e4 for 2e4", "if rare", values("big", lambda k: k / 2), image(80.0)),
     Edit("rare inputs", "the rare branch becomes the usual one", "if rare", never, image(1e3)),
     Edit("rare inputs", "one row of a table of 5000 words", "words", of_input("Gather", 0, one(1.5, 4711)), WORD),
+    Edit("rare inputs", "rows of a table that are counted from the end", "words", insert("ids", "out = Abs (x)"), {"ids": np.array([[-3]])}),
     Edit("rare inputs", "the last row of a table", "words", of_input("Gather", 0, lambda t: t[:-1]), {"ids": np.array([[4999]])}),
     Edit("rare inputs", "one word becomes another", "words", insert("ids", "c = Equal (x, odd) out = Where (c, nil, x)", odd=4711, nil=0), WORD),
     Edit("rare inputs", "fmod: negative numbers only", "whole numbers", put("Mod", fmod=1), WHOLE),

@@ -1,0 +1,59 @@
+"""The pages of docs: they build without a warning, refer to nothing that is not there, and the README stays short."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+from bnfold_cli.main import COMMANDS, run
+from tests.shape_of_the_code import ROOT
+
+LONGEST = 1500  # words, tables included
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+COMMAND = re.compile(r"`(bnfold [^`<>|]+)`|^(bnfold .*)$", re.MULTILINE)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().split()) <= LONGEST
+
+
+@pytest.mark.skipif(find_spec("mkdocs") is None, reason="the extra docs is not installed")
+def test_the_pages_build_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/reasons/index.html").exists()
+
+
+def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in PAGES if f"- {page.name}\n" not in nav] == []
+    for page in (ROOT / "README.md", *PAGES):
+        links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        local = [link for link in links if not link.startswith("http")]
+        assert [link for link in local if not (page.parent / link).exists()] == [], page.name
+
+
+def options_of(command: str, capfd: pytest.CaptureFixture[str]) -> str:
+    assert run([command, "--help"]) == 0
+    return capfd.readouterr().out
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.stem)
+def test_every_command_and_option_on_a_page_exists(page, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for found in COMMAND.findall(page.read_text()):
+        words = shlex.split(next(filter(None, found)), comments=True)
+        if words[1].startswith("-"):
+            continue
+        assert words[1] in COMMANDS, words
+        known = options_of(words[1], capfd)
+        options = [word.split("=")[0] for word in words[2:] if word.startswith("--")]
+        assert [option for option in options if option not in known] == [], words
