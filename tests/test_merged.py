@@ -16,7 +16,7 @@ from bnfold.verification.proof import algebra
 from bnfold.verification.proof.claims import Cuts, piece
 from bnfold.verification.proof.examples import examples
 from bnfold.verification.proof.indexed_model import IndexedModel
-from bnfold.verification.proof.merged import merged
+from bnfold.verification.proof.merged import branches_as_one
 from bnfold.verification.proof.roundoffs import Comparison
 from bnfold.verification.proof.scale_and_shift import NotOneLayer
 from bnfold.verification.proof.weights import Layer, compare_layers, layer
@@ -121,7 +121,7 @@ def layers(first: onnx.ModelProto, second: onnx.ModelProto, size: int = 9) -> tu
     known = examples(first, {"x": np.zeros((1, CHANNELS, size, size), np.float32)})
     pieces = [piece(Cuts(IndexedModel(each), {"x": "x"}), "y") for each in (first, second)]
     folded = layer(second, pieces[1], "y", known, known["y"].shape, np.float32)
-    return merged(first, pieces[0], "y", known, (folded, pieces[1]), np.float32), folded
+    return branches_as_one(first, pieces[0], "y", known, (folded, pieces[1]), np.float32), folded
 
 
 def compared(first: onnx.ModelProto, second: onnx.ModelProto) -> Comparison:

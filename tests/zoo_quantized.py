@@ -27,7 +27,7 @@ from torch import nn
 import bnfold
 from bnfold.benchmarking.environment import environment
 from bnfold.folding import driver
-from bnfold.folding.result import Reason
+from bnfold.folding.reasons import Reason
 from bnfold.train.to_onnx import converted
 from tests.benchmarks.children import command
 from tests.benchmarks.peers import Missing, version

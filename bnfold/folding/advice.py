@@ -77,9 +77,8 @@ MEANING = {
     "CODE_RANGE": "a negative scale changes the sign of stored integers, and one of them, such as -128 in int8, has no "
     "opposite",
     "INTEGERS": "integers that a run computes would not stay the same: activations have one scale for all channels, a "
-    "shift has no exact place among integers, only a power of two crosses a rounding; or another tool's "
-    "operator (QONNX, Brevitas, onnxruntime) quantizes by rules of its own; or branches have no sum in "
-    "integers",
+    "shift has no exact place among integers, only a power of two crosses a rounding; or another tool's operator "
+    "(QONNX, Brevitas, onnxruntime) quantizes by rules of its own; or branches have no sum in integers",
     "NO_INPUT": "a number that would have to change is an attribute, or omitted",
     "DTYPE": "the constant, or the type that a Cast converts from or to, is not floating point; or a Cast or "
     "QuantizeLinear rounds a weight, which is part of the model; or a Cast to or from fewer bits would round what the "

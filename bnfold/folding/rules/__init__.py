@@ -21,7 +21,7 @@ from ...algebra.affine import Affine
 from ...graph.queries import carries_data
 
 OUT = -1
-SIZES = ("Shape", "Size")  # operators that look at no values: for them no tensor changes
+READ_NO_VALUES = ("Shape", "Size")  # operators that look at no values: for them no tensor changes
 Shares = dict[int, Affine]
 
 

@@ -11,7 +11,7 @@ from ...algebra.affine import Affine, require, require_room_to_broadcast
 from ...algebra.rounding import holds
 from ...graph.constants import is_known
 from ...graph.queries import argument, attribute, carries_data, constant, dtype, is_floating, label, number, opset
-from . import OUT, SIZES, Shares, commutes, hoist, sink
+from . import OUT, READ_NO_VALUES, Shares, commutes, hoist, sink
 from .guards import inverse, no_negative_scale, only_scale, setting, unmoved, unmoved_constant
 from .pointwise import at_output
 
@@ -176,7 +176,7 @@ def require_same_numbers(node: gs.Node) -> None:
     require(same, "DTYPE", f"{label(node)} rounds what is known before run time, and would round it otherwise")
 
 
-@sink(*SIZES)
+@sink(*READ_NO_VALUES)
 def sink_shape(node: gs.Node, port: int, affine: Affine) -> Shares:
     """shape(s * x + t) == shape(x)"""
     return {}

@@ -28,7 +28,7 @@ from .examples import of_other_sizes
 from .impulses import NotDerived
 from .indexed_model import IndexedModel
 from .known_sizes import with_known_sizes
-from .merged import merged
+from .merged import branches_as_one
 from .operands import by_operands, of_other_name
 from .pieces import Piece
 from .responses import ImpulseComparison
@@ -223,7 +223,7 @@ def _of_layers_or_sums(pair: Pair, claim: Claim, kind: Any) -> Comparison | None
         return compare_layers(original, layer(pair.folded, second, site, examples, original.made, kind))
     with suppress(NotOneLayer):
         folded = layer(pair.folded, second, site, examples, examples[site].shape, kind)
-        return compare_layers(merged(pair.original, first, site, examples, (folded, second), kind), folded)
+        return compare_layers(branches_as_one(pair.original, first, site, examples, (folded, second), kind), folded)
     with suppress(NotOneLayer):
         return compare_sums(sums_at((pair.original, pair.folded), claim, examples), kind)
     return None

@@ -23,7 +23,7 @@ from .scale_and_shift import NotOneLayer, ScaleAndShift, along
 from .step import Step
 from .weights import Layer, layer, steps_of
 
-SIGNS = {"Add": (1.0, 1.0), "Sub": (1.0, -1.0)}  # of what is added up
+SIGNS_OF_OPERANDS = {"Add": (1.0, 1.0), "Sub": (1.0, -1.0)}  # of what is added up
 
 
 class Geometry(NamedTuple):
@@ -78,7 +78,7 @@ def _taps(taps: int, dilation: int, pad: int, others: int, others_dilation: int,
     return slice(first // others_dilation, last // others_dilation + 1, step // others_dilation)
 
 
-def merged(
+def branches_as_one(
     model: onnx.ModelProto,
     piece: Piece,
     site: str,
@@ -94,7 +94,7 @@ def merged(
     conv = next(node for node in other.nodes if called(node) in MIXING)
     if called(conv) != "Conv" or len(like.before) != 1 or not all(step.is_elementwise for step in like.tail):
         raise NotOneLayer("the folded model's operator is not a Conv among affines")
-    branches = Branches(model, piece, examples, like, Geometry.of(conv, other), kind)
+    branches = MergedBranches(model, piece, examples, like, Geometry.of(conv, other), kind)
     branches.add(site, np.ones(like.after.scale.size))
     groups, outputs, inputs, _ = like.weight.shape
     weight = branches.weight.reshape(like.weight.shape)
@@ -106,10 +106,10 @@ def merged(
 
 def is_joint(step: Step) -> bool:
     """Whether a node adds tensors that all depend on data."""
-    return step.operator in SIGNS and len(step.data) == len(step.node.input)
+    return step.operator in SIGNS_OF_OPERANDS and len(step.data) == len(step.node.input)
 
 
-class Branches:
+class MergedBranches:
     """The sum of the kernels of branches, and of what they make where all that enters is zero."""
 
     def __init__(
@@ -131,7 +131,7 @@ class Branches:
         """Add `scale`, one for each channel, times a tensor of the piece."""
         step = self._step(name)
         if step and is_joint(step):
-            for each, sign in zip(step.data, SIGNS[step.operator], strict=True):
+            for each, sign in zip(step.data, SIGNS_OF_OPERANDS[step.operator], strict=True):
                 self.add(each, sign * scale)
         elif step and self._is_sum(step):
             own = ScaleAndShift(*(along(1, values) for values in step.affine(self._laid(scale.size))))
