@@ -118,6 +118,22 @@ def test_a_response_that_is_only_drawn_proves_nothing(monkeypatch: pytest.Monkey
     assert "y" in proof(original, folded).open_tensors()
 
 
+def test_a_shape_that_is_computed_of_another_one_is_known() -> None:
+    """As exporters write x.view(x.size(0), -1) and mean(dim): onnx's inference does not follow a Reshape of numbers."""
+    lines = (
+        "c = Conv (x, w)  s = Shape <start=0, end=1> (c)  i = Squeeze (s)  r = Reshape (i, one)  d = Concat <axis=0> (r, rest)"
+        "  q = Sin (c)  f = Reshape (q, d)  n = MatMul (f, u)  k = Mul (n, h)  y = Cos (k)"
+    )
+    original = model(lines, "float[N,3] y", w=(5, 4, 3), u=(20, 3), h=(3,))
+    numbers = {"one": np.array([-1]), "rest": np.array([-1])}
+    original.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in numbers.items())
+    folded = driver.fold(original).model
+    assert "Mul" not in [node.op_type for node in folded.graph.node]
+    known = proof(original, folded)
+    assert known.pair.examples["f"].shape == (2, 20)
+    assert not known.open_tensors()
+
+
 def test_the_sizes_of_data_are_known_for_a_size_and_the_next_one_may_differ() -> None:
     """A shape that is looked up to reshape back says nothing; a factor that is the number of elements is no constant."""
     lines = "c = Conv (x, w)  s = Shape (c)  f = Flatten (c)  n = Mul (f, k)  y = Reshape (n, s)"

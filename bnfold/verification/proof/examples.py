@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
 
+from ...model.messages import bodies
+from ...runtime import detached
 from ...runtime.dimensions import dynamic
-from ...runtime.protos import shape
+from ...runtime.protos import called, shape, stored
 from ..float64.windows import Array
 
 LATEST = onnx.IR_VERSION  # of which no initializer has to be an input as well
@@ -20,19 +26,69 @@ MOST_SIZES = 1 << 10  # elements of constants that may say something about shape
 def examples(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
     """Zeros, which take no memory, of the shape and type of each tensor that inference knows; and `values`.
 
-    What inference does not know is missing.
+    Whole numbers that the graph computes of shapes are computed here, as far as inference does not do so: they may be
+    shapes of others. What is not known then is missing.
     """
+    made = {name for node in model.graph.node for name in node.output if name}
+    numbers = _stored_numbers(model)
+    while True:
+        known = {**_inferred(model, values, numbers), **values}
+        more = {} if made <= known.keys() else _computed(model, known, numbers)
+        if not more:
+            return known
+        numbers.update(more)
+
+
+def _inferred(model: onnx.ModelProto, values: Mapping[str, Array], numbers: Mapping[str, Array]) -> dict[str, Array]:
+    """What inference knows; `numbers` are tensors that need not be computed."""
+    skeleton = _skeleton(model, values)
+    stored = {tensor.name for tensor in skeleton.graph.initializer}
+    skeleton.graph.initializer.extend(numpy_helper.from_array(numbers[name], name) for name in numbers.keys() - stored)
+    nodes = [node for node in skeleton.graph.node if not numbers.keys() >= {*node.output}]
+    del skeleton.graph.node[:]
+    skeleton.graph.node.extend(nodes)
     try:
-        inferred = shape_inference.infer_shapes(_skeleton(model, values), data_prop=True)
+        inferred = shape_inference.infer_shapes(skeleton, data_prop=True)
     except shape_inference.InferenceError:  # an operator of a domain that the model does not import
-        return dict(values)
-    known = {}
+        return {}
+    known = {name: np.broadcast_to(np.zeros((), value.dtype), value.shape) for name, value in numbers.items()}
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         dims = value.type.tensor_type.shape.dim
         if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") and d.dim_value >= 0 for d in dims):
             kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
             known[value.name] = np.broadcast_to(np.zeros((), kind), [dim.dim_value for dim in dims])
-    return {**known, **values}
+    return known
+
+
+def _stored_numbers(model: onnx.ModelProto) -> dict[str, Array]:
+    """Small stored tensors of whole numbers."""
+    small = ((name, tensor) for name, tensor in stored(model.graph).items() if prod(tensor.dims) <= MOST_SIZES)
+    return {name: detached.values(tensor) for name, tensor in small if tensor.data_type == onnx.TensorProto.INT64}
+
+
+def _computed(model: onnx.ModelProto, known: Mapping[str, Array], numbers: Mapping[str, Array]) -> dict[str, Array]:
+    """Small tensors of whole numbers that nodes compute of such, or of shapes that are `known`."""
+    made: dict[str, Array] = {}
+    for node in model.graph.node:
+        read = known if called(node) in ("Shape", "Size") else ChainMap(made, {**numbers})
+        is_new = len(node.output) == 1 and node.output[0] not in numbers
+        if is_new and node.input and all(name in read for name in node.input) and not any(bodies(node)):
+            value = _evaluated(model, node, {name: read[name] for name in node.input})
+            if value is not None:
+                made[node.output[0]] = value
+    return made
+
+
+def _evaluated(model: onnx.ModelProto, node: onnx.NodeProto, values: Mapping[str, Array]) -> Array | None:
+    """What one node makes, if that is a small tensor of whole numbers."""
+    graph = onnx.GraphProto(name="numbers", node=[node], output=[onnx.ValueInfoProto(name=node.output[0])])
+    graph.input.extend(onnx.ValueInfoProto(name=name) for name in values)
+    alone = onnx.ModelProto(ir_version=LATEST, graph=graph, opset_import=model.opset_import)
+    with suppress(Exception):  # what it does to such numbers may be undefined
+        outputs: Any = ReferenceEvaluator(alone).run(None, dict(values))
+        made = outputs[0]
+        return made if isinstance(made, np.ndarray) and made.dtype == np.int64 and made.size <= MOST_SIZES else None
+    return None
 
 
 LARGER_BY = 1, 32, 64  # that sizes are made larger by: an odd one shows padding that even ones do not reach
