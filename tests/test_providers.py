@@ -858,7 +858,7 @@ def test_a_provider_that_cannot_run_is_exit_4_and_the_missing_library(
     ("options", "words"),
     [
         (["--ep", "gpu"], "unknown execution provider 'gpu'"),
-        (["--placement", "some"], "unknown placement policy 'some'"),
+        (["--placement", "some"], "'some' is not one of 'strict', 'compute', 'any'"),
         (["--math", "strict,loose"], "unknown arithmetic 'loose'"),
     ],
 )

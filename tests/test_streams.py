@@ -71,4 +71,4 @@ def test_a_terminal_of_hardly_any_columns_has_lines_that_can_be_read(here, colum
         assert done.returncode == (2 if command == "nonsense" else 0)
         words = done.stdout + done.stderr
         assert any(word in words for word in ("folds into", "BatchNormalization", "error:", "Usage:"))
-        assert len(words.splitlines()) < 200
+        assert len(words.splitlines()) < 250  # the help of fold, in 40 columns

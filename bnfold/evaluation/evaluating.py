@@ -89,7 +89,8 @@ def evaluate(
 
     `data` is the name of a data set (its test part, from `data_dir`, or downloaded), a file .npz with arrays by input
     name and `labels`, or a folder of class folders. Probabilities are averaged over `crops` of each image: 1, 5, 10 or
-    144. Outputs that are no probabilities already go through a softmax. The models run on `provider` (cpu, cuda,
+    144. Outputs that are no probabilities already go through a softmax. `images` say how images are prepared for models
+    whose metadata do not. The models run on `provider` (cpu, cuda,
     tensorrt) as it serves: at onnxruntime's default optimization and with the provider's default arithmetic, TF32 on a
     GPU. Raises BnfoldError for models or data that do not go together, and for a provider that does not run here.
     """

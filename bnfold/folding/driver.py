@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -249,18 +249,27 @@ def described(node: gs.Node, law: Law, plan: Plan) -> Folded:
     return Folded(node.name, operator(node), node.outputs[0].name, law, through, into)
 
 
-def around(node: gs.Node) -> Iterator[gs.Node]:
-    """The nodes that read what a node makes, and those that make what these read besides: sums of its branches."""
-    for consumer in node.outputs[0].outputs:
-        yield consumer
-        yield from (maker for x in consumer.inputs for maker in x.inputs)
+def why_not_merged(sums: Mapping[int, Reason]) -> Callable[[gs.Node], Reason | None]:
+    """Of a node that makes a branch why its sum did not merge; `sums` are the reasons of nodes, by their id().
+
+    A sum that has no reason of its own has that of a node that makes another branch of it.
+    """
+    known: dict[int, Reason | None] = {}
+
+    def of_sum(node: gs.Node) -> Reason | None:
+        if id(node) not in known:
+            makers = (maker for x in node.inputs for maker in x.inputs)
+            reasons = (sums.get(id(each)) for each in chain([node], makers))
+            known[id(node)] = next((r for r in reasons if r and r.code != "NO_BRANCHES"), None)
+        return known[id(node)]
+
+    return lambda node: next(filter(None, map(of_sum, node.outputs[0].outputs)), None)
 
 
 def kept_after(hoisted: list[NodeOutcome], merged: list[NodeOutcome], sunk: list[NodeOutcome]) -> Iterator[Kept]:
     """The reasons for each affine node, after a round that folded nothing."""
     back, aside, on = ({id(n): r for n, r in outcomes if isinstance(r, Reason)} for outcomes in (hoisted, merged, sunk))
+    not_merged = why_not_merged(aside)
     for node, _ in hoisted:
-        sums = (aside.get(id(each)) for each in around(node))
-        not_merged = next((r for r in sums if r and r.code != "NO_BRANCHES"), None)
-        reasons = (back[id(node)], on[id(node)], not_merged)
+        reasons = (back[id(node)], on[id(node)], not_merged(node))
         yield Kept(node.name, operator(node), node.outputs[0].name, *reasons)

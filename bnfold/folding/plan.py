@@ -160,8 +160,8 @@ def producer(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
     """The node that makes a tensor, and as which output. Refuses unless a single node reads its values."""
     require(not is_constant(tensor), "CONSTANT", f"'{tensor.name}' is a constant, which nothing computes")
     require(tensor.inputs, "GRAPH_INPUT", f"'{tensor.name}' is an input of the graph")
-    is_shared = sum(operator(reader) not in READ_NO_VALUES for reader in tensor.outputs) > 1
-    require(not is_shared, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
+    some = [*islice((reader for reader in tensor.outputs if operator(reader) not in READ_NO_VALUES), 2)]
+    require(len(some) < 2, "SHARED", f"'{tensor.name}' is read by {readers(tensor)}")
     node = tensor.inputs[0]
     yield node, next(i for i, x in enumerate(node.outputs) if x is tensor)
 

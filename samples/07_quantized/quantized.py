@@ -157,7 +157,7 @@ def row(path: Path, first: Path, images: np.ndarray, labels: np.ndarray, plan: d
     ratio = None
     if path != first:
         how = {"levels": ["default"], "threads": 1, "dims": {"N": [1]}}
-        found = bnfold.benchmark(first, path, launches=plan["launches"], budget_s=plan["budget_s"], **how)
+        found = bnfold.bench(first, path, launches=plan["launches"], budget_s=plan["budget_s"], **how)
         speedup = found.headline.speedup
         ratio = [speedup.estimate, speedup.low, speedup.high]
     counted = {"batch_norms": kinds.count("BatchNormalization"), "nodes": len(kinds), "bytes": path.stat().st_size}

@@ -47,7 +47,7 @@ def measured(name: str, form: str, cache: Path, **how: Any) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         folded = Path(folder, "folded.onnx")
         bnfold.save(driver.fold(original).model, folded)
-        found = bnfold.benchmark(original, folded, levels=["default"], **how)
+        found = bnfold.bench(original, folded, levels=["default"], **how)
         integers = [integer_layers(path, Path(folder, "optimized.onnx")) for path in (original, folded)]
     counts = {"batch_normalization": found.batch_normalization, "integer_layers": integers}
     return {"name": name, "form": form, **counts, **ratio(found), "environment": found.environment}
