@@ -95,6 +95,7 @@ def _unexpected(problem: Any) -> int:
     if hasattr(problem, "format_message") and hasattr(problem, "ctx"):
         command = problem.ctx.command_path if problem.ctx else "bnfold"
         message = problem.format_message().removesuffix(".") or "no command is given"
+        message = message.replace("Value error, ", "", 1)  # what pydantic says first, by which newer typers read values
         complain(message[:1].lower() + message[1:], f"Run `{command} --help` for the options.")
         return 2
     if os.environ.get("BNFOLD_DEBUG"):
