@@ -69,8 +69,9 @@ def _stored_numbers(model: onnx.ModelProto) -> dict[str, Array]:
 def _computed(model: onnx.ModelProto, known: Mapping[str, Array], numbers: Mapping[str, Array]) -> dict[str, Array]:
     """Small tensors of whole numbers that nodes compute of such, or of shapes that are `known`."""
     made: dict[str, Array] = {}
+    ready = ChainMap(made, {**numbers})
     for node in model.graph.node:
-        read = known if called(node) in ("Shape", "Size") else ChainMap(made, {**numbers})
+        read = known if called(node) in ("Shape", "Size") else ready
         is_new = len(node.output) == 1 and node.output[0] not in numbers
         if is_new and node.input and all(name in read for name in node.input) and not any(bodies(node)):
             value = _evaluated(model, node, {name: read[name] for name in node.input})

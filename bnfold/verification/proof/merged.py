@@ -94,7 +94,7 @@ def branches_as_one(
     conv = next(node for node in other.nodes if called(node) in MIXING)
     if called(conv) != "Conv" or len(like.before) != 1 or not all(step.is_elementwise for step in like.tail):
         raise NotOneLayer("the folded model's operator is not a Conv among affines")
-    branches = MergedBranches(model, piece, examples, like, Geometry.of(conv, other), kind)
+    branches = MergedBranches(model, piece, site, examples, like, Geometry.of(conv, other), kind)
     branches.add(site, np.ones(like.after.scale.size))
     groups, outputs, inputs, _ = like.weight.shape
     weight = branches.weight.reshape(like.weight.shape)
@@ -116,12 +116,14 @@ class MergedBranches:
         self,
         model: onnx.ModelProto,
         piece: Piece,
+        site: str,
         examples: Mapping[str, Array],
         like: Layer,
         geometry: Geometry,
         kind: Any,
     ) -> None:
         self.model, self.piece, self.examples, self.like, self.kind = model, piece, examples, like, kind
+        self.steps = {step.made: step for step in steps_of(model, piece, site)}
         self.geometry, self.for_any_size = geometry, True
         groups, outputs, inputs, _ = like.weight.shape
         self.weight = np.zeros((groups, outputs, inputs, *geometry.kernel))
@@ -129,7 +131,7 @@ class MergedBranches:
 
     def add(self, name: str, scale: Array) -> None:
         """Add `scale`, one for each channel, times a tensor of the piece."""
-        step = self._step(name)
+        step = self.steps.get(name)
         if step and is_joint(step):
             for each, sign in zip(step.data, SIGNS_OF_OPERANDS[step.operator], strict=True):
                 self.add(each, sign * scale)
@@ -140,17 +142,11 @@ class MergedBranches:
         else:
             self._add_branch(name, scale)
 
-    def _step(self, name: str) -> Step | None:
-        """What makes a tensor; None for one that enters."""
-        if name in self.piece.entering:
-            return None
-        return next(step for step in steps_of(self.model, self.piece, name) if step.made == name)
-
     def _is_sum(self, step: Step | None) -> bool:
         """Whether a node makes a sum of branches, or scales and shifts one."""
         if step is None or is_joint(step):
             return step is not None
-        return step.is_elementwise and len(step.data) == 1 and self._is_sum(self._step(step.data[0]))
+        return step.is_elementwise and len(step.data) == 1 and self._is_sum(self.steps.get(step.data[0]))
 
     def _laid(self, channels: int) -> tuple[int, ...]:
         return (1, channels, *[1] * len(self.geometry.kernel))
