@@ -9,8 +9,8 @@ import typer
 
 from bnfold.system.limits import limited
 from bnfold_cli import console
-from bnfold_cli.groups import PictureOptions
 from bnfold_cli.limit import Limit
+from bnfold_cli.picture_options import PictureOptions
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:

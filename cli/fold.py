@@ -9,7 +9,6 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from bnfold.display.display import counted
-from bnfold.display.junit import broken_off
 from bnfold.errors import BnfoldError, UsageProblem
 from bnfold.system.limits import limited
 from bnfold_cli import console
@@ -88,7 +87,7 @@ def fold_one(model: Path, out: Path | None, options: Options, reports: Reports) 
     with reports.shown() as shown:
         report = fold_file(model, out, options)
         shown.append(report)
-    if reports.write(report.to_json(), report.checks(reports.strict), report.seconds):
+    if reports.write(report.to_json, lambda: report.checks(reports.strict), report.seconds):
         show(report)
     print_rest(report)
     kept = len(report.result.batch_norms_kept) if reports.strict else 0
@@ -109,7 +108,7 @@ def fold_many(
     chosen = selected(paths, out_dir)
     planned = tasks(chosen.models, out_dir, options, reports.strict)
     result = fold_all(planned, jobs=jobs, engine=engine, on_outcome=print_outcome)
-    if reports.write({**result.to_json(), "skipped": chosen.counts()}, result.checks(), result.seconds):
+    if reports.write(lambda: {**result.to_json(), "skipped": chosen.counts()}, result.checks, result.seconds):
         table(f"Folded to {out_dir}", result.COLUMNS, result.rows())
     print_skipped(chosen)
     say(result.summary())
@@ -139,6 +138,8 @@ def failure_noted(junit: str | None) -> Iterator[None]:
         yield
     except BnfoldError as problem:
         if junit:
+            from bnfold.display.junit import broken_off
+
             write_junit(SUITE, [broken_off("fold", problem)], 0.0, junit)
         raise
 

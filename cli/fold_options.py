@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bnfold.display.junit import JUnitCase
 from bnfold.errors import BnfoldError
 from bnfold_cli.console import write_json, write_junit
 from bnfold_cli.groups import InputOptions
 
 if TYPE_CHECKING:
+    from bnfold.display.junit import JUnitCase
     from bnfold.folding.pipeline import FoldReport, Options
 
 SUITE = "bnfold fold"
@@ -109,19 +109,19 @@ class Reports:
     report: Page = None
     bench: Bench = False
 
-    def write(self, payload: dict[str, Any], checks: list[JUnitCase], seconds: float) -> bool:
+    def write(
+        self, payload: Callable[[], dict[str, Any]], checks: Callable[[], list[JUnitCase]], seconds: float
+    ) -> bool:
         """Write them; returns whether stdout is free for tables."""
         if self.junit:
-            write_junit(SUITE, checks, seconds, self.junit)
+            write_junit(SUITE, checks(), seconds, self.junit)
         if self.json:
-            write_json(payload, self.json)
+            write_json(payload(), self.json)
         return "-" not in (self.json, self.junit, self.report)
 
     @contextmanager
     def shown(self) -> Iterator[list[FoldReport]]:
         """The page of the fold that the block puts into the list, or of one that did not pass."""
-        from bnfold_cli.report import write
-
         reports: list[Any] = []
         try:
             yield reports
@@ -131,5 +131,6 @@ class Reports:
         finally:
             if self.report and reports:
                 from bnfold.reporting import of_fold
+                from bnfold_cli.report import write
 
                 write(of_fold(reports[0], self.bench), self.report)

@@ -13,8 +13,8 @@ from bnfold.errors import UsageProblem
 from bnfold.system.limits import limited
 from bnfold.system.progress import report
 from bnfold_cli import console
-from bnfold_cli.groups import PictureOptions
 from bnfold_cli.limit import Limit
+from bnfold_cli.picture_options import PictureOptions
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:

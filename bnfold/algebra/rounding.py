@@ -19,7 +19,7 @@ TINY = {BFLOAT16: 2.0**-126, **{np.dtype(f"f{n}"): tiny for n, tiny in ((2, 0.0)
 
 def widened(value: Array) -> Array:
     """Floating point of any width as float64; everything else as it is."""
-    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64)
+    return value if value.dtype.kind in "iubSUO" else value.astype(np.float64, copy=False)
 
 
 def nearest(value: Array, kind: np.dtype[Any]) -> Array:

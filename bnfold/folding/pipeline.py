@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from ..display.junit import FAILED, PASSED, SKIPPED, JUnitCase
 from ..errors import BnfoldError, CheckFailed, Inconclusive, UsageProblem
 from ..model import external, onnx_io
 from ..model.datafiles import file_size, require_unchanged, unchanged
@@ -25,6 +24,7 @@ from ..system.limits import PLANNING, timed
 from .verified import prepared_verification, verified
 
 if TYPE_CHECKING:
+    from ..display.junit import JUnitCase
     from ..verification import Verification
     from .driver import FoldResult
 
@@ -70,6 +70,8 @@ class FoldReport:
 
     def checks(self, strict: bool = False) -> list[JUnitCase]:
         """What a pipeline wants to see, as JUnit has it: the fold, with `strict` what was kept, the verification."""
+        from ..display.junit import FAILED, PASSED, SKIPPED, JUnitCase
+
         kept = self.result.batch_norms_kept
         cases = [JUnitCase("fold", PASSED, self.result.counts.words)]
         cases += [JUnitCase(f"kept: {k.node or k.output}", FAILED, "; ".join(k.coded)) for k in kept if strict]
@@ -284,9 +286,8 @@ def require_passed(report: FoldReport) -> None:
         return
     require_unchanged()
     reason = "; ".join(verification.reasons)
-    problem: BnfoldError
     if verification.verdict == "FAIL":
-        problem = CheckFailed(
+        problem: BnfoldError = CheckFailed(
             f"the folded model does not compute what {report.source} does: {reason}",
             "OUT was not written. This should not happen: please report it with the model.",
         )

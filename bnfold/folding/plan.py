@@ -185,9 +185,10 @@ def consumers(tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
 def shares_of(way: Direction, node: gs.Node, port: int, affine: Affine) -> Shares:
     """The shares that the rule of an operator returns."""
     rule = (HOIST if way == "hoist" else SINK).get(operator(node))
-    foreign = f"{label(node)} of {node.domain} quantizes by rules of its own, and stays as it is"
-    require(not is_foreign_quantizer(node), "INTEGERS", foreign)
-    require(operator(node) not in NONLINEAR, "NONLINEAR", f"{label(node)} is not linear")
+    if is_foreign_quantizer(node):
+        raise Refused("INTEGERS", f"{label(node)} of {node.domain} quantizes by rules of its own, and stays as it is")
+    if operator(node) in NONLINEAR:
+        raise Refused("NONLINEAR", f"{label(node)} is not linear")
     if rule is None:
         raise Refused("NO_RULE", f"it cannot move {'back' if way == 'hoist' else 'on'} through {label(node)}")
     with algebra(node):

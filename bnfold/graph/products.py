@@ -61,7 +61,7 @@ def may_become(part: Dim, whole: Dim) -> bool:
     if part is None or whole is None:
         return False
     (a, few), (b, many) = parted(part), parted(whole)
-    return not Counter(few) - Counter(many) and (len(few) < len(many) or a < b)
+    return not (few and Counter(few) - Counter(many)) and (len(few) < len(many) or a < b)
 
 
 def repeats(period: int, length: Dim) -> bool:

@@ -28,6 +28,7 @@ class StoredConstant(gs.Constant):  # type: ignore[misc]
     """
 
     shape: tuple[int, ...] = ()  # with the affine
+    __setattr__ = object.__setattr__  # that of onnx-graphsurgeon keeps lists of nodes alike, which Readers are not
 
     def __init__(self, name: str, kind: np.dtype[Any], base: TensorProto | InFile | Array, storage: Storage) -> None:
         self.name, self.inputs, self.outputs = (

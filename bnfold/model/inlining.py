@@ -14,7 +14,7 @@ from .messages import all_nodes, every_node, is_batch_norm
 def holders(record: onnx.ModelProto) -> list[tuple[str, str]]:
     """Domain and name of the functions that are called, and have a BatchNormalization in their bodies."""
     holding = {(f.domain, f.name) for f in record.functions if any(map(is_batch_norm, every_node(f.node)))}
-    return sorted(holding & {(node.domain, node.op_type) for node in all_nodes(record)})
+    return sorted(holding & {(node.domain, node.op_type) for node in all_nodes(record)}) if holding else []
 
 
 def inlined(record: onnx.ModelProto) -> onnx.ModelProto:

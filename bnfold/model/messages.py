@@ -118,7 +118,8 @@ def is_batch_norm(node: NodeProto) -> bool:
 
 def counts(model: ModelProto) -> tuple[int, int]:
     """How many nodes a file holds, and how many are BatchNormalization: in bodies, too, and once in each function."""
-    return sum(1 for _ in all_nodes(model)), sum(map(is_batch_norm, all_nodes(model)))
+    norms = [is_batch_norm(node) for node in all_nodes(model)]
+    return len(norms), sum(norms)
 
 
 def set_attributes(message: NodeProto, values: dict[str, int | list[int]]) -> None:

@@ -97,8 +97,8 @@ def shared_out(affine: Affine, axis: int, ends: list[int]) -> Shares:
     if len(acts) != ends[-1]:
         raise ValueError("the parts are not all of it")
     positions = np.flatnonzero(acts.any(tuple(range(1, acts.ndim))))
-    parts = np.unique(np.searchsorted(ends, positions, "right") - 1)
-    return {int(k): part(affine, axis, slice(ends[k], ends[k + 1])) for k in parts}
+    parts = dict.fromkeys((np.searchsorted(ends, positions, "right") - 1).tolist())
+    return {k: part(affine, axis, slice(ends[k], ends[k + 1])) for k in parts}
 
 
 def part(affine: Affine, axis: int, where: slice) -> Affine:

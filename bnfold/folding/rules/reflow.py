@@ -26,20 +26,29 @@ def reflow(affine: Affine, node: gs.Node, source: tuple[Dim, ...], target: tuple
 
     def carry(c: Array) -> Array:
         c = taken_apart(node, c, source) if apart else c
-        full, made = list(c.shape), [1] * len(after)
-        for old, new in groups:
-            if all(c.shape[i] == 1 for i in old):
-                continue
-            if len(old) == len(new) == 1:
-                made[new[0]] = c.shape[old[0]]
-                continue
-            full[old.start : old.stop] = lengths(node, before[old.start : old.stop])
-            made[new.start : new.stop] = lengths(node, after[new.start : new.stop])
-        require_room(*full)
-        c = compress(np.broadcast_to(c, full).reshape(made))
+        c = onto_axes(node, c, groups, before, after)
         return put_together(node, c, target) if together else c
 
     return affine.map(carry)
+
+
+def onto_axes(node: gs.Node, c: Array, groups: Sequence[Group], before: Sequence[Dim], after: Sequence[Dim]) -> Array:
+    """Coefficients over the axes `before` as those over the axes `after`, group by group."""
+    full, made = list(c.shape), [1] * len(after)
+    changed = False
+    for old, new in groups:
+        if all(c.shape[i] == 1 for i in old):
+            continue
+        if len(old) == len(new) == 1:
+            made[new[0]] = c.shape[old[0]]
+            continue
+        changed = True
+        full[old.start : old.stop] = lengths(node, before[old.start : old.stop])
+        made[new.start : new.stop] = lengths(node, after[new.start : new.stop])
+    if not changed:
+        return c.reshape(made)
+    require_room(*full)
+    return compress(np.broadcast_to(c, full).reshape(made))
 
 
 def lengths(node: gs.Node, axes: Sequence[Dim]) -> list[int]:
@@ -77,7 +86,8 @@ def taken_apart(node: gs.Node, coefficients: Array, shape: Sequence[Dim]) -> Arr
         require_even(node, not first or n == 1 or n * times == last, length)
         extents += [*[1] * len(first), n]
         copies += [*[1] * len(first), times]
-    return np.tile(coefficients.reshape(extents), copies)
+    apart = coefficients.reshape(extents)
+    return np.tile(apart, copies) if max(copies) > 1 else apart
 
 
 def require_even(node: gs.Node, repeats: bool, length: Dim) -> None:
