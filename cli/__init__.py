@@ -2,4 +2,4 @@
 
 import gc
 
-gc.set_threshold(100_000)  # of a process that lives for a second, collections at the default of 700 are a tenth
+gc.set_threshold(250_000)  # of a process that lives for a second, collections at the default of 700 are a tenth

@@ -188,3 +188,12 @@ def peer(tool: str, each: dict[str, Any], graphs: int) -> list[str]:
     broken = f", and {each['does not run']} that do not run" if each["does not run"] else ""
     counts = [f"{mark}{each['folded']}{mark}", str(each["raised"]), f"{each['invalid']}{broken}"]
     return [f"{mark}{tool}{ran}{mark}", *counts, str(each["wrong"]), str(each["override lost"])]
+
+
+def test_what_each_piece_that_saves_time_saves():
+    ratios = {(r["without"], r["model"]): median(r["ratios"]) for r in figures.record("removals_cpu.json")["rows"]}
+    models = dict.fromkeys(model for _, model in ratios)
+    text = pages()
+    for piece in dict.fromkeys(piece for piece, _ in ratios):
+        assert f"| {piece} | {' | '.join(f'{ratios[piece, model]:.2f}' for model in models)} |" in text
+        assert piece == "nothing" or max(ratios[piece, model] for model in models) > 1.03
