@@ -15,7 +15,7 @@ from tests import rooms, shape_of_the_code
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a room imports those before it
     "errors", "system", "process", "display", "algebra", "model", "runtime", "verification",
-    "benchmarking", "train", "graph", "folding", "recalibration", "reporting",
+    "benchmarking", "train", "graph", "folding", "passes", "recalibration", "reporting",
 ]  # fmt: skip
 OFFERED = {"bnfold", *ORDER[1:6], "graph", "folding"}  # all that is public in them is documented
 # What proves, measures and trains knows of a model what its file says, and nothing of how folding works.
