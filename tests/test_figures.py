@@ -150,7 +150,7 @@ def test_the_readme_names_the_verdicts_on_cuda():
     text = readme()
     passed = [m["name"] for m in leases.read(figures.RESULTS / "verify_cuda.json") if m["verdict"] == "PASS"]
     assert len(passed) == 10
-    assert f"{', '.join(passed[:-1])} and {passed[-1]}, all PASS" in text
+    assert f"| PASS | {', '.join(passed)} |" in text
 
 
 def test_the_readme_says_what_batch_normalization_over_rows_costs_on_cuda():
@@ -165,6 +165,18 @@ def test_the_readme_says_what_batch_normalization_over_rows_costs_on_cuda():
     assert f"{whole[True]['from each other']:.2f} apart" in text
     assert all(round(each, 2) >= 0.05 for each in whole[True]["from the CPU"])
     assert max(whole[False]["from the CPU"]) < 1.2e-4
+
+
+def test_the_page_on_gpus_shows_what_a_matmul_and_its_batch_normalization_cost():
+    """The table is the record's, of the newest lease, without TF32."""
+    table = pages()[pages().index("| N x C |") :]
+    head, first, second = table[: table.index("\n\n")].replace("|---|---|---|---|---|---|\n", "").splitlines()
+    rows = [row for row in leases.read(figures.RESULTS / "levit_cuda.json") if "bnfold" in row["lease"]]
+    kind = [row for row in rows if row["graph"] == "MatMul, BatchNormalization [N, C]" and not row["tf32"]]
+    known = {f"{row['N']} x {row['C']}": row["ms"] for row in kind}
+    shown = zip(*(map(str.strip, line.strip("|").split("|")[1:]) for line in (head, first, second)), strict=True)
+    for size, before, after in shown:
+        assert [before, after] == ["does not run" if ms is None else f"{ms:.3f}" for ms in known[size]], size
 
 
 def test_the_readme_shows_what_random_graphs_found():
