@@ -30,6 +30,17 @@ def test_the_pages_build_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site/reasons/index.html").exists()
+    assert "and prove that nothing else changed" in (tmp_path / "site/api/index.html").read_text()
+
+
+def test_the_page_on_python_has_the_whole_public_surface():
+    import bnfold
+    import bnfold.train
+
+    page = (ROOT / "docs/api.md").read_text()
+    assert [name for name in bnfold.__all__ if f"::: bnfold.{name}\n" not in page] == []
+    named = set(re.findall(r"^::: bnfold\.train\.(?:\w+\.)?(\w+)$", page, re.MULTILINE))
+    assert {*bnfold.train.__all__} - named == {"Event", "Interrupted"}  # which `watch` is called with, and an error
 
 
 def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
