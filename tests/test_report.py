@@ -621,10 +621,10 @@ def test_libraries_are_as_their_makers_published_them():
 
 def test_all_assets_are_shipped():
     stated = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    patterns = stated["tool"]["setuptools"]["package-data"]["bnfold.reporting"]
-    room = Path(assets.__file__).parent
-    shipped = {path for pattern in patterns for path in room.glob(pattern)}
-    assert {path for path in (room / "assets").rglob("*") if path.is_file()} == shipped
+    data = stated["tool"]["setuptools"]["package-data"]
+    folders = {name: ROOT / name.replace(".", "/") for name in data if name.startswith("bnfold.reporting.")}
+    shipped = {path for name, folder in folders.items() for pattern in data[name] for path in folder.glob(pattern)}
+    assert {path for path in (ROOT / "bnfold/reporting/assets").rglob("*") if path.is_file()} == shipped
 
 
 def test_our_scripts_are_small():
