@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .verification import Verification as Verification
     from .verification import verify as verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # From 1.29 on, onnxruntime sends telemetry about the models it opens, unless this is set before its first import.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
