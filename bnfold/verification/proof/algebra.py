@@ -86,7 +86,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str, like: str = "") -> tuple
 
 def _derived_at(pair: Pair, cuts: Sequence[Cuts], site: str, like: str) -> tuple[Derived, Relation | None]:
     """One site, derived from the tensors at which both models are cut, in the first way to argue that answers."""
-    ways = [partial(by_operands, site=site), partial(whole, site=site)]
+    ways = [partial(by_operands, site=site, sizes=lambda: (pair.examples, pair.elsewhere)), partial(whole, site=site)]
     ways = [partial(of_other_name, names=(like, site))] if like else ways
     result = Derived(site, pair.indexed[1].makers[site].op_type, why="it was not compared")
     for argue in ways:
