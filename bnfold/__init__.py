@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .benchmarking import Benchmark as Benchmark
     from .benchmarking import bench as bench
-    from .evaluation import Evaluation as Evaluation
-    from .evaluation import evaluate as evaluate
     from .folding.driver import Explanation as Explanation
     from .folding.driver import FoldResult as FoldResult
     from .folding.driver import explain as explain
@@ -19,6 +17,8 @@ if TYPE_CHECKING:
     from .model.onnx_io import save as save
     from .recalibration import Recalibration as Recalibration
     from .recalibration import recalibrate as recalibrate
+    from .recalibration.evaluation import Evaluation as Evaluation
+    from .recalibration.evaluation import evaluate as evaluate
     from .reporting import report as report
     from .verification import Verification as Verification
     from .verification import verify as verify
@@ -30,13 +30,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {  # public name: its module, which is imported at the first use of the name
     "Benchmark": "benchmarking",
-    "Evaluation": "evaluation",
+    "Evaluation": "recalibration.evaluation",
     "Explanation": "folding.driver",
     "FoldResult": "folding.driver",
     "Recalibration": "recalibration",
     "Verification": "verification",
     "bench": "benchmarking",
-    "evaluate": "evaluation",
+    "evaluate": "recalibration.evaluation",
     "explain": "folding.driver",
     "fold": "folding.proved",
     "load": "model.onnx_io",
@@ -50,6 +50,8 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "passes":  # a module, which needs onnx_ir
+        return import_module(f"{__name__}.passes")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

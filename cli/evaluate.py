@@ -14,7 +14,7 @@ from bnfold_cli.picture_options import PictureOptions
 from bnfold_cli.places import require_places
 
 if TYPE_CHECKING:
-    from bnfold.evaluation import Evaluation
+    from bnfold.recalibration.evaluation import Evaluation
 
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL.onnx...", help="Classifiers, folded or not.")]
 Data = Annotated[
@@ -50,7 +50,7 @@ def evaluate(
     normalized as each model's metadata say. --ep cuda measures what is served there, TF32 included; exits 4 if the
     provider cannot run here.
     """
-    from bnfold.evaluation import evaluate
+    from bnfold.recalibration.evaluation import evaluate
 
     require_places({"--json": json}, [*models, data])
     with limited(limit or ()):

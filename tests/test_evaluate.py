@@ -11,9 +11,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from bnfold.errors import BnfoldError
-from bnfold.evaluation import evaluate
-from bnfold.evaluation.crops import crops
 from bnfold.folding.driver import fold
+from bnfold.recalibration.evaluation import evaluate
+from bnfold.recalibration.evaluation.crops import crops
 from bnfold.train.pixels import Normalization
 from bnfold_cli.main import run
 from tests.build import BN, bn, build
@@ -194,7 +194,7 @@ def test_a_data_set_by_name_needs_no_torch():
     written(Path("m.onnx"), model)
     code = (
         "import sys; sys.modules['torch'] = sys.modules['torchvision'] = None\n"
-        "from pathlib import Path; from bnfold.evaluation import evaluate\n"
+        "from pathlib import Path; from bnfold.recalibration.evaluation import evaluate\n"
         f"found = evaluate(['m.onnx'], 'mnist', data_dir=Path({str(data_path('mnist'))!r}))\n"
         "print(found.samples, found.models[0].top1)"
     )

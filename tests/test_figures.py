@@ -209,3 +209,37 @@ def test_what_each_piece_that_saves_time_saves():
     for piece in dict.fromkeys(piece for piece, _ in ratios):
         assert f"| {piece} | {' | '.join(f'{ratios[piece, model]:.2f}' for model in models)} |" in text
         assert piece == "nothing" or max(ratios[piece, model] for model in models) > 1.03
+
+
+def test_what_is_said_of_quantized_networks():
+    text, forms = readme(), ("QDQ per channel", "QDQ per tensor", "QAT")
+    kept = {(row["name"], row["kind"]): row for row in figures.record("quantized_zoo_cpu.json")["rows"]}
+    fast = {(row["name"], row["form"]): row for row in figures.record("quantized_latency_cpu.json")["rows"]}
+    for name in dict.fromkeys(name for name, _ in kept):
+        before = kept[name, "QLinear"]["before"]
+        (after,) = {kept[name, form]["after"] for form in forms}
+        assert {count for form in forms for count in kept[name, form]["peers"].values()} == {before}
+        ratios = [f"{r['ratio']:.2f} [{r['low']:.2f}, {r['high']:.2f}]" for r in (fast[name, form] for form in forms)]
+        assert (
+            f"| {name} | {before} | {after} | {kept[name, 'QLinear']['after']} | {before} | {' | '.join(ratios)} |"
+            in text
+        )
+    ratios = [f"{fast[name, forms[0]]['ratio']:.2f}" for name in ("resnet18", "mobilenetv2", "repvgg_a0")]
+    assert "On the CPU resnet18 runs {} times as fast, mobilenetv2 {}, RepVGG {} (".format(*ratios) in text
+
+
+def test_what_is_said_of_random_quantized_graphs_and_planted_faults():
+    found, rows = (
+        figures.record("differential_quantized_cpu.json")["summary"],
+        figures.record("quantized_faults_cpu.json")["rows"],
+    )
+    ours = found["tools"]["bnfold"]
+    assert not any(ours[kind] for kind in ("wrong", "invalid", "does not run", "crashed", "raised"))
+    words = f"with {found['batch_normalizations']:,} BatchNormalizations bnfold folds {ours['folded']:,} and gets none wrong"
+    assert f"In {found['graphs']:,} random quantized graphs" in readme()
+    assert words in readme()
+    noticed = sum(row["verdict"] == "FAIL" for row in rows)
+    assert (
+        f"Of {len(rows)} faults planted in scales, signs, integers, zero points, axes and biases `bnfold verify` finds {noticed}"
+        in readme()
+    )

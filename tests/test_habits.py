@@ -90,8 +90,8 @@ def test_what_is_harmless_is_not(source):
     assert list(offences(source)) == []
 
 
-BROUGHT = {"google": "onnx", "onnx_ir": "onnxscript", "PIL": "torchvision"}  # what a package cannot be without
-NAMED = {"sklearn": "scikit-learn"}
+BROUGHT = {"google": "onnx", "PIL": "torchvision"}  # what a package cannot be without
+NAMED = {"sklearn": "scikit-learn", "onnx_ir": "onnx-ir"}
 
 
 def requirements() -> dict[str, str]:

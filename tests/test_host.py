@@ -15,8 +15,8 @@ import onnx
 import pytest
 
 from bnfold.errors import EnvironmentProblem, UsageProblem
-from bnfold.evaluation import evaluate
 from bnfold.recalibration import Options, check, recalibrate
+from bnfold.recalibration.evaluation import evaluate
 from bnfold.recalibration.options import METHODS
 from bnfold.runtime import host, libraries, providers, sessions
 from bnfold.runtime.doctor import examine

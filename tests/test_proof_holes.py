@@ -220,6 +220,58 @@ def test_no_proof_of_models_that_differ(name: str) -> None:
     assert not any(is_proved(*DIFFERENT[name], size) for size in (64, 8))
 
 
+BY_FEW = "c = Conv (x, w)  h = Shape (c)  n = Gather (h, i)  {}  k = Concat <axis=0> (q, rest)  y = Reshape (c, k)"
+BOUNDED = {"w": W, "i": ints(0), "rest": ints(4, -1), "most": ints(100)}
+FEW = (BY_FEW.format("q = Identity (n)"), BOUNDED), (BY_FEW.format("q = Min (n, most)"), BOUNDED)
+SUM = "a = Add (x, u)  y = Mul (a, s)", {"s": F(2)}
+SUM_OF_FIRST = "a = Add (x, u)  b = Slice (a, z, e, z)  y = Mul (b, s)", {"s": F(2), "z": ints(0), "e": ints(2)}
+THREES = "r = Reshape (x, k)  y = Mul (r, s)"
+JOINED = "a = Concat <axis=0> (x, u)  b = Add (a, v)  y = Mul (b, s)"
+PRODUCT = "a = Mul (x, s)  b = Mul (u, t)  y = {} (a, b)"
+FAR = {"s": F(2.0**-120), "t": F(2.0**120)}
+OTHER_SIZES: dict[str, tuple[Made, Made, dict[str, tuple[str, tuple[int, ...]]]]] = {
+    "a size in bounds": (*FEW, {"x": ("N,3,8,8", (2, 3, 8, 8))}),
+    "two names of one size": (SUM, SUM_OF_FIRST, {"x": ("N,4", (2, 4)), "u": ("M,4", (2, 4))}),
+    "a size that is a sum": (
+        (JOINED, {"s": F(2)}),
+        (JOINED, {"s": np.full((4, 1), 2, F)}),
+        {"x": ("N,4", (2, 4)), "u": ("M,4", (2, 4)), "v": ("K,4", (4, 4))},
+    ),
+    "rows in threes": (
+        (THREES, {"k": ints(-1, 3, 4), "s": np.ones((3, 1), F)}),
+        (THREES, {"k": ints(-1, 3, 4), "s": np.ones((2, 3, 1), F)}),
+        {"x": ("N,4", (6, 4))},
+    ),
+    "operands of a product that leave nothing": (
+        ("y = MatMul (x, u)", {}),
+        (PRODUCT.format("MatMul"), FAR),
+        {"x": ("N,4,4", (2, 4, 4)), "u": ("N,4,4", (2, 4, 4))},
+    ),
+    "factors that leave nothing": (
+        ("y = Mul (x, u)", {}),
+        (PRODUCT.format("Mul"), FAR),
+        {"x": ("N,4", (2, 4)), "u": ("N,4", (2, 4))},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SIZES)
+def test_no_proof_where_other_sizes_or_numbers_differ(name: str) -> None:
+    """Sizes that have to be larger together, or by as many as there are, are found."""
+    first, second, inputs = OTHER_SIZES[name]
+    x = ", ".join(f"float[{dims}] {each}" for each, (dims, _) in inputs.items())
+    pair = model(first, x), model(second, x)
+    values = {each: np.zeros(sizes, F) for each, (_, sizes) in inputs.items()}
+    known = Induction(Pair(*pair, examples(pair[0], values)), edited(*pair), never)
+    assert known.run().open_tensors()
+
+
+B = np.array([90, -25, 16, 3], F)  # of which a ten-thousandth more is a hundred roundoffs off
+TWO = "c = Conv (x, w, b)  y = Conv (c, v, d)"
+MORE = F(1e-4) * np.array([0, 1, 0, 0], F)
+MADE_UP_FOR = (V[..., 0, 0].astype(float) @ -MORE).astype(F)
+
+
 ALIKE: dict[str, tuple[Made, Made, str]] = {
     "a fold": (AS_IT_IS, ("y = Conv (x, w)", {"w": WS}), IMAGE),
     "past a Reshape": (
@@ -250,6 +302,16 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
     "in mixed precision": (
         ("h = Cast <to=10> (x)  c = Conv (h, w)  f = Cast <to=1> (c)  m = Mul (f, s)  y = Cast <to=10> (m)", {"w": W.astype(np.float16), "s": S}),
         ("h = Cast <to=10> (x)  y = Conv (h, w)", {"w": (W.astype(np.float16) * S[:, None]).astype(np.float16)}),
+        IMAGE,
+    ),
+    "a small shift that the next bias makes up for": (
+        (TWO, {"w": W, "b": B, "v": V, "d": np.zeros(4, F)}),
+        (TWO, {"w": W, "b": B + MORE, "v": V, "d": MADE_UP_FOR}),
+        IMAGE,
+    ),
+    "scales of a product that undo one another": (
+        ("c = Conv (x, w)  y = Mul (c, x)", {"w": W[:3, :, :1, :1]}),
+        ("c = Conv (x, w)  a = Mul (c, s)  b = Mul (x, t)  y = Mul (a, b)", {"w": W[:3, :, :1, :1], "s": F(8), "t": F(0.125)}),
         IMAGE,
     ),
     "another slice of a size that is known": (

@@ -15,12 +15,21 @@ from tests import rooms, shape_of_the_code
 ROOT = Path(__file__).resolve().parents[1]
 ORDER = [  # a room imports those before it
     "errors", "system", "process", "display", "algebra", "model", "runtime", "verification",
-    "benchmarking", "train", "graph", "folding", "recalibration", "evaluation", "reporting",
+    "benchmarking", "train", "graph", "folding", "passes", "recalibration", "reporting",
 ]  # fmt: skip
 OFFERED = {"bnfold", *ORDER[1:6], "graph", "folding"}  # all that is public in them is documented
 # What proves, measures and trains knows of a model what its file says, and nothing of how folding works.
 INNER = tuple(f"verification.{room}" for room in ("float64", "influence", "proof", "quantized"))
-APART = ("process", "runtime", "verification", *INNER, "benchmarking", "train", "recalibration.feeds", "evaluation")
+APART = (
+    "process",
+    "runtime",
+    "verification",
+    *INNER,
+    "benchmarking",
+    "train",
+    "recalibration.feeds",
+    "recalibration.evaluation",
+)
 KNOWN = {
     "algebra": {"moments"},
     "model": {"messages", "bounds", "datafiles", "models", "onnx_io", "order", "tensors", "wire"},

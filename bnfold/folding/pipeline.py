@@ -18,7 +18,7 @@ from ..model.datafiles import file_size, require_unchanged, unchanged
 from ..model.messages import counts
 from ..model.storage import Storage
 from ..model.validity import checked_meanwhile
-from ..system import files, staging
+from ..system import staging
 from ..system.installed import require_runtime
 from ..system.limits import PLANNING, timed
 from .verified import prepared_verification, verified
@@ -233,7 +233,7 @@ def kept_if_failed(record: onnx.ModelProto, storage: Storage, target: Path | Non
 def require_places(record: onnx.ModelProto, source: Path, target: Path, failed: Path | None, options: Options) -> None:
     """Raises UsageProblem where something is in the way of what is to be written."""
     for path in filter(None, (target, failed)):
-        require_free(record, source, path, options.force or options.dry_run)
+        onnx_io.require_free(record, source, path, options.force or options.dry_run)
     if options.keeps_external:
         require_same_folder(source, target)
 
@@ -245,29 +245,6 @@ def require_same_folder(source: Path, target: Path) -> None:
             f"{target} cannot refer to data files in {source.parent}",
             "References do not leave a folder: write OUT next to IN, or leave out --external keep.",
         )
-
-
-def require_free(record: onnx.ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
-    """Raises UsageProblem where no file can be written to `target`: it is a folder or a device, one of the files that
-    are read, or there already and not to be replaced.
-
-    What a killed process has left there is removed first.
-    """
-    files.require_target(target)
-    staging.sweep(target)
-    inputs = {source: "the input itself"} | dict.fromkeys(read, "a file that is read")
-    inputs = dict.fromkeys(external.data_files(record, source.parent), "a data file of the input") | inputs
-    for path in (target, target.parent / staging.data_name(target)):
-        if os.path.isdir(path) or files.is_special(path):
-            raise UsageProblem(
-                f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
-            )
-        for file in filter(path.samefile, inputs) if os.path.exists(path) else ():
-            raise UsageProblem(
-                f"{path} is {inputs[file]}", "Choose another name for the output; inputs are never changed."
-            )
-        if os.path.lexists(path) and not force:
-            raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
 def size_of(record: onnx.ModelProto, path: Path, data: set[Path]) -> Size:

@@ -14,8 +14,9 @@ from typing import BinaryIO
 from google.protobuf.message import EncodeError
 from onnx import ModelProto
 
-from ..errors import ModelProblem
-from ..system.staging import Sink, data_name, staged
+from ..errors import ModelProblem, UsageProblem
+from ..system import files
+from ..system.staging import Sink, data_name, staged, sweep
 from . import datafiles, deferred, external, wire
 from .bounds import require_bounded
 from .messages import all_tensors
@@ -114,6 +115,29 @@ def save_record(record: ModelProto, storage: Storage, path: Path) -> None:
     """`save` of a record whose data lies where `storage` says."""
     with staged(path) as draft:
         write(record, storage, draft)
+
+
+def require_free(record: ModelProto, source: Path, target: Path, force: bool, *read: Path) -> None:
+    """Raises UsageProblem where no file can be written to `target`: it is a folder or a device, one of the files that
+    are read, or there already and not to be replaced.
+
+    What a killed process has left there is removed first.
+    """
+    files.require_target(target)
+    sweep(target)
+    inputs = {source: "the input itself"} | dict.fromkeys(read, "a file that is read")
+    inputs = dict.fromkeys(external.data_files(record, source.parent), "a data file of the input") | inputs
+    for path in (target, target.parent / data_name(target)):
+        if os.path.isdir(path) or files.is_special(path):
+            raise UsageProblem(
+                f"{path} is {'a folder' if os.path.isdir(path) else 'not a regular file'}", "Name the file to write."
+            )
+        for file in filter(path.samefile, inputs) if os.path.exists(path) else ():
+            raise UsageProblem(
+                f"{path} is {inputs[file]}", "Choose another name for the output; inputs are never changed."
+            )
+        if os.path.lexists(path) and not force:
+            raise UsageProblem(f"{path} exists", "--force replaces it.")
 
 
 def write(model: ModelProto, storage: Storage, draft: Path, layout: str = SINGLE) -> int:

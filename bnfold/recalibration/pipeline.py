@@ -11,7 +11,6 @@ import onnx
 
 from ..display.display import counted
 from ..errors import ModelProblem
-from ..folding.pipeline import require_free
 from ..model import onnx_io
 from ..model.datafiles import unchanged
 from ..model.storage import Storage
@@ -54,7 +53,7 @@ def recalibrate_file(
 def _recalibrated(source: Path, target: Path, data: Path, options: Options, force: bool, watch: Watch) -> Written:
     host = Host.ready(options.way)
     record, storage = _read(source)
-    require_free(record, source, target, force, *filter(os.path.exists, [data]))
+    onnx_io.require_free(record, source, target, force, *filter(os.path.exists, [data]))
     with staging.staged(target, replace=force) as draft:
         result = in_place(record, storage, _reader(data, options), options, host, watch)
         require_enough(result.samples, data)

@@ -35,6 +35,7 @@ PACKAGES = {  # of bnfold's extras, as pyproject.toml has them; `gpu` is onnxrun
     "tensorboard": ("tensorboard",),
     "timm": ("timm",),
     "fleet": ("ray",),
+    "ir": ("onnx-ir",),
 }
 
 OWN_PACKAGE = {

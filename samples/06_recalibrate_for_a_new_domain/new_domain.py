@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from bnfold.benchmarking.environment import environment
-from bnfold.evaluation import evaluate
 from bnfold.folding.pipeline import fold_file
 from bnfold.model.onnx_io import load as load_model
+from bnfold.recalibration.evaluation import evaluate
 from bnfold.recalibration.options import Options
 from bnfold.recalibration.pipeline import check_file, recalibrate_file
 from bnfold.train import TrainOptions, train

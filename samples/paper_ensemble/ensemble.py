@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from bnfold.benchmarking.environment import environment
-from bnfold.evaluation import Evaluation, evaluate
-from bnfold.evaluation.crops import SCALES, scaled_side
-from bnfold.evaluation.labelled import LABELS
 from bnfold.folding.pipeline import Options, fold_file
+from bnfold.recalibration.evaluation import Evaluation, evaluate
+from bnfold.recalibration.evaluation.crops import SCALES, scaled_side
+from bnfold.recalibration.evaluation.labelled import LABELS
 from bnfold.train import TrainOptions, train
 from bnfold.train.data import Dataset, load_dataset
 from bnfold.train.export import export

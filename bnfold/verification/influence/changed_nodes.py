@@ -22,6 +22,7 @@ from .bypass import HANDS_ON
 from .meaning import Meanings, NodeMeaning
 
 TABLE_ELEMENTS = 16  # elements of constants that more than shapes are computed of
+BOUNDS = frozenset(["Min", "Max", "Clip", "Mod", "Relu", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
 MOST_MOVES = 8  # nodes in a row that only move, which are looked past
 
 
@@ -65,7 +66,12 @@ def changed_models(
 ) -> list[ChangedModel]:
     """Both models, given what sizes make in each, which tensors agree, and which fold sites the algebra covers."""
     a = Meanings(models[0], values=values[0])
-    b = Meanings(models[1], a, dict.fromkeys({*agreeing} - of_tables(models[1].graph), ()), values[1])
+    b = Meanings(
+        models[1],
+        a,
+        dict.fromkeys({*agreeing} - of_tables(models[1].graph) - kept_in_bounds(models[1].graph), ()),
+        values[1],
+    )
     return _without_moved([_changed_model("A", a, b, agreeing, covered), _changed_model("B", b, a, agreeing, covered)])
 
 
@@ -78,7 +84,7 @@ def _changed_model(
     for a tensor that agrees, has changed by what it reads only.
     """
     graph = own.model.graph
-    constants = Neutral(own)
+    constants, bounded = Neutral(own), kept_in_bounds(graph)
     alike = {place.node.output[0]: place.acts for place in other.places if not place.where}
     shared = {meaning for place in other.places for meaning in place.means}
     relevant = alive_names(graph) - reached(produced(graph), covered, agreeing)[0] - without_data(graph)
@@ -86,11 +92,16 @@ def _changed_model(
         i
         for i, place in enumerate(own.places)
         if not shared.issuperset(place.means)
-        and not (place.node.output[0] in agreeing and alike.get(place.node.output[0]) == place.acts and not place.where)
+        and (place.where or bounded.intersection(place.node.input) or not _does_the_same(place, alike, agreeing))
         and not constants.leave_alone(place.node)
         and (place.node.op_type != "Constant" if place.where else not relevant.isdisjoint(place.node.output))
     ]
     return ChangedModel(name, own, changed)
+
+
+def _does_the_same(place: NodeMeaning, alike: Mapping[str, bytes], agreeing: Collection[str]) -> bool:
+    made = place.node.output[0]
+    return made in agreeing and alike.get(made) == place.acts
 
 
 def alive_names(graph: onnx.GraphProto) -> set[str]:
@@ -109,6 +120,15 @@ def of_tables(graph: onnx.GraphProto) -> set[str]:
     names = {name for name, tensor in stored(graph).items() if prod(tensor.dims) > TABLE_ELEMENTS}
     for node in graph.node:
         if not fixed.isdisjoint(node.output) and not names.isdisjoint(node.input):
+            names.update(node.output)
+    return names
+
+
+def kept_in_bounds(graph: onnx.GraphProto) -> set[str]:
+    """What is made of sizes that stay within bounds, or are compared with some: it may be another for larger ones."""
+    fixed, names = without_data(graph), set[str]()
+    for node in graph.node:
+        if not fixed.isdisjoint(node.output) and (node.op_type in BOUNDS or not names.isdisjoint(node.input)):
             names.update(node.output)
     return names
 

@@ -29,7 +29,7 @@ from ..results import Influence
 from ..trial import Trial, trial_session
 from ..unfused import unfused
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
-from .changed_nodes import ChangedModel, alive_names, changed_models, of_tables
+from .changed_nodes import ChangedModel, alive_names, changed_models, kept_in_bounds, of_tables
 from .counterparts import BypassesAt, Counterparts
 from .differences import beyond_rounding, unlike
 from .meaning import Meanings, NodeMeaning
@@ -56,7 +56,7 @@ def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
         probed = probe_regions(trial, models, agreeing)
         models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
     unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - probed.equal[1])]
-    unseen += _apart(models, probed)
+    unseen += [*_apart(models, probed), *_bounded(models)]
     unseen += [words for model in models if model.changed for words in _unseen(trial, model, probed.words)]
     unseen = unseen or [*_alike(trial, models, agreeing, probed.words)] or [*other_numbers(models, agreeing)]
     return Influence(False, sum(len(model.changed) + model.moved for model in models), tuple(unseen))
@@ -77,11 +77,12 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
 def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
     """The values that nodes which depend on data read of those that sizes make.
 
-    Not of what is read out of a table: that of which no input reads an element is another for other sizes.
+    Not of what may be another for other sizes: what is read out of a table, or kept in bounds.
     """
     fixed = without_data(model.graph)
     read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
-    names = sorted((read & fixed & produced(model.graph).keys()) - of_tables(model.graph))
+    others = of_tables(model.graph) | kept_in_bounds(model.graph)
+    names = sorted((read & fixed & produced(model.graph).keys()) - others)
     if not names:
         return {}
     values = zip(names, _run_first(trial, model, names), strict=True)
@@ -105,6 +106,18 @@ def _apart(models: Sequence[ChangedModel], probed: Probed) -> list[str]:
                     f"no input shows how A and B differ at {node_in_words(place)} of {model.name}: {words}"
                 )
     return [*sentences.values()]
+
+
+def _bounded(models: Sequence[ChangedModel]) -> Iterator[str]:
+    """A sentence for each changed node that reads sizes which are kept in bounds: no input has all sizes."""
+    for model in models:
+        names = kept_in_bounds(model.proto.graph)
+        for place in (place for i in model.changed if not (place := model.places[i]).where):
+            if not names.isdisjoint(place.node.input):
+                yield f"no input shows how A and B differ at {node_in_words(place)} of {model.name}{_BY_SIZES}"
+
+
+_BY_SIZES = ": it goes by sizes that are kept in bounds"
 
 
 def _unseen(trial: Trial, model: ChangedModel, words: Mapping[str, str]) -> Iterator[str]:

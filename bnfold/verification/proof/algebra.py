@@ -196,8 +196,11 @@ def _compared(pair: Pair, claim: Claim) -> Comparison:
         if comparison:
             return comparison
         raise
+    if comparison is None:
+        return responses
     is_closer = responses.share == 1 and min(responses.ratio, responses.effect) <= SITE_LIMIT
-    return responses if is_closer or comparison is None else comparison
+    relation = comparison.relation or responses.relation  # impulses do not show how large numbers were that cancel
+    return responses._replace(relation=relation) if is_closer else comparison
 
 
 def _may_cancel(comparison: Comparison, pieces: Sequence[Piece]) -> bool:

@@ -21,6 +21,7 @@ from .pieces import POINTWISE, SIZES, SUMS, Piece
 FOR_ANY_SIZE = frozenset(["Conv", "ConvTranspose"]) | POINTWISE | SUMS - {"Concat"}
 REARRANGED = frozenset(["Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Concat", "DepthToSpace"])
 PLACES = SIZES | SELECT | {"Range", "Concat", "Tile", "Pad", "Expand", "NonZero", "Trilu"}  # by sizes and indices
+NO_ARITHMETIC = PLACES | {"Reshape", "Squeeze", "Unsqueeze", "Cast", "Identity"}  # sizes as they are, and as indices
 
 
 def is_for_any_size(claim: Claim) -> bool:
@@ -80,21 +81,35 @@ def require_same_places(pieces: Sequence[Piece]) -> None:
     ours, theirs = (Counter(_places(each)) for each in pieces)
     if other := theirs - ours:
         raise NotDerived(f"{next(iter(other))[0]} is not in the original: what it does depends on sizes")
-    data, sized, new = pieces[1].data(), set[str](), {*pieces[1].changed}
-    for node in (node for node in pieces[1].nodes if data.keys().isdisjoint(node.output)):
+    sized, new = _of_sizes(pieces[1]), {*pieces[1].changed}
+    for node in _without_data(pieces[1]):
         if not new.isdisjoint(node.input) and not sized.isdisjoint(node.input) and called(node) in SELECT:
             raise NotDerived(f"what {called(node)} {node.name!r} reads of a changed constant depends on sizes")
-        for names in (sized, new):
-            names.update(() if names.isdisjoint(node.input) else node.output)
-        sized.update(node.output if called(node) in SIZES else ())
+        new.update(() if new.isdisjoint(node.input) else node.output)
 
 
 def _places(own: Piece) -> Iterator[tuple[Any, ...]]:
-    """What each such node does, with the whole numbers that it reads."""
+    """What each such node does, or one that calculates with sizes, with the whole numbers that it reads."""
     whole_numbers = {n: detached.values(t).tobytes() for n, t in own.stored.items() if t.data_type not in FLOATING}
+    sized = _of_sizes(own)
     for node in own.nodes:
-        if called(node) in PLACES:
+        calculates = called(node) not in NO_ARITHMETIC and not sized.isdisjoint(node.output)
+        if called(node) in PLACES or calculates:
             yield *computation(node, []), *(whole_numbers.get(name, b"") for name in node.input)
+
+
+def _of_sizes(own: Piece) -> set[str]:
+    """The tensors that depend on no data, but on how large some is."""
+    sized = set[str]()
+    for node in _without_data(own):
+        if called(node) in SIZES or not sized.isdisjoint(node.input):
+            sized.update(node.output)
+    return sized
+
+
+def _without_data(own: Piece) -> Iterator[onnx.NodeProto]:
+    data = own.data()
+    return (node for node in own.nodes if data.keys().isdisjoint(node.output))
 
 
 def _is_cut(node: onnx.NodeProto) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain, combinations
 from math import prod
 from typing import Any
 
@@ -93,23 +94,52 @@ def _evaluated(model: onnx.ModelProto, node: onnx.NodeProto, values: Mapping[str
 
 
 LARGER_BY = 1, 32, 64  # that sizes are made larger by: an odd one shows padding that even ones do not reach
+MOST_TOGETHER = 6  # dimensions of which every two are made larger together
 
 
 def of_other_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, Array]:
-    """As `examples`, where every dynamic dimension of the inputs that may be larger than in `values` is larger."""
-    steps: dict[str, int] = {}
-    names = dynamic(model.graph)
+    """As `examples`, where every dynamic dimension of the inputs that may be larger than in `values` is larger.
+
+    One that may not be so alone may be so twice as large, or together with others: they have to be as large as it is.
+    """
+    names, steps = dynamic(model.graph), dict[str, int]()
     may_vary = _holds(model, _enlarged(model, values, {}))
     for step in LARGER_BY:
         every = {name: step * (1 + 2 * i) for i, name in enumerate(names)}  # no two alike by chance
         if not may_vary or _holds(model, _enlarged(model, values, every)):
             return examples(model, _enlarged(model, values, every))
-    for name in names:
-        for step in LARGER_BY:
-            if _holds(model, _enlarged(model, values, {**steps, name: step})):
-                steps[name] = step
+    for together in chain(([name] for name in names), _groups(model, values, names, steps)):
+        if steps.keys() >= {*together}:
+            continue
+        sizes = {name: size for name, size in _sizes(model, values).items() if name in together}
+        for larger in (*(dict.fromkeys(together, step) for step in LARGER_BY), sizes):
+            more = {**steps, **{name: steps.get(name, 0) + step for name, step in larger.items()}}
+            if _holds(model, _enlarged(model, values, more)):
+                steps.update(more)
                 break
     return examples(model, _enlarged(model, values, steps))
+
+
+def _groups(
+    model: onnx.ModelProto, values: Mapping[str, Array], names: Sequence[str], steps: Mapping[str, int]
+) -> Iterator[Sequence[str]]:
+    """Dimensions that may have to be larger together: all that have no steps yet, then every two of few."""
+    left = [name for name in names if name not in steps]
+    yield left
+    if len(left) <= MOST_TOGETHER:
+        yield from (pair for pair in combinations(names[:MOST_TOGETHER], 2) if not steps.keys() >= {*pair})
+
+
+def _sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, int]:
+    """How large the dimensions of the inputs are."""
+    inputs = [value for value in model.graph.input if value.name in values]
+    return {name: size for v in inputs for name, size in zip(_names(v, values), values[v.name].shape, strict=True)}
+
+
+def _names(value: onnx.ValueInfoProto, values: Mapping[str, Array]) -> list[str]:
+    """Of the dimensions of an input; those without one are called by their axis."""
+    stated = shape(value) or [None] * values[value.name].ndim
+    return [dim if isinstance(dim, str) else f"{value.name}/{axis}" for axis, dim in enumerate(stated)]
 
 
 def _enlarged(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mapping[str, int]) -> dict[str, Array]:
@@ -117,9 +147,8 @@ def _enlarged(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mappin
     larger = {}
     for value in model.graph.input:
         if value.name in values:
-            own, stated = values[value.name], shape(value) or [None] * values[value.name].ndim
-            names = [dim if isinstance(dim, str) else f"{value.name}/{axis}" for axis, dim in enumerate(stated)]
-            sizes = [n + steps.get(name, 0) for name, n in zip(names, own.shape, strict=True)]
+            own = values[value.name]
+            sizes = [n + steps.get(name, 0) for name, n in zip(_names(value, values), own.shape, strict=True)]
             larger[value.name] = np.broadcast_to(np.zeros((), own.dtype), sizes)
     return larger
 

@@ -19,8 +19,10 @@ from onnx import helper
 
 from ...model.messages import bodies
 from ...runtime.protos import called
+from ..float64.windows import Array
 from ..regions import REARRANGES
 from .claims import Argument, Claim, Cuts, aligned, entered, piece
+from .conditions import UNUSUAL_HALF
 from .impulses import NotDerived
 from .indexed_model import IndexedModel, computation
 from .pieces import LINEAR_IN_DATA, Piece
@@ -121,8 +123,19 @@ def _of_product(node: onnx.NodeProto, operands: Sequence[Relation]) -> Relation 
         summed = relation.scale.ndim - 1 - port  # the axis of the operand that is summed over
         if relation.scale.size > 1 and (relation.scale.ndim < 2 or relation.scale.shape[summed] > 1):
             return None
-    scale = reduce(np.multiply, (relation.scale for relation in operands))
+    try:
+        scale = reduce(np.multiply, (relation.scale for relation in operands))
+    except ValueError:  # of shapes that do not fit
+        return None
+    if any(_is_undone(relation.scale, scale) for relation in operands):
+        return None
     return Relation(np.asarray(scale), np.zeros((1,) * scale.ndim), np.zeros((1,) * scale.ndim))
+
+
+def _is_undone(scale: Array, of_product: Array) -> bool:
+    """Whether an operand has a scale that its type may not reach, and the product has not: what is lost stays so."""
+    usual = [(np.abs(each) > 1 / UNUSUAL_HALF) & (np.abs(each) < UNUSUAL_HALF) for each in (scale, of_product)]
+    return bool((~usual[0] & usual[1]).any())
 
 
 def _is_same(cuts: Sequence[Cuts], ours: str, theirs: str) -> bool:

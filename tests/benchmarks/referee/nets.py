@@ -192,6 +192,7 @@ _NETS: Mapping[str, Any] = {
     "override": overridable,
     "two outputs": lambda: image("y = Sigmoid (n) z = Tanh (n)", f"{SAME}, float[N,4,8,8] z"),
     "two inputs": lambda: image("y = Sub (r, u)", inputs=f"{IMAGE}, float[N,4,8,8] u, float[N,2] idle"),
+    "two names of one size": lambda: net("float[N,6] x, float[M,6] u", out(2), f"{DENSE} h = Add (r, u) y = Tanh (h)", DENSES),
     "two sizes": lambda: net(
         "float[N,L,6] x, float[N,K,6] u", "float[N,L,K] y", "m = MatMul (x, w) a = Mul (m, s) v = Transpose <perm = [0,2,1]> (u) y = MatMul (a, v)",
         {"w": (6, 6), "s": np.full(6, 1.5)},

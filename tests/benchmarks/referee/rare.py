@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import AttributeProto, ModelProto, helper
 
-from .edits import Change, Edit, become, find, image, insert, instead, of_input, one, put, sized, tensor, values
+from .edits import Change, Edit, become, both, find, image, insert, instead, of_input, one, put, sized, tensor, values
 from .right import relu_as_clip
 
 LATE = """zero = Constant <value = int64 {0}> () two = Constant <value = float {2.0}> () step = Constant <value = int64 {1}> ()
@@ -84,8 +84,17 @@ EXTREME = (
     Edit(_NUMBERS, "integers through float32", "indices", _AS_FLOAT, WHOLE | {"i": np.full((1, 6), 2**24 + 1)}),
     Edit(_NUMBERS, "integers through int32", "indices", _AS_INT, WHOLE | {"i": np.full((1, 6), 2**33 + 1)}),
 )  # fmt: skip
+_FEWER = """first = Constant <value = int64 {0}> () shape = Shape (x) size = Gather (shape, first) most = Constant <value = int64 {100}> ()
+    few = Min (size, most) one = Constant <value_ints = [1]> () row = Reshape (few, one) rest = Constant <value_ints = [-1]> ()
+    as = Concat <axis = 0> (row, rest) out = Reshape (x, as)"""
+_FIRST_TWO = insert("h", "out = Slice (x, n0, n2, n0)", n0=np.array([0]), n2=np.array([2]))
+_APART = both(insert("a", "out = Mul (x, less)", less=2.0**-120), insert("v", "out = Mul (x, big)", big=2.0**120))
+_TINY = sized(1, 2, 6, name="u") | {"x": np.full((1, 2, 6), 1e-8, np.float32)}
 RARE = (
     *EXTREME,
+    Edit(_NUMBERS, "scales of a product's operands that leave nothing", "two sizes", _APART, _TINY),
+    Edit("large batches", "at most 100 rows", "dense", insert("r", _FEWER), sized(200, 6)),
+    Edit("large batches", "two rows of two inputs of one size", "two names of one size", _FIRST_TWO, sized(3, 6) | sized(3, 6, name="u")),
     Edit("rare inputs", "bound of a Loop's condition", "loop until", values("most", lambda v: v / 2), "rows whose maximum is between both"),
     Edit("rare inputs", "one row of a table of 8 bits", "words of 8 bits", values("table", lambda t: t + 5 * (np.arange(5000) == 4711)[:, None]), WORD),
     Edit("rare inputs", "one row of a table of tables", "words by numbers", values("hashes", lambda t: (t + (np.arange(5000) == 4711)) % 50), WORD),

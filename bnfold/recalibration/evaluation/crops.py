@@ -16,9 +16,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import UsageProblem
-from ..recalibration.feeds.card import Array
-from ..recalibration.feeds.pictures import covering, middle, resized, shorter_to
+from ...errors import UsageProblem
+from ..feeds.card import Array
+from ..feeds.pictures import covering, middle, resized, shorter_to
 
 CROP_COUNTS = (1, 5, 10, 144)
 SIDE, SCALES = 224, (256, 288, 320, 352)

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelProblem
-from ..model import onnx_io
-from ..recalibration.feeds.card import Array, Card, fitting
-from ..recalibration.feeds.image_options import BY_THE_MODEL, ImageOptions
-from ..runtime import sessions
-from ..runtime.host import Host
-from ..train.pixels import Normalization
+from ...errors import ModelProblem
+from ...model import onnx_io
+from ...runtime import sessions
+from ...runtime.host import Host
+from ...train.pixels import Normalization
+from ..feeds.card import Array, Card, fitting
+from ..feeds.image_options import BY_THE_MODEL, ImageOptions
 from .crops import crops
 from .labelled import Labelled, SampleBatch, ready
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelProblem
-from ..recalibration.feeds import pictures
-from ..recalibration.feeds.arrays import Archive
-from ..recalibration.feeds.calibration import SHUFFLE
-from ..recalibration.feeds.card import Array, Card
-from ..train.pixels import Normalization
+from ...errors import ModelProblem
+from ...train.pixels import Normalization
+from ..feeds import pictures
+from ..feeds.arrays import Archive
+from ..feeds.calibration import SHUFFLE
+from ..feeds.card import Array, Card
 
 LABELS = "labels"
 SAMPLES_AT_ONCE = 64  # samples at a time
@@ -40,7 +40,7 @@ def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
     path = Path(data)
     if path.suffix == ".npz":
         return _from_archive(path, card)
-    from ..train.data import DATASETS
+    from ...train.data import DATASETS
 
     if os.path.isdir(path) and data not in DATASETS:
         return _from_folder(path, card)
@@ -48,7 +48,7 @@ def labelled(data: str, data_dir: Path | None, card: Card) -> Labelled:
 
 
 def _by_name(name: str, data_dir: Path | None, card: Card) -> Labelled:
-    from ..train.data import load_dataset
+    from ...train.data import load_dataset
 
     data = load_dataset(name, data_dir)
     images, key = data.test.images, card.image().name

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..display.display import Shown, Table, counted
-from ..errors import ModelProblem, UsageProblem
-from ..recalibration.feeds.image_options import BY_THE_MODEL, ImageOptions
-from ..runtime.host import Host
-from ..runtime.providers import DEFAULT, ways
-from ..system.installed import require_runtime
-from ..system.progress import report
+from ...display.display import Shown, Table, counted
+from ...errors import ModelProblem, UsageProblem
+from ...runtime.host import Host
+from ...runtime.providers import DEFAULT, ways
+from ...system.installed import require_runtime
+from ...system.progress import report
+from ..feeds.image_options import BY_THE_MODEL, ImageOptions
 from .classifier import Classifier, Probabilities
 from .crops import preparation, require_possible
 from .labelled import Labelled, labelled, require_labels
