@@ -142,14 +142,18 @@ def verdict(name: str, rest: str = "") -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """One table on stdout: in the width of a terminal; elsewhere a line for each row, its columns two blanks apart."""
+    """One table on stdout: in the width of a terminal; elsewhere a line for each row, its columns two blanks apart.
+
+    Columns that have no names have no line for them.
+    """
     if data.quiet:
         return
     cells = [[cell_text(cell) for cell in row] for row in rows]
     if data.is_terminal:
         _draw(cell_text(title), columns, cells)
     else:
-        lines = (line for row in tables.aligned([columns, *cells]) for line in row)
+        head = [columns] if any(columns) else []
+        lines = (line for row in tables.aligned([*head, *cells]) for line in row)
         data.lines([cell_text(title), *lines])
 
 
@@ -169,7 +173,8 @@ def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     head, *body = tables.aligned([columns, *rows], widths)
     names = Text("\n".join(head), style="bold")
     rule = Text("─" * min(width, sum(widths) + tables.GAP * (len(widths) - 1)), style="dim")
-    data.draw(above, names, rule, Text("\n".join(line for row in body for line in row) + "\n"))
+    below = Text("\n".join(line for row in body for line in row) + "\n")
+    data.draw(above, *([names, rule] if any(columns) else []), below)
 
 
 def write_json(payload: Mapping[str, Any], target: str) -> None:

@@ -1,7 +1,11 @@
-"""A newcomer's first ten minutes, recorded: `python -m tests.first_ten_minutes` (about ten minutes, needs a package index)
+"""A newcomer's first ten minutes, recorded: `python -m tests.first_ten_minutes` (some minutes, needs a package index)
 
-A fresh clone of HEAD, a fresh environment without PyTorch, and three tasks, with the commands that README.md names and
-files of one's own: fold my model, why was this kept, is it faster. What a person sees at 80 columns goes to TRANSCRIPT.md.
+A fresh clone of HEAD, a fresh environment without PyTorch, the first proved fold, then the fifteen stumbles that newcomers
+had (stumbles.py): each with what happened then, and with what a person sees today at 80 columns, on files of one's own. All goes
+to TRANSCRIPT.md. Exits 1, with a sentence for each, where something is still confusing: a wrong exit code, a line of more than 80
+columns, a hint that does not work, counts that differ, an absolute error without proportion.
+
+`--here` takes this environment instead of a fresh one, and records nothing: a quick look while one works.
 """
 
 from __future__ import annotations
@@ -11,90 +15,96 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from tests.data import DATA
+from tests.first_ten_minutes.files import OF_THE_DATA, own_files
+from tests.first_ten_minutes.stumbles import FIRST, STUMBLES, Stumble
 from tests.first_ten_minutes.terminal import Seen, seen
-from tests.samples import folder, module
 
 ROOT = Path(__file__).resolve().parents[2]
 TRANSCRIPT = Path(__file__).parent / "TRANSCRIPT.md"
-INSTALL = ("python3 -m venv .venv", '. .venv/bin/activate && pip install --quiet ".[gpu]"')
-TASKS = {
-    "Fold my model": ("bnfold fold text.onnx", "bnfold fold branches.onnx", "bnfold fold finished.onnx"),
-    "Why was this kept?": ("bnfold fold faces.onnx", "bnfold explain faces.onnx"),
-    "Is it faster?": ("bnfold bench branches.onnx branches.folded.onnx", "bnfold bench text.onnx text.folded.onnx"),
-}
-MODELS = {"text.onnx": "ppocr_v3_det.onnx", "faces.onnx": "mesonet_tf2onnx.onnx"}
-MOST = 45  # lines of one command that the transcript shows
 ABOUT = f"""# The first ten minutes
 
 Written by `python -m tests.first_ten_minutes`: a fresh clone, a fresh environment, and what a person sees at 80 columns.
-`text.onnx` is {MODELS["text.onnx"]} and `faces.onnx` is {MODELS["faces.onnx"]} of the test data. `branches.onnx` is the RepVGG of
-`samples/05_reparameterize_repvgg` as PyTorch exports it, and `finished.onnx` a network of Conv and BatchNormalization alone,
-which PyTorch's exporter has folded already. Times are of a busy machine with two cores.
+`text.onnx` is {OF_THE_DATA["text.onnx"]} and `faces.onnx` is {OF_THE_DATA["faces.onnx"]} of the test data. `branches.onnx` is the RepVGG of
+`samples/05_reparameterize_repvgg` as PyTorch exports it, `large.onnx` the same with a data file; `finished.onnx` a network of
+Conv and BatchNormalization alone, which PyTorch's exporter has folded already; `resnet18.onnx` torchvision's, `densenet121.onnx`
+timm's; `silu.onnx` and `huge.onnx` have four nodes.
 """
 
 
-def exported(place: Path) -> None:
-    """The newcomer's own networks, as `torch.onnx.export` writes them by default."""
-    import torch
-    from torch import nn
-
-    sample = folder("05_reparameterize_repvgg")
-    with module(sample / "networks.py") as networks:
-        sys.modules["networks"] = networks
-        with module(sample / "reparameterize.py") as script:
-            script.export(networks.trained(networks.repvgg), place / "branches.onnx")
-            torch.manual_seed(0)
-            plain = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
-            script.export(plain.eval(), place / "finished.onnx")
-        del sys.modules["networks"]
-
-
-def own_models(place: Path) -> None:
-    """Files that the newcomer has brought along, read-only as they may be."""
-    for name, source in MODELS.items():
-        shutil.copyfile(DATA / "onnx" / source, place / name)
-    exported(place)
-
-
-def written(lines: list[str], what: Seen) -> None:
-    """One command as a person sees it, cut where it is long."""
-    shown = (
-        what.lines
-        if len(what.lines) <= MOST
-        else [*what.lines[:12], f"... {len(what.lines) - 32} lines ...", *what.lines[-20:]]
-    )
-    lines += ["```console", f"$ {what.command}", *shown, "```", f"exit code {what.code}, {what.seconds:.1f} s", ""]
-
-
-def played(place: Path) -> list[str]:
-    """The lines of the transcript."""
-    lines, home = ABOUT.splitlines() + [""], place / "bnfold"
+def environments(place: Path, home: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Variables outside of the new environment, and within it."""
     outside = {"HOME": str(place), "LANG": "C.UTF-8", "PATH": os.environ["PATH"]}
     outside |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
-    inside = outside | {"PATH": f"{home / '.venv/bin'}{os.pathsep}{outside['PATH']}"}
-    lines += ["## Install", ""]
-    written(lines, seen(f"git clone --quiet {ROOT} bnfold && cd bnfold", place, outside))
-    for command in INSTALL:
-        written(lines, seen(command, home, outside))
-    own_models(home)
-    for task, commands in TASKS.items():
-        lines += [f"## {task}", ""]
-        for command in commands:
-            written(lines, seen(command, home, inside))
-    return lines
+    return outside, outside | {"PATH": f"{home / '.venv/bin'}{os.pathsep}{outside['PATH']}"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def section(lines: list[str], title: str, stumble: Stumble, shown: list[Seen]) -> None:
+    """A stumble as a section of the transcript: each command as a person sees it."""
+    lines += [f"## {title}", "", f"Then: {stumble.then}", ""]
+    for each in shown:
+        seconds = f"exit code {each.code}, {each.seconds:.1f} s"
+        lines += ["```console", f"$ {each.command}", *each.lines, "```", seconds, ""]
+
+
+def play(stumble: Stumble, home: Path, variables: dict[str, str]) -> list[Seen]:
+    return [seen(step.command, home, variables) for step in stumble.steps]
+
+
+def first(lines: list[str], place: Path, home: Path) -> list[str]:
+    """From the clone to the first proved fold, with the time that took; returns what is still confusing."""
+    outside, inside = environments(place, home)
+    clone = seen(f"git clone --quiet {ROOT} bnfold && cd bnfold", place, outside)
+    own_files(home)
+    shown = play(FIRST, home, inside)
+    seconds = sum(each.seconds for each in (clone, *shown))
+    load = f"{os.cpu_count()} cores, with a load of {os.getloadavg()[0]:.1f}"
+    lines += [f"**From the clone to the first proved fold: {seconds:.0f} s**, on {load}.", ""]
+    section(lines, FIRST.title, FIRST, [clone, *shown])
+    return FIRST.problems(shown)
+
+
+def first_here(lines: list[str], home: Path) -> list[str]:
+    """The fold alone, without an installation."""
+    home.mkdir()
+    shutil.copyfile(ROOT / "README.md", home / "README.md")
+    own_files(home)
+    fold = replace(FIRST, steps=FIRST.steps[-1:])
+    shown = play(fold, home, dict(os.environ))
+    section(lines, fold.title, fold, shown)
+    return fold.problems(shown)
+
+
+def played(place: Path, here: bool) -> tuple[list[str], list[str]]:
+    """The lines of the transcript, and what is still confusing."""
+    lines, home = [*ABOUT.splitlines(), ""], place / "bnfold"
+    problems = first_here(lines, home) if here else first(lines, place, home)
+    variables = dict(os.environ) if here else environments(place, home)[1]
+    for number, stumble in enumerate(STUMBLES, 1):
+        shown = play(stumble, home, variables)
+        section(lines, f"{number}. {stumble.title}", stumble, shown)
+        problems += stumble.problems(shown)
+    return lines, problems
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=TRANSCRIPT)
-    asked = parser.parse_args()
+    parser.add_argument("--here", action="store_true", help="in this environment, to stdout unless --out is given")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        lines = [line.replace(place, "~").replace(str(ROOT), "REPOSITORY") for line in played(Path(place))]
-    asked.out.write_text("\n".join(lines).rstrip() + "\n")
+        lines, problems = played(Path(place), options.here)
+        text = "\n".join(lines).replace(place, "~").replace(str(ROOT), "REPOSITORY").rstrip() + "\n"
+    if options.here and options.out == TRANSCRIPT:
+        print(text)
+    else:
+        options.out.write_text(text, encoding="utf-8")
+    for problem in problems:
+        print(f"still confusing: {problem}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
