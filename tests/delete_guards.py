@@ -31,7 +31,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = [
     f"test_{name}.py"
-    for name in ("refusals", "branches", "traps*", "laws", "crossings", "plan", "bodies", "windows", "quantized*")
+    for name in (
+        "refusals",
+        "branches",
+        "traps*",
+        "laws",
+        "crossings",
+        "plan",
+        "bodies",
+        "windows",
+        "quantized*",
+        "repeats",
+    )
 ]
 SECONDS = 600
 NOTICED, UNNOTICED, NOTHING_TO_RUN = (1, 2, 124), 0, 5  # exit codes of pytest, and of a run out of time

@@ -377,18 +377,18 @@ def test_ray_is_imported_only_for_its_engine(models):
 
 
 @RAY
-def test_on_ray_the_results_are_the_same(models):
-    reports = {}
+def test_on_ray_the_results_are_the_same(models, tmp_path_factory):
+    reports, done = {}, tmp_path_factory.mktemp("done")
     for engine in ("local", "ray"):
-        arguments = [".", "--out-dir", "out", "--engine", engine, "--json", f"{engine}.json"]
+        arguments = [".", "--out-dir", "out", "--engine", engine, "--json", str(done / f"{engine}.json")]
         with folding(*arguments) as process:
             _, err = process.communicate(timeout=300)
         assert process.returncode == 3, err
-        reports[engine] = without_times(json.loads(Path(f"{engine}.json").read_text()))
-        Path("out").rename(f"out-{engine}")
+        reports[engine] = without_times(json.loads((done / f"{engine}.json").read_text()))
+        Path("out").rename(done / engine)
     assert reports["ray"] == reports["local"]
-    assert listing(models / "out-ray") == listing(models / "out-local")
-    assert len(listing(models / "out-ray")) == 3
+    assert listing(done / "ray") == listing(done / "local")
+    assert len(listing(done / "ray")) == 3
 
 
 @RAY

@@ -326,3 +326,15 @@ def test_what_only_ties_show_fails(how: str) -> None:
     for each in pair:
         each.graph.initializer.extend(numpy_helper.from_array(np.float32(v), k) for k, v in (("k", 0.5), ("z", 7)))
     assert verify(*pair).verdict == "FAIL"
+
+
+@pytest.mark.parametrize(("epsilon", "verdict"), [(1e-8, "INCONCLUSIVE"), (1e-3, "FAIL")])
+def test_an_epsilon_that_rounding_hides_is_named_where_it_is_gone(epsilon: float, verdict: str) -> None:
+    """Its absence is wrong by numbers that no input showed."""
+    original = model("c = Conv (x, w) p = Sigmoid (c) s = ReduceSum (p) a = Add (s, k) y = Div (p, a)", k=epsilon)
+    other = copied(original)
+    del other.graph.node[3]
+    other.graph.node[3].input[1] = "s"
+    result = verify(original, other)
+    assert result.verdict == verdict
+    assert verdict == "FAIL" or "Add" in result.reasons[0]

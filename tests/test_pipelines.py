@@ -293,11 +293,11 @@ def test_the_container_is_pinned_and_not_root():
 
 def test_the_hook_in_a_repository(folder):
     """pre-commit itself runs the hook: what folds is committed, what does not is refused."""
-    tool = shutil.which("pre-commit")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    tool = shutil.which("pre-commit", path=path)
     if not tool or not shutil.which("git"):
         pytest.skip("pre-commit or git is not installed")
     shutil.copy(SAMPLE / "pre-commit.yaml", ".pre-commit-config.yaml")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {
         **os.environ,
         **IDENTITY,

@@ -165,9 +165,16 @@ def test_bound_tensors_are_in_the_memory_that_a_plugin_offers(fake: Any) -> None
 # What doctor says
 
 
+def absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plug-ins are as where none is installed."""
+    monkeypatch.setattr(Plugin, "folder", None)
+    monkeypatch.setattr(Plugin, "installed", ("", ""))
+
+
 def test_a_plugin_that_is_not_installed_brings_onnxruntime_only_where_there_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    absent(monkeypatch)
     why, fix = diagnose("tensorrt-rtx", found_by_probe(offered=False))
     assert why == "its package, onnxruntime-ep-nv-tensorrt-rtx, is not installed"
     assert fix == f"{install_command('tensorrt-rtx')}."
@@ -252,10 +259,10 @@ def files(tmp_path: Path) -> list[str]:
 
 
 def test_without_the_package_commands_are_exit_4_and_the_command_that_installs_it(
-    files: list[str], capsys: pytest.CaptureFixture[str]
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if RTX.folder:
-        pytest.skip("the package is installed")
+    absent(monkeypatch)
+    run_here(monkeypatch)
     for command in (["doctor"], ["verify", *files], ["bench", *files]):
         assert run([*command, "--ep", "tensorrt-rtx"]) == 4
         err = capsys.readouterr().err
@@ -365,10 +372,10 @@ def test_the_nodes_of_a_session_on_a_plugin_are_proved_to_be_there(tmp_path: Pat
     setting = Setting("off", "cpu", "device")
     names = [output.name for output in session.get_outputs()]
     (direct,) = sessions.outputs(session, names, values)
-    submit, finish = runner.calls(session, setting, values, {names[0]: (direct.shape, "float32")})
+    submit, finish, outputs = runner.calls(session, setting, values, {names[0]: (direct.shape, "float32")})
     submit()
     finish()
-    np.testing.assert_array_equal(submit.args[0].copy_outputs_to_cpu()[0], direct)
+    np.testing.assert_array_equal(outputs()[names[0]], direct)
     assert runner.memory(Way("ggml")) == {"device_type": "cpu"}
     assert {node.provider for node in placement.ran(sessions.finish(session))} == {"ggml"}
 

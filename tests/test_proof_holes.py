@@ -247,6 +247,21 @@ OTHER_SIZES: dict[str, tuple[Made, Made, dict[str, tuple[str, tuple[int, ...]]]]
         (PRODUCT.format("MatMul"), FAR),
         {"x": ("N,4,4", (2, 4, 4)), "u": ("N,4,4", (2, 4, 4))},
     ),
+    "zeros of which one is none": (
+        ("m = MatMul (x, u)  z = Gather (t, i)  y = Add (m, z)", {"t": np.eye(4, dtype=F)[None], "i": ints(0)}),
+        ("y = MatMul (x, u)", {}),
+        {"x": ("N,4,4", (2, 4, 4)), "u": ("N,4,4", (2, 4, 4))},
+    ),
+    "more zeros than a product has elements": (
+        ("m = MatMul (x, u)  z = Gather (t, i)  y = Add (m, z)", {"t": np.zeros((3, 2, 1, 1, 1), F), "i": ints(1)}),
+        ("y = MatMul (x, u)", {}),
+        {"x": ("N,4,4", (2, 4, 4)), "u": ("N,4,4", (2, 4, 4))},
+    ),
+    "zeros taken off the wrong way round": (
+        ("m = MatMul (x, u)  z = Gather (t, i)  y = Sub (z, m)", {"t": np.zeros((3, 1, 1), F), "i": ints(1)}),
+        ("y = MatMul (x, u)", {}),
+        {"x": ("N,4,4", (2, 4, 4)), "u": ("N,4,4", (2, 4, 4))},
+    ),
     "factors that leave nothing": (
         ("y = Mul (x, u)", {}),
         (PRODUCT.format("Mul"), FAR),
@@ -266,6 +281,7 @@ def test_no_proof_where_other_sizes_or_numbers_differ(name: str) -> None:
     assert known.run().open_tensors()
 
 
+ADDED = "c = Conv (x, w)  m = Mul (c, x)  k = Constant <value = float {2.0}> ()  n = Mul (m, k)  z = Gather (t, i)"
 B = np.array([90, -25, 16, 3], F)  # of which a ten-thousandth more is a hundred roundoffs off
 TWO = "c = Conv (x, w, b)  y = Conv (c, v, d)"
 MORE = F(1e-4) * np.array([0, 1, 0, 0], F)
@@ -307,6 +323,11 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
     "a small shift that the next bias makes up for": (
         (TWO, {"w": W, "b": B, "v": V, "d": np.zeros(4, F)}),
         (TWO, {"w": W, "b": B + MORE, "v": V, "d": MADE_UP_FOR}),
+        IMAGE,
+    ),
+    "zeros out of a table, added to a product times a number": (
+        (f"{ADDED} y = Add (n, z)", {"w": W[:3, :, :1, :1], "t": np.zeros((5, 1, 1), F), "i": ints(3)}),
+        ("c = Conv (x, w)  y = Mul (c, x)", {"w": 2 * W[:3, :, :1, :1]}),
         IMAGE,
     ),
     "scales of a product that undo one another": (

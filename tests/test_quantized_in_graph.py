@@ -172,3 +172,21 @@ def test_a_quantizer_along_another_axis_stays_as_it_is():
     assert not result.batch_norms_kept
     require_same(original, result.model)
     assert np.array_equal(parameters(result.model)["QuantizeLinear"][0], scale)
+
+
+def test_integers_that_the_graph_quantizes_change_their_sign_as_codes():
+    original = layer(in_graph=True, opset=19)
+    whole = np.random.default_rng(5).integers(-1, 2, FORMS["conv"].weight).astype(np.int32)
+    for tensor in original.graph.initializer:
+        if tensor.name == "W":
+            tensor.CopyFrom(numpy_helper.from_array(whole, "W"))
+    folded(original)
+
+
+def test_codes_that_a_cast_makes_of_constants_change_their_sign():
+    original = layer()
+    for tensor in original.graph.initializer:
+        if tensor.name == "q":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), "real"))
+    original.graph.node.insert(0, helper.make_node("Cast", ["real"], ["q"], to=onnx.TensorProto.INT8))
+    folded(original)

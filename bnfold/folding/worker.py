@@ -98,11 +98,15 @@ class Running:
 
 
 def sweep(request: Mapping[str, Any]) -> None:
-    """Remove what a worker that did not live to do so has left half written."""
-    target = Path(request["folder"], request["target"])
+    """Remove what a worker that did not live to do so has left half written.
+
+    Where its own child has yet to end, which the system sees to, that is waited for.
+    """
+    target, deadline = Path(request["folder"], request["target"]), time.monotonic() + GRACE
     for path in (target, failed_target(target)):
         with suppress(EnvironmentProblem):  # where the folder is locked, what is left goes with the next fold
-            staging.sweep(path)
+            while not staging.sweep(path) and time.monotonic() < deadline:
+                time.sleep(PAUSE)
 
 
 def stop(running: Sequence[Running]) -> None:

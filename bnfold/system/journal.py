@@ -89,6 +89,12 @@ def dead(key: str) -> Iterator[Entry]:
             yield entry
 
 
+def is_empty(key: str) -> bool:
+    """Whether there is no entry for `key`, of a living process or a dead one."""
+    folder = _folder()
+    return not folder or not any(folder.glob(f"{key}*"))
+
+
 def _folder() -> Path | None:
     """$XDG_STATE_HOME/bnfold, made where there is none; None unless it is this user's, and nobody else may write."""
     stated = os.environ.get("XDG_STATE_HOME", "")

@@ -138,10 +138,12 @@ def data_name(model: Path) -> str:
     return f"{model.name}.data"
 
 
-def sweep(target: Path) -> None:
-    """Undo what processes of this user that were killed have begun at `target`."""
+def sweep(target: Path) -> bool:
+    """Undo what processes of this user that were killed have begun at `target`. False where one is still alive."""
     with suppress(OSError), folder_path(target.parent) as parent, _alone(parent, target):
         _sweep(parent / target.name)
+        return journal.is_empty(journal.key(parent / target.name))
+    return True
 
 
 @contextmanager

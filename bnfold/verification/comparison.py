@@ -23,6 +23,7 @@ from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
 from .interface import declared_otherwise
 from .isolate import isolate_sites
+from .least_sizes import at_least_sizes
 from .level_results import Compared, Level
 from .level_runs import run_original, run_others, steady
 from .level_sessions import LevelSessions, open_sessions, placements
@@ -61,7 +62,7 @@ def numbers_report(request: Mapping[str, Any], models: Sequence[onnx.ModelProto]
 
 
 def _way(trial: Trial, levels: Sequence[str]) -> Numbers:
-    reports = list(_levels(trial, levels))
+    reports = [*_levels(trial, levels), *(at_least_sizes(trial) if levels and trial.on_cpu else ())]
     known = _influence(trial, reports)
     if any(each.unseen for each in known) and trial.effort == "fast":
         known = _on_revealing_inputs(trial, reports) or known

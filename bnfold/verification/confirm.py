@@ -35,6 +35,7 @@ from .choosing import cases_to_try
 from .float64.floating import is_floating, roundoff
 from .float64.windows import Array
 from .interface import declared_otherwise
+from .least_sizes import suspects
 from .level_results import ORIGINAL, Compared, Level
 from .level_sessions import FOLDED, MOVED, placement_of
 from .measure import OUTPUT_LIMIT, Row, Tally
@@ -73,6 +74,8 @@ def confirmed(trial: Trial, levels: Sequence[str], maths: Sequence[str]) -> list
     if inputs is None:
         return None
     fed, original = inputs
+    if any(suspects(trial.original, trial.folded, fed[0].values)):
+        return None
     derived = _proof(trial, fed[0].values)
     if derived is None or any(map(partial(_is_declared_otherwise, trial), original.outputs)):
         return None

@@ -27,7 +27,7 @@ from ...graph.queries import (
     size,
 )
 from . import HOIST, Relaid, Shares, hoist
-from .guards import no_shift, uniform
+from .guards import no_shift
 from .linear import B
 
 BIASED = ("Conv", "ConvTranspose", "Gemm")
@@ -73,7 +73,7 @@ def of_quantizer(node: gs.Node, affine: Affine, magnitude: Affine, turn: Affine)
     """
     codes = node.inputs[CODES]
     quantizer = codes.inputs[0] if codes.inputs else node
-    if operator(quantizer) != "QuantizeLinear" or not is_constant(codes) or len(codes.outputs) > 1:
+    if operator(quantizer) != "QuantizeLinear" or len(codes.outputs) > 1:
         return None
     with suppress(Refused):
         if quantizes_to(quantizer, affine, magnitude, turn):
@@ -163,7 +163,6 @@ def on_parameter(node: gs.Node, affine: Affine) -> Affine:
         return affine.along(axis, size(node.inputs[SCALE], 0))
     if block and own:
         return affine.map(lambda c: per_block(node, c, axis % affine.rank, block))
-    uniform(node, affine, range(affine.rank))
     return affine.map(lambda c: c.reshape(()))
 
 

@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper
 
 from ...runtime.protos import called, overridable
-from ..float64.oracle import CannotEvaluate
+from ..float64.floating import roundoff
+from ..float64.oracle import CannotEvaluate, Oracle
 from ..float64.windows import Array
 from ..regions import MIXING, changed_constants
 from ..results import SITE_LIMIT, Derived
@@ -38,6 +41,7 @@ from .sums import compare_sums, sums_at
 from .weights import compare_layers, layer
 
 RESPONSES = {"fast": 1 << 22, "full": 1 << 40}  # to impulses, of one site and one input; of more, a share is drawn
+LOST = "what it adds is lost in rounding, of the values that were seen"
 ON_THE_WAY = 1 << 16  # unit roundoffs that a fold in float32 may be off: sums of many numbers, large means
 
 
@@ -86,7 +90,7 @@ def derive(pair: Pair, cuts: Sequence[Cuts], site: str, like: str = "") -> tuple
 
 def _derived_at(pair: Pair, cuts: Sequence[Cuts], site: str, like: str) -> tuple[Derived, Relation | None]:
     """One site, derived from the tensors at which both models are cut, in the first way to argue that answers."""
-    ways = [partial(by_operands, site=site), partial(whole, site=site)]
+    ways = [partial(by_operands, site=site, sizes=lambda: (pair.examples, pair.elsewhere)), partial(whole, site=site)]
     ways = [partial(of_other_name, names=(like, site))] if like else ways
     result = Derived(site, pair.indexed[1].makers[site].op_type, why="it was not compared")
     for argue in ways:
@@ -99,8 +103,29 @@ def _derived_at(pair: Pair, cuts: Sequence[Cuts], site: str, like: str) -> tuple
             derived, relation = _joined(parts, argument)
             if derived.ok or relation:
                 return derived, relation.of(pair.examples[like or site].shape) if relation else None
-            result = derived
+            both = zip(argument.claims, parts, strict=True)
+            is_lost = all(part.ok or _is_lost(pair, claim, shifted) for claim, (part, shifted) in both)
+            result = Derived(site, result.operator, why=LOST) if is_lost else derived
     return result, None
+
+
+def _is_lost(pair: Pair, claim: Claim, relation: Relation | None) -> bool:
+    """Whether the folded model's tensor is the original's but for a shift that rounding hides in the values at hand.
+
+    Of each channel for itself.
+    """
+    folded, examples = claim.pieces[1], pair.examples
+    if relation is None or (relation.scale != 1).any() or not any(np.any(examples[n]) for n in folded.entering):
+        return False
+    kinds = {name: helper.np_dtype_to_tensor_dtype(examples[name].dtype) for name in folded.entering}
+    oracle = Oracle(folded.model(pair.folded, kinds, claim.site))
+    values = oracle.evaluate({name: examples[name] for name in folded.entering})[claim.site]
+    shift = relation.of(values.shape).shift
+    if any(n not in (1, size) for n, size in zip(shift.shape, values.shape, strict=True)):
+        return False
+    alike = tuple(axis for axis, n in enumerate(shift.shape) if n == 1)
+    size = np.sqrt(np.mean(np.square(values), axis=alike, keepdims=True))
+    return bool((np.abs(shift) <= roundoff(examples[claim.like].dtype) * size).all())
 
 
 def _judged(pair: Pair, claim: Claim, site: Derived) -> tuple[Derived, Relation | None]:

@@ -156,10 +156,10 @@ class _Marks:
             return False
         dims = {name: tuple(tensor.dims) for name, tensor in self.piece.by_name.items()}
         constants = [dims.get(name) for name in node.input if name and name not in self.marks]
-        return called(node) == "BatchNormalization" or all(map(partial(_fits, (1, *inner)), constants))
+        return called(node) == "BatchNormalization" or all(map(partial(fits_into, (1, *inner)), constants))
 
 
-def _fits(sizes: tuple[int, ...], dims: tuple[int, ...] | None) -> bool:
+def fits_into(sizes: Sequence[int], dims: Sequence[int] | None) -> bool:
     """Whether a constant with these `dims` leaves a tensor of these sizes as long as it is."""
     if dims is None or len(dims) > len(sizes):
         return False

@@ -103,21 +103,21 @@ def of_other_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[
     One that may not be so alone may be so twice as large, or together with others: they have to be as large as it is.
     """
     names, steps = dynamic(model.graph), dict[str, int]()
-    may_vary = _holds(model, _enlarged(model, values, {}))
+    may_vary = is_possible(model, with_sizes(model, values, {}))
     for step in LARGER_BY:
         every = {name: step * (1 + 2 * i) for i, name in enumerate(names)}  # no two alike by chance
-        if not may_vary or _holds(model, _enlarged(model, values, every)):
-            return examples(model, _enlarged(model, values, every))
+        if not may_vary or is_possible(model, with_sizes(model, values, every)):
+            return examples(model, with_sizes(model, values, every))
     for together in chain(([name] for name in names), _groups(model, values, names, steps)):
         if steps.keys() >= {*together}:
             continue
-        sizes = {name: size for name, size in _sizes(model, values).items() if name in together}
+        sizes = {name: size for name, size in input_sizes(model, values).items() if name in together}
         for larger in (*(dict.fromkeys(together, step) for step in LARGER_BY), sizes):
             more = {**steps, **{name: steps.get(name, 0) + step for name, step in larger.items()}}
-            if _holds(model, _enlarged(model, values, more)):
+            if is_possible(model, with_sizes(model, values, more)):
                 steps.update(more)
                 break
-    return examples(model, _enlarged(model, values, steps))
+    return examples(model, with_sizes(model, values, steps))
 
 
 def _groups(
@@ -130,7 +130,7 @@ def _groups(
         yield from (pair for pair in combinations(names[:MOST_TOGETHER], 2) if not steps.keys() >= {*pair})
 
 
-def _sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, int]:
+def input_sizes(model: onnx.ModelProto, values: Mapping[str, Array]) -> dict[str, int]:
     """How large the dimensions of the inputs are."""
     inputs = [value for value in model.graph.input if value.name in values]
     return {name: size for v in inputs for name, size in zip(_names(v, values), values[v.name].shape, strict=True)}
@@ -142,8 +142,8 @@ def _names(value: onnx.ValueInfoProto, values: Mapping[str, Array]) -> list[str]
     return [dim if isinstance(dim, str) else f"{value.name}/{axis}" for axis, dim in enumerate(stated)]
 
 
-def _enlarged(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mapping[str, int]) -> dict[str, Array]:
-    """Zeros in the shapes of `values`, some dimensions larger."""
+def with_sizes(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mapping[str, int]) -> dict[str, Array]:
+    """Zeros in the shapes of `values`, some dimensions larger by `steps`, or smaller."""
     larger = {}
     for value in model.graph.input:
         if value.name in values:
@@ -153,7 +153,7 @@ def _enlarged(model: onnx.ModelProto, values: Mapping[str, Array], steps: Mappin
     return larger
 
 
-def _holds(model: onnx.ModelProto, values: Mapping[str, Array]) -> bool:
+def is_possible(model: onnx.ModelProto, values: Mapping[str, Array]) -> bool:
     """Whether inference finds no contradiction in these sizes."""
     try:
         shape_inference.infer_shapes(_skeleton(model, values), strict_mode=True, data_prop=True)

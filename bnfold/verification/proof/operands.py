@@ -8,19 +8,22 @@ to its operand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ...model.messages import bodies
+from ...runtime import detached
 from ...runtime.protos import called
+from ..float64.oracle import Oracle
 from ..float64.windows import Array
 from ..regions import REARRANGES
+from .any_size import fits_into
 from .claims import Argument, Claim, Cuts, aligned, entered, piece
 from .conditions import UNUSUAL_HALF
 from .impulses import NotDerived
@@ -30,6 +33,7 @@ from .scale_and_shift import SAME, Relation
 
 ADDITIONS = frozenset(["Add", "Sub"])
 PRODUCTS = frozenset(["MatMul", "Mul", "Div"])
+ExamplesOfSizes = Callable[[], Sequence[Mapping[str, Array]]]
 OPERAND = "the operand of the last operator"  # no tensor of a model is called so
 
 
@@ -40,9 +44,12 @@ class Last(NamedTuple):
     after: list[onnx.NodeProto]
 
 
-def by_operands(cuts: Sequence[Cuts], site: str) -> Argument:
-    """The claims about the operands that differ. Raises NotDerived for another kind of site."""
-    lasts = [_last(each.model, site) for each in cuts]
+def by_operands(cuts: Sequence[Cuts], site: str, sizes: ExamplesOfSizes) -> Argument:
+    """The claims about the operands that differ; `sizes` makes examples of tensors for some sizes, and for others.
+
+    Raises NotDerived for another kind of site.
+    """
+    lasts = [_last(each, site, sizes) for each in cuts]
     ours, theirs = (last.node for last in lasts)
     operator, is_scaled = called(ours), any(last.after for last in lasts)
     if computation(ours, []) != computation(theirs, []) or len(ours.input) != len(theirs.input):
@@ -148,18 +155,10 @@ def _is_same(cuts: Sequence[Cuts], ours: str, theirs: str) -> bool:
     )
 
 
-def _last(model: IndexedModel, site: str) -> Last:
-    node, after = model.makers[site], list[onnx.NodeProto]()
-    while called(node) in ("Mul", "Div"):
-        data = [i for i, name in enumerate(node.input) if name not in model.fixed]
-        if len(data) != 1 or (called(node) == "Div" and data != [0]) or not _is_number(model, node.input[1 - data[0]]):
-            break
-        after.insert(0, node)
-        if node.input[data[0]] not in model.makers:
-            break
-        node = model.makers[node.input[data[0]]]
-    if called(node) in PRODUCTS and model.fixed.isdisjoint(node.input):
-        return Last(node, after)
+def _last(cuts: Cuts, site: str, sizes: ExamplesOfSizes) -> Last:
+    model = cuts.model
+    if product := _product(cuts, site, sizes):
+        return product
     node = model.makers[site]
     if called(node) in ADDITIONS and model.fixed.isdisjoint(node.input):
         return Last(node, [])
@@ -168,6 +167,33 @@ def _last(model: IndexedModel, site: str) -> Last:
     if any(bodies(node)):
         raise NotDerived("its last operator has a body, which may read more than operands")
     return Last(node, [])
+
+
+def _product(cuts: Cuts, site: str, sizes: ExamplesOfSizes) -> Last | None:
+    """A product of data before nodes that multiply it by numbers, or add nothing to it; None if it is another site."""
+    model, name, after = cuts.model, site, list[onnx.NodeProto]()
+    while node := model.makers.get(name):
+        if called(node) in PRODUCTS and model.fixed.isdisjoint(node.input):
+            return Last(node, after)
+        data = [i for i, each in enumerate(node.input) if each not in model.fixed]
+        if len(data) != 1 or len(node.input) != 2 or (called(node) in ("Div", "Sub") and data != [0]):
+            return None
+        name, constant = node.input[data[0]], node.input[1 - data[0]]
+        if called(node) in ("Mul", "Div") and _is_number(model, constant):
+            after.insert(0, node)
+        elif called(node) not in ADDITIONS or not _is_nothing(cuts, constant, name, sizes):
+            return None
+    return None
+
+
+def _is_nothing(cuts: Cuts, constant: str, data: str, sizes: ExamplesOfSizes) -> bool:
+    """Whether a constant is all zeros, and no more of them than `data` has elements, whatever the sizes."""
+    own = piece(cuts, constant) if constant in cuts.model.makers else Piece([], [], [])
+    if own.entering:
+        return False
+    known = own.nodes and Oracle(own.model(cuts.model.model, {}, constant)).evaluate({}, [constant])
+    zeros = known[constant] if known else detached.values(cuts.model.stored[constant])
+    return not zeros.any() and all(data in each and fits_into(each[data].shape, zeros.shape) for each in sizes())
 
 
 def _is_number(model: IndexedModel, name: str) -> bool:
@@ -208,6 +234,7 @@ def _operand(cuts: Cuts, numbers: Sequence[onnx.NodeProto], made: str, name: str
         copy.input[:] = [name if each == made else each for each in node.input]
         made, name = node.output[0], f"{OPERAND}, times {number + 1} numbers"
         copy.output[:] = [name]
-        constants += [cuts.model.initializers[each] for each in node.input if each in cuts.model.initializers]
+        numbers_read = (each for each in node.input if each in cuts.model.stored)
+        constants += [numpy_helper.from_array(detached.values(cuts.model.stored[n]), n) for n in numbers_read]
     nodes.append(helper.make_node("Identity", [name], [OPERAND]))
     return replace(own, nodes=nodes, constants=list({tensor.name: tensor for tensor in constants}.values()))

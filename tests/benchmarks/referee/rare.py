@@ -90,8 +90,13 @@ _FEWER = """first = Constant <value = int64 {0}> () shape = Shape (x) size = Gat
 _FIRST_TWO = insert("h", "out = Slice (x, n0, n2, n0)", n0=np.array([0]), n2=np.array([2]))
 _APART = both(insert("a", "out = Mul (x, less)", less=2.0**-120), insert("v", "out = Mul (x, big)", big=2.0**120))
 _TINY = sized(1, 2, 6, name="u") | {"x": np.full((1, 2, 6), 1e-8, np.float32)}
+LEAST = (
+    Edit("least sizes", "a Reshape that no empty batch passes", "plain", insert("r", "out = Reshape (x, k)", k=np.array([0, 4, 8, -1])), image(1.0, 0)),
+    Edit("least sizes", "two rows of numbers for one", "dense", insert("r", "out = Mul (x, two)", two=np.ones((2, 1))), sized(1, 6)),
+)  # fmt: skip
 RARE = (
     *EXTREME,
+    *LEAST,
     Edit(_NUMBERS, "scales of a product's operands that leave nothing", "two sizes", _APART, _TINY),
     Edit("large batches", "at most 100 rows", "dense", insert("r", _FEWER), sized(200, 6)),
     Edit("large batches", "two rows of two inputs of one size", "two names of one size", _FIRST_TWO, sized(3, 6) | sized(3, 6, name="u")),
