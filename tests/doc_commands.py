@@ -34,6 +34,7 @@ NOT_RUN = {  # what begins so, and why
     "pytest -m gpu": "needs a GPU",
     "pytest": "the tests themselves",
     "python -m pytest": "the tests themselves",
+    "python -m olive": "needs olive-ai: tests/test_sample_olive.py runs it where that is installed",
     "ruff": "checked before each commit, by .pre-commit-config.yaml",
     "coverage": "the tests themselves, for half an hour",
     "bnfold train --arch networks.py:last": "sample: tests/test_sample_paper_understanding.py trains the same network",
