@@ -38,6 +38,7 @@ NOT_RUN = {  # what begins so, and why
     "ruff": "checked before each commit, by .pre-commit-config.yaml",
     "coverage": "the tests themselves, for half an hour",
     "bnfold train --arch networks.py:last": "sample: tests/test_sample_paper_understanding.py trains the same network",
+    "bnfold verify model.onnx out/model.onnx": "reads what Olive made: tests/test_sample_olive.py",
     "bnfold evaluate --data cifar10": "a data set that would be downloaded: tests/test_evaluate.py has data sets",
     "bnfold evaluate NET0.onnx": "names parts that are up to the reader: tests/test_evaluate.py has several models and crops",
 }

@@ -51,6 +51,17 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
         assert [link for link in local if not (page.parent / link).exists()] == [], page.name
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.stem)
+def test_every_file_and_record_that_a_page_names_is_there(page):
+    text = page.read_text()
+    named = re.findall(r"`((?:bnfold|cli|docs|samples|tests)/[\w/.-]+)`", text)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    records = re.findall(r"`(\w+_(?:cuda|cpu|rtx)\.json)`", text)
+    assert [name for name in records if not (ROOT / "tests/benchmarks/results" / name).exists()] == []
+    functions = re.findall(r"`(\w+)(?:\.\w+)?` in `(bnfold/[\w/]+\.py)`", text)
+    assert [name for name, path in functions if f" {name}(" not in (ROOT / path).read_text()] == []
+
+
 HELP: dict[str, str] = {}  # of each command, shown once
 
 
