@@ -140,6 +140,16 @@ def modules() -> list[str]:
     return sorted({" ".join(c.text.split()) for c in ALL if c.text.startswith("python -m tests.")})
 
 
+@pytest.mark.parametrize("page", ["docs/api.md", "docs/faq.md"])  # that of README.md, docs/json.md: in their own tests
+def test_the_python_of_a_page_runs(page: str, staged: Path, tmp_path: Path):
+    here = copied(staged, tmp_path / "here")
+    for kind, body in doc_commands.FENCE.findall((ROOT / page).read_text(encoding="utf-8")):
+        if kind == "py":
+            (here / "page.py").write_text(body, encoding="utf-8")
+            done = typed("python -W error::DeprecationWarning page.py", here)
+            assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("text", modules())
 def test_a_measurement_is_there_and_knows_its_options(text: str):
     _, _, module, *rest = text.split()
