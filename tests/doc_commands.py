@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from tests.shape_of_the_code import ROOT
@@ -29,10 +32,14 @@ NOT_RUN = {  # what begins so, and why
     "torchrun": "needs two processes of PyTorch: tests/test_train_ranks.py starts them",
     "mkdocs serve": "does not end: tests/test_docs.py builds the pages",
     "pytest -m gpu": "needs a GPU",
+    "pytest": "the tests themselves",
     "python -m pytest": "the tests themselves",
+    "python -m olive": "needs olive-ai: tests/test_sample_olive.py runs it where that is installed",
     "ruff": "checked before each commit, by .pre-commit-config.yaml",
     "coverage": "the tests themselves, for half an hour",
     "bnfold train --arch networks.py:last": "sample: tests/test_sample_paper_understanding.py trains the same network",
+    "bnfold verify model.onnx out/model.onnx": "reads what Olive made: tests/test_sample_olive.py",
+    "bnfold evaluate --data cifar10": "a data set that would be downloaded: tests/test_evaluate.py has data sets",
     "bnfold evaluate NET0.onnx": "names parts that are up to the reader: tests/test_evaluate.py has several models and crops",
 }
 LONG = {  # console and bash blocks, which tests run with --quick
@@ -45,9 +52,10 @@ LONG = {  # console and bash blocks, which tests run with --quick
     "python learning_rates.py --out FOLDER": "40 minutes",
     "python against_timm.py": "slow: tests/test_readme.py -m slow",
 }
-SHORTER = {  # of a command, what is put in place of what takes long; what is longer comes first
-    "--threads 1 --budget 60": "--threads 1 --quick",
-    "bnfold bench ": "bnfold bench --quick ",
+SHORTER = {  # of a command, what is put in place of what takes long
+    "--budget 60": "--budget 1",
+    "--budget 120": "--budget 1",
+    "bnfold bench ": "bnfold bench --launches 2 --budget 1 --no-cold ",
     "bnfold train ": "bnfold train --epochs 1 ",
 }
 
@@ -80,8 +88,7 @@ class Command:
     def shorter(self) -> str:
         text = f"{self.text} "
         for long, short in SHORTER.items():
-            if short.split()[-1] not in self.text.split():
-                text = text.replace(long, short)
+            text = text.replace(long, short)
         return text.strip()
 
 
@@ -103,3 +110,15 @@ def lines(block: str) -> Iterator[str]:
     for line in prompts or joined:
         if line.strip() and not line.startswith("#"):
             yield line.partition("   #")[0].strip()
+
+
+@cache
+def usage(module: str) -> str:
+    """What `python -m MODULE --help` shows; the text of the module itself where it takes no options."""
+    path = ROOT / module.replace(".", "/")
+    source = next(each for each in (path.with_suffix(".py"), path / "__main__.py") if each.exists()).read_text()
+    if "argparse" not in source:
+        return source
+    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from bnfold.folding.driver import fold
 from bnfold.runtime.doctor import examine
 from bnfold_cli.main import COMMANDS
 from tests import doc_commands
-from tests.doc_commands import LONG, NOT_RUN, PAGES, SHORTER, Command, commands
+from tests.doc_commands import LONG, NOT_RUN, PAGES, SHORTER, Command, commands, usage
 from tests.shape_of_the_code import ROOT
 from tests.test_evaluate import classifier
 from tests.test_readme import SLOW
@@ -28,9 +27,10 @@ CODES = {"cuda": 4}  # where there is no GPU, what needs one says so
 
 
 def is_run(command: Command) -> bool:
-    """Whether it is run here: commands of samples are by test_readme.py."""
+    """Whether it is run here: blocks of samples are by test_readme.py."""
     measures = command.text.startswith("python -m tests.")
-    known = command.words[0] in ("bnfold", "python") and not command.page.startswith("samples/")
+    elsewhere = command.page.startswith("samples/") and (command.block or command.words[0] != "bnfold")
+    known = command.words[0] in ("bnfold", "python") and not elsewhere
     return known and not (measures or command.why_not or command.is_a_name)
 
 
@@ -53,17 +53,11 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with small files under the names that pages use."""
     folder = tmp_path_factory.mktemp("staged")
     original = classifier()
-    pair = (original, fold(original).model)
-    for names in (
-        ("m.onnx", ""),
-        ("model.onnx", ""),
-        ("a.onnx", "b.onnx"),
-        ("A", "B"),
-        ("levit_128s.onnx", "levit_128s.folded.onnx"),
-    ):
-        for name, model in zip(names, pair, strict=True):
-            if name:
-                onnx.save(model, folder / name)
+    folded = fold(original).model
+    for name in ("m.onnx", "model.onnx", "a.onnx", "A", "levit_128s.onnx", "repvgg.onnx"):
+        onnx.save(original, folder / name)
+    for name in ("b.onnx", "B", "levit_128s.folded.onnx", "repvgg.folded.onnx"):
+        onnx.save(folded, folder / name)
     (folder / "models/sub").mkdir(parents=True)
     onnx.save(original, folder / "models/sub/one.onnx")
     (folder / "samples").symlink_to(ROOT / "samples")
@@ -83,6 +77,8 @@ def data(folder: Path) -> None:
     arrays = {"X": rng.normal(size=(64, 3, 16, 16)).astype(np.float32), "labels": labels}
     np.savez(folder / "test.npz", **arrays)
     np.savez(folder / "calibration.npz", X=fitting(folder / "m.onnx"))
+    (folder / "inputs").mkdir()
+    np.savez(folder / "inputs/mine.npz", X=arrays["X"][:2])
     (folder / "pictures").mkdir()
     for number in range(PICTURES):
         Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(folder / f"pictures/{number}.png")
@@ -144,16 +140,14 @@ def modules() -> list[str]:
     return sorted({" ".join(c.text.split()) for c in ALL if c.text.startswith("python -m tests.")})
 
 
-@cache
-def usage(module: str) -> str:
-    """What `python -m MODULE --help` shows; the text of the module itself where it takes no options."""
-    path = ROOT / module.replace(".", "/")
-    source = next(each for each in (path.with_suffix(".py"), path / "__main__.py") if each.exists()).read_text()
-    if "argparse" not in source:
-        return source
-    done = subprocess.run([sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.mark.parametrize("page", ["docs/api.md", "docs/faq.md"])  # that of README.md, docs/json.md: in their own tests
+def test_the_python_of_a_page_runs(page: str, staged: Path, tmp_path: Path):
+    here = copied(staged, tmp_path / "here")
+    for kind, body in doc_commands.FENCE.findall((ROOT / page).read_text(encoding="utf-8")):
+        if kind == "py":
+            (here / "page.py").write_text(body, encoding="utf-8")
+            done = typed("python -W error::DeprecationWarning page.py", here)
+            assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("text", modules())
@@ -167,6 +161,15 @@ def test_a_measurement_is_there_and_knows_its_options(text: str):
 )
 def test_the_name_of_a_command_is_one(command: Command):
     assert command.words[1] in COMMANDS or command.words[1].startswith("-")
+
+
+def test_every_command_is_run_or_has_a_reason_not_to_be():
+    """Of samples, test_readme.py runs the blocks."""
+    here = {command.text for command in RUN}
+    measures = {command.text for command in ALL if command.text.startswith("python -m tests.")}
+    of_samples = {command.text for command in ALL if command.block and command.page.startswith("samples/")}
+    rest = [c for c in ALL if c.text not in here | measures | of_samples and not (c.why_not or c.is_a_name)]
+    assert [c.text for c in rest if not c.text.startswith(tuple(LONG))] == []
 
 
 def test_no_exception_is_idle():
