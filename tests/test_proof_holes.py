@@ -242,6 +242,11 @@ OTHER_SIZES: dict[str, tuple[Made, Made, dict[str, tuple[str, tuple[int, ...]]]]
         (THREES, {"k": ints(-1, 3, 4), "s": np.ones((2, 3, 1), F)}),
         {"x": ("N,4", (6, 4))},
     ),
+    "a shape that callers may override": (
+        ("r = Reshape (x, k)  y = Mul (r, s)", {"k": ints(-1, 4), "s": F(2)}),
+        ("r = Reshape (x, k)  y = Mul (r, s)", {"k": ints(-1, 4), "s": np.full((8, 4), 2, F)}),
+        {"x": ("2,16", (2, 16)), "k": ("2", ())},
+    ),
     "operands of a product that leave nothing": (
         ("y = MatMul (x, u)", {}),
         (PRODUCT.format("MatMul"), FAR),
@@ -274,9 +279,9 @@ OTHER_SIZES: dict[str, tuple[Made, Made, dict[str, tuple[str, tuple[int, ...]]]]
 def test_no_proof_where_other_sizes_or_numbers_differ(name: str) -> None:
     """Sizes that have to be larger together, or by as many as there are, are found."""
     first, second, inputs = OTHER_SIZES[name]
-    x = ", ".join(f"float[{dims}] {each}" for each, (dims, _) in inputs.items())
+    x = ", ".join(f"{'float' if sizes else 'int64'}[{dims}] {each}" for each, (dims, sizes) in inputs.items())
     pair = model(first, x), model(second, x)
-    values = {each: np.zeros(sizes, F) for each, (_, sizes) in inputs.items()}
+    values = {each: np.zeros(sizes, F) for each, (_, sizes) in inputs.items() if sizes}
     known = Induction(Pair(*pair, examples(pair[0], values)), edited(*pair), never)
     assert known.run().open_tensors()
 
