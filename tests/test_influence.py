@@ -338,3 +338,21 @@ def test_an_epsilon_that_rounding_hides_is_named_where_it_is_gone(epsilon: float
     result = verify(original, other)
     assert result.verdict == verdict
     assert verdict == "FAIL" or "Add" in result.reasons[0]
+
+
+BY_SIZE = {
+    "a border": "o = Concat <axis=0> (nil, nil, nil, nil, nil, nil, nil, d) p = Pad (x, o) c = Conv (p, w) y = Relu (c)",
+    "one more": "f = Cast <to=1> (d) p = Add (x, f) c = Conv (p, w) y = Relu (c)",
+}
+
+
+@pytest.mark.parametrize("name", BY_SIZE)
+def test_what_only_large_sizes_do_is_named(name: str) -> None:
+    """How many hundreds of rows there are is 0 for all inputs that are tried."""
+    numbers = {"i": np.array([0]), "many": np.array([300]), "nil": np.array([0])}
+    original = model("c = Conv (x, w) y = Relu (c)")
+    other = model(f"h = Shape (x) n = Gather (h, i) d = Div (n, many) {BY_SIZE[name]}", **numbers)
+    other.graph.initializer[0].CopyFrom(original.graph.initializer[0])
+    result = verify(original, other)
+    assert result.verdict == "INCONCLUSIVE"
+    assert "sizes" in result.reasons[0]

@@ -10,7 +10,7 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from bnfold.verification.proof.algebra import Pair
+from bnfold.verification.proof.algebra import RESPONSES, Pair
 from bnfold.verification.proof.examples import examples
 from bnfold.verification.proof.induction import Induction
 from bnfold.verification.regions import edited
@@ -242,6 +242,11 @@ OTHER_SIZES: dict[str, tuple[Made, Made, dict[str, tuple[str, tuple[int, ...]]]]
         (THREES, {"k": ints(-1, 3, 4), "s": np.ones((2, 3, 1), F)}),
         {"x": ("N,4", (6, 4))},
     ),
+    "a shape that callers may override": (
+        ("r = Reshape (x, k)  y = Mul (r, s)", {"k": ints(-1, 4), "s": F(2)}),
+        ("r = Reshape (x, k)  y = Mul (r, s)", {"k": ints(-1, 4), "s": np.full((8, 4), 2, F)}),
+        {"x": ("2,16", (2, 16)), "k": ("2", ())},
+    ),
     "operands of a product that leave nothing": (
         ("y = MatMul (x, u)", {}),
         (PRODUCT.format("MatMul"), FAR),
@@ -274,14 +279,19 @@ OTHER_SIZES: dict[str, tuple[Made, Made, dict[str, tuple[str, tuple[int, ...]]]]
 def test_no_proof_where_other_sizes_or_numbers_differ(name: str) -> None:
     """Sizes that have to be larger together, or by as many as there are, are found."""
     first, second, inputs = OTHER_SIZES[name]
-    x = ", ".join(f"float[{dims}] {each}" for each, (dims, _) in inputs.items())
+    x = ", ".join(f"{'float' if sizes else 'int64'}[{dims}] {each}" for each, (dims, sizes) in inputs.items())
     pair = model(first, x), model(second, x)
-    values = {each: np.zeros(sizes, F) for each, (_, sizes) in inputs.items()}
+    values = {each: np.zeros(sizes, F) for each, (_, sizes) in inputs.items() if sizes}
     known = Induction(Pair(*pair, examples(pair[0], values)), edited(*pair), never)
     assert known.run().open_tensors()
 
 
 ADDED = "c = Conv (x, w)  m = Mul (c, x)  k = Constant <value = float {2.0}> ()  n = Mul (m, k)  z = Gather (t, i)"
+HEADS = """m = ReduceMean <axes = [2,3], keepdims = 0> (x)
+    p = Mul (m, s)  g = Gemm (p, a, c)  q = Add (m, t)  h = Gemm (q, b)  k = Add (g, h)  y = Div (k, two)"""
+ADDENDS = {"s": S.ravel()[:3], "t": T.ravel()[:3], "a": W[:3, :, 0, 0], "b": W[:3, :, 1, 1], "c": F(0.5), "two": F(2)}
+ONE = (np.diag(S.ravel()[:3]).astype(float) @ ADDENDS["a"] + ADDENDS["b"]) / 2
+BOTH = (0.5 + T.ravel()[:3].astype(float) @ ADDENDS["b"]) / 2
 B = np.array([90, -25, 16, 3], F)  # of which a ten-thousandth more is a hundred roundoffs off
 TWO = "c = Conv (x, w, b)  y = Conv (c, v, d)"
 MORE = F(1e-4) * np.array([0, 1, 0, 0], F)
@@ -330,6 +340,11 @@ ALIKE: dict[str, tuple[Made, Made, str]] = {
         ("c = Conv (x, w)  y = Mul (c, x)", {"w": 2 * W[:3, :, :1, :1]}),
         IMAGE,
     ),
+    "two heads, as one": (
+        (HEADS, ADDENDS),
+        ("m = ReduceMean <axes = [2,3], keepdims = 0> (x)  y = Gemm (m, v, d)", {"v": ONE.astype(F), "d": BOTH.astype(F)}),
+        "float[N,3,8,8] x",
+    ),
     "scales of a product that undo one another": (
         ("c = Conv (x, w)  y = Mul (c, x)", {"w": W[:3, :, :1, :1]}),
         ("c = Conv (x, w)  a = Mul (c, s)  b = Mul (x, t)  y = Mul (a, b)", {"w": W[:3, :, :1, :1], "s": F(8), "t": F(0.125)}),
@@ -361,3 +376,28 @@ def test_operators_of_another_version_are_not_the_same(names: tuple[str, str]) -
     known = examples(pair[0], {"x": np.zeros((2, 3, 4), np.float32)})
     assert edited(*pair) == {"y"}
     assert not Induction(Pair(*pair, known), edited(*pair), lambda _: False).run().same
+
+
+@pytest.mark.parametrize("changed", ["", *"stabc"])
+def test_two_heads_are_one_without_impulses(changed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RESPONSES, "fast", 1)
+    (lines, constants), second, x = ALIKE["two heads, as one"]
+    other = {name: value + F(0.01) * (name == changed) for name, value in constants.items()}
+    assert is_proved((lines, other), second, x) == (not changed)
+
+
+def test_the_axes_of_a_mean_may_be_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shift before the mean is one after it, and the bias makes up for it."""
+    monkeypatch.setitem(RESPONSES, "fast", 1)
+    axes = "one = Constant <value = int64 {1}> ()  as = Reshape (one, row)  m = ReduceMean <keepdims=0> (a, as)"
+    pair = []
+    for shift in (np.zeros(4, F), T.ravel()):
+        constants = {"u": shift, "row": ints(1), "d": (V[..., 0, 0].T.astype(float).T @ -shift).astype(F)}
+        made = model(
+            (f"a = Add (x, u)  {axes}  y = Gemm <transB=1> (m, v, d)", {"v": V[..., 0, 0], **constants}),
+            "float[N,5,4] x",
+        )
+        made.opset_import[0].version = 18
+        pair.append(made)
+    known = examples(pair[0], {"x": np.zeros((2, 5, 4), F)})
+    assert not Induction(Pair(*pair, known), edited(*pair), never).run().open_tensors()

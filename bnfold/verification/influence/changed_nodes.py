@@ -6,7 +6,7 @@ A node that reads what agrees with the other model's tensor of that name is the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from math import prod
 from typing import NamedTuple
 
@@ -22,7 +22,6 @@ from .bypass import HANDS_ON
 from .meaning import Meanings, NodeMeaning
 
 TABLE_ELEMENTS = 16  # elements of constants that more than shapes are computed of
-BOUNDS = frozenset(["Min", "Max", "Clip", "Mod", "Relu", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"])
 MOST_MOVES = 8  # nodes in a row that only move, which are looked past
 
 
@@ -33,6 +32,7 @@ class ChangedModel(NamedTuple):
     meanings: Meanings
     changed: list[int]  # places in `places`
     moved: int = 0  # nodes that have changed, too, but as many do the same in the other model
+    bent: Set[str] = frozenset()  # tensors that are made of sizes, and may be something else for others
 
     @property
     def proto(self) -> onnx.ModelProto:
@@ -61,22 +61,28 @@ class ChangedModel(NamedTuple):
 def changed_models(
     models: Sequence[onnx.ModelProto],
     values: Sequence[Mapping[str, Array]],
+    bent: Sequence[Set[str]],
     agreeing: Collection[str],
     covered: Collection[str],
 ) -> list[ChangedModel]:
-    """Both models, given what sizes make in each, which tensors agree, and which fold sites the algebra covers."""
+    """Both models, given what sizes make in each, which tensors agree, and which fold sites the algebra covers.
+
+    `bent` are tensors of each that may be something else for other sizes than those of the values.
+    """
     a = Meanings(models[0], values=values[0])
-    b = Meanings(
-        models[1],
-        a,
-        dict.fromkeys({*agreeing} - of_tables(models[1].graph) - kept_in_bounds(models[1].graph), ()),
-        values[1],
-    )
-    return _without_moved([_changed_model("A", a, b, agreeing, covered), _changed_model("B", b, a, agreeing, covered)])
+    same = {*agreeing} - of_tables(models[1].graph) - bent[1]
+    b = Meanings(models[1], a, dict.fromkeys(same, ()), values[1])
+    own = _changed_model("A", a, b, agreeing, covered, bent[0]), _changed_model("B", b, a, agreeing, covered, bent[1])
+    return _without_moved([*own])
 
 
 def _changed_model(
-    name: str, own: Meanings, other: Meanings, agreeing: Collection[str], covered: Collection[str]
+    name: str,
+    own: Meanings,
+    other: Meanings,
+    agreeing: Collection[str],
+    covered: Collection[str],
+    bent: Set[str],
 ) -> ChangedModel:
     """The nodes of one model that an output depends on, the other has not, and no derived fold site covers.
 
@@ -84,7 +90,7 @@ def _changed_model(
     for a tensor that agrees, has changed by what it reads only.
     """
     graph = own.model.graph
-    constants, bounded = Neutral(own), kept_in_bounds(graph)
+    constants = Neutral(own)
     alike = {place.node.output[0]: place.acts for place in other.places if not place.where}
     shared = {meaning for place in other.places for meaning in place.means}
     relevant = alive_names(graph) - reached(produced(graph), covered, agreeing)[0] - without_data(graph)
@@ -92,11 +98,11 @@ def _changed_model(
         i
         for i, place in enumerate(own.places)
         if not shared.issuperset(place.means)
-        and (place.where or bounded.intersection(place.node.input) or not _does_the_same(place, alike, agreeing))
+        and (place.where or not bent.isdisjoint(place.node.input) or not _does_the_same(place, alike, agreeing))
         and not constants.leave_alone(place.node)
         and (place.node.op_type != "Constant" if place.where else not relevant.isdisjoint(place.node.output))
     ]
-    return ChangedModel(name, own, changed)
+    return ChangedModel(name, own, changed, bent=bent)
 
 
 def _does_the_same(place: NodeMeaning, alike: Mapping[str, bytes], agreeing: Collection[str]) -> bool:
@@ -120,15 +126,6 @@ def of_tables(graph: onnx.GraphProto) -> set[str]:
     names = {name for name, tensor in stored(graph).items() if prod(tensor.dims) > TABLE_ELEMENTS}
     for node in graph.node:
         if not fixed.isdisjoint(node.output) and not names.isdisjoint(node.input):
-            names.update(node.output)
-    return names
-
-
-def kept_in_bounds(graph: onnx.GraphProto) -> set[str]:
-    """What is made of sizes that stay within bounds, or are compared with some: it may be another for larger ones."""
-    fixed, names = without_data(graph), set[str]()
-    for node in graph.node:
-        if not fixed.isdisjoint(node.output) and (node.op_type in BOUNDS or not names.isdisjoint(node.input)):
             names.update(node.output)
     return names
 

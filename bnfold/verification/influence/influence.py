@@ -17,7 +17,7 @@ from onnx.inliner import inline_local_functions
 from ...model.messages import every_node, inner_graphs
 from ...process.child import stage
 from ...runtime import providers, sessions
-from ...runtime.copies import exposed, without_data
+from ...runtime.copies import without_data
 from ...runtime.inputs import CannotFeed, Case, feeds
 from ...runtime.protos import Array, produced
 from ...runtime.providers import Way
@@ -28,8 +28,9 @@ from ..regions import reached
 from ..results import Influence
 from ..trial import Trial, trial_session
 from ..unfused import unfused
+from .by_sizes import bent_by_sizes, run_first, values_of_sizes
 from .bypass import CHANGEABLE, SWITCH, Bypass, bypasses_of, switchable
-from .changed_nodes import ChangedModel, alive_names, changed_models, kept_in_bounds, of_tables
+from .changed_nodes import ChangedModel, alive_names, changed_models
 from .counterparts import BypassesAt, Counterparts
 from .differences import beyond_rounding, unlike
 from .meaning import Meanings, NodeMeaning
@@ -49,10 +50,12 @@ def influence(trial: Trial, tensors: Sequence[Compared]) -> Influence:
     if Meanings(pair[1], meanings, _proved(trial, pair, agreeing)).outputs() == meanings.outputs():
         return Influence(proved=True)
     covered = {site.name for site in trial.derived if site.covered}
-    models = changed_models(pair, ({}, {}), agreeing, covered)
+    bent = [bent_by_sizes(trial, model) for model in pair]
+    models = changed_models(pair, ({}, {}), bent, agreeing, covered)
     probed = Probed((set(), set()), {}, {})
     if any(model.changed for model in models):
-        models = changed_models(pair, [_sizes(trial, model) for model in pair], agreeing, covered)
+        values = [values_of_sizes(trial, *each) for each in zip(pair, bent, strict=True)]
+        models = changed_models(pair, values, bent, agreeing, covered)
         probed = probe_regions(trial, models, agreeing)
         models = [model.without(names) for model, names in zip(models, probed.equal, strict=True)]
     unseen = [*moved_thresholds(models[0].meanings, models[1].meanings, agreeing - probed.equal[1])]
@@ -74,27 +77,6 @@ def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
     return evaluate_constants(unfused(inline_local_functions(model) if model.functions else model))
 
 
-def _sizes(trial: Trial, model: onnx.ModelProto) -> dict[str, Array]:
-    """The values that nodes which depend on data read of those that sizes make.
-
-    Not of what may be another for other sizes: what is read out of a table, or kept in bounds.
-    """
-    fixed = without_data(model.graph)
-    read = {name for node in model.graph.node if fixed.isdisjoint(node.output) for name in node.input}
-    others = of_tables(model.graph) | kept_in_bounds(model.graph)
-    names = sorted((read & fixed & produced(model.graph).keys()) - others)
-    if not names:
-        return {}
-    values = zip(names, _run_first(trial, model, names), strict=True)
-    return {name: value for name, value in values if isinstance(value, np.ndarray)}
-
-
-def _run_first(trial: Trial, model: onnx.ModelProto, names: Sequence[str]) -> list[Any]:
-    """Tensors of a model for the first input."""
-    running = trial_session(trial, exposed(model, names), "off", providers.chain(Way()))
-    return list(sessions.outputs(running, names, feeds(trial.original.graph, trial.planned[0], trial.sizes)))
-
-
 def _apart(models: Sequence[ChangedModel], probed: Probed) -> list[str]:
     """A sentence for each region that makes something else of numbers that no input made; it names one node."""
     sentences: dict[str, str] = {}
@@ -111,13 +93,12 @@ def _apart(models: Sequence[ChangedModel], probed: Probed) -> list[str]:
 def _bounded(models: Sequence[ChangedModel]) -> Iterator[str]:
     """A sentence for each changed node that reads sizes which are kept in bounds: no input has all sizes."""
     for model in models:
-        names = kept_in_bounds(model.proto.graph)
         for place in (place for i in model.changed if not (place := model.places[i]).where):
-            if not names.isdisjoint(place.node.input):
+            if not model.bent.isdisjoint(place.node.input):
                 yield f"no input shows how A and B differ at {node_in_words(place)} of {model.name}{_BY_SIZES}"
 
 
-_BY_SIZES = ": it goes by sizes that are kept in bounds"
+_BY_SIZES = ": it goes by sizes that are kept in bounds, or divided"
 
 
 def _unseen(trial: Trial, model: ChangedModel, words: Mapping[str, str]) -> Iterator[str]:
@@ -228,7 +209,7 @@ def _types(trial: Trial, model: ChangedModel) -> dict[str, int]:
     names |= {o for n in model.proto.graph.node if not names.isdisjoint(n.input) for o in n.output if o}
     missing = sorted(names & produced(model.proto.graph).keys() - types.keys())
     if missing:
-        for name, value in zip(missing, _run_first(trial, model.proto, missing), strict=True):
+        for name, value in zip(missing, run_first(trial, model.proto, missing), strict=True):
             if isinstance(value, np.ndarray):
                 types[name] = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
     return types

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from ...model.messages import bodies
 from ...runtime import detached
 from ...runtime.dimensions import dynamic
-from ...runtime.protos import called, shape, stored
+from ...runtime.protos import called, overridable, shape, stored
 from ..float64.windows import Array
 
 LATEST = onnx.IR_VERSION  # of which no initializer has to be an input as well
@@ -62,8 +62,9 @@ def _inferred(model: onnx.ModelProto, values: Mapping[str, Array], numbers: Mapp
 
 
 def _stored_numbers(model: onnx.ModelProto) -> dict[str, Array]:
-    """Small stored tensors of whole numbers."""
-    small = ((name, tensor) for name, tensor in stored(model.graph).items() if prod(tensor.dims) <= MOST_SIZES)
+    """Small stored tensors of whole numbers, but for those that callers may override."""
+    free = overridable(model)
+    small = ((n, t) for n, t in stored(model.graph).items() if prod(t.dims) <= MOST_SIZES and n not in free)
     return {name: detached.values(tensor) for name, tensor in small if tensor.data_type == onnx.TensorProto.INT64}
 
 
@@ -167,8 +168,9 @@ def _skeleton(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.Model
     graph = onnx.GraphProto(name="skeleton", node=model.graph.node)
     for name, value in values.items():
         graph.input.append(_declared(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape))
+    free = overridable(model)
     for tensor in model.graph.initializer:
-        if prod(tensor.dims) <= MOST_SIZES:
+        if prod(tensor.dims) <= MOST_SIZES and tensor.name not in free:
             graph.initializer.append(tensor)
         else:
             graph.input.append(_declared(tensor.name, tensor.data_type, tensor.dims))

@@ -1,5 +1,7 @@
 """The algebra of branches that are added up: their kernels, laid over one another, are the kernel of one Conv.
 
+The matrices of several Gemms are one matrix likewise: a kernel of one tap in an image without axes.
+
 A branch is a Conv among affines, or affines alone, which are a kernel of one tap. Tap t of a kernel sees, for the
 output at o, the input at stride * o + dilation * t - pad: so each tap of a branch is one of the folded model's kernel,
 or there is no such kernel. Outside of an image all see zeros.
@@ -37,7 +39,9 @@ class Geometry(NamedTuple):
 
     @classmethod
     def of(cls, node: onnx.NodeProto, piece: Piece) -> Geometry:
-        """That of a Conv. Raises NotOneLayer where its pads depend on the size of the image."""
+        """That of a Conv, or a Gemm. Raises NotOneLayer where its pads depend on the size of the image."""
+        if called(node) in ("Gemm", "MatMul"):
+            return cls.of_nothing(0)
         if node.input[1] not in piece.stored:
             raise NotOneLayer("its weight is computed")
         kernel = tuple(piece.stored[node.input[1]].dims[2:])
@@ -92,8 +96,11 @@ def branches_as_one(
     """
     like, other = folded
     conv = next(node for node in other.nodes if called(node) in MIXING)
-    if called(conv) != "Conv" or len(like.before) != 1 or not all(step.is_elementwise for step in like.tail):
-        raise NotOneLayer("the folded model's operator is not a Conv among affines")
+    is_matrix = called(conv) in ("Gemm", "MatMul") and all(examples[name].ndim == 2 for name in (site, *piece.entering))
+    if called(conv) != "Conv" and not is_matrix:
+        raise NotOneLayer("the folded model's operator is neither a Conv nor a product of a matrix")
+    if len(like.before) != 1 or not all(step.is_elementwise for step in like.tail):
+        raise NotOneLayer("the folded model's operator is not among affines")
     branches = MergedBranches(model, piece, site, examples, like, Geometry.of(conv, other), kind)
     branches.add(site, np.ones(like.after.scale.size))
     groups, outputs, inputs, _ = like.weight.shape

@@ -12,7 +12,7 @@ import onnx
 
 from ...runtime import detached
 from ...runtime.protos import attributes, called
-from ..float64.oracle import Oracle
+from ..float64.oracle import CannotEvaluate, Oracle
 from ..float64.windows import Array
 from ..regions import REARRANGES
 from .indexed_model import computation
@@ -124,11 +124,9 @@ class Step:
 
     def mark(self) -> tuple[Any, ...]:
         """What it does, to be found in both models. Raises NotOneLayer where that depends on more than constants."""
-        stored = self.piece.by_name
-        others = [stored.get(name) for name in self.node.input[1:] if name]
-        if None in others or [self.node.input[0]] != self.data:
-            raise NotOneLayer(f"what {self.operator} does depends on more than stored constants")
-        values = (detached.values(tensor).tolist() for tensor in others if tensor is not None)
+        if [self.node.input[0]] != self.data:
+            raise NotOneLayer(f"what {self.operator} does depends on more than constants")
+        values = (self._constant(name).tolist() for name in self.node.input[1:] if name)
         return (*computation(self.node, [""]), *map(str, values))
 
     def passes(self, before: tuple[Any, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
@@ -204,12 +202,21 @@ class Step:
             return ()
         if self.operator not in ("ReduceMean", "ReduceMax"):
             return tuple(range(2, rank))
-        stated = attributes(self.node)
-        stored = self.piece.by_name
-        axes = stated.get("axes", [])
-        if len(self.node.input) > 1 and self.node.input[1] in stored:
-            axes = detached.values(stored[self.node.input[1]]).tolist()
+        axes = attributes(self.node).get("axes", [])
+        if any(self.node.input[1:]):
+            axes = self._constant(self.node.input[1]).astype(int).tolist()
         return tuple(axis % rank for axis in axes) or tuple(range(rank))
+
+    def _constant(self, name: str) -> Array:
+        """What the node reads as `name`, stored or made of what is. Raises NotOneLayer for anything else."""
+        if name in self.piece.stored:
+            return np.asarray(detached.values(self.piece.stored[name]))
+        own = [node for node in self.piece.needed([self.node]) if node is not self.node]
+        try:
+            made = Oracle(Piece(own, [], self.piece.constants).model(self.like, {}, name)).evaluate({}, [name])
+        except CannotEvaluate as why:
+            raise NotOneLayer(f"what {self.operator} does depends on more than constants") from why
+        return np.asarray(made[name])
 
 
 def require_constant(numbers: Iterable[Array], axes: tuple[int, ...]) -> None:

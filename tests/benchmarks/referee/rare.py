@@ -87,6 +87,11 @@ EXTREME = (
 _FEWER = """first = Constant <value = int64 {0}> () shape = Shape (x) size = Gather (shape, first) most = Constant <value = int64 {100}> ()
     few = Min (size, most) one = Constant <value_ints = [1]> () row = Reshape (few, one) rest = Constant <value_ints = [-1]> ()
     as = Concat <axis = 0> (row, rest) out = Reshape (x, as)"""
+_HUNDREDS = """first = Constant <value = int64 {0}> () shape = Shape (x) size = Gather (shape, first) many = Constant <value = int64 {300}> ()
+    few = Div (size, many)"""
+_BORDER = f"""{_HUNDREDS} rows = Constant <value_ints = [1]> () z = Constant <value_ints = [0]> ()
+    n = Reshape (few, rows) p = Concat <axis = 0> (z, z, n, z) out = Pad (x, p)"""
+_ONE_MORE = f"{_HUNDREDS} f = Cast <to = 1> (few) out = Add (x, f)"
 _FIRST_TWO = insert("h", "out = Slice (x, n0, n2, n0)", n0=np.array([0]), n2=np.array([2]))
 _APART = both(insert("a", "out = Mul (x, less)", less=2.0**-120), insert("v", "out = Mul (x, big)", big=2.0**120))
 _TINY = sized(1, 2, 6, name="u") | {"x": np.full((1, 2, 6), 1e-8, np.float32)}
@@ -99,6 +104,8 @@ RARE = (
     *LEAST,
     Edit(_NUMBERS, "scales of a product's operands that leave nothing", "two sizes", _APART, _TINY),
     Edit("large batches", "at most 100 rows", "dense", insert("r", _FEWER), sized(200, 6)),
+    Edit("large batches", "a border from 300 rows on", "dense", insert("r", _BORDER), sized(300, 6)),
+    Edit("large batches", "one more from 300 rows on", "dense", insert("r", _ONE_MORE), sized(300, 6)),
     Edit("large batches", "two rows of two inputs of one size", "two names of one size", _FIRST_TWO, sized(3, 6) | sized(3, 6, name="u")),
     Edit("rare inputs", "bound of a Loop's condition", "loop until", values("most", lambda v: v / 2), "rows whose maximum is between both"),
     Edit("rare inputs", "one row of a table of 8 bits", "words of 8 bits", values("table", lambda t: t + 5 * (np.arange(5000) == 4711)[:, None]), WORD),
