@@ -21,9 +21,9 @@ from .choosing import find_sizes, folded_alone, in_each, require_drawn
 from .confirm import confirmed
 from .float64.oracle import CannotEvaluate
 from .influence.influence import influence
+from .influence.least_sizes import at_least_sizes
 from .interface import declared_otherwise
 from .isolate import isolate_sites
-from .least_sizes import at_least_sizes
 from .level_results import Compared, Level
 from .level_runs import run_original, run_others, steady
 from .level_sessions import LevelSessions, open_sessions, placements

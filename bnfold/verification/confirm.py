@@ -34,8 +34,8 @@ from ..runtime.sessions import CannotRun
 from .choosing import cases_to_try
 from .float64.floating import is_floating, roundoff
 from .float64.windows import Array
+from .influence.least_sizes import suspects
 from .interface import declared_otherwise
-from .least_sizes import suspects
 from .level_results import ORIGINAL, Compared, Level
 from .level_sessions import FOLDED, MOVED, placement_of
 from .measure import OUTPUT_LIMIT, Row, Tally

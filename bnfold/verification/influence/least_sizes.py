@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..process.child import stage
-from ..runtime import providers, sessions
-from ..runtime.dimensions import dynamic
-from ..runtime.inputs import CannotFeed, feeds
-from ..runtime.providers import Way
-from ..runtime.sessions import CannotRun
-from .float64.windows import Array
-from .level_results import Level
-from .proof.examples import examples, input_sizes, is_possible, with_sizes
-from .trial import Trial, trial_session
+from ...process.child import stage
+from ...runtime import providers, sessions
+from ...runtime.dimensions import dynamic
+from ...runtime.inputs import CannotFeed, feeds
+from ...runtime.providers import Way
+from ...runtime.sessions import CannotRun
+from ..float64.windows import Array
+from ..level_results import Level
+from ..proof.examples import examples, input_sizes, is_possible, with_sizes
+from ..trial import Trial, trial_session
 
 MOST_DIMENSIONS = 8  # of the inputs, one after the other
 
