@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from onnx import helper
 
+from bnfold.algebra.affine import Affine, Refused
 from bnfold.folding import driver
 from bnfold.folding.plan import REPEATING
+from bnfold.folding.rules.reflow import reflow
+from bnfold.graph.products import Product, symbol
 from tests.build import BN, bn, build, operators
 from tests.reference import evaluate
 
@@ -125,3 +131,29 @@ def test_a_bias_that_a_product_of_matrices_might_get_is_not_as_long_either() -> 
     shift = np.repeat([1.0, 2.0], 4)
     model = build(body, "X[N,8]", "Y[N,8]", {"there": [-1, 4], "back": [-1, 8], "V": (4, 4), "shift": shift})
     assert [kept.not_hoisted.code for kept in driver.fold(model).kept] == ["REPEATS"]
+
+
+N, M = symbol("N"), symbol("M")
+FOUR_N = Product(4, ("N",))
+
+
+def reshape() -> gs.Node:
+    return gs.Node("Reshape", "r", inputs=[gs.Variable("x")], outputs=[gs.Variable("y")])
+
+
+def test_along_axes_of_open_lengths_the_same_number_needs_no_length():
+    affine = Affine.of(np.arange(1.0, 5).reshape(1, 1, 4))
+    made = reflow(affine, reshape(), (N, M, 4), (None, 4))
+    assert np.array_equal(made.scale, [[1, 2, 3, 4]])
+
+
+@pytest.mark.parametrize(
+    ("extent", "source", "target", "length"),
+    [((3, 1), (FOUR_N, 5), (N, 4, 5), FOUR_N), ((3, 1, 1), (N, 4, 5), (FOUR_N, 5), FOUR_N)],
+)
+def test_what_does_not_repeat_along_an_axis_refuses(extent, source, target, length):
+    affine = Affine.of(np.arange(1.0, 4).reshape(extent))
+    words = f"does not repeat along an axis of {length} elements that Reshape 'r' reads or makes"
+    with pytest.raises(Refused, match=re.escape(words)) as refused:
+        reflow(affine, reshape(), source, target)
+    assert refused.value.code == "VARIES"
