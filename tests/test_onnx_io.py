@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, printable
+from bnfold.errors import BnfoldError, EnvironmentProblem, ModelProblem, UsageProblem, printable
 from bnfold.model import external, onnx_io, wire
 from bnfold.model.storage import Storage
 from bnfold.system import staging
@@ -316,3 +316,23 @@ def test_a_type_that_nobody_knows_has_no_size() -> None:
     assert external.data_length(TensorProto(dims=[3], data_type=99)) == 0
     assert external.data_length(TensorProto(dims=[3], data_type=TensorProto.INT4)) == 2
     assert external.data_length(TensorProto(dims=[3, 2], data_type=TensorProto.BFLOAT16)) == 12
+
+
+def test_what_is_in_the_way_of_an_output_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record = onnx.ModelProto()
+    for name in ("in.onnx", "data.npz", "out.onnx"):
+        Path(name).write_bytes(b"")
+    Path("folder").mkdir()
+    source, read = Path("in.onnx"), Path("data.npz")
+    for target, words in (
+        ("in.onnx", "in.onnx is the input itself"),
+        ("data.npz", "data.npz is a file that is read"),
+        ("folder", "folder is a folder"),
+        ("out.onnx", "out.onnx exists"),
+    ):
+        with pytest.raises(UsageProblem) as problem:
+            onnx_io.require_free(record, source, Path(target), False, read)
+        assert str(problem.value) == words
+    onnx_io.require_free(record, source, Path("out.onnx"), True, read)
+    onnx_io.require_free(record, source, Path("new.onnx"), False, read)
